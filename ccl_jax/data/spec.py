@@ -1,0 +1,88 @@
+"""The size of a clip, and everything that follows from it.
+
+Picture: F frames of H x W pixels at `fps`; the video codec keeps frame 0 and then every
+fourth, and every eighth pixel, so
+
+  F = 4 k + 1,    t = (F - 1) / 4 + 1,    h, w = H / 8, W / 8,    16 | H, W
+
+(16 because the network takes latents in 2 x 2 patches). Sound: mono at `sample_rate`
+(Hz), one audio token per 512 samples, as many whole tokens as the picture lasts:
+
+  a = floor(F / fps * sample_rate / 512) = floor(31.25 F / fps),    n = 512 a.
+
+Sample 0 and frame 0 share one instant.
+"""
+
+import dataclasses
+import fractions
+import math
+
+from ccl_jax.errors import UsageError
+
+SAMPLES_PER_TOKEN = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipSpec:
+  """Frames, height, width (pixels), frames per second, samples per second."""
+
+  frames: int
+  height: int
+  width: int
+  fps: float
+  sample_rate: int = 16000
+
+  def __post_init__(self):
+    if self.fps <= 0 or self.sample_rate <= 0:
+      raise UsageError(
+        f"a clip's rates are positive, got fps {self.fps} and sample_rate "
+        f"{self.sample_rate}"
+      )
+    if self.frames < 1 or self.frames % 4 != 1:
+      raise UsageError(
+        f"frames must be 4 k + 1, got {self.frames}: use {_near(self.frames, 4, 1)}"
+      )
+    for side in ("height", "width"):
+      pixels = getattr(self, side)
+      if pixels < 16 or pixels % 16:
+        raise UsageError(
+          f"{side} must be a multiple of 16, got {pixels}: use {_near(pixels, 16, 0)}"
+        )
+    if self.audio_tokens < 1:
+      raise UsageError(
+        f"{self.frames} frames at {self.fps} fps last less than one audio token "
+        f"({SAMPLES_PER_TOKEN / self.sample_rate:g} s): use more frames"
+      )
+
+  @property
+  def rate(self) -> fractions.Fraction:
+    """The frame rate, exact: 29.97002997 is 30000/1001."""
+    return fractions.Fraction(self.fps).limit_denominator(1001)
+
+  @property
+  def seconds(self) -> float:
+    return float(self.frames / self.rate)
+
+  @property
+  def audio_tokens(self) -> int:
+    return math.floor(self.frames / self.rate * self.sample_rate / SAMPLES_PER_TOKEN)
+
+  @property
+  def samples(self) -> int:
+    return self.audio_tokens * SAMPLES_PER_TOKEN
+
+  @property
+  def latent_frames(self) -> int:
+    return (self.frames - 1) // 4 + 1
+
+  @property
+  def latent_shape(self) -> tuple[int, int, int]:
+    """(t, h, w) of the video latent."""
+    return (self.latent_frames, self.height // 8, self.width // 8)
+
+
+def _near(value: int, step: int, offset: int) -> str:
+  """The valid values on both sides of `value`, those of the form step * k + offset."""
+  below = (max(value, 0) - offset) // step * step + offset
+  smallest = offset or step
+  return " or ".join(str(v) for v in (below, below + step) if v >= smallest)

@@ -1,0 +1,218 @@
+"""Guidance: what to evaluate at each step, and how to add it up.
+
+v(text, keys) is the network given the prompt (txt) or the negative prompt (neg), its
+cross-modal attention seeing the context tokens alone (C) or the other stream too (C+m):
+
+  none        v(txt, C+m)
+  text        v(neg, C+m) + s [v(txt, C+m) - v(neg, C+m)]
+  ucg2        v(neg, C) + s [v(txt, C+m) - v(neg, C)]                          eq. 5
+  ucg3        v(neg, C) + s_m [v(neg, C+m) - v(neg, C)]
+                        + s_t [v(txt, C+m) - v(neg, C+m)]                      eq. 6
+  multimodal  v(neg, -) + s_m [v(neg, m) - v(neg, -)]
+                        + s_t [v(txt, m) - v(neg, m)]                          eq. 2
+  sync        v(txt, null) + s [v(txt, C+m) - v(txt, null)]          SyncCFG (Harmony)
+
+All are one sum over a ladder of evaluations, v_0 + sum_k s_k (v_k - v_{k-1}), so a form
+is data: its evaluations, the ladder of each stream, the names of its scales.
+
+Scales are per stream. One evaluation with both streams routed to C anchors video and
+audio alike. `multimodal` is the baseline for models whose cross-modal attention has a
+gate, which switches the other stream off (-); the paper's digits for this baseline were
+reconstructed, and so is the form, after eq. 6. `sync` anchors video on silent audio and
+audio on a static video, each clean at timestep 0, so every stream has an anchor of its
+own; that the anchors keep the prompt is our reading.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ccl_jax.axes import STREAMS
+from ccl_jax.errors import UsageError
+
+Streams = Mapping[str, Float[Array, "..."]]
+Scale = float | int | Float[Array, ""]
+Scales = Mapping[str, Mapping[str, Scale]]  # stream -> scale name -> value
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """One run of the network within a step.
+
+  Attributes:
+    text: the prompt, or else the negative prompt.
+    cross: each stream sees the other one; or else context tokens only, or gate off.
+    null: the stream replaced by its null latents (silence, a static video) at
+      timestep 0, if any. Its own prediction then means nothing.
+  """
+
+  text: bool = True
+  cross: bool = True
+  null: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Guidance:
+  """A form of guidance.
+
+  Attributes:
+    evaluations: what the form evaluates, by name, in order.
+    ladder: for each stream the names v_0, v_1, ... of the sum.
+    scales: the names of s_1, s_2, ...
+    defaults: values of the scales, by stream.
+    needs: the kind of cross-modal attention it asks for, "context", "gate" or any.
+  """
+
+  evaluations: Mapping[str, Evaluation]
+  ladder: Mapping[str, tuple[str, ...]]
+  scales: tuple[str, ...]
+  defaults: Scales
+  needs: str | None = None
+
+  def used(self, streams: Sequence[str]) -> tuple[str, ...]:
+    """The evaluations that guide `streams`; without one stream its anchor is idle."""
+    rungs = {name for s in streams for name in self.ladder[s]}
+    return tuple(name for name in self.evaluations if name in rungs)
+
+  def resolve(self, given: Scales) -> dict[str, dict[str, Scale]]:
+    """The default scales, with those given in their place."""
+    for stream, values in given.items():
+      if stream not in STREAMS:
+        raise UsageError(
+          f"guidance scale for stream {stream!r}; the streams are {', '.join(STREAMS)}"
+        )
+      for name in sorted(set(values) - set(self.scales)):
+        raise UsageError(
+          f"guidance scale {name!r} for {stream}; this form's scales are "
+          f"{', '.join(self.scales) or 'none'}"
+        )
+    return {s: {**self.defaults[s], **given.get(s, {})} for s in STREAMS}
+
+  def combine(
+    self, predictions: Mapping[str, Streams], scales: Scales
+  ) -> dict[str, Float[Array, "..."]]:
+    """The guided velocity of every stream that was predicted, in float32.
+
+    Summed from the top of the ladder, v = v_n + sum_k (s_k - 1) (v_k - v_{k-1}): the
+    same value, and with scales of 1 bit for bit the conditional prediction.
+    """
+    guided = {}
+    for stream, names in self.ladder.items():
+      if stream not in predictions[names[-1]]:
+        continue  # a run of one stream
+      rungs = [predictions[n][stream].astype(jnp.float32) for n in names]
+      v = rungs[-1]
+      for name, low, high in zip(self.scales, rungs, rungs[1:]):
+        v = v + (scales[stream][name] - 1) * (high - low)
+      guided[stream] = v
+    return guided
+
+
+_CONDITIONAL = Evaluation()
+_NO_TEXT = Evaluation(text=False)
+_NOTHING = Evaluation(text=False, cross=False)
+
+
+def _both(value):
+  return dict.fromkeys(STREAMS, value)
+
+
+# Scales: `text` is 4 for video and 3 for audio in Ovi, 5 in Wan2.1; the paper's own
+# are not known, the others are starting points to be tuned.
+GUIDANCE = {
+  "none": Guidance(
+    evaluations={"cond": _CONDITIONAL},
+    ladder=_both(("cond",)),
+    scales=(),
+    defaults=_both({}),
+  ),
+  "text": Guidance(
+    evaluations={"neg": _NO_TEXT, "cond": _CONDITIONAL},
+    ladder=_both(("neg", "cond")),
+    scales=("s",),
+    defaults={"video": {"s": 4.0}, "audio": {"s": 3.0}},
+  ),
+  "ucg2": Guidance(
+    evaluations={"context": _NOTHING, "cond": _CONDITIONAL},
+    ladder=_both(("context", "cond")),
+    scales=("s",),
+    defaults=_both({"s": 5.0}),
+    needs="context",
+  ),
+  "ucg3": Guidance(
+    evaluations={"context": _NOTHING, "neg": _NO_TEXT, "cond": _CONDITIONAL},
+    ladder=_both(("context", "neg", "cond")),
+    scales=("s_m", "s_t"),
+    defaults=_both({"s_m": 3.0, "s_t": 5.0}),
+    needs="context",
+  ),
+  "multimodal": Guidance(
+    evaluations={"off": _NOTHING, "neg": _NO_TEXT, "cond": _CONDITIONAL},
+    ladder=_both(("off", "neg", "cond")),
+    scales=("s_m", "s_t"),
+    defaults=_both({"s_m": 3.0, "s_t": 5.0}),
+    needs="gate",
+  ),
+  "sync": Guidance(
+    evaluations={
+      "silent": Evaluation(null="audio"),
+      "static": Evaluation(null="video"),
+      "cond": _CONDITIONAL,
+    },
+    ladder={"video": ("silent", "cond"), "audio": ("static", "cond")},
+    scales=("s",),
+    defaults=_both({"s": 3.0}),
+  ),
+}
+
+
+def get_guidance(name: str, variant: str) -> Guidance:
+  """The form `name`, if cross-modal attention of kind `variant` can serve it.
+
+  Args:
+    name: one of GUIDANCE.
+    variant: "context" (learnable context tokens) or "gate".
+  """
+  if variant not in ("context", "gate"):
+    raise UsageError(
+      f"unknown cross-modal attention {variant!r}; choose context or gate"
+    )
+  valid = [n for n, g in GUIDANCE.items() if g.needs in (None, variant)]
+  if name not in valid:
+    problem = "needs another model" if name in GUIDANCE else "is unknown"
+    raise UsageError(
+      f"guidance {name!r} {problem}; a model with cross-modal attention of kind "
+      f"{variant!r} serves {', '.join(valid)}"
+    )
+  return GUIDANCE[name]
+
+
+def guided(
+  evaluate: Callable[[Streams, Array, tuple[Evaluation, ...]], Sequence[Streams]],
+  guidance: Guidance,
+  scales: Scales,
+  batched: bool,
+) -> Callable[[Streams, Array], dict[str, Array]]:
+  """The guided velocity as a function of (latents, timestep), for the samplers.
+
+  Args:
+    evaluate: (latents, timestep, evaluations) -> the streams' velocities, one dict per
+      evaluation. Given several it is free to stack them on the batch axis.
+    guidance: the form. Evaluations that guide no stream of the latents are not run.
+    scales: overrides of its default scales.
+    batched: all evaluations in one call (fast), or one call each (least memory).
+  """
+  scales = guidance.resolve(scales)
+
+  def velocity(latents, timestep):
+    names = guidance.used(tuple(latents))
+    wanted = tuple(guidance.evaluations[n] for n in names)
+    if batched:
+      results = evaluate(latents, timestep, wanted)
+    else:
+      results = [evaluate(latents, timestep, (e,))[0] for e in wanted]
+    return guidance.combine(dict(zip(names, results, strict=True)), scales)
+
+  return velocity

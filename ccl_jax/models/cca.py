@@ -1,0 +1,160 @@
+"""Cross-modal context attention: one direction of the exchange (section 4.2).
+
+  Q        = rope(norm_q(W_q ln_q(x_own)))
+  K, V     = rope(norm_k(W_k ln_kv(x_other))), W_v ln_kv(x_other)
+  K_c, V_c = norm_k(W_k C), W_v C        C: learnable context tokens, no RoPE
+  x_own   += W_o softmax(Q [K_c ; K_window]^T / sqrt(d)) [V_c ; V_window]     (3, 4)
+
+W_k and W_v serve tokens and context alike. W_o starts at zero: freshly joined streams
+are the two streams. The direction into the video reads windows of audio tokens, the one
+into the audio reads the nearest video frame (ops/tarp.py).
+
+Variant "gate" is the paper's baseline: no context tokens; a sample that does not read
+the other stream gets nothing added. Without TARP a token sees all of the other stream
+and audio positions are not rescaled.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ccl_jax.models.layers import LayerNorm, RMSNorm, dense, heads, merge
+from ccl_jax.ops import rope, tarp
+from ccl_jax.ops.attention import context_attention
+
+Keys = tuple[Float[Array, "b k s n d"], Float[Array, "b k s n d"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossConfig:
+  """How the streams exchange.
+
+  Attributes:
+    variant: "context" (learnable context tokens) or "gate" (the baseline).
+    tarp: aligned windows and rescaled RoPE, or global attention.
+    tarp_centre: "aligned" or "floor" (ops/tarp.py).
+    cross_rope: rotation of video tokens: "3d", or "temporal" (time only).
+    video_tokens, audio_tokens: context tokens C_video (read by audio queries) and
+      C_audio (read by video queries) of every block.
+  """
+
+  variant: str = "context"
+  tarp: bool = True
+  tarp_centre: str = "aligned"
+  cross_rope: str = "3d"
+  video_tokens: int = 128
+  audio_tokens: int = 8
+
+  def context_tokens(self, stream: str) -> int:
+    """Context tokens that stand in for `stream`."""
+    if self.variant == "gate":
+      return 0
+    return {"video": self.video_tokens, "audio": self.audio_tokens}[stream]
+
+
+class Geometry(NamedTuple):
+  """Token counts of a clip: latent frames, token rows and columns, audio tokens."""
+
+  t: int
+  h: int
+  w: int
+  a: int
+
+  def cross_table(self, stream: str, d: int, config: CrossConfig):
+    """RoPE (t s p 2) of a stream's tokens in cross-modal attention."""
+    if stream == "video":
+      return rope.grid(self.t, self.h, self.w, d, spatial=config.cross_rope == "3d")
+    times = tarp.audio_time(self.t, self.a) if config.tarp else range(self.a)
+    return rope.temporal(times, d)[:, None]
+
+
+class CrossAttention(nn.Module):
+  """One direction, into the stream `into`, at that stream's width.
+
+  Attributes:
+    into: the stream that reads.
+    width, heads: of the stream that reads.
+    other_width: of the stream that is read.
+  """
+
+  into: str
+  width: int
+  heads: int
+  other_width: int
+  config: CrossConfig
+  dtype: jnp.dtype
+
+  def setup(self):
+    self.ln_q, self.ln_kv = LayerNorm(affine=True), LayerNorm(affine=True)
+    self.norm_q, self.norm_k = RMSNorm(), RMSNorm()
+    self.q, self.k, self.v = (dense(self.width, self.dtype) for _ in range(3))
+    self.o = dense(self.width, self.dtype, kernel_init=nn.initializers.zeros)
+    r = self.config.context_tokens("audio" if self.into == "video" else "video")
+    if r:
+      self.context = self.param(
+        "context", nn.initializers.normal(0.02), (r, self.other_width)
+      )
+
+  def keys(
+    self, x_other: Float[Array, "b t s e"], table: Float[Array, "t s p 2"]
+  ) -> Keys:
+    """Keys and values of the other stream's tokens, ready to be attended."""
+    x = self.ln_kv(x_other)
+    k = rope.rotate(heads(self.norm_k(self.k(x)), self.heads), table)
+    return k.astype(self.dtype), heads(self.v(x), self.heads)
+
+  def __call__(
+    self,
+    x: Float[Array, "b t s c"],
+    table: Float[Array, "t s p 2"],
+    geometry: Geometry,
+    keys: Keys | None,
+    reads: Bool[Array, "b"] | None,
+  ) -> Float[Array, "b t s c"]:
+    """What this direction adds to x.
+
+    Args:
+      x: tokens of the stream that reads.
+      table: their RoPE.
+      geometry: token counts of the clip.
+      keys: of the other stream; None routes every sample to context tokens only.
+      reads: samples that see `keys`; None for all of them.
+    """
+    if self.config.variant == "gate" and keys is None:
+      return jnp.zeros_like(x)
+    q = rope.rotate(heads(self.norm_q(self.q(self.ln_q(x))), self.heads), table)
+    q = q.astype(self.dtype)
+    context = None
+    if self.config.context_tokens("audio" if self.into == "video" else "video"):
+      k = heads(self.norm_k(self.k(self.context)), self.heads).astype(self.dtype)
+      context = k, heads(self.v(self.context), self.heads)
+
+    q, keys, valid, restore = self._by_frame(q, keys, geometry)
+    mask = None if valid is None else jnp.asarray(valid)[None]
+    if reads is not None and context is not None:
+      seen = jnp.broadcast_to(reads[:, None, None], (len(reads), 1, keys[0].shape[2]))
+      mask = seen if mask is None else mask & seen
+    out, share = context_attention(q, context, keys, mask)
+    self.sow("intermediates", "context_share", restore(share[..., None])[..., 0])
+    out = self.o(restore(merge(out)))
+    if reads is not None and context is None:
+      out = jnp.where(reads[:, None, None, None], out, 0)  # the binary gate
+    return out
+
+  def _by_frame(self, q, keys, geometry):
+    """Queries, keys and key mask as a batch of frames, and the way back."""
+    b, t, s = q.shape[:3]
+    if keys is None or not self.config.tarp:
+      flat = lambda x: x.reshape(b, 1, -1, *x.shape[3:])
+      keys = None if keys is None else (flat(keys[0]), flat(keys[1]))
+      return flat(q), keys, None, lambda x: x.reshape(b, t, s, -1)
+    if self.into == "video":
+      windows = tarp.audio_windows(geometry.t, geometry.a, self.config.tarp_centre)
+      keys = tuple(tarp.to_windows(x[:, :, 0], windows) for x in keys)
+      return q, keys, windows.valid, lambda x: x
+    groups = tarp.frame_groups(geometry.t, geometry.a)
+    restore = lambda x: tarp.from_groups(x, groups)[:, :, None]
+    return tarp.to_groups(q[:, :, 0], groups), keys, None, restore

@@ -1,0 +1,217 @@
+"""Two streams of equal depth that exchange in every block (paper figure 2).
+
+A block runs, for each stream that is there,
+
+  self-attention -> text cross-attention -> cross-modal context attention -> FFN
+
+and both directions of the exchange read the streams' states as they stand after text
+cross-attention, one snapshot. Blocks are one `nn.scan` over depth. A model of one
+stream (T2V weights, audio pretraining) is the same with one key in every dict.
+
+A stream that is given and clean reads context tokens only, so it does not change over
+sampling: `collect=True` returns its keys for every block, and `keys=` takes them back.
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ccl_jax.axes import STREAMS, other
+from ccl_jax.models.cca import CrossAttention, CrossConfig, Geometry, Keys
+from ccl_jax.models.stream import Block, Stream, StreamConfig
+from ccl_jax.sharding import constrain
+from ccl_jax.tasks import Route
+
+# What the backward pass of a block keeps; all else is computed again.
+REMAT = {
+  "none": None,  # no rematerialisation at all
+  "full": jax.checkpoint_policies.nothing_saveable,
+  "save_attention": jax.checkpoint_policies.save_only_these_names("attention"),
+  "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=[],
+    names_which_can_be_offloaded=["hidden"],
+    offload_src="device",
+    offload_dst="pinned_host",
+  ),
+}
+
+
+class JointBlock(nn.Module):
+  """One block of every stream and, with two of them, the exchange between.
+
+  `static` is the part of the route known at trace time: the streams that read the other
+  one, and those that are detached. Masks by sample arrive with the call.
+  """
+
+  streams: tuple[tuple[str, StreamConfig], ...]
+  cross: CrossConfig | None
+  geometry: Geometry
+  static: tuple[tuple[str, ...], tuple[str, ...]]
+  collect: bool
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, carry, keys, e0, tables, context, image, route):
+    reads, detached = self.static
+    configs = dict(self.streams)
+    blocks = {s: Block(configs[s], self.dtype, name=s) for s in carry}
+    x = {
+      s: blocks[s].attend(carry[s], e0[s], tables[s], context[s], image.get(s))
+      for s in carry
+    }
+    collected = {}
+    if self.cross is not None:
+      snapshot = {s: self._detach(x[s], s, detached, route.detached) for s in x}
+      x, collected = self._exchange(x, snapshot, keys, configs, reads, route.reads)
+    x = {s: blocks[s].feed(x[s], e0[s]) for s in x}
+    x = {s: constrain(v, "batch", None, "space", None) for s, v in x.items()}
+    return {s: jax.ad_checkpoint.checkpoint_name(v, "hidden") for s, v in x.items()}, (
+      collected
+    )
+
+  def _detach(self, x, stream, static, masks):
+    if stream in masks:
+      return jnp.where(masks[stream][:, None, None, None], jax.lax.stop_gradient(x), x)
+    return jax.lax.stop_gradient(x) if stream in static else x
+
+  def _exchange(self, x, snapshot, keys, configs, reads, masks):
+    """Both directions of cross-modal attention, from one snapshot of the states."""
+    out, collected = dict(x), {}
+    for into in configs:
+      source = other(into)
+      if source not in configs:
+        continue
+      c = configs[into]
+      attention = CrossAttention(
+        into, c.width, c.heads, configs[source].width, self.cross, self.dtype,
+        name=f"{source}_to_{into}",
+      )  # fmt: skip
+      table = lambda s: self.geometry.cross_table(s, c.head_width, self.cross)  # noqa: B023
+      seen = keys.get(into)
+      if seen is None and source in snapshot and (into in reads or self.collect):
+        seen = attention.keys(snapshot[source], table(source))
+      if self.collect and into not in x:
+        collected[into] = seen
+      if into in x:
+        seen = seen if into in reads else None
+        out[into] += attention(
+          x[into], table(into), self.geometry, seen, masks.get(into)
+        )
+    return out, collected
+
+
+class JointDiT(nn.Module):
+  """The velocity of every stream that is there.
+
+  Attributes:
+    streams: (name, sizes) of the streams the parameters hold.
+    depth: blocks.
+    cross: how the streams exchange; None for streams that never do.
+    remat: a policy of `REMAT`.
+    dtype: of matrix products.
+  """
+
+  streams: tuple[tuple[str, StreamConfig], ...]
+  depth: int
+  cross: CrossConfig | None = None
+  remat: str = "none"
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    latents: Mapping[str, Float[Array, "b ..."]],
+    timesteps: Mapping[str, Float[Array, "b f"]],
+    text: Float[Array, "b l e"],
+    route: Route = Route(),
+    *,
+    image: Mapping[str, Float[Array, "b i 1280"]] | None = None,
+    keys: Mapping[str, Keys] | None = None,
+    collect: bool = False,
+    geometry: Geometry | None = None,
+  ):
+    """Runs the streams that `latents` names.
+
+    Args:
+      latents: video (b, t, h, w, c), with its condition channels if it takes them, and
+        audio (b, a, c).
+      timesteps: by stream, 1000 * sigma per frame (b, t) or (b, a), or shared (b, 1).
+      text: embeddings, rows past the end of a text zero.
+      route: what cross-modal attention sees.
+      image: CLIP tokens, for a stream with `image_tokens`.
+      keys: of absent streams, as `collect` returned them.
+      collect: also return the keys that absent streams would read.
+      geometry: token counts, where a stream is absent.
+
+    Returns:
+      Velocities with the shapes of the latents (out_channels), by stream; with
+      `collect`, the pair (velocities, keys).
+    """
+    configs = dict(self.streams)
+    present = [s for s in STREAMS if s in latents]
+    image = image or {}
+    grids = {s: as_grid(s, latents[s]) for s in present}
+    rows = {s: grids[s].shape[2] // configs[s].patch[1] for s in present}
+    parts = {s: Stream(configs[s], self.dtype, name=s) for s in present}
+    x, context, e, e0, tables, images = {}, {}, {}, {}, {}, {}
+    for s in present:
+      x[s], context[s] = parts[s].embed(grids[s], text)
+      e[s], e0[s] = parts[s].embed_time(timesteps[s])
+      t, tokens = x[s].shape[1:3]
+      tables[s] = configs[s].rope_table(t, rows[s], tokens // rows[s])
+      if configs[s].image_tokens:
+        images[s] = parts[s].embed_image(image[s])
+    geometry = geometry or token_geometry(self.streams, latents)
+    scan = nn.scan(
+      _rematted(self.remat),
+      variable_axes={"params": 0, "intermediates": 0},
+      split_rngs={"params": True},
+      in_axes=(0,) + (nn.broadcast,) * 5,
+      length=self.depth,
+    )
+    static, masks = _split_route(route)
+    blocks = scan(
+      self.streams, self.cross, geometry, static, collect, self.dtype, name="blocks"
+    )
+    x, collected = blocks(x, dict(keys or {}), e0, tables, context, images, masks)
+    out = {s: parts[s].unembed(x[s], e[s], rows[s]) for s in present}
+    out = {s: from_grid(s, v) for s, v in out.items()}
+    return (out, collected) if collect else out
+
+
+def as_grid(stream: str, x: Float[Array, "b ..."]) -> Float[Array, "b t h w c"]:
+  return x if stream == "video" else x[:, :, None, None]
+
+
+def from_grid(stream: str, x: Float[Array, "b t h w c"]) -> Float[Array, "b ..."]:
+  return x if stream == "video" else x[:, :, 0, 0]
+
+
+def token_geometry(streams, latents) -> Geometry:
+  """Token counts of latents; an absent stream counts zero tokens."""
+  configs = dict(streams)
+  t = h = w = a = 0
+  if "video" in latents:
+    _, t, h, w, _ = latents["video"].shape
+    pt, ph, pw = configs["video"].patch
+    t, h, w = t // pt, h // ph, w // pw
+  if "audio" in latents:
+    a = latents["audio"].shape[1]
+  return Geometry(t, h, w, a)
+
+
+def _split_route(route: Route):
+  """The static names of a route, and its masks by sample."""
+  named = lambda d: tuple(s for s, v in d.items() if v is not False)
+  masks = lambda d: {s: v for s, v in d.items() if not isinstance(v, bool)}
+  static = named(route.reads), tuple(s for s, v in route.detached.items() if v is True)
+  return static, Route(masks(route.reads), masks(route.detached))
+
+
+def _rematted(policy: str):
+  if policy == "none":
+    return JointBlock
+  return nn.remat(JointBlock, policy=REMAT[policy], prevent_cse=False)

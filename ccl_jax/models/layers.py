@@ -1,0 +1,90 @@
+"""The layers both streams share, with Wan2.1's precision.
+
+Parameters are float32. Matrix products run in the compute dtype; norms, modulation,
+the time embedding, RoPE, softmax, the residual stream and the head are float32.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+EPS = 1e-6
+
+
+def dense(width: int, dtype: jnp.dtype, name: str | None = None, **kwargs) -> nn.Dense:
+  """A float32 matrix (in, out) and bias, multiplied in `dtype`."""
+  kwargs.setdefault("kernel_init", nn.initializers.xavier_uniform())
+  return nn.Dense(width, dtype=dtype, name=name, **kwargs)
+
+
+class LayerNorm(nn.Module):
+  """Layer norm over channels in float32, affine or plain."""
+
+  affine: bool = False
+  eps: float = EPS
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+    x = x.astype(jnp.float32)
+    x = x - x.mean(-1, keepdims=True)
+    x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + self.eps)
+    if not self.affine:
+      return x
+    scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+    bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+    return x * jnp.broadcast_to(scale, x.shape) + jnp.broadcast_to(bias, x.shape)
+
+
+class RMSNorm(nn.Module):
+  """x / rms(x) * scale over all heads together, in float32 (Wan's q and k norm)."""
+
+  eps: float = EPS
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+    scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+    x = x.astype(jnp.float32)
+    x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + self.eps)
+    return x * jnp.broadcast_to(scale, x.shape)
+
+
+def heads(x: Float[Array, "*b c"], n: int) -> Float[Array, "*b n d"]:
+  return x.reshape(*x.shape[:-1], n, -1)
+
+
+def merge(x: Float[Array, "*b n d"]) -> Float[Array, "*b c"]:
+  return x.reshape(*x.shape[:-2], -1)
+
+
+def sinusoid(timestep: Float[Array, "b t"], width: int) -> Float[Array, "b t c"]:
+  """[cos(t f), sin(t f)] with f = 10000^(-i / half), cosines first (Wan's order).
+
+  The timestep, in 0..1000, is multiplied in float32 by rates made in float64: the
+  angle's error is below 1e-4 rad.
+  """
+  half = width // 2
+  rates = np.asarray(10000.0 ** (-np.arange(half, dtype=np.float64) / half), np.float32)
+  angles = timestep.astype(jnp.float32)[..., None] * jnp.asarray(rates)[None, None]
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
+
+
+class MLP(nn.Module):
+  """Dense, activation, Dense."""
+
+  hidden: int
+  out: int
+  dtype: jnp.dtype
+  activation: str = "gelu_tanh"
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b e"]:
+    act = {
+      "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+      "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+      "silu": jax.nn.silu,
+    }[self.activation]
+    return dense(self.out, self.dtype, "out")(
+      act(dense(self.hidden, self.dtype, "in")(x))
+    )

@@ -1,0 +1,127 @@
+"""Named sizes, and a model from plain keywords.
+
+  preset  video                            audio              depth  parameters
+  tiny    128 / ffn 384 / 4 heads          128 / 384 / 4      4      for tests, quickstart
+  lab     512 / 2048 / 4                   384 / 1536 / 3     12     about 100 M
+  1.3b    1536 / 8960 / 12  (Wan 1.3B)     768 / 3072 / 6     30
+  14b     5120 / 13824 / 40 (Wan 14B)      1536 / 8960 / 12   40     about 20 B
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from ccl_jax.axes import STREAMS
+from ccl_jax.errors import UsageError
+from ccl_jax.models.cca import CrossConfig
+from ccl_jax.models.joint import REMAT, JointDiT
+from ccl_jax.models.stream import CLIP_WIDTH, StreamConfig
+from ccl_jax.ops.tarp import CENTRES
+from ccl_jax.tasks import Route
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+  video: StreamConfig
+  audio: StreamConfig
+  depth: int
+  video_tokens: int = 128
+  audio_tokens: int = 8
+
+
+def _audio(width: int, ffn: int, heads: int) -> StreamConfig:
+  return StreamConfig(
+    width, ffn, heads, in_channels=20, out_channels=20, patch=(1, 1, 1), positions="line"
+  )
+
+
+PRESETS = {
+  "tiny": Preset(StreamConfig(128, 384, 4), _audio(128, 384, 4), 4, 16, 8),
+  "lab": Preset(StreamConfig(512, 2048, 4), _audio(384, 1536, 3), 12),
+  "1.3b": Preset(StreamConfig(1536, 8960, 12), _audio(768, 3072, 6), 30),
+  "14b": Preset(StreamConfig(5120, 13824, 40), _audio(1536, 8960, 12), 40),
+}
+# Image conditions of the video stream: the clean first latent frame among the noisy
+# ones, or Wan2.1-I2V's 4 mask and 16 latent channels beside it with CLIP tokens.
+IMAGE_FORMS = ("first_frame", "channels")
+VARIANTS = ("context", "gate")
+
+
+def _one_of(name: str, value, choices) -> None:
+  if value not in choices:
+    raise UsageError(
+      f"model.{name}: got {value!r}; expected one of {', '.join(map(str, choices))}"
+    )
+
+
+def build_model(
+  preset: str,
+  *,
+  streams: Sequence[str] = STREAMS,
+  variant: str = "context",
+  tarp: bool = True,
+  tarp_centre: str = "aligned",
+  cross_rope: str = "3d",
+  image_form: str = "first_frame",
+  remat: str = "none",
+  dtype: str = "bfloat16",
+) -> JointDiT:
+  """The model of a preset.
+
+  Raises:
+    UsageError: a value that is not among the choices.
+  """
+  _one_of("preset", preset, PRESETS)
+  _one_of("variant", variant, VARIANTS)
+  _one_of("tarp_centre", tarp_centre, CENTRES)
+  _one_of("cross_rope", cross_rope, ("3d", "temporal"))
+  _one_of("image_form", image_form, IMAGE_FORMS)
+  _one_of("remat", remat, REMAT)
+  _one_of("dtype", dtype, ("bfloat16", "float32"))
+  for s in streams:
+    _one_of("streams", s, STREAMS)
+  size = PRESETS[preset]
+  configs = {"video": size.video, "audio": size.audio}
+  if image_form == "channels":
+    configs["video"] = dataclasses.replace(
+      size.video, in_channels=36, image_tokens=True
+    )
+  cross = None
+  if len(streams) == 2:
+    cross = CrossConfig(
+      variant, tarp, tarp_centre, cross_rope, size.video_tokens, size.audio_tokens
+    )
+  return JointDiT(
+    streams=tuple((s, configs[s]) for s in STREAMS if s in streams),
+    depth=size.depth,
+    cross=cross,
+    remat=remat,
+    dtype=jnp.dtype(dtype),
+  )
+
+
+def init_params(
+  model: JointDiT, key: jax.Array, text_shape: tuple[int, int], *, batch: int = 1
+):
+  """Fresh parameters; under `jax.eval_shape`, their shapes.
+
+  Args:
+    text_shape: (l, e) of text embeddings. Only e shapes a parameter; token counts do
+      not, so a few tokens stand for any clip.
+    batch: of the stand-in, for meshes that ask for a multiple.
+  """
+  configs = dict(model.streams)
+  latents, timesteps, image = {}, {}, {}
+  for s, c in configs.items():
+    shape = (2, 2 * c.patch[1], 2 * c.patch[2]) if s == "video" else (4,)
+    latents[s] = jnp.zeros((batch, *shape, c.in_channels))
+    timesteps[s] = jnp.zeros((batch, 1))
+    if c.image_tokens:
+      image[s] = jnp.zeros((batch, 257, CLIP_WIDTH))
+  route = Route({s: True for s in configs} if len(configs) == 2 else {})
+  variables = model.init(
+    key, latents, timesteps, jnp.zeros((batch, *text_shape)), route, image=image
+  )
+  return variables["params"]

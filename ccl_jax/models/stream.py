@@ -1,0 +1,210 @@
+"""One stream: Wan2.1's transformer around a block, for video and audio alike.
+
+Reference: Wan2.1 `WanModel` and `WanAttentionBlock`. With m = modulation + e0 a block is
+
+  x += SelfAttn(norm1(x) (1 + m1) + m0) m2
+  x += TextAttn(norm3(x), context)
+  ...  cross-modal context attention reads and writes here (models/cca.py)
+  x += FFN(norm2(x) (1 + m4) + m3) m5
+
+Tokens are (b, t, s, c): video keeps frames and space apart; audio has t = a tokens with
+s = 1. The timestep is per frame, (b, t) or (b, 1): a clean first image has timestep 0.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from ccl_jax.models.layers import MLP, LayerNorm, RMSNorm, dense, heads, merge, sinusoid
+from ccl_jax.ops import rope
+from ccl_jax.ops.attention import attention
+from ccl_jax.ops.patchify import Patch, patchify, unpatchify
+from ccl_jax.sharding import constrain
+
+CLIP_WIDTH = 1280
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamConfig:
+  """Sizes of a stream.
+
+  Attributes:
+    width, ffn, heads: of the transformer.
+    in_channels: of the input: the latent, and for `channels` image conditioning the
+      mask and the condition latent with it.
+    out_channels: of the velocity.
+    patch: (frames, rows, columns) of a token.
+    positions: "grid" (time, row, column) or "line" (one axis).
+    image_tokens: CLIP image tokens are attended beside the text (Wan2.1 I2V).
+    frequencies: width of the time embedding's sinusoid.
+  """
+
+  width: int
+  ffn: int
+  heads: int
+  in_channels: int = 16
+  out_channels: int = 16
+  patch: Patch = (1, 2, 2)
+  positions: str = "grid"
+  image_tokens: bool = False
+  frequencies: int = 256
+
+  @property
+  def head_width(self) -> int:
+    return self.width // self.heads
+
+  def rope_table(self, t: int, h: int, w: int) -> Float[Array, "t s p 2"]:
+    """Self-attention positions of t x h x w tokens."""
+    if self.positions == "grid":
+      return rope.grid(t, h, w, self.head_width)
+    return rope.line(range(t), self.head_width)[:, None]
+
+
+class SelfAttention(nn.Module):
+  width: int
+  heads: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b t s c"], table: Float[Array, "t s p 2"]
+  ) -> Float[Array, "b t s c"]:
+    b, t, s, _ = x.shape
+    project = lambda name: dense(self.width, self.dtype, name)(x)
+    q = rope.rotate(heads(RMSNorm(name="norm_q")(project("q")), self.heads), table)
+    k = rope.rotate(heads(RMSNorm(name="norm_k")(project("k")), self.heads), table)
+    v = heads(project("v"), self.heads)
+    tokens = lambda z: z.reshape(b, t * s, *z.shape[3:]).astype(self.dtype)
+    out = checkpoint_name(attention(tokens(q), tokens(k), tokens(v)), "attention")
+    return dense(self.width, self.dtype, "o")(merge(out).reshape(b, t, s, -1))
+
+
+class TextAttention(nn.Module):
+  """Attention to text and, beside it with its own keys and values, to image tokens."""
+
+  width: int
+  heads: int
+  image_tokens: bool
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "b t s c"],
+    text: Float[Array, "b l c"],
+    image: Float[Array, "b i c"] | None,
+  ) -> Float[Array, "b t s c"]:
+    b, t, s, _ = x.shape
+    q = heads(RMSNorm(name="norm_q")(dense(self.width, self.dtype, "q")(x)), self.heads)
+    q = q.reshape(b, t * s, *q.shape[3:]).astype(self.dtype)
+
+    def attend(context, suffix):
+      project = lambda name: dense(self.width, self.dtype, name + suffix)(context)
+      k = heads(RMSNorm(name="norm_k" + suffix)(project("k")), self.heads)
+      return attention(q, k.astype(self.dtype), heads(project("v"), self.heads))
+
+    out = attend(text, "")
+    if self.image_tokens:
+      out = out + attend(image, "_img")
+    return dense(self.width, self.dtype, "o")(merge(out).reshape(b, t, s, -1))
+
+
+class Block(nn.Module):
+  """A transformer block in two halves, between which the streams exchange."""
+
+  config: StreamConfig
+  dtype: jnp.dtype
+
+  def setup(self):
+    c = self.config
+    scale = c.width**-0.5
+    self.modulation = self.param("modulation", nn.initializers.normal(scale), (6, c.width))
+    self.norm1, self.norm2 = LayerNorm(), LayerNorm()
+    self.norm3 = LayerNorm(affine=True)
+    self.self_attn = SelfAttention(c.width, c.heads, self.dtype)
+    self.cross_attn = TextAttention(c.width, c.heads, c.image_tokens, self.dtype)
+    self.ffn = MLP(c.ffn, c.width, self.dtype)
+
+  def attend(
+    self,
+    x: Float[Array, "b t s c"],
+    e: Float[Array, "b f 6 c"],
+    table: Float[Array, "t s p 2"],
+    text: Float[Array, "b l c"],
+    image: Float[Array, "b i c"] | None = None,
+  ) -> Float[Array, "b t s c"]:
+    """Self-attention and text cross-attention."""
+    shift, scale, gate = self._modulations(e, slice(0, 3))
+    x = x + self.self_attn(self.norm1(x) * (1 + scale) + shift, table) * gate
+    return x + self.cross_attn(self.norm3(x), text, image)
+
+  def feed(
+    self, x: Float[Array, "b t s c"], e: Float[Array, "b f 6 c"]
+  ) -> Float[Array, "b t s c"]:
+    """The feed-forward half."""
+    shift, scale, gate = self._modulations(e, slice(3, 6))
+    return x + self.ffn(self.norm2(x) * (1 + scale) + shift) * gate
+
+  def _modulations(self, e, part):
+    m = self.modulation[None, None] + e
+    return [m[:, :, i, None, :] for i in range(*part.indices(6))]
+
+
+class Stream(nn.Module):
+  """What a stream has outside its blocks: patches, time, text and image, and the head."""
+
+  config: StreamConfig
+  dtype: jnp.dtype
+
+  def setup(self):
+    c = self.config
+    small = nn.initializers.normal(0.02)
+    self.patch_embedding = dense(c.width, self.dtype)
+    self.text_embedding = MLP(c.width, c.width, self.dtype)
+    self.time_embedding = MLP(c.width, c.width, jnp.float32, "silu")
+    self.time_projection = dense(6 * c.width, jnp.float32, kernel_init=small)
+    if c.image_tokens:
+      self.image_norm_in = LayerNorm(affine=True, eps=1e-5)
+      self.image_embedding = MLP(CLIP_WIDTH, c.width, self.dtype, "gelu")
+      self.image_norm_out = LayerNorm(affine=True, eps=1e-5)
+    self.head_modulation = self.param(
+      "head_modulation", nn.initializers.normal(c.width**-0.5), (2, c.width)
+    )
+    self.head_norm = LayerNorm()
+    pt, ph, pw = c.patch
+    self.head = dense(
+      pt * ph * pw * c.out_channels, jnp.float32, kernel_init=nn.initializers.zeros
+    )
+
+  def embed(
+    self, latent: Float[Array, "b T h w c"], text: Float[Array, "b l e"]
+  ) -> tuple[Float[Array, "b t s d"], Float[Array, "b l d"]]:
+    """Tokens of the latent and of the text; the text's zero padding is embedded too,
+    as Wan does: the model has learned to attend to it."""
+    x = self.patch_embedding(patchify(latent, self.config.patch)).astype(jnp.float32)
+    return constrain(x, "batch", None, "space", None), self.text_embedding(text)
+
+  def embed_time(
+    self, timestep: Float[Array, "b f"]
+  ) -> tuple[Float[Array, "b f c"], Float[Array, "b f 6 c"]]:
+    """The time embedding e, for the head, and its six projections e0, for the blocks."""
+    e = self.time_embedding(sinusoid(timestep, self.config.frequencies))
+    e0 = self.time_projection(jax.nn.silu(e))
+    return e, e0.reshape(*e.shape[:2], 6, -1)
+
+  def embed_image(self, clip: Float[Array, "b i 1280"]) -> Float[Array, "b i c"]:
+    """CLIP tokens (257 an image) to the stream's width."""
+    return self.image_norm_out(self.image_embedding(self.image_norm_in(clip)))
+
+  def unembed(
+    self, x: Float[Array, "b t s c"], e: Float[Array, "b f c"], rows: int
+  ) -> Float[Array, "b T h w o"]:
+    """The velocity of the latent, from `rows` rows of tokens."""
+    m = self.head_modulation[None, None] + e[:, :, None]
+    shift, scale = m[:, :, 0, None], m[:, :, 1, None]
+    out = self.head(self.head_norm(x) * (1 + scale) + shift)
+    return unpatchify(out, self.config.patch, rows)

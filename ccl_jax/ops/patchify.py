@@ -1,0 +1,29 @@
+"""Patches of a latent: (b, t, h, w, c) to tokens (b, t, s, patch * c) and back.
+
+Wan2.1's patch is (1, 2, 2): frames stay frames, four latent pixels make a token.
+Within a token the order is (pt, ph, pw, c), channels fastest.
+"""
+
+from einops import rearrange
+from jaxtyping import Array, Float
+
+Patch = tuple[int, int, int]
+
+
+def patchify(x: Float[Array, "b t h w c"], patch: Patch) -> Float[Array, "b f s e"]:
+  pt, ph, pw = patch
+  return rearrange(
+    x, "b (t pt) (h ph) (w pw) c -> b t (h w) (pt ph pw c)", pt=pt, ph=ph, pw=pw
+  )
+
+
+def unpatchify(
+  x: Float[Array, "b f s e"], patch: Patch, rows: int
+) -> Float[Array, "b t h w c"]:
+  """The inverse; `rows` is the number of token rows."""
+  pt, ph, pw = patch
+  return rearrange(
+    x,
+    "b t (h w) (pt ph pw c) -> b (t pt) (h ph) (w pw) c",
+    h=rows, pt=pt, ph=ph, pw=pw,
+  )  # fmt: skip

@@ -1,0 +1,119 @@
+"""The mesh, and one table from logical axes to mesh axes.
+
+Mesh axes: `data` (replicas), `fsdp` (parameters and batch), `context` (space of the
+video stream), `tensor` (heads and hidden units). Parameters follow a table of path
+patterns that must cover every one of them; activations name their logical axes.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ccl_jax.errors import UsageError
+
+AXES = ("data", "fsdp", "context", "tensor")
+
+# Logical axis -> mesh axes.
+LOGICAL = {
+  "batch": ("data", "fsdp"),
+  "space": ("context",),
+  "embed": ("fsdp", "context"),
+  "mlp": ("tensor",),
+  None: (),
+}
+
+# Parameter path -> logical axes of its last dimensions (a leading depth axis of the
+# scanned blocks is never sharded). The first match holds.
+PARAMETERS = [
+  (r"/(self_attn|cross_attn)/o(_img)?/kernel", ("mlp", "embed")),
+  (r"/ffn/out/kernel", ("mlp", "embed")),
+  (r"/(audio_to_video|video_to_audio)/o/kernel", ("mlp", "embed")),
+  (r"/(self_attn|cross_attn)/[qkv](_img)?/kernel", ("embed", "mlp")),
+  (r"/(audio_to_video|video_to_audio)/[qkv]/kernel", ("embed", "mlp")),
+  (r"/ffn/in/kernel", ("embed", "mlp")),
+  (r"/(text|time|image)_embedding/(in|out)/kernel", ("embed", "mlp")),
+  (r"/time_projection/kernel", ("embed", "mlp")),
+  (r"/(patch_embedding)/kernel", (None, "embed")),
+  (r"/head/kernel", ("embed", None)),
+  (r"/context", (None, "embed")),
+  (r"/(modulation|head_modulation)", (None, "embed")),
+  (r"/(bias|scale)", (None,)),
+]
+
+
+def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """A mesh (data, fsdp, context, tensor); one size may be -1, for all that is left.
+
+  Raises:
+    UsageError: the sizes do not multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = list(shape)
+  fixed = math.prod(n for n in sizes if n != -1)
+  if sizes.count(-1) == 1 and fixed and len(devices) % fixed == 0:
+    sizes[sizes.index(-1)] = len(devices) // fixed
+  if len(sizes) != len(AXES) or math.prod(sizes) != len(devices):
+    raise UsageError(
+      f"mesh {tuple(shape)} over {AXES}: expected four sizes with product "
+      f"{len(devices)} (the devices); try 1,{len(devices)},1,1"
+    )
+  return Mesh(
+    np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+  )
+
+
+def parameter_axes(path: str, ndim: int) -> tuple[str | None, ...]:
+  """Logical axes of the parameter (or its moment) at a '/'-joined path.
+
+  Raises:
+    KeyError: no pattern covers the path.
+  """
+  for pattern, axes in PARAMETERS:
+    if re.search(pattern + "$", path):
+      return (None,) * (ndim - len(axes)) + axes
+  raise KeyError(f"no sharding rule covers parameter {path!r}")
+
+
+def spec(axes: Sequence[str | None], shape: Sequence[int], mesh) -> P:
+  """The partition of an array; an axis that does not divide stays whole."""
+  parts = []
+  for axis, size in zip(axes, shape):
+    names = tuple(n for n in LOGICAL[axis] if mesh.shape[n] > 1)
+    while names and size % math.prod(mesh.shape[n] for n in names):
+      names = names[:-1]
+    parts.append(names if len(names) > 1 else (names[0] if names else None))
+  return P(*parts)
+
+
+def path_of(key_path) -> str:
+  """A pytree key path as 'a/b/c'."""
+  return jax.tree_util.keystr(key_path, simple=True, separator="/")
+
+
+def parameter_shardings(tree, mesh: Mesh):
+  """Shardings of a tree whose leaves are parameters, or mirror them (moments, EMA);
+  scalars are replicated."""
+
+  def leaf(key_path, x):
+    axes = parameter_axes("/" + path_of(key_path), x.ndim) if x.ndim else ()
+    return NamedSharding(mesh, spec(axes, x.shape, mesh))
+
+  return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """The leading axis of a batch over data and fsdp."""
+  return NamedSharding(mesh, P(LOGICAL["batch"]))
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+  """Pins an activation to its logical axes on the current mesh, if there is one."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return x
+  return jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh))

@@ -1,0 +1,163 @@
+"""The task table: which stream is noised, what each reads, where the loss is.
+
+Dynamic context routing (paper section 4.2.2) has no gate. A task chooses which keys
+each direction of cross-modal attention sees; the learnable context tokens are always
+among them. Training tasks (section 4.4):
+
+  task     p     generated      sigma    video reads    audio reads    detached
+  single   0.10  video, audio   own      C_audio        C_video        -
+  a2v      0.15  video          own      C + audio      C_video        audio
+  v2a      0.15  audio          own      C_audio        C + video      video
+  joint    0.60  video, audio   shared   C + audio      C + video      -
+
+A stream that is not generated is clean (sigma 0) and its states enter cross-modal
+attention detached, so the loss of the other stream never trains it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from ccl_jax.axes import STREAMS
+from ccl_jax.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """A training task.
+
+  Attributes:
+    probability: how often the paper draws it.
+    generated: the streams that are noised and carry a loss; others are clean.
+    reads: the streams whose queries see the other stream's keys.
+    shared_sigma: both streams have the same noise level.
+  """
+
+  probability: float
+  generated: tuple[str, ...]
+  reads: tuple[str, ...]
+  shared_sigma: bool = False
+
+  @property
+  def detached(self) -> tuple[str, ...]:
+    return tuple(s for s in STREAMS if s not in self.generated)
+
+
+TASKS: Mapping[str, Task] = {
+  "single": Task(0.10, generated=STREAMS, reads=()),
+  "a2v": Task(0.15, generated=("video",), reads=("video",)),
+  "v2a": Task(0.15, generated=("audio",), reads=("audio",)),
+  "joint": Task(0.60, generated=STREAMS, reads=STREAMS, shared_sigma=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+  """A task at inference: the streams it makes, those it is given, and the image.
+
+  Attributes:
+    generated: streams that are sampled.
+    given: streams that are clean inputs; they read context tokens only.
+    image: the first video frame is given.
+  """
+
+  generated: tuple[str, ...]
+  given: tuple[str, ...] = ()
+  image: bool = False
+
+  @property
+  def reads(self) -> tuple[str, ...]:
+    """Generated streams read the other one wherever there is another one."""
+    return self.generated if len(self.generated + self.given) == 2 else ()
+
+
+GENERATIONS: Mapping[str, Generation] = {
+  "joint": Generation(("video", "audio")),
+  "ti2av": Generation(("video", "audio"), image=True),
+  "t2v": Generation(("video",)),
+  "i2v": Generation(("video",), image=True),
+  "t2a": Generation(("audio",)),
+  "a2v": Generation(("video",), given=("audio",)),
+  "v2a": Generation(("audio",), given=("video",)),
+}
+
+
+class Route(NamedTuple):
+  """What cross-modal attention sees, by stream.
+
+  `reads[s]` is whether the queries of s see the other stream's keys, `detached[s]`
+  whether the states of s enter cross-modal attention behind a stop-gradient. Python
+  bools are static: the unseen keys are never computed. Arrays (b,) decide by sample,
+  inside one compiled program. An absent stream counts as False.
+  """
+
+  reads: Mapping[str, bool | Bool[Array, "b"]] = {}
+  detached: Mapping[str, bool | Bool[Array, "b"]] = {}
+
+
+def static_route(task: Task | Generation) -> Route:
+  detached = task.detached if isinstance(task, Task) else ()
+  return Route({s: True for s in task.reads}, {s: True for s in detached})
+
+
+class SampleTasks(NamedTuple):
+  """Tasks drawn by sample, as masks over the batch, by stream."""
+
+  index: Int[Array, "b"]
+  route: Route
+  generated: Mapping[str, Bool[Array, "b"]]
+  shared_sigma: Bool[Array, "b"]
+
+
+def task_table(probabilities: Mapping[str, float]) -> tuple[list[str], np.ndarray]:
+  """Names and normalised probabilities of the tasks a run trains.
+
+  Raises:
+    UsageError: an unknown task, a negative probability, or none above zero.
+  """
+  unknown = sorted(set(probabilities) - set(TASKS))
+  if unknown:
+    raise UsageError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(TASKS)}")
+  names = [n for n, p in probabilities.items() if p > 0]
+  if not names or min(probabilities.values()) < 0:
+    raise UsageError(
+      f"task probabilities {dict(probabilities)}: expected none below zero and at "
+      "least one above; set config.tasks.probabilities"
+    )
+  p = np.array([probabilities[n] for n in names], np.float64)
+  return names, p / p.sum()
+
+
+def sample_tasks(index: Int[Array, "b"], names: list[str]) -> SampleTasks:
+  """The masks of tasks `names[index]`, one per sample."""
+  tasks = [TASKS[n] for n in names]
+
+  def mask(predicate):
+    return jnp.array([predicate(t) for t in tasks])[index]
+
+  per_stream = lambda field: {s: mask(lambda t: s in getattr(t, field)) for s in STREAMS}
+  return SampleTasks(
+    index=index,
+    route=Route(per_stream("reads"), per_stream("detached")),
+    generated=per_stream("generated"),
+    shared_sigma=mask(lambda t: t.shared_sigma),
+  )
+
+
+def draw_tasks(
+  key: jax.Array, batch: int, probabilities: np.ndarray
+) -> Int[Array, "b"]:
+  """Indices into the task table, one per sample."""
+  return jax.random.choice(
+    key, len(probabilities), (batch,), p=jnp.asarray(probabilities, jnp.float32)
+  )
+
+
+def task_of_step(seed: int, step: int, probabilities: np.ndarray) -> int:
+  """The task of a whole step: the same on every process, a function of the step."""
+  return int(np.random.default_rng([seed, step]).choice(len(probabilities), p=probabilities))

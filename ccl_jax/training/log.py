@@ -1,0 +1,172 @@
+"""What a run tells: metrics as JSON lines and TensorBoard, progress, where time went.
+
+`metrics.jsonl` holds one object per logged step, {"step": 0, "loss/video": 1.25, ...},
+on disk as soon as it is written; steps count from 0. A run that resumes at step k first
+drops the lines of the steps from k on, which it will take again.
+"""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+from ccl_jax.errors import UsageError
+
+_LINE_SECONDS = 30.0  # between progress lines where there is no terminal
+
+
+class MetricLog:
+  """Metrics of the steps `start_step` to `total_steps` into the folder `workdir`.
+
+  Made in every process, with `enabled` in one (process 0): the others write nothing.
+  """
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    total_steps: int,
+    *,
+    start_step: int = 0,
+    enabled: bool = True,
+  ):
+    self._enabled = enabled
+    if not enabled:
+      return
+    if "://" in os.fspath(workdir):
+      raise UsageError(
+        f"metrics cannot go to {workdir}: lines are appended, which object stores do not"
+        " offer; give a local folder"
+      )
+    from tensorboardX import SummaryWriter
+
+    folder = pathlib.Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "metrics.jsonl"
+    _drop_steps_from(start_step, path)
+    self._lines = path.open("a")
+    self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step)
+    self._progress = _progress(start_step, total_steps)
+
+  def write(self, step: int, metrics: Mapping[str, object]) -> None:
+    """Logs the scalars of one step; also those that are still on a device."""
+    if not self._enabled:
+      return
+    values = {name: float(value) for name, value in metrics.items()}
+    # JSON has no NaN: a value that is not finite is null.
+    finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
+    self._lines.write(json.dumps({"step": step} | finite) + "\n")
+    self._lines.flush()
+    for name, value in values.items():
+      self._board.add_scalar(name, value, step)
+    self._progress.show(step, _summary(values))
+
+  def close(self) -> None:
+    if self._enabled:
+      self._lines.close()
+      self._board.close()
+      self._progress.close()
+
+
+class StepTimer:
+  """Where the wall time went, and how fast the steps are.
+
+  Time inside `with timer("compile")` belongs to that phase, all other time to the
+  steps. Goodput is the steps' share of the time since the timer was made.
+  """
+
+  def __init__(self, *, peak_flops: float | None = None):
+    self._peak_flops = peak_flops  # of all devices together, per second
+    self._phases = defaultdict(float)
+    self._start = time.perf_counter()
+    self._marked = 0.0  # seconds in steps up to the last call of `rates`
+
+  @contextlib.contextmanager
+  def __call__(self, phase: str) -> Iterator[None]:
+    entered = time.perf_counter()
+    try:
+      yield
+    finally:
+      self._phases[phase] += time.perf_counter() - entered
+
+  def rates(self, *, steps: int, clips: int, flops: float) -> dict[str, float]:
+    """Speed since the last call, in which so many steps, clips and FLOPs were done."""
+    total = time.perf_counter() - self._start
+    in_steps = total - sum(self._phases.values())
+    seconds, self._marked = in_steps - self._marked, in_steps
+    out = {"step_seconds": seconds / steps, "clips_per_second": clips / seconds}
+    if self._peak_flops is not None:
+      out["mfu"] = flops / seconds / self._peak_flops
+    phases = {f"seconds/{name}": value for name, value in self._phases.items()}
+    return out | phases | {"goodput": in_steps / total}
+
+
+def _drop_steps_from(step: int, path: pathlib.Path) -> None:
+  """Keeps the lines of earlier steps; a line cut short by a kill goes too."""
+
+  def earlier(line: str) -> bool:
+    try:
+      return json.loads(line)["step"] < step
+    except (ValueError, KeyError, TypeError):
+      return False
+
+  if not path.exists():
+    return
+  kept = [line for line in path.read_text().splitlines() if earlier(line)]
+  draft = path.with_suffix(".tmp")
+  draft.write_text("".join(line + "\n" for line in kept))
+  draft.replace(path)
+
+
+def _summary(values: Mapping[str, float]) -> str:
+  """The losses and the speed, in a line."""
+  parts = [f"{k} {v:.4f}" for k, v in values.items() if k.startswith("loss")]
+  if "step_seconds" in values:
+    parts.append(f"{values['step_seconds']:.2f} s/step")
+    parts.append(f"{values['clips_per_second']:.2f} clips/s")
+  if "mfu" in values:
+    parts.append(f"MFU {values['mfu']:.1%}")
+  return "  ".join(parts)
+
+
+def _progress(start_step: int, total_steps: int) -> "_Bar | _Lines":
+  if sys.stderr.isatty():
+    return _Bar(start_step, total_steps)
+  return _Lines(total_steps)
+
+
+class _Bar:
+  """A progress bar, on a terminal."""
+
+  def __init__(self, start_step, total_steps):
+    from tqdm import tqdm
+
+    self._bar = tqdm(initial=start_step, total=total_steps, file=sys.stderr)
+
+  def show(self, step, summary):
+    self._bar.set_postfix_str(summary, refresh=False)
+    self._bar.update(step + 1 - self._bar.n)
+
+  def close(self):
+    self._bar.close()
+
+
+class _Lines:
+  """A plain line now and then, in a batch job's log."""
+
+  def __init__(self, total_steps):
+    self._total = total_steps
+    self._shown = -math.inf
+
+  def show(self, step, summary):
+    last = step + 1 == self._total
+    if last or time.monotonic() - self._shown >= _LINE_SECONDS:
+      self._shown = time.monotonic()
+      print(f"step {step + 1}/{self._total}  {summary}", file=sys.stderr, flush=True)
+
+  def close(self):
+    pass

@@ -1,0 +1,204 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccl_jax.diffusion.guidance import GUIDANCE, Evaluation, get_guidance, guided
+from ccl_jax.diffusion.samplers import sample
+from ccl_jax.diffusion.schedules import make_schedule
+from ccl_jax.errors import UsageError
+
+SHAPES = {"video": (2, 3, 4, 5), "audio": (2, 7, 6)}
+NEG_OFF, NEG_ON = Evaluation(text=False, cross=False), Evaluation(text=False)
+TXT_ON = Evaluation()
+SILENT, STATIC = Evaluation(null="audio"), Evaluation(null="video")
+
+
+def _predictions(form, seed=0):
+  """A random velocity per evaluation and stream, by name and by evaluation."""
+  rng = np.random.default_rng(seed)
+  named = {
+    name: {s: jnp.asarray(rng.normal(size=z), jnp.float32) for s, z in SHAPES.items()}
+    for name in form.evaluations
+  }
+  return named, {e: named[name] for name, e in form.evaluations.items()}
+
+
+def _expected(form, v, stream, s):
+  """The formulas, written out by hand."""
+
+  def at(e):
+    return np.float64(v[e][stream])
+
+  if form == "none":
+    return at(TXT_ON)
+  if form == "text":
+    return at(NEG_ON) + s["s"] * (at(TXT_ON) - at(NEG_ON))
+  if form == "ucg2":
+    return at(NEG_OFF) + s["s"] * (at(TXT_ON) - at(NEG_OFF))
+  if form in ("ucg3", "multimodal"):
+    cross = s["s_m"] * (at(NEG_ON) - at(NEG_OFF))
+    text = s["s_t"] * (at(TXT_ON) - at(NEG_ON))
+    return at(NEG_OFF) + cross + text
+  anchor = at(SILENT if stream == "video" else STATIC)
+  return anchor + s["s"] * (at(TXT_ON) - anchor)
+
+
+@pytest.mark.parametrize("name", GUIDANCE)
+def test_formulas(name):
+  form = GUIDANCE[name]
+  named, by_evaluation = _predictions(form)
+  values = iter(np.random.default_rng(1).uniform(0.5, 7, 8).tolist())
+  scales = {s: {k: next(values) for k in form.scales} for s in SHAPES}
+  got = form.combine(named, scales)
+  assert got.keys() == SHAPES.keys()
+  for stream in SHAPES:
+    want = _expected(name, by_evaluation, stream, scales[stream])
+    np.testing.assert_allclose(got[stream], want, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", GUIDANCE)
+def test_scale_one_is_the_conditional_prediction_bit_for_bit(name):
+  form = GUIDANCE[name]
+  named, by_evaluation = _predictions(form)
+  ones = {s: dict.fromkeys(form.scales, 1.0) for s in SHAPES}
+
+  def combine(p):
+    return form.combine(p, ones)
+
+  chex.assert_trees_all_equal(combine(named), by_evaluation[TXT_ON])
+  chex.assert_trees_all_equal(jax.jit(combine)(named), by_evaluation[TXT_ON])
+
+
+@pytest.mark.parametrize("s", [0.0, 1.0, 4.5])
+def test_ucg3_with_equal_scales_is_ucg2(s):
+  named, _ = _predictions(GUIDANCE["ucg3"])
+  three = GUIDANCE["ucg3"].combine(named, {k: {"s_m": s, "s_t": s} for k in SHAPES})
+  two = GUIDANCE["ucg2"].combine(named, {k: {"s": s} for k in SHAPES})
+  chex.assert_trees_all_close(three, two, atol=1e-5)
+
+
+def test_guidance_adds_up_in_single_precision():
+  form = GUIDANCE["text"]
+  named, _ = _predictions(form)
+  half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), named)
+  wide = jax.tree.map(lambda x: x.astype(jnp.float32), half)
+  chex.assert_trees_all_equal(
+    form.combine(half, form.defaults), form.combine(wide, form.defaults)
+  )
+
+
+class Network:
+  """A stand-in that tells every evaluation, stream and sample apart."""
+
+  def __init__(self):
+    self.calls = []
+
+  def __call__(self, latents, timestep, evaluations):
+    self.calls.append(evaluations)
+    stacked = {k: jnp.concatenate([x] * len(evaluations)) for k, x in latents.items()}
+    batch = len(next(iter(latents.values())))
+    code = jnp.array(
+      [
+        2.0 * e.text
+        + 3.0 * e.cross
+        + 5.0 * (e.null == "audio")
+        + 7.0 * (e.null == "video")
+        for e in evaluations
+      ]
+    )
+    code = jnp.repeat(code, batch)
+    mixed = sum(x.reshape(len(x), -1).mean(-1) for x in stacked.values())
+    out = {
+      k: jnp.sin(x + (code * mixed).reshape(-1, *[1] * (x.ndim - 1)) + timestep / 1000)
+      for k, x in stacked.items()
+    }
+    return [
+      {k: x[i * batch : (i + 1) * batch] for k, x in out.items()}
+      for i in range(len(evaluations))
+    ]
+
+
+def _latents(streams=("video", "audio")):
+  rng = np.random.default_rng(4)
+  make = {s: jnp.asarray(rng.normal(size=z), jnp.float32) for s, z in SHAPES.items()}
+  return {s: make[s] for s in streams}
+
+
+@pytest.mark.parametrize("name", GUIDANCE)
+def test_batched_equals_one_call_each(name):
+  form, results = GUIDANCE[name], []
+  evaluations = tuple(form.evaluations.values())
+  for batched in (True, False):
+    network = Network()
+    velocity = guided(network, form, {}, batched=batched)
+    results.append(velocity(_latents(), jnp.float32(640.0)))
+    wanted = [evaluations] if batched else [(e,) for e in evaluations]
+    assert network.calls == wanted
+  chex.assert_trees_all_close(*results, atol=1e-5)
+
+
+def test_the_default_scales_apply_unless_given():
+  form = GUIDANCE["ucg3"]
+  latents, t = _latents(), jnp.float32(300.0)
+  named = dict(
+    zip(form.evaluations, Network()(latents, t, tuple(form.evaluations.values())))
+  )
+  got = guided(Network(), form, {"audio": {"s_m": 2}}, batched=True)(latents, t)
+  scales = {
+    "video": form.defaults["video"],
+    "audio": {"s_m": 2, "s_t": form.defaults["audio"]["s_t"]},
+  }
+  chex.assert_trees_all_close(got, form.combine(named, scales), atol=1e-6)
+
+
+@pytest.mark.parametrize("stream", SHAPES)
+@pytest.mark.parametrize("name", ["ucg2", "sync"])
+def test_a_run_of_one_stream_pays_for_its_own_evaluations_only(name, stream):
+  network = Network()
+  got = guided(network, GUIDANCE[name], {}, batched=True)(
+    _latents((stream,)), jnp.float32(500.0)
+  )
+  assert got.keys() == {stream}
+  anchor = {"ucg2": NEG_OFF, "sync": SILENT if stream == "video" else STATIC}[name]
+  assert network.calls == [(anchor, TXT_ON)]
+
+
+def test_guided_sampling_under_jit():
+  velocity = guided(Network(), GUIDANCE["sync"], {}, batched=False)
+  schedule = make_schedule("unipc", 5, 5.0)
+
+  def run(x):
+    return sample(velocity, x, schedule)
+
+  got = jax.jit(run)(_latents())
+  assert {k: x.shape for k, x in got.items()} == SHAPES
+  assert all(np.isfinite(x).all() for x in got.values())
+
+
+@pytest.mark.parametrize(
+  "variant,serves",
+  [
+    ("context", ["none", "text", "ucg2", "ucg3", "sync"]),
+    ("gate", ["none", "text", "multimodal", "sync"]),
+  ],
+)
+def test_a_model_serves_the_forms_it_can(variant, serves):
+  for name in GUIDANCE:
+    if name in serves:
+      assert get_guidance(name, variant) is GUIDANCE[name]
+    else:
+      with pytest.raises(UsageError, match=f"{name}.*{', '.join(serves)}"):
+        get_guidance(name, variant)
+  with pytest.raises(UsageError, match=f"'apg' is unknown.*{', '.join(serves)}"):
+    get_guidance("apg", variant)
+
+
+def test_user_mistakes():
+  with pytest.raises(UsageError, match=r"'adaln'.*context or gate"):
+    get_guidance("text", "adaln")
+  with pytest.raises(UsageError, match=r"'s' for audio.*s_m, s_t"):
+    GUIDANCE["ucg3"].resolve({"audio": {"s": 3.0}})
+  with pytest.raises(UsageError, match=r"'sound'.*video, audio"):
+    GUIDANCE["text"].resolve({"sound": {"s": 3.0}})
