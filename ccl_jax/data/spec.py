@@ -29,7 +29,7 @@ class ClipSpec:
   frames: int
   height: int
   width: int
-  fps: float
+  fps: float | int
   sample_rate: int = 16000
 
   def __post_init__(self):

@@ -16,7 +16,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.data.talking_voice import HUES, Syllable, envelope
 
 GRAVITY, FLOOR = 5.0, 0.96  # frame heights per second squared; the ground's y
-BALL_RADIUS = 0.09
+BALL_RADIUS = 0.11
 INK = np.float32([0.12, 0.03, 0.06])  # mouths and pupils
 
 Coverage = Float32[np.ndarray, "f H W"]  # f is F, or 1 for what does not move
@@ -36,7 +36,8 @@ class Face(NamedTuple):
 
 class Ball(NamedTuple):
   """A ball at x that bounces: arcs (start time, height above the ground, speed
-  upwards), of which all but the first start at a contact (time, speed of impact)."""
+  upwards), of which all but the first start at a contact (time, speed of impact).
+  """
 
   hue: str
   place: str
@@ -135,7 +136,7 @@ class Painter:
     """Paints a grey square that drifts on a straight line and turns at the edges."""
     start, velocity = rng.uniform(0, 1, (2, 2)), rng.uniform(-0.5, 0.5, (2, 2))
     x, y = 1 - abs((start[0] + np.outer(times, velocity[0])) % 2 - 1).T
-    shade = rng.choice([0.1, 0.95]) * np.ones(3, np.float32)
+    shade = np.full(3, rng.choice([0.1, 0.95]), np.float32)
     self.paint(self.box(x, y, rng.uniform(0.07, 0.13)), shade)
 
 

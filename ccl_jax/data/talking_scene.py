@@ -21,10 +21,13 @@ from ccl_jax.data import talking_picture, talking_voice
 from ccl_jax.data.spec import SAMPLES_PER_TOKEN, ClipSpec
 from ccl_jax.data.talking_picture import Ball, Face
 from ccl_jax.data.talking_voice import HUES, Syllable
+from ccl_jax.errors import UsageError
 
-PLACES = {"on the left": 0.27, "in the middle": 0.5, "on the right": 0.73}
+PLACES = {"on the left": 0.25, "in the middle": 0.5, "on the right": 0.75}
+BALL_PLACES = {"on the left": 0.13, "in the middle": 0.5, "on the right": 0.87}
 EVENT = np.dtype([("time", "f8"), ("end", "f8"), ("kind", "U8"), ("index", "i4")])
-TEST_SHARE = 4  # one caption in four is held out for the test split
+RADIUS = 0.24  # of a face
+TEST_SHARE = 4  # one combination in four is held out for the test split
 
 
 class Scene(NamedTuple):
@@ -54,15 +57,18 @@ class Scene(NamedTuple):
   def clauses(self) -> list[str]:
     """The caption's parts, the talkers' first."""
     quotes = [" ".join(s.name for s in f.syllables) for f in self.talkers]
-    says = [f'a {f.hue} face {f.place} says "{q}"' for f, q in zip(self.talkers, quotes)]
+    says = [
+      f'a {f.hue} face {f.place} says "{q}"' for f, q in zip(self.talkers, quotes)
+    ]
     mimes = [f"a {f.hue} face {f.place} mimes" for f in self.mimes]
     return says + mimes + [f"a {b.hue} ball bounces {b.place}" for b in self.balls]
 
   def split(self) -> str:
     """Where the scene belongs: by a hash of who says what and where, or of the ball
-    where nobody speaks, so the splits share no such combination."""
-    key = ", ".join(self.clauses()[: max(1, len(self.talkers))])
-    digest = hashlib.blake2s(key.encode()).digest()
+    where nobody speaks, so the splits share no such combination.
+    """
+    key = self.clauses()[: len(self.talkers)] or self.clauses()[-1:]
+    digest = hashlib.blake2s(", ".join(key).encode()).digest()
     return "train" if digest[0] % TEST_SHARE else "test"
 
 
@@ -74,6 +80,7 @@ def draw_scene(
   duet: float,
   distractor: float,
   impacts: float,
+  jitter: float,
 ) -> Scene:
   """Draws the actors; the probabilities are those of `draw_clip`."""
   hues = [str(h) for h in rng.permutation(list(HUES))]
@@ -86,20 +93,19 @@ def draw_scene(
   talkers = len(parts)
   if talkers < 2 and rng.random() < distractor:
     parts.append(talking_voice.utterance(rng, heard))
-  places, radius = [str(p) for p in rng.permutation(list(PLACES))], 0.26
+  places = [str(p) for p in rng.permutation(list(PLACES))]
   if len(parts) == 2:  # side by side, the middle last: it is free for a ball
-    places, radius = sorted(places, key="in the middle".__eq__), 0.2
-  faces = [
-    Face(
-      *(hue, place, PLACES[place], rng.uniform(0.4, 0.6)),
-      *(radius * rng.uniform(0.92, 1.04), said),
-    )
-    for hue, place, said in zip(hues, places, parts)
-  ]
+    places = sorted(places, key="in the middle".__eq__)
+  faces = []
+  for hue, place, said in zip(hues, places, parts):
+    dx, dy, grow = jitter * rng.uniform(-1, 1, 3)
+    x, radius = PLACES[place] + 0.2 * dx, RADIUS * (1 + grow)
+    faces.append(Face(hue, place, x, 0.5 + dy, radius, said))
   balls = []
   if rng.random() < impacts or not talkers:
     place = places[2]
-    balls = [talking_picture.throw(rng, hues[2], place, PLACES[place], spec.seconds)]
+    x = BALL_PLACES[place]
+    balls = [talking_picture.throw(rng, hues[2], place, x, spec.seconds)]
   return Scene(faces[:talkers], faces[talkers:], balls)
 
 
@@ -112,14 +118,17 @@ def draw_clip(
   duet: float = 0.15,
   distractor: float = 0.3,
   impacts: float = 0.3,
+  jitter: float = 0.08,
   shapes: float = 0.5,
-  texture: float = 0.05,
-  noise: float = 0.01,
+  texture: float = 0.04,
+  noise: float = 0.005,
 ) -> dict[str, Any]:
   """Draws one clip, the same for the same arguments.
 
   Probabilities: of a talker (else there is a ball), of two talkers who take turns, of a
   second face that mimes, of a ball beside a talker, of each of two drifting squares.
+  `jitter` moves faces up or down by up to that share of the frame, a fifth of it
+  sideways, and scales them by up to that much; at 0 they stand at three places.
   Levels: contrast of the texture, rms of the noise (a voice's is 0.16 at its peak).
 
   Returns `video` uint8 (F, H, W, 3), `audio` float32 (n,), `text`, `id`, and for
@@ -127,11 +136,19 @@ def draw_clip(
   ball), `syllables` in the order spoken, `mouth` float32 (talkers, F), and the masks of
   the foreground per token, `video_mask` (t, H / 16, W / 16) and `audio_mask` (a,).
   """
+  if split not in ("train", "test"):
+    raise UsageError(f"split must be 'train' or 'test', got {split!r}")
   rng = np.random.default_rng([seed, split == "test"])
-  odds = {"talker": talker, "duet": duet, "distractor": distractor, "impacts": impacts}
-  scene = draw_scene(rng, spec, **odds)
-  while scene.split() != split:
-    scene = draw_scene(rng, spec, **odds)
+  scene = None
+  while scene is None or scene.split() != split:
+    scene = draw_scene(
+      *(rng, spec),
+      talker=talker,
+      duet=duet,
+      distractor=distractor,
+      impacts=impacts,
+      jitter=jitter,
+    )
   frame_times = np.arange(spec.frames) / float(spec.rate)
   times = np.arange(spec.samples) / spec.sample_rate
 
@@ -167,7 +184,8 @@ def draw_clip(
 
 def seen_tokens(coverages: list, spec: ClipSpec) -> Bool[np.ndarray, "t p q"]:
   """Whether an actor that sounds covers a twentieth of a token's pixels: 16 x 16 pixels
-  of frame 0, then of four frames each."""
+  of frame 0, then of four frames each.
+  """
   rows, columns = spec.height // 16, spec.width // 16
   seen = np.zeros((spec.frames, rows, columns), np.float32)
   for c in coverages:

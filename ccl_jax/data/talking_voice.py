@@ -57,7 +57,8 @@ def utterance(rng: np.random.Generator, seconds: float) -> list[Syllable]:
   """Random syllables at random times, about 1.6 to 3.1 a second, at least one.
 
   What is left beside syllables and gaps falls anywhere, the two ends included, so that
-  no time of a clip is more likely voiced than another."""
+  no time of a clip is more likely voiced than another.
+  """
   count = int(rng.integers(max(1, int(1.6 * seconds)), max(1, int(3.1 * seconds)) + 1))
   lengths = rng.uniform(*DURATION, count)
   lengths *= min(1, (0.95 * seconds - GAP * (count - 1)) / lengths.sum())
@@ -84,7 +85,7 @@ def envelope(
 
 
 def spectrum(
-  formants: tuple[float, float], frequencies: Float[np.ndarray, " k"]
+  formants: tuple[int, int], frequencies: Float[np.ndarray, " k"]
 ) -> Float[np.ndarray, " k"]:
   """Amplitudes of a voice's harmonics under two resonances; their power sums to one."""
   low, high = (1 / (1 + ((frequencies - f) / BANDWIDTH) ** 2) for f in formants)

@@ -19,13 +19,15 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from ccl_jax.models.layers import LayerNorm, RMSNorm, dense, heads, merge
 from ccl_jax.ops import rope, tarp
 from ccl_jax.ops.attention import context_attention
 
-Keys = tuple[Float[Array, "b k s n d"], Float[Array, "b k s n d"]]
+Keys = tuple[Float[Array, "b u v n d"], Float[Array, "b u v n d"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Geometry(NamedTuple):
     """RoPE (t s p 2) of a stream's tokens in cross-modal attention."""
     if stream == "video":
       return rope.grid(self.t, self.h, self.w, d, spatial=config.cross_rope == "3d")
-    times = tarp.audio_time(self.t, self.a) if config.tarp else range(self.a)
+    times = tarp.audio_time(self.t, self.a) if config.tarp else np.arange(self.a)
     return rope.temporal(times, d)[:, None]
 
 
@@ -85,7 +87,7 @@ class CrossAttention(nn.Module):
   heads: int
   other_width: int
   config: CrossConfig
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   def setup(self):
     self.ln_q, self.ln_kv = LayerNorm(affine=True), LayerNorm(affine=True)
@@ -99,7 +101,7 @@ class CrossAttention(nn.Module):
       )
 
   def keys(
-    self, x_other: Float[Array, "b t s e"], table: Float[Array, "t s p 2"]
+    self, x_other: Float[Array, "b u v e"], table: Float[Array, "u v p 2"]
   ) -> Keys:
     """Keys and values of the other stream's tokens, ready to be attended."""
     x = self.ln_kv(x_other)

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ccl_jax.axes import STREAMS, other
@@ -51,7 +52,7 @@ class JointBlock(nn.Module):
   geometry: Geometry
   static: tuple[tuple[str, ...], tuple[str, ...]]
   collect: bool
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(self, carry, keys, e0, tables, context, image, route):
@@ -118,7 +119,7 @@ class JointDiT(nn.Module):
   depth: int
   cross: CrossConfig | None = None
   remat: str = "none"
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(

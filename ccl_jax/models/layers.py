@@ -8,12 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 EPS = 1e-6
 
 
-def dense(width: int, dtype: jnp.dtype, name: str | None = None, **kwargs) -> nn.Dense:
+def dense(width: int, dtype: DTypeLike, name: str | None = None, **kwargs) -> nn.Dense:
   """A float32 matrix (in, out) and bias, multiplied in `dtype`."""
   kwargs.setdefault("kernel_init", nn.initializers.xavier_uniform())
   return nn.Dense(width, dtype=dtype, name=name, **kwargs)
@@ -75,7 +76,7 @@ class MLP(nn.Module):
 
   hidden: int
   out: int
-  dtype: jnp.dtype
+  dtype: DTypeLike
   activation: str = "gelu_tanh"
 
   @nn.compact

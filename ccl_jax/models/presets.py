@@ -1,10 +1,10 @@
 """Named sizes, and a model from plain keywords.
 
-  preset  video                            audio              depth  parameters
-  tiny    128 / ffn 384 / 4 heads          128 / 384 / 4      4      for tests, quickstart
-  lab     512 / 2048 / 4                   384 / 1536 / 3     12     about 100 M
-  1.3b    1536 / 8960 / 12  (Wan 1.3B)     768 / 3072 / 6     30
-  14b     5120 / 13824 / 40 (Wan 14B)      1536 / 8960 / 12   40     about 20 B
+preset  video                            audio              depth  parameters
+tiny    128 / ffn 384 / 4 heads          128 / 384 / 4      4      for tests, quickstart
+lab     512 / 2048 / 4                   384 / 1536 / 3     12     about 100 M
+1.3b    1536 / 8960 / 12  (Wan 1.3B)     768 / 3072 / 6     30
+14b     5120 / 13824 / 40 (Wan 14B)      1536 / 8960 / 12   40     about 20 B
 """
 
 import dataclasses
@@ -33,7 +33,13 @@ class Preset:
 
 def _audio(width: int, ffn: int, heads: int) -> StreamConfig:
   return StreamConfig(
-    width, ffn, heads, in_channels=20, out_channels=20, patch=(1, 1, 1), positions="line"
+    width,
+    ffn,
+    heads,
+    in_channels=20,
+    out_channels=20,
+    patch=(1, 1, 1),
+    positions="line",
   )
 
 

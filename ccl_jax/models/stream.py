@@ -16,7 +16,9 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ccl_jax.models.layers import MLP, LayerNorm, RMSNorm, dense, heads, merge, sinusoid
@@ -61,13 +63,13 @@ class StreamConfig:
     """Self-attention positions of t x h x w tokens."""
     if self.positions == "grid":
       return rope.grid(t, h, w, self.head_width)
-    return rope.line(range(t), self.head_width)[:, None]
+    return rope.line(np.arange(t), self.head_width)[:, None]
 
 
 class SelfAttention(nn.Module):
   width: int
   heads: int
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(
@@ -89,7 +91,7 @@ class TextAttention(nn.Module):
   width: int
   heads: int
   image_tokens: bool
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(
@@ -117,12 +119,14 @@ class Block(nn.Module):
   """A transformer block in two halves, between which the streams exchange."""
 
   config: StreamConfig
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   def setup(self):
     c = self.config
     scale = c.width**-0.5
-    self.modulation = self.param("modulation", nn.initializers.normal(scale), (6, c.width))
+    self.modulation = self.param(
+      "modulation", nn.initializers.normal(scale), (6, c.width)
+    )
     self.norm1, self.norm2 = LayerNorm(), LayerNorm()
     self.norm3 = LayerNorm(affine=True)
     self.self_attn = SelfAttention(c.width, c.heads, self.dtype)
@@ -158,7 +162,7 @@ class Stream(nn.Module):
   """What a stream has outside its blocks: patches, time, text and image, and the head."""
 
   config: StreamConfig
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   def setup(self):
     c = self.config

@@ -6,6 +6,8 @@ The mel of MMAudio's 16 kHz mode (its 44.1 kHz mode by keywords):
   mel[m, c] = sum_k sqrt(|S|^2 + 1e-9) M[k, c]
   log_mel   = log10(max(mel, 1e-5))
 
+Products are exact float32: an accelerator's bf16 products ruin quiet bands.
+
 x is clamped to [-1, 1] and reflected at both ends, so n samples give n / hop frames,
 frame m centred on sample (m + 1/2) hop. M are triangles of unit area, equally spaced
 on Slaney's mel scale from 0 Hz to half the sample rate.
@@ -17,25 +19,24 @@ and overlap-add are then shifted reshapes, with no gather or scatter.
 import functools
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Complex, Float
 
-_EXACT = lax.Precision.HIGHEST  # an accelerator's bf16 products ruin quiet bands
-
 
 @functools.cache
 def _hann(n_fft: int) -> np.ndarray:
-  """The periodic Hann window."""
-  return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
+  """The periodic Hann window, with axes for batch and frames."""
+  angle = 2 * np.pi * np.arange(n_fft)[None, None] / n_fft
+  return (0.5 - 0.5 * np.cos(angle)).astype(np.float32)
 
 
 @functools.cache
 def mel_filters(sample_rate: int, n_fft: int, bands: int) -> Float[np.ndarray, "k c"]:
   """Slaney triangles: linear below 1 kHz (3 mel per 200 Hz), logarithmic above (27 mel
-  per factor 6.4), each of area 1 over frequency in Hz."""
+  per factor 6.4), each of area 1 over frequency in Hz.
+  """
   top = 15 + 27 * np.log(sample_rate / 2 / 1000) / np.log(6.4)
   mel = np.linspace(0, top, bands + 2)
   edges = np.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((mel - 15) / 27))
@@ -49,7 +50,7 @@ def mel_filters(sample_rate: int, n_fft: int, bands: int) -> Float[np.ndarray, "
 def stft(
   x: Float[Array, "b n"], *, n_fft: int = 1024, hop: int = 256
 ) -> Complex[Array, "b m k"]:
-  """n samples to n / hop frames of n_fft / 2 + 1 bins."""
+  """Sound of n samples to n / hop frames of n_fft / 2 + 1 bins."""
   edge = (n_fft - hop) // 2
   x = jnp.pad(x, ((0, 0), (edge, edge)), mode="reflect")
   overlap, frames = n_fft // hop, (x.shape[1] - n_fft) // hop + 1
@@ -74,7 +75,7 @@ def istft(spectrum: Complex[Array, "b m k"], *, hop: int = 256) -> Float[Array, 
   """The least-squares inverse of `stft`; m frames give m * hop samples."""
   n_fft = 2 * (spectrum.shape[-1] - 1)
   window = _hann(n_fft)
-  weight = jnp.broadcast_to(window**2, (1, spectrum.shape[1], n_fft))
+  weight = jnp.repeat(jnp.asarray(window) ** 2, spectrum.shape[1], axis=1)
   frames = jnp.fft.irfft(spectrum, n_fft) * window
   return _overlap_add(frames, hop) / _overlap_add(weight, hop)
 
@@ -90,7 +91,9 @@ def mel_spectrogram(
   """Mel amplitudes; n samples give n / hop frames."""
   spectrum = stft(jnp.clip(x, -1, 1), n_fft=n_fft, hop=hop)
   amplitude = jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9)
-  return jnp.matmul(amplitude, mel_filters(sample_rate, n_fft, bands), precision=_EXACT)
+  return jnp.matmul(
+    amplitude, mel_filters(sample_rate, n_fft, bands), precision="highest"
+  )
 
 
 def log_mel(
@@ -98,7 +101,8 @@ def log_mel(
 ) -> Float[Array, "b m c"]:
   """What MMAudio's audio VAE reads; `mode` and `log` as in its two modes:
   16 kHz: the defaults; 44.1 kHz: sample_rate=44100, n_fft=2048, hop=512, bands=128,
-  log=jnp.log."""
+  log=jnp.log.
+  """
   return log(jnp.maximum(mel_spectrogram(x, **mode), 1e-5))
 
 
@@ -110,10 +114,11 @@ def invert_mel(
   steps: int = 32,
 ) -> Float[Array, "b m k"]:
   """Amplitudes A >= 0 with least ||A M - mel||^2: the pseudo-inverse, clipped, then the
-  multiplicative updates of Lee and Seung, A <- A (mel M^T) / (A M M^T)."""
+  multiplicative updates of Lee and Seung, A <- A (mel M^T) / (A M M^T).
+  """
   filters = mel_filters(sample_rate, n_fft, mel.shape[-1])
   inverse = np.linalg.pinv(filters)
-  dot = functools.partial(jnp.matmul, precision=_EXACT)
+  dot = functools.partial(jnp.matmul, precision="highest")
   target = dot(mel, filters.T)
 
   def update(amplitude, _):
@@ -128,7 +133,8 @@ def griffin_lim(
   amplitude: Float[Array, "b m k"], *, hop: int = 256, steps: int = 64
 ) -> Float[Array, "b n"]:
   """A sound of exactly m * hop samples whose STFT has these amplitudes: alternate
-  projections from zero phase, with the momentum 0.99 of Perraudin et al. (2013)."""
+  projections from zero phase, with the momentum 0.99 of Perraudin et al. (2013).
+  """
   n_fft = 2 * (amplitude.shape[-1] - 1)
 
   def project(state, _):

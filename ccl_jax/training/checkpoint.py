@@ -6,9 +6,9 @@ has been written:
   meta   JSON: the data iterator's state, the caller's metadata, and for every array its
          shape, dtype and fingerprint; a digest covers the whole
 
-Storage returns flipped bits without a word, so a restore trusts nothing: the digest, the
-shapes and every fingerprint must agree, or the step counts as damaged and the one before
-it is tried. Arrays of another *shape* than asked for are no damage but a user's mistake.
+Storage returns flipped bits without a word, so a restore trusts nothing: the digest
+and every fingerprint must agree, or the step counts as damaged and the one before it is
+tried. Arrays of another *shape* than asked for are no damage but a user's mistake.
 """
 
 import hashlib
@@ -69,7 +69,7 @@ class Checkpointer:
     """Starts to save `state` (arrays) and two JSON dicts; waits for an unfinished save.
 
     Returns once the arrays have left the devices: they may be donated then. Saving one
-    step twice does nothing the second time.
+    step twice does nothing the second time. PRNG keys go as their raw key data.
     """
     if step == self._last:
       return
@@ -137,8 +137,9 @@ def restore_params(
 ) -> tuple[int, PyTree, dict]:
   """(step, params, metadata): one subtree of the state ("ema", "params"), no more.
 
-  Reads and verifies only that subtree, from the newest good step or the one asked for,
-  into the shardings and dtypes of `abstract`. Writes nothing: safe beside a running job.
+  Reads and verifies only that subtree, of the newest good step or the one asked for,
+  into the shardings and dtypes of `abstract`. Writes nothing: safe beside a running
+  job.
   """
   folder = _absolute(directory)
   steps = ocp.utils.checkpoint_steps(folder)
@@ -170,8 +171,8 @@ def _newest_good(directory, steps, abstract, partial=False):
     else:
       return step, tree, meta, damaged
   raise UsageError(
-    f"no checkpoint in {directory} can be restored (damaged: {damaged}); put back a good"
-    " copy, or start in an empty folder"
+    f"no checkpoint in {directory} can be restored (damaged: {damaged}); put back a"
+    " good copy, or start in an empty folder"
   )
 
 
@@ -205,12 +206,11 @@ def _read_meta(folder):
 def _read_state(folder, leaves, abstract, partial):
   # The bare handler, for CheckpointManager.restore ends in a barrier at which the other
   # processes would hang when one fails to read.
-  stored = {path: np.dtype(leaf["dtype"]) for path, leaf in leaves.items()}
-  dtypes = [stored[path] for path in leaf_paths(abstract)]
-  leaves, structure = jax.tree.flatten(abstract)
-  item = structure.unflatten(
-    jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
-    for leaf, dtype in zip(leaves, dtypes)
+  item = jax.tree.structure(abstract).unflatten(
+    jax.ShapeDtypeStruct(
+      leaf.shape, np.dtype(leaves[path]["dtype"]), sharding=leaf.sharding
+    )
+    for path, leaf in leaf_paths(abstract).items()
   )
   return ocp.PyTreeCheckpointHandler().restore(
     folder,

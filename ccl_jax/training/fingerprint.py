@@ -5,8 +5,8 @@
 i is the element's row-major index in the *global* array and mix is the 32-bit finaliser
 of MurmurHash3, a bijection. So one changed element always changes the sum; two swapped
 elements, or any larger damage, are missed with probability 2^-32. A sum of integers
-does not depend on the order of addition: every sharding of an array has one fingerprint,
-computed where the shards lie and all-reduced.
+does not depend on the order of addition, so every sharding of an array has the same
+fingerprint, computed where the shards lie and all-reduced.
 """
 
 import jax
@@ -46,6 +46,7 @@ def leaf_paths(tree: PyTree) -> dict[str, object]:
 
 
 def fingerprints(tree: PyTree) -> dict[str, int]:
-  """The fingerprints of all leaves by path; all are computed before one is fetched."""
-  prints = {path: fingerprint(leaf) for path, leaf in leaf_paths(tree).items()}
-  return {path: int(value) for path, value in prints.items()}
+  """The fingerprints of all leaves by path."""
+  # One at a time: on virtual CPU devices many collectives in flight can deadlock.
+  jax.block_until_ready(tree)
+  return {path: int(fingerprint(leaf)) for path, leaf in leaf_paths(tree).items()}

@@ -39,8 +39,8 @@ class MetricLog:
       return
     if "://" in os.fspath(workdir):
       raise UsageError(
-        f"metrics cannot go to {workdir}: lines are appended, which object stores do not"
-        " offer; give a local folder"
+        f"metrics cannot go to {workdir}: object stores cannot append lines; give a"
+        " local folder"
       )
     from tensorboardX import SummaryWriter
 

@@ -139,7 +139,7 @@ def ema_update(
   decay: float,
   step: Int[Array, ""] | int,
 ) -> PyTree[Float[Array, "..."]]:
-  """ema + (1 - d)(params - ema), d = min(decay, (1 + step) / (10 + step)).
+  """Returns ema + (1 - d)(params - ema) with d = min(decay, (1 + step) / (10 + step)).
 
   The rising d lets the average forget the initial parameters; where a parameter never
   moves its average is the same bits.

@@ -1,0 +1,142 @@
+"""Batches of clips, the same on any number of processes and threads.
+
+A source of N clips is read in an endless order: epoch after epoch, each a new
+permutation drawn from `seed`. Batch g holds the items B g .. B (g + 1) - 1 of that
+order, and process p of P its rows  p b .. (p + 1) b - 1,  b = B / P,  so the processes'
+rows side by side are the batch one process would read. The state is the index of the
+next item: one number, equal on all processes, good for any other P, B or thread count.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import grain
+import numpy as np
+
+from ccl_jax.errors import UsageError
+
+_log = logging.getLogger(__name__)
+
+Tokenize = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
+
+
+def make_iterator(
+  source: Any,
+  *,
+  batch_size: int,
+  seed: int,
+  tokenize: Tokenize,
+  process_index: int = 0,
+  process_count: int = 1,
+  threads: int = 4,
+  shuffle: bool = True,
+  repeat: bool = True,
+) -> "BatchIterator":
+  """Iterates over this process's rows of each batch: `video` uint8 (b, F, H, W, 3),
+  `audio` float32 (b, n), `ids` int32 (b, l), `mask` bool (b, l).
+
+  `source` has len and getitem, and gives clips or records of TFDS (texts as bytes,
+  further fields dropped). `batch_size` counts all processes' rows. Without `repeat` the
+  last N mod B clips of the one epoch are left out.
+  """
+  if batch_size % process_count:
+    raise UsageError(
+      f"batch_size counts the rows of all processes, got {batch_size} for "
+      f"{process_count} processes: use a multiple of {process_count}"
+    )
+  if len(source) < (1 if repeat else batch_size):
+    raise UsageError(
+      f"the source has {len(source)} clips, fewer than the batch_size {batch_size}"
+    )
+  order = grain.MapDataset.source(source).seed(seed)
+  order = order.shuffle() if shuffle else order
+  order = order.repeat() if repeat else order
+  return BatchIterator(
+    order, len(source), batch_size, process_index, process_count, threads, tokenize
+  )
+
+
+class BatchIterator:
+  """See `make_iterator`. `close` stops the reading threads."""
+
+  def __init__(
+    self,
+    order: grain.MapDataset,
+    clips: int,
+    batch_size: int,
+    process_index: int,
+    process_count: int,
+    threads: int,
+    tokenize: Tokenize,
+  ):
+    self._order, self._clips, self._batch_size = order, clips, batch_size
+    self._rows = batch_size // process_count
+    self._first_row = process_index * self._rows
+    self._threads, self._tokenize = threads, tokenize
+    self._next, self._batches = 0, None
+
+  def __iter__(self) -> "BatchIterator":
+    return self
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    if self._batches is None:
+      self._batches = self._read_from(self._next)
+    batch = next(self._batches)
+    self._next += self._batch_size
+    ids, mask = self._tokenize([_text(text) for text in batch.pop("text")])
+    return batch | {"ids": ids, "mask": mask}
+
+  def get_state(self) -> dict[str, int]:
+    return {"next_index": self._next, "clips": self._clips}
+
+  def set_state(self, state: dict[str, int]) -> None:
+    if state["clips"] != self._clips:
+      _log.warning(
+        "the data had %d clips when this state was saved, now %d: the order is another",
+        *(state["clips"], self._clips),
+      )
+    self.close()
+    self._next = int(state["next_index"])
+
+  def close(self) -> None:
+    if self._batches is not None:
+      self._batches.close()
+    self._batches = None
+
+  def _read_from(self, start: int) -> grain.DatasetIterator:
+    rows = _Rows(self._order, start, self._batch_size, self._first_row, self._rows)
+    # The buffer holds clips, not batches: two batches, or one clip for each thread.
+    options = grain.ReadOptions(
+      num_threads=self._threads,
+      prefetch_buffer_size=max(self._threads, 2 * self._rows),
+    )
+    clips = grain.MapDataset.source(rows).map(_model_inputs)
+    return iter(clips.to_iter_dataset(options).batch(self._rows, drop_remainder=True))
+
+
+class _Rows:
+  """The items of `order` from `start` on that fall to one process: of each batch the
+  rows `first` .. `first + count - 1`.
+  """
+
+  def __init__(
+    self, order: grain.MapDataset, start: int, batch_size: int, first: int, count: int
+  ):
+    self._order, self._start, self._batch_size = order, start, batch_size
+    self._first, self._count = first, count
+
+  def __len__(self) -> int:
+    return (len(self._order) - self._start) // self._batch_size * self._count
+
+  def __getitem__(self, index: int) -> Any:
+    batch, row = divmod(index, self._count)
+    return self._order[self._start + batch * self._batch_size + self._first + row]
+
+
+def _model_inputs(clip: dict[str, Any]) -> dict[str, Any]:
+  return {key: clip[key] for key in ("video", "audio", "text")}
+
+
+def _text(text: Any) -> str:
+  return text.decode("utf-8") if isinstance(text, bytes) else str(text)

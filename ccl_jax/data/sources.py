@@ -1,0 +1,81 @@
+"""Sources by name: a folder of films, a TFDS directory, or a builder of this package.
+
+A source is anything with len and getitem that gives clips. A builder is a module of
+`data.builders` with `build(root, spec, **options) -> {split: source}`, which makes the
+data set below `root` unless it is there.
+"""
+
+import importlib
+import inspect
+import pathlib
+import pkgutil
+from typing import Any
+
+from ccl_jax.data import builders
+from ccl_jax.data.folder import FolderSource
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
+
+
+def open_source(
+  kind: str,
+  spec: ClipSpec,
+  root: str | pathlib.Path,
+  split: str = "train",
+  **options: Any,
+) -> Any:
+  """Clips of `spec`. `kind` is "folder" (films below `root`; options of
+  `FolderSource`), "tfds" (a built data set with video, audio and text, whose version's
+  directory is `root`), or a builder (its own options).
+  """
+  if kind == "folder":
+    return _call(kind, FolderSource, root, spec, options)
+  if kind == "tfds":
+    return _of_split(kind, _tfds_splits(root, spec), split)
+  known = [module.name for module in pkgutil.iter_modules(builders.__path__)]
+  if kind not in known:
+    raise UsageError(
+      f"no data source {kind!r}: expected folder, tfds, {', '.join(known)}"
+    )
+  build = importlib.import_module(f"{builders.__name__}.{kind}").build
+  return _of_split(kind, _call(kind, build, root, spec, options), split)
+
+
+def _call(
+  kind: str, make: Any, root: str | pathlib.Path, spec: ClipSpec, options: dict
+):
+  try:
+    inspect.signature(make).bind(root, spec, **options)
+  except TypeError as e:
+    raise UsageError(f"options of the data source {kind}: {e}") from e
+  return make(root, spec, **options)
+
+
+def _of_split(kind: str, splits: dict[str, Any], split: str) -> Any:
+  if split not in splits:
+    raise UsageError(f"no split {split!r} of {kind}: expected {', '.join(splits)}")
+  return splits[split]
+
+
+def _tfds_splits(root: str | pathlib.Path, spec: ClipSpec) -> dict[str, Any]:
+  import tensorflow_datasets as tfds
+
+  if not (pathlib.Path(root) / "dataset_info.json").is_file():
+    raise UsageError(
+      f"no TFDS data set at {root}: give the directory that holds dataset_info.json"
+    )
+  splits = tfds.builder_from_directory(str(root)).as_data_source()
+  for name, source in splits.items():
+    clip = source[0]
+    if not {"video", "audio", "text"} <= set(clip):
+      raise UsageError(
+        f"{root} has the fields {', '.join(clip)}: expected video, audio and text"
+      )
+    got = clip["video"].shape, clip["audio"].shape
+    expected = (spec.frames, spec.height, spec.width, 3), (spec.samples,)
+    if got != expected:
+      raise UsageError(
+        f"{name} of {root} has pixels and samples {got}, the configuration asks for "
+        f"{expected}: change one of them"
+      )
+  return splits

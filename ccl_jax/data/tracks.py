@@ -1,0 +1,150 @@
+"""What a media file holds, and its frames with their times.
+
+The presentation clock is the file's own: timestamp x time base, after the container's
+edit lists and the codecs' delay. A file that cannot give what is asked raises
+`MediaError`, which names it and says why.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import av
+
+SHORT_TAIL = 0.25  # seconds that the sound may end before the picture
+_PREROLL = 0.5  # seconds decoded before a late start: codec delay, reordered frames
+
+Path = str | pathlib.Path
+
+
+class MediaError(ValueError):
+  """A file that cannot be read as asked: its name and the reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MediaInfo:
+  """What a file's headers say. Picture and sound are both there from `start` to `end`
+  (seconds on the presentation clock); `end` is None where the headers do not tell.
+  """
+
+  has_video: bool
+  has_audio: bool
+  start: float
+  end: float | None
+  fps: float | None
+  height: int | None
+  width: int | None
+
+  @property
+  def duration(self) -> float | None:
+    return None if self.end is None else self.end - self.start
+
+
+def probe(path: Path) -> MediaInfo:
+  """Reads the headers only."""
+  with opened(path) as container:
+    ends = {s.index: _header_end(container, s) for s in _main_tracks(container)}
+    return _info(container, ends)
+
+
+def measure(path: Path) -> MediaInfo:
+  """As `probe`, for a file without durations: reads every packet, decodes none."""
+  with opened(path) as container:
+    tracks = _main_tracks(container)
+    ends = {s.index: first_time(s) for s in tracks}
+    for packet in container.demux(*tracks) if tracks else ():
+      if packet.pts is not None:
+        end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+        ends[packet.stream.index] = max(ends[packet.stream.index], end)
+    return _info(container, ends)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Any]:
+  """The file as a PyAV container; whatever fails inside is a `MediaError`."""
+  try:
+    with av.open(str(path)) as container:
+      yield container
+  except MediaError:
+    raise
+  except (av.FFmpegError, OSError, ValueError) as e:
+    raise MediaError(f"{path}: {getattr(e, 'strerror', None) or e}") from e
+
+
+def track(container, kind: str) -> Any:
+  """The main "video" or "audio" track; a cover picture is no video."""
+  stream = main_track(container, kind)
+  if stream is None:
+    raise MediaError(f"{container.name}: no {kind} track")
+  return stream
+
+
+def main_track(container, kind: str) -> Any:
+  """As `track`, or None."""
+  stream = container.streams.best(kind)
+  if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+    return None
+  return stream
+
+
+def first_time(stream) -> float:
+  return float((stream.start_time or 0) * stream.time_base)
+
+
+def frames_from(container, stream, start: float) -> Iterator[tuple[float, Any]]:
+  """(time, frame) in order of presentation, from `start` or earlier to the end."""
+  frames = _timed_frames(container, stream)
+  if start - first_time(stream) > 4 * _PREROLL:
+    container.seek(int((start - _PREROLL) * av.time_base))
+    head = next(frames, None)
+    if head is None or head[0] > start:  # a poor index: decode from the beginning
+      with opened(container.name) as fresh:
+        yield from _timed_frames(fresh, fresh.streams[stream.index])
+      return
+    yield head
+  yield from frames
+
+
+def _timed_frames(container, stream) -> Iterator[tuple[float, Any]]:
+  for frame in container.decode(stream):
+    if frame.pts is not None:
+      yield float(frame.pts * frame.time_base), frame
+
+
+def _main_tracks(container) -> list:
+  tracks = (main_track(container, kind) for kind in ("video", "audio"))
+  return [stream for stream in tracks if stream is not None]
+
+
+def _header_end(container, stream) -> float | None:
+  if stream.index_entries:
+    last = stream.index_entries[-1]
+    if 0 < (container.size or 0) < last.pos + last.size:
+      raise MediaError(
+        f"{container.name}: truncated, {container.size} bytes of at least "
+        f"{last.pos + last.size}"
+      )
+  if stream.duration:
+    return first_time(stream) + float(stream.duration * stream.time_base)
+  if container.duration:
+    return ((container.start_time or 0) + container.duration) / av.time_base
+  return None
+
+
+def _info(container, ends: dict) -> MediaInfo:
+  video, audio = (main_track(container, kind) for kind in ("video", "audio"))
+  last = [ends[stream.index] for stream in _main_tracks(container)]
+  if video and audio and last[1] is not None:
+    last[1] += SHORT_TAIL
+  rate = video and (video.average_rate or video.guessed_rate)
+  return MediaInfo(
+    has_video=video is not None,
+    has_audio=audio is not None,
+    start=max(map(first_time, _main_tracks(container)), default=0.0),
+    end=min(last) if last and None not in last else None,
+    fps=float(rate) if rate else None,
+    height=video.height if video else None,
+    width=video.width if video else None,
+  )

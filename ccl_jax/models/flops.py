@@ -1,0 +1,72 @@
+"""Floating-point operations of a forward pass, by formula (multiply and add are two).
+
+Counted by hand since XLA counts the body of a scan once and kernels not at all. Norms,
+RoPE and activations are left out, as is usual for model FLOPs utilisation. A train step
+is three forward passes; rematerialisation is not counted.
+"""
+
+from collections.abc import Mapping
+
+from ccl_jax.axes import other
+from ccl_jax.models.cca import Geometry
+from ccl_jax.models.joint import JointDiT
+from ccl_jax.ops import tarp
+
+
+def forward_flops(
+  model: JointDiT, geometry: Geometry, text_length: int, text_dim: int
+) -> Mapping[str, float]:
+  """FLOPs of one clip's forward pass with every key read, by part."""
+  configs = dict(model.streams)
+  tokens = {
+    "video": geometry.t * geometry.h * geometry.w,
+    "audio": geometry.a,
+  }
+  parts = dict.fromkeys(
+    ("linear", "self_attention", "text_attention", "cross", "ends"), 0.0
+  )
+  depth = model.depth
+  for s, c in configs.items():
+    n, d = tokens[s], c.width
+    context = text_length + 257 * c.image_tokens
+    # q, k, v, o of self-attention, q and o of text attention, two of the FFN.
+    parts["linear"] += depth * 2 * n * (6 * d * d + 2 * d * c.ffn)
+    parts["self_attention"] += depth * 4 * n * n * d
+    parts["text_attention"] += depth * (4 * n * context * d + 4 * context * d * d)
+    patch = c.patch[0] * c.patch[1] * c.patch[2]
+    parts["ends"] += 2 * n * patch * (c.in_channels + c.out_channels) * d
+    parts["ends"] += 2 * text_length * (text_dim + d) * d
+  if model.cross is not None:
+    for s, c in configs.items():
+      source = other(s)
+      n, m = tokens[s], tokens[source]
+      r = model.cross.context_tokens(source)
+      if not model.cross.tarp:
+        seen = m
+      elif s == "video":
+        seen = tarp.audio_windows(geometry.t, geometry.a).index.shape[1]
+      else:
+        seen = geometry.h * geometry.w
+      project = 2 * n * 2 * c.width**2 + 2 * m * 2 * configs[source].width * c.width
+      parts["cross"] += depth * (project + 4 * n * (r + seen) * c.width)
+  return parts
+
+
+def peak_flops(device_kind: str, measured: float | None = None) -> float | None:
+  """Dense bf16 FLOP/s of an accelerator by its name in JAX; None where unknown."""
+  table = {
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+  }
+  for name, flops in table.items():
+    if name in device_kind:
+      return flops
+  return measured

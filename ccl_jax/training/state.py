@@ -1,0 +1,63 @@
+"""The training state: parameters, optimizer, moving average, step."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ccl_jax.sharding import parameter_axes, path_of, spec
+
+PyTree = Any
+
+
+class TrainState(NamedTuple):
+  """Everything a step changes; `ema` is a second set of parameters."""
+
+  step: jax.Array
+  params: PyTree
+  opt_state: PyTree
+  ema: PyTree
+
+
+def new_state(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=optimizer.init(params),
+    ema=jax.tree.map(jnp.copy, params),
+  )
+
+
+def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
+  """Shardings of a state (or of its shapes): what mirrors a parameter follows it."""
+  params = {path_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(state.params)}
+
+  def leaf(key_path, x):
+    path = path_of(key_path)
+    owner = next((p for p in _suffixes(path) if p in params), None)
+    if owner is None:
+      return NamedSharding(mesh, P())
+    return NamedSharding(
+      mesh, spec(parameter_axes("/" + owner, x.ndim), x.shape, mesh)
+    )
+
+  return jax.tree_util.tree_map_with_path(leaf, state)
+
+
+def _suffixes(path: str):
+  parts = path.split("/")
+  return ("/".join(parts[i:]) for i in range(len(parts)))
+
+
+def abstract_state(state: TrainState, mesh: Mesh) -> TrainState:
+  """Shapes with shardings, to restore or compile with."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    state,
+    state_shardings(state, mesh),
+  )
+
+

@@ -1,0 +1,248 @@
+"""One training step: draw, corrupt, predict, compare, update (section 4.4).
+
+Flow matching: x_sigma = (1 - sigma) x0 + sigma eps, target eps - x0. The task of a
+sample decides which streams are noised, what cross-modal attention sees and where the
+loss is:
+
+  L = lv 1[video generated] Lv + la 1[audio generated] La                       (eq. 7)
+
+each L the mean over the samples that generate that stream. Everything is drawn for the
+whole batch before it is cut into microbatches, so accumulation changes no number.
+
+A batch is {"video": (b, t, h, w, c), "audio": (b, a, c), "text": (b, l, e)} of clean
+latents and embeddings, and for Wan2.1-I2V's form of image condition "condition"
+(b, t, h, w, 20) and "image" (b, 257, 1280).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from ccl_jax.axes import STREAMS, other
+from ccl_jax.diffusion import flow
+from ccl_jax.models.joint import JointDiT
+from ccl_jax.tasks import TASKS, Route, SampleTasks, Task, draw_tasks, sample_tasks
+from ccl_jax.training.optim import ema_update
+from ccl_jax.training.state import TrainState
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """The training objective.
+
+  Attributes:
+    names, probabilities: the tasks and how often each is drawn.
+    sigma: "uniform" or "logit_normal", then shifted by `shift`.
+    loss_weights: lv and la.
+    text_dropout: probability that a sample's text is replaced by the null text.
+    image_probability: probability that a generated video is given its first frame.
+  """
+
+  names: tuple[str, ...]
+  probabilities: tuple[float, ...]
+  sigma: str = "uniform"
+  shift: float = 5.0
+  loss_weights: tuple[float, float] = (1.0, 1.0)
+  text_dropout: float = 0.1
+  image_probability: float = 0.0
+
+
+class Draw(NamedTuple):
+  """What is random in a step, by sample."""
+
+  tasks: SampleTasks
+  sigma: Mapping[str, Float[Array, "b"]]
+  noise: Mapping[str, Float[Array, "b ..."]]
+  null_text: Bool[Array, "b"]
+  image: Bool[Array, "b"]
+
+
+def draw(
+  key: jax.Array, latents: Mapping[str, Array], recipe: Recipe, task: int | None = None
+) -> Draw:
+  """Draws a step's tasks, noise levels and noise; `task` fixes one for all samples."""
+  b = jax.tree.leaves(latents)[0].shape[0]
+  k_task, k_sigma, k_noise, k_text, k_image = jax.random.split(key, 5)
+  if task is None:
+    index = draw_tasks(k_task, b, recipe.probabilities)
+  else:
+    index = jnp.full((b,), task)
+  tasks = sample_tasks(index, list(recipe.names))
+  sigma = {
+    s: flow.draw_sigma(k, (b,), kind=recipe.sigma, shift=recipe.shift)
+    for s, k in zip(STREAMS, jax.random.split(k_sigma))
+  }
+  sigma["audio"] = jnp.where(tasks.shared_sigma, sigma["video"], sigma["audio"])
+  return Draw(
+    tasks=tasks,
+    sigma={s: jnp.where(tasks.generated[s], sigma[s], 0.0) for s in latents},
+    noise={
+      s: jax.random.normal(k, latents[s].shape)
+      for s, k in zip(STREAMS, jax.random.split(k_noise))
+      if s in latents
+    },
+    null_text=jax.random.bernoulli(k_text, recipe.text_dropout, (b,)),
+    image=jax.random.bernoulli(k_image, recipe.image_probability, (b,)),
+  )
+
+
+def frame_sigma(drawn: Draw, latents: Mapping[str, Array]) -> dict[str, Array]:
+  """Noise level of every frame: (b, t) for video, whose first may be clean; (b, 1)."""
+  sigma = {s: drawn.sigma[s][:, None] for s in latents}
+  if "video" in latents:
+    first = jnp.arange(latents["video"].shape[1])[None] == 0
+    sigma["video"] = jnp.where(first & drawn.image[:, None], 0.0, sigma["video"])
+  return sigma
+
+
+def sample_losses(
+  model: JointDiT,
+  params: PyTree,
+  batch: Mapping[str, Array],
+  null_text: Float[Array, "l e"],
+  drawn: Draw,
+  route: Route,
+) -> dict[str, Float[Array, "b"]]:
+  """Mean squared velocity error of every sample, by stream, over its noised frames."""
+  latents = {s: batch[s].astype(jnp.float32) for s in STREAMS if s in batch}
+  sigma = frame_sigma(drawn, latents)
+  inputs = {
+    s: flow.interpolate(latents[s], drawn.noise[s], sigma[s]) for s in latents
+  }
+  if "condition" in batch:
+    inputs["video"] = jnp.concatenate([inputs["video"], batch["condition"]], -1)
+  text = jnp.where(drawn.null_text[:, None, None], null_text[None], batch["text"])
+  velocity = model.apply(
+    {"params": params},
+    inputs,
+    {s: 1000.0 * sigma[s] for s in latents},
+    text,
+    route,
+    image={"video": batch["image"]} if "image" in batch else None,
+  )
+  losses = {}
+  for s in latents:
+    error = (velocity[s] - flow.velocity_target(latents[s], drawn.noise[s])) ** 2
+    frames = error.mean(range(2, error.ndim))
+    noised = jnp.broadcast_to(sigma[s] > 0, frames.shape)
+    losses[s] = jnp.where(noised, frames, 0.0).sum(1) / jnp.maximum(noised.sum(1), 1)
+  return losses
+
+
+def hold_clean_streams(params: PyTree, task: Task) -> PyTree:
+  """Stops gradients at the parameters of the streams that a task does not generate.
+
+  Their gradient is zero already (detached states, no loss); saying so at the root lets
+  the compiler drop their whole backward pass.
+  """
+  held = {"blocks"}
+  for s in task.detached:
+    held |= {s, f"{other(s)}_to_{s}"}
+
+  def leaf(path, x):
+    names = {k.key for k in path[:2]} - {"blocks"}
+    return jax.lax.stop_gradient(x) if names & held else x
+
+  return jax.tree_util.tree_map_with_path(leaf, params)
+
+
+def make_train_step(
+  model: JointDiT,
+  optimizer: optax.GradientTransformation,
+  recipe: Recipe,
+  *,
+  seed: int,
+  accumulate: int = 1,
+  ema_decay: float = 0.999,
+  task: str | None = None,
+) -> Callable[[TrainState, Mapping[str, Array], Array], tuple[TrainState, dict]]:
+  """A pure function (state, batch, null_text) -> (state, metrics), to be jitted.
+
+  Args:
+    accumulate: microbatches that a batch is cut into, one after the other.
+    task: one task for the whole batch with a static route; None draws by sample.
+
+  Metrics: `loss`, `grad_norm`, `by_task` (tasks, streams): mean loss of each task and
+  stream in this batch, not a number where no sample drew it.
+  """
+  static = None if task is None else TASKS[task]
+  weights = dict(zip(STREAMS, recipe.loss_weights))
+
+  def losses(params, batch, null_text, drawn):
+    if static is None:
+      route = drawn.tasks.route
+    else:
+      params = hold_clean_streams(params, static)
+      on = lambda names: {s: True for s in names}
+      route = Route(on(static.reads), on(static.detached))
+    if len(model.streams) == 1:
+      route = Route()
+    return sample_losses(model, params, batch, null_text, drawn, route)
+
+  def objective(params, batch, null_text, drawn, counts):
+    by_sample = losses(params, batch, null_text, drawn)
+    total = sum(
+      weights[s] * jnp.where(drawn.tasks.generated[s], v, 0.0).sum() / counts[s]
+      for s, v in by_sample.items()
+    )
+    return total, by_sample
+
+  def step(state, batch, null_text):
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    latents = {s: batch[s] for s in STREAMS if s in batch}
+    index = None if task is None else recipe.names.index(task)
+    drawn = draw(key, latents, recipe, index)
+    counts = {s: jnp.maximum(drawn.tasks.generated[s].sum(), 1) for s in latents}
+    gradient = jax.value_and_grad(objective, has_aux=True)
+
+    def micro(total, part):
+      (loss, by_sample), grads = gradient(state.params, *part[:1], null_text, part[1], counts)
+      return jax.tree.map(jnp.add, total, (loss, grads)), by_sample
+
+    if accumulate == 1:
+      (loss, by_sample), grads = gradient(state.params, batch, null_text, drawn, counts)
+    else:
+      zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
+      parts = jax.tree.map(lambda x: _microbatches(x, accumulate), (dict(batch), drawn))
+      (loss, grads), by_sample = jax.lax.scan(micro, zero, parts)
+      by_sample = jax.tree.map(_joined, by_sample)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = ema_update(state.ema, params, ema_decay, state.step)
+    metrics = {
+      "loss": loss,
+      "grad_norm": optax.global_norm(grads),
+      "by_task": _by_task(by_sample, drawn.tasks, len(recipe.names)),
+    }
+    return TrainState(state.step + 1, params, opt_state, ema), metrics
+
+  return step
+
+
+def _microbatches(x: Array, n: int) -> Array:
+  """Every n-th sample to one microbatch: each device keeps its share of every one."""
+  return x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1)
+
+
+def _joined(x: Array) -> Array:
+  return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+
+
+def _by_task(by_sample, tasks: SampleTasks, n: int) -> Float[Array, "tasks streams"]:
+  """Mean loss by task and stream; not a number where no sample counts."""
+  member = jax.nn.one_hot(tasks.index, n)
+  columns = []
+  for s in STREAMS:
+    if s not in by_sample:
+      columns.append(jnp.full((n,), jnp.nan))
+      continue
+    counted = member * tasks.generated[s][:, None]
+    columns.append((counted * by_sample[s][:, None]).sum(0) / counted.sum(0))
+  return jnp.stack(columns, -1)

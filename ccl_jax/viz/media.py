@@ -1,0 +1,106 @@
+"""Writers: a clip as mp4, a sound as wav, a picture as png.
+
+Every file appears whole: it is written beside its place and renamed.
+"""
+
+import contextlib
+import fractions
+import os
+import pathlib
+import wave
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from ccl_jax.errors import UsageError
+
+Path = str | pathlib.Path
+_PICTURE = {"crf": "14", "preset": "medium"}  # x264: visually lossless
+_SOUND_BITS = 192_000  # per second; AAC lowers it where the sample rate allows less
+
+
+def write_mp4(
+  path: Path,
+  video: UInt8[np.ndarray, "F H W 3"],
+  fps: float | int,
+  audio: Float32[np.ndarray, "n"] | None = None,
+  sample_rate: int = 16000,
+) -> None:
+  """H.264 in BT.709 and mono AAC; frame 0 and sample 0 start together. An odd height or
+  width repeats its last row or column, as the format has even sizes.
+  """
+  import av
+
+  try:
+    av.codec.Codec("libx264", "w")
+  except av.codec.codec.UnknownCodecError as e:
+    raise UsageError(
+      "this build of PyAV has no libx264 to write mp4 files: install the wheel of "
+      "`av` from its package index"
+    ) from e
+  height, width = (side + side % 2 for side in video.shape[1:3])
+  rate = fractions.Fraction(fps).limit_denominator(1001)
+  with (
+    _whole(path) as partial,
+    av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as out,
+  ):
+    picture = out.add_stream("libx264", rate=rate, options=_PICTURE)
+    picture.width, picture.height, picture.pix_fmt = width, height, "yuv420p"
+    context = picture.codec_context
+    context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
+    context.color_range = 1  # 16 to 235
+    if audio is not None:
+      sound = out.add_stream("aac", rate=sample_rate, layout="mono")
+      sound.bit_rate = _SOUND_BITS
+    for k, pixels in enumerate(video):
+      pad = [(0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0)]
+      frame = av.VideoFrame.from_ndarray(np.pad(pixels, pad, "edge"), "rgb24")
+      frame = frame.reformat(
+        format="yuv420p",
+        dst_colorspace="ITU709",
+        dst_color_range="MPEG",
+        interpolation="BICUBIC",
+      )
+      frame.pts, frame.time_base = k, 1 / rate
+      out.mux(picture.encode(frame))
+    out.mux(picture.encode(None))
+    if audio is not None:
+      frame = av.AudioFrame.from_ndarray(
+        np.clip(audio, -1, 1)[None].astype(np.float32), "fltp", "mono"
+      )
+      frame.sample_rate, frame.pts = sample_rate, 0
+      out.mux(sound.encode(frame))
+      out.mux(sound.encode(None))
+
+
+def write_wav(
+  path: Path, audio: Float32[np.ndarray, "n"], sample_rate: int = 16000
+) -> None:
+  """16-bit mono; beyond [-1, 1] is clipped."""
+  samples = np.round(np.clip(audio, -1, 1) * 32767).astype("<i2")
+  with _whole(path) as partial, wave.open(str(partial), "wb") as out:
+    out.setnchannels(1)
+    out.setsampwidth(2)
+    out.setframerate(sample_rate)
+    out.writeframes(samples.tobytes())
+
+
+def write_png(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
+  from PIL import Image
+
+  with _whole(path) as partial:
+    Image.fromarray(image).save(partial, format="png")
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[pathlib.Path]:
+  """A hidden name beside `path`, renamed to it once the block has succeeded."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+  try:
+    yield partial
+    partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)

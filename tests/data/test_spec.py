@@ -1,0 +1,51 @@
+import fractions
+
+import pytest
+
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
+
+
+@pytest.mark.parametrize(
+  ("frames", "fps", "tokens", "latent_frames"),
+  [
+    (33, 25, 41, 9),
+    (65, 25, 81, 17),
+    (81, 16, 158, 21),
+    (121, 24, 157, 31),
+    (49, 12.5, 122, 13),
+  ],
+)
+def test_sizes(frames, fps, tokens, latent_frames):
+  spec = ClipSpec(frames, 480, 832, fps)
+  assert spec.audio_tokens == tokens
+  assert spec.samples == tokens * 512
+  assert spec.latent_shape == (latent_frames, 60, 104)
+  assert spec.seconds == pytest.approx(frames / fps)
+  assert spec.seconds - 0.032 < spec.samples / 16000 <= spec.seconds
+
+
+def test_whole_tokens_are_exact():
+  # In floating point some of these lose their last token.
+  for frames in range(1, 200, 4):
+    assert ClipSpec(frames, 16, 16, 125 / 12).audio_tokens == 3 * frames
+
+
+def test_ntsc_rate_is_a_fraction():
+  assert ClipSpec(33, 64, 64, 30000 / 1001).rate == fractions.Fraction(30000, 1001)
+
+
+@pytest.mark.parametrize(
+  ("change", "hint"),
+  [
+    ({"frames": 32}, "29 or 33"),
+    ({"frames": -7}, "use 1"),
+    ({"height": 470}, "464 or 480"),
+    ({"width": 8}, "use 16"),
+    ({"fps": 0}, "positive"),
+    ({"frames": 1, "fps": 60}, "audio token"),
+  ],
+)
+def test_wrong_sizes_name_the_right_ones(change, hint):
+  with pytest.raises(UsageError, match=hint):
+    ClipSpec(**({"frames": 33, "height": 64, "width": 64, "fps": 25} | change))

@@ -1,0 +1,81 @@
+"""A small joint model with every path alive: random parameters, sizes that divide not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccl_jax.models.cca import CrossConfig
+from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.presets import init_params
+from ccl_jax.models.stream import StreamConfig
+from ccl_jax.tasks import Route
+
+TEXT = (7, 24)
+
+
+def small_model(**cross) -> JointDiT:
+  cross = {"video_tokens": 5, "audio_tokens": 3} | cross
+  return JointDiT(
+    streams=(
+      ("video", StreamConfig(48, 64, 4, in_channels=6, out_channels=6)),
+      (
+        "audio",
+        StreamConfig(
+          36, 48, 3, in_channels=5, out_channels=5, patch=(1, 1, 1), positions="line"
+        ),
+      ),
+    ),
+    depth=2,
+    cross=CrossConfig(**cross),
+  )
+
+
+def random_params(model: JointDiT, seed: int = 0):
+  """Parameters none of which is zero, so that no path is silent."""
+  shapes = jax.eval_shape(lambda k: init_params(model, k, TEXT), jax.random.key(0))
+  rng = np.random.default_rng(seed)
+  draw = lambda x: (0.2 * rng.standard_normal(x.shape) + 0.1).astype(np.float32)
+  return jax.tree.map(lambda x: jnp.asarray(draw(x)), shapes)
+
+
+def run(model: JointDiT, params, inputs, route=Route(), **kwargs):
+  """A jitted forward pass with a route of Python bools."""
+  keys = kwargs.pop("keys", None)
+  apply = lambda p, x, keys: model.apply(
+    {"params": p}, **x, route=route, keys=keys, **kwargs
+  )
+  return jax.jit(apply)(params, inputs, keys)
+
+
+@pytest.fixture(scope="session")
+def model():
+  return small_model()
+
+
+@pytest.fixture(scope="session")
+def params(model):
+  return random_params(model)
+
+
+@pytest.fixture(scope="session")
+def inputs():
+  """Two samples of 4 latent frames, 3 x 2 tokens each, and 11 audio tokens."""
+  rng = np.random.default_rng(1)
+  normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+  text = normal(2, *TEXT)
+  text[:, 5:] = 0
+  return jax.tree.map(
+    jnp.asarray,
+    {
+      "latents": {
+        "video": normal(2, 4, 6, 4, 6),
+        "audio": normal(2, 11, 5),
+      },
+      "timesteps": {
+        "video": np.array([[900.0] * 4, [0.0, 400.0, 400.0, 400.0]], np.float32),
+        "audio": np.array([[300.0], [400.0]], np.float32),
+      },
+      "text": text,
+    },
+  )

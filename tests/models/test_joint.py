@@ -1,0 +1,225 @@
+"""What the exchange between the streams must and must not do."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccl_jax.models.joint import JointDiT, token_geometry
+from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.tasks import TASKS, Route, static_route
+from tests.models.conftest import TEXT, random_params, run, small_model
+
+BOTH = Route({"video": True, "audio": True})
+
+
+def one_stream(model, stream):
+  return JointDiT(tuple(s for s in model.streams if s[0] == stream), model.depth)
+
+
+def stream_params(params, stream):
+  return {stream: params[stream], "blocks": {stream: params["blocks"][stream]}}
+
+
+def only(inputs, stream):
+  return {
+    "latents": {stream: inputs["latents"][stream]},
+    "timesteps": {stream: inputs["timesteps"][stream]},
+    "text": inputs["text"],
+  }
+
+
+def test_fresh_exchange_is_the_two_streams_bit_for_bit(model, params, inputs):
+  fresh = jax.jit(lambda k: init_params(model, k, TEXT))(jax.random.key(3))
+  for direction in ("audio_to_video", "video_to_audio"):
+    params = jax.tree.map(lambda x: x, params)
+    params["blocks"][direction] = fresh["blocks"][direction]
+  assert not np.any(fresh["blocks"]["audio_to_video"]["o"]["kernel"])
+  joint = run(model, params, inputs, BOTH)
+  for s in ("video", "audio"):
+    alone = run(one_stream(model, s), stream_params(params, s), only(inputs, s))
+    np.testing.assert_array_equal(joint[s], alone[s])
+
+
+@pytest.mark.parametrize("centre", ["aligned", "floor"])
+def test_video_frame_sees_its_audio_window_only(inputs, centre):
+  """One block, so that no other path carries audio into a frame."""
+  model = small_model(tarp_centre=centre)
+  model = JointDiT(model.streams, 1, model.cross)
+  params = random_params(model)
+  frame = 1
+
+  def output(audio):
+    latents = {**inputs["latents"], "audio": audio}
+    # Self-attention of the audio stream mixes its tokens before the exchange: take it
+    # out, so that the gradient speaks of the exchange alone.
+    muted = jax.tree.map(lambda x: x, params)
+    muted["blocks"]["audio"]["self_attn"]["o"] = jax.tree.map(
+      jnp.zeros_like, params["blocks"]["audio"]["self_attn"]["o"]
+    )
+    out = model.apply(
+      {"params": muted}, latents, inputs["timesteps"], inputs["text"], BOTH
+    )
+    return (out["video"][:, frame] ** 2).sum()
+
+  grad = np.abs(jax.jit(jax.grad(output))(inputs["latents"]["audio"])).sum((0, 2))
+  # t = 4, a = 11: c = 2, w = 6; the centre of frame 1 is floor(1.5 * 11/4) = 4 aligned
+  # and floor(c/2) + c = 3 by the literal rule.
+  middle = {"aligned": 4, "floor": 3}[centre]
+  window = range(middle - 3, middle + 3)
+  assert all(grad[j] > 0 for j in window)
+  assert all(grad[j] == 0 for j in range(11) if j not in window)
+
+
+def test_audio_token_sees_its_nearest_frame_only(inputs):
+  model = small_model()
+  model = JointDiT(model.streams, 1, model.cross)
+  params = random_params(model)
+  params["blocks"]["video"]["self_attn"]["o"] = jax.tree.map(
+    jnp.zeros_like, params["blocks"]["video"]["self_attn"]["o"]
+  )
+
+  @jax.jit
+  @jax.grad
+  def gradient(video, token):
+    latents = {**inputs["latents"], "video": video}
+    out = model.apply(
+      {"params": params}, latents, inputs["timesteps"], inputs["text"], BOTH
+    )
+    return (out["audio"][:, token] ** 2).sum()
+
+  for token in (0, 5, 10):
+    grad = np.abs(gradient(inputs["latents"]["video"], token)).sum((0, 2, 3, 4))
+    assert (grad > 0).tolist() == [i == token * 4 // 11 for i in range(4)]
+
+
+def test_single_route_keeps_the_streams_apart(model, params, inputs):
+  before = run(model, params, inputs)
+  for changed, kept in (("audio", "video"), ("video", "audio")):
+    latents = dict(inputs["latents"])
+    latents[changed] = latents[changed] + 1.0
+    after = run(model, params, {**inputs, "latents": latents})
+    np.testing.assert_array_equal(before[kept], after[kept])
+    assert np.abs(before[changed] - after[changed]).max() > 1e-3
+
+
+@pytest.mark.parametrize("variant", ["context", "gate"])
+@pytest.mark.parametrize("tarp", [True, False])
+def test_masks_by_sample_equal_static_routes(inputs, variant, tarp):
+  model = small_model(variant=variant, tarp=tarp)
+  params = random_params(model)
+  names = ["a2v", "joint"] if tarp else ["v2a", "single"]
+  per_sample = lambda field: {
+    s: jnp.array([s in getattr(TASKS[n], field) for n in names])
+    for s in ("video", "audio")
+  }
+  masks = Route(per_sample("reads"), per_sample("detached"))
+
+  def loss(params, latents, timesteps, text, route):
+    out = model.apply({"params": params}, latents, timesteps, text, route)
+    return sum((x**2).sum() for x in out.values()), out
+
+  grad = lambda route: jax.jit(
+    lambda p, x: jax.value_and_grad(loss, has_aux=True)(p, **x, route=route)
+  )
+  (_, mixed), mixed_grad = grad(masks)(params, inputs)
+  total = None
+  for i, name in enumerate(names):
+    sample = jax.tree.map(lambda x, i=i: x[i : i + 1], inputs)
+    (_, out), g = grad(static_route(TASKS[name]))(params, sample)
+    chex.assert_trees_all_close(
+      jax.tree.map(lambda x, i=i: x[i : i + 1], mixed), out, rtol=1e-5, atol=1e-5
+    )
+    total = g if total is None else jax.tree.map(jnp.add, total, g)
+  scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(total))
+  chex.assert_trees_all_close(mixed_grad, total, rtol=1e-4, atol=1e-6 * scale)
+
+
+@pytest.mark.parametrize("task", ["a2v", "v2a"])
+def test_clean_stream_gets_no_gradient(model, params, inputs, task):
+  made, given = ("video", "audio") if task == "a2v" else ("audio", "video")
+
+  def loss(params):
+    out = model.apply({"params": params}, **inputs, route=static_route(TASKS[task]))
+    return (out[made] ** 2).sum()
+
+  grads = jax.jit(jax.grad(loss))(params)
+  for part in (
+    grads[given],
+    grads["blocks"][given],
+    grads["blocks"][f"{made}_to_{given}"],
+  ):
+    chex.assert_trees_all_equal(part, jax.tree.map(jnp.zeros_like, part))
+  keys = grads["blocks"][f"{given}_to_{made}"]["k"]["kernel"]
+  assert np.abs(keys).max() > 0
+
+
+@pytest.mark.parametrize("given", ["audio", "video"])
+def test_cached_keys_of_a_clean_stream_are_exact(model, params, inputs, given):
+  """The stream that is given reads context only: its keys are those of a run alone."""
+  made = "video" if given == "audio" else "audio"
+  inputs = {**inputs, "timesteps": {**inputs["timesteps"], given: jnp.zeros((2, 1))}}
+  full = run(model, params, inputs, Route({made: True}))
+  geometry = token_geometry(model.streams, inputs["latents"])
+  _, keys = run(model, params, only(inputs, given), collect=True, geometry=geometry)
+  route = Route({made: True})
+  cached = run(model, params, only(inputs, made), route, keys=keys, geometry=geometry)
+  assert set(cached) == {made}
+  np.testing.assert_allclose(full[made], cached[made], rtol=1e-5, atol=1e-5)
+
+
+def test_context_share_is_a_share(model, params, inputs):
+  _, state = run(model, params, inputs, BOTH, mutable=["intermediates"])
+  shares = state["intermediates"]["blocks"]
+  video = shares["audio_to_video"]["context_share"][0]
+  audio = shares["video_to_audio"]["context_share"][0]
+  assert video.shape == (2, 2, 4, 6) and audio.shape == (2, 2, 11, 1)
+  for x in (video, audio):
+    assert 0 < x.min() and x.max() < 1
+  _, state = run(model, params, inputs, mutable=["intermediates"])
+  alone = state["intermediates"]["blocks"]["audio_to_video"]["context_share"][0]
+  np.testing.assert_allclose(alone, 1.0, rtol=1e-6)
+
+
+def test_remat_policies_change_no_gradient(inputs):
+  base = small_model()
+  params = random_params(base)
+
+  def grads(policy):
+    model = base.clone(remat=policy)
+    loss = lambda p: sum(
+      (x**2).mean() for x in model.apply({"params": p}, **inputs, route=BOTH).values()
+    )
+    return jax.jit(jax.grad(loss))(params)
+
+  reference = grads("none")
+  for policy in ("full", "save_attention"):
+    chex.assert_trees_all_close(grads(policy), reference, rtol=1e-4, atol=1e-6)
+
+
+def test_bf16_keeps_the_residual_in_float32_and_stays_near(inputs):
+  model = small_model()
+  params = jax.tree.map(lambda x: np.float32(0.5) * x, random_params(model))
+  exact = run(model, params, inputs, BOTH)
+  rough = run(model.clone(dtype=jnp.bfloat16), params, inputs, BOTH)
+  for s in exact:
+    assert rough[s].dtype == jnp.float32
+    error = np.abs(exact[s] - rough[s]).max() / np.std(exact[s])
+    assert 0 < error < 0.05
+
+
+def test_presets_have_wan_sizes():
+  count = lambda model: sum(
+    x.size
+    for x in jax.tree.leaves(
+      jax.eval_shape(lambda k: init_params(model, k, (512, 4096)), jax.random.key(0))
+    )
+  )
+  assert count(build_model("1.3b", streams=["video"])) == 1_418_996_800
+  assert count(build_model("14b", streams=["video"])) == 14_288_491_584
+  assert (
+    count(build_model("14b", streams=["video"], image_form="channels"))
+    == 16_394_878_784
+  )
+  assert 0.9e8 < count(build_model("lab")) < 1.15e8

@@ -1,0 +1,146 @@
+"""STFT, mel and Griffin-Lim: the reference's numbers, identities, audible truth."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from ccl_jax.ops import stft
+
+RATE = 16000
+
+
+def noise(*shape, seed=0):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def test_mel_equals_the_reference(shared):
+  case = load_file(shared / "parity/mmaudio_16k/vae_case.safetensors")
+  expected = case["mel"].swapaxes(1, 2)
+  for mel in (stft.log_mel, jax.jit(stft.log_mel)):
+    error = np.abs(mel(jnp.asarray(case["wav"])) - expected).max()
+    assert error <= 1e-5 * expected.std()
+
+
+@pytest.mark.parametrize("rate, n_fft, bands", [(16000, 1024, 80), (44100, 2048, 128)])
+def test_filters_have_unit_area_and_slaney_centres(rate, n_fft, bands):
+  fine = 16  # the area of a triangle narrower than a few bins needs a finer grid
+  filters = stft.mel_filters(rate, fine * n_fft, bands)
+  hertz = np.arange(len(filters)) * rate / (fine * n_fft)
+  np.testing.assert_allclose(filters.sum(0) * hertz[1], 1, rtol=0.02)
+  np.testing.assert_allclose(filters[::fine], stft.mel_filters(rate, n_fft, bands))
+  peaks = hertz[filters.argmax(0)]
+  low = np.diff(peaks[peaks < 950])
+  high = peaks[1:] / peaks[:-1]
+  high = high[peaks[:-1] > 1050]
+  assert np.ptp(low) <= 2 * hertz[1]  # equal steps in Hz, then equal ratios
+  assert np.ptp(high) < 0.01 and (np.diff(peaks) > 0).all()
+
+
+def test_a_band_hears_its_own_tone_and_silence_is_the_floor():
+  band, time = 30, np.arange(8192) / RATE
+  peak = stft.mel_filters(RATE, 1024, 80)[:, band].argmax() * RATE / 1024
+  mel = stft.log_mel(jnp.asarray(np.sin(2 * np.pi * peak * time), jnp.float32)[None])
+  assert (mel[0, 2:-2].argmax(-1) == band).all()
+  np.testing.assert_allclose(stft.log_mel(jnp.zeros((2, 1024))), -5)
+
+
+def test_other_mode_has_its_own_sizes_and_clamps_loud_sound():
+  mode = {"sample_rate": 44100, "n_fft": 2048, "hop": 512, "bands": 128, "log": jnp.log}
+  wave = noise(2, 512 * 9)
+  mel = stft.log_mel(wave, **mode)
+  assert mel.shape == (2, 9, 128)
+  np.testing.assert_array_equal(mel, stft.log_mel(jnp.clip(wave, -1, 1), **mode))
+  with pytest.raises(AssertionError):
+    np.testing.assert_allclose(mel, stft.log_mel(wave / 2, **mode), atol=0.1)
+
+
+@pytest.mark.parametrize(
+  "n_fft, hop, frames", [(1024, 256, 2), (1024, 256, 21), (512, 128, 7)]
+)
+def test_inverse_is_exact(n_fft, hop, frames):
+  wave = noise(3, frames * hop)
+  spectrum = stft.stft(wave, n_fft=n_fft, hop=hop)
+  assert spectrum.shape == (3, frames, n_fft // 2 + 1)
+  np.testing.assert_allclose(stft.istft(spectrum, hop=hop), wave, atol=3e-6)
+
+
+def test_inverse_is_the_nearest_sound():
+  """For a spectrum that no sound has, no change of the answer gets nearer to it."""
+  wanted = (noise(1, 9, 513) + 1j * noise(1, 9, 513, seed=1)).at[..., [0, -1]].set(0)
+  both_sides = jnp.full(513, 2.0).at[jnp.array([0, -1])].set(1)[None, None]
+
+  def distance(wave):
+    return (both_sides * jnp.abs(stft.stft(wave) - wanted) ** 2).sum()
+
+  answer = stft.istft(wanted)
+  inside = np.s_[:, 400:-400]  # what reflection does not reach
+  slope = jax.grad(distance)(answer)[inside]
+  beside = jax.grad(distance)(answer + 0.01 * noise(*answer.shape))[inside]
+  assert np.abs(slope).max() < 1e-3 * np.abs(beside).max()
+
+
+def test_mel_inversion_fits_the_mel():
+  time = np.arange(16384) / RATE
+  chord = sum(np.sin(2 * np.pi * 150 * k * time) / k for k in range(1, 12)) / 5
+  wave = jnp.asarray(chord, jnp.float32)[None] + 0.01 * noise(1, 16384)
+  mel = stft.mel_spectrogram(wave)
+  amplitude = stft.invert_mel(mel)
+  assert (amplitude >= 0).all()
+  again = amplitude @ stft.mel_filters(RATE, 1024, 80)
+  assert np.abs(again - mel).mean() < 0.03 * mel.mean()
+
+
+@pytest.fixture(scope="module")
+def rebuild():
+  def through_mel(x):
+    return stft.griffin_lim(stft.invert_mel(stft.mel_spectrogram(x)))
+
+  return jax.jit(through_mel)
+
+
+def test_tones_come_back(rebuild):
+  """Pitch within half a mel band (19 Hz), loudness within 1.5 dB, exact length."""
+  time = np.arange(512 * 21) / RATE
+  pitches = np.array([233.0, 440.0, 910.0])[:, None]
+  wave = jnp.asarray(0.3 * np.sin(2 * np.pi * pitches * time), jnp.float32)
+  back = np.asarray(rebuild(wave))
+  assert back.shape == wave.shape
+  spectrum = np.abs(np.fft.rfft(back * np.hanning(len(time)), 8 * len(time)))
+  found = spectrum.argmax(1) * RATE / 8 / len(time)
+  np.testing.assert_allclose(found, pitches[:, 0], atol=19)
+  level = 20 * np.log10(back.std(1) / np.asarray(wave).std(1))
+  assert np.abs(level).max() < 1.5
+
+
+def test_clicks_come_back_in_time(rebuild):
+  """Random clicks, over a hum: the time of each within 2 ms (a frame is 16 ms)."""
+  rng, time = np.random.default_rng(3), np.arange(512 * 21) / RATE
+  count = 12
+  at, decay, pitch = (
+    rng.uniform(*ends, (count, 1)) for ends in ((0.2, 0.45), (0.002, 0.01), (600, 5000))
+  )
+  since = np.maximum(time - at, 0)
+  click = 0.5 * np.exp(-since / decay) * np.sin(2 * np.pi * pitch * since)
+  hum = 0.02 * np.sin(2 * np.pi * 120 * time)
+  back = np.asarray(rebuild(jnp.asarray(click + hum, jnp.float32)))
+  error = [delay(b, c) for b, c in zip(back, click)]
+  assert np.abs(error).max() < 2e-3, error
+
+
+def delay(found, expected):
+  """Seconds by which one envelope is later than the other, by cross-correlation."""
+  smooth = np.hanning(33)
+  a, b = (np.sqrt(np.convolve(x**2, smooth, "same")) for x in (found, expected))
+  lags = np.arange(-160, 161)
+  return lags[np.argmax([np.roll(b, lag) @ a for lag in lags])] / RATE
+
+
+def test_batch_rows_are_independent_and_mel_is_differentiable(rebuild):
+  wave = 0.1 * noise(2, 4096)
+  alone = rebuild(wave.at[0].set(0))
+  np.testing.assert_allclose(rebuild(wave)[1], alone[1], atol=1e-5)
+  assert np.isfinite(alone).all() and np.abs(alone[0]).max() < 1e-4
+  gradient = jax.grad(lambda x: stft.log_mel(x).sum())(jnp.zeros((1, 1024)))
+  assert np.isfinite(gradient).all()

@@ -1,0 +1,96 @@
+"""The metric log: resume drops what will be taken again; the timer adds up."""
+
+import json
+import time
+
+import jax.numpy as jnp
+import pytest
+
+from ccl_jax.errors import UsageError
+from ccl_jax.training.log import MetricLog, StepTimer
+
+
+def _read(folder):
+  return [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+
+
+def test_lines_are_on_disk_at_once_and_finite_json(tmp_path):
+  log = MetricLog(tmp_path, 10)
+  log.write(0, {"loss/video": jnp.float32(1.5), "grad_norm": float("inf")})
+  assert _read(tmp_path) == [{"step": 0, "loss/video": 1.5, "grad_norm": None}]
+  log.close()
+  assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_resume_drops_steps_that_will_be_taken_again(tmp_path):
+  log = MetricLog(tmp_path, 10)
+  for step in range(6):
+    log.write(step, {"loss": step})
+  log.close()
+  with (tmp_path / "metrics.jsonl").open("a") as f:
+    f.write('{"step": 2, "los')  # a kill in mid-line
+  log = MetricLog(tmp_path, 10, start_step=4)
+  log.write(4, {"loss": 40})
+  log.write(5, {"loss": 50})
+  log.close()
+  assert [(x["step"], x["loss"]) for x in _read(tmp_path)] == [
+    (0, 0), (1, 1), (2, 2), (3, 3), (4, 40), (5, 50)
+  ]  # fmt: skip
+
+
+def test_progress_lines_without_a_terminal(tmp_path, capsys):
+  log = MetricLog(tmp_path, 100)
+  for step in range(100):
+    rates = {"step_seconds": 0.5, "clips_per_second": 4.0, "mfu": 0.41}
+    log.write(step, {"loss/joint": 0.25, "other": 3.0} | rates)
+  log.close()
+  assert capsys.readouterr().err.splitlines() == [
+    f"step {n}/100  loss/joint 0.2500  0.50 s/step  4.00 clips/s  MFU 41.0%"
+    for n in (1, 100)
+  ]
+
+
+def test_progress_bar_on_a_terminal(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+  log = MetricLog(tmp_path, 10, start_step=2)
+  log.write(4, {"loss/joint": 0.25})
+  log.close()
+  err = capsys.readouterr().err
+  assert "5/10" in err
+  assert "loss/joint 0.2500" in err
+
+
+def test_other_processes_write_nothing(tmp_path):
+  log = MetricLog(tmp_path / "run", 10, enabled=False)
+  log.write(0, {"loss": 1.0})
+  log.close()
+  assert not (tmp_path / "run").exists()
+
+
+def test_object_store_is_refused():
+  with pytest.raises(UsageError, match="gs://bucket/run"):
+    MetricLog("gs://bucket/run", 10)
+
+
+def test_timer_separates_phases_from_steps(monkeypatch):
+  now = [100.0]
+  monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+  timer = StepTimer(peak_flops=1000.0)
+  with timer("compile"):
+    now[0] += 30
+  now[0] += 10  # 5 steps of 2 s
+  got = timer.rates(steps=5, clips=20, flops=3000.0)
+  assert got == {
+    "step_seconds": 2.0,
+    "clips_per_second": 2.0,
+    "mfu": 0.3,
+    "seconds/compile": 30.0,
+    "goodput": 0.25,
+  }
+  for _ in range(2):
+    with timer("data"):
+      now[0] += 5
+    now[0] += 5
+  got = timer.rates(steps=5, clips=20, flops=3000.0)
+  assert (got["step_seconds"], got["seconds/data"]) == (2.0, 10.0)
+  assert got["goodput"] == pytest.approx(20 / 60)

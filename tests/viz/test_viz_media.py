@@ -1,0 +1,97 @@
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from ccl_jax.data.media import probe, read_audio, read_clip, read_image
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
+from ccl_jax.viz.media import write_mp4, write_png, write_wav
+
+
+def _scene(spec, sample_rate):
+  """Two colours, a white frame 17 and a click at its time."""
+  video = np.zeros((spec.frames, spec.height, spec.width, 3), np.uint8)
+  video[:, :, : spec.width // 2] = 220, 30, 30
+  video[:, :, spec.width // 2 :] = 40, 60, 200
+  video[17] = 250
+  audio = np.zeros(round(spec.seconds * sample_rate), np.float32)
+  click = round(17 / spec.fps * sample_rate)
+  audio[click : click + sample_rate // 1000] = 0.8
+  return video, audio
+
+
+@pytest.mark.parametrize("fps", [16, 24, 25, 30000 / 1001])
+@pytest.mark.parametrize("sample_rate", [16000, 44100])
+def test_mp4_comes_back_in_time_and_colour(tmp_path, fps, sample_rate):
+  spec = ClipSpec(33, 64, 96, fps)
+  video, audio = _scene(spec, sample_rate)
+  write_mp4(tmp_path / "a.mp4", video, fps, audio, sample_rate)
+  info = probe(tmp_path / "a.mp4")
+  assert info.start == 0
+  assert info.duration == pytest.approx(spec.seconds, abs=0.01)
+  back, sound = read_clip(tmp_path / "a.mp4", spec)
+  white = back.min((1, 2, 3)) > 200
+  assert np.flatnonzero(white).tolist() == [17]
+  loud = np.flatnonzero(np.abs(sound) > 0.4)
+  assert abs(loud[0] / 16000 - 17 / fps) < 0.002
+  error = np.abs(back.astype(int) - video)
+  assert np.median(error) <= 3
+  assert error[:, 4:-4, 4:40].max() <= 8
+  assert error[:, 4:-4, -40:-4].max() <= 8
+
+
+def test_mp4_detail_survives(tmp_path):
+  rng = np.random.default_rng(0)
+  coarse = rng.integers(0, 255, (9, 8, 12, 1)).repeat(3, -1)
+  video = coarse.repeat(8, 1).repeat(8, 2).astype(np.uint8)
+  write_mp4(tmp_path / "a.mp4", video, 25)
+  assert not probe(tmp_path / "a.mp4").has_audio
+  wave = np.zeros(6000, np.float32)
+  write_wav(tmp_path / "a.wav", wave)
+  spec = ClipSpec(9, 64, 96, 25)
+  back, _ = read_clip(tmp_path / "a.mp4", spec, sound=tmp_path / "a.wav")
+  error = back.astype(float) - video
+  assert 20 * np.log10(255 / np.sqrt((error**2).mean())) > 33  # dB
+
+
+def test_odd_sizes_and_folders_are_made(tmp_path):
+  video = np.full((5, 33, 47, 3), 90, np.uint8)
+  write_mp4(tmp_path / "new" / "a.mp4", video, 8)
+  info = probe(tmp_path / "new" / "a.mp4")
+  assert (info.height, info.width) == (34, 48)
+
+
+def test_a_build_without_x264_is_told(tmp_path, monkeypatch):
+  def unknown(name, mode):
+    raise av.codec.codec.UnknownCodecError(name)
+
+  monkeypatch.setattr(av.codec, "Codec", unknown)
+  with pytest.raises(UsageError, match="no libx264"):
+    write_mp4(tmp_path / "a.mp4", np.zeros((5, 32, 32, 3), np.uint8), 8)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+  write_wav(tmp_path / "a.wav", np.zeros(10, np.float32))
+  before = (tmp_path / "a.wav").read_bytes()
+
+  def full(*_):
+    raise OSError("disk full")
+
+  monkeypatch.setattr("wave.Wave_write.writeframes", full)
+  with pytest.raises(OSError, match="disk full"):
+    write_wav(tmp_path / "a.wav", np.ones(10, np.float32))
+  assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
+  assert (tmp_path / "a.wav").read_bytes() == before
+
+
+def test_wav_and_png(tmp_path):
+  rng = np.random.default_rng(1)
+  wave = rng.uniform(-1, 1, 22050).astype(np.float32)
+  write_wav(tmp_path / "a.wav", 1.5 * wave, 22050)
+  back = read_audio(tmp_path / "a.wav", sample_rate=22050)
+  np.testing.assert_allclose(back, np.clip(1.5 * wave, -1, 1), atol=1e-4)
+  image = rng.integers(0, 255, (32, 48, 3), dtype=np.uint8)
+  write_png(tmp_path / "a.png", image)
+  np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), image)
+  np.testing.assert_array_equal(read_image(tmp_path / "a.png", 32, 48), image)
