@@ -1,7 +1,10 @@
 """The one error a user can cause, and how an entry point reports it."""
 
 import contextlib
+import inspect
 import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
 
 class UsageError(Exception):
@@ -18,3 +21,19 @@ def one_line_errors():
   except UsageError as e:
     print(f"error: {e}", file=sys.stderr)
     sys.exit(2)
+
+
+def bind(section: str, keywords: Mapping[str, Any], function: Callable, *args, **rest):
+  """Calls `function(*args, **rest, **keywords)`, the keywords being a config section.
+
+  Raises:
+    UsageError: a key of the section is missing or unknown.
+  """
+  try:
+    inspect.signature(function).bind(*args, **rest, **keywords)
+  except TypeError as e:
+    raise UsageError(
+      f"config.{section}: {e}; compare its keys {sorted(keywords)} with those of "
+      "configs/common.py"
+    ) from e
+  return function(*args, **rest, **keywords)

@@ -146,7 +146,7 @@ def ser(audio: Audio, text: str) -> float:
 
 def layout_error(video: Video, text: str) -> dict[str, float]:
   """Hue and place of the actors against the caption. An actor is absent where the
-  picture holds less than 0.3 of its hue as its size demands; then it counts as half a
+  picture holds less than 0.2 of its hue as its size demands; then it counts as half a
   frame out of place.
   """
   actors, errors = read_caption(text), []
@@ -155,7 +155,7 @@ def layout_error(video: Video, text: str) -> dict[str, float]:
     radius = 0.11 if a.kind == "ball" else 0.24
     demanded = 0.75 * np.pi * (radius * min(height, width)) ** 2
     columns = np.maximum(hue_amount(video, a.hue) - 0.1, 0).mean(0).sum(0)
-    absent = columns.sum() < 0.3 * demanded
+    absent = columns.sum() < 0.2 * demanded
     x = columns @ (np.arange(width) + 0.5) / width / max(columns.sum(), 1e-6)
     place = (BALL_PLACES if a.kind == "ball" else PLACES)[a.place]
     off = 0.5 if absent else abs(x - place)

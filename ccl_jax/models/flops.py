@@ -52,21 +52,19 @@ def forward_flops(
   return parts
 
 
-def peak_flops(device_kind: str, measured: float | None = None) -> float | None:
-  """Dense bf16 FLOP/s of an accelerator by its name in JAX; None where unknown."""
-  table = {
-    "H100": 989e12,
-    "H200": 989e12,
-    "A100": 312e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-  }
-  for name, flops in table.items():
-    if name in device_kind:
-      return flops
-  return measured
+# Dense bf16 FLOP/s by a part of the device's name in JAX; the first match holds.
+PEAKS = {
+  "H100": 989e12,
+  "H200": 989e12,
+  "A100": 312e12,
+  "TPU v4": 275e12,
+  "TPU v5 lite": 197e12,
+  "TPU v5e": 197e12,
+  "TPU v5": 459e12,
+  "TPU v6": 918e12,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+  """Dense bf16 FLOP/s of one device; None where it is not known."""
+  return next((v for name, v in PEAKS.items() if name in device_kind), None)

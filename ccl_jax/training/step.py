@@ -10,7 +10,7 @@ each L the mean over the samples that generate that stream. Everything is drawn 
 whole batch before it is cut into microbatches, so accumulation changes no number.
 
 A batch is {"video": (b, t, h, w, c), "audio": (b, a, c), "text": (b, l, e)} of clean
-latents and embeddings, and for Wan2.1-I2V's form of image condition "condition"
+latents and embeddings, "null_text" (l, e) that stands for no text, and for Wan2.1-I2V's form of image condition "condition"
 (b, t, h, w, 20) and "image" (b, 257, 1280).
 """
 
@@ -162,15 +162,15 @@ def make_train_step(
   accumulate: int = 1,
   ema_decay: float = 0.999,
   task: str | None = None,
-) -> Callable[[TrainState, Mapping[str, Array], Array], tuple[TrainState, dict]]:
-  """A pure function (state, batch, null_text) -> (state, metrics), to be jitted.
+) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict]]:
+  """A pure function (state, batch) -> (state, metrics), to be jitted.
 
   Args:
     accumulate: microbatches that a batch is cut into, one after the other.
     task: one task for the whole batch with a static route; None draws by sample.
 
-  Metrics: `loss`, `grad_norm`, `by_task` (tasks, streams): mean loss of each task and
-  stream in this batch, not a number where no sample drew it.
+  Metrics: `loss`, `grad_norm`; `by_task` (tasks, streams): mean loss of each task and
+  stream in this batch, not a number where no sample drew it; `drawn` (tasks,): samples.
   """
   static = None if task is None else TASKS[task]
   weights = dict(zip(STREAMS, recipe.loss_weights))
@@ -194,7 +194,9 @@ def make_train_step(
     )
     return total, by_sample
 
-  def step(state, batch, null_text):
+  def step(state, batch):
+    null_text = batch["null_text"]
+    batch = {k: v for k, v in batch.items() if k != "null_text"}
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     latents = {s: batch[s] for s in STREAMS if s in batch}
     index = None if task is None else recipe.names.index(task)
@@ -203,14 +205,17 @@ def make_train_step(
     gradient = jax.value_and_grad(objective, has_aux=True)
 
     def micro(total, part):
-      (loss, by_sample), grads = gradient(state.params, *part[:1], null_text, part[1], counts)
+      part_batch, part_draw = part
+      (loss, by_sample), grads = gradient(
+        state.params, part_batch, null_text, part_draw, counts
+      )
       return jax.tree.map(jnp.add, total, (loss, grads)), by_sample
 
     if accumulate == 1:
       (loss, by_sample), grads = gradient(state.params, batch, null_text, drawn, counts)
     else:
       zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
-      parts = jax.tree.map(lambda x: _microbatches(x, accumulate), (dict(batch), drawn))
+      parts = jax.tree.map(lambda x: _microbatches(x, accumulate), (batch, drawn))
       (loss, grads), by_sample = jax.lax.scan(micro, zero, parts)
       by_sample = jax.tree.map(_joined, by_sample)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -220,6 +225,7 @@ def make_train_step(
       "loss": loss,
       "grad_norm": optax.global_norm(grads),
       "by_task": _by_task(by_sample, drawn.tasks, len(recipe.names)),
+      "drawn": jax.nn.one_hot(drawn.tasks.index, len(recipe.names)).sum(0),
     }
     return TrainState(state.step + 1, params, opt_state, ema), metrics
 

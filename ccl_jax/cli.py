@@ -1,0 +1,33 @@
+"""What all commands share: flags with a config file, and errors in one line."""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from ccl_jax.errors import UsageError, one_line_errors
+
+
+def run(main: Callable[[], None]) -> None:
+  """Parses the command line, then calls `main`. A mistake is one line and exit 2."""
+
+  def parse(argv):
+    try:
+      rest = flags.FLAGS(argv)
+      if len(rest) > 1:
+        raise UsageError(f"unexpected argument {rest[1]!r}; see --help")
+      return rest
+    except (flags.Error, ValueError, AttributeError, KeyError, OSError) as e:
+      text = " ".join(str(e).split())
+      print(f"error: {text}; see --help", file=sys.stderr)
+      sys.exit(2)
+    except UsageError as e:
+      print(f"error: {e}", file=sys.stderr)
+      sys.exit(2)
+
+  def guarded(_):
+    logging.set_verbosity(logging.WARNING)
+    with one_line_errors():
+      main()
+
+  app.run(guarded, flags_parser=parse)

@@ -1,0 +1,254 @@
+"""Trains a model: data, codecs, mesh, model and optimizer from a config, then the loop.
+
+  python -m ccl_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
+  python -m ccl_jax.train --config=configs/joint.py:size=14b --workdir=/data/run1 \\
+      --config.mesh="(1,64,1,1)" --config.batch.size=64
+
+The same command goes on where WORKDIR stopped, on any number of devices. On several
+hosts run it on each; with --distributed they find one another.
+"""
+
+import json
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from ccl_jax import cli
+from ccl_jax.codecs import fingerprint, fit_codecs, load_codecs, save_codecs
+from ccl_jax.data.pipeline import make_iterator
+from ccl_jax.data.sources import open_source
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError, bind
+from ccl_jax.models.cca import Geometry
+from ccl_jax.models.flops import forward_flops, peak_flops
+from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.sharding import batch_sharding, make_mesh
+from ccl_jax.tasks import task_of_step, task_table
+from ccl_jax.training import loop
+from ccl_jax.training.checkpoint import Checkpointer
+from ccl_jax.training.log import MetricLog, StepTimer
+from ccl_jax.training.optim import ParamGroup, make_optimizer
+from ccl_jax.training.state import abstract_state, new_state, state_shardings
+from ccl_jax.training.step import Recipe, make_train_step
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; resumed if there.")
+DISTRIBUTED = flags.DEFINE_bool(
+  "distributed", False, "One of several hosts: calls jax.distributed.initialize()."
+)
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def geometry_of(model, spec: ClipSpec) -> Geometry:
+  """Token counts of a clip."""
+  t, h, w = spec.latent_shape
+  _, ph, pw = dict(model.streams)["video"].patch if "video" in dict(model.streams) else (1, 2, 2)
+  return Geometry(t, h // ph, w // pw, spec.audio_tokens)
+
+
+def open_codecs(config, clips, workdir: pathlib.Path):
+  """The run's codecs: those it has, those the config names, or fitted to the clips."""
+  here = workdir / "codecs"
+  if here.is_dir():
+    return load_codecs(here)
+  if config.codec.path:
+    codecs = load_codecs(config.codec.path)
+  else:
+    order = np.random.default_rng(config.seed).permutation(len(clips))
+    chosen = order[: config.codec.fit_clips]
+    codecs = fit_codecs(
+      (clips[int(i)] for i in chosen),
+      text_length=config.codec.text_length,
+      text_dim=config.codec.text_dim,
+    )
+  if jax.process_index() == 0:
+    save_codecs(codecs, here)
+  return codecs
+
+
+def make_encoder(codecs, mesh):
+  """Host batch of clips to device batch of latents and text embeddings."""
+  sharding = batch_sharding(mesh)
+  null = jax.jit(codecs.text.encode)(*codecs.text.tokenize([""]))[0]
+
+  @jax.jit
+  def encode(codecs, batch):
+    pixels = batch["video"].astype(jnp.float32) / 127.5 - 1
+    out = {
+      "video": codecs.video.encode(pixels),
+      "audio": codecs.audio.encode(batch["audio"]),
+      "text": codecs.text.encode(batch["ids"], batch["mask"]),
+    }
+    return jax.lax.with_sharding_constraint(out, sharding)
+
+  def put(batch):
+    batch = {
+      k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()
+    }
+    return encode(codecs, batch) | {"null_text": null}
+
+  return put
+
+
+def make_recipe(config) -> Recipe:
+  names, p = task_table(config.tasks.probabilities)
+  if config.tasks.draw not in ("sample", "step"):
+    raise UsageError(
+      f"config.tasks.draw: got {config.tasks.draw!r}; expected 'sample' or 'step'"
+    )
+  return bind(
+    "objective", config.objective, Recipe, names=tuple(names), probabilities=tuple(p)
+  )
+
+
+def build_steps(config, model, optimizer, recipe, shardings):
+  """The (name, program) of every step number: one program, or one for each task."""
+
+  def jitted(task):
+    step = make_train_step(
+      model,
+      optimizer,
+      recipe,
+      seed=config.seed,
+      accumulate=config.accumulate,
+      ema_decay=config.ema_decay,
+      task=task,
+    )
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+
+  if config.tasks.draw == "sample":
+    by_sample = "sample", jitted(None)
+    return lambda step: by_sample
+  by_task = [(name, jitted(name)) for name in recipe.names]
+  p = np.array(recipe.probabilities)
+  return lambda step: by_task[task_of_step(config.seed, step, p)]
+
+
+def make_run_optimizer(config, shapes):
+  keys = {k: v for k, v in config.optim.items() if k != "groups"}
+  groups = [ParamGroup(*row) for row in config.optim.groups]
+  return bind("optim", keys, make_optimizer, groups, shapes, total_steps=config.steps)
+
+
+def check_sizes(config, mesh) -> None:
+  rows = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate
+  if config.batch.size % rows:
+    raise UsageError(
+      f"config.batch.size: got {config.batch.size}; expected a multiple of {rows} "
+      "(data x fsdp devices x accumulated microbatches)"
+    )
+
+
+def train(config, workdir: str | pathlib.Path) -> bool:
+  """Trains to the end, or to a request to stop; returns whether it got to the end."""
+  workdir = pathlib.Path(workdir)
+  timer = StepTimer(peak_flops=_peak())
+  spec = bind("clip", config.clip, ClipSpec)
+  model = bind("model", config.model, build_model)
+  recipe = make_recipe(config)
+  mesh = make_mesh(config.mesh)
+  check_sizes(config, mesh)
+  with timer("init"), jax.set_mesh(mesh):
+    root = config.data.root or workdir / "data"
+    clips = open_source(config.data.source, spec, root, **config.data.options)
+    codecs = open_codecs(config, clips, workdir)
+    text = (codecs.text.length, codecs.text.dim)
+    init = lambda key: init_params(model, key, text)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    optimizer = make_run_optimizer(config, shapes)
+    fresh = lambda key: new_state(init(key), optimizer)
+    abstract = jax.eval_shape(fresh, jax.random.key(0))
+    shardings = state_shardings(abstract, mesh)
+    batches = make_iterator(
+      clips,
+      batch_size=config.batch.size,
+      threads=config.batch.threads,
+      seed=config.seed,
+      tokenize=codecs.text.tokenize,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
+    checkpointer = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
+    restored = checkpointer.restore(abstract_state(abstract, mesh))
+    if restored is None:
+      first = 0
+      state = jax.jit(fresh, out_shardings=shardings)(jax.random.key(config.seed))
+    else:
+      first, state, data_state, _ = restored
+      batches.set_state(data_state)
+    encode = make_encoder(codecs, mesh)
+    step_of = build_steps(config, model, optimizer, recipe, shardings)
+    flops = 3 * sum(forward_flops(model, geometry_of(model, spec), *text).values())
+  metadata = {
+    "model": config.model.to_dict(),
+    "clip": config.clip.to_dict(),
+    "objective": config.objective.to_dict(),
+    "codecs": fingerprint(codecs),
+  }
+  if jax.process_index() == 0:
+    (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+  log = MetricLog(
+    workdir, config.steps, start_step=first, enabled=jax.process_index() == 0
+  )
+  try:
+    with jax.set_mesh(mesh):
+      _, done = loop.train(
+        state,
+        step_of=step_of,
+        batches=batches,
+        encode=encode,
+        checkpointer=checkpointer,
+        metadata=metadata,
+        save_every=config.checkpoint.every,
+        log=log,
+        log_every=config.log_every,
+        timer=timer,
+        tasks=recipe.names,
+        first_step=first,
+        total_steps=config.steps,
+        clips_per_step=config.batch.size,
+        flops_per_step=flops * config.batch.size,
+      )
+  finally:
+    batches.close()
+    log.close()
+    checkpointer.close()
+  return done
+
+
+def _peak() -> float:
+  """FLOP/s of all devices together; of an unknown device, what a matmul reaches."""
+  known = peak_flops(jax.devices()[0].device_kind)
+  if known is not None:
+    return known * jax.device_count()
+  x = jnp.ones((1024, 1024))
+  matmul = jax.jit(jnp.matmul)
+  matmul(x, x).block_until_ready()
+  seconds = []
+  for _ in range(5):
+    start = time.perf_counter()
+    matmul(x, x).block_until_ready()
+    seconds.append(time.perf_counter() - start)
+  return 2 * 1024**3 / min(seconds)
+
+
+def main():
+  if DISTRIBUTED.value:
+    jax.distributed.initialize()
+  config = CONFIG.value
+  done = train(config, WORKDIR.value)
+  if done and config.report.tasks and jax.process_index() == 0:
+    from ccl_jax.report import report
+
+    report(config, WORKDIR.value)
+  elif not done:
+    print(json.dumps({"stopped": True, "workdir": WORKDIR.value}))
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,155 @@
+"""The training loop: one line of events, in a stated order.
+
+At step n, before anything moves: if a save is due, the metrics of step n - 1 are read
+and checked, then the state and the data iterator are saved as they stand, which is
+"after n updates". Then the iterator gives batch n, step n is dispatched, and while it
+runs the metrics of step n - 1 are read, checked and logged. A loss that is not finite
+therefore never reaches a checkpoint.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from ccl_jax.axes import STREAMS
+from ccl_jax.errors import UsageError
+from ccl_jax.tasks import TASKS
+from ccl_jax.training.checkpoint import Checkpointer
+from ccl_jax.training.log import MetricLog, StepTimer
+from ccl_jax.training.signals import ShutdownGuard
+from ccl_jax.training.state import TrainState
+
+
+def train(
+  state: TrainState,
+  *,
+  step_of: Callable[[int], tuple[str, Callable]],
+  batches: Any,
+  encode: Callable[[Mapping[str, np.ndarray]], Mapping[str, jax.Array]],
+  checkpointer: Checkpointer,
+  metadata: dict,
+  save_every: int,
+  log: MetricLog,
+  log_every: int,
+  timer: StepTimer,
+  tasks: tuple[str, ...],
+  first_step: int,
+  total_steps: int,
+  clips_per_step: int,
+  flops_per_step: float,
+) -> tuple[TrainState, bool]:
+  """Runs steps `first_step` to `total_steps`.
+
+  Args:
+    step_of: name and jitted function (state, batch) -> (state, metrics) of a step.
+    batches: the data iterator, with `get_state`.
+    encode: host batch to device batch of latents and text.
+    tasks: names behind the rows of the metric `by_task`.
+
+  Returns:
+    The state, and whether all steps were done: False after a request to stop, with the
+    state saved.
+
+  Raises:
+    UsageError: a loss was not finite; the last checkpoint is from before it.
+  """
+  window = _Window(tasks, first_step)
+  pending = None
+  compiled = set()
+
+  def finish(metrics):
+    if metrics is not None:
+      window.add(jax.device_get(metrics))
+
+  def save(step):
+    with timer("save"):
+      checkpointer.save(step, state, batches.get_state(), metadata)
+
+  with ShutdownGuard() as guard:
+    for step in range(first_step, total_steps):
+      stop = guard.agreed(step)
+      if stop or (step % save_every == 0 and step > first_step):
+        finish(pending)
+        pending = None
+        save(step)
+      if stop:
+        break
+      batch = encode(next(batches))
+      name, run = step_of(step)
+      if name in compiled:
+        state, metrics = run(state, batch)
+      else:
+        compiled.add(name)
+        with timer("compile"):
+          state, metrics = jax.block_until_ready(run(state, batch))
+      finish(pending)
+      pending = metrics
+      if window.steps >= log_every:
+        n = window.steps
+        rates = timer.rates(
+          steps=n, clips=n * clips_per_step, flops=n * flops_per_step
+        )
+        log.write(window.last, window.means() | rates)
+    else:
+      stop = False
+    finish(pending)
+    if not stop:
+      save(total_steps)
+    checkpointer.wait()
+  if window.steps:
+    log.write(window.last, window.means())
+  return state, not stop
+
+
+class _Window:
+  """Means of the metrics since the last line of the log."""
+
+  def __init__(self, tasks: tuple[str, ...], first_step: int):
+    self._tasks, self._next = tasks, first_step
+    self._rows: list[dict] = []
+
+  @property
+  def steps(self) -> int:
+    return len(self._rows)
+
+  @property
+  def last(self) -> int:
+    return self._next - 1
+
+  def add(self, metrics: dict) -> None:
+    """Takes the metrics of the next step; raises where its loss is not finite."""
+    step, self._next = self._next, self._next + 1
+    if not np.isfinite(metrics["loss"]) or not np.isfinite(metrics["grad_norm"]):
+      raise UsageError(
+        f"step {step}: the loss is {metrics['loss']}, its gradient's norm "
+        f"{metrics['grad_norm']}, {self._blame(metrics)}; expected finite numbers. "
+        "The last checkpoint is from before this step: lower the learning rate or look "
+        "at the data, then run the same command again"
+      )
+    self._rows.append(metrics)
+
+  def _blame(self, metrics) -> str:
+    """The tasks whose loss is not finite, among those that the batch drew."""
+
+    def broken(name, row, drawn):
+      columns = [j for j, s in enumerate(STREAMS) if s in TASKS[name].generated]
+      return drawn and not np.isfinite(row[columns]).all()
+
+    rows = zip(self._tasks, metrics["by_task"], metrics["drawn"])
+    names = [name for name, row, drawn in rows if broken(name, row, drawn)]
+    return f"in task {', '.join(names)}" if names else "though every loss was finite"
+
+  def means(self) -> dict[str, float]:
+    """Scalars of the window, and a fresh window."""
+    rows, self._rows = self._rows, []
+    out = {k: float(np.mean([r[k] for r in rows])) for k in ("loss", "grad_norm")}
+    by_task = np.stack([r["by_task"] for r in rows])
+    seen = np.isfinite(by_task)
+    sums = np.where(seen, by_task, 0).sum(0)
+    for i, task in enumerate(self._tasks):
+      for j, stream in enumerate(STREAMS):
+        if seen[:, i, j].any():
+          out[f"loss/{task}/{stream}"] = float(sums[i, j] / seen[:, i, j].sum())
+    return out

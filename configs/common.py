@@ -1,0 +1,89 @@
+"""The configuration every other one starts from, and how `:arg` is read.
+
+`--config=configs/joint.py:size=14b,runlocal --config.optim.warmup_steps=10`: what
+follows the colon goes to `get_config(arg)`, further flags override single keys.
+"""
+
+from ml_collections import ConfigDict
+
+
+def parse(arg: str | None, **defaults) -> ConfigDict:
+  """Reads "a=1,b" into the types of `defaults`; a bare name is True."""
+  out = ConfigDict(defaults)
+  for item in filter(None, (arg or "").split(",")):
+    name, _, value = item.partition("=")
+    if name not in out:
+      raise ValueError(
+        f"unknown argument {name!r} of this config; expected {', '.join(defaults)}"
+      )
+    kind = type(defaults[name])
+    out[name] = (value in ("", "1", "true", "True")) if kind is bool else kind(value)
+  return out
+
+
+def base() -> ConfigDict:
+  """Defaults of a training run; each section is the keywords of one function."""
+  return ConfigDict(
+    {
+      "seed": 0,
+      "steps": 1000,
+      # ccl_jax.models.presets.build_model
+      "model": {
+        "preset": "tiny",
+        "streams": ("video", "audio"),
+        "variant": "context",
+        "tarp": True,
+        "tarp_centre": "aligned",
+        "cross_rope": "3d",
+        "image_form": "first_frame",
+        "remat": "none",
+        "dtype": "bfloat16",
+      },
+      # ccl_jax.data.spec.ClipSpec
+      "clip": {"frames": 33, "height": 32, "width": 32, "fps": 25.0},
+      # ccl_jax.data.sources.open_source; `options` are those of the source.
+      "data": {"source": "folder", "root": "", "options": {}},
+      "batch": {"size": 8, "threads": 4},
+      # A folder of saved codecs, or "" to fit the embedded ones to the data.
+      "codec": {"path": "", "fit_clips": 256, "text_length": 64, "text_dim": 128},
+      "tasks": {
+        "probabilities": {"single": 0.10, "a2v": 0.15, "v2a": 0.15, "joint": 0.60},
+        "draw": "sample",  # or "step": one task a step, with a static route
+      },
+      "objective": {
+        "sigma": "uniform",
+        "shift": 5.0,
+        "loss_weights": (1.0, 1.0),
+        "text_dropout": 0.1,
+        "image_probability": 0.0,
+      },
+      "optim": {
+        # (pattern of the whole path, learning rate, weight decay); first match wins
+        "groups": (
+          ("blocks/(audio_to_video|video_to_audio)/.*", 1e-4, 0.01),
+          (".*", 1e-5, 0.01),
+        ),
+        "warmup_steps": 100,
+        "schedule": "constant",
+        "b1": 0.9,
+        "b2": 0.99,
+        "eps": 1e-8,
+        "clip_norm": 1.0,
+        "moment_dtype": "float32",
+      },
+      "accumulate": 1,
+      "ema_decay": 0.999,
+      "mesh": (1, -1, 1, 1),  # data, fsdp, context, tensor
+      "checkpoint": {"every": 500, "keep": 2},
+      "log_every": 10,
+      # What a finished run shows: see ccl_jax.report.
+      "report": {
+        "tasks": (),
+        "clips": 16,
+        "steps": 20,
+        "guidance": "ucg2",
+        "scale": 2.0,
+        "show": 4,
+      },
+    }
+  )
