@@ -58,6 +58,11 @@ class Sampling:
   batched: bool = True
 
 
+def variant_of(model: JointDiT) -> str:
+  """The kind of cross-modal attention; one stream alone has no context tokens."""
+  return "gate" if model.cross is None else model.cross.variant
+
+
 def sample_latents(
   model: JointDiT,
   params: PyTree,
@@ -78,9 +83,7 @@ def sample_latents(
       latent of a given first frame (b, 1, h, w, c).
     reuse_keys: compute a given stream once, not at every step. The result is the same.
   """
-  guidance = get_guidance(
-    sampling.guidance, None if model.cross is None else model.cross.variant
-  )
+  guidance = get_guidance(sampling.guidance, variant_of(model))
   given = {s: conditions["given"][s] for s in task.given}
   geometry = token_geometry(model.streams, {**noise, **given})
   texts = conditions["text"]

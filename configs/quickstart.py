@@ -18,11 +18,12 @@ def get_config(arg=None):
   args = common.parse(arg, data="", runlocal=False, seed=0)
   c = common.base()
   c.seed = args.seed
-  c.steps = 2000
+  c.steps = 1500
   c.model.dtype = "float32"
+  c.model.remat = "full"
   c.data.source = "folder" if args.data else "talking_scene"
   c.data.root = args.data
-  c.batch.size = 32
+  c.batch.size = 16
   c.batch.threads = 2
   c.codec.text_length = 48
   c.codec.text_dim = 128
@@ -36,10 +37,21 @@ def get_config(arg=None):
   c.checkpoint.every = 1000
   c.log_every = 50
   c.report.tasks = ("joint", "a2v", "v2a")
+  c.report.clips = 64
   if args.runlocal:
     c.steps, c.batch.size, c.codec.fit_clips = 4, 4, 16
     c.optim.warmup_steps, c.checkpoint.every, c.log_every = 2, 2, 1
     c.report.clips, c.report.steps, c.report.show = 2, 2, 2
   if not args.data:
-    c.data.options = {"n_train": 64 if args.runlocal else 4096, "n_test": 64}
+    # Of the scene's parts those that a short training can learn at 32 x 32.
+    c.data.options = {
+      "n_train": 64 if args.runlocal else 2048,
+      "n_test": 64,
+      "jitter": 0.0,
+      "duet": 0.0,
+      "shapes": 0.0,
+      "texture": 0.03,
+      "distractor": 0.2,
+      "impacts": 0.2,
+    }
   return c.lock()

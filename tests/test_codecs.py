@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from ccl_jax.codecs import Codecs, fingerprint, fit_codecs, load_codecs, save_codecs
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.data.talking_scene import draw_clip
 from ccl_jax.errors import UsageError
 
 
@@ -36,6 +38,69 @@ def test_the_bundle_is_one_argument_of_a_jitted_function(codecs):
   video, audio, text = encode(codecs, pixels, clip["audio"][None], ids, mask)
   assert (video.shape, audio.shape) == ((1, 3, 2, 3, 16), (1, 11, 20))
   assert text.shape == (1, 24, 32)
+
+
+SCENE = ClipSpec(frames=33, height=32, width=32, fps=25)
+
+
+@pytest.fixture(scope="module")
+def scene_codecs():
+  clips = (draw_clip(i, SCENE) for i in range(100))
+  return fit_codecs(clips, text_length=8, text_dim=16)
+
+
+through = jax.jit(lambda codec, x: codec.decode(codec.encode(x)))
+
+
+def test_mouth_and_voice_of_a_talking_scene_survive(scene_codecs):
+  """Per frame: how dark the mouth's pixels are follows the true opening, and the
+  decoded sound's energy follows that of the sound.
+  """
+  alone = {"duet": 0.0, "distractor": 0.0, "impacts": 0.0, "talker": 1.0}
+  drawn = [draw_clip(i, SCENE, "test", **alone) for i in range(12)]
+  video = np.stack([clip["video"] for clip in drawn]) / np.float32(127.5) - 1
+  audio = np.stack([clip["audio"] for clip in drawn])
+  seen = np.asarray(through(scene_codecs.video, video))
+  heard = np.asarray(through(scene_codecs.audio, audio))
+
+  def energy(wave):
+    frames = wave[:, : 32 * 640].reshape(len(wave), 32, 640)
+    return np.log(np.square(frames).mean(-1) + 1e-5)
+
+  mouths = []
+  for clip, pixels, back in zip(drawn, video.mean(-1), seen.mean(-1)):
+    opening = clip["mouth"][0] - clip["mouth"][0].mean()
+    mouth = np.einsum("f,fhw->hw", opening, pixels)
+    mouth = mouth < 0.7 * mouth.min()
+    mouths.append(np.corrcoef(-back[:, mouth].mean(1), opening)[0, 1])
+  voices = [np.corrcoef(a, b)[0, 1] for a, b in zip(energy(heard), energy(audio))]
+  assert np.mean(mouths) > 0.92, mouths
+  assert np.mean(voices) > 0.97, voices
+
+
+def test_clicks_of_a_talking_scene_keep_their_time(scene_codecs):
+  """Of a ball's contacts, by the envelope above the voices: typically within 3 ms."""
+  only_a_ball = {"talker": 0.0, "distractor": 0.0, "impacts": 1.0}
+  drawn = [draw_clip(i, SCENE, "test", **only_a_ball) for i in range(12)]
+  audio = np.stack([clip["audio"] for clip in drawn])
+  heard = np.asarray(through(scene_codecs.audio, audio))
+
+  def envelope(wave):
+    spectrum = np.fft.rfft(wave)
+    spectrum[: int(2900 * len(wave) / 16000)] = 0
+    high = np.fft.irfft(spectrum, len(wave)) ** 2
+    return np.sqrt(np.convolve(high, np.hanning(65), "same"))
+
+  late, lags = [], np.arange(-320, 321)
+  for clip, before, after in zip(drawn, audio, heard):
+    before, after = envelope(before), envelope(after)
+    for time in clip["events"]["time"]:
+      near = slice(int(16000 * time) - 800, int(16000 * time) + 1200)
+      if near.start >= 0 and near.stop <= len(before):
+        a, b = before[near], after[near]
+        late.append(lags[np.argmax([np.roll(a, lag) @ b for lag in lags])] / 16)
+  assert len(late) > 8
+  assert np.median(np.abs(late)) < 3, late
 
 
 def test_save_and_load_are_bitwise_and_replace(codecs, tmp_path):

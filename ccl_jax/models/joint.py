@@ -21,10 +21,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ccl_jax.axes import STREAMS, other
-from ccl_jax.models.cca import CrossAttention, CrossConfig, Geometry, Keys
+from ccl_jax.models.cca import CrossAttention, CrossConfig, Geometry
 from ccl_jax.models.stream import Block, Stream, StreamConfig
 from ccl_jax.sharding import constrain
 from ccl_jax.tasks import Route
+
+# Keys and values of every block.
+StackedKeys = tuple[
+  Float[Array, "depth b u v n d"], Float[Array, "depth b u v n d"]
+]
 
 # What the backward pass of a block keeps; all else is computed again.
 REMAT = {
@@ -130,7 +135,7 @@ class JointDiT(nn.Module):
     route: Route = Route(),
     *,
     image: Mapping[str, Float[Array, "b i 1280"]] | None = None,
-    keys: Mapping[str, Keys] | None = None,
+    keys: Mapping[str, StackedKeys] | None = None,
     collect: bool = False,
     geometry: Geometry | None = None,
   ):

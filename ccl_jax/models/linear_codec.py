@@ -33,6 +33,7 @@ GROUP, PATCH, COLOURS = 4, 8, 3
 HADAMARD = np.array([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, -1, 1], [1, -1, 1, -1]]) / 2
 STILL, MOTION = 10, 6  # video channels
 PAIR, BANDS, SOUND = 2, 80, 20  # mel frames, bands, audio channels
+ENOUGH = 16384  # groups of one video that a fit looks at
 LOUDNESS, LOUDEST = 0.2, 2.0  # full scale stays below 2; a wild latent is cut there
 
 Video = Float[np.ndarray, "F H W 3"] | UInt8[np.ndarray, "F H W 3"]
@@ -57,6 +58,9 @@ def mel_pairs(wave: Float[Array, "b n"]) -> Float[Array, "b a p"]:
 class LinearVideoCodec(struct.PyTreeNode):
   """Pixels in [-1, 1] to latents and back."""
 
+  channels = STILL + MOTION
+  stride = (GROUP, PATCH, PATCH)
+
   mean: Any  # (p,); not typed as arrays: transformations put shapes, shardings here
   basis: Any  # (p, c)
   scale: Any  # (c,)
@@ -76,6 +80,9 @@ class LinearVideoCodec(struct.PyTreeNode):
 
 class LinearAudioCodec(struct.PyTreeNode):
   """512 a samples at 16 kHz to a latents and back."""
+
+  channels = SOUND
+  hop = 512
 
   mean: Any
   basis: Any
@@ -167,8 +174,8 @@ class VideoFit:
   def add(self, video: Video):
     if video.dtype == np.uint8:
       video = video / np.float32(127.5) - 1
-    rows = np.asarray(patches(jnp.asarray(video)[None]), np.float64)
-    rows = rows.reshape(-1, self.rows.width)
+    rows = np.asarray(patches(jnp.asarray(video)[None])).reshape(-1, self.rows.width)
+    rows = rows[:: -(-len(rows) // ENOUGH)].astype(np.float64)
     change = rows @ _over_time(HADAMARD[1:])
     self.rows.add(rows, np.ones(len(rows)))
     self.changes.add(change, (change**2).sum(1))

@@ -104,10 +104,11 @@ def test_single_route_keeps_the_streams_apart(model, params, inputs):
     assert np.abs(before[changed] - after[changed]).max() > 1e-3
 
 
-@pytest.mark.parametrize("variant", ["context", "gate"])
-@pytest.mark.parametrize("tarp", [True, False])
+@pytest.mark.parametrize(
+  ("variant", "tarp"), [("context", True), ("context", False), ("gate", False)]
+)
 def test_masks_by_sample_equal_static_routes(inputs, variant, tarp):
-  model = small_model(variant=variant, tarp=tarp)
+  model = small_model(variant=variant, tarp=tarp).clone(depth=1)
   params = random_params(model)
   names = ["a2v", "joint"] if tarp else ["v2a", "single"]
   per_sample = lambda field: {

@@ -1,0 +1,96 @@
+"""Pictures of a run: loss curves, clips with their sound, attention on context tokens."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+
+def _figure(rows: int, columns: int, width: float, height: float):
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+  return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def loss_curves(path: pathlib.Path, rows: Sequence[Mapping[str, float]]) -> None:
+  """Loss against step, one line for each task and stream.
+
+  Args:
+    rows: of metrics.jsonl: {"step": ..., "loss/TASK/STREAM": ...}.
+  """
+  figure, axes = _figure(1, 2, 10, 4)
+  names = sorted({k for r in rows for k in r if k.startswith("loss/")})
+  for name in names:
+    _, task, stream = name.split("/")
+    points = [(r["step"], r[name]) for r in rows if r.get(name) is not None]
+    ax = axes[0, 0 if stream == "video" else 1]
+    ax.plot(*zip(*points), label=task)
+  for ax, stream in zip(axes[0], ("video", "audio")):
+    ax.set(title=f"{stream}: velocity error", xlabel="step", yscale="log")
+    ax.grid(alpha=0.3)
+    if ax.lines:
+      ax.legend()
+  figure.savefig(path)
+
+
+def contact_sheet(
+  path: pathlib.Path,
+  clips: Sequence[Mapping[str, np.ndarray]],
+  titles: Sequence[str],
+  fps: float,
+  frames: int = 12,
+) -> None:
+  """A row for each clip: frames evenly in time, and the sound on the same axis."""
+  figure, axes = _figure(2 * len(clips), 1, 11, 2.3 * len(clips))
+  for i, (clip, title) in enumerate(zip(clips, titles)):
+    video, audio = clip["video"], clip["audio"]
+    seconds = len(video) / fps
+    shown = np.linspace(0, len(video) - 1, min(frames, len(video))).astype(int)
+    picture, sound = axes[2 * i, 0], axes[2 * i + 1, 0]
+    picture.imshow(np.concatenate(list(video[shown]), 1), extent=(0, seconds, 0, 1))
+    picture.set(aspect="auto", xticks=[], yticks=[])
+    picture.set_title(title, fontsize=8)
+    sound.plot(np.arange(len(audio)) * seconds / len(audio), audio, lw=0.4)
+    sound.set(xlim=(0, seconds), ylim=(-1, 1), yticks=[])
+  figure.savefig(path)
+
+
+def attention_panel(
+  path: pathlib.Path,
+  frames: np.ndarray,
+  video_share: np.ndarray,
+  audio_share: np.ndarray,
+  groups: Mapping[str, tuple[float, float]] | None,
+) -> None:
+  """Where attention falls on the context tokens (figure 6 of the paper).
+
+  Args:
+    frames: uint8 (t, H, W, 3), the picture behind each latent frame.
+    video_share: (t, h, w), share of a video token's attention on context tokens.
+    audio_share: (a,), the same of audio tokens.
+    groups: mean share of (foreground, background) tokens by stream, if masks are known.
+  """
+  shown = np.linspace(0, len(frames) - 1, min(6, len(frames))).astype(int)
+  figure, axes = _figure(3, len(shown), 2 * len(shown), 6.5)
+  top = float(video_share.max())
+  for ax_picture, ax_map, i in zip(axes[0], axes[1], shown):
+    ax_picture.imshow(frames[i])
+    image = ax_map.imshow(video_share[i], vmin=0, vmax=top, cmap="magma")
+    for ax in (ax_picture, ax_map):
+      ax.set(xticks=[], yticks=[])
+  figure.colorbar(image, ax=axes[1], label="on context tokens")
+  for ax in axes[2]:
+    ax.remove()
+  grid = axes[2, 0].get_gridspec()
+  line = figure.add_subplot(grid[2, : len(shown) // 2 + 1])
+  line.plot(audio_share)
+  line.set(xlabel="audio token", ylabel="on context tokens", ylim=(0, None))
+  if groups:
+    bars = figure.add_subplot(grid[2, len(shown) // 2 + 1 :])
+    x = np.arange(len(groups))
+    for k, label in enumerate(("foreground", "background")):
+      bars.bar(x + 0.4 * k - 0.2, [g[k] for g in groups.values()], 0.38, label=label)
+    bars.set_xticks(x, list(groups))
+    bars.legend(fontsize=8)
+  figure.savefig(path)

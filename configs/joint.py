@@ -1,0 +1,37 @@
+"""Stage 2 of the paper: video and audio streams trained together.
+
+  python -m ccl_jax.train --config=configs/joint.py:size=14b --workdir=DIR --distributed
+
+  :size=tiny|lab|1.3b|14b   the preset (14b: 20 B parameters, bf16, full remat)
+  :runlocal                 tiny sizes, a few steps
+
+The paper: batch 320, 12 k steps, 352 x 640, 121 frames at 24 fps; the exchange learns at
+1e-4, the pretrained streams at 1e-5.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+  """The paper's recipe; clips are read from `config.data.root`."""
+  args = common.parse(arg, size="14b", runlocal=False, data="")
+  c = common.base()
+  c.model.preset = "tiny" if args.runlocal else args.size
+  c.model.remat = "full"
+  c.steps = 12_000
+  c.data.root = args.data
+  c.clip = {"frames": 121, "height": 352, "width": 640, "fps": 24.0}
+  c.batch.size = 320
+  c.codec.text_length, c.codec.text_dim = 512, 4096
+  c.objective.image_probability = 0.5
+  c.optim.warmup_steps = 500
+  c.ema_decay = 0.9999
+  if args.runlocal:
+    c.steps, c.batch.size = 4, 8
+    c.clip = {"frames": 17, "height": 32, "width": 32, "fps": 24.0}
+    c.codec.text_length, c.codec.text_dim, c.codec.fit_clips = 16, 32, 8
+    c.optim.warmup_steps, c.checkpoint.every, c.log_every = 1, 2, 1
+    if not args.data:
+      c.data.source = "talking_scene"
+      c.data.options = {"n_train": 16, "n_test": 4}
+  return c.lock()

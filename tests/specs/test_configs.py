@@ -1,0 +1,78 @@
+"""Every config, at full size: a whole train step and its shardings, as shapes only."""
+
+import importlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ccl_jax import train as entry
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.models.presets import PRESETS, build_model, init_params
+from ccl_jax.sharding import make_mesh, parameter_axes, path_of
+from ccl_jax.training.state import abstract_state, new_state
+from ccl_jax.training.step import make_train_step
+
+ROOT = pathlib.Path(__file__).parents[2]
+CASES = [
+  ("quickstart", ""),
+  ("joint", "size=14b"),
+  ("joint", "size=1.3b"),
+  ("joint", "runlocal"),
+  ("ablation", "row=gate"),
+  ("ablation", "row=tarp"),
+  ("ablation", "row=ccl"),
+]
+
+
+def test_cases_name_every_config():
+  files = {p.stem for p in (ROOT / "configs").glob("*.py")} - {"common", "__init__"}
+  assert files == {name for name, _ in CASES}
+
+
+@pytest.mark.parametrize(("name", "arg"), CASES)
+def test_train_step_has_the_shapes_it_should(name, arg):
+  config = importlib.import_module(f"configs.{name}").get_config(arg)
+  model = build_model(**config.model)
+  spec = ClipSpec(**config.clip)
+  recipe = entry.make_recipe(config)
+  text = (config.codec.text_length, config.codec.text_dim)
+  init = lambda key: init_params(model, key, text)
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  optimizer = entry.make_run_optimizer(config, shapes)
+  fresh = jax.eval_shape(lambda k: new_state(init(k), optimizer), jax.random.key(0))
+  mesh = make_mesh((1, 2, 2, 2))
+  state = abstract_state(fresh, mesh)
+  batch = {
+    "video": (config.batch.size, *spec.latent_shape, 16),
+    "audio": (config.batch.size, spec.audio_tokens, 20),
+    "text": (config.batch.size, *text),
+    "null_text": text,
+  }
+  batch = {k: jax.ShapeDtypeStruct(v, jnp.float32) for k, v in batch.items()}
+  tasks = [None, *recipe.names] if config.model.preset == "tiny" else [None]
+  for task in tasks:
+    step = make_train_step(model, optimizer, recipe, seed=0, task=task)
+    new, metrics = jax.eval_shape(step, fresh, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
+      lambda x: (x.shape, x.dtype), fresh
+    )
+    assert metrics["by_task"].shape == (len(recipe.names), 2)
+  large = [
+    path_of(p)
+    for p, x in jax.tree_util.tree_leaves_with_path(state)
+    if x.size >= 2**22 and x.sharding.is_fully_replicated
+  ]
+  assert not large
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("image_form", ["first_frame", "channels"])
+def test_every_parameter_has_a_sharding_rule(preset, image_form):
+  model = build_model(preset, image_form=image_form)
+  shapes = jax.eval_shape(
+    lambda k: init_params(model, k, (512, 4096)), jax.random.key(0)
+  )
+  for path, x in jax.tree_util.tree_leaves_with_path(shapes):
+    assert len(parameter_axes("/" + path_of(path), x.ndim)) == x.ndim

@@ -1,0 +1,77 @@
+"""Who may import whom: the layers of the package, read from its source."""
+
+import ast
+import pathlib
+
+ROOT = pathlib.Path(__file__).parents[1]
+L0 = {"axes", "errors", "tasks", "sharding", "ops"}
+# Package or module -> what it may import of this project, besides itself and L0.
+ALLOWED = {
+  **dict.fromkeys(L0, set()),
+  "models": set(),
+  "diffusion": set(),
+  "data": set(),
+  "codecs": {"models"},
+  "weights": {"models", "metrics"},
+  "metrics": {"data"},
+  "viz": set(),
+  "training": {"models", "diffusion", "data"},
+}
+ENTRY_POINTS = {"train", "generate", "inference", "report", "cli"}
+# Heavy or foreign packages, and the only places that may name them.
+FOREIGN = {"torch": {"weights"}, "tensorflow": set(), "configs": set()}
+
+
+def imports(path: pathlib.Path):
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      yield node.module
+      yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def modules():
+  for path in sorted((ROOT / "ccl_jax").rglob("*.py")):
+    yield path, path.relative_to(ROOT / "ccl_jax").with_suffix("").parts[0]
+
+
+def test_every_module_has_a_layer():
+  known = set(ALLOWED) | ENTRY_POINTS | {"__init__"}
+  assert {place for _, place in modules()} <= known
+
+
+def test_import_direction():
+  wrong = []
+  for path, place in modules():
+    if place in ENTRY_POINTS or place == "__init__":
+      continue
+    for name in imports(path):
+      if not name.startswith("ccl_jax."):
+        continue
+      target = name.split(".")[1]
+      if target != place and target not in ALLOWED[place] | L0:
+        wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+  assert not wrong
+
+
+def test_foreign_packages_stay_out():
+  wrong = [
+    f"{path.relative_to(ROOT)} imports {name}"
+    for path, place in modules()
+    for name in imports(path)
+    if place not in FOREIGN.get(name.split(".")[0], {place})
+  ]
+  assert not wrong
+
+
+def test_data_never_sees_devices():
+  for path, place in modules():
+    if place == "data":
+      assert not any(n == "jax" or n.startswith("jax.") for n in imports(path)), path
+
+
+def test_nothing_imports_configs_but_configs():
+  for path in (ROOT / "configs").glob("*.py"):
+    names = {n.split(".")[0] for n in imports(path)}
+    assert names <= {"configs", "ml_collections", "__future__"}, path

@@ -1,0 +1,123 @@
+"""The training step: what is drawn, what is learnt, and on how many devices."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccl_jax.sharding import batch_sharding, make_mesh
+from ccl_jax.tasks import TASKS
+from ccl_jax.training.state import state_shardings
+from ccl_jax.training.step import draw, frame_sigma, hold_clean_streams, make_train_step
+from tests.training.conftest import RECIPE
+
+
+@pytest.fixture(scope="session")
+def run(small):
+  model, optimizer, _ = small
+  return jax.jit(make_train_step(model, optimizer, RECIPE, seed=0))
+
+
+@pytest.fixture(scope="session")
+def one_step(run, small, batch):
+  return run(small[2], batch)
+
+
+def test_draw_follows_the_task_table(batch):
+  latents = {s: batch[s] for s in ("video", "audio")}
+  latents = jax.tree.map(lambda x: np.repeat(x, 64, 0), latents)
+  drawn = jax.jit(lambda k: draw(k, latents, RECIPE))(jax.random.key(0))
+  sigma = frame_sigma(drawn, latents)
+  counts = np.bincount(drawn.tasks.index, minlength=4) / len(drawn.tasks.index)
+  np.testing.assert_allclose(counts, 0.25, atol=0.06)
+  for i, name in enumerate(RECIPE.names):
+    mine = np.asarray(drawn.tasks.index) == i
+    video, audio = drawn.sigma["video"][mine], drawn.sigma["audio"][mine]
+    assert (video > 0).all() == ("video" in TASKS[name].generated)
+    assert (audio > 0).all() == ("audio" in TASKS[name].generated)
+    if name == "joint":
+      np.testing.assert_array_equal(video, audio)
+    if name == "single":
+      assert (video != audio).all()
+  image = np.asarray(drawn.image)
+  assert (sigma["video"][image, 0] == 0).all()
+  np.testing.assert_array_equal(
+    sigma["video"][:, 1:], np.repeat(drawn.sigma["video"][:, None], 2, 1)
+  )
+
+
+def test_loss_is_the_mean_over_generating_samples(one_step):
+  """The reported parts add up to the objective, stream by stream."""
+  _, metrics = one_step
+  by_task, drawn = np.asarray(metrics["by_task"]), np.asarray(metrics["drawn"])
+  assert drawn.sum() == 16
+  total = 0.0
+  for j, s in enumerate(("video", "audio")):
+    makes = np.array([s in TASKS[n].generated for n in RECIPE.names])
+    n = np.where(makes, drawn, 0)
+    total += np.nansum(by_task[:, j] * n) / n.sum()
+  np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
+
+
+def test_accumulation_changes_no_number(small, batch, one_step):
+  model, optimizer, state = small
+  step = jax.jit(make_train_step(model, optimizer, RECIPE, seed=0, accumulate=4))
+  chex.assert_trees_all_close(step(state, batch)[1], one_step[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 2, 1), (2, 2, 1, 2)])
+def test_eight_devices_give_the_loss_of_one(small, batch, one_step, shape):
+  model, optimizer, state = small
+  mesh = make_mesh(shape)
+  shardings = state_shardings(state, mesh)
+  step = make_train_step(model, optimizer, RECIPE, seed=0)
+  with jax.set_mesh(mesh):
+    state = jax.device_put(state, shardings)
+    put = lambda k, x: x if k == "null_text" else jax.device_put(x, batch_sharding(mesh))
+    sharded = {k: put(k, x) for k, x in batch.items()}
+    new, metrics = jax.jit(step, out_shardings=(shardings, None))(state, sharded)
+  np.testing.assert_allclose(metrics["loss"], one_step[1]["loss"], rtol=1e-5)
+  np.testing.assert_allclose(metrics["grad_norm"], one_step[1]["grad_norm"], rtol=1e-4)
+  kernel = new.params["blocks"]["video"]["ffn"]["in"]["kernel"]
+  assert not kernel.sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize("task", ["v2a", "single"])
+def test_a_static_task_is_the_masked_one(small, batch, task):
+  """One program with masks, every sample drawing `task`, against its own program."""
+  model, optimizer, state = small
+  i = RECIPE.names.index(task)
+  only = tuple(float(j == i) for j in range(4))
+  import dataclasses
+
+  masked = dataclasses.replace(RECIPE, probabilities=only)
+  a = jax.jit(make_train_step(model, optimizer, masked, seed=0))(state, batch)[1]
+  b = jax.jit(make_train_step(model, optimizer, masked, seed=0, task=task))(
+    state, batch
+  )[1]
+  np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
+  np.testing.assert_allclose(a["grad_norm"], b["grad_norm"], rtol=1e-4)
+
+
+def test_clean_streams_are_held(small):
+  params = small[2].params
+  held = jax.jit(
+    jax.grad(
+      lambda p: sum(x.sum() for x in jax.tree.leaves(hold_clean_streams(p, TASKS["v2a"])))
+    )
+  )(params)
+  still = (held["video"], held["blocks"]["video"], held["blocks"]["audio_to_video"])
+  moves = (held["audio"], held["blocks"]["audio"], held["blocks"]["video_to_audio"])
+  assert all((x == 0).all() for x in jax.tree.leaves(still))
+  assert all((x == 1).all() for x in jax.tree.leaves(moves))
+
+
+def test_training_lowers_the_loss(run, small, batch):
+  state, first = small[2], None
+  for _ in range(30):
+    state, metrics = run(state, batch)
+    first = first or float(metrics["loss"])
+  assert int(state.step) == 30
+  assert float(metrics["loss"]) < 0.8 * first
+  assert jnp.isfinite(metrics["grad_norm"])
