@@ -44,7 +44,7 @@ def report(config, workdir: str | pathlib.Path) -> dict:
     for i, clip in enumerate(sets[task][:show]):
       write_mp4(out / f"{task}_{i}.mp4", clip["video"], pipeline.spec.fps, clip["audio"])
   for name, made in sets.items():
-    file = out / f"{name.split(',')[0] if name == 'real' else name.replace(', ', '_').replace(' ', '_')}.png"
+    file = out / f"{name.replace(', ', '_').replace(' ', '_')}.png"
     titles = [c["text"] for c in made[:show]]
     panels.contact_sheet(file, made[:show], titles, pipeline.spec.fps)
 
@@ -198,7 +198,7 @@ def _contrast(share, mask) -> tuple[float, float]:
 
 def table(scores: dict) -> str:
   """The scores as lines of text, each beside its chance."""
-  lines = [f"{'':26}" + "".join(f"{s:>24}" for s in SHOWN_SCORES)]
+  lines = [f"{'':26}" + " ".join(f"{s:>24}" for s in SHOWN_SCORES)]
   for name, entry in scores.items():
     if name == "attention":
       continue
@@ -209,5 +209,5 @@ def table(scores: dict) -> str:
         continue
       g, c = entry["given"][s], entry["chance"].get(s, {"mean": float("nan")})
       cells.append(f"{g['mean']:.3f} +- {g['sem']:.3f} ({c['mean']:.3f})".rjust(24))
-    lines.append(f"{name:26}" + "".join(cells))
+    lines.append(f"{name:26}" + " ".join(cells))
   return "\n".join([*lines, "mean +- standard error (chance)"])

@@ -73,10 +73,10 @@ def attention_panel(
   """
   shown = np.linspace(0, len(frames) - 1, min(6, len(frames))).astype(int)
   figure, axes = _figure(3, len(shown), 2 * len(shown), 6.5)
-  top = float(video_share.max())
+  low, high = float(video_share.min()), float(video_share.max())
   for ax_picture, ax_map, i in zip(axes[0], axes[1], shown):
     ax_picture.imshow(frames[i])
-    image = ax_map.imshow(video_share[i], vmin=0, vmax=top, cmap="magma")
+    image = ax_map.imshow(video_share[i], vmin=low, vmax=high, cmap="magma")
     for ax in (ax_picture, ax_map):
       ax.set(xticks=[], yticks=[])
   figure.colorbar(image, ax=axes[1], label="on context tokens")
@@ -85,12 +85,14 @@ def attention_panel(
   grid = axes[2, 0].get_gridspec()
   line = figure.add_subplot(grid[2, : len(shown) // 2 + 1])
   line.plot(audio_share)
-  line.set(xlabel="audio token", ylabel="on context tokens", ylim=(0, None))
+  line.set(xlabel="audio token", ylabel="on context tokens")
   if groups:
     bars = figure.add_subplot(grid[2, len(shown) // 2 + 1 :])
     x = np.arange(len(groups))
     for k, label in enumerate(("foreground", "background")):
       bars.bar(x + 0.4 * k - 0.2, [g[k] for g in groups.values()], 0.38, label=label)
     bars.set_xticks(x, list(groups))
-    bars.legend(fontsize=8)
+    values = [v for g in groups.values() for v in g]
+    bars.set_ylim(max(0.0, 2 * min(values) - max(values) - 0.01), None)
+    bars.legend(fontsize=8, loc="lower right")
   figure.savefig(path)
