@@ -8,7 +8,8 @@
 A codec is a `flax.struct.PyTreeNode`: its arrays are leaves and its sizes static, so it
 is passed to jitted functions as an argument. A new kind of codec adds a row to `KINDS`.
 A folder holds, for each of the three, NAME.safetensors with the arrays and NAME.json
-with the kind, the sizes and a hash of it all.
+with the kind, the sizes and a hash of it all. A codec's field `tokenizer`, if it has
+one, is NAME.tokenizer beside them.
 """
 
 import dataclasses
@@ -34,11 +35,16 @@ from ccl_jax.models.linear_codec import (
   LinearVideoCodec,
   VideoFit,
 )
+from ccl_jax.models.tokenizer import Tokenizer
+from ccl_jax.models.umt5 import UMT5Text
+from ccl_jax.models.wan_vae import WanVideoCodec
 
 KINDS = {
   "linear_video": LinearVideoCodec,
   "linear_audio": LinearAudioCodec,
   "byte_text": ByteText,
+  "umt5": UMT5Text,
+  "wan_vae": WanVideoCodec,
 }
 
 
@@ -68,7 +74,8 @@ def fit_codecs(
 def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
   """Writes the folder whole or not at all; replaces one that holds codecs only."""
   folder = pathlib.Path(folder).absolute()
-  files = {name + end for name in Codecs._fields for end in (".json", ".safetensors")}
+  ends = (".json", ".safetensors", ".tokenizer")
+  files = {name + end for name in Codecs._fields for end in ends}
   if folder.exists() and not (
     folder.is_dir() and {p.name for p in folder.iterdir()} <= files
   ):
@@ -79,9 +86,11 @@ def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
   fresh.mkdir(parents=True)
   try:
     for name, codec in codecs._asdict().items():
-      kind, static, arrays = _parts(codec)
+      kind, static, arrays, tokenizer = _parts(codec)
       about = {"kind": kind, "static": static, "sha256": _digest(codec)}
       save_file(arrays, fresh / f"{name}.safetensors")
+      if tokenizer is not None:
+        (fresh / f"{name}.tokenizer").write_bytes(tokenizer.file)
       (fresh / f"{name}.json").write_text(json.dumps(about, indent=2) + "\n")
     if folder.exists():
       folder.rename(stale)
@@ -104,11 +113,7 @@ def fingerprint(codecs: Codecs) -> str:
 
 def _load(folder: pathlib.Path, name: str):
   about_path, array_path = folder / f"{name}.json", folder / f"{name}.safetensors"
-  for path in (about_path, array_path):
-    if not path.is_file():
-      raise UsageError(
-        f"no {path.name} in {folder}: expected a folder written by save_codecs"
-      )
+  _require(about_path, array_path)
   damaged = UsageError(f"the {name} codec in {folder} is damaged: fit or save it again")
   try:
     about = json.loads(about_path.read_text())
@@ -120,8 +125,13 @@ def _load(folder: pathlib.Path, name: str):
     known = ", ".join(KINDS)
     raise UsageError(f"{about_path} names the kind {kind!r}, expected one of {known}")
   leaves = {key: jnp.asarray(value) for key, value in arrays.items()}
+  leaves = traverse_util.unflatten_dict(leaves, sep="/")
+  if "tokenizer" in {field.name for field in dataclasses.fields(KINDS[kind])}:
+    path = folder / f"{name}.tokenizer"
+    _require(path)
+    leaves["tokenizer"] = Tokenizer(path.read_bytes())
   try:
-    codec = KINDS[kind](**static, **traverse_util.unflatten_dict(leaves, sep="/"))
+    codec = KINDS[kind](**static, **leaves)
   except TypeError as e:
     raise damaged from e
   if _digest(codec) != digest:
@@ -129,21 +139,33 @@ def _load(folder: pathlib.Path, name: str):
   return codec
 
 
-def _parts(codec) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
-  """A codec's kind, its static fields, and its arrays under flat names."""
+def _require(*paths: pathlib.Path) -> None:
+  for path in paths:
+    if not path.is_file():
+      raise UsageError(
+        f"no {path.name} in {path.parent}: expected a folder written by save_codecs"
+      )
+
+
+def _parts(codec):
+  """A codec's kind, its static fields, its arrays under flat names, its tokenizer."""
   kind = {cls: name for name, cls in KINDS.items()}[type(codec)]
   static, leaves = {}, {}
   for field in dataclasses.fields(codec):
     is_leaf = field.metadata.get("pytree_node", True)
     (leaves if is_leaf else static)[field.name] = getattr(codec, field.name)
+  tokenizer = static.pop("tokenizer", None)
   flat = traverse_util.flatten_dict(leaves, sep="/")
-  return kind, static, {k: np.asarray(v, order="C") for k, v in flat.items()}
+  arrays = {k: np.asarray(v, order="C") for k, v in flat.items()}
+  return kind, static, arrays, tokenizer
 
 
 def _digest(codec) -> str:
-  kind, static, arrays = _parts(codec)
+  kind, static, arrays, tokenizer = _parts(codec)
   digest = hashlib.sha256(json.dumps([kind, static], sort_keys=True).encode())
   for key, value in sorted(arrays.items()):
     digest.update(f"{key} {value.dtype} {value.shape}".encode())
     digest.update(value.tobytes())
+  if tokenizer is not None:
+    digest.update(tokenizer.file)
   return digest.hexdigest()

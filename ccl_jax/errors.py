@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 
@@ -23,8 +23,9 @@ def one_line_errors():
     sys.exit(2)
 
 
-def bind(section: str, keywords: Mapping[str, Any], function: Callable, *args, **rest):
-  """Calls `function(*args, **rest, **keywords)`, the keywords being a config section.
+def bind(section: str, keywords: Any, function: Callable, *args, **rest):
+  """Calls `function(*args, **rest, **keywords)`, the keywords being a config section
+  (a ConfigDict or a dict).
 
   Raises:
     UsageError: a key of the section is missing or unknown.

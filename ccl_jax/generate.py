@@ -32,25 +32,37 @@ from ccl_jax.errors import UsageError
 from ccl_jax.tasks import GENERATIONS
 
 CKPT = flags.DEFINE_string("ckpt", None, "A training run's folder.")
-STEP = flags.DEFINE_integer("step", None, "The checkpoint's step; the newest one if not given.")
+STEP = flags.DEFINE_integer(
+  "step", None, "The checkpoint's step; the newest one if not given."
+)
 WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "params"], "Which parameters.")
 TASK = flags.DEFINE_string("task", "joint", f"One of {', '.join(GENERATIONS)}.")
-PROMPT = flags.DEFINE_multi_string("prompt", None, "What to show; spoken words in quotes.")
-NEGATIVE = flags.DEFINE_string("negative_prompt", "", "Text of unconditional evaluations.")
+PROMPT = flags.DEFINE_multi_string(
+  "prompt", None, "What to show; spoken words in quotes."
+)
+NEGATIVE = flags.DEFINE_string(
+  "negative_prompt", "", "Text of unconditional evaluations."
+)
 IMAGE = flags.DEFINE_string("image", None, "First frame.")
 AUDIO = flags.DEFINE_string("audio", None, "Sound to be shown: any audio or film file.")
 VIDEO = flags.DEFINE_string("video", None, "Film to be given a sound.")
-FRAMES = flags.DEFINE_integer("frames", None, "Frames, 4k + 1; as in training if not given.")
+FRAMES = flags.DEFINE_integer(
+  "frames", None, "Frames, 4k + 1; as in training if not given."
+)
 HEIGHT = flags.DEFINE_integer("height", None, "Pixels, a multiple of 16.")
 WIDTH = flags.DEFINE_integer("width", None, "Pixels, a multiple of 16.")
 GUIDANCE = flags.DEFINE_string(
   "guidance", None, "none, text, ucg2, ucg3, multimodal or sync; ucg2 for a model with "
   "context tokens, multimodal for a gated one, text for one stream."
 )  # fmt: skip
-SCALE_VIDEO = flags.DEFINE_list("scale_video", None, "Guidance scale(s) of the video, e.g. 5 or 3,5.")
+SCALE_VIDEO = flags.DEFINE_list(
+  "scale_video", None, "Guidance scale(s) of the video, e.g. 5 or 3,5."
+)
 SCALE_AUDIO = flags.DEFINE_list("scale_audio", None, "Guidance scale(s) of the sound.")
 STEPS = flags.DEFINE_integer("steps", 50, "Sampling steps.")
-SHIFT = flags.DEFINE_float("shift", None, "Schedule shift; as in training if not given.")
+SHIFT = flags.DEFINE_float(
+  "shift", None, "Schedule shift; as in training if not given."
+)
 SOLVER = flags.DEFINE_enum("solver", "unipc", ["unipc", "dpmpp", "euler"], "Sampler.")
 SEQUENTIAL = flags.DEFINE_bool(
   "sequential", False, "Evaluations of a step one after the other: half the memory."
@@ -73,7 +85,9 @@ def parse_scales(names, given):
     try:
       numbers = [float(v) for v in values]
     except ValueError as e:
-      raise UsageError(f"--scale_{stream}: got {','.join(values)}; expected numbers") from e
+      raise UsageError(
+        f"--scale_{stream}: got {','.join(values)}; expected numbers"
+      ) from e
     if len(numbers) == 1:
       numbers *= len(names)
     if len(numbers) != len(names):

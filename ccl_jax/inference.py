@@ -287,7 +287,9 @@ class Pipeline:
 
   def _check(self, task: str, inputs: Mapping[str, Any]) -> Generation:
     if task not in GENERATIONS:
-      raise UsageError(f"unknown task {task!r}; expected one of {', '.join(GENERATIONS)}")
+      raise UsageError(
+        f"unknown task {task!r}; expected one of {', '.join(GENERATIONS)}"
+      )
     kind = GENERATIONS[task]
     have = dict(self.model.streams)
     missing = [s for s in kind.generated + kind.given if s not in have]
@@ -331,5 +333,3 @@ def _hashable(sampling: Sampling):
     (s, tuple(sorted(v.items()))) for s, v in sorted(sampling.scales.items())
   )
   return dataclasses.replace(sampling, scales=scales)
-
-

@@ -40,9 +40,13 @@ def report(config, workdir: str | pathlib.Path) -> dict:
   for task in config.report.tasks:
     start = time.perf_counter()
     sets[task] = generate(config, pipeline, task, clips)
-    print(f"{task}: {len(clips)} clips in {time.perf_counter() - start:.0f} s", flush=True)
+    print(
+      f"{task}: {len(clips)} clips in {time.perf_counter() - start:.0f} s", flush=True
+    )
     for i, clip in enumerate(sets[task][:show]):
-      write_mp4(out / f"{task}_{i}.mp4", clip["video"], pipeline.spec.fps, clip["audio"])
+      write_mp4(
+        out / f"{task}_{i}.mp4", clip["video"], pipeline.spec.fps, clip["audio"]
+      )
   for name, made in sets.items():
     file = out / f"{name.replace(', ', '_').replace(' ', '_')}.png"
     titles = [c["text"] for c in made[:show]]
@@ -101,7 +105,9 @@ def through_codecs(pipeline, clips) -> list[dict]:
 
   @jax.jit
   def both(codecs, video, audio):
-    pixels = codecs.video.decode(codecs.video.encode(video.astype(jnp.float32) / 127.5 - 1))
+    pixels = codecs.video.decode(
+      codecs.video.encode(video.astype(jnp.float32) / 127.5 - 1)
+    )
     pixels = jnp.round((pixels.clip(-1, 1) + 1) * 127.5).astype(jnp.uint8)
     return pixels, codecs.audio.decode(codecs.audio.encode(audio))
 

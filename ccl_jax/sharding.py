@@ -46,7 +46,9 @@ PARAMETERS = [
 ]
 
 
-def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+  shape: Sequence[int], devices: Sequence[jax.Device] | None = None
+) -> Mesh:
   """A mesh (data, fsdp, context, tensor); one size may be -1, for all that is left.
 
   Raises:

@@ -15,7 +15,7 @@ attention detached, so the loss of the other stream never trains it.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -114,7 +114,9 @@ class SampleTasks(NamedTuple):
   shared_sigma: Bool[Array, "b"]
 
 
-def task_table(probabilities: Mapping[str, float]) -> tuple[list[str], np.ndarray]:
+def task_table(
+  probabilities: Mapping[str, float],
+) -> tuple[tuple[str, ...], tuple[float, ...]]:
   """Names and normalised probabilities of the tasks a run trains.
 
   Raises:
@@ -123,24 +125,26 @@ def task_table(probabilities: Mapping[str, float]) -> tuple[list[str], np.ndarra
   unknown = sorted(set(probabilities) - set(TASKS))
   if unknown:
     raise UsageError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(TASKS)}")
-  names = [n for n, p in probabilities.items() if p > 0]
+  names = tuple(n for n, p in probabilities.items() if p > 0)
   if not names or min(probabilities.values()) < 0:
     raise UsageError(
       f"task probabilities {dict(probabilities)}: expected none below zero and at "
       "least one above; set config.tasks.probabilities"
     )
-  p = np.array([probabilities[n] for n in names], np.float64)
-  return names, p / p.sum()
+  total = sum(probabilities.values())
+  return names, tuple(probabilities[n] / total for n in names)
 
 
-def sample_tasks(index: Int[Array, "b"], names: list[str]) -> SampleTasks:
+def sample_tasks(index: Int[Array, "b"], names: Sequence[str]) -> SampleTasks:
   """The masks of tasks `names[index]`, one per sample."""
   tasks = [TASKS[n] for n in names]
 
   def mask(predicate):
     return jnp.array([predicate(t) for t in tasks])[index]
 
-  per_stream = lambda field: {s: mask(lambda t: s in getattr(t, field)) for s in STREAMS}
+  per_stream = lambda field: {
+    s: mask(lambda t: s in getattr(t, field)) for s in STREAMS
+  }
   return SampleTasks(
     index=index,
     route=Route(per_stream("reads"), per_stream("detached")),
@@ -150,7 +154,7 @@ def sample_tasks(index: Int[Array, "b"], names: list[str]) -> SampleTasks:
 
 
 def draw_tasks(
-  key: jax.Array, batch: int, probabilities: np.ndarray
+  key: jax.Array, batch: int, probabilities: Sequence[float]
 ) -> Int[Array, "b"]:
   """Indices into the task table, one per sample."""
   return jax.random.choice(
@@ -158,6 +162,8 @@ def draw_tasks(
   )
 
 
-def task_of_step(seed: int, step: int, probabilities: np.ndarray) -> int:
+def task_of_step(seed: int, step: int, probabilities: Sequence[float]) -> int:
   """The task of a whole step: the same on every process, a function of the step."""
-  return int(np.random.default_rng([seed, step]).choice(len(probabilities), p=probabilities))
+  return int(
+    np.random.default_rng([seed, step]).choice(len(probabilities), p=probabilities)
+  )

@@ -47,7 +47,9 @@ flags.mark_flags_as_required(["config", "workdir"])
 def geometry_of(model, spec: ClipSpec) -> Geometry:
   """Token counts of a clip."""
   t, h, w = spec.latent_shape
-  _, ph, pw = dict(model.streams)["video"].patch if "video" in dict(model.streams) else (1, 2, 2)
+  _, ph, pw = (
+    dict(model.streams)["video"].patch if "video" in dict(model.streams) else (1, 2, 2)
+  )
   return Geometry(t, h // ph, w // pw, spec.audio_tokens)
 
 
@@ -96,14 +98,12 @@ def make_encoder(codecs, mesh):
 
 
 def make_recipe(config) -> Recipe:
-  names, p = task_table(config.tasks.probabilities)
+  names, p = task_table(dict(config.tasks.probabilities))
   if config.tasks.draw not in ("sample", "step"):
     raise UsageError(
       f"config.tasks.draw: got {config.tasks.draw!r}; expected 'sample' or 'step'"
     )
-  return bind(
-    "objective", config.objective, Recipe, names=tuple(names), probabilities=tuple(p)
-  )
+  return bind("objective", config.objective, Recipe, names=names, probabilities=p)
 
 
 def build_steps(config, model, optimizer, recipe, shardings):
@@ -125,7 +125,7 @@ def build_steps(config, model, optimizer, recipe, shardings):
     by_sample = "sample", jitted(None)
     return lambda step: by_sample
   by_task = [(name, jitted(name)) for name in recipe.names]
-  p = np.array(recipe.probabilities)
+  p = recipe.probabilities
   return lambda step: by_task[task_of_step(config.seed, step, p)]
 
 

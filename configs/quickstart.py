@@ -18,7 +18,7 @@ def get_config(arg=None):
   args = common.parse(arg, data="", runlocal=False, seed=0)
   c = common.base()
   c.seed = args.seed
-  c.steps = 1500
+  c.steps = 1200
   c.model.dtype = "float32"
   c.model.remat = "full"
   c.data.source = "folder" if args.data else "talking_scene"

@@ -27,9 +27,7 @@ from ccl_jax.sharding import constrain
 from ccl_jax.tasks import Route
 
 # Keys and values of every block.
-StackedKeys = tuple[
-  Float[Array, "depth b u v n d"], Float[Array, "depth b u v n d"]
-]
+StackedKeys = tuple[Float[Array, "depth b u v n d"], Float[Array, "depth b u v n d"]]
 
 # What the backward pass of a block keeps; all else is computed again.
 REMAT = {
@@ -169,7 +167,9 @@ class JointDiT(nn.Module):
       t, tokens = x[s].shape[1:3]
       tables[s] = configs[s].rope_table(t, rows[s], tokens // rows[s])
       if configs[s].image_tokens:
-        images[s] = parts[s].embed_image(image[s])
+        images[s], context[s] = parts[s].split_context(
+          parts[s].embed_image(image[s]), context[s]
+        )
     geometry = geometry or token_geometry(self.streams, latents)
     scan = nn.scan(
       _rematted(self.remat),

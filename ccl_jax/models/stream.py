@@ -42,6 +42,7 @@ class StreamConfig:
     patch: (frames, rows, columns) of a token.
     positions: "grid" (time, row, column) or "line" (one axis).
     image_tokens: CLIP image tokens are attended beside the text (Wan2.1 I2V).
+    text_tokens: where image and text part, counted from the end: Wan2.1's constant.
     frequencies: width of the time embedding's sinusoid.
   """
 
@@ -53,6 +54,7 @@ class StreamConfig:
   patch: Patch = (1, 2, 2)
   positions: str = "grid"
   image_tokens: bool = False
+  text_tokens: int = 512
   frequencies: int = 256
 
   @property
@@ -196,13 +198,28 @@ class Stream(nn.Module):
     self, timestep: Float[Array, "b f"]
   ) -> tuple[Float[Array, "b f c"], Float[Array, "b f 6 c"]]:
     """The time embedding e, for the head, and its six projections e0, for the blocks."""
-    e = self.time_embedding(sinusoid(timestep, self.config.frequencies))
-    e0 = self.time_projection(jax.nn.silu(e))
+    # Pinned to the batch axes: left to itself the partitioner has split these small
+    # arrays over parameter axes, and on one mesh returned wrong gradients.
+    pin = lambda x: constrain(x, "batch", None, None)
+    e = pin(self.time_embedding(pin(sinusoid(timestep, self.config.frequencies))))
+    e0 = pin(self.time_projection(jax.nn.silu(e)))
     return e, e0.reshape(*e.shape[:2], 6, -1)
 
   def embed_image(self, clip: Float[Array, "b i 1280"]) -> Float[Array, "b i c"]:
     """CLIP tokens (257 an image) to the stream's width."""
     return self.image_norm_out(self.image_embedding(self.image_norm_in(clip)))
+
+  def split_context(
+    self, image: Float[Array, "b i c"], text: Float[Array, "b l c"]
+  ) -> tuple[Float[Array, "b _i c"], Float[Array, "b _l c"]]:
+    """The tokens of [image | text] that go through the image keys, and the others.
+
+    Wan2.1 takes the last 512 for the text. A shorter text makes the index negative and
+    it counts from the end, as in the reference: the weights have learned no other rule.
+    """
+    context = jnp.concatenate([image, text], 1)
+    index = context.shape[1] - self.config.text_tokens
+    return context[:, :index], context[:, index:]
 
   def unembed(
     self, x: Float[Array, "b t s c"], e: Float[Array, "b f c"], rows: int

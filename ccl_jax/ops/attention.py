@@ -50,7 +50,9 @@ def context_attention(
       jnp.einsum("bfqnd,rnd->bfnqr", q, context[0], preferred_element_type=jnp.float32)
     )
   if keys is not None:
-    seen = jnp.einsum("bfqnd,bfknd->bfnqk", q, keys[0], preferred_element_type=jnp.float32)
+    seen = jnp.einsum(
+      "bfqnd,bfknd->bfnqk", q, keys[0], preferred_element_type=jnp.float32
+    )
     if mask is not None:
       seen = jnp.where(mask[:, :, None, None, :], seen, MASKED)
     logits.append(seen)

@@ -30,7 +30,9 @@ def _angles(positions: np.ndarray, slot: int) -> np.ndarray:
   return np.asarray(positions, np.float64)[:, None] * rates
 
 
-def grid(t: int, h: int, w: int, d: int, spatial: bool = True) -> Float[Array, "t s p 2"]:
+def grid(
+  t: int, h: int, w: int, d: int, spatial: bool = True
+) -> Float[Array, "t s p 2"]:
   """(cos, sin) of video tokens, p = d/2; `spatial=False` rotates in time only."""
   time, row, column = slots(d)
   parts = [
@@ -41,7 +43,9 @@ def grid(t: int, h: int, w: int, d: int, spatial: bool = True) -> Float[Array, "
   # Only the small tables of the axes become constants of the program.
   table = jnp.concatenate(
     [
-      jnp.broadcast_to(_cos_sin(angles).reshape(*shape, -1, 2), (t, h, w, angles.shape[1], 2))
+      jnp.broadcast_to(
+        _cos_sin(angles).reshape(*shape, -1, 2), (t, h, w, angles.shape[1], 2)
+      )
       for angles, shape in parts
     ],
     axis=-2,

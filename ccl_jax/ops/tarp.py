@@ -46,7 +46,9 @@ def audio_windows(t: int, a: int, centre: str = "aligned") -> Windows:
   """
   c = a // t
   if c < 1:
-    raise ValueError(f"got {a} audio tokens for {t} latent frames; expected at least {t}")
+    raise ValueError(
+      f"got {a} audio tokens for {t} latent frames; expected at least {t}"
+    )
   i = np.arange(t)
   if centre == "aligned":
     middle = (2 * i + 1) * a // (2 * t)
@@ -76,7 +78,9 @@ def audio_time(t: int, a: int) -> np.ndarray:
   return np.arange(a) * (t / a)
 
 
-def to_windows(x: Float[Array, "b a n d"], windows: Windows) -> Float[Array, "b t w n d"]:
+def to_windows(
+  x: Float[Array, "b a n d"], windows: Windows
+) -> Float[Array, "b t w n d"]:
   return x[:, windows.index]
 
 

@@ -88,9 +88,7 @@ def train(
       pending = metrics
       if window.steps >= log_every:
         n = window.steps
-        rates = timer.rates(
-          steps=n, clips=n * clips_per_step, flops=n * flops_per_step
-        )
+        rates = timer.rates(steps=n, clips=n * clips_per_step, flops=n * flops_per_step)
         log.write(window.last, window.means() | rates)
     else:
       stop = False

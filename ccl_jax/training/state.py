@@ -40,9 +40,7 @@ def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
     owner = next((p for p in _suffixes(path) if p in params), None)
     if owner is None:
       return NamedSharding(mesh, P())
-    return NamedSharding(
-      mesh, spec(parameter_axes("/" + owner, x.ndim), x.shape, mesh)
-    )
+    return NamedSharding(mesh, spec(parameter_axes("/" + owner, x.ndim), x.shape, mesh))
 
   return jax.tree_util.tree_map_with_path(leaf, state)
 
@@ -59,5 +57,3 @@ def abstract_state(state: TrainState, mesh: Mesh) -> TrainState:
     state,
     state_shardings(state, mesh),
   )
-
-

@@ -74,7 +74,7 @@ def draw(
     index = draw_tasks(k_task, b, recipe.probabilities)
   else:
     index = jnp.full((b,), task)
-  tasks = sample_tasks(index, list(recipe.names))
+  tasks = sample_tasks(index, recipe.names)
   sigma = {
     s: flow.draw_sigma(k, (b,), kind=recipe.sigma, shift=recipe.shift)
     for s, k in zip(STREAMS, jax.random.split(k_sigma))
@@ -113,9 +113,7 @@ def sample_losses(
   """Mean squared velocity error of every sample, by stream, over its noised frames."""
   latents = {s: batch[s].astype(jnp.float32) for s in STREAMS if s in batch}
   sigma = frame_sigma(drawn, latents)
-  inputs = {
-    s: flow.interpolate(latents[s], drawn.noise[s], sigma[s]) for s in latents
-  }
+  inputs = {s: flow.interpolate(latents[s], drawn.noise[s], sigma[s]) for s in latents}
   if "condition" in batch:
     inputs["video"] = jnp.concatenate([inputs["video"], batch["condition"]], -1)
   text = jnp.where(drawn.null_text[:, None, None], null_text[None], batch["text"])

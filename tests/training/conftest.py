@@ -64,4 +64,6 @@ def batch():
     "text": (16, *TEXT),
     "null_text": TEXT,
   }
-  return {k: rng.standard_normal(s).astype(np.float32) for k, s in shapes.items()}
+  return {
+    k: jnp.asarray(rng.standard_normal(s), jnp.float32) for k, s in shapes.items()
+  }

@@ -1,5 +1,7 @@
 """The training step: what is drawn, what is learnt, and on how many devices."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -74,7 +76,9 @@ def test_eight_devices_give_the_loss_of_one(small, batch, one_step, shape):
   step = make_train_step(model, optimizer, RECIPE, seed=0)
   with jax.set_mesh(mesh):
     state = jax.device_put(state, shardings)
-    put = lambda k, x: x if k == "null_text" else jax.device_put(x, batch_sharding(mesh))
+    put = lambda k, x: (
+      x if k == "null_text" else jax.device_put(x, batch_sharding(mesh))
+    )
     sharded = {k: put(k, x) for k, x in batch.items()}
     new, metrics = jax.jit(step, out_shardings=(shardings, None))(state, sharded)
   np.testing.assert_allclose(metrics["loss"], one_step[1]["loss"], rtol=1e-5)
@@ -89,8 +93,6 @@ def test_a_static_task_is_the_masked_one(small, batch, task):
   model, optimizer, state = small
   i = RECIPE.names.index(task)
   only = tuple(float(j == i) for j in range(4))
-  import dataclasses
-
   masked = dataclasses.replace(RECIPE, probabilities=only)
   a = jax.jit(make_train_step(model, optimizer, masked, seed=0))(state, batch)[1]
   b = jax.jit(make_train_step(model, optimizer, masked, seed=0, task=task))(
@@ -104,7 +106,9 @@ def test_clean_streams_are_held(small):
   params = small[2].params
   held = jax.jit(
     jax.grad(
-      lambda p: sum(x.sum() for x in jax.tree.leaves(hold_clean_streams(p, TASKS["v2a"])))
+      lambda p: sum(
+        x.sum() for x in jax.tree.leaves(hold_clean_streams(p, TASKS["v2a"]))
+      )
     )
   )(params)
   still = (held["video"], held["blocks"]["video"], held["blocks"]["audio_to_video"])

@@ -1,0 +1,312 @@
+"""Brings published weights in, and takes them out again.
+
+  python -m ccl_jax.convert wan-dit --src Wan2.1-T2V-14B --dst weights/t2v-14b --verify
+  python -m ccl_jax.convert wan-dit --src model_bf16.safetensors --dst weights/t2v \\
+      --dtype float32
+  python -m ccl_jax.convert export --format diffusers --src weights/t2v-14b --dst out
+
+SRC is a folder as it was downloaded, a file, or an index.json: .safetensors or .pth, one
+file or shards, original or diffusers names. Nothing is taken on trust: every tensor must
+be known, of the expected shape, and used exactly once.
+
+DST becomes a folder with config.json (what it is, its sizes, a hash of the source),
+tensors.json (a hash of every tensor) and checkpoints/0, the parameters as training
+restores them: sharded, no host holding them all. It appears when it is whole; memory
+holds one tensor at a time. What is imported and exported again is the same, bit by bit.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ccl_jax import __version__
+from ccl_jax.errors import UsageError, one_line_errors
+from ccl_jax.weights.reader import open_weights, read_config
+from ccl_jax.weights.rules import Move, match, wanted
+from ccl_jax.weights.upstream import MODULES, get_upstream
+from ccl_jax.weights.writer import Spec, write_safetensors
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def import_weights(
+  kind: str, src, dst, *, dtype: str | None = None, verify: bool = False
+) -> dict[str, Any]:
+  """Converts the checkpoint `src` into the folder `dst`; returns its config.json.
+
+  Args:
+    kind: a name of `weights.upstream.MODULES`.
+    dtype: to store everything in; as it is in the source if not given.
+    verify: read everything back, and compare it tensor by tensor.
+
+  Raises:
+    UsageError: `src` is not what it should be, or `dst` is there already.
+  """
+  from ccl_jax.training.streamed import SliceReader, SliceWriter
+
+  upstream = get_upstream(kind)
+  weights = open_weights(src, upstream.places, upstream.files)
+  form = upstream.format_of(weights)
+  rows = upstream.tables[form]
+  sizes = upstream.sizes(weights, rows, read_config(src, upstream.places))
+  moves = match(rows, weights, upstream.shapes(sizes), upstream.ignore)
+  dtypes = _dtypes(moves, weights, dtype)
+  shapes = {
+    path: _with_dtype(x, dtypes[path]) for path, x in upstream.shapes(sizes).items()
+  }
+  total = sum(weights.nbytes(m.name) for m in moves)
+  stored = sum(x.size * x.dtype.itemsize for x in shapes.values())
+  hashes, source = {}, hashlib.sha256()
+  with new_folder(dst, stored) as fresh:
+    writer = SliceWriter(fresh / "checkpoints", shapes)
+    with _bar(total, f"{kind} ({form})") as bar:
+      for m in moves:
+        tensor = weights.read(m.name)
+        stored_tensor = tensor.astype(dtypes[m.path], copy=False)
+        hashes[m.name] = {
+          "sha256": _sha(stored_tensor),
+          "shape": list(m.shape),
+          "dtype": dtypes[m.path].name,
+        }
+        raw = hashes[m.name]["sha256"] if stored_tensor is tensor else _sha(tensor)
+        source.update(f"{m.path} {m.slot} {tensor.dtype} {m.shape} {raw}\n".encode())
+        writer.write(m.path, m.slot, m.transform.forward(stored_tensor))
+        bar.update(tensor.nbytes)
+    kinds = {d.name for d in dtypes.values()}
+    config = {
+      "kind": kind,
+      "sizes": sizes,
+      "dtype": kinds.pop() if len(kinds) == 1 else "mixed",
+      "parameters": sum(x.size for x in shapes.values()),
+      "source": {
+        "name": pathlib.Path(src).absolute().name,
+        "format": form,
+        "sha256": source.hexdigest(),
+      },
+      "version": __version__,
+    }
+    writer.finish(config)
+    if verify:
+      reader = SliceReader(fresh / "checkpoints")
+      with _bar(stored, "verify") as bar:
+        for m in moves:
+          tensor = m.transform.backward(reader.read(m.path, m.slot))
+          _check(tensor, hashes[m.name], m.name, dst)
+          bar.update(tensor.nbytes)
+    _write_json(fresh / "tensors.json", hashes)
+    _write_json(fresh / "config.json", config)
+  return config
+
+
+def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, Any]:
+  """Writes the parameters of a converted folder under the names of `form`.
+
+  Raises:
+    UsageError: `src` is no converted folder, or is damaged, or `dst` is there already.
+  """
+  from ccl_jax.training.streamed import SliceReader
+
+  src = pathlib.Path(src)
+  about = read_config(src) if src.is_dir() else {}
+  if not {"kind", "sizes"} <= about.keys():
+    raise UsageError(
+      f"{src} is no folder of converted weights: expected its config.json"
+    )
+  upstream = get_upstream(about["kind"])
+  if form not in upstream.tables:
+    known = ", ".join(upstream.tables)
+    raise UsageError(f"--format {form}: {about['kind']} has {known}")
+  shapes = upstream.shapes(about["sizes"])
+  moves = wanted(upstream.tables[form], shapes)
+  reader = SliceReader(src / "checkpoints")
+  for path, x in shapes.items():
+    if path not in reader.shapes or reader.shapes[path].shape != x.shape:
+      raise UsageError(f"{src}: {path} is not the {x.shape} its config.json speaks of")
+  specs = [Spec(m.name, m.shape, np.dtype(reader.shapes[m.path].dtype)) for m in moves]
+  total = sum(spec.nbytes for spec in specs)
+  hashes = {}
+
+  def tensors(bar):
+    for m in moves:
+      tensor = np.ascontiguousarray(m.transform.backward(reader.read(m.path, m.slot)))
+      hashes[m.name] = {"sha256": _sha(tensor)}
+      yield tensor
+      bar.update(tensor.nbytes)
+
+  with new_folder(dst, total) as fresh:
+    with _bar(total, f"{about['kind']} to {form}") as bar:
+      write_safetensors(fresh, upstream.stem, specs, tensors(bar))
+    config = upstream.config(about["sizes"], form)
+    if config:
+      _write_json(fresh / "config.json", config)
+    if verify:
+      written = open_weights(fresh)
+      with _bar(total, "verify") as bar:
+        for m in moves:
+          _check(written.read(m.name), hashes[m.name], m.name, dst)
+          bar.update(written.nbytes(m.name))
+  return config
+
+
+@contextlib.contextmanager
+def new_folder(dst, nbytes: int) -> Iterator[pathlib.Path]:
+  """A folder to write into, which becomes `dst` at the end, or is gone.
+
+  What a killed process left of an earlier attempt is swept.
+
+  Raises:
+    UsageError: `dst` is there already, or its disk lacks `nbytes`.
+  """
+  dst = pathlib.Path(dst).absolute()
+  if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
+    raise UsageError(f"{dst} is there already: name a new folder")
+  fresh = dst.with_name(f".{dst.name}.unfinished")
+  try:
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    free = shutil.disk_usage(fresh).free
+    if free < 1.02 * nbytes:
+      raise UsageError(
+        f"{dst} needs {1.02 * nbytes / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB "
+        "free: name a folder on another disk"
+      )
+    yield fresh
+    os.replace(fresh, dst)
+  except OSError as e:
+    raise UsageError(f"cannot write {dst}: {e.strerror or e}") from e
+  finally:
+    shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _dtypes(moves: list[Move], weights, dtype) -> dict[str, np.dtype]:
+  """The dtype each parameter is stored in."""
+  out = {}
+  for m in moves:
+    own = weights.dtype(m.name)
+    if own.name not in DTYPES:
+      raise UsageError(
+        f"{weights.file_of(m.name)}: {m.name} is {own.name}, expected one of "
+        + ", ".join(DTYPES)
+      )
+    chosen = own if dtype is None else _dtype(dtype)
+    if out.setdefault(m.path, chosen) != chosen:
+      raise UsageError(
+        f"{weights.file_of(m.name)}: {m.name} is {own.name}, the layers before it "
+        f"{out[m.path].name}: choose one with --dtype"
+      )
+  return out
+
+
+def _dtype(name: str) -> np.dtype:
+  import jax.numpy as jnp
+
+  if name not in DTYPES:
+    raise UsageError(f"--dtype {name}: expected one of {', '.join(DTYPES)}")
+  return np.dtype(jnp.dtype(name))
+
+
+def _with_dtype(x, dtype):
+  import jax
+
+  return jax.ShapeDtypeStruct(x.shape, dtype)
+
+
+def _sha(array: np.ndarray) -> str:
+  flat = np.ascontiguousarray(array).reshape(-1)
+  return hashlib.sha256(flat.view(np.uint8)).hexdigest()
+
+
+def _check(tensor, expected, name, dst) -> None:
+  if _sha(tensor) != expected["sha256"]:
+    raise UsageError(
+      f"{dst}: {name} reads back differently; the disk cannot be trusted"
+    )
+
+
+def _bar(total: int, what: str):
+  import tqdm
+
+  return tqdm.tqdm(
+    total=total, desc=what, unit="B", unit_scale=True, file=sys.stderr, mininterval=0.5
+  )
+
+
+def _write_json(path: pathlib.Path, value) -> None:
+  path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message):
+    print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
+    sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+  def command(name, text):
+    sub = commands.add_parser(
+      name, help=text, description=__doc__, formatter_class=raw, allow_abbrev=False
+    )
+    sub.add_argument("--dst", required=True, help="A folder that is not there yet.")
+    return sub
+
+  raw = argparse.RawDescriptionHelpFormatter
+  parser = _Parser(
+    prog="python -m ccl_jax.convert", description=__doc__, formatter_class=raw
+  )
+  commands = parser.add_subparsers(
+    dest="command", required=True, parser_class=_Parser, metavar="COMMAND"
+  )
+  texts = {
+    "wan-dit": "Wan2.1's diffusion transformer, T2V or I2V, to a video stream",
+    "wan-vae": "Wan2.1's video VAE",
+    "umt5": "the UMT5-XXL text encoder",
+    "clip": "the CLIP ViT-H image encoder",
+  }
+  for kind in MODULES:
+    sub = command(kind, texts[kind])
+    sub.add_argument("--src", required=True, help="A folder, file or index.json.")
+    sub.add_argument(
+      "--dtype", choices=DTYPES, help="To store in; as it is if not given."
+    )
+    sub.add_argument("--verify", action="store_true", help="Read back and compare.")
+  sub = command("export", "converted weights to the names they came under, or others")
+  sub.add_argument("--src", required=True, help="A folder this program wrote.")
+  sub.add_argument("--format", required=True, help="native or diffusers.")
+  sub.add_argument("--verify", action="store_true", help="Read back and compare.")
+  return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+  """The command line. A mistake is one line and exit 2."""
+  args = _parser().parse_args(argv)
+  # An interruption by the scheduler cleans up as Ctrl-C does.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+  import jax
+
+  jax.config.update("jax_platforms", "cpu")
+  with one_line_errors():
+    try:
+      if args.command == "export":
+        export_weights(args.src, args.dst, form=args.format, verify=args.verify)
+      else:
+        import_weights(
+          args.command, args.src, args.dst, dtype=args.dtype, verify=args.verify
+        )
+    except KeyboardInterrupt:
+      print(f"interrupted: nothing was left in {args.dst}", file=sys.stderr)
+      sys.exit(130)
+  print(args.dst)
+
+
+if __name__ == "__main__":
+  main()

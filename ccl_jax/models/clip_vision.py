@@ -1,0 +1,161 @@
+"""CLIP's vision tower: the 257 image tokens that Wan2.1's I2V models read.
+
+  x = ln([cls | patches] + positions)
+  x += Attn(ln1(x)),   x += MLP(ln2(x))         all blocks but the network's last,
+
+without the last norm. Pixels are the whole image squeezed into a square, bicubic with
+a = -0.75 and no antialiasing, then less CLIP's mean, over its deviation: Wan's own
+preprocessing, and unlike other CLIPs no crop.
+
+Matrix products run in the compute dtype; norms, softmax and residuals are float32.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ccl_jax.models.layers import MLP, LayerNorm, dense, heads, merge
+from ccl_jax.ops.attention import attention
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of pixels in [0, 1], by colour
+STD = (0.26862954, 0.26130258, 0.27577711)
+EPS = 1e-5
+CUBIC = -0.75  # slope of the interpolation one sample away
+
+
+def bicubic_matrix(size: int, target: int) -> Float[np.ndarray, "target size"]:
+  """Keys' cubic interpolation of `size` samples at `target` places.
+
+  Samples are centres of equal cells of one line; what lies past an end is the end. The
+  ratio and the places are float32 numbers, as in the reference: at a thousand pixels
+  their rounding is what would show.
+  """
+  ratio = np.float64(np.float32(size) / np.float32(target))
+  place = (ratio * (np.arange(target) + 0.5) - 0.5).astype(np.float32)
+  first = np.floor(place).astype(np.int64) - 1
+  matrix = np.zeros((target, size), np.float32)
+  for i in range(4):
+    x = np.abs(place - (first + i))
+    near = (CUBIC + 2) * x**3 - (CUBIC + 3) * x**2 + 1
+    far = CUBIC * (x**3 - 5 * x**2 + 8 * x - 4)
+    tap = np.clip(first + i, 0, size - 1)
+    np.add.at(matrix, (np.arange(target), tap), np.where(x <= 1, near, far))
+  return matrix
+
+
+def clip_pixels(image: Float[Array, "b H W 3"], size: int) -> Float[Array, "b s s 3"]:
+  """Images in [-1, 1] to the square the tower sees."""
+  rows, columns = (bicubic_matrix(n, size) for n in image.shape[1:3])
+  image = image.astype(jnp.float32)
+  image = jnp.einsum("sH,bHWc->bsWc", rows, image, precision="highest")
+  image = jnp.einsum("tW,bsWc->bstc", columns, image, precision="highest")
+  mean, std = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (MEAN, STD))
+  return (0.5 * image + 0.5 - mean) / std
+
+
+class Attention(nn.Module):
+  heads: int
+  dtype: DTypeLike
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b l c"]) -> Float[Array, "b l c"]:
+    width = x.shape[-1]
+    qkv = dense(3 * width, self.dtype, "qkv")(x)
+    q, k, v = (heads(part, self.heads) for part in jnp.split(qkv, 3, axis=-1))
+    return dense(width, self.dtype, "proj")(merge(attention(q, k, v)))
+
+
+class Block(nn.Module):
+  ffn: int
+  heads: int
+  dtype: DTypeLike
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b l c"], _):
+    norm = lambda name: LayerNorm(affine=True, eps=EPS, name=name)(x)
+    x = x + Attention(self.heads, self.dtype, name="attn")(norm("norm1"))
+    mlp = MLP(self.ffn, x.shape[-1], self.dtype, "gelu", name="mlp")
+    return x + mlp(norm("norm2")), None
+
+
+class ClipTower(nn.Module):
+  """Pixels of a square to tokens; the defaults are the sizes of ViT-H/14.
+
+  Attributes:
+    width, ffn, heads: of the transformer.
+    depth: blocks that are run: one fewer than the network has.
+    patch, grid: pixels of a patch's side, patches of the image's side.
+    dtype: of matrix products.
+  """
+
+  width: int = 1280
+  ffn: int = 5120
+  heads: int = 16
+  depth: int = 31
+  patch: int = 14
+  grid: int = 16
+  dtype: DTypeLike = jnp.bfloat16
+
+  @nn.compact
+  def __call__(self, pixels: Float[Array, "b s s 3"]) -> Float[Array, "b l c"]:
+    b, normal = pixels.shape[0], nn.initializers.normal(self.width**-0.5)
+    first = self.param("cls_embedding", normal, (self.width,))
+    positions = self.param("pos_embedding", normal, (1 + self.grid**2, self.width))
+    patches = nn.Conv(
+      self.width,
+      (self.patch, self.patch),
+      strides=self.patch,
+      padding="VALID",
+      use_bias=False,
+      dtype=self.dtype,
+      name="patch_embedding",
+    )(pixels).reshape(b, -1, self.width)
+    first = jnp.broadcast_to(first, (b, 1, self.width))
+    x = jnp.concatenate([first, patches.astype(jnp.float32)], 1) + positions[None]
+    x = LayerNorm(affine=True, eps=EPS, name="pre_norm")(x)
+    blocks = nn.scan(
+      Block,
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      length=self.depth,
+    )(self.ffn, self.heads, self.dtype, name="blocks")
+    return blocks(x, None)[0]
+
+
+class ClipImage(struct.PyTreeNode):
+  """Images to CLIP tokens.
+
+  Attributes:
+    params: of `ClipTower`; its sizes are theirs, but for the heads.
+    heads: of the transformer.
+    dtype: of matrix products.
+  """
+
+  params: Any  # not typed as arrays: transformations put shapes, shardings here
+  heads: int = struct.field(pytree_node=False, default=16)
+  dtype: str = struct.field(pytree_node=False, default="bfloat16")
+
+  @property
+  def tower(self) -> ClipTower:
+    depth, width, ffn = self.params["blocks"]["mlp"]["in"]["kernel"].shape
+    tokens = self.params["pos_embedding"].shape[0]
+    return ClipTower(
+      width=width,
+      ffn=ffn,
+      heads=self.heads,
+      depth=depth,
+      patch=self.params["patch_embedding"]["kernel"].shape[0],
+      grid=round((tokens - 1) ** 0.5),
+      dtype=jnp.dtype(self.dtype),
+    )
+
+  def encode(self, image: Float[Array, "b H W 3"]) -> Float[Array, "b l c"]:
+    """Tokens of images in [-1, 1] of any size: the class token, then the patches."""
+    tower = self.tower
+    pixels = clip_pixels(image, tower.patch * tower.grid)
+    return tower.apply({"params": self.params}, pixels)

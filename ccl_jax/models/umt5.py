@@ -1,0 +1,203 @@
+"""UMT5 encoder: the text embeddings Wan2.1 reads (Raffel et al. 2020, Chung et al. 2023).
+
+With S the attention's logits, d the offset key - query and B a table of every layer's
+own (buckets, heads),
+
+  x += W_o softmax(S + B[bucket(d)]) V      S = Q K^T of rms(x), not divided by sqrt(d)
+  x += W_2 (W_1 u * gelu(W_g u))            u = rms(x)
+
+and a last rms. No biases. A bucket is an offset below 8, then one of 8 ranges of equal
+ratio up to 128, then all that is farther; 16 for each sign.
+
+Matrix products run in the compute dtype; norms, softmax and the residual stream are
+float32. Parameters may be stored in bfloat16, as they are released.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from ccl_jax.models.layers import RMSNorm, dense, heads, merge
+from ccl_jax.models.tokenizer import Tokenizer
+from ccl_jax.ops.attention import MASKED
+
+FARTHEST = 128  # offsets from here on share a bucket
+
+
+def bucket(
+  offset: Int[np.ndarray, "*s"], buckets: int, farthest: int = FARTHEST
+) -> Int[np.ndarray, "*s"]:
+  """The row of the bias table for key - query.
+
+  With m = buckets / 4, range j of the far offsets begins at m (farthest / m)^(j / m).
+  Compared as integers, distance^m m^j >= farthest^j m^m: whole powers fall where the
+  formula says, not where a logarithm rounds.
+  """
+  half, m = buckets // 2, buckets // 4
+  distance = np.arange(farthest + 1)
+  starts = [
+    next(d for d in distance.tolist() if d**m * m**j >= farthest**j * m**m)
+    for j in range(1, m)
+  ]
+  far = m + np.searchsorted(starts, distance, side="right")
+  of_distance = np.where(distance < m, distance, far)
+  near = of_distance[np.minimum(np.abs(offset), farthest)]
+  return (near + half * (offset > 0)).astype(np.int32)
+
+
+class Attention(nn.Module):
+  """Every token reads the tokens of the mask."""
+
+  width: int
+  heads: int
+  buckets: int
+  dtype: DTypeLike
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b l c"], mask: Bool[Array, "b l"]
+  ) -> Float[Array, "b l c"]:
+    project = lambda name: heads(_matrix(self.width, self.dtype, name)(x), self.heads)
+    q, k, v = project("q"), project("k"), project("v")
+    table = self.param(
+      "position_bias", nn.initializers.normal(0.02), (self.buckets, self.heads)
+    )
+    place = np.arange(x.shape[1])
+    bias = table[bucket(place[None, :] - place[:, None], self.buckets)]
+    logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32)
+    logits += bias.astype(jnp.float32).transpose(2, 0, 1)[None]
+    weights = jax.nn.softmax(jnp.where(mask[:, None, None, :], logits, MASKED))
+    out = jnp.einsum("bnqk,bknd->bqnd", weights.astype(self.dtype), v)
+    return _matrix(x.shape[-1], self.dtype, "o")(merge(out))
+
+
+class GatedFFN(nn.Module):
+  """W_2 (W_1 x * gelu(W_g x))."""
+
+  hidden: int
+  dtype: DTypeLike
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b l c"]) -> Float[Array, "b l c"]:
+    gate = jax.nn.gelu(_matrix(self.hidden, self.dtype, "gate")(x), approximate=True)
+    hidden = _matrix(self.hidden, self.dtype, "fc1")(x) * gate
+    return _matrix(x.shape[-1], self.dtype, "fc2")(hidden)
+
+
+class Block(nn.Module):
+  attention_width: int
+  ffn: int
+  heads: int
+  buckets: int
+  dtype: DTypeLike
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b l c"], mask: Bool[Array, "b l"]):
+    attn = Attention(
+      self.attention_width, self.heads, self.buckets, self.dtype, name="attn"
+    )
+    x = x + attn(RMSNorm(name="norm1")(x), mask)
+    x = x + GatedFFN(self.ffn, self.dtype, name="ffn")(RMSNorm(name="norm2")(x))
+    return x, None
+
+
+class UMT5Encoder(nn.Module):
+  """Token ids to rows; the defaults are the sizes of UMT5-XXL.
+
+  Attributes:
+    vocabulary: tokens.
+    width, attention_width, ffn, heads, depth: of the transformer.
+    buckets: of relative offsets.
+    dtype: of matrix products; not float16, whose range the activations leave.
+  """
+
+  vocabulary: int = 256384
+  width: int = 4096
+  attention_width: int = 4096
+  ffn: int = 10240
+  heads: int = 64
+  depth: int = 24
+  buckets: int = 32
+  dtype: DTypeLike = jnp.bfloat16
+
+  @nn.compact
+  def __call__(
+    self, ids: Int[Array, "b l"], mask: Bool[Array, "b l"]
+  ) -> Float[Array, "b l e"]:
+    table = self.param(
+      "token_embedding", nn.initializers.normal(1.0), (self.vocabulary, self.width)
+    )
+    blocks = nn.scan(
+      Block,
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=nn.broadcast,
+      length=self.depth,
+    )(
+      self.attention_width,
+      self.ffn,
+      self.heads,
+      self.buckets,
+      self.dtype,
+      name="blocks",
+    )
+    x, _ = blocks(table[ids].astype(jnp.float32), mask)
+    return RMSNorm(name="norm")(x)
+
+
+class UMT5Text(struct.PyTreeNode):
+  """Prompts to rows of UMT5, as a codec.
+
+  Attributes:
+    params: of `UMT5Encoder`; its sizes are theirs.
+    tokenizer: of the same release.
+    length: rows of a prompt; longer ones are cut (Wan2.1: 512).
+    dtype: of matrix products.
+  """
+
+  params: Any  # not typed as arrays: transformations put shapes, shardings here
+  tokenizer: Tokenizer = struct.field(pytree_node=False)
+  length: int = struct.field(pytree_node=False, default=512)
+  dtype: str = struct.field(pytree_node=False, default="bfloat16")
+
+  @property
+  def dim(self) -> int:
+    return self.params["token_embedding"].shape[1]
+
+  @property
+  def encoder(self) -> UMT5Encoder:
+    attn, ffn = self.params["blocks"]["attn"], self.params["blocks"]["ffn"]
+    vocabulary, width = self.params["token_embedding"].shape
+    depth, buckets, heads = attn["position_bias"].shape
+    return UMT5Encoder(
+      vocabulary=vocabulary,
+      width=width,
+      attention_width=attn["q"]["kernel"].shape[2],
+      ffn=ffn["gate"]["kernel"].shape[2],
+      heads=heads,
+      depth=depth,
+      buckets=buckets,
+      dtype=jnp.dtype(self.dtype),
+    )
+
+  def tokenize(
+    self, texts: list[str]
+  ) -> tuple[Int[np.ndarray, "b l"], Bool[np.ndarray, "b l"]]:
+    """Ids of the cleaned texts, ended and padded, and where there is text."""
+    return self.tokenizer(texts, self.length)
+
+  def encode(
+    self, ids: Int[Array, "b l"], mask: Bool[Array, "b l"]
+  ) -> Float[Array, "b l e"]:
+    rows = self.encoder.apply({"params": self.params}, ids, mask)
+    return jnp.where(mask[..., None], rows, 0)
+
+
+def _matrix(width: int, dtype: DTypeLike, name: str) -> nn.Dense:
+  return dense(width, dtype, name, use_bias=False)

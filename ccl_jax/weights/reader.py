@@ -1,0 +1,291 @@
+"""Reads tensors of published checkpoints one by one; no torch, no pickled code.
+
+  weights = open_weights("Wan2.1-T2V-14B")
+  weights.names(); weights.shape(name); weights.dtype(name); weights.read(name)
+
+Opening reads headers only; `read` reads one tensor's bytes from its place in its file,
+so memory holds no more than what the caller keeps. A checkpoint is a .safetensors file,
+a torch pickle (weights/pickles.py), shards with an index.json, or a folder of one.
+"""
+
+import fnmatch
+import json
+import math
+import os
+import pathlib
+import re
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from ccl_jax.errors import UsageError
+
+DTYPES = {
+  "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
+  "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8,
+  "BOOL": np.bool_,
+}  # fmt: skip
+PREFIX = "model.diffusion_model."  # of single files in ComfyUI's layout
+PICKLES = (".pth", ".pt", ".bin")
+_LFS = b"version https://git-lfs"
+
+
+class Entry(NamedTuple):
+  """Where a tensor lies: `offset` bytes into `file`.
+
+  `strides` are in elements, None where the tensor has no gaps.
+  """
+
+  file: pathlib.Path
+  offset: int
+  dtype: np.dtype
+  shape: tuple[int, ...]
+  strides: tuple[int, ...] | None = None
+
+
+class Weights:
+  """The tensors of one checkpoint, by name."""
+
+  def __init__(self, path: pathlib.Path, entries: dict[str, Entry]):
+    self.path, self._entries = path, entries
+
+  def names(self) -> list[str]:
+    return list(self._entries)
+
+  def __contains__(self, name: str) -> bool:
+    return name in self._entries
+
+  def shape(self, name: str) -> tuple[int, ...]:
+    return self._entries[name].shape
+
+  def dtype(self, name: str) -> np.dtype:
+    return self._entries[name].dtype
+
+  def nbytes(self, name: str) -> int:
+    return math.prod(self.shape(name)) * self.dtype(name).itemsize
+
+  def file_of(self, name: str) -> pathlib.Path:
+    return self._entries[name].file
+
+  def read(self, name: str) -> np.ndarray:
+    """The tensor, in memory of its own."""
+    e = self._entries[name]
+    dense = e.strides is None
+    count = math.prod(e.shape) if dense else extent(e.shape, e.strides)
+    flat = np.empty(count, e.dtype)
+    with open(e.file, "rb") as f:
+      f.seek(e.offset)
+      got = f.readinto(memoryview(flat.view(np.uint8)))
+    if got != flat.nbytes:
+      raise UsageError(
+        f"{e.file}: {name} ends after {got} bytes, expected {flat.nbytes}: the file is "
+        "truncated, download it again"
+      )
+    if dense:
+      return flat.reshape(e.shape)
+    steps = [s * e.dtype.itemsize for s in e.strides]
+    return np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, e.shape, steps))
+
+  def renamed(self, rename: Callable[[str], str]) -> "Weights":
+    """The same tensors under other names."""
+    entries = {}
+    for name, entry in self._entries.items():
+      if rename(name) in entries:
+        raise UsageError(f"{entry.file}: two tensors are both {rename(name)}")
+      entries[rename(name)] = entry
+    return Weights(self.path, entries)
+
+
+def open_weights(
+  path: str | os.PathLike, places: Sequence[str] = ("",), files: Sequence[str] = ("*",)
+) -> Weights:
+  """The checkpoint at `path`, under the names its files use (less ComfyUI's prefix).
+
+  Args:
+    path: a file, an index, or a folder.
+    places: where in a folder to look, in order; "" is the folder itself.
+    files: patterns of file names to look for there; the first that is there counts.
+
+  Raises:
+    UsageError: nothing there, or not the weights that it claims to be.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise UsageError(f"no file or folder {path}; expected a checkpoint")
+  found = _choose(path, places, files) if path.is_dir() else path
+  weights = Weights(path, dict(_entries(found)))
+  if not weights.names():
+    raise UsageError(f"{found} holds no tensors; expected a checkpoint")
+  return weights.renamed(lambda name: name.removeprefix(PREFIX))
+
+
+def read_config(path: str | os.PathLike, places: Sequence[str] = ("",)) -> dict:
+  """The config.json beside a checkpoint; empty if there is none."""
+  path = pathlib.Path(path)
+  folder = path if path.is_dir() else path.parent
+  for place in places:
+    file = folder / place / "config.json"
+    if file.is_file():
+      return _json(file)
+  return {}
+
+
+def _choose(folder, places, files) -> pathlib.Path:
+  """The one checkpoint of a folder: an index, numbered shards, or a single file."""
+  for place in places:
+    here = sorted(p for p in (folder / place).glob("*") if p.is_file())
+    for pattern in files:
+      seen = [p for p in here if fnmatch.fnmatch(p.name, pattern)]
+      indices = [p for p in seen if p.name.endswith(".index.json")]
+      tensors = [p for p in seen if p.suffix == ".safetensors"]
+      tensors = tensors or [p for p in seen if p.suffix in PICKLES]
+      groups = {_first_shard(p) for p in tensors}
+      choices = indices or sorted(groups)
+      if len(choices) == 1:
+        return choices[0]
+      if choices:
+        names = ", ".join(p.name for p in choices)
+        raise UsageError(f"{folder / place} holds {names}: name the one to read")
+  raise UsageError(
+    f"{folder} holds no checkpoint: expected .safetensors, .pth or an index.json there"
+    + "".join(f" or in {p}/" for p in places if p)
+  )
+
+
+_SHARD = re.compile(r"(.*-)(\d+)(-of-(\d+)\.[a-z]+)")
+
+
+def _first_shard(path: pathlib.Path) -> pathlib.Path:
+  found = _SHARD.fullmatch(path.name)
+  if found is None:
+    return path
+  return path.with_name(found[1] + "1".zfill(len(found[2])) + found[3])
+
+
+def _entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
+  if path.name.endswith(".index.json"):
+    return _indexed(path)
+  found = _SHARD.fullmatch(path.name)
+  if found is None or int(found[4]) == 1:
+    return _file_entries(path)
+  index = path.with_name(f"{found[1][:-1]}{path.suffix}.index.json")
+  if index.is_file():
+    return _indexed(index)
+  count = int(found[4])
+  shards = [
+    path.with_name(found[1] + str(i).zfill(len(found[2])) + found[3])
+    for i in range(1, count + 1)
+  ]
+  return _union(shards)
+
+
+def _union(files: Iterable[pathlib.Path]) -> Iterator[tuple[str, Entry]]:
+  seen = {}
+  for file in files:
+    for name, entry in _file_entries(file):
+      if name in seen:
+        raise UsageError(f"{name} is both in {seen[name]} and in {file}")
+      seen[name] = file
+      yield name, entry
+
+
+def _indexed(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
+  index = _json(path)
+  places = index.get("weight_map")
+  if not isinstance(places, dict):
+    raise UsageError(f"{path} is no index of shards: expected a weight_map in it")
+  shards = {}
+  for name, file in places.items():
+    file = path.parent / str(file)
+    if file not in shards:
+      if not file.is_file():
+        raise UsageError(
+          f"{file} is missing, and {path.name} expects {name} in it: download it"
+        )
+      shards[file] = dict(_file_entries(file))
+    if name not in shards[file]:
+      raise UsageError(f"{path} expects {name} in {file.name}, which does not hold it")
+    yield name, shards[file][name]
+
+
+def _file_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
+  if not path.is_file():
+    raise UsageError(f"{path} is missing: download it, or name the right file")
+  with open(path, "rb") as f:
+    start = f.read(64)
+  if start.startswith(_LFS):
+    raise UsageError(
+      f"{path} is a Git LFS pointer, not the weights: run 'git lfs pull' where it "
+      "was cloned"
+    )
+  if path.suffix == ".safetensors":
+    return _safetensors(path)
+  if path.suffix in PICKLES:
+    from ccl_jax.weights.pickles import pickle_entries
+
+    return pickle_entries(path)
+  raise UsageError(f"{path} is not a weight file: expected .safetensors or .pth")
+
+
+def _safetensors(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
+  """Entries from the header: 8 bytes with its length, then JSON, then the data."""
+  size = path.stat().st_size
+  not_one = UsageError(f"{path} is not a safetensors file: its header cannot be read")
+  with open(path, "rb") as f:
+    raw = f.read(8)
+    if len(raw) < 8:
+      raise UsageError(f"{path} is truncated: got {size} bytes, expected a header")
+    (length,) = struct.unpack("<Q", raw)
+    if f.read(1) != b"{":
+      raise not_one
+    if 8 + length > size:
+      raise UsageError(
+        f"{path} is truncated: got {size} bytes, expected a header of {length}; "
+        "download it again"
+      )
+    f.seek(8)
+    try:
+      header = json.loads(f.read(length))
+      header.pop("__metadata__", None)
+      rows = [
+        (n, h["dtype"], tuple(map(int, h["shape"])), *map(int, h["data_offsets"]))
+        for n, h in header.items()
+      ]
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+      raise not_one from e
+  end = 8 + length + max((row[4] for row in rows), default=0)
+  if end > size:
+    raise UsageError(
+      f"{path} is truncated: got {size} bytes, expected {end}; download it again"
+    )
+  for name, kind, shape, first, last in rows:
+    if kind not in DTYPES:
+      raise UsageError(
+        f"{path}: {name} is {kind}; expected F32, BF16 or F16 (quantised weights are "
+        "not supported: take the original ones)"
+      )
+    dtype = np.dtype(DTYPES[kind])
+    if last - first != math.prod(shape) * dtype.itemsize or first < 0:
+      raise UsageError(f"{path}: {name} {shape} {kind} does not fit its data offsets")
+    yield name, Entry(path, 8 + length + first, dtype, shape)
+
+
+def _json(path: pathlib.Path) -> dict:
+  try:
+    value = json.loads(path.read_text())
+  except (ValueError, UnicodeDecodeError) as e:
+    hint = " (a Git LFS pointer?)" if path.read_bytes().startswith(_LFS) else ""
+    raise UsageError(f"{path} is not JSON{hint}: download it again") from e
+  if not isinstance(value, dict):
+    raise UsageError(f"{path} is not a JSON object")
+  return value
+
+
+def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
+  """Elements from the first to the last one of a strided tensor."""
+  if 0 in shape:
+    return 0
+  return 1 + sum((n - 1) * s for n, s in zip(shape, strides))

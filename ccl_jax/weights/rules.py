@@ -1,0 +1,269 @@
+r"""Tables that carry tensors between a published checkpoint and our parameters.
+
+An upstream is a list of rows, each a source name, a target and a transform:
+
+  Row(r"blocks.(\d+).norm3.weight", r"blocks/video/norm3/scale[\1]")
+
+The source is literal text with regex groups, the target the '/'-joined path of a
+parameter; a trailing [N] is slot N of its leading, stacked layer axis. Every group must
+stand in the target, so a row reads backwards as well as forwards.
+
+`match` holds the table to account before anything is read: exactly one row for every
+source tensor (or a name on the ignore list), every slot of every parameter filled once,
+every shape what the model expects. `load` and `unload` then move one tensor at a time.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from ccl_jax.errors import UsageError
+from ccl_jax.weights.reader import Weights
+
+Shapes = Mapping[str, jax.ShapeDtypeStruct]  # parameter path -> shape
+_GROUP = re.compile(r"(\([^()]*\))")
+_BACKREF = re.compile(r"\\(\d)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+  """An invertible change of layout: torch tensor -> our array, and back."""
+
+  forward: Callable[[np.ndarray], np.ndarray]
+  backward: Callable[[np.ndarray], np.ndarray]
+
+
+def _conv_back(x):
+  return np.moveaxis(x, (-1, -2), (0, 1))
+
+
+same = Transform(lambda x: x, lambda x: x)
+# (out, in) <-> (in, out)
+linear = Transform(lambda x: x.T, lambda x: x.T)
+# (out, in, *kernel) <-> (*kernel, in, out)
+conv = Transform(lambda x: np.moveaxis(x, (0, 1), (-1, -2)), _conv_back)
+# (1, ...) <-> (...)
+squeeze = Transform(lambda x: x.reshape(x.shape[1:]), lambda x: x[None])
+
+
+def reshape(source: Sequence[int], target: Sequence[int]) -> Transform:
+  """Fixed shapes on both sides, e.g. (c, 1, 1, 1) <-> (c,); one size may be -1."""
+  source, target = tuple(source), tuple(target)
+  return Transform(lambda x: x.reshape(target), lambda x: x.reshape(source))
+
+
+def patch_linear(patch: tuple[int, int, int]) -> Transform:
+  """A convolution over whole patches, as the matrix of flattened patches.
+
+  (out, c, pt, ph, pw) <-> (pt ph pw c, out), channels fastest.
+  """
+
+  def forward(x):
+    return conv.forward(x).reshape(-1, x.shape[0])
+
+  def backward(x):
+    return conv.backward(x.reshape(*patch, -1, x.shape[-1]))
+
+  return Transform(forward, backward)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One line of a table; see the module's docstring."""
+
+  source: str
+  target: str
+  transform: Transform = same
+
+  def __post_init__(self):
+    groups = len(_GROUP.findall(self.source))
+    used = {int(i) for i in _BACKREF.findall(self.target)}
+    if used != set(range(1, groups + 1)):
+      raise ValueError(f"{self}: every group of the source must stand in the target")
+
+  def forward(self, name: str) -> str | None:
+    """The target of a source name, or None."""
+    found = self._source.fullmatch(name)
+    return None if found is None else found.expand(self.target)
+
+  def backward(self, target: str) -> str | None:
+    """The source name of a target, or None."""
+    found = self._target.fullmatch(target)
+    if found is None:
+      return None
+    groups = iter(range(1, 10))
+    return "".join(
+      found[f"g{next(groups)}"] if part.startswith("(") else _literal(part)
+      for part in _GROUP.split(self.source)
+    )
+
+  @functools.cached_property
+  def _source(self):
+    parts = _GROUP.split(self.source)
+    return re.compile(
+      "".join(p if p.startswith("(") else re.escape(_literal(p)) for p in parts)
+    )
+
+  @functools.cached_property
+  def _target(self):
+    groups, seen, out = _GROUP.findall(self.source), set(), ""
+    for i, part in enumerate(_BACKREF.split(self.target)):
+      if i % 2 == 0:
+        out += re.escape(part)
+      elif part in seen:
+        out += f"(?P=g{part})"
+      else:
+        out += f"(?P<g{part}>{groups[int(part) - 1][1:-1]})"
+        seen.add(part)
+    return re.compile(out)
+
+
+def _literal(text: str) -> str:
+  """The text outside of groups; dots need no escape, but may have one."""
+  return re.sub(r"\\(.)", r"\1", text)
+
+
+def dense(source: str, target: str, bias: bool = True) -> list[Row]:
+  """The rows of a torch Linear and a Flax Dense; `target` may end in a slot."""
+  path, slot = _split_slot_text(target)
+  rows = [Row(f"{source}.weight", f"{path}/kernel{slot}", linear)]
+  return rows + [Row(f"{source}.bias", f"{path}/bias{slot}")] * bias
+
+
+def norm(source: str, target: str, bias: bool = True) -> list[Row]:
+  """The rows of a norm's weight (our scale) and, if it has one, its bias."""
+  path, slot = _split_slot_text(target)
+  rows = [Row(f"{source}.weight", f"{path}/scale{slot}")]
+  return rows + [Row(f"{source}.bias", f"{path}/bias{slot}")] * bias
+
+
+def _split_slot_text(target: str) -> tuple[str, str]:
+  path, bracket, rest = target.partition("[")
+  return path, bracket + rest
+
+
+class Move(NamedTuple):
+  """One tensor's way.
+
+  Attributes:
+    name, shape: of the tensor in the checkpoint.
+    path, slot: of the parameter here; slot None is the whole parameter.
+  """
+
+  name: str
+  path: str
+  slot: int | None
+  transform: Transform
+  shape: tuple[int, ...]
+
+
+def flat_shapes(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
+  """A tree of shapes by '/'-joined paths."""
+  return traverse_util.flatten_dict(tree, sep="/")
+
+
+def wanted(rows: Sequence[Row], shapes: Shapes) -> list[Move]:
+  """The tensors a whole checkpoint holds, parameter by parameter, layer by layer.
+
+  Raises:
+    ValueError: a parameter that no row, or more than one row, reaches: the table is
+      wrong, not the checkpoint.
+  """
+  moves = []
+  for path, leaf in shapes.items():
+    whole = [(row, name) for row in rows if (name := row.backward(path))]
+    slots = [None] if whole else range(leaf.shape[0])
+    for slot in slots:
+      target = path if slot is None else f"{path}[{slot}]"
+      found = whole or [(row, name) for row in rows if (name := row.backward(target))]
+      if len(found) != 1:
+        raise ValueError(f"{len(found)} rows reach {target}, expected one: {found}")
+      row, name = found[0]
+      shape = leaf.shape if slot is None else leaf.shape[1:]
+      source = row.transform.backward(_hollow(shape)).shape
+      moves.append(Move(name, path, slot, row.transform, source))
+  return sorted(moves, key=lambda m: (m.slot is not None, m.slot or 0))
+
+
+def match(
+  rows: Sequence[Row], weights: Weights, shapes: Shapes, ignore: Sequence[str] = ()
+) -> list[Move]:
+  """The moves that turn `weights` into parameters of `shapes`; reads no tensor.
+
+  Names that match a regex of `ignore` may be left unread.
+
+  Raises:
+    UsageError: the checkpoint has a tensor too many or too few, or of another shape.
+  """
+  moves = wanted(rows, shapes)
+  names = {m.name for m in moves}
+  if len(names) < len(moves):
+    raise ValueError("two parameters come from one tensor: the table is wrong")
+  extra = [
+    n
+    for n in weights.names()
+    if n not in names and not any(re.fullmatch(p, n) for p in ignore)
+  ]
+  missing = [m for m in moves if m.name not in weights]
+  if missing:
+    m = missing[0]
+    hint = f"; it does hold {extra[0]}" if extra else ""
+    raise UsageError(
+      f"{weights.path}: no tensor {m.name} (and {len(missing) - 1} more missing), "
+      f"expected one of shape {m.shape}{hint}"
+    )
+  if extra:
+    raise UsageError(
+      f"{weights.file_of(extra[0])}: unexpected tensor {extra[0]} "
+      f"{weights.shape(extra[0])} (and {len(extra) - 1} more); expected exactly the "
+      f"{len(moves)} tensors of this model"
+    )
+  for m in moves:
+    if weights.shape(m.name) != m.shape:
+      raise UsageError(
+        f"{weights.file_of(m.name)}: {m.name} has shape {weights.shape(m.name)}, "
+        f"expected {m.shape}"
+      )
+  return moves
+
+
+def load(
+  rows: Sequence[Row], weights: Weights, shapes: Shapes, ignore: Sequence[str] = ()
+) -> Iterator[tuple[str, int | None, np.ndarray]]:
+  """(path, slot, array) for everything in `shapes`, one tensor in memory at a time."""
+  for m in match(rows, weights, shapes, ignore):
+    yield m.path, m.slot, m.transform.forward(weights.read(m.name))
+
+
+def load_tree(
+  rows: Sequence[Row], weights: Weights, shapes: Shapes, ignore: Sequence[str] = ()
+) -> dict[str, Any]:
+  """All parameters at once, as a tree in the dtypes of `shapes`; for small models."""
+  flat = {path: np.empty(x.shape, x.dtype) for path, x in shapes.items()}
+  for path, slot, array in load(rows, weights, shapes, ignore):
+    flat[path][... if slot is None else slot] = array
+  return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def unload(
+  rows: Sequence[Row],
+  shapes: Shapes,
+  read: Callable[[str, int | None], np.ndarray],
+) -> Iterator[tuple[str, np.ndarray]]:
+  """(name, tensor) of the checkpoint that holds these parameters: `load` backwards.
+
+  `read` gives the array of a path and slot.
+  """
+  for m in wanted(rows, shapes):
+    yield m.name, m.transform.backward(read(m.path, m.slot))
+
+
+def _hollow(shape: Sequence[int]) -> np.ndarray:
+  """An array of this shape that takes no memory, to be transformed in its stead."""
+  return np.broadcast_to(np.int8(0), shape)

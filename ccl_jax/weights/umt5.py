@@ -1,0 +1,181 @@
+"""UMT5's encoder, whose rows Wan2.1 reads.
+
+  native        the original release, models_t5_umt5-xxl-enc-bf16.pth
+  transformers  text_encoder/ of diffusers' repositories; google/umt5-xxl
+"""
+
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ccl_jax.errors import UsageError
+from ccl_jax.models.layers import EPS
+from ccl_jax.models.tokenizer import Tokenizer
+from ccl_jax.models.umt5 import FARTHEST, UMT5Encoder, UMT5Text
+from ccl_jax.weights.reader import Weights, open_weights
+from ccl_jax.weights.rules import Row, Shapes, dense, flat_shapes, load_tree, norm
+from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name
+
+_BLOCK = r"blocks.(\d+)"
+NATIVE = [
+  Row("token_embedding.weight", "token_embedding"),
+  *norm(f"{_BLOCK}.(norm[12])", r"blocks/\2[\1]", bias=False),
+  *dense(f"{_BLOCK}.attn.([qkvo])", r"blocks/attn/\2[\1]", bias=False),
+  Row(f"{_BLOCK}.pos_embedding.embedding.weight", r"blocks/attn/position_bias[\1]"),
+  *dense(f"{_BLOCK}.ffn.gate.0", r"blocks/ffn/gate[\1]", bias=False),
+  *dense(f"{_BLOCK}.ffn.(fc[12])", r"blocks/ffn/\2[\1]", bias=False),
+  *norm("norm", "norm", bias=False),
+]
+
+_ATTN, _FFN = (rf"encoder.block.(\d+).layer.{i}" for i in (0, 1))
+_SELF, _GATED = f"{_ATTN}.SelfAttention", f"{_FFN}.DenseReluDense"
+TRANSFORMERS = [
+  Row("shared.weight", "token_embedding"),
+  *norm(f"{_ATTN}.layer_norm", r"blocks/norm1[\1]", bias=False),
+  *norm(f"{_FFN}.layer_norm", r"blocks/norm2[\1]", bias=False),
+  *dense(f"{_SELF}.([qkvo])", r"blocks/attn/\2[\1]", bias=False),
+  Row(f"{_SELF}.relative_attention_bias.weight", r"blocks/attn/position_bias[\1]"),
+  *dense(f"{_GATED}.wi_0", r"blocks/ffn/gate[\1]", bias=False),
+  *dense(f"{_GATED}.wi_1", r"blocks/ffn/fc1[\1]", bias=False),
+  *dense(f"{_GATED}.wo", r"blocks/ffn/fc2[\1]", bias=False),
+  *norm("encoder.final_layer_norm", "norm", bias=False),
+]
+
+TOKENIZERS = ("google/umt5-xxl", "tokenizer", "../tokenizer", "")  # beside the weights
+
+
+def format_of(weights: Weights) -> str:
+  """Which of the two names the tensors have.
+
+  Raises:
+    UsageError: they are another network's.
+  """
+  if "token_embedding.weight" in weights:
+    return "native"
+  if "shared.weight" in weights:
+    return "transformers"
+  raise UsageError(
+    f"{weights.path} is no UMT5 encoder: it has neither token_embedding.weight nor "
+    f"shared.weight, but {weights.names()[0]}"
+  )
+
+
+def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
+  """The fields of `UMT5Encoder`, from the tensors' shapes.
+
+  Raises:
+    UsageError: a tensor is missing that they are read from; layers that share one
+      table of positions, as T5's do, are such a case.
+  """
+
+  def shape(target):
+    name = tensor_name(rows, target)
+    if name not in weights:
+      raise UsageError(f"{weights.path}: no tensor {name}, which every UMT5 encoder has")
+    return weights.shape(name)
+
+  vocabulary, width = shape("token_embedding")
+  depth = 0
+  while tensor_name(rows, f"blocks/norm1/scale[{depth}]") in weights:
+    depth += 1
+  buckets, heads = shape(f"blocks/attn/position_bias[{max(depth - 1, 0)}]")
+  return {
+    "vocabulary": vocabulary,
+    "width": width,
+    "attention_width": shape("blocks/attn/q/kernel[0]")[0],
+    "ffn": shape("blocks/ffn/gate/kernel[0]")[0],
+    "heads": heads,
+    "depth": depth,
+    "buckets": buckets,
+  }
+
+
+def shapes_of(sizes: Sizes, dtype=jnp.float32) -> Shapes:
+  ids = jnp.zeros((1, 8), jnp.int32)
+  init = lambda key: UMT5Encoder(**sizes).init(key, ids, ids > 0)["params"]
+  shapes = flat_shapes(jax.eval_shape(init, jax.random.key(0)))
+  return {path: jax.ShapeDtypeStruct(x.shape, dtype) for path, x in shapes.items()}
+
+
+def config_of(sizes: Sizes, form: str) -> dict:
+  """The config.json that transformers reads; the original release has none."""
+  if form == "native":
+    return {}
+  return {
+    "architectures": ["UMT5EncoderModel"],
+    "model_type": "umt5",
+    "vocab_size": sizes["vocabulary"],
+    "d_model": sizes["width"],
+    "d_kv": sizes["attention_width"] // sizes["heads"],
+    "d_ff": sizes["ffn"],
+    "num_heads": sizes["heads"],
+    "num_layers": sizes["depth"],
+    "relative_attention_num_buckets": sizes["buckets"],
+    "relative_attention_max_distance": FARTHEST,
+    "feed_forward_proj": "gated-gelu",
+    "layer_norm_epsilon": EPS,
+    "is_encoder_decoder": False,
+  }
+
+
+UPSTREAM = Upstream(
+  tables={"native": NATIVE, "transformers": TRANSFORMERS},
+  format_of=format_of,
+  sizes=sizes_of,
+  shapes=shapes_of,
+  # A second name of shared.weight, and the half of the network that writes.
+  ignore=(r"encoder\.embed_tokens\.weight", r"decoder\..*", r"lm_head\.weight"),
+  places=("", "text_encoder"),
+  files=("models_t5*", "umt5*", "model*"),
+  config=config_of,
+)
+
+
+def load_umt5(
+  path: str | os.PathLike,
+  tokenizer: str | os.PathLike | None = None,
+  *,
+  length: int = 512,
+  dtype: str = "bfloat16",
+) -> UMT5Text:
+  """The codec of a checkpoint.
+
+  Args:
+    path: a file, or a folder as published: Wan's own or diffusers'.
+    tokenizer: its tokenizer.json; None looks where the releases have it.
+    length: rows of a prompt.
+    dtype: of matrix products, and of the parameters in memory.
+
+  Raises:
+    UsageError: nothing there, or not the weights and the tokenizer of a UMT5 encoder.
+  """
+  file = _tokenizer_file(pathlib.Path(path), tokenizer)
+  params = load_params(path, dtype)
+  return UMT5Text(params, Tokenizer(file.read_bytes()), length, dtype)
+
+
+def load_params(path: str | os.PathLike, dtype: str):
+  """The parameters of `UMT5Encoder` from a checkpoint, in `dtype`."""
+  weights = open_weights(path, UPSTREAM.places, UPSTREAM.files)
+  rows = UPSTREAM.tables[format_of(weights)]
+  shapes = shapes_of(sizes_of(weights, rows, {}), jnp.dtype(dtype))
+  return jax.tree.map(jnp.asarray, load_tree(rows, weights, shapes, UPSTREAM.ignore))
+
+
+def _tokenizer_file(path: pathlib.Path, named) -> pathlib.Path:
+  if named is not None:
+    files = [pathlib.Path(named)]
+  else:
+    folder = path if path.is_dir() else path.parent
+    files = [folder / place / "tokenizer.json" for place in TOKENIZERS]
+  found = next((f for f in files if f.is_file()), None)
+  if found is None:
+    raise UsageError(
+      f"no tokenizer at {' or '.join(map(str, files))}; name the tokenizer.json of UMT5"
+    )
+  return found

@@ -1,0 +1,58 @@
+"""What the converter has to know of a published checkpoint, and the ones it knows."""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ccl_jax.errors import UsageError
+from ccl_jax.weights.reader import Weights
+from ccl_jax.weights.rules import Row, Shapes
+
+Sizes = dict[str, Any]  # JSON
+
+
+class Upstream(NamedTuple):
+  """A published network whose tensors become our parameters.
+
+  Attributes:
+    tables: format -> rows; the first format is the one of the original release.
+    format_of: the format of a checkpoint. Raises `UsageError` for another network.
+    sizes: (weights, rows, config.json or {}) -> what `shapes` needs to know, read from
+      the tensors' shapes.
+    shapes: sizes -> shapes of our parameters by path.
+    ignore: regexes of tensors that may be left unread.
+    places: folders, under the one that is given, where its files may lie.
+    files: patterns of their names, in order of preference.
+    stem: name of an exported file, without its ending.
+    config: (sizes, format) -> the config.json of an export, or {}.
+  """
+
+  tables: Mapping[str, Sequence[Row]]
+  format_of: Callable[[Weights], str]
+  sizes: Callable[[Weights, Sequence[Row], dict], Sizes]
+  shapes: Callable[[Sizes], Shapes]
+  ignore: Sequence[str] = ()
+  places: Sequence[str] = ("",)
+  files: Sequence[str] = ("*",)
+  stem: str = "model"
+  config: Callable[[Sizes, str], dict] = lambda sizes, form: {}
+
+
+# Command -> module of ccl_jax.weights that holds its UPSTREAM.
+MODULES = {"wan-dit": "wan", "wan-vae": "wan_vae", "umt5": "umt5", "clip": "clip"}
+
+
+def get_upstream(kind: str) -> Upstream:
+  """The upstream of a command.
+
+  Raises:
+    UsageError: there is none of that name.
+  """
+  if kind not in MODULES:
+    raise UsageError(f"unknown kind {kind!r}; expected one of {', '.join(MODULES)}")
+  return importlib.import_module(f"ccl_jax.weights.{MODULES[kind]}").UPSTREAM
+
+
+def tensor_name(rows: Sequence[Row], target: str) -> str:
+  """The checkpoint's name of one of our parameters."""
+  return next(name for row in rows if (name := row.backward(target)))

@@ -1,0 +1,89 @@
+"""Writes .safetensors files tensor by tensor: one file, or shards with an index.
+
+A file is 8 bytes with the header's length, the header (JSON: dtype, shape and place of
+every tensor), and the tensors' bytes in that order.
+"""
+
+import json
+import math
+import pathlib
+import struct
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ccl_jax.weights.reader import DTYPES
+
+SHARD_BYTES = 10 * 10**9
+_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+
+
+class Spec(NamedTuple):
+  """A tensor to come."""
+
+  name: str
+  shape: tuple[int, ...]
+  dtype: np.dtype
+
+  @property
+  def nbytes(self) -> int:
+    return math.prod(self.shape) * self.dtype.itemsize
+
+
+def write_safetensors(
+  folder: pathlib.Path,
+  stem: str,
+  specs: Sequence[Spec],
+  tensors: Iterable[np.ndarray],
+  shard_bytes: int = SHARD_BYTES,
+) -> list[pathlib.Path]:
+  """Writes `tensors`, which come in the order of `specs`; holds one at a time.
+
+  Returns:
+    The files: STEM.safetensors, or STEM-00001-of-0000N.safetensors and so on, and then
+    STEM.safetensors.index.json last.
+  """
+  shards = _shards(specs, shard_bytes)
+  tensors, files, places = iter(tensors), [], {}
+  for i, shard in enumerate(shards):
+    part = f"-{i + 1:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
+    files.append(folder / f"{stem}{part}.safetensors")
+    places |= {spec.name: files[-1].name for spec in shard}
+    with open(files[-1], "wb") as f:
+      f.write(_header(shard))
+      for spec in shard:
+        array = next(tensors)
+        assert (array.shape, array.dtype) == (spec.shape, spec.dtype), spec
+        f.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+  if len(shards) > 1:
+    total = sum(spec.nbytes for spec in specs)
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    files.append(folder / f"{stem}.safetensors.index.json")
+    files[-1].write_text(json.dumps(index, indent=2) + "\n")
+  return files
+
+
+def _shards(specs: Sequence[Spec], shard_bytes: int) -> list[list[Spec]]:
+  shards, size = [[]], 0
+  for spec in specs:
+    if shards[-1] and size + spec.nbytes > shard_bytes:
+      shards.append([])
+      size = 0
+    shards[-1].append(spec)
+    size += spec.nbytes
+  return shards
+
+
+def _header(shard: Sequence[Spec]) -> bytes:
+  header, offset = {"__metadata__": {"format": "pt"}}, 0
+  for spec in shard:
+    header[spec.name] = {
+      "dtype": _NAMES[spec.dtype],
+      "shape": list(spec.shape),
+      "data_offsets": [offset, offset + spec.nbytes],
+    }
+    offset += spec.nbytes
+  raw = json.dumps(header, separators=(",", ":")).encode()
+  raw += b" " * (-len(raw) % 8)
+  return struct.pack("<Q", len(raw)) + raw

@@ -1,0 +1,244 @@
+"""Wan2.1's VAE: one call, chunks and tiles agree; what may see what; as a codec."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccl_jax.codecs import Codecs, fingerprint, load_codecs, save_codecs
+from ccl_jax.errors import UsageError
+from ccl_jax.models.byte_text import ByteText
+from ccl_jax.models.linear_codec import LinearAudioCodec
+from ccl_jax.models.wan_vae import WanVideoCodec, decode, encode, init_params
+from ccl_jax.models.wan_vae_layers import Downsample, Norm, Upsample
+from tests.parity.cases_wan_vae import cases_wan_vae
+
+WIDTH = 4
+to_latent = jax.jit(encode, static_argnums=2)
+to_pixels = jax.jit(decode, static_argnums=2)
+codec_encode = jax.jit(lambda codec, x: codec.encode(x))
+codec_decode = jax.jit(lambda codec, x: codec.decode(x))
+
+
+def drawn(shapes, seed=0):
+  """Parameters none of which is zero, about as large as trained ones."""
+  rng = np.random.default_rng(seed)
+
+  def draw(x):
+    noise = rng.standard_normal(x.shape).astype(np.float32)
+    if len(x.shape) > 1:
+      return jnp.asarray(noise * np.prod(x.shape[:-1]) ** -0.5)
+    return jnp.asarray(0.1 * noise + 0.3)
+
+  return jax.tree.map(draw, shapes)
+
+
+def normal(*shape, seed=0):
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(rng.standard_normal(shape).astype(np.float32))
+
+
+def assert_same(got, expected, limit=1e-5):
+  """Equal to rounding, relative to the deviation."""
+  assert got.shape == expected.shape
+  error = np.abs(np.asarray(got) - np.asarray(expected)).max()
+  assert error <= limit * np.std(expected), error / np.std(expected)
+
+
+@pytest.fixture(scope="module")
+def params():
+  shapes = jax.eval_shape(lambda k: init_params(k, WIDTH), jax.random.key(0))
+  return drawn(shapes)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+  return normal(2, 21, 16, 24, 3)
+
+
+@pytest.fixture(scope="module")
+def latent():
+  return normal(2, 6, 2, 3, 16, seed=1)
+
+
+def test_the_published_size():
+  shapes = jax.eval_shape(init_params, jax.random.key(0))
+  count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+  assert (count(shapes["encoder"]), count(shapes["decoder"])) == (53596928, 73295603)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_chunks_give_the_numbers_of_one_call(params, pixels, latent, chunk):
+  """Five groups after frame 0: no rest, one left over, two left over."""
+  assert_same(to_latent(params, pixels, chunk), to_latent(params, pixels, None))
+  assert_same(to_pixels(params, latent, chunk), to_pixels(params, latent, None))
+
+
+def test_time_is_causal_and_a_shorter_clip_is_a_prefix(params, pixels, latent):
+  whole, shown = to_latent(params, pixels, None), to_pixels(params, latent, None)
+  other = to_latent(params, pixels.at[:, 13:].multiply(-1), None)
+  np.testing.assert_array_equal(other[:, :4], whole[:, :4])
+  assert np.abs(other[:, 4] - whole[:, 4]).max() > 0.01
+  other = to_pixels(params, latent.at[:, 4:].multiply(-1), None)
+  np.testing.assert_array_equal(other[:, :13], shown[:, :13])
+  assert np.abs(other[:, 13] - shown[:, 13]).max() > 0.01
+  assert_same(to_latent(params, pixels[:, :1], 1), whole[:, :1])
+  assert_same(to_pixels(params, latent[:, :1], 1), shown[:, :1])
+
+
+def test_frame_zero_stands_alone_where_time_is_resampled():
+  """Going down it is a group of its own; going up it is not in the past of the next."""
+  x = normal(1, 5, 4, 4, 4)
+  changed = x.at[:, 0].add(1)
+  for layer, unseen in ((Downsample(True), None), (Upsample(True), slice(1, None))):
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
+    p = drawn(shapes)
+    run = jax.jit(lambda x: layer.apply({"params": p}, x, mutable=["cache"])[0])
+    a, b = run(x), run(changed)
+    assert a.shape == ((1, 3, 2, 2, 4) if unseen is None else (1, 9, 8, 8, 2))
+    differs = np.abs(np.asarray(a - b)).max((0, 2, 3, 4)) > 0
+    assert differs[0]
+    if unseen is None:
+      assert differs.tolist() == [
+        True,
+        True,
+        False,
+      ]  # 1: frames 0 to 2, 2: frames 2 to 4
+      alone = run(x[:, :1])
+      np.testing.assert_array_equal(alone, a[:, :1])
+    else:
+      assert not differs[unseen].any()
+
+
+def test_gradients_are_finite_and_the_same_by_chunks(params):
+  """To pixels and all parameters, through encoder and decoder; a rest and 2 chunks."""
+  pixels, target = normal(1, 21, 8, 16, 3), normal(1, 21, 8, 16, 3, seed=2)
+
+  def loss(params, pixels, chunk):
+    return jnp.mean(target * decode(params, encode(params, pixels, chunk), chunk))
+
+  grad = jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)
+  whole, chunks = grad(params, pixels, None), grad(params, pixels, 2)
+  # The variance's half of the encoder's outputs is not used: zero in both.
+  largest = jax.tree.map(lambda x: np.abs(x).max(), whole)
+  assert np.isfinite(jax.tree.leaves(largest)).all()
+  assert min(jax.tree.leaves(largest)) > 0
+
+  def check(path, a, b):
+    error = np.abs(a - b).max() / np.abs(a).max()
+    assert error < 1e-4, (jax.tree_util.keystr(path), error)
+
+  jax.tree_util.tree_map_with_path(check, whole, chunks)
+
+
+def test_a_norm_of_zeros_has_a_finite_gradient():
+  run = lambda x: Norm().apply({"params": {"scale": jnp.ones(5)}}, x).sum()
+  x = jnp.zeros((2, 5)).at[1].set(3.0)
+  value, slope = jax.jit(jax.value_and_grad(run))(x)
+  np.testing.assert_allclose(value, 5, rtol=1e-6)
+  assert np.isfinite(slope).all()
+
+
+def blended(tiles, places, cut, shape):
+  """Two by two tiles that overlap by `cut` places; weights linear across the overlap."""
+  size = tiles[0].shape[2]
+  rise = np.minimum((np.arange(size) + 0.5) / cut, 1)
+  weights = {0: rise[::-1], places: rise}
+  out = np.zeros(shape)
+  for tile, (i, j) in zip(tiles, np.ndindex(2, 2)):
+    y, x = i * places, j * places
+    weight = weights[y][:, None] * weights[x][None]
+    out[:, :, y : y + size, x : x + size] += weight[..., None] * np.asarray(tile)
+  return out
+
+
+def test_tiles_are_blended_linearly(params, pixels, latent):
+  """Six by six latents: four tiles of four, computed and blended by hand."""
+  codec = WanVideoCodec(params, chunk=None, tile=32, overlap=16)
+  pixels, latent = normal(1, 5, 48, 48, 3), 0.3 * normal(1, 2, 6, 6, 16, seed=1)
+  corners = [(16 * i, 16 * j) for i, j in np.ndindex(2, 2)]
+  tiles = [
+    to_latent(params, pixels[:, :, y : y + 32, x : x + 32], None) for y, x in corners
+  ]
+  expected = blended(tiles, 2, 2, latent.shape)
+  assert_same(codec_encode(codec, pixels), expected)
+  tiles = [
+    to_pixels(params, latent[:, :, y // 8 : y // 8 + 4, x // 8 : x // 8 + 4], None)
+    for y, x in corners
+  ]
+  expected = np.clip(blended(tiles, 16, 16, pixels.shape), -1, 1)
+  assert_same(codec_decode(codec, latent), expected)
+
+
+@pytest.mark.parametrize("direction", ["encode", "decode"])
+def test_tiles_give_the_same_numbers_away_from_seams(params, direction):
+  """The convolutions see at most 18 latents far; attention, which sees all, is off."""
+  off = jax.tree.map(lambda x: x, params)
+  for half in off.values():
+    half["middle_1"]["out"] = jax.tree.map(jnp.zeros_like, half["middle_1"]["out"])
+  x = (
+    normal(1, 1, 8, 560, 3) if direction == "encode" else 0.3 * normal(1, 1, 1, 70, 16)
+  )
+  run = codec_encode if direction == "encode" else codec_decode
+  whole = run(WanVideoCodec(off), x)
+  tiles = run(WanVideoCodec(off, tile=352, overlap=144), x)
+  pixels = 1 if direction == "encode" else 8
+  for clear in (slice(0, 26 * pixels), slice(44 * pixels, None)):
+    assert_same(tiles[:, :, :, clear], whole[:, :, :, clear])
+  assert np.abs(tiles - whole).max() < np.std(whole)
+
+
+def test_codec_is_a_jit_argument_and_clips(params, pixels, latent):
+  codec = WanVideoCodec(params, chunk=2)
+  assert (codec.channels, codec.stride) == (16, (4, 8, 8))
+  assert_same(codec_encode(codec, pixels), to_latent(params, pixels, None))
+  wild = to_pixels(params, 5 * latent, None)
+  assert np.abs(wild).max() > 1.2
+  assert_same(codec_decode(codec, 5 * latent), np.clip(wild, -1, 1))
+
+
+def test_save_and_load_are_bitwise(params, tmp_path):
+  vector = functools.partial(np.full, fill_value=2, dtype=np.float32)
+  audio = LinearAudioCodec(vector(3), vector((3, 2)), vector(2))
+  video = WanVideoCodec(params, chunk=None, tile=64, overlap=16)
+  codecs = Codecs(video, audio, ByteText(8, 16))
+  save_codecs(codecs, tmp_path / "codecs")
+  loaded = load_codecs(tmp_path / "codecs")
+  assert jax.tree.structure(loaded) == jax.tree.structure(codecs)
+  jax.tree.map(np.testing.assert_array_equal, loaded, codecs)
+  assert fingerprint(loaded) == fingerprint(codecs)
+
+
+@pytest.mark.parametrize(
+  "shape, message",
+  [
+    ((1, 10, 16, 16, 3), r"4 k \+ 1 frames, got 10: use 9 or 13"),
+    ((1, 0, 16, 16, 3), "got 0: use 1$"),
+    ((1, 5, 16, 20, 3), "multiples of 8, got 16 x 20"),
+  ],
+)
+def test_clips_of_other_sizes_are_refused(params, shape, message):
+  with pytest.raises(UsageError, match=message):
+    WanVideoCodec(params).encode(jnp.zeros(shape))
+
+
+@pytest.mark.parametrize(
+  "sizes, message",
+  [
+    ({"chunk": 0}, "chunk counts latent frames, got 0"),
+    ({"tile": 100}, "tiles of 100 pixels"),
+    ({"tile": 64, "overlap": 64}, "the overlap less than the tile"),
+  ],
+)
+def test_sizes_that_cannot_be_are_refused(sizes, message):
+  with pytest.raises(UsageError, match=message):
+    WanVideoCodec({}, **sizes)
+
+
+def test_golden_case(shared):
+  for name, got, expected, _ in cases_wan_vae(shared / "parity" / "wan_vae"):
+    assert got.shape == expected.shape, name
+    error = np.abs(got - expected).max() / expected.std()
+    assert error < 1e-5, (name, error)
