@@ -8,12 +8,21 @@ from absl import app, flags, logging
 from ccl_jax.errors import UsageError, one_line_errors
 
 
+def _underscored(arg: str) -> str:
+  """--scale-video=3 as --scale_video=3."""
+  if not arg.startswith("--"):
+    return arg
+  name, equals, value = arg[2:].partition("=")
+  return "--" + name.replace("-", "_") + equals + value
+
+
 def run(main: Callable[[], None]) -> None:
   """Parses the command line, then calls `main`. A mistake is one line and exit 2."""
 
   def parse(argv):
     try:
-      rest = flags.FLAGS(argv)
+      # --scale-video and --scale_video are one flag.
+      rest = flags.FLAGS([_underscored(arg) for arg in argv])
       if len(rest) > 1:
         raise UsageError(f"unexpected argument {rest[1]!r}; see --help")
       return rest

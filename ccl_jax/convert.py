@@ -5,9 +5,9 @@
       --dtype float32
   python -m ccl_jax.convert export --format diffusers --src weights/t2v-14b --dst out
 
-SRC is a folder as it was downloaded, a file, or an index.json: .safetensors or .pth, one
-file or shards, original or diffusers names. Nothing is taken on trust: every tensor must
-be known, of the expected shape, and used exactly once.
+SRC is a folder as it was downloaded, a file, or an index.json: .safetensors or .pth,
+one file or shards, original or diffusers names. Nothing is taken on trust: every tensor
+must be known, of the expected shape, and used exactly once.
 
 DST becomes a folder with config.json (what it is, its sizes, a hash of the source),
 tensors.json (a hash of every tensor) and checkpoints/0, the parameters as training

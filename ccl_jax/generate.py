@@ -99,6 +99,25 @@ def parse_scales(names, given):
   return out
 
 
+def check_flags() -> None:
+  """What can be said before anything is loaded."""
+  if any(not p.strip() for p in PROMPT.value):
+    raise UsageError("--prompt is empty; expected a description, e.g. 'a red face'")
+  if TASK.value not in GENERATIONS:
+    raise UsageError(
+      f"unknown task {TASK.value!r}; expected one of {', '.join(GENERATIONS)}"
+    )
+  if STEPS.value < 1:
+    raise UsageError(f"--steps: got {STEPS.value}; expected at least 1")
+  kind = GENERATIONS[TASK.value]
+  needed = [*kind.given, *(["image"] if kind.image else [])]
+  for name, flag in (("image", IMAGE), ("audio", AUDIO), ("video", VIDEO)):
+    if name in needed and flag.value is None:
+      raise UsageError(f"task {TASK.value} needs --{name} FILE")
+    if flag.value is not None and not pathlib.Path(flag.value).is_file():
+      raise UsageError(f"--{name}: no file {flag.value}")
+
+
 def default_guidance(model) -> str:
   if model.cross is None:
     return "text"
@@ -118,8 +137,6 @@ def read_inputs(spec, copies: int) -> dict[str, np.ndarray]:
   for name, (path, read) in readers.items():
     if path is None:
       continue
-    if not pathlib.Path(path).is_file():
-      raise UsageError(f"--{name}: no file {path}")
     try:
       out[name] = np.repeat(read(path)[None], copies, 0)
     except MediaError as e:
@@ -138,7 +155,7 @@ def _whole_sound(path, wave, spec):
 
 
 def write_clips(out, names, clips, spec, given) -> list[pathlib.Path]:
-  """An mp4 or a wav for every clip; a given picture or sound goes with what was made."""
+  """An mp4 or a wav for every clip, with the picture or sound that was given."""
   from ccl_jax.viz.media import write_mp4, write_wav
 
   out.mkdir(parents=True, exist_ok=True)
@@ -164,8 +181,7 @@ def main():
   from ccl_jax.diffusion.guidance import get_guidance
   from ccl_jax.inference import Pipeline, Sampling, variant_of
 
-  if any(not p.strip() for p in PROMPT.value):
-    raise UsageError("--prompt is empty; expected a description, e.g. 'a red face'")
+  check_flags()
   pipeline, metadata = Pipeline.load(CKPT.value, weights=WEIGHTS.value, step=STEP.value)
   model = pipeline.model
   sizes = {"frames": FRAMES.value, "height": HEIGHT.value, "width": WIDTH.value}

@@ -295,7 +295,7 @@ class Pipeline:
     missing = [s for s in kind.generated + kind.given if s not in have]
     if missing:
       raise UsageError(
-        f"task {task} needs a {missing[0]} stream; this model has only {', '.join(have)}"
+        f"task {task} needs the {missing[0]} stream; this model has {', '.join(have)}"
       )
     if kind.image and have["video"].image_tokens:
       raise UsageError(

@@ -15,7 +15,8 @@ import numpy as np
 
 from ccl_jax.data.sources import open_source
 from ccl_jax.inference import Pipeline, Sampling
-from ccl_jax.metrics.talking_scene import score_set, sync_scores
+from ccl_jax.metrics.films import film_scores
+from ccl_jax.metrics.talking_scene import read_caption, score_set
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.tasks import GENERATIONS, Route
 from ccl_jax.viz import panels
@@ -62,7 +63,7 @@ def report(config, workdir: str | pathlib.Path) -> dict:
 
 
 def held_out(config, spec, workdir) -> list[dict]:
-  """Clips that training has not seen where the source has a test split, else its own."""
+  """Clips that training has not seen, where the source has a test split."""
   root = config.data.root or workdir / "data"
   split = "train" if config.data.source == "folder" else "test"
   source = open_source(config.data.source, spec, root, split, **config.data.options)
@@ -123,30 +124,18 @@ def through_codecs(pipeline, clips) -> list[dict]:
 
 
 def score(clips: list[dict], fps: float) -> dict:
-  """Scores of a set beside its chance. Clips without talkers in their captions (one's
-  own films) have only synchrony, of the main hue with the main pitch."""
-  rng = np.random.default_rng(0)
-  scores = score_set(clips, fps, rng)
-  if "sync_r0" in scores["given"]:
-    return scores
-  own = [sync_scores(c["video"], c["audio"], fps) for c in clips]
-  shifted = [
-    sync_scores(c["video"], clips[i - 1]["audio"], fps) for i, c in enumerate(clips)
-  ]
-  summary = lambda rows: {
-    k: {
-      "mean": float(np.mean([r[k] for r in rows])),
-      "sem": float(np.std([r[k] for r in rows]) / max(len(rows) - 1, 1) ** 0.5),
-      "n": len(rows),
-    }
-    for k in rows[0]
-  }
-  return {"given": summary(own), "chance": summary(shifted)}
+  """Scores of a set beside its chance: of talkers where captions name them, else of
+  motion against loudness, as for one's own films.
+  """
+  if any(read_caption(c["text"]) for c in clips):
+    return score_set(clips, fps, np.random.default_rng(0))
+  return film_scores(clips, fps)
 
 
 def attention(pipeline, clips, path) -> dict:
   """Share of attention on context tokens, foreground against background, at a middle
-  noise level with both streams reading each other; draws the panel of the first clip."""
+  noise level with both streams reading each other; draws the panel of the first clip.
+  """
   model: JointDiT = pipeline.model
   codecs = pipeline.codecs
   video = np.stack([c["video"] for c in clips])

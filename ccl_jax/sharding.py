@@ -99,7 +99,8 @@ def path_of(key_path) -> str:
 
 def parameter_shardings(tree, mesh: Mesh):
   """Shardings of a tree whose leaves are parameters, or mirror them (moments, EMA);
-  scalars are replicated."""
+  scalars are replicated.
+  """
 
   def leaf(key_path, x):
     axes = parameter_axes("/" + path_of(key_path), x.ndim) if x.ndim else ()

@@ -1,9 +1,10 @@
 """Stage 2 of the paper: video and audio streams trained together.
 
-  python -m ccl_jax.train --config=configs/joint.py:size=14b --workdir=DIR --distributed
+  python -m ccl_jax.train --config=configs/joint.py:size=14b --workdir=DIR \\
+      --distributed
 
-  :size=tiny|lab|1.3b|14b   the preset (14b: 20 B parameters, bf16, full remat)
-  :runlocal                 tiny sizes, a few steps
+  :size=14b    the preset: tiny, lab, 1.3b or 14b (20 B parameters)
+  :runlocal    tiny sizes, a few steps
 
 The paper: batch 320, 12 k steps, 352 x 640, 121 frames at 24 fps; the exchange learns at
 1e-4, the pretrained streams at 1e-5.

@@ -17,7 +17,10 @@ ALLOWED = {
   "viz": set(),
   "training": {"models", "diffusion", "data"},
 }
-ENTRY_POINTS = {"train", "generate", "inference", "report", "cli"}
+ENTRY_POINTS = {
+  "train", "generate", "convert", "encode", "eval", "plan", "bench", "app",
+  "inference", "report", "cli",
+}  # fmt: skip
 # Heavy or foreign packages, and the only places that may name them.
 FOREIGN = {"torch": {"weights"}, "tensorflow": set(), "configs": set()}
 

@@ -99,7 +99,7 @@ def test_a_tokenizer_is_its_file():
 def test_mistakes_are_one_line(monkeypatch):
   broken = Tokenizer(b"{}"), Tokenizer(tokenizer_file()[:100]), Tokenizer(b"\xff\xfe")
   for tokenizer in broken:
-    with pytest.raises(UsageError, match="expected the tokenizer.json of UMT5"):
+    with pytest.raises(UsageError, match="expected the tokenizer"):
       tokenizer(["a"], 4)
   with pytest.raises(UsageError, match=r"has no </s> token"):
     Tokenizer(tokenizer_file(end="<eos>"))(["a"], 4)

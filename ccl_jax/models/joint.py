@@ -93,7 +93,7 @@ class JointBlock(nn.Module):
         into, c.width, c.heads, configs[source].width, self.cross, self.dtype,
         name=f"{source}_to_{into}",
       )  # fmt: skip
-      table = lambda s: self.geometry.cross_table(s, c.head_width, self.cross)  # noqa: B023
+      table = lambda s: self.geometry.cross_table(s, c.head_width, self.cross)
       seen = keys.get(into)
       if seen is None and source in snapshot and (into in reads or self.collect):
         seen = attention.keys(snapshot[source], table(source))

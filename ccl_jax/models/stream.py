@@ -1,6 +1,7 @@
 """One stream: Wan2.1's transformer around a block, for video and audio alike.
 
-Reference: Wan2.1 `WanModel` and `WanAttentionBlock`. With m = modulation + e0 a block is
+Reference: Wan2.1 `WanModel` and `WanAttentionBlock`. With m = modulation + e0,
+a block is
 
   x += SelfAttn(norm1(x) (1 + m1) + m0) m2
   x += TextAttn(norm3(x), context)
@@ -161,7 +162,7 @@ class Block(nn.Module):
 
 
 class Stream(nn.Module):
-  """What a stream has outside its blocks: patches, time, text and image, and the head."""
+  """What a stream has outside its blocks: patches, time, text, image, and the head."""
 
   config: StreamConfig
   dtype: DTypeLike
@@ -190,14 +191,15 @@ class Stream(nn.Module):
     self, latent: Float[Array, "b T h w c"], text: Float[Array, "b l e"]
   ) -> tuple[Float[Array, "b t s d"], Float[Array, "b l d"]]:
     """Tokens of the latent and of the text; the text's zero padding is embedded too,
-    as Wan does: the model has learned to attend to it."""
+    as Wan does: the model has learned to attend to it.
+    """
     x = self.patch_embedding(patchify(latent, self.config.patch)).astype(jnp.float32)
     return constrain(x, "batch", None, "space", None), self.text_embedding(text)
 
   def embed_time(
     self, timestep: Float[Array, "b f"]
   ) -> tuple[Float[Array, "b f c"], Float[Array, "b f 6 c"]]:
-    """The time embedding e, for the head, and its six projections e0, for the blocks."""
+    """The time embedding e, for the head, and its projections e0, for the blocks."""
     # Pinned to the batch axes: left to itself the partitioner has split these small
     # arrays over parameter axes, and on one mesh returned wrong gradients.
     pin = lambda x: constrain(x, "batch", None, None)

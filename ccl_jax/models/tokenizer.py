@@ -1,6 +1,6 @@
 """Prompts to token ids: Wan2.1's cleaning, then the vocabulary of a tokenizer.json.
 
-  "the \\n&amp;amp; caf\\u00c3\\u00a9 " -> "the & caf\\u00e9" -> pieces ... </s> <pad> <pad>
+  " the \\n&amp;amp; caf\\u00c3\\u00a9" -> "the & caf\\u00e9" -> ids, </s>, <pad> ...
 
 Cleaning: repair of text decoded with the wrong encoding, HTML entities unescaped twice,
 runs of white space to one space. Its two packages come with the extra [convert].

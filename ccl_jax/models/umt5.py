@@ -1,4 +1,4 @@
-"""UMT5 encoder: the text embeddings Wan2.1 reads (Raffel et al. 2020, Chung et al. 2023).
+"""UMT5's encoder: the text embeddings that Wan2.1 reads.
 
 With S the attention's logits, d the offset key - query and B a table of every layer's
 own (buckets, heads),

@@ -10,8 +10,8 @@ each L the mean over the samples that generate that stream. Everything is drawn 
 whole batch before it is cut into microbatches, so accumulation changes no number.
 
 A batch is {"video": (b, t, h, w, c), "audio": (b, a, c), "text": (b, l, e)} of clean
-latents and embeddings, "null_text" (l, e) that stands for no text, and for Wan2.1-I2V's form of image condition "condition"
-(b, t, h, w, 20) and "image" (b, 257, 1280).
+latents and embeddings, "null_text" (l, e) that stands for no text, and for Wan2.1-I2V's
+form of image condition "condition" (b, t, h, w, 20) and "image" (b, 257, 1280).
 """
 
 import dataclasses

@@ -42,6 +42,7 @@ class SliceWriter:
     self._folder = pathlib.Path(checkpoints).absolute() / str(step)
     self._shapes, self._arrays = shapes, {}
     self._written = {path: _Slots(x.shape) for path, x in shapes.items()}
+    self._pending = None  # a slice is on its way to disk while the next one is made
     (self._folder / "state").mkdir(parents=True)
 
   def write(self, path: str, slot: int | None, array: np.ndarray) -> None:
@@ -53,11 +54,13 @@ class SliceWriter:
     if path not in self._arrays:
       self._arrays[path] = self._create(path, stacked=slot is not None)
     target = self._arrays[path] if slot is None else self._arrays[path][slot]
+    self._wait()
+    self._pending = target.write(array)
     self._written[path].add(slot, array)
-    target.write(array).result()
 
   def finish(self, metadata: dict) -> None:
     """Writes what makes it a checkpoint. Every slice must have been written."""
+    self._wait()
     unwritten = [path for path, slots in self._written.items() if not slots.complete]
     assert not unwritten, f"not written: {unwritten}"
     leaves = {
@@ -74,6 +77,13 @@ class SliceWriter:
     _write_json(self._folder / "state" / "_METADATA", _orbax_tree(self._shapes))
     _write_json(self._folder / "_CHECKPOINT_METADATA", {"custom_metadata": {}})
     (self._folder / "commit_success.txt").write_text("whole\n")  # asked for on buckets
+
+  def _wait(self):
+    try:
+      if self._pending is not None:
+        self._pending.result()
+    except ValueError as e:
+      raise OSError(f"{str(e)[:200]}") from e
 
   def _create(self, path, stacked):
     shape, dtype = self._shapes[path].shape, np.dtype(self._shapes[path].dtype).name

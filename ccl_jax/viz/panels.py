@@ -1,4 +1,4 @@
-"""Pictures of a run: loss curves, clips with their sound, attention on context tokens."""
+"""Pictures of a run: loss curves, clips with sound, attention on context tokens."""
 
 import pathlib
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,9 @@
 """UMT5's encoder, whose rows Wan2.1 reads.
 
-  native        the original release, models_t5_umt5-xxl-enc-bf16.pth
-  transformers  text_encoder/ of diffusers' repositories; google/umt5-xxl
+  native     models_t5_umt5-xxl-enc-bf16.pth, of the release
+  diffusers  text_encoder/ of its repositories (transformers' names); google/umt5-xxl
+
+All sizes come from the tensors' shapes.
 """
 
 import os
@@ -11,7 +13,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ccl_jax.errors import UsageError
 from ccl_jax.models.layers import EPS
@@ -34,7 +35,7 @@ NATIVE = [
 
 _ATTN, _FFN = (rf"encoder.block.(\d+).layer.{i}" for i in (0, 1))
 _SELF, _GATED = f"{_ATTN}.SelfAttention", f"{_FFN}.DenseReluDense"
-TRANSFORMERS = [
+DIFFUSERS = [
   Row("shared.weight", "token_embedding"),
   *norm(f"{_ATTN}.layer_norm", r"blocks/norm1[\1]", bias=False),
   *norm(f"{_FFN}.layer_norm", r"blocks/norm2[\1]", bias=False),
@@ -46,6 +47,7 @@ TRANSFORMERS = [
   *norm("encoder.final_layer_norm", "norm", bias=False),
 ]
 
+_LAYER = re.compile(r"(?:blocks|encoder\.block)\.(\d+)\.")
 TOKENIZERS = ("google/umt5-xxl", "tokenizer", "../tokenizer", "")  # beside the weights
 
 
@@ -58,7 +60,7 @@ def format_of(weights: Weights) -> str:
   if "token_embedding.weight" in weights:
     return "native"
   if "shared.weight" in weights:
-    return "transformers"
+    return "diffusers"
   raise UsageError(
     f"{weights.path} is no UMT5 encoder: it has neither token_embedding.weight nor "
     f"shared.weight, but {weights.names()[0]}"
@@ -69,28 +71,27 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   """The fields of `UMT5Encoder`, from the tensors' shapes.
 
   Raises:
-    UsageError: a tensor is missing that they are read from; layers that share one
-      table of positions, as T5's do, are such a case.
+    UsageError: a tensor is missing that they are read from.
   """
 
   def shape(target):
     name = tensor_name(rows, target)
     if name not in weights:
-      raise UsageError(f"{weights.path}: no tensor {name}, which every UMT5 encoder has")
+      raise UsageError(
+        f"{weights.path}: no tensor {name}, which every UMT5 encoder has"
+      )
     return weights.shape(name)
 
   vocabulary, width = shape("token_embedding")
-  depth = 0
-  while tensor_name(rows, f"blocks/norm1/scale[{depth}]") in weights:
-    depth += 1
-  buckets, heads = shape(f"blocks/attn/position_bias[{max(depth - 1, 0)}]")
+  buckets, heads = shape("blocks/attn/position_bias[0]")
+  layers = [int(m[1]) for n in weights.names() if (m := _LAYER.match(n))]
   return {
     "vocabulary": vocabulary,
     "width": width,
     "attention_width": shape("blocks/attn/q/kernel[0]")[0],
     "ffn": shape("blocks/ffn/gate/kernel[0]")[0],
     "heads": heads,
-    "depth": depth,
+    "depth": 1 + max(layers),
     "buckets": buckets,
   }
 
@@ -124,7 +125,7 @@ def config_of(sizes: Sizes, form: str) -> dict:
 
 
 UPSTREAM = Upstream(
-  tables={"native": NATIVE, "transformers": TRANSFORMERS},
+  tables={"native": NATIVE, "diffusers": DIFFUSERS},
   format_of=format_of,
   sizes=sizes_of,
   shapes=shapes_of,

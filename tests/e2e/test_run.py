@@ -1,57 +1,15 @@
-"""A run from the command line: killed, resumed, stopped, and broken on purpose."""
+"""Training from the command line: killed, resumed, stopped, and broken on purpose."""
 
 import json
-import os
-import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
-STEPS = 8
+from tests.e2e.conftest import STEPS, finish, mistakes, start, train_flags
 
-
-@pytest.fixture(scope="session")
-def home(tmp_path_factory):
-  """A folder with a compilation cache that all runs of this module share."""
-  return tmp_path_factory.mktemp("runs")
-
-
-def command(workdir, *flags):
-  return [
-    sys.executable, "-m", "ccl_jax.train",
-    "--config=configs/quickstart.py:runlocal", f"--workdir={workdir}",
-    f"--config.data.root={workdir.parent / 'data'}", "--config.report.tasks=()",
-    f"--config.steps={STEPS}", "--config.checkpoint.every=3",
-    "--config.clip.frames=17", *flags,
-  ]  # fmt: skip
-
-
-def environment(home):
-  return os.environ | {
-    "JAX_PLATFORMS": "cpu",
-    "JAX_NUM_CPU_DEVICES": "1",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    "JAX_COMPILATION_CACHE_DIR": str(home / "cache"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-  }
-
-
-def start(home, workdir, *flags):
-  return subprocess.Popen(
-    command(workdir, *flags), cwd=ROOT, env=environment(home),
-    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-  )  # fmt: skip
-
-
-def finish(home, workdir, *flags):
-  process = start(home, workdir, *flags)
-  out, _ = process.communicate(timeout=300)
-  return process.returncode, out
+MODULE = "ccl_jax.train"
 
 
 def logged(workdir):
@@ -69,18 +27,10 @@ def wait_for_step(process, workdir, step):
     time.sleep(0.02)
 
 
-def fingerprints(workdir):
-  meta = workdir / "checkpoints" / str(STEPS) / "meta" / "metadata"
+def fingerprints(workdir, step):
+  meta = workdir / "checkpoints" / str(step) / "meta" / "metadata"
   leaves = json.loads(meta.read_text())["leaves"]
   return {path: leaf["fingerprint"] for path, leaf in leaves.items()}
-
-
-@pytest.fixture(scope="session")
-def undisturbed(home):
-  workdir = home / "undisturbed"
-  code, out = finish(home, workdir)
-  assert code == 0, out
-  return workdir
 
 
 def test_a_run_leaves_what_it_should(undisturbed):
@@ -96,26 +46,35 @@ def test_a_run_leaves_what_it_should(undisturbed):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_stopped_and_resumed_is_bitwise_the_same(home, undisturbed, how):
   workdir = home / how.name
-  process = start(home, workdir)
+  # The interrupted run is told of a later end, so that it cannot win the race; its
+  # schedule of learning rates does not depend on that.
+  flags = train_flags(workdir, "--config.optim.schedule=constant")
+  process = start(home, MODULE, [*flags, "--config.steps=100000"])
   wait_for_step(process, workdir, 4)
   process.send_signal(how)
   out, _ = process.communicate(timeout=120)
   if how == signal.SIGTERM:
     assert process.returncode == 0, out
-  assert STEPS > max(r["step"] for r in logged(workdir))
-  code, out = finish(home, workdir)
-  assert code == 0, out
-  assert fingerprints(workdir) == fingerprints(undisturbed)
+  stopped = max(r["step"] for r in logged(workdir))
+  last = max(int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*[0-9]"))
+  assert 3 <= last <= stopped + 2
+  total = f"--config.steps={last + 4}"
+  assert finish(home, MODULE, [*flags, total])[0] == 0
+  whole = home / f"whole_{how.name}"
+  flags = train_flags(whole, "--config.optim.schedule=constant")
+  assert finish(home, MODULE, [*flags, total])[0] == 0
   same = lambda rows: [(r["step"], r["loss"]) for r in rows]
-  assert same(logged(workdir)) == same(logged(undisturbed))
+  assert same(logged(workdir)) == same(logged(whole))
+  ends = [fingerprints(w, last + 4) for w in (workdir, whole)]
+  assert ends[0] == ends[1]
   assert not list((workdir / "checkpoints").glob("*tmp*"))
 
 
 def test_an_infinite_loss_stops_and_keeps_the_last_checkpoint(home, undisturbed):
   workdir = home / "infinite"
-  groups = "((r'.*', 1e30, 0.0),)"
+  groups = "--config.optim.groups=((r'.*', 1e30, 0.0),)"
   code, out = finish(
-    home, workdir, f"--config.optim.groups={groups}", "--config.checkpoint.every=1"
+    home, MODULE, train_flags(workdir, groups, "--config.checkpoint.every=1")
   )
   assert code == 2
   last = out.strip().splitlines()[-1]
@@ -124,23 +83,33 @@ def test_an_infinite_loss_stops_and_keeps_the_last_checkpoint(home, undisturbed)
   assert max(int(p.name) for p in (workdir / "checkpoints").iterdir()) <= bad
 
 
-@pytest.mark.parametrize(
-  ("flags", "words"),
-  [
-    (["--config.clip.frames=18"], ["18", "17"]),
-    (["--config.clip.height=40"], ["40", "32", "48"]),
-    (["--config.tasks.draw=never"], ["never", "sample"]),
-    (["--config.model.preset=huge"], ["huge", "tiny"]),
-    (["--config.nothing=1"], ["nothing"]),
-    (["--config.mesh=(1,3,1,1)"], ["mesh", "devices"]),
-    (["--config.data.source=nowhere"], ["nowhere", "talking_scene"]),
-  ],
-)
-def test_mistakes_are_one_line(home, flags, words):
-  """In one process: the entry point's own error path, without its start-up time."""
-  code, out = finish(home, home / "mistake", *flags)
-  assert code == 2, out
-  line = out.strip().splitlines()[-1]
-  assert line.startswith("error: ")
-  assert all(w in line for w in words), line
-  assert "Traceback" not in out
+CASES = [
+  (["--config.clip.frames=18"], ["18", "17"]),
+  (["--config.clip.height=40"], ["40", "32", "48"]),
+  (["--config.tasks.draw=never"], ["never", "sample"]),
+  (["--config.tasks.probabilities.dance=1.0"], ["dance"]),
+  (["--config.model.preset=huge"], ["huge", "tiny"]),
+  (["--config.nothing=1"], ["nothing"]),
+  (["--config=configs/quickstart.py:size=4"], ["size", "data"]),
+  (["--config=configs/none.py"], ["none.py"]),
+  (["--config.mesh=(1,3,1,1)"], ["mesh", "1"]),
+  (["--config.batch.size=3", "--config.accumulate=2"], ["3", "2"]),
+  (["--config.data.source=nowhere"], ["nowhere", "talking_scene"]),
+  (["--config.optim.groups=(('video/.*',1e-3,0.),)"], ["group"]),
+  (["--config.codec.path=/nonexistent"], ["/nonexistent"]),
+]
+
+
+def test_mistakes_are_one_line(home, undisturbed):
+  results = mistakes(
+    home, MODULE, [train_flags(home / "mistake", *flags) for flags, _ in CASES]
+  )
+  for (flags, words), (code, out) in zip(CASES, results):
+    assert code == 2, (flags, out)
+    line = out.strip().splitlines()[-1]
+    assert line.startswith("error: "), (flags, out)
+    assert all(w in line for w in words), (flags, line)
+    assert "Traceback" not in out, flags
+  assert not (home / "mistake" / "checkpoints").exists() or not list(
+    (home / "mistake" / "checkpoints").iterdir()
+  )

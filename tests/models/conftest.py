@@ -1,4 +1,4 @@
-"""A small joint model with every path alive: random parameters, sizes that divide not."""
+"""A small joint model with every path alive: random parameters, awkward sizes."""
 
 import jax
 import jax.numpy as jnp

@@ -46,3 +46,25 @@ def test_a_function_of_single_places_is_reproduced(scales, factor):
   np.testing.assert_allclose(jax.jit(run)(x), function(x), atol=1e-6)
   for got, expected in zip(both(run)(x), both(function)(x)):
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_tiles_are_blended_linearly():
+  """Four tiles of a function that sees its tile's borders, blended by hand."""
+
+  def function(x):
+    grown = jnp.repeat(jnp.repeat(x, 2, 2), 2, 3)
+    return grown * jnp.cumsum(grown, 2) - jnp.cumsum(grown, 3)
+
+  x = jax.random.normal(jax.random.key(0), (2, 3, 6, 7, 1))
+  got = jax.jit(lambda x: tiled(function, x, tile=4, overlap=1, scales=(1, 2)))(x)
+  expected = np.zeros(got.shape)
+  for y, rise in ((0, slice(None, None, -1)), (2, slice(None))):
+    for z, turn in ((0, slice(None, None, -1)), (3, slice(None))):
+      # Overlaps of 4 rows, of which the ramps of two span one unit each, and 2 columns.
+      rows = np.array([1 / 5, 3 / 5, 0.5, 0.5, 1, 1, 1, 1])
+      columns = np.array([1 / 4, 3 / 4, 1, 1, 1, 1, 1, 1])
+      weight = rows[rise][:, None] * columns[turn][None]
+      tile = np.asarray(function(x[:, :, y : y + 4, z : z + 4]))
+      place = np.s_[:, :, 2 * y : 2 * y + 8, 2 * z : 2 * z + 8]
+      expected[place] += weight[..., None] * tile
+  np.testing.assert_allclose(got, expected, atol=1e-5)

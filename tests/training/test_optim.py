@@ -159,7 +159,7 @@ def test_schedules():
 
 def test_schedule_scales_every_groups_first_steps():
   params = _params()
-  make = lambda warmup: make_optimizer(  # noqa: E731
+  make = lambda warmup: make_optimizer(
     GROUPS, params, warmup_steps=warmup, total_steps=9, **COMMON
   )
   grads = _params(seed=1)

@@ -1,0 +1,59 @@
+"""Synchrony of any film: does the picture move when the sound is loud?
+
+  motion_k   = mean |frame k - frame k-1|, over its mean in the clip
+  loudness   = rms of the sound every 5 ms, over its mean in the clip
+
+and their correlation over lags, as talking scenes are scored. It is weak evidence (a
+speaker's lips are a small part of a picture) but needs no network, no face and no
+caption; read it beside chance, the same pictures with other clips' sounds.
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from ccl_jax.metrics.talking_curves import Audio, Video, spectrogram
+from ccl_jax.metrics.talking_scene import synchrony
+
+
+def motion_curve(video: Video) -> Float[np.ndarray, " F"]:
+  """Change from the frame before, relative to the clip's mean; the first frame's is
+  that of the second.
+  """
+  change = np.abs(np.diff(video.astype(np.float32), axis=0)).mean((1, 2, 3))
+  curve = np.concatenate([change[:1], change]) / 255
+  return curve / (curve.mean() + 1e-4)
+
+
+def loudness_curve(audio: Audio) -> Float[np.ndarray, " i"]:
+  """Root mean square amplitude every 5 ms, relative to the clip's mean."""
+  rms = np.sqrt(spectrogram(audio).sum(1))
+  return rms / (rms.mean() + 1e-4)
+
+
+def film_scores(
+  clips: list[dict], fps: float | int, shifts: int = 8
+) -> dict[str, dict[str, dict[str, float]]]:
+  """Mean `sync_r0`, `sync_c` and `sync_lag_ms` of clips (video, audio), and of the same
+  pictures with the sounds of the clips up to `shifts` places before.
+
+  Returns {"given": {score: {mean, sem, n}}, "chance": ...}; no chance of a single clip.
+  """
+  motions = [motion_curve(c["video"]) for c in clips]
+  sounds = [loudness_curve(c["audio"]) for c in clips]
+  n = len(clips)
+  pairs = {"given": [(i, i) for i in range(n)]}
+  pairs["chance"] = [
+    (i, (i - s) % n) for i in range(n) for s in range(1, min(shifts + 1, n))
+  ]
+  table = {}
+  for name, chosen in pairs.items():
+    rows = [synchrony(motions[i], sounds[j], fps) for i, j in chosen]
+    table[name] = {
+      k: {
+        "mean": float(np.mean([r[k] for r in rows])),
+        "sem": float(np.std([r[k] for r in rows]) / max(n - 1, 1) ** 0.5),
+        "n": n,
+      }
+      for k in (rows[0] if rows else {})
+    }
+  return table

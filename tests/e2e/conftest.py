@@ -1,0 +1,84 @@
+"""A run from the command line that all tests of this folder share."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+STEPS = 8
+
+
+def train_flags(workdir: pathlib.Path, *flags: str) -> list[str]:
+  """A tiny run; `flags` come last and win."""
+  return [
+    "--config=configs/quickstart.py:runlocal",
+    f"--workdir={workdir}",
+    f"--config.data.root={workdir.parent / 'data'}",
+    "--config.report.tasks=()",
+    f"--config.steps={STEPS}",
+    "--config.checkpoint.every=3",
+    "--config.clip.frames=17",
+    *flags,
+  ]
+
+
+def environment(home: pathlib.Path) -> dict[str, str]:
+  """One device, quick compilation, and a cache of compiled programs."""
+  return os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_NUM_CPU_DEVICES": "1",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_COMPILATION_CACHE_DIR": str(home / "cache"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
+
+
+def start(home: pathlib.Path, module: str, flags: list[str]) -> subprocess.Popen:
+  return subprocess.Popen(
+    [sys.executable, "-m", module, *flags],
+    cwd=ROOT,
+    env=environment(home),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def finish(home: pathlib.Path, module: str, flags: list[str]) -> tuple[int, str]:
+  """Exit code and output of a command."""
+  process = start(home, module, flags)
+  out, _ = process.communicate(timeout=400)
+  return process.returncode, out
+
+
+def mistakes(home: pathlib.Path, module: str, cases: list[list[str]]) -> list:
+  """[exit code, output] of each command line, in one process's time."""
+  done = subprocess.run(
+    [sys.executable, str(ROOT / "tests/e2e/mistakes.py"), module],
+    input=json.dumps(cases),
+    cwd=ROOT,
+    env=environment(home) | {"PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
+    timeout=400,
+  )
+  assert done.returncode == 0, done.stderr
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+  return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(home):
+  """The folder of a run of `STEPS` steps that nothing stopped."""
+  workdir = home / "undisturbed"
+  code, out = finish(home, "ccl_jax.train", train_flags(workdir))
+  assert code == 0, out
+  return workdir

@@ -1,0 +1,109 @@
+"""Clips from a checkpoint by the command line, and the mistakes one makes there."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ccl_jax.data.media import read_audio, read_clip
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.viz.media import write_mp4, write_png, write_wav
+from tests.e2e.conftest import finish, mistakes
+
+MODULE = "ccl_jax.generate"
+SPEC = ClipSpec(17, 32, 32, 25.0)
+
+
+@pytest.fixture(scope="session")
+def files(home):
+  """A film, a long and a short sound, a picture, and a text file."""
+  rng = np.random.default_rng(0)
+  video = rng.integers(0, 255, (20, 48, 64, 3), np.uint8)
+  wave = 0.1 * rng.standard_normal(16000).astype(np.float32)
+  write_mp4(home / "film.mp4", video, 25.0, wave)
+  write_wav(home / "long.wav", wave, 16000)
+  write_wav(home / "short.wav", wave[:3000], 16000)
+  write_png(home / "image.png", video[0])
+  (home / "text.txt").write_text("no film")
+  return home
+
+
+def flags(files, undisturbed, *more):
+  return [
+    f"--ckpt={undisturbed}", f"--out={files / 'out'}", "--steps=2",
+    '--prompt=a red face on the left says "ba do"', *more,
+  ]  # fmt: skip
+
+
+def test_joint_writes_a_film_with_sound(home, files, undisturbed):
+  code, out = finish(home, MODULE, flags(files, undisturbed, "--task=joint"))
+  assert code == 0, out
+  path = files / "out" / "joint_0_0.mp4"
+  video, audio = read_clip(path, SPEC)
+  assert video.shape == (17, 32, 32, 3) and video.std() > 1
+  assert np.abs(audio).max() > 0
+  assert json.loads(path.with_suffix(".json").read_text())["guidance"] == "ucg2"
+  assert "100%" in out
+
+
+def test_given_sound_and_no_picture(home, files, undisturbed):
+  given = flags(files, undisturbed, "--task=a2v", f"--audio={files / 'long.wav'}")
+  code, out = finish(home, MODULE, given)
+  assert code == 0, out
+  _, audio = read_clip(files / "out" / "a2v_0_0.mp4", SPEC)
+  original = read_audio(files / "long.wav")[: SPEC.samples]
+  assert np.corrcoef(audio, original)[0, 1] > 0.9  # through AAC
+  code, out = finish(home, MODULE, flags(files, undisturbed, "--task=t2a"))
+  assert code == 0, out
+  assert len(read_audio(files / "out" / "t2a_0_0.wav")) == SPEC.samples
+
+
+CASES = [
+  (["--task=dance"], ["dance", "joint"]),
+  (["--guidance=loud"], ["loud", "ucg2"]),
+  (["--guidance=multimodal"], ["multimodal", "context", "ucg2"]),
+  (["--prompt= "], ["empty"]),
+  (["--task=i2v"], ["--image"]),
+  (["--task=a2v"], ["--audio"]),
+  (["--task=i2v", "--image={}/none.png"], ["none.png"]),
+  (["--task=i2v", "--image={}/text.txt"], ["text.txt"]),
+  (["--task=v2a", "--video={}/text.txt"], ["text.txt"]),
+  (["--task=a2v", "--audio={}/text.txt"], ["text.txt"]),
+  (["--task=a2v", "--audio={}/short.wav"], ["short.wav", "0.1", "0.6"]),
+  (["--height=40"], ["40", "32", "48"]),
+  (["--frames=18"], ["18", "17"]),
+  (["--scale_video=high"], ["high"]),
+  (["--scale_video=1,2,3"], ["3", "1"]),
+  (["--steps=0"], ["0", "1"]),
+  (["--ckpt={}"], ["config.json"]),
+  (["--step=77"], ["77", "8"]),
+  (["--nonsense"], ["nonsense"]),
+]
+
+
+def test_mistakes_are_one_line(home, files, undisturbed):
+  lines = [
+    flags(files, undisturbed, *(f.replace("{}", str(files)) for f in case))
+    for case, _ in CASES
+  ]
+  results = mistakes(home, MODULE, lines)
+  for (case, words), (code, out) in zip(CASES, results):
+    assert code == 2, (case, out)
+    line = out.strip().splitlines()[-1]
+    assert line.startswith("error: "), (case, out)
+    assert all(w in line for w in words), (case, line)
+    assert "Traceback" not in out, case
+
+
+def test_another_models_checkpoint_names_the_parameter(home, files, undisturbed):
+  """The folder's config says another size than its checkpoint holds."""
+  import shutil
+
+  other = home / "other"
+  shutil.copytree(undisturbed, other)
+  config = json.loads((other / "config.json").read_text())
+  config["model"]["preset"] = "lab"
+  (other / "config.json").write_text(json.dumps(config))
+  code, out = finish(home, MODULE, flags(files, other))
+  assert code == 2
+  assert "shape" in out.strip().splitlines()[-1]
