@@ -4,6 +4,8 @@
   python -m ccl_jax.convert wan-dit --src model_bf16.safetensors --dst weights/t2v \\
       --dtype float32
   python -m ccl_jax.convert export --format diffusers --src weights/t2v-14b --dst out
+  python -m ccl_jax.convert join --video weights/t2v-14b --audio runs/audio \\
+      --size 14b --dst weights/joint-14b
 
 SRC is a folder as it was downloaded, a file, or an index.json: .safetensors or .pth,
 one file or shards, original or diffusers names. Nothing is taken on trust: every tensor
@@ -16,21 +18,18 @@ holds one tensor at a time. What is imported and exported again is the same, bit
 """
 
 import argparse
-import contextlib
 import hashlib
 import json
-import os
 import pathlib
-import shutil
 import signal
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ccl_jax import __version__
 from ccl_jax.errors import UsageError, one_line_errors
+from ccl_jax.training.folders import new_folder
 from ccl_jax.weights.reader import open_weights, read_config
 from ccl_jax.weights.rules import Move, match, wanted
 from ccl_jax.weights.upstream import MODULES, get_upstream
@@ -57,13 +56,16 @@ def import_weights(
   upstream = get_upstream(kind)
   weights = open_weights(src, upstream.places, upstream.files)
   form = upstream.format_of(weights)
+  if form not in upstream.tables:
+    raise UsageError(
+      f"{src} has {form} names; convert {kind} knows {', '.join(upstream.tables)}"
+    )
   rows = upstream.tables[form]
   sizes = upstream.sizes(weights, rows, read_config(src, upstream.places))
-  moves = match(rows, weights, upstream.shapes(sizes), upstream.ignore)
+  shapes = upstream.shapes(sizes)
+  moves = match(rows, weights, shapes, upstream.ignore)
   dtypes = _dtypes(moves, weights, dtype)
-  shapes = {
-    path: _with_dtype(x, dtypes[path]) for path, x in upstream.shapes(sizes).items()
-  }
+  shapes = {path: x.update(dtype=dtypes[path]) for path, x in shapes.items()}
   total = sum(weights.nbytes(m.name) for m in moves)
   stored = sum(x.size * x.dtype.itemsize for x in shapes.values())
   hashes, source = {}, hashlib.sha256()
@@ -109,29 +111,25 @@ def import_weights(
 
 
 def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, Any]:
-  """Writes the parameters of a converted folder under the names of `form`.
+  """Writes parameters under the names of `form`; returns the config.json beside them.
+
+  Args:
+    src: a folder of `import_weights`; of a joint model or a run, the video stream.
+    form: a format of the upstream's tables.
+    verify: read everything back, and compare it tensor by tensor.
 
   Raises:
-    UsageError: `src` is no converted folder, or is damaged, or `dst` is there already.
+    UsageError: `src` is no such folder, or is damaged, or `dst` is there already.
   """
-  from ccl_jax.training.streamed import SliceReader
-
-  src = pathlib.Path(src)
-  about = read_config(src) if src.is_dir() else {}
-  if not {"kind", "sizes"} <= about.keys():
-    raise UsageError(
-      f"{src} is no folder of converted weights: expected its config.json"
-    )
-  upstream = get_upstream(about["kind"])
+  kind, sizes, reader = _exportable(pathlib.Path(src))
+  upstream = get_upstream(kind)
   if form not in upstream.tables:
-    known = ", ".join(upstream.tables)
-    raise UsageError(f"--format {form}: {about['kind']} has {known}")
-  shapes = upstream.shapes(about["sizes"])
-  moves = wanted(upstream.tables[form], shapes)
-  reader = SliceReader(src / "checkpoints")
+    raise UsageError(f"--format {form}: {kind} has {', '.join(upstream.tables)}")
+  config, shapes = upstream.config(sizes, form), upstream.shapes(sizes)
   for path, x in shapes.items():
     if path not in reader.shapes or reader.shapes[path].shape != x.shape:
       raise UsageError(f"{src}: {path} is not the {x.shape} its config.json speaks of")
+  moves = wanted(upstream.tables[form], shapes)
   specs = [Spec(m.name, m.shape, np.dtype(reader.shapes[m.path].dtype)) for m in moves]
   total = sum(spec.nbytes for spec in specs)
   hashes = {}
@@ -144,9 +142,8 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
       bar.update(tensor.nbytes)
 
   with new_folder(dst, total) as fresh:
-    with _bar(total, f"{about['kind']} to {form}") as bar:
+    with _bar(total, f"{kind} to {form}") as bar:
       write_safetensors(fresh, upstream.stem, specs, tensors(bar))
-    config = upstream.config(about["sizes"], form)
     if config:
       _write_json(fresh / "config.json", config)
     if verify:
@@ -158,34 +155,21 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
   return config
 
 
-@contextlib.contextmanager
-def new_folder(dst, nbytes: int) -> Iterator[pathlib.Path]:
-  """A folder to write into, which becomes `dst` at the end, or is gone.
+def _exportable(src: pathlib.Path):
+  """(kind, sizes, reader) of a folder with parameters."""
+  from ccl_jax.training.join import Part
+  from ccl_jax.training.streamed import SliceReader
 
-  What a killed process left of an earlier attempt is swept.
-
-  Raises:
-    UsageError: `dst` is there already, or its disk lacks `nbytes`.
-  """
-  dst = pathlib.Path(dst).absolute()
-  if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
-    raise UsageError(f"{dst} is there already: name a new folder")
-  fresh = dst.with_name(f".{dst.name}.unfinished")
-  try:
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    free = shutil.disk_usage(fresh).free
-    if free < 1.02 * nbytes:
-      raise UsageError(
-        f"{dst} needs {1.02 * nbytes / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB "
-        "free: name a folder on another disk"
-      )
-    yield fresh
-    os.replace(fresh, dst)
-  except OSError as e:
-    raise UsageError(f"cannot write {dst}: {e.strerror or e}") from e
-  finally:
-    shutil.rmtree(fresh, ignore_errors=True)
+  about = read_config(src) if src.is_dir() else {}
+  if {"kind", "sizes"} <= about.keys():
+    return about["kind"], about["sizes"], SliceReader(src / "checkpoints")
+  if "model" not in about:
+    raise UsageError(
+      f"{src} holds neither converted weights nor a run: expected its config.json"
+    )
+  part = Part(src, "video")
+  text_dim, _ = part.shape("video/text_embedding/in/kernel")
+  return "wan-dit", part.sizes() | {"text_dim": text_dim}, part.reader
 
 
 def _dtypes(moves: list[Move], weights, dtype) -> dict[str, np.dtype]:
@@ -213,12 +197,6 @@ def _dtype(name: str) -> np.dtype:
   if name not in DTYPES:
     raise UsageError(f"--dtype {name}: expected one of {', '.join(DTYPES)}")
   return np.dtype(jnp.dtype(name))
-
-
-def _with_dtype(x, dtype):
-  import jax
-
-  return jax.ShapeDtypeStruct(x.shape, dtype)
 
 
 def _sha(array: np.ndarray) -> str:
@@ -279,6 +257,12 @@ def _parser() -> argparse.ArgumentParser:
       "--dtype", choices=DTYPES, help="To store in; as it is if not given."
     )
     sub.add_argument("--verify", action="store_true", help="Read back and compare.")
+  sub = command("join", "a joint model from a video stream and an audio stream")
+  sub.add_argument("--video", required=True, help="A converted wan-dit, or a run.")
+  sub.add_argument("--audio", help="A run; a random stream if not given.")
+  sub.add_argument("--size", required=True, help="Of the joint model: 1.3b, 14b, ...")
+  sub.add_argument("--variant", default="context", help="context (default) or gate.")
+  sub.add_argument("--seed", type=int, default=0, help="Of what is not pretrained.")
   sub = command("export", "converted weights to the names they came under, or others")
   sub.add_argument("--src", required=True, help="A folder this program wrote.")
   sub.add_argument("--format", required=True, help="native or diffusers.")
@@ -298,6 +282,18 @@ def main(argv: list[str] | None = None) -> None:
     try:
       if args.command == "export":
         export_weights(args.src, args.dst, form=args.format, verify=args.verify)
+      elif args.command == "join":
+        from ccl_jax.training.join import join
+
+        config = join(
+          args.video,
+          args.audio,
+          args.dst,
+          size=args.size,
+          variant=args.variant,
+          seed=args.seed,
+        )
+        print(f"random, from seed {args.seed}: {', '.join(config['random'])}")
       else:
         import_weights(
           args.command, args.src, args.dst, dtype=args.dtype, verify=args.verify

@@ -179,7 +179,8 @@ def main():
   import tqdm
 
   from ccl_jax.diffusion.guidance import get_guidance
-  from ccl_jax.inference import Pipeline, Sampling, variant_of
+  from ccl_jax.inference import Pipeline
+  from ccl_jax.sampling import Sampling, variant_of
 
   check_flags()
   pipeline, metadata = Pipeline.load(CKPT.value, weights=WEIGHTS.value, step=STEP.value)

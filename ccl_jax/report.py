@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ccl_jax.data.sources import open_source
-from ccl_jax.inference import Pipeline, Sampling
+from ccl_jax.diffusion.guidance import get_guidance
+from ccl_jax.inference import Pipeline
 from ccl_jax.metrics.films import film_scores
 from ccl_jax.metrics.talking_scene import read_caption, score_set
 from ccl_jax.models.joint import JointDiT
+from ccl_jax.sampling import Sampling, variant_of
 from ccl_jax.tasks import GENERATIONS, Route
 from ccl_jax.viz import panels
 from ccl_jax.viz.media import write_mp4
@@ -84,7 +86,8 @@ def generate(config, pipeline, task, clips) -> list[dict]:
   if kind.image:
     inputs["image"] = stack("video")[:, 0]
   r = config.report
-  scales = {s: {"s": r.scale} for s in kind.generated}
+  names = get_guidance(r.guidance, variant_of(pipeline.model)).scales
+  scales = {s: dict.fromkeys(names, r.scale) for s in kind.generated}
   made = pipeline.generate(
     task,
     [c["text"] for c in clips],

@@ -11,17 +11,20 @@ hosts run it on each; with --distributed they find one another.
 import json
 import pathlib
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from ccl_jax import cli
 from ccl_jax.codecs import fingerprint, fit_codecs, load_codecs, save_codecs
 from ccl_jax.data.pipeline import make_iterator
-from ccl_jax.data.sources import open_source
+from ccl_jax.data.sources import Cached, open_source
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.models.cca import Geometry
@@ -53,6 +56,16 @@ def geometry_of(model, spec: ClipSpec) -> Geometry:
   return Geometry(t, h // ph, w // pw, spec.audio_tokens)
 
 
+def first_process_first(make: Callable[[], Any]) -> Any:
+  """What `make` returns; process 0 makes it, the others find it made."""
+  if jax.process_index() == 0:
+    made = make()
+    multihost_utils.sync_global_devices("made")
+    return made
+  multihost_utils.sync_global_devices("made")
+  return make()
+
+
 def open_codecs(config, clips, workdir: pathlib.Path):
   """The run's codecs: those it has, those the config names, or fitted to the clips."""
   here = workdir / "codecs"
@@ -68,8 +81,7 @@ def open_codecs(config, clips, workdir: pathlib.Path):
       text_length=config.codec.text_length,
       text_dim=config.codec.text_dim,
     )
-  if jax.process_index() == 0:
-    save_codecs(codecs, here)
+  save_codecs(codecs, here)
   return codecs
 
 
@@ -155,8 +167,11 @@ def train(config, workdir: str | pathlib.Path) -> bool:
   check_sizes(config, mesh)
   with timer("init"), jax.set_mesh(mesh):
     root = config.data.root or workdir / "data"
-    clips = open_source(config.data.source, spec, root, **config.data.options)
-    codecs = open_codecs(config, clips, workdir)
+    clips = first_process_first(
+      lambda: open_source(config.data.source, spec, root, **config.data.options)
+    )
+    clips = Cached(clips, config.data.cache_gb)
+    codecs = first_process_first(lambda: open_codecs(config, clips, workdir))
     text = (codecs.text.length, codecs.text.dim)
     init = lambda key: init_params(model, key, text)
     shapes = jax.eval_shape(init, jax.random.key(0))

@@ -41,8 +41,9 @@ def base() -> ConfigDict:
       },
       # ccl_jax.data.spec.ClipSpec
       "clip": {"frames": 33, "height": 32, "width": 32, "fps": 25.0},
-      # ccl_jax.data.sources.open_source; `options` are those of the source.
-      "data": {"source": "folder", "root": "", "options": {}},
+      # ccl_jax.data.sources.open_source; `options` are those of the source. Decoded
+      # clips are kept in memory up to `cache_gb`.
+      "data": {"source": "folder", "root": "", "options": {}, "cache_gb": 1.0},
       "batch": {"size": 8, "threads": 4},
       # A folder of saved codecs, or "" to fit the embedded ones to the data.
       "codec": {"path": "", "fit_clips": 256, "text_length": 64, "text_dim": 128},

@@ -6,8 +6,8 @@
   :size=14b    the preset: tiny, lab, 1.3b or 14b (20 B parameters)
   :runlocal    tiny sizes, a few steps
 
-The paper: batch 320, 12 k steps, 352 x 640, 121 frames at 24 fps; the exchange learns at
-1e-4, the pretrained streams at 1e-5.
+The paper: batch 320, 12 k steps, 352 x 640, 121 frames at 24 fps; the exchange learns
+at 1e-4, the pretrained streams at 1e-5.
 """
 
 from configs import common

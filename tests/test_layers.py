@@ -2,6 +2,8 @@
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
 L0 = {"axes", "errors", "tasks", "sharding", "ops"}
@@ -19,7 +21,7 @@ ALLOWED = {
 }
 ENTRY_POINTS = {
   "train", "generate", "convert", "encode", "eval", "plan", "bench", "app",
-  "inference", "report", "cli",
+  "inference", "sampling", "report", "cli",
 }  # fmt: skip
 # Heavy or foreign packages, and the only places that may name them.
 FOREIGN = {"torch": {"weights"}, "tensorflow": set(), "configs": set()}
@@ -78,3 +80,14 @@ def test_nothing_imports_configs_but_configs():
   for path in (ROOT / "configs").glob("*.py"):
     names = {n.split(".")[0] for n in imports(path)}
     assert names <= {"configs", "ml_collections", "__future__"}, path
+
+
+def test_the_core_imports_neither_torch_nor_tensorflow():
+  code = (
+    "import sys, ccl_jax.train, ccl_jax.generate, ccl_jax.report, ccl_jax.convert\n"
+    "print([m for m in ('torch', 'tensorflow', 'matplotlib') if m in sys.modules])"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+  )
+  assert done.stdout.strip() == "[]", done.stdout + done.stderr

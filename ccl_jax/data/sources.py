@@ -41,6 +41,26 @@ def open_source(
   return _of_split(kind, _call(kind, build, root, spec, options), split)
 
 
+class Cached:
+  """A source that keeps what it has read, up to `gigabytes`: films are slow to decode
+  and a small folder is read many times."""
+
+  def __init__(self, source: Any, gigabytes: float):
+    self._source, self._left, self._kept = source, gigabytes * 1e9, {}
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> Any:
+    if index in self._kept:
+      return self._kept[index]
+    clip = self._source[index]
+    self._left -= clip["video"].nbytes + clip["audio"].nbytes
+    if self._left > 0:
+      self._kept[index] = clip
+    return clip
+
+
 def _call(
   kind: str, make: Any, root: str | pathlib.Path, spec: ClipSpec, options: dict
 ):

@@ -1,10 +1,11 @@
 """A function of images applied tile by tile, the results blended where tiles overlap.
 
 Along an axis, tiles of one size start at evenly spread places, the last one ending at
-the edge. Their weights rise and fall linearly over `overlap` and are divided by their
-sum, so that they add up to one everywhere: y = sum_i w_i f(x_i).
+the edge. The weights w of the result y = sum_i w_i f(x_i) rise and fall linearly where
+neighbours overlap, and add up to one everywhere.
 """
 
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -28,12 +29,15 @@ def tile_weights(
   """Weights of the tiles' places, of which there are `scale` to a unit of length."""
   starts, tile = tile_starts(size, tile, overlap) * scale, min(size, tile) * scale
   middle = np.arange(tile) + 0.5
-  edge = np.minimum(middle, tile - middle)
-  ramp = np.minimum(edge / max(overlap * scale, 1), 1)
-  total = np.zeros(size * scale)
-  for start in starts:
+  seams = np.maximum([0, *(tile - np.diff(starts)), 0], 0.5)  # 0.5: no ramp
+  ramps = [
+    np.minimum(np.minimum(middle / before, (tile - middle) / after), 1)
+    for before, after in itertools.pairwise(seams)
+  ]
+  total = np.zeros(size * scale)  # one already, but where more than two tiles meet
+  for start, ramp in zip(starts, ramps):
     total[start : start + tile] += ramp
-  weights = [ramp / total[start : start + tile] for start in starts]
+  weights = [r / total[start : start + tile] for start, r in zip(starts, ramps)]
   return np.asarray(weights, np.float32)
 
 

@@ -76,9 +76,12 @@ class Weights:
     dense = e.strides is None
     count = math.prod(e.shape) if dense else extent(e.shape, e.strides)
     flat = np.empty(count, e.dtype)
-    with open(e.file, "rb") as f:
-      f.seek(e.offset)
-      got = f.readinto(memoryview(flat.view(np.uint8)))
+    try:
+      with open(e.file, "rb") as f:
+        f.seek(e.offset)
+        got = f.readinto(memoryview(flat.view(np.uint8)))
+    except OSError as error:
+      raise UsageError(f"{e.file}: cannot read {name}: {error.strerror}") from error
     if got != flat.nbytes:
       raise UsageError(
         f"{e.file}: {name} ends after {got} bytes, expected {flat.nbytes}: the file is "
@@ -125,9 +128,9 @@ def open_weights(
 def read_config(path: str | os.PathLike, places: Sequence[str] = ("",)) -> dict:
   """The config.json beside a checkpoint; empty if there is none."""
   path = pathlib.Path(path)
-  folder = path if path.is_dir() else path.parent
-  for place in places:
-    file = folder / place / "config.json"
+  folders = [path / p for p in places] if path.is_dir() else [path.parent]
+  for folder in folders:
+    file = folder / "config.json"
     if file.is_file():
       return _json(file)
   return {}

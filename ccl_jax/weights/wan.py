@@ -1,13 +1,10 @@
-"""Wan2.1's diffusion transformer: its tensors, by either name, are our video stream's.
+"""Wan2.1's diffusion transformer: what is one, of what sizes, and as which model.
 
-  native     the original release, Wan-AI/Wan2.1-*; ComfyUI's single files
-  diffusers  Wan-AI/Wan2.1-*-Diffusers, in transformer/
-
-Their norm2 and norm3 have changed places: what the original calls norm3, the affine one
-before cross-attention, diffusers calls norm2. All sizes come from the tensors' shapes;
-a config.json, where there is one, must agree.
+All sizes come from the tensors' shapes; a config.json, where there is one, must agree.
+The names of the tensors are in weights/wan_names.py.
 """
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -20,87 +17,11 @@ from ccl_jax.models.layers import EPS
 from ccl_jax.models.presets import init_params
 from ccl_jax.models.stream import CLIP_WIDTH, StreamConfig
 from ccl_jax.weights.reader import Weights
-from ccl_jax.weights.rules import (
-  Row,
-  Shapes,
-  dense,
-  flat_shapes,
-  norm,
-  patch_linear,
-  squeeze,
-)
+from ccl_jax.weights.rules import Row, Shapes, flat_shapes
 from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name
+from ccl_jax.weights.wan_names import DIFFUSERS, NATIVE, PATCH
 
 HEAD_WIDTH = 128
-PATCH = (1, 2, 2)
-
-_PATCHES = [
-  Row("patch_embedding.weight", "video/patch_embedding/kernel", patch_linear(PATCH)),
-  Row("patch_embedding.bias", "video/patch_embedding/bias"),
-]
-_BLOCK, _OURS = r"blocks.(\d+)", "blocks/video"
-
-NATIVE = [
-  *_PATCHES,
-  *dense("text_embedding.0", "video/text_embedding/in"),
-  *dense("text_embedding.2", "video/text_embedding/out"),
-  *dense("time_embedding.0", "video/time_embedding/in"),
-  *dense("time_embedding.2", "video/time_embedding/out"),
-  *dense("time_projection.1", "video/time_projection"),
-  *norm("img_emb.proj.0", "video/image_norm_in"),
-  *dense("img_emb.proj.1", "video/image_embedding/in"),
-  *dense("img_emb.proj.3", "video/image_embedding/out"),
-  *norm("img_emb.proj.4", "video/image_norm_out"),
-  Row(f"{_BLOCK}.modulation", rf"{_OURS}/modulation[\1]", squeeze),
-  *dense(rf"{_BLOCK}.(self_attn|cross_attn).([qkvo]|[kv]_img)", rf"{_OURS}/\2/\3[\1]"),
-  *norm(
-    rf"{_BLOCK}.(self_attn|cross_attn).(norm_[qk]|norm_k_img)",
-    rf"{_OURS}/\2/\3[\1]",
-    bias=False,
-  ),
-  *norm(f"{_BLOCK}.norm3", rf"{_OURS}/norm3[\1]"),
-  *dense(f"{_BLOCK}.ffn.0", rf"{_OURS}/ffn/in[\1]"),
-  *dense(f"{_BLOCK}.ffn.2", rf"{_OURS}/ffn/out[\1]"),
-  *dense("head.head", "video/head"),
-  Row("head.modulation", "video/head_modulation", squeeze),
-]
-
-
-def _diffusers_attention(theirs: str, ours: str) -> list[Row]:
-  block, ours = f"{_BLOCK}.{theirs}", f"{_OURS}/{ours}"
-  return [
-    *dense(rf"{block}.to_([qkv])", rf"{ours}/\2[\1]"),
-    *dense(rf"{block}.to_out.0", rf"{ours}/o[\1]"),
-    *norm(rf"{block}.norm_([qk])", rf"{ours}/norm_\2[\1]", bias=False),
-  ]
-
-
-_CONDITION = "condition_embedder"
-_IMAGE = f"{_CONDITION}.image_embedder"
-DIFFUSERS = [
-  *_PATCHES,
-  *dense(f"{_CONDITION}.text_embedder.linear_1", "video/text_embedding/in"),
-  *dense(f"{_CONDITION}.text_embedder.linear_2", "video/text_embedding/out"),
-  *dense(f"{_CONDITION}.time_embedder.linear_1", "video/time_embedding/in"),
-  *dense(f"{_CONDITION}.time_embedder.linear_2", "video/time_embedding/out"),
-  *dense(f"{_CONDITION}.time_proj", "video/time_projection"),
-  *norm(f"{_IMAGE}.norm1", "video/image_norm_in"),
-  *dense(f"{_IMAGE}.ff.net.0.proj", "video/image_embedding/in"),
-  *dense(f"{_IMAGE}.ff.net.2", "video/image_embedding/out"),
-  *norm(f"{_IMAGE}.norm2", "video/image_norm_out"),
-  Row(f"{_BLOCK}.scale_shift_table", rf"{_OURS}/modulation[\1]", squeeze),
-  *_diffusers_attention("attn1", "self_attn"),
-  *_diffusers_attention("attn2", "cross_attn"),
-  *dense(rf"{_BLOCK}.attn2.add_([kv])_proj", rf"{_OURS}/cross_attn/\2_img[\1]"),
-  *norm(
-    f"{_BLOCK}.attn2.norm_added_k", rf"{_OURS}/cross_attn/norm_k_img[\1]", bias=False
-  ),
-  *norm(f"{_BLOCK}.norm2", rf"{_OURS}/norm3[\1]"),
-  *dense(f"{_BLOCK}.ffn.net.0.proj", rf"{_OURS}/ffn/in[\1]"),
-  *dense(f"{_BLOCK}.ffn.net.2", rf"{_OURS}/ffn/out[\1]"),
-  *dense("proj_out", "video/head"),
-  Row("scale_shift_table", "video/head_modulation", squeeze),
-]
 
 # What else a user may take for Wan2.1: a tensor that only it has, and its name. The
 # first match speaks.
@@ -145,7 +66,8 @@ def format_of(weights: Weights) -> str:
       f"{weights.path} is no Wan2.1 model: it has no patch_embedding.weight, but "
       f"{names[0]}; expected Wan2.1 T2V or I2V"
     )
-  channels = weights.shape("patch_embedding.weight")[1]
+  shape = weights.shape("patch_embedding.weight")
+  channels = shape[1] if len(shape) == 5 else 0
   if channels == 48:
     raise UsageError(
       f"{weights.path} is Wan2.2-TI2V-5B, by the 48 channels of its patch_embedding: "
@@ -153,10 +75,12 @@ def format_of(weights: Weights) -> str:
     )
   if channels not in CHANNELS:
     raise UsageError(
-      f"{weights.path}: patch_embedding.weight takes {channels} channels; expected 16 "
-      "(T2V) or 36 (I2V)"
+      f"{weights.path}: patch_embedding.weight is {shape}; expected (dim, channels, 1, "
+      "2, 2) with 16 channels (T2V) or 36 (I2V)"
     )
-  return "diffusers" if any(n.startswith(_CONDITION) for n in names) else "native"
+  return (
+    "diffusers" if any(n.startswith("condition_embedder") for n in names) else "native"
+  )
 
 
 def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
@@ -180,17 +104,17 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
       f"{weights.path}: patch_embedding.bias has {width} channels; expected a multiple "
       f"of {HEAD_WIDTH}, the width of a head"
     )
-  layers = [int(m[1]) for n in weights.names() if (m := re.match(_BLOCK, n))]
+  layers = [int(m[1]) for n in weights.names() if (m := re.match(r"blocks\.(\d+)", n))]
   sizes = {
     "width": width,
-    "ffn": shape("blocks/video/ffn/in/bias[0]")[0],
+    "ffn": size("blocks/video/ffn/in/bias[0]", 0, 1),
     "heads": width // HEAD_WIDTH,
-    "in_channels": shape("video/patch_embedding/kernel")[1],
-    "out_channels": shape("video/head/bias")[0] // (PATCH[0] * PATCH[1] * PATCH[2]),
+    "in_channels": size("video/patch_embedding/kernel", 1, 5),
+    "out_channels": size("video/head/bias", 0, 1) // math.prod(PATCH),
     "image_tokens": tensor_name(rows, "video/image_norm_in/bias") in weights,
-    "frequencies": shape("video/time_embedding/in/kernel")[1],
+    "frequencies": size("video/time_embedding/in/kernel", 1, 2),
     "depth": 1 + max(layers),
-    "text_dim": shape("video/text_embedding/in/kernel")[1],
+    "text_dim": size("video/text_embedding/in/kernel", 1, 2),
   }
   _agree(weights, sizes, config)
   return sizes
@@ -233,7 +157,16 @@ def shapes_of(sizes: Sizes) -> Shapes:
 
 
 def config_of(sizes: Sizes, form: str) -> dict:
-  """The config.json that the original code, or diffusers, reads."""
+  """The config.json that the original code, or diffusers, reads.
+
+  Raises:
+    UsageError: no Wan2.1 model has such sizes.
+  """
+  if sizes["width"] != HEAD_WIDTH * sizes["heads"]:
+    raise UsageError(
+      f"a stream of {sizes['heads']} heads of {sizes['width'] // sizes['heads']} is no "
+      f"Wan2.1 model: its heads are {HEAD_WIDTH} wide"
+    )
   image = sizes["image_tokens"]
   if form == "native":
     return {

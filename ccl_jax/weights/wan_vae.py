@@ -1,19 +1,78 @@
-"""The tensors of Wan2.1's video VAE, under its own names (`Wan2.1_VAE.pth`); those of
-diffusers (`vae/` of its repositories) are renamed to them first.
+"""Wan2.1's video VAE: its tensors by either name.
+
+  native     the original release, Wan2.1_VAE.pth
+  diffusers  Wan-AI/Wan2.1-*-Diffusers, in vae/
+
+A convolution is two rows, a norm one; layers are numbered along each network.
 """
 
 import os
-import re
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ccl_jax.errors import UsageError
 from ccl_jax.models.wan_vae import WanVideoCodec, init_params
+from ccl_jax.models.wan_vae_layers import CHANNELS, MEAN, MULTIPLIERS, STD
 from ccl_jax.weights.reader import Weights, open_weights
-from ccl_jax.weights.rules import Row, conv, flat_shapes, load_tree, reshape
+from ccl_jax.weights.rules import Row, Shapes, conv, flat_shapes, load_tree, reshape
+from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name
 
-FILES = ("Wan2.1_VAE.*", "vae.safetensors", "diffusion_pytorch_model*")
+
+class Names(NamedTuple):
+  """What a release calls the parts; `down` and `up` are numbered layers in order."""
+
+  first: str
+  down: Sequence[str]
+  up: Sequence[str]
+  block: Sequence[str]  # norm, convolution, norm, convolution, shortcut
+  middle: Sequence[str]
+  norm: str
+  last: str
+  moments: str
+  latent: str
+
+
+def table(names: Names) -> list[Row]:
+  return [
+    *_conv(names.moments, "encoder/moments"),
+    *_half("encoder", "down", names.down, names),
+    *_conv(names.latent, "decoder/latent"),
+    *_half("decoder", "up", names.up, names),
+  ]
+
+
+def _half(half: str, ours: str, layers: Sequence[str], names: Names) -> list[Row]:
+  before, attention, after = (f"{half}.{part}" for part in names.middle)
+  rows = [
+    *_conv(f"{half}.{names.first}", f"{half}/first"),
+    *_block(before, f"{half}/middle_0", names),
+    *_norm(f"{attention}.norm", f"{half}/middle_1/norm", axes=2),
+    *_conv(f"{attention}.to_qkv", f"{half}/middle_1/qkv"),
+    *_conv(f"{attention}.proj", f"{half}/middle_1/out"),
+    *_block(after, f"{half}/middle_2", names),
+    *_norm(f"{half}.{names.norm}", f"{half}/norm"),
+    *_conv(f"{half}.{names.last}", f"{half}/last"),
+  ]
+  for i, layer in enumerate(layers):
+    source, target = f"{half}.{layer}", f"{half}/{ours}_{i}"
+    rows += _block(source, target, names)
+    rows += _conv(f"{source}.resample.1", f"{target}/in_space")
+    rows += _conv(f"{source}.time_conv", f"{target}/in_time")
+  return rows
+
+
+def _block(source: str, target: str, names: Names) -> list[Row]:
+  norm1, conv1, norm2, conv2, shortcut = (f"{source}.{part}" for part in names.block)
+  return [
+    *_norm(norm1, f"{target}/norm1"),
+    *_conv(conv1, f"{target}/conv1"),
+    *_norm(norm2, f"{target}/norm2"),
+    *_conv(conv2, f"{target}/conv2"),
+    *_conv(shortcut, f"{target}/shortcut"),
+  ]
 
 
 def _conv(source: str, target: str) -> list[Row]:
@@ -24,95 +83,112 @@ def _conv(source: str, target: str) -> list[Row]:
 
 
 def _norm(source: str, target: str, axes: int = 3) -> list[Row]:
-  """A scale with `axes` trailing ones in the file."""
+  """A scale that has `axes` trailing ones in the file."""
   return [Row(f"{source}.gamma", f"{target}/scale", reshape((-1, *(1,) * axes), (-1,)))]
 
 
-def _block(source: str, target: str) -> list[Row]:
-  return [
-    *_norm(f"{source}.residual.0", f"{target}/norm1"),
-    *_conv(f"{source}.residual.2", f"{target}/conv1"),
-    *_norm(f"{source}.residual.3", f"{target}/norm2"),
-    *_conv(f"{source}.residual.6", f"{target}/conv2"),
-  ]
-
-
-def _half(name: str, theirs: str, ours: str) -> list[Row]:
-  """The encoder or the decoder; its numbered layers are `theirs` there, `ours` here."""
-  layer, to_layer = rf"{name}.{theirs}.(\d+)", rf"{name}/{ours}_\1"
-  return [
-    *_conv(f"{name}.conv1", f"{name}/first"),
-    *_block(layer, to_layer),
-    *_conv(f"{layer}.shortcut", f"{to_layer}/shortcut"),
-    *_conv(f"{layer}.resample.1", f"{to_layer}/in_space"),
-    *_conv(f"{layer}.time_conv", f"{to_layer}/in_time"),
-    *_block(rf"{name}.middle.([02])", rf"{name}/middle_\1"),
-    *_norm(f"{name}.middle.1.norm", f"{name}/middle_1/norm", axes=2),
-    *_conv(f"{name}.middle.1.to_qkv", f"{name}/middle_1/qkv"),
-    *_conv(f"{name}.middle.1.proj", f"{name}/middle_1/out"),
-    *_norm(f"{name}.head.0", f"{name}/norm"),
-    *_conv(f"{name}.head.2", f"{name}/last"),
-  ]
-
-
-ROWS = [
-  *_half("encoder", "downsamples", "down"),
-  *_half("decoder", "upsamples", "up"),
-  *_conv("conv1", "encoder/moments"),
-  *_conv("conv2", "decoder/latent"),
-]
-
-# From diffusers' names, applied one after the other: parts of the networks, ...
-_PARTS = (
-  (r"^quant_conv\.", "conv1."),
-  (r"^post_quant_conv\.", "conv2."),
-  (r"\.conv_in\.", ".conv1."),
-  (r"\.norm_out\.", ".head.0."),
-  (r"\.conv_out\.", ".head.2."),
-  (r"\.down_blocks\.(\d+)\.", r".downsamples.\1."),
-  (r"\.up_blocks\.(\d)\.upsamplers\.0\.", r".up_blocks.\1.resnets.3."),
-  (
-    r"\.up_blocks\.(\d)\.resnets\.(\d)\.",
-    lambda m: f".upsamples.{4 * int(m[1]) + int(m[2])}.",
-  ),
-  (r"\.mid_block\.resnets\.(\d)\.", lambda m: f".middle.{2 * int(m[1])}."),
-  (r"\.mid_block\.attentions\.0\.", ".middle.1."),
-  # ... and of a residual block, which follow a number.
-  (r"(\.\d+)\.norm1\.", r"\1.residual.0."),
-  (r"(\.\d+)\.conv1\.", r"\1.residual.2."),
-  (r"(\.\d+)\.norm2\.", r"\1.residual.3."),
-  (r"(\.\d+)\.conv2\.", r"\1.residual.6."),
-  (r"(\.\d+)\.conv_shortcut\.", r"\1.shortcut."),
+NATIVE = table(
+  Names(
+    first="conv1",
+    down=[f"downsamples.{i}" for i in range(11)],
+    up=[f"upsamples.{i}" for i in range(15)],
+    block=["residual.0", "residual.2", "residual.3", "residual.6", "shortcut"],
+    middle=["middle.0", "middle.1", "middle.2"],
+    norm="head.0",
+    last="head.2",
+    moments="conv1",
+    latent="conv2",
+  )
+)
+_UP = ["resnets.0", "resnets.1", "resnets.2", "upsamplers.0"]
+DIFFUSERS = table(
+  Names(
+    first="conv_in",
+    down=[f"down_blocks.{i}" for i in range(11)],
+    up=[f"up_blocks.{i}.{part}" for i in range(4) for part in _UP][:15],
+    block=["norm1", "conv1", "norm2", "conv2", "conv_shortcut"],
+    middle=["mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1"],
+    norm="norm_out",
+    last="conv_out",
+    moments="quant_conv",
+    latent="post_quant_conv",
+  )
 )
 
 
-def native_name(name: str) -> str:
-  """The native name of a tensor with diffusers' name; a native one stays as it is."""
-  for pattern, native in _PARTS:
-    name = re.sub(pattern, native, name)
-  return name
+def format_of(weights: Weights) -> str:
+  """Which of the two names the tensors have.
+
+  Raises:
+    UsageError: they are another network's.
+  """
+  for form, rows in UPSTREAM.tables.items():
+    if tensor_name(rows, "decoder/first/kernel") in weights:
+      return form
+  raise UsageError(
+    f"{weights.path} is not Wan2.1's VAE: it has neither decoder.conv1.weight nor "
+    f"decoder.conv_in.weight, but {weights.names()[0]}"
+  )
 
 
-def load_wan_vae(path: str | os.PathLike, **sizes) -> WanVideoCodec:
-  """The codec of a checkpoint, of any base width; `sizes` are those of the codec.
+def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
+  """The base width.
+
+  Raises:
+    UsageError: the tensor that has it is missing.
+  """
+  name = tensor_name(rows, "encoder/first/kernel")
+  if name not in weights:
+    raise UsageError(f"{weights.path}: no tensor {name}: expected encoder and decoder")
+  return {"width": weights.shape(name)[0]}
+
+
+def shapes_of(sizes: Sizes) -> Shapes:
+  init = lambda key: init_params(key, **sizes)
+  return flat_shapes(jax.eval_shape(init, jax.random.key(0)))
+
+
+def config_of(sizes: Sizes, form: str) -> dict:
+  """The config.json that diffusers reads; the original release has none."""
+  if form == "native":
+    return {}
+  return {
+    "_class_name": "AutoencoderKLWan",
+    "base_dim": sizes["width"],
+    "z_dim": CHANNELS,
+    "dim_mult": list(MULTIPLIERS),
+    "num_res_blocks": 2,
+    "attn_scales": [],
+    "temperal_downsample": [False, True, True],  # their spelling
+    "dropout": 0.0,
+    "latents_mean": list(MEAN),
+    "latents_std": list(STD),
+  }
+
+
+UPSTREAM = Upstream(
+  tables={"native": NATIVE, "diffusers": DIFFUSERS},
+  format_of=format_of,
+  sizes=sizes_of,
+  shapes=shapes_of,
+  places=("", "vae"),
+  files=("Wan2.1_VAE*", "vae.safetensors", "diffusion_pytorch_model*"),
+  stem="diffusion_pytorch_model",
+  config=config_of,
+)
+
+
+def load_wan_vae(path: str | os.PathLike, **options) -> WanVideoCodec:
+  """The codec of a checkpoint, of any base width; `options` are the codec's fields.
 
   Args:
-    path: a file, or a folder as published: Wan's own or diffusers'.
+    path: a file, or a folder as published, the original or diffusers'.
 
   Raises:
     UsageError: nothing there, or not the weights of this VAE.
   """
-  weights = open_weights(path, ("vae", ""), FILES).renamed(native_name)
-  params = load_tree(ROWS, weights, flat_shapes(_shapes(weights)))
-  return WanVideoCodec(jax.tree.map(jnp.asarray, params), **sizes)
-
-
-def _shapes(weights: Weights):
-  first = "encoder.conv1.weight"
-  if first not in weights:
-    raise UsageError(
-      f"{weights.path} has no tensor {first}: expected the weights of Wan2.1's VAE, "
-      "Wan2.1_VAE.pth or diffusers' vae folder"
-    )
-  width = weights.shape(first)[0]
-  return jax.eval_shape(lambda k: init_params(k, width), jax.random.key(0))
+  weights = open_weights(path, UPSTREAM.places, UPSTREAM.files)
+  rows = UPSTREAM.tables[format_of(weights)]
+  shapes = shapes_of(sizes_of(weights, rows, {}))
+  params = load_tree(rows, weights, shapes)
+  return WanVideoCodec(jax.tree.map(jnp.asarray, params), **options)

@@ -8,7 +8,7 @@ from films import film
 from ccl_jax.data import builders
 from ccl_jax.data.folder import FolderSource
 from ccl_jax.data.pipeline import make_iterator
-from ccl_jax.data.sources import open_source
+from ccl_jax.data.sources import Cached, open_source
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 
@@ -109,3 +109,22 @@ def test_talking_scene_through_the_pipeline(tmp_path):
     np.testing.assert_array_equal(batch["video"][row], source[row]["video"])
     np.testing.assert_array_equal(batch["audio"][row], source[row]["audio"])
     assert batch["ids"][row, 0] == len(source[row]["text"])
+
+
+def test_a_cache_reads_once_and_knows_its_limit():
+  reads = []
+
+  class Source:
+    def __len__(self):
+      return 4
+
+    def __getitem__(self, index):
+      reads.append(index)
+      return {"video": np.zeros(600, np.uint8), "audio": np.zeros(100, np.float32)}
+
+  cached = Cached(Source(), 2.5e-6)  # two clips of 1000 bytes, not three
+  for _ in range(2):
+    for i in range(4):
+      cached[i]
+  assert len(cached) == 4
+  assert reads == [0, 1, 2, 3, 2, 3]

@@ -135,7 +135,7 @@ def test_the_resize_is_cubic_interpolation_with_repeated_borders(size, target):
       else:
         weight = -0.75 * x**3 + 3.75 * x**2 - 6 * x + 3
       total += weight * line[min(max(tap, 0), size - 1)]
-    assert abs(matrix[i] @ line - total) < 1e-3 * size / target / 10
+    assert abs(matrix[i] @ line - total) < 2e-4
   if size == target:
     np.testing.assert_array_equal(matrix, np.eye(size))
 
@@ -215,13 +215,9 @@ def test_both_releases_are_read(releases):
 def test_sizes_and_tensors_of_the_release():
   tower = ClipTower()
   shapes = shapes_of({k: getattr(tower, k) for k in SIZES})
-  block = (
-    4 * 1280**2 + 2 * 1280 * 5120 + (4 + 4 + 5) * 1280 + 5120 - 4 * 1280 + 1280 * 4
-  )
   count = sum(math.prod(x.shape) for x in shapes.values())
   after = 2 * 1280 + 1280 * 1024  # the last norm and the head
   last = sum(math.prod(x.shape[1:]) for p, x in shapes.items() if p[:6] == "blocks")
-  assert block - last == 4 * 1280 - 0 * block or last == 19_677_440
   assert count + last + after == 632_076_800
   for rows in (NATIVE, DIFFUSERS):
     names = {m.name: m.shape for m in wanted(rows, shapes)}

@@ -9,7 +9,8 @@ from ccl_jax.ops.tiling import tile_starts, tile_weights, tiled
 
 
 @pytest.mark.parametrize(
-  "size, tile, overlap", [(7, 9, 2), (9, 9, 2), (10, 9, 2), (31, 8, 3), (13, 4, 0)]
+  "size, tile, overlap",
+  [(7, 9, 2), (9, 9, 2), (10, 9, 2), (31, 8, 3), (31, 8, 6), (13, 4, 0)],
 )
 def test_tiles_cover_and_their_weights_add_up_to_one(size, tile, overlap):
   starts = tile_starts(size, tile, overlap)
@@ -58,13 +59,12 @@ def test_tiles_are_blended_linearly():
   x = jax.random.normal(jax.random.key(0), (2, 3, 6, 7, 1))
   got = jax.jit(lambda x: tiled(function, x, tile=4, overlap=1, scales=(1, 2)))(x)
   expected = np.zeros(got.shape)
-  for y, rise in ((0, slice(None, None, -1)), (2, slice(None))):
-    for z, turn in ((0, slice(None, None, -1)), (3, slice(None))):
-      # Overlaps of 4 rows, of which the ramps of two span one unit each, and 2 columns.
-      rows = np.array([1 / 5, 3 / 5, 0.5, 0.5, 1, 1, 1, 1])
-      columns = np.array([1 / 4, 3 / 4, 1, 1, 1, 1, 1, 1])
-      weight = rows[rise][:, None] * columns[turn][None]
+  # 4 rows of the result and 2 columns are in two tiles.
+  rows = np.array([1 / 8, 3 / 8, 5 / 8, 7 / 8, 1, 1, 1, 1])
+  columns = np.array([1 / 4, 3 / 4, 1, 1, 1, 1, 1, 1])
+  for y, down in ((0, rows[::-1]), (2, rows)):
+    for z, across in ((0, columns[::-1]), (3, columns)):
       tile = np.asarray(function(x[:, :, y : y + 4, z : z + 4]))
       place = np.s_[:, :, 2 * y : 2 * y + 8, 2 * z : 2 * z + 8]
-      expected[place] += weight[..., None] * tile
+      expected[place] += (down[:, None] * across)[..., None] * tile
   np.testing.assert_allclose(got, expected, atol=1e-5)

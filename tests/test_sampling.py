@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.inference import Sampling, sample_latents
+from ccl_jax.sampling import Sampling, sample_latents
 from ccl_jax.tasks import GENERATIONS
 from tests.models.conftest import TEXT, random_params, small_model
 

@@ -1,0 +1,149 @@
+"""Latents from noise: what is given stays, what is not is sampled.
+
+Only the sampled streams change over the steps:
+
+* a given stream is clean, reads context tokens only, and so never changes: its keys are
+  computed once per text and reused at every step (dynamic context routing makes this
+  exact);
+* a given first frame is written into the video latent before every evaluation, at
+  timestep 0;
+* the evaluations of a guidance form run as one batch, or one after the other.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ccl_jax.axes import STREAMS
+from ccl_jax.diffusion.guidance import Evaluation, get_guidance, guided
+from ccl_jax.diffusion.samplers import sample
+from ccl_jax.diffusion.schedules import make_schedule
+from ccl_jax.models.joint import JointDiT, token_geometry
+from ccl_jax.tasks import Generation, Route
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How to sample.
+
+  Attributes:
+    guidance: a name of `diffusion.guidance.GUIDANCE`.
+    scales: overrides of its scales, {stream: {scale: value}}.
+    steps: evaluations of the network in time.
+    shift: of the schedule; the one of training unless told otherwise.
+    solver: "unipc", "dpmpp" or "euler".
+    batched: all evaluations of a step in one forward pass; else one after the other,
+      with less memory.
+  """
+
+  guidance: str = "ucg2"
+  scales: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+  steps: int = 50
+  shift: float = 5.0
+  solver: str = "unipc"
+  batched: bool = True
+
+
+def variant_of(model: JointDiT) -> str:
+  """The kind of cross-modal attention; one stream alone has no context tokens."""
+  return "gate" if model.cross is None else model.cross.variant
+
+
+def sample_latents(
+  model: JointDiT,
+  params: PyTree,
+  task: Generation,
+  noise: Mapping[str, jax.Array],
+  conditions: Mapping[str, Any],
+  sampling: Sampling,
+  *,
+  reuse_keys: bool = True,
+  progress: Callable[[Any], None] | None = None,
+) -> dict[str, jax.Array]:
+  """Latents of the generated streams; to be jitted.
+
+  Args:
+    noise: N(0, 1) latents of the generated streams.
+    conditions: `text` (2, b, l, e), the prompt's first, then the negative prompt's;
+      clean latents `given` and, for guidance "sync", `null`, by stream; `image`, the
+      latent of a given first frame (b, 1, h, w, c).
+    reuse_keys: compute a given stream once, not at every step. The result is the same.
+  """
+  guidance = get_guidance(sampling.guidance, variant_of(model))
+  given = {s: conditions["given"][s] for s in task.given}
+  geometry = token_geometry(model.streams, {**noise, **given})
+  texts = conditions["text"]
+  keys_of = {}
+
+  def clean_keys(text: bool, null: bool):
+    """Keys of the given stream under one text; `null` puts its null in its place."""
+    if (text, null) not in keys_of:
+      (s,) = task.given
+      latent = conditions["null"][s] if null else given[s]
+      _, keys = model.apply(
+        {"params": params},
+        {s: latent},
+        {s: jnp.zeros((len(latent), 1))},
+        texts[0 if text else 1],
+        collect=True,
+        geometry=geometry,
+      )
+      keys_of[text, null] = keys
+    return keys_of[text, null]
+
+  def one(latents, timestep, e: Evaluation):
+    """Inputs of one evaluation: latents, timesteps, text, reads and cached keys."""
+    x = dict(latents)
+    if not reuse_keys:
+      x |= given
+    b = len(jax.tree.leaves(latents)[0])
+    sigma = {s: jnp.broadcast_to(timestep, (b, 1)) for s in latents}
+    sigma |= {s: jnp.zeros((b, 1)) for s in x if s in given}
+    if "image" in conditions and "video" in x:
+      t = x["video"].shape[1]
+      x["video"] = jnp.concatenate([conditions["image"], x["video"][:, 1:]], 1)
+      first = jnp.arange(t)[None] == 0
+      sigma["video"] = jnp.where(first, 0.0, jnp.broadcast_to(sigma["video"], (b, t)))
+    if e.null in x:
+      x[e.null] = conditions["null"][e.null]
+      sigma[e.null] = jnp.zeros_like(sigma[e.null])
+    reads = {s: e.cross and s in task.reads and s != e.null for s in STREAMS}
+    keys = {}
+    if given and reuse_keys:
+      keys = clean_keys(e.text, e.null in given)
+    return x, sigma, texts[0 if e.text else 1], reads, keys
+
+  def evaluate(latents, timestep, evaluations):
+    runs = [one(latents, timestep, e) for e in evaluations]
+    b = len(jax.tree.leaves(latents)[0])
+    join = lambda trees, axis: jax.tree.map(lambda *a: jnp.concatenate(a, axis), *trees)
+    x, sigma, text = (join([r[i] for r in runs], 0) for i in range(3))
+    reads = {}
+    for s in STREAMS:
+      flags = [r[3][s] for r in runs]
+      # One answer for all stays static: the unseen keys are then never computed.
+      reads[s] = flags[0] if len(set(flags)) == 1 else jnp.repeat(jnp.array(flags), b)
+    out = model.apply(
+      {"params": params},
+      x,
+      sigma,
+      text,
+      Route(reads),
+      keys=join([r[4] for r in runs], 1),
+      geometry=geometry,
+    )
+    return [
+      {s: out[s][i * b : (i + 1) * b] for s in latents} for i in range(len(evaluations))
+    ]
+
+  velocity = guided(evaluate, guidance, sampling.scales, batched=sampling.batched)
+  schedule = make_schedule(sampling.solver, sampling.steps, sampling.shift)
+  out = sample(velocity, dict(noise), schedule, sampling.solver, progress)
+  if "image" in conditions:
+    out["video"] = jnp.concatenate([conditions["image"], out["video"][:, 1:]], 1)
+  return out

@@ -1,0 +1,41 @@
+"""Folders that appear whole or not at all."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+from ccl_jax.errors import UsageError
+
+
+@contextlib.contextmanager
+def new_folder(dst, nbytes: int) -> Iterator[pathlib.Path]:
+  """A folder to write into, which becomes `dst` at the end, or is gone.
+
+  What a killed process left of an earlier attempt is swept.
+
+  Raises:
+    UsageError: `dst` is there already, or its disk lacks `nbytes`.
+  """
+  if "://" in str(dst):
+    raise UsageError(f"{dst} is no local folder: name one, and copy it there when done")
+  dst = pathlib.Path(dst).absolute()
+  if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
+    raise UsageError(f"{dst} is there already: name a new folder")
+  fresh = dst.with_name(f".{dst.name}.unfinished")
+  try:
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    free = shutil.disk_usage(fresh).free
+    if free < 1.02 * nbytes:
+      raise UsageError(
+        f"{dst} needs {1.02 * nbytes / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB "
+        "free: name a folder on another disk"
+      )
+    yield fresh
+    os.replace(fresh, dst)
+  except OSError as e:
+    raise UsageError(f"cannot write {dst}: {e.strerror or e}") from e
+  finally:
+    shutil.rmtree(fresh, ignore_errors=True)

@@ -1,0 +1,75 @@
+"""Attention against its definition, and the cross-modal form's masks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccl_jax.ops.attention import attention, context_attention
+
+
+def normal(*shape, seed):
+  return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def reference(q, k, v):
+  """softmax(q k^T / sqrt(d)) v in float64, for (b, q, n, d)."""
+  q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+  logits = np.einsum("bqnd,bknd->bnqk", q, k) / np.sqrt(q.shape[-1])
+  weights = np.exp(logits - logits.max(-1, keepdims=True))
+  weights /= weights.sum(-1, keepdims=True)
+  return np.einsum("bnqk,bknd->bqnd", weights, v)
+
+
+def test_plain_attention_with_odd_lengths():
+  q, k, v = (normal(2, n, 3, 8, seed=i) for i, n in enumerate((7, 13, 13)))
+  np.testing.assert_allclose(jax.jit(attention)(q, k, v), reference(q, k, v), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def parts():
+  """Queries, 4 context tokens, 6 keys a frame, and a mask with one empty row."""
+  q = normal(2, 3, 5, 2, 8, seed=0)
+  context = normal(4, 2, 8, seed=1), normal(4, 2, 8, seed=2)
+  keys = normal(2, 3, 6, 2, 8, seed=3), normal(2, 3, 6, 2, 8, seed=4)
+  mask = np.random.default_rng(5).random((2, 3, 6)) < 0.5
+  mask[1, 2] = False
+  return q, context, keys, jnp.asarray(mask)
+
+
+def test_one_softmax_over_context_and_keys(parts):
+  q, context, keys, mask = parts
+  out, share = jax.jit(context_attention)(q, context, keys, mask)
+  for b in range(2):
+    for f in range(3):
+      seen = np.asarray(mask[b, f])
+      k, v = (np.concatenate([c, x[b, f][seen]])[None] for c, x in zip(context, keys))
+      expected = reference(q[b, f][None], k, v)[0]
+      np.testing.assert_allclose(out[b, f], expected, atol=1e-5)
+  np.testing.assert_allclose(share[1, 2], 1.0, rtol=1e-6)
+  assert share[0].max() < 1
+
+
+def test_masked_keys_have_no_gradient(parts):
+  q, context, keys, mask = parts
+  loss = lambda k: (context_attention(q, context, (k, keys[1]), mask)[0] ** 2).sum()
+  grad = jax.jit(jax.grad(loss))(keys[0])
+  seen = np.abs(np.asarray(grad)).sum((-1, -2)) > 0
+  np.testing.assert_array_equal(seen, mask)
+
+
+def test_context_alone_and_keys_alone(parts):
+  q, context, keys, _ = parts
+  alone, share = context_attention(q, context, None)
+  flat = q.reshape(2, 15, 2, 8)
+  k, v = (jnp.broadcast_to(x, (2, *x.shape)) for x in context)
+  np.testing.assert_allclose(
+    alone.reshape(flat.shape), reference(flat, k, v), atol=1e-5
+  )
+  np.testing.assert_allclose(share, 1.0, rtol=1e-6)
+  gated, share = context_attention(q, None, keys)
+  np.testing.assert_allclose(
+    gated[0, 1], reference(q[0, 1][None], keys[0][0, 1][None], keys[1][0, 1][None])[0],
+    atol=1e-5,
+  )  # fmt: skip
+  np.testing.assert_array_equal(share, 0.0)

@@ -1,0 +1,77 @@
+"""Rotary embedding: Wan's slots, relative positions, the audio side's slow clock."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from ccl_jax.ops import rope, tarp
+
+D = 24  # slots 8, 8, 8
+
+
+def normal(*shape, seed=0):
+  return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def test_slots_are_wans():
+  assert rope.slots(128) == (44, 42, 42)
+  assert rope.slots(D) == (8, 8, 8)
+
+
+def test_rotation_is_complex_multiplication_by_axis():
+  """Against the definition, in complex numbers and float64."""
+  t, h, w, d = 3, 2, 4, 128
+  x = np.asarray(normal(1, t, h * w, 2, d))
+  got = rope.rotate(jnp.asarray(x), rope.grid(t, h, w, d))
+  z = x.astype(np.float64).reshape(1, t, h, w, 2, d // 2, 2)
+  z = z[..., 0] + 1j * z[..., 1]
+  at = np.meshgrid(np.arange(t), np.arange(h), np.arange(w), indexing="ij")
+  phase = [
+    p[..., None] * 10000.0 ** (-np.arange(0, n, 2) / n)
+    for p, n in zip(at, (44, 42, 42))
+  ]
+  z = z * np.exp(1j * np.concatenate(phase, -1))[None, :, :, :, None]
+  expected = np.stack([z.real, z.imag], -1).reshape(x.shape)
+  np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_only_relative_positions_matter_on_a_line():
+  q, k = normal(1, 1, 2, D), normal(1, 1, 2, D, seed=1)
+
+  def logit(i, j):
+    a, b = (rope.rotate(x, rope.line(np.array([p]), D)) for x, p in ((q, i), (k, j)))
+    return np.asarray((a * b).sum(-1))
+
+  np.testing.assert_allclose(logit(9, 4), logit(105, 100), rtol=1e-4, atol=1e-5)
+  assert np.abs(logit(9, 4) - logit(9, 5)).max() > 1e-2
+
+
+def test_whole_frame_shifts_of_both_streams_leave_cross_logits():
+  """Video frame i against audio token j, both moved by three latent frames."""
+  t, h, w, per_frame = 8, 2, 3, 5
+  video = rope.grid(t, h, w, D)
+  audio = rope.temporal(tarp.audio_time(t, t * per_frame), D)
+  q, k = normal(1, 1, h * w, 2, D), normal(1, 1, 2, D, seed=1)
+
+  def logits(frame, token):
+    a = rope.rotate(q, video[frame : frame + 1])
+    b = rope.rotate(k, audio[token : token + 1])
+    return np.einsum("btsnd,bknd->bsnk", a, b)
+
+  still = logits(2, 11)
+  np.testing.assert_allclose(still, logits(5, 11 + 3 * per_frame), rtol=1e-4, atol=1e-5)
+  assert np.abs(still - logits(5, 11)).max() > 1e-2
+
+
+def test_temporal_slot_is_the_videos_own():
+  """An audio token at a whole frame's time is rotated as that frame's first token."""
+  video = rope.grid(4, 2, 2, D)
+  audio = rope.temporal(np.arange(4.0), D)
+  time = rope.slots(D)[0] // 2
+  np.testing.assert_array_equal(audio[:, :time], video[:, 0, :time])
+  np.testing.assert_array_equal(audio[:, time:, 0], 1.0)
+  np.testing.assert_array_equal(audio[:, time:, 1], 0.0)
+
+
+def test_time_only_rotation_has_no_place():
+  table = rope.grid(3, 2, 2, D, spatial=False)
+  np.testing.assert_array_equal(table, jnp.broadcast_to(table[:, :1], table.shape))

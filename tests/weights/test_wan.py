@@ -1,0 +1,182 @@
+"""Wan2.1's names, its sizes, and what is not Wan2.1."""
+
+import re
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from ccl_jax.errors import UsageError
+from ccl_jax.models.presets import build_model
+from ccl_jax.weights import wan
+from ccl_jax.weights.reader import open_weights, read_config
+from ccl_jax.weights.rules import load_tree, match, wanted
+from ccl_jax.weights.upstream import tensor_name
+from tests.weights.wan_files import FFN, LAYERS, TEXT, WIDTH, config, wan_tensors
+
+T2V_14B = {
+  "width": 5120, "ffn": 13824, "heads": 40, "in_channels": 16, "out_channels": 16,
+  "image_tokens": False, "frequencies": 256, "depth": 40, "text_dim": 4096,
+}  # fmt: skip
+SMALL = {
+  "width": WIDTH, "ffn": FFN, "heads": 2, "in_channels": 36, "out_channels": 16,
+  "image_tokens": True, "frequencies": 64, "depth": LAYERS, "text_dim": TEXT,
+}  # fmt: skip
+# Of the published models: parameters and tensors.
+PUBLISHED = {
+  "t2v-1.3B": (
+    T2V_14B | {"width": 1536, "ffn": 8960, "heads": 12, "depth": 30}, 1418996800, 825
+  ),
+  "t2v-14B": (T2V_14B, 14288491584, 1095),
+  "i2v-14B": (T2V_14B | {"in_channels": 36, "image_tokens": True}, 16394878784, 1303),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_the_published_sizes(model):
+  sizes, parameters, tensors = PUBLISHED[model]
+  shapes = wan.shapes_of(sizes)
+  assert sum(x.size for x in shapes.values()) == parameters
+  for table in (wan.NATIVE, wan.DIFFUSERS):
+    moves = wanted(table, shapes)
+    assert len({m.name for m in moves}) == len(moves) == tensors
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_every_published_name_and_shape(shared, model):
+  """The list of the reference's tensors; its block 0 stands for all."""
+  expected = {}
+  for line in (shared / "design" / "wan_keys.tsv").read_text().splitlines()[1:]:
+    component, native, diffusers, shape = line.split("\t")
+    if component.split(" ")[0] == model:
+      shape = tuple(int(n) for n in re.findall(r"\d+", shape))
+      expected[native] = (diffusers, shape)
+  shapes = wan.shapes_of(PUBLISHED[model][0] | {"depth": 1})
+  native, diffusers = (wanted(t, shapes) for t in (wan.NATIVE, wan.DIFFUSERS))
+  got = {}
+  for ours, theirs in zip(native, diffusers):
+    assert (ours.path, ours.slot, ours.shape) == (
+      theirs.path,
+      theirs.slot,
+      theirs.shape,
+    )
+    got[ours.name] = (theirs.name, ours.shape)
+  assert got == expected
+
+
+def test_the_presets_hold_wan():
+  for preset, model in (("1.3b", "t2v-1.3B"), ("14b", "t2v-14B")):
+    sizes = PUBLISHED[model][0]
+    ours = build_model(preset, streams=["video"], dtype="float32")
+    assert ours == wan.model_of(sizes)
+  conditioned = build_model(
+    "14b", streams=["video"], image_form="channels", dtype="float32"
+  )
+  assert conditioned == wan.model_of(PUBLISHED["i2v-14B"][0])
+
+
+def opened(tmp_path, tensors):
+  save_file(tensors, tmp_path / "model.safetensors")
+  return open_weights(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_sizes_from_the_tensors(tmp_path, image):
+  weights = opened(tmp_path, wan_tensors(image))
+  assert wan.format_of(weights) == "native"
+  sizes = wan.sizes_of(weights, wan.NATIVE, config(image))
+  expected = {"in_channels": 36 if image else 16, "image_tokens": image}
+  assert sizes == SMALL | expected
+  tree = load_tree(wan.NATIVE, weights, wan.shapes_of(sizes))
+  kernel = tree["blocks"]["video"]["cross_attn"]["k"]["kernel"][1]
+  np.testing.assert_array_equal(
+    kernel, wan_tensors(image)["blocks.1.cross_attn.k.weight"].T
+  )
+
+
+def test_the_renaming_there_and_back():
+  shapes = wan.shapes_of(PUBLISHED["i2v-14B"][0] | {"depth": 8})
+  for move in wanted(wan.NATIVE, shapes):
+    target = move.path if move.slot is None else f"{move.path}[{move.slot}]"
+    theirs = tensor_name(wan.DIFFUSERS, target)
+    (back,) = {t for row in wan.DIFFUSERS if (t := row.forward(theirs))}
+    assert back == target
+    assert tensor_name(wan.NATIVE, back) == move.name
+  # What the original calls norm3, diffusers calls norm2.
+  assert tensor_name(wan.DIFFUSERS, "blocks/video/norm3/scale[7]") == (
+    "blocks.7.norm2.weight"
+  )
+
+
+def test_the_unused_tensor_of_some_exports_is_left_alone(tmp_path):
+  shapes = wan.shapes_of(SMALL)
+  tensors = {
+    m.name: np.zeros(m.shape, np.float32) for m in wanted(wan.DIFFUSERS, shapes)
+  }
+  tensors["blocks.0.attn2.norm_added_q.weight"] = np.ones(WIDTH, np.float32)
+  weights = opened(tmp_path, tensors)
+  assert wan.format_of(weights) == "diffusers"
+  assert wan.sizes_of(weights, wan.DIFFUSERS, {}) == SMALL
+  assert len(match(wan.DIFFUSERS, weights, shapes, wan.UPSTREAM.ignore)) + 1 == len(
+    tensors
+  )
+  with pytest.raises(UsageError, match="unexpected tensor .*norm_added_q"):
+    match(wan.DIFFUSERS, weights, shapes)
+
+
+CHANNELS_48 = {"patch_embedding.weight": (256, 48, 1, 2, 2)}
+OTHER_MODELS = {
+  "Wan2.2-TI2V-5B": CHANNELS_48,
+  "Wan2.1-VACE": {"vace_patch_embedding.weight": (256, 96, 1, 2, 2)},
+  "Wan2.1-FLF2V": {"img_emb.emb_pos": (1, 514, 1280)},
+  "LTX-Video": {"patchify_proj.weight": (4, 4)},
+  "a LoRA": {"blocks.0.self_attn.q.lora_A.weight": (4, 4)},
+  "a UMT5 text encoder": {"token_embedding.weight": (4, 4)},
+  "a video VAE": {"encoder.conv1.weight": (4, 3, 3, 3, 3)},
+  "a CLIP image encoder": {"visual.cls_embedding": (1, 1, 4)},
+  r"is \(256, 30, 1, 2, 2\)": {"patch_embedding.weight": (256, 30, 1, 2, 2)},
+}
+
+
+@pytest.mark.parametrize("model", OTHER_MODELS)
+def test_other_models_are_named(tmp_path, model):
+  extra = {n: np.zeros(s, np.float32) for n, s in OTHER_MODELS[model].items()}
+  with pytest.raises(UsageError, match=f"{model}.*expected"):
+    wan.format_of(opened(tmp_path, wan_tensors() | extra))
+  with pytest.raises(UsageError, match="no Wan2.1 model.*but x;"):
+    wan.format_of(opened(tmp_path, {"x": np.zeros(3, np.float32)}))
+
+
+@pytest.mark.parametrize(
+  ("key", "value"),
+  [("num_heads", 4), ("num_layers", 3), ("eps", 1e-5), ("in_channels", 36)],
+)
+def test_a_config_that_contradicts_the_tensors(tmp_path, key, value):
+  weights = opened(tmp_path, wan_tensors())
+  with pytest.raises(UsageError, match=f"config.json says {key}={value}, expected"):
+    wan.sizes_of(weights, wan.NATIVE, config() | {key: value})
+
+
+def test_a_tensor_with_other_axes(tmp_path):
+  tensors = wan_tensors() | {"head.head.bias": np.zeros((8, 8), np.float32)}
+  with pytest.raises(
+    UsageError, match=r"head.head.bias has shape \(8, 8\), expected 1"
+  ):
+    wan.sizes_of(opened(tmp_path, tensors), wan.NATIVE, {})
+
+
+def test_a_width_no_head_divides(tmp_path):
+  tensors = wan_tensors() | {"patch_embedding.bias": np.zeros(200, np.float32)}
+  with pytest.raises(UsageError, match="200 channels; expected a multiple of 128"):
+    wan.sizes_of(opened(tmp_path, tensors), wan.NATIVE, {})
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_an_export_describes_itself(tmp_path, image):
+  weights = opened(tmp_path, wan_tensors(image))
+  sizes = wan.sizes_of(weights, wan.NATIVE, {})
+  for form in wan.UPSTREAM.tables:
+    written = wan.config_of(sizes, form)
+    assert wan.sizes_of(weights, wan.NATIVE, written) == sizes
+  assert read_config(tmp_path / "model.safetensors") == {}
