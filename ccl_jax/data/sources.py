@@ -43,7 +43,8 @@ def open_source(
 
 class Cached:
   """A source that keeps what it has read, up to `gigabytes`: films are slow to decode
-  and a small folder is read many times."""
+  and a small folder is read many times.
+  """
 
   def __init__(self, source: Any, gigabytes: float):
     self._source, self._left, self._kept = source, gigabytes * 1e9, {}
