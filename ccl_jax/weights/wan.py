@@ -90,15 +90,20 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
     UsageError: a size no Wan2.1 model has, or another one than in config.json.
   """
 
-  def shape(target):
+  def size(target, axis, axes):
     name = tensor_name(rows, target)
     if name not in weights:
       raise UsageError(
         f"{weights.path}: no tensor {name}, which every Wan2.1 model has"
       )
-    return weights.shape(name)
+    if len(weights.shape(name)) != axes:
+      raise UsageError(
+        f"{weights.file_of(name)}: {name} has shape {weights.shape(name)}, expected "
+        f"{axes} axes"
+      )
+    return weights.shape(name)[axis]
 
-  (width,) = shape("video/patch_embedding/bias")
+  width = size("video/patch_embedding/bias", 0, 1)
   if width % HEAD_WIDTH:
     raise UsageError(
       f"{weights.path}: patch_embedding.bias has {width} channels; expected a multiple "
