@@ -27,7 +27,9 @@ def run(main: Callable[[], None]) -> None:
         raise UsageError(f"unexpected argument {rest[1]!r}; see --help")
       return rest
     except (flags.Error, ValueError, AttributeError, KeyError, OSError) as e:
-      text = " ".join(str(e).split())
+      # A config file's own error arrives with its traceback; its last line says it.
+      lines = str(e).strip().splitlines() or [type(e).__name__]
+      text = lines[-1] if "Traceback" in str(e) else " ".join(map(str.strip, lines))
       print(f"error: {text}; see --help", file=sys.stderr)
       sys.exit(2)
     except UsageError as e:
