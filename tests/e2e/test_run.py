@@ -105,13 +105,13 @@ CASES = [
 
 
 def test_mistakes_are_one_line(home, undisturbed):
-  results = mistakes(
-    home, MODULE, [train_flags(home / "mistake", *flags) for flags, _ in CASES]
-  )
-  for (flags, words), (code, out) in zip(CASES, results):
+  homes = [home / f"mistake_{i}" for i in range(len(CASES))]
+  lines = [train_flags(h, *flags) for h, (flags, _) in zip(homes, CASES)]
+  results = mistakes(home, MODULE, lines)
+  for workdir, (flags, words), (code, out) in zip(homes, CASES, results):
     assert code == 2, (flags, out)
     line = out.strip().splitlines()[-1]
     assert line.startswith("error: "), (flags, out)
     assert all(w in line for w in words), (flags, line)
     assert "Traceback" not in out, flags
-  assert not saved(home / "mistake")
+    assert not saved(workdir)
