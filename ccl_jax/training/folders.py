@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Iterator
 
 from ccl_jax.errors import UsageError
@@ -38,4 +39,13 @@ def new_folder(dst, nbytes: int) -> Iterator[pathlib.Path]:
   except OSError as e:
     raise UsageError(f"cannot write {dst}: {e.strerror or e}") from e
   finally:
-    shutil.rmtree(fresh, ignore_errors=True)
+    _remove(fresh)
+
+
+def _remove(folder: pathlib.Path) -> None:
+  """Removes a folder that a write in flight may still be filling."""
+  for _ in range(100):
+    shutil.rmtree(folder, ignore_errors=True)
+    if not folder.exists():
+      return
+    time.sleep(0.05)
