@@ -56,6 +56,16 @@ class Codecs(NamedTuple):
   text: Any
 
 
+def to_unit(pixels):
+  """Bytes 0..255 as float32 in [-1, 1]."""
+  return pixels.astype(jnp.float32) / 127.5 - 1
+
+
+def to_bytes(pixels):
+  """[-1, 1], clipped, as the nearest of 0..255."""
+  return jnp.round((pixels.clip(-1, 1) + 1) * 127.5).astype(jnp.uint8)
+
+
 def fit_codecs(
   clips: Iterable[dict[str, Any]], *, text_length: int, text_dim: int
 ) -> Codecs:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ccl_jax.axes import STREAMS
-from ccl_jax.codecs import Codecs, load_codecs
+from ccl_jax.codecs import Codecs, load_codecs, to_bytes, to_unit
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.models.joint import JointDiT
@@ -132,11 +132,11 @@ class Pipeline:
       text = codecs.text.encode(*tokens)
       conditions = {"text": text.reshape(2, -1, *text.shape[1:]), "given": {}}
       if "video" in kind.given:
-        conditions["given"]["video"] = codecs.video.encode(_to_unit(inputs["video"]))
+        conditions["given"]["video"] = codecs.video.encode(to_unit(inputs["video"]))
       if "audio" in kind.given:
         conditions["given"]["audio"] = codecs.audio.encode(inputs["audio"])
       if kind.image:
-        still = _to_unit(inputs["image"])[:, None]
+        still = to_unit(inputs["image"])[:, None]
         conditions["image"] = codecs.video.encode(still)
       if sampling.guidance == "sync":
         conditions["null"] = _null_latents(codecs, noise, conditions)
@@ -147,7 +147,7 @@ class Pipeline:
       out = {}
       if "video" in latents:
         pixels = codecs.video.decode(latents["video"])
-        out["video"] = jnp.round((pixels.clip(-1, 1) + 1) * 127.5).astype(jnp.uint8)
+        out["video"] = to_bytes(pixels)
       if "audio" in latents:
         out["audio"] = codecs.audio.decode(latents["audio"])
       return out
@@ -191,10 +191,6 @@ def _null_latents(codecs, noise, conditions):
       still = codecs.video.decode(conditions["image"])
     null["video"] = codecs.video.encode(jnp.repeat(still, 4 * (t - 1) + 1, 1))
   return null
-
-
-def _to_unit(pixels):
-  return pixels.astype(jnp.float32) / 127.5 - 1
 
 
 def _hashable(sampling: Sampling):

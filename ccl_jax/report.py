@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ccl_jax.codecs import to_bytes, to_unit
 from ccl_jax.data.sources import open_source
 from ccl_jax.diffusion.guidance import get_guidance
 from ccl_jax.inference import Pipeline
@@ -109,11 +110,8 @@ def through_codecs(pipeline, clips) -> list[dict]:
 
   @jax.jit
   def both(codecs, video, audio):
-    pixels = codecs.video.decode(
-      codecs.video.encode(video.astype(jnp.float32) / 127.5 - 1)
-    )
-    pixels = jnp.round((pixels.clip(-1, 1) + 1) * 127.5).astype(jnp.uint8)
-    return pixels, codecs.audio.decode(codecs.audio.encode(audio))
+    pixels = codecs.video.decode(codecs.video.encode(to_unit(video)))
+    return to_bytes(pixels), codecs.audio.decode(codecs.audio.encode(audio))
 
   video, audio = both(
     pipeline.codecs,
@@ -148,7 +146,7 @@ def attention(pipeline, clips, path) -> dict:
   @jax.jit
   def shares(params, codecs, video, audio, tokens):
     latents = {
-      "video": codecs.video.encode(video.astype(jnp.float32) / 127.5 - 1),
+      "video": codecs.video.encode(to_unit(video)),
       "audio": codecs.audio.encode(audio),
     }
     keys = jax.random.split(jax.random.key(0))

@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from ccl_jax import cli
-from ccl_jax.codecs import fingerprint, fit_codecs, load_codecs, save_codecs
+from ccl_jax.codecs import fingerprint, fit_codecs, load_codecs, save_codecs, to_unit
 from ccl_jax.data.pipeline import make_iterator
 from ccl_jax.data.sources import Cached, open_source
 from ccl_jax.data.spec import ClipSpec
@@ -92,7 +92,7 @@ def make_encoder(codecs, mesh):
 
   @jax.jit
   def encode(codecs, batch):
-    pixels = batch["video"].astype(jnp.float32) / 127.5 - 1
+    pixels = to_unit(batch["video"])
     out = {
       "video": codecs.video.encode(pixels),
       "audio": codecs.audio.encode(batch["audio"]),
