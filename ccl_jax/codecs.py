@@ -1,15 +1,20 @@
-"""The frozen translators between the world and the network: video, audio, text.
+"""The frozen translators between the world and the network: video, audio, text, image.
 
   video.encode(pixels (b F H W 3) in [-1, 1]) -> latents (b t h w 16)     .decode back
   audio.encode(wave (b n), n = 512 a at 16 kHz) -> latents (b a 20)       .decode back
   text.tokenize(list of str) -> ids, mask (b l) on the host
   text.encode(ids, mask) -> rows (b l e), zero where not mask
+  image.encode(pixels (b H W 3) in [-1, 1]) -> CLIP tokens (b i 1280)
 
 A codec is a `flax.struct.PyTreeNode`: its arrays are leaves and its sizes static, so it
 is passed to jitted functions as an argument. A new kind of codec adds a row to `KINDS`.
-A folder holds, for each of the three, NAME.safetensors with the arrays and NAME.json
-with the kind, the sizes and a hash of it all. A codec's field `tokenizer`, if it has
-one, is NAME.tokenizer beside them.
+A bundle is a folder that holds, for each codec that it has, NAME.safetensors with the
+arrays and NAME.json with the kind, the sizes and a hash of it all. A codec's field
+`tokenizer`, if it has one, is NAME.tokenizer beside them.
+
+Large arrays are not copied into every bundle: a codec of converted weights has `links`,
+(field, folder, hash) of the folders that `convert` wrote its fields to, and so has its
+NAME.json.
 """
 
 import dataclasses
@@ -24,11 +29,14 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jaxtyping import Array, Float
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from ccl_jax import converted
 from ccl_jax.errors import UsageError
 from ccl_jax.models.byte_text import ByteText
+from ccl_jax.models.clip_vision import ClipImage
 from ccl_jax.models.linear_codec import (
   AudioFit,
   LinearAudioCodec,
@@ -45,15 +53,18 @@ KINDS = {
   "byte_text": ByteText,
   "umt5": UMT5Text,
   "wan_vae": WanVideoCodec,
+  "clip": ClipImage,
 }
+TOKENIZER = "tokenizer.json"  # of a converted text encoder
 
 
 class Codecs(NamedTuple):
-  """One codec of each sort; the bundle is a pytree too."""
+  """One codec of each sort, or None; the bundle is a pytree too."""
 
-  video: Any
-  audio: Any
-  text: Any
+  video: Any = None
+  audio: Any = None
+  text: Any = None
+  image: Any = None
 
 
 def to_unit(pixels):
@@ -64,6 +75,20 @@ def to_unit(pixels):
 def to_bytes(pixels):
   """[-1, 1], clipped, as the nearest of 0..255."""
   return jnp.round((pixels.clip(-1, 1) + 1) * 127.5).astype(jnp.uint8)
+
+
+def image_condition(
+  codecs: Codecs, first: Float[Array, "b H W 3"], frames: int
+) -> tuple[Float[Array, "b t h w 20"], Float[Array, "b i 1280"]]:
+  """Wan2.1-I2V's condition on a first frame in [-1, 1], and its CLIP tokens.
+
+  The condition is a mask, 1 in the 4 channels of the first latent frame, and the latent
+  of a clip of that frame followed by mid-grey (reference: WanI2V.generate).
+  """
+  grey = jnp.zeros((first.shape[0], frames - 1, *first.shape[1:]))
+  latent = codecs.video.encode(jnp.concatenate([first[:, None], grey], 1))
+  mask = jnp.zeros((*latent.shape[:-1], 4)).at[:, 0].set(1)
+  return jnp.concatenate([mask, latent], -1), codecs.image.encode(first)
 
 
 def fit_codecs(
@@ -95,9 +120,9 @@ def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
   )
   fresh.mkdir(parents=True)
   try:
-    for name, codec in codecs._asdict().items():
-      kind, static, arrays, tokenizer = _parts(codec)
-      about = {"kind": kind, "static": static, "sha256": _digest(codec)}
+    for name, codec in _present(codecs):
+      kind, static, links, arrays, tokenizer = _parts(codec)
+      about = {"kind": kind, "static": static, "links": links, "sha256": _digest(codec)}
       save_file(arrays, fresh / f"{name}.safetensors")
       if tokenizer is not None:
         (fresh / f"{name}.tokenizer").write_bytes(tokenizer.file)
@@ -111,14 +136,67 @@ def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
 
 
 def load_codecs(folder: str | os.PathLike) -> Codecs:
-  """Reads a folder of `save_codecs`, bit for bit."""
+  """Reads a folder of `save_codecs`, bit for bit, and what it links to."""
   folder = pathlib.Path(folder)
-  return Codecs(*(_load(folder, name) for name in Codecs._fields))
+  found = [name for name in Codecs._fields if (folder / f"{name}.json").is_file()]
+  if not found:
+    raise UsageError(
+      f"{folder} holds no codecs: expected a folder with video.json, audio.json, "
+      "text.json"
+    )
+  return Codecs(**{name: _load(folder, name) for name in found})
+
+
+def link_codec(*folders: str | os.PathLike, **options):
+  """The codec of converted weights, its parameters not read yet: to be saved.
+
+  Args:
+    folders: of one codec, each as `convert` wrote it.
+    options: fields of the codec that are not in the weights.
+  """
+  kinds = tuple(converted.read_about(folder)["kind"] for folder in folders)
+  if kinds not in LINKED:
+    known = " or ".join(" with ".join(k) for k in LINKED)
+    raise UsageError(f"{' '.join(map(str, folders))}: expected weights of {known}")
+  name, fields, more = LINKED[kinds]
+  links = tuple(
+    (field, str(pathlib.Path(folder).absolute()), converted.digest(folder))
+    for field, folder in zip(fields, folders)
+  )
+  options = more(*map(pathlib.Path, folders)) | options
+  return KINDS[name](**dict.fromkeys(fields), links=links, **options)
+
+
+def _tokenizer_of(folder: pathlib.Path) -> dict[str, Any]:
+  path = folder / TOKENIZER
+  if not path.is_file():
+    raise UsageError(
+      f"{folder} has no {TOKENIZER}: copy that of the UMT5 release (google/umt5-xxl) "
+      "there"
+    )
+  return {"tokenizer": Tokenizer(path.read_bytes())}
+
+
+# Kinds of converted folders -> kind of codec, the fields they hold, its other fields.
+LINKED = {
+  ("wan-vae",): ("wan_vae", ("params",), lambda folder: {}),
+  ("umt5",): ("umt5", ("params",), _tokenizer_of),
+  ("clip",): (
+    "clip",
+    ("params",),
+    lambda folder: {"heads": converted.read_about(folder)["sizes"]["heads"]},
+  ),
+}
 
 
 def fingerprint(codecs: Codecs) -> str:
   """A hash of kinds, sizes and arrays: latents are only worth what made them."""
-  return hashlib.sha256("".join(map(_digest, codecs)).encode()).hexdigest()
+  prints = [_digest(codec) for _, codec in _present(codecs)]
+  return hashlib.sha256("".join(prints).encode()).hexdigest()
+
+
+def _present(codecs: Codecs) -> list[tuple[str, Any]]:
+  return [(name, codec) for name, codec in codecs._asdict().items() if codec]
 
 
 def _load(folder: pathlib.Path, name: str):
@@ -129,6 +207,7 @@ def _load(folder: pathlib.Path, name: str):
     about = json.loads(about_path.read_text())
     kind, static, digest = about["kind"], about["static"], about["sha256"]
     arrays = load_file(array_path)
+    links = tuple(map(tuple, about.get("links", ())))
   except (ValueError, KeyError, TypeError, SafetensorError) as e:
     raise damaged from e
   if kind not in KINDS:
@@ -140,6 +219,14 @@ def _load(folder: pathlib.Path, name: str):
     path = folder / f"{name}.tokenizer"
     _require(path)
     leaves["tokenizer"] = Tokenizer(path.read_bytes())
+  if links:
+    leaves["links"] = links
+  for field, place, sha256 in links:
+    if converted.digest(place) != sha256:
+      raise UsageError(
+        f"{about_path} was made with other weights than those that are in {place} now"
+      )
+    leaves[field] = converted.restore_converted(place, static.get("dtype", "float32"))
   try:
     codec = KINDS[kind](**static, **leaves)
   except TypeError as e:
@@ -158,21 +245,27 @@ def _require(*paths: pathlib.Path) -> None:
 
 
 def _parts(codec):
-  """A codec's kind, its static fields, its arrays under flat names, its tokenizer."""
+  """A codec's kind, its static fields, its links, its arrays under flat names, its
+  tokenizer.
+  """
   kind = {cls: name for name, cls in KINDS.items()}[type(codec)]
   static, leaves = {}, {}
   for field in dataclasses.fields(codec):
     is_leaf = field.metadata.get("pytree_node", True)
     (leaves if is_leaf else static)[field.name] = getattr(codec, field.name)
-  tokenizer = static.pop("tokenizer", None)
+  tokenizer, links = static.pop("tokenizer", None), static.pop("links", ())
+  for field, _, _ in links:
+    leaves.pop(field)
   flat = traverse_util.flatten_dict(leaves, sep="/")
   arrays = {k: np.asarray(v, order="C") for k, v in flat.items()}
-  return kind, static, arrays, tokenizer
+  return kind, static, links, arrays, tokenizer
 
 
 def _digest(codec) -> str:
-  kind, static, arrays, tokenizer = _parts(codec)
-  digest = hashlib.sha256(json.dumps([kind, static], sort_keys=True).encode())
+  kind, static, links, arrays, tokenizer = _parts(codec)
+  # Not of where a link points to, but of what is there.
+  about = [kind, static, *([field, sha256] for field, _, sha256 in links)]
+  digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
   for key, value in sorted(arrays.items()):
     digest.update(f"{key} {value.dtype} {value.shape}".encode())
     digest.update(value.tobytes())

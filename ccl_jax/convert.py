@@ -1,11 +1,19 @@
 """Brings published weights in, and takes them out again.
 
-  python -m ccl_jax.convert wan-dit --src Wan2.1-T2V-14B --dst weights/t2v-14b --verify
+  python -m ccl_jax.convert wan --src Wan2.1-T2V-14B --dst weights/t2v-14b --verify
+  python -m ccl_jax.generate --ckpt weights/t2v-14b --task t2v --out out \\
+      --prompt "a cat yawns"
+
+`wan` takes all that a download holds: transformer, VAE, text encoder and, of I2V, image
+encoder. The others take one network:
+
   python -m ccl_jax.convert wan-dit --src model_bf16.safetensors --dst weights/t2v \\
       --dtype float32
   python -m ccl_jax.convert export --format diffusers --src weights/t2v-14b --dst out
   python -m ccl_jax.convert join --video weights/t2v-14b --audio runs/audio \\
       --size 14b --dst weights/joint-14b
+  python -m ccl_jax.convert codecs --dst weights/codecs --video weights/vae \\
+      --text weights/umt5
 
 SRC is a folder as it was downloaded, a file, or an index.json: .safetensors or .pth,
 one file or shards, original or diffusers names. Nothing is taken on trust: every tensor
@@ -21,21 +29,57 @@ import argparse
 import hashlib
 import json
 import pathlib
+import shutil
 import signal
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ccl_jax import __version__
 from ccl_jax.errors import UsageError, one_line_errors
 from ccl_jax.training.folders import new_folder
-from ccl_jax.weights.reader import open_weights, read_config
-from ccl_jax.weights.rules import Move, match, wanted
-from ccl_jax.weights.upstream import MODULES, get_upstream
+from ccl_jax.weights.reader import Weights, open_weights, read_config
+from ccl_jax.weights.rules import Move, Shapes, match, wanted
+from ccl_jax.weights.upstream import Sizes, Upstream, get_upstream
 from ccl_jax.weights.writer import Spec, write_safetensors
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+class Source(NamedTuple):
+  """A checkpoint that has passed every test that its headers allow."""
+
+  upstream: Upstream
+  weights: Weights
+  form: str
+  sizes: Sizes
+  shapes: Shapes
+  moves: list[Move]
+
+
+def open_source(kind: str, src) -> Source:
+  """The checkpoint `src` of a network.
+
+  Args:
+    kind: a name of `weights.upstream.MODULES`.
+
+  Raises:
+    UsageError: it is not what it should be.
+  """
+  upstream = get_upstream(kind)
+  weights = open_weights(src, upstream.places, upstream.files)
+  form = upstream.format_of(weights)
+  if form not in upstream.tables:
+    raise UsageError(
+      f"{src} has {form} names; convert {kind} knows {', '.join(upstream.tables)}"
+    )
+  rows = upstream.tables[form]
+  sizes = upstream.sizes(weights, rows, read_config(src, upstream.places))
+  shapes = upstream.shapes(sizes)
+  moves = match(rows, weights, shapes, upstream.ignore)
+  return Source(upstream, weights, form, sizes, shapes, moves)
 
 
 def import_weights(
@@ -53,17 +97,7 @@ def import_weights(
   """
   from ccl_jax.training.streamed import SliceReader, SliceWriter
 
-  upstream = get_upstream(kind)
-  weights = open_weights(src, upstream.places, upstream.files)
-  form = upstream.format_of(weights)
-  if form not in upstream.tables:
-    raise UsageError(
-      f"{src} has {form} names; convert {kind} knows {', '.join(upstream.tables)}"
-    )
-  rows = upstream.tables[form]
-  sizes = upstream.sizes(weights, rows, read_config(src, upstream.places))
-  shapes = upstream.shapes(sizes)
-  moves = match(rows, weights, shapes, upstream.ignore)
+  upstream, weights, form, sizes, shapes, moves = open_source(kind, src)
   dtypes = _dtypes(moves, weights, dtype)
   shapes = {path: x.update(dtype=dtypes[path]) for path, x in shapes.items()}
   total = sum(weights.nbytes(m.name) for m in moves)
@@ -105,9 +139,23 @@ def import_weights(
           tensor = m.transform.backward(reader.read(m.path, m.slot))
           _check(tensor, hashes[m.name], m.name, dst)
           bar.update(tensor.nbytes)
+    for name, file in _beside(src, upstream):
+      shutil.copyfile(file, fresh / name)
     _write_json(fresh / "tensors.json", hashes)
     _write_json(fresh / "config.json", config)
   return config
+
+
+def _beside(src, upstream: Upstream) -> Iterator[tuple[str, pathlib.Path]]:
+  """Files that belong to the weights, where they are found."""
+  folder = pathlib.Path(src)
+  folder = folder if folder.is_dir() else folder.parent
+  for name, places in upstream.beside.items():
+    found = next((f for p in places if (f := folder / p / name).is_file()), None)
+    if found is None:
+      print(f"no {name} near {src}: copy it to the result", file=sys.stderr)
+    else:
+      yield name, found
 
 
 def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, Any]:
@@ -245,12 +293,13 @@ def _parser() -> argparse.ArgumentParser:
     dest="command", required=True, parser_class=_Parser, metavar="COMMAND"
   )
   texts = {
+    "wan": "a whole Wan2.1 download; an interrupted one goes on with the same command",
     "wan-dit": "Wan2.1's diffusion transformer, T2V or I2V, to a video stream",
     "wan-vae": "Wan2.1's video VAE",
     "umt5": "the UMT5-XXL text encoder",
     "clip": "the CLIP ViT-H image encoder",
   }
-  for kind in MODULES:
+  for kind in texts:
     sub = command(kind, texts[kind])
     sub.add_argument("--src", required=True, help="A folder, file or index.json.")
     sub.add_argument(
@@ -263,6 +312,13 @@ def _parser() -> argparse.ArgumentParser:
   sub.add_argument("--size", required=True, help="Of the joint model: 1.3b, 14b, ...")
   sub.add_argument("--variant", default="context", help="context (default) or gate.")
   sub.add_argument("--seed", type=int, default=0, help="Of what is not pretrained.")
+  sub = command("codecs", "a bundle of converted codecs, by reference")
+  for name, text in (
+    ("video", "A converted wan-vae."),
+    ("text", "A converted umt5."),
+    ("image", "A converted clip, for I2V."),
+  ):
+    sub.add_argument(f"--{name}", nargs="+", help=text)
   sub = command("export", "converted weights to the names they came under, or others")
   sub.add_argument("--src", required=True, help="A folder this program wrote.")
   sub.add_argument("--format", required=True, help="native or diffusers.")
@@ -294,6 +350,14 @@ def main(argv: list[str] | None = None) -> None:
           seed=args.seed,
         )
         print(f"random, from seed {args.seed}: {', '.join(config['random'])}")
+      elif args.command == "codecs":
+        from ccl_jax.release import link_codecs
+
+        link_codecs(args.dst, video=args.video, text=args.text, image=args.image)
+      elif args.command == "wan":
+        from ccl_jax.release import convert_release
+
+        convert_release(args.src, args.dst, dtype=args.dtype, verify=args.verify)
       else:
         import_weights(
           args.command, args.src, args.dst, dtype=args.dtype, verify=args.verify

@@ -6,6 +6,8 @@
       --prompt 'a red face in the middle says "ba do"' --out out
   python -m ccl_jax.generate --ckpt runs/quickstart --task v2a --video film.mp4 \\
       --prompt 'a red face in the middle says "ba do"' --out out
+  python -m ccl_jax.generate --ckpt weights/wan-i2v --task i2v --image first.png \\
+      --prompt 'a cat yawns' --height 480 --width 832 --out out
 
   task    makes            given
   joint   video and sound  text
@@ -15,6 +17,10 @@
   t2a     sound            text
   a2v     video            text, --audio
   v2a     sound            text, --video
+
+--image is welcome in all that makes a video. CKPT is a training run, or a folder that
+'convert wan', 'convert wan-dit' or 'convert join' wrote; those start from Wan2.1's
+settings: 81 frames of 480 x 832 at 16 fps, its negative prompt, shift and scale.
 
 Writes NAME.mp4 (H.264 and AAC; with the given sound or picture, where one was given)
 or NAME.wav, and NAME.json with the settings. --prompt may be given several times.
@@ -31,7 +37,10 @@ from ccl_jax import cli
 from ccl_jax.errors import UsageError
 from ccl_jax.tasks import GENERATIONS
 
-CKPT = flags.DEFINE_string("ckpt", None, "A training run's folder.")
+CKPT = flags.DEFINE_string("ckpt", None, "A training run, or converted weights.")
+CODECS = flags.DEFINE_string(
+  "codecs", None, "A bundle of codecs; that of --ckpt if not given."
+)
 STEP = flags.DEFINE_integer(
   "step", None, "The checkpoint's step; the newest one if not given."
 )
@@ -41,8 +50,9 @@ PROMPT = flags.DEFINE_multi_string(
   "prompt", None, "What to show; spoken words in quotes."
 )
 NEGATIVE = flags.DEFINE_string(
-  "negative_prompt", "", "Text of unconditional evaluations."
-)
+  "negative_prompt", None, "Text of unconditional evaluations; if not given none, or "
+  "for a converted Wan2.1 that of its release."
+)  # fmt: skip
 IMAGE = flags.DEFINE_string("image", None, "First frame.")
 AUDIO = flags.DEFINE_string("audio", None, "Sound to be shown: any audio or film file.")
 VIDEO = flags.DEFINE_string("video", None, "Film to be given a sound.")
@@ -69,6 +79,7 @@ SEQUENTIAL = flags.DEFINE_bool(
 )
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
 OUT = flags.DEFINE_string("out", None, "Folder for the results.")
+WAN_SCALE = "5"
 flags.mark_flags_as_required(["ckpt", "prompt", "out"])
 
 
@@ -124,14 +135,20 @@ def default_guidance(model) -> str:
   return "ucg2" if model.cross.variant == "context" else "multimodal"
 
 
+def default_scales(model) -> dict[str, list[str] | None]:
+  """Wan2.1's scale for a video stream alone; else those of the guidance form."""
+  alone = [s for s, _ in model.streams] == ["video"]
+  return {"video": [WAN_SCALE] if alone else None, "audio": None}
+
+
 def read_inputs(spec, copies: int) -> dict[str, np.ndarray]:
   """The files named by the flags, decoded for a clip and repeated for each prompt."""
-  from ccl_jax.data.media import MediaError, read_audio, read_clip, read_image
+  from ccl_jax.data.media import MediaError, read_audio, read_image, read_video
 
   readers = {
     "image": (IMAGE.value, lambda f: read_image(f, spec.height, spec.width)),
     "audio": (AUDIO.value, lambda f: _whole_sound(f, read_audio(f), spec)),
-    "video": (VIDEO.value, lambda f: read_clip(f, spec)[0]),
+    "video": (VIDEO.value, lambda f: read_video(f, spec)),
   }
   out = {}
   for name, (path, read) in readers.items():
@@ -183,7 +200,9 @@ def main():
   from ccl_jax.sampling import Sampling, variant_of
 
   check_flags()
-  pipeline, metadata = Pipeline.load(CKPT.value, weights=WEIGHTS.value, step=STEP.value)
+  pipeline = Pipeline.load(
+    CKPT.value, codecs=CODECS.value, weights=WEIGHTS.value, step=STEP.value
+  )
   model = pipeline.model
   sizes = {"frames": FRAMES.value, "height": HEIGHT.value, "width": WIDTH.value}
   spec = dataclasses.replace(
@@ -191,12 +210,13 @@ def main():
   )
   name = GUIDANCE.value or default_guidance(model)
   guidance = get_guidance(name, variant_of(model))
-  scales = {"video": SCALE_VIDEO.value, "audio": SCALE_AUDIO.value}
+  given = {"video": SCALE_VIDEO.value, "audio": SCALE_AUDIO.value}
+  scales = {s: given[s] or default for s, default in default_scales(model).items()}
   sampling = Sampling(
     guidance=name,
     scales=parse_scales(guidance.scales, scales),
     steps=STEPS.value,
-    shift=metadata["objective"]["shift"] if SHIFT.value is None else SHIFT.value,
+    shift=pipeline.shift(spec) if SHIFT.value is None else SHIFT.value,
     solver=SOLVER.value,
     batched=not SEQUENTIAL.value,
   )
@@ -209,7 +229,7 @@ def main():
       prompts,
       sampling=sampling,
       seed=SEED.value,
-      negative=NEGATIVE.value,
+      negative=pipeline.negative if NEGATIVE.value is None else NEGATIVE.value,
       spec=spec,
       progress=lambda _: bar.update(1),
       **inputs,

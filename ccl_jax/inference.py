@@ -15,16 +15,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from ccl_jax.axes import STREAMS
-from ccl_jax.codecs import Codecs, load_codecs, to_bytes, to_unit
+from ccl_jax.codecs import Codecs, image_condition, load_codecs, to_bytes, to_unit
+from ccl_jax.converted import on_one_device
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.sampling import Sampling, sample_latents
 from ccl_jax.tasks import GENERATIONS, Generation
 from ccl_jax.training.checkpoint import restore_params
+from ccl_jax.training.parameters import find_parameters
+from ccl_jax.weights import wan
 
 PyTree = Any
+# What Wan2.1's releases generate, where no training says otherwise.
+WAN_CLIP = {"frames": 81, "height": 480, "width": 832, "fps": 16.0}
 
 
 class Pipeline:
@@ -32,41 +38,77 @@ class Pipeline:
 
   Attributes:
     spec: the clip the model was trained on; `generate` can be given another.
+    negative: text that its unconditional evaluations are best given.
   """
 
-  def __init__(self, model: JointDiT, params: PyTree, codecs: Codecs, spec: ClipSpec):
+  def __init__(
+    self,
+    model: JointDiT,
+    params: PyTree,
+    codecs: Codecs,
+    spec: ClipSpec,
+    shift: float | None = None,
+    negative: str = "",
+  ):
     self.model, self.params, self.codecs, self.spec = model, params, codecs, spec
-    self._compiled = {}
+    self.negative, self._shift, self._compiled = negative, shift, {}
+
+  @property
+  def takes_channels(self) -> bool:
+    """Whether an image is given as condition channels and CLIP tokens (Wan2.1 I2V)."""
+    video = dict(self.model.streams).get("video")
+    return video is not None and video.image_tokens
+
+  def shift(self, spec: ClipSpec) -> float:
+    """The schedule's shift: that of training, or Wan2.1's for clips of this size."""
+    if self._shift is not None:
+      return self._shift
+    small = spec.height * spec.width <= WAN_CLIP["height"] * WAN_CLIP["width"]
+    return 3.0 if self.takes_channels and small else 5.0
 
   @classmethod
   def load(
-    cls, workdir: str | pathlib.Path, *, weights: str = "ema", step: int | None = None
-  ) -> tuple["Pipeline", dict]:
-    """Reads a run's folder: (pipeline, metadata of the checkpoint).
+    cls,
+    folder: str | pathlib.Path,
+    *,
+    codecs: str | pathlib.Path | None = None,
+    weights: str = "ema",
+    step: int | None = None,
+  ) -> "Pipeline":
+    """Reads a training run, a joined model or a converted Wan2.1.
+
+    Args:
+      folder: see `training.parameters`.
+      codecs: the bundle to use in place of the folder's own.
+      weights: "ema" or "params", of a run.
+      step: of the checkpoint; None: the newest.
 
     Raises:
-      UsageError: it is no run's folder, or holds no checkpoint that is whole.
+      UsageError: it is none of these, has no codecs, or no checkpoint that is whole.
     """
-    workdir = pathlib.Path(workdir)
-    path = workdir / "config.json"
-    if not path.is_file():
-      raise UsageError(
-        f"{workdir} is no training run: expected config.json, codecs and checkpoints "
-        "in it; give the folder that was --workdir"
-      )
-    config = json.loads(path.read_text())
-    model = build_model(**config["model"])
-    codecs = load_codecs(workdir / "codecs")
+    found = find_parameters(folder)
+    about = found.about
+    negative = ""
+    if about.get("kind") == "wan-dit":
+      negative = wan.negative_prompt(about["sizes"])
+      model = wan.model_of(about["sizes"], jnp.bfloat16)
+    else:
+      model = build_model(**about["model"])
+    codecs = load_codecs(codecs or found.codecs or _no_codecs(folder))
+    if codecs.text is None:
+      raise UsageError(f"the codecs of {folder} have no text codec: see --codecs")
     text = (codecs.text.length, codecs.text.dim)
     shapes = jax.eval_shape(lambda k: init_params(model, k, text), jax.random.key(0))
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shapes = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes
-    )
+    name = weights if found.name == "ema" else found.name
     _, params, metadata = restore_params(
-      workdir / "checkpoints", weights, shapes, step=step
+      found.folder / "checkpoints",
+      name,
+      on_one_device(stored_as(shapes, model.dtype)),
+      step=step,
     )
-    return cls(model, params, codecs, ClipSpec(**config["clip"])), metadata
+    spec = ClipSpec(**about.get("clip", WAN_CLIP))
+    shift = metadata.get("objective", {}).get("shift")
+    return cls(model, params, codecs, spec, shift=shift, negative=negative)
 
   def generate(
     self,
@@ -89,7 +131,8 @@ class Pipeline:
       task: a name of `GENERATIONS`.
       video: uint8 (b, F, H, W, 3), for v2a.
       audio: float (b, n) at 16 kHz, for a2v.
-      image: uint8 (b, H, W, 3), for i2v and ti2av.
+      image: uint8 (b, H, W, 3), the first frame: for i2v and ti2av, and welcome in
+        whatever makes a video.
       negative: the text of the unconditional evaluations.
 
     Returns:
@@ -101,13 +144,15 @@ class Pipeline:
     spec = spec or self.spec
     kind = self._check(task, {"video": video, "audio": audio, "image": image})
     b = len(prompts)
+    if self.takes_channels and "video" in kind.given:
+      image = video[:, 0]
     keys = jax.random.split(jax.random.key(seed), 2)
-    shapes = {
-      "video": (*spec.latent_shape, self.codecs.video.channels),
-      "audio": (spec.audio_tokens, self.codecs.audio.channels),
+    shape = {
+      "video": lambda: (*spec.latent_shape, self.codecs.video.channels),
+      "audio": lambda: (spec.audio_tokens, self.codecs.audio.channels),
     }
     noise = {
-      s: jax.random.normal(k, (b, *shapes[s]))
+      s: jax.random.normal(k, (b, *shape[s]()))
       for s, k in zip(STREAMS, keys)
       if s in kind.generated
     }
@@ -118,14 +163,15 @@ class Pipeline:
       "image": None if image is None else jnp.asarray(image),
     }
     tokens = self.codecs.text.tokenize([*prompts, *[negative] * b])
-    key = (kind, _hashable(sampling), reuse_keys, progress)
+    options = (spec.frames, reuse_keys, progress)
+    key = (kind, json.dumps(dataclasses.asdict(sampling), sort_keys=True), *options)
     if key not in self._compiled:
-      self._compiled[key] = jax.jit(self._program(kind, sampling, reuse_keys, progress))
+      self._compiled[key] = jax.jit(self._program(kind, sampling, *options))
     return jax.device_get(
       self._compiled[key](self.params, self.codecs, noise, tokens, inputs)
     )
 
-  def _program(self, kind, sampling, reuse_keys, progress):
+  def _program(self, kind, sampling, frames, reuse_keys, progress):
     """(params, codecs, noise, tokens, inputs) -> decoded streams."""
 
     def program(params, codecs, noise, tokens, inputs):
@@ -135,9 +181,14 @@ class Pipeline:
         conditions["given"]["video"] = codecs.video.encode(to_unit(inputs["video"]))
       if "audio" in kind.given:
         conditions["given"]["audio"] = codecs.audio.encode(inputs["audio"])
-      if kind.image:
-        still = to_unit(inputs["image"])[:, None]
-        conditions["image"] = codecs.video.encode(still)
+      if inputs["image"] is not None:
+        first = to_unit(inputs["image"])
+        if self.takes_channels:
+          conditions["condition"], conditions["clip"] = image_condition(
+            codecs, first, frames
+          )
+        else:
+          conditions["image"] = codecs.video.encode(first[:, None])
       if sampling.guidance == "sync":
         conditions["null"] = _null_latents(codecs, noise, conditions)
       latents = sample_latents(
@@ -166,11 +217,15 @@ class Pipeline:
       raise UsageError(
         f"task {task} needs the {missing[0]} stream; this model has {', '.join(have)}"
       )
-    if kind.image and have["video"].image_tokens:
+    if self.takes_channels and "video" in kind.generated and inputs["image"] is None:
       raise UsageError(
-        f"task {task}: this model takes its image as condition channels with CLIP "
-        "tokens; the codecs of this run have no CLIP encoder"
+        f"task {task}: this model was made for image to video: --image FILE"
       )
+    for codec in (*kind.generated, *kind.given, *(["image"] * self.takes_channels)):
+      if getattr(self.codecs, codec) is None:
+        raise UsageError(
+          f"task {task} needs {codec} codec, and the bundle has none: see --codecs"
+        )
     for name in (*kind.given, *(["image"] if kind.image else [])):
       if inputs[name] is None:
         raise UsageError(f"task {task} needs --{name} FILE")
@@ -193,8 +248,7 @@ def _null_latents(codecs, noise, conditions):
   return null
 
 
-def _hashable(sampling: Sampling):
-  scales = tuple(
-    (s, tuple(sorted(v.items()))) for s, v in sorted(sampling.scales.items())
+def _no_codecs(folder):
+  raise UsageError(
+    f"{folder} has no codecs: name a bundle with --codecs, of 'convert codecs' or a run"
   )
-  return dataclasses.replace(sampling, scales=scales)

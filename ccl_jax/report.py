@@ -34,7 +34,7 @@ def report(config, workdir: str | pathlib.Path) -> dict:
   workdir = pathlib.Path(workdir)
   out = workdir / "report"
   out.mkdir(parents=True, exist_ok=True)
-  pipeline, _ = Pipeline.load(workdir)
+  pipeline = Pipeline.load(workdir)
   clips = held_out(config, pipeline.spec, workdir)
   rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
   panels.loss_curves(out / "loss.png", rows)

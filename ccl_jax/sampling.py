@@ -6,7 +6,7 @@ Only the sampled streams change over the steps:
   computed once per text and reused at every step (dynamic context routing makes this
   exact);
 * a given first frame is written into the video latent before every evaluation, at
-  timestep 0;
+  timestep 0; or, for Wan2.1-I2V's form, stands in condition channels beside it;
 * the evaluations of a guidance form run as one batch, or one after the other.
 """
 
@@ -70,15 +70,22 @@ def sample_latents(
   Args:
     noise: N(0, 1) latents of the generated streams.
     conditions: `text` (2, b, l, e), the prompt's first, then the negative prompt's;
-      clean latents `given` and, for guidance "sync", `null`, by stream; `image`, the
-      latent of a given first frame (b, 1, h, w, c).
+      clean latents `given` and, for guidance "sync", `null`, by stream; for a given
+      first frame `image`, its latent (b, 1, h, w, c), or `condition` (b, t, h, w, 20)
+      with `clip` (b, i, 1280): see `codecs.image_condition`.
     reuse_keys: compute a given stream once, not at every step. The result is the same.
   """
   guidance = get_guidance(sampling.guidance, variant_of(model))
   given = {s: conditions["given"][s] for s in task.given}
   geometry = token_geometry(model.streams, {**noise, **given})
   texts = conditions["text"]
+  clip = {"video": conditions["clip"]} if "clip" in conditions else None
   keys_of = {}
+
+  def conditioned(x):
+    if "condition" not in conditions or "video" not in x:
+      return x
+    return x | {"video": jnp.concatenate([x["video"], conditions["condition"]], -1)}
 
   def clean_keys(text: bool, null: bool):
     """Keys of the given stream under one text; `null` puts its null in its place."""
@@ -87,9 +94,10 @@ def sample_latents(
       latent = conditions["null"][s] if null else given[s]
       _, keys = model.apply(
         {"params": params},
-        {s: latent},
+        conditioned({s: latent}),
         {s: jnp.zeros((len(latent), 1))},
         texts[0 if text else 1],
+        image=clip,
         collect=True,
         geometry=geometry,
       )
@@ -97,7 +105,7 @@ def sample_latents(
     return keys_of[text, null]
 
   def one(latents, timestep, e: Evaluation):
-    """Inputs of one evaluation: latents, timesteps, text, reads and cached keys."""
+    """Inputs of one evaluation: latents, timesteps, text, image, reads, cached keys."""
     x = dict(latents)
     if not reuse_keys:
       x |= given
@@ -116,16 +124,16 @@ def sample_latents(
     keys = {}
     if given and reuse_keys:
       keys = clean_keys(e.text, e.null in given)
-    return x, sigma, texts[0 if e.text else 1], reads, keys
+    return conditioned(x), sigma, texts[0 if e.text else 1], clip, reads, keys
 
   def evaluate(latents, timestep, evaluations):
     runs = [one(latents, timestep, e) for e in evaluations]
     b = len(jax.tree.leaves(latents)[0])
     join = lambda trees, axis: jax.tree.map(lambda *a: jnp.concatenate(a, axis), *trees)
-    x, sigma, text = (join([r[i] for r in runs], 0) for i in range(3))
+    x, sigma, text, image = (join([r[i] for r in runs], 0) for i in range(4))
     reads = {}
     for s in STREAMS:
-      flags = [r[3][s] for r in runs]
+      flags = [r[4][s] for r in runs]
       # One answer for all stays static: the unseen keys are then never computed.
       reads[s] = flags[0] if len(set(flags)) == 1 else jnp.repeat(jnp.array(flags), b)
     out = model.apply(
@@ -134,7 +142,8 @@ def sample_latents(
       sigma,
       text,
       Route(reads),
-      keys=join([r[4] for r in runs], 1),
+      image=image,
+      keys=join([r[5] for r in runs], 1),
       geometry=geometry,
     )
     return [

@@ -22,7 +22,15 @@ from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from ccl_jax import cli
-from ccl_jax.codecs import fingerprint, fit_codecs, load_codecs, save_codecs, to_unit
+from ccl_jax.codecs import (
+  Codecs,
+  fingerprint,
+  fit_codecs,
+  image_condition,
+  load_codecs,
+  save_codecs,
+  to_unit,
+)
 from ccl_jax.data.pipeline import make_iterator
 from ccl_jax.data.sources import Cached, open_source
 from ccl_jax.data.spec import ClipSpec
@@ -33,9 +41,10 @@ from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.sharding import batch_sharding, make_mesh
 from ccl_jax.tasks import task_of_step, task_table
 from ccl_jax.training import loop
-from ccl_jax.training.checkpoint import Checkpointer
+from ccl_jax.training.checkpoint import Checkpointer, restore_params
 from ccl_jax.training.log import MetricLog, StepTimer
 from ccl_jax.training.optim import ParamGroup, make_optimizer
+from ccl_jax.training.parameters import find_parameters
 from ccl_jax.training.state import abstract_state, new_state, state_shardings
 from ccl_jax.training.step import Recipe, make_train_step
 
@@ -67,26 +76,48 @@ def first_process_first(make: Callable[[], Any]) -> Any:
 
 
 def open_codecs(config, clips, workdir: pathlib.Path):
-  """The run's codecs: those it has, those the config names, or fitted to the clips."""
+  """The run's codecs: those it has, else those that the config names or that belong to
+  the parameters it starts from; what these lack is fitted to the clips.
+  """
   here = workdir / "codecs"
   if here.is_dir():
     return load_codecs(here)
-  if config.codec.path:
-    codecs = load_codecs(config.codec.path)
-  else:
+  path = config.codec.path
+  if not path and config.init:
+    path = find_parameters(config.init).codecs
+  codecs = load_codecs(path) if path else Codecs()
+  if None in (codecs.video, codecs.audio, codecs.text):
     order = np.random.default_rng(config.seed).permutation(len(clips))
     chosen = order[: config.codec.fit_clips]
-    codecs = fit_codecs(
+    fitted = fit_codecs(
       (clips[int(i)] for i in chosen),
       text_length=config.codec.text_length,
       text_dim=config.codec.text_dim,
     )
+    codecs = Codecs(*(have or fit for have, fit in zip(codecs, fitted)))
   save_codecs(codecs, here)
   return codecs
 
 
-def make_encoder(codecs, mesh):
-  """Host batch of clips to device batch of latents and text embeddings."""
+def initial_parameters(config, abstract):
+  """Those of the folder that config.init names, restored into their shardings: no
+  process reads more than its devices hold.
+  """
+  found = find_parameters(config.init)
+  return restore_params(found.folder / "checkpoints", found.name, abstract)[1]
+
+
+def make_encoder(codecs, model, mesh):
+  """Host batch of clips to device batch of latents, text embeddings and, for a model
+  that takes them so, image conditions.
+  """
+  video = dict(model.streams).get("video")
+  channels = video is not None and video.image_tokens
+  if channels and codecs.image is None:
+    raise UsageError(
+      "config.model.image_form=channels needs a CLIP codec, and the bundle has none: "
+      "give config.codec.path one that has"
+    )
   sharding = batch_sharding(mesh)
   null = jax.jit(codecs.text.encode)(*codecs.text.tokenize([""]))[0]
 
@@ -98,6 +129,10 @@ def make_encoder(codecs, mesh):
       "audio": codecs.audio.encode(batch["audio"]),
       "text": codecs.text.encode(batch["ids"], batch["mask"]),
     }
+    if channels:
+      out["condition"], out["image"] = image_condition(
+        codecs, pixels[:, 0], pixels.shape[1]
+      )
     return jax.lax.with_sharding_constraint(out, sharding)
 
   def put(batch):
@@ -114,6 +149,11 @@ def make_recipe(config) -> Recipe:
   if config.tasks.draw not in ("sample", "step"):
     raise UsageError(
       f"config.tasks.draw: got {config.tasks.draw!r}; expected 'sample' or 'step'"
+    )
+  if config.model.image_form == "channels" and config.objective.image_probability:
+    raise UsageError(
+      f"config.objective.image_probability: got {config.objective.image_probability}; "
+      "expected 0 with image_form=channels, where every video has an image beside it"
     )
   return bind("objective", config.objective, Recipe, names=names, probabilities=p)
 
@@ -190,13 +230,18 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     )
     checkpointer = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
     restored = checkpointer.restore(abstract_state(abstract, mesh))
-    if restored is None:
+    if restored is None and config.init:
+      first = 0
+      params = initial_parameters(config, abstract_state(abstract, mesh).params)
+      start = lambda params: new_state(params, optimizer)
+      state = jax.jit(start, out_shardings=shardings, donate_argnums=0)(params)
+    elif restored is None:
       first = 0
       state = jax.jit(fresh, out_shardings=shardings)(jax.random.key(config.seed))
     else:
       first, state, data_state, _ = restored
       batches.set_state(data_state)
-    encode = make_encoder(codecs, mesh)
+    encode = make_encoder(codecs, model, mesh)
     step_of = build_steps(config, model, optimizer, recipe, shardings)
     flops = 3 * sum(forward_flops(model, geometry_of(model, spec), *text).values())
   metadata = {

@@ -27,6 +27,9 @@ def base() -> ConfigDict:
     {
       "seed": 0,
       "steps": 1000,
+      # Where the parameters come from: a joined or converted model, or a run; "" draws
+      # them. A run that has a checkpoint goes on from that.
+      "init": "",
       # ccl_jax.models.presets.build_model
       "model": {
         "preset": "tiny",

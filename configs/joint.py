@@ -1,9 +1,11 @@
 """Stage 2 of the paper: video and audio streams trained together.
 
-  python -m ccl_jax.train --config=configs/joint.py:size=14b --workdir=DIR \\
-      --distributed
+  python -m ccl_jax.train --config=configs/joint.py:size=14b,init=weights/joint-14b \\
+      --workdir=DIR --distributed
 
   :size=14b    the preset: tiny, lab, 1.3b or 14b (20 B parameters)
+  :init=DIR    what to start from: a folder of `convert join`, with its codecs
+  :image_form=channels   where the video stream is a Wan2.1-I2V
   :runlocal    tiny sizes, a few steps
 
 The paper: batch 320, 12 k steps, 352 x 640, 121 frames at 24 fps; the exchange learns
@@ -15,16 +17,20 @@ from configs import common
 
 def get_config(arg=None):
   """The paper's recipe; clips are read from `config.data.root`."""
-  args = common.parse(arg, size="14b", runlocal=False, data="")
+  args = common.parse(
+    arg, size="14b", runlocal=False, data="", init="", image_form="first_frame"
+  )
   c = common.base()
   c.model.preset = "tiny" if args.runlocal else args.size
   c.model.remat = "full"
   c.steps = 12_000
   c.data.root = args.data
+  c.init = args.init
   c.clip = {"frames": 121, "height": 352, "width": 640, "fps": 24.0}
   c.batch.size = 320
   c.codec.text_length, c.codec.text_dim = 512, 4096
-  c.objective.image_probability = 0.5
+  c.model.image_form = args.image_form
+  c.objective.image_probability = 0.5 if args.image_form == "first_frame" else 0.0
   c.optim.warmup_steps = 500
   c.ema_decay = 0.9999
   if args.runlocal:

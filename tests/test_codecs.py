@@ -146,7 +146,7 @@ def test_a_folder_with_other_files_is_not_replaced(codecs, tmp_path):
 
 
 def test_mistakes_are_one_line(codecs, tmp_path):
-  with pytest.raises(UsageError, match=r"no video.json in .*nowhere"):
+  with pytest.raises(UsageError, match=r"nowhere holds no codecs: .* video.json"):
     load_codecs(tmp_path / "nowhere")
   with pytest.raises(UsageError, match="got no clips"):
     fit_codecs([], text_length=8, text_dim=16)

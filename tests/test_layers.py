@@ -13,7 +13,8 @@ ALLOWED = {
   "models": set(),
   "diffusion": set(),
   "data": set(),
-  "codecs": {"models"},
+  "converted": {"training", "weights"},
+  "codecs": {"models", "converted"},
   "weights": {"models", "metrics"},
   "metrics": {"data"},
   "viz": set(),
@@ -21,7 +22,7 @@ ALLOWED = {
 }
 ENTRY_POINTS = {
   "train", "generate", "convert", "encode", "eval", "plan", "bench", "app",
-  "inference", "sampling", "report", "cli",
+  "inference", "sampling", "release", "report", "cli",
 }  # fmt: skip
 # Heavy or foreign packages, and the only places that may name them.
 FOREIGN = {"torch": {"weights"}, "tensorflow": set(), "configs": set()}

@@ -40,6 +40,7 @@ __all__ = [
   "read_audio",
   "read_clip",
   "read_image",
+  "read_video",
 ]
 
 _JITTER = 0.01  # seconds off the running sample count: less is noise, more is a gap
@@ -64,6 +65,17 @@ def read_clip(
     return (
       _picture(picture, video, spec, start),
       _sound(other, audio, start, spec.samples, spec.sample_rate),
+    )
+
+
+def read_video(
+  path: Path, spec: ClipSpec, start: float | int | None = None
+) -> UInt8[np.ndarray, "F H W 3"]:
+  """The picture alone of the clip that begins at `start` (by default its beginning)."""
+  with opened(path) as container:
+    video = track(container, "video")
+    return _picture(
+      container, video, spec, first_time(video) if start is None else start
     )
 
 

@@ -133,12 +133,14 @@ class ClipImage(struct.PyTreeNode):
   Attributes:
     params: of `ClipTower`; its sizes are theirs, but for the heads.
     heads: of the transformer.
-    dtype: of matrix products.
+    dtype: of matrix products, and of the parameters in memory.
+    links: where the parameters are stored; see ccl_jax/codecs.py.
   """
 
   params: Any  # not typed as arrays: transformations put shapes, shardings here
   heads: int = struct.field(pytree_node=False, default=16)
   dtype: str = struct.field(pytree_node=False, default="bfloat16")
+  links: tuple = struct.field(pytree_node=False, default=())
 
   @property
   def tower(self) -> ClipTower:

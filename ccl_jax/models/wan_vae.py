@@ -97,6 +97,7 @@ class WanVideoCodec(struct.PyTreeNode):
   Attributes:
     chunk: latent frames at a time; None: the whole clip.
     tile: side of the tiles in pixels, and `overlap` of two of them; None: no tiles.
+    links: where the parameters are stored; see ccl_jax/codecs.py.
   """
 
   channels = CHANNELS
@@ -106,6 +107,7 @@ class WanVideoCodec(struct.PyTreeNode):
   chunk: int | None = struct.field(pytree_node=False, default=1)
   tile: int | None = struct.field(pytree_node=False, default=None)
   overlap: int = struct.field(pytree_node=False, default=64)
+  links: tuple = struct.field(pytree_node=False, default=())
 
   def __post_init__(self):
     if self.chunk is not None and self.chunk < 1:

@@ -12,7 +12,6 @@ condition channels and CLIP tokens.
 import dataclasses
 import functools
 import json
-import pathlib
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -26,6 +25,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.training.folders import new_folder
+from ccl_jax.training.parameters import find_parameters
 from ccl_jax.training.streamed import SliceReader, SliceWriter
 
 
@@ -33,17 +33,13 @@ class Part:
   """A folder with parameters of one stream: converted, or of a run (its EMA)."""
 
   def __init__(self, folder, stream: str):
-    self.folder, self.stream = pathlib.Path(folder), stream
-    path = self.folder / "config.json"
-    if not path.is_file():
-      raise UsageError(
-        f"--{stream} {folder} has no config.json: expected a folder that convert or "
-        "training wrote"
-      )
-    self.config = json.loads(path.read_text())
-    self.reader = SliceReader(self.folder / "checkpoints", name="ema")
-    if not self.reader.shapes:
-      self.reader = SliceReader(self.folder / "checkpoints")
+    try:
+      found = find_parameters(folder)
+    except UsageError as e:
+      raise UsageError(f"--{stream} {e}") from e
+    self.folder, self.stream, self.config = found.folder, stream, found.about
+    self.codecs = found.codecs
+    self.reader = SliceReader(self.folder / "checkpoints", name=found.name)
     if not any(map(self.owns, self.reader.shapes)):
       raise UsageError(f"--{stream} {folder} has no {stream} stream")
 
@@ -105,6 +101,8 @@ def join(
     "random": sorted({_group(path) for path in shapes if owner[path] is None}),
     "seed": seed,
   }
+  if parts[0].codecs:
+    config["codecs"] = str(parts[0].codecs.absolute())
   fresh = functools.partial(
     _fresh, model, text_dim, tuple(path for path in shapes if owner[path] is None)
   )

@@ -134,6 +134,7 @@ UPSTREAM = Upstream(
   places=("", "text_encoder"),
   files=("models_t5*", "umt5*", "model*"),
   config=config_of,
+  beside={"tokenizer.json": TOKENIZERS},
 )
 
 

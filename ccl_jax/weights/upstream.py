@@ -25,6 +25,8 @@ class Upstream(NamedTuple):
     files: patterns of their names, in order of preference.
     stem: name of an exported file, without its ending.
     config: (sizes, format) -> the config.json of an export, or {}.
+    beside: files that belong to the weights: name -> places to look for it, from the
+      folder that was given or that of the file.
   """
 
   tables: Mapping[str, Sequence[Row]]
@@ -36,6 +38,7 @@ class Upstream(NamedTuple):
   files: Sequence[str] = ("*",)
   stem: str = "model"
   config: Callable[[Sizes, str], dict] = lambda sizes, form: {}
+  beside: Mapping[str, Sequence[str]] = {}
 
 
 # Command -> module of ccl_jax.weights that holds its UPSTREAM.

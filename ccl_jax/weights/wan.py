@@ -46,6 +46,14 @@ OTHERS = [
   (r"(encoder|decoder)\.(conv1|conv_in)\..*", "a video VAE (use: convert wan-vae)"),
 ]
 CHANNELS = {16: "Wan2.1 T2V", 36: "Wan2.1 I2V"}
+# What the releases were tuned with: vivid tones, overexposed, static, blurred details,
+# subtitles, ... walking backwards; before it, of I2V: a shaking camera.
+NEGATIVE = (
+  "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，"
+  "低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，"
+  "毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
+)
+NEGATIVE_IMAGE = "镜头晃动，"
 
 
 def format_of(weights: Weights) -> str:
@@ -154,6 +162,11 @@ def model_of(sizes: Sizes, dtype=jnp.float32, remat: str = "none") -> JointDiT:
   return JointDiT(
     (("video", StreamConfig(**own)),), sizes["depth"], dtype=dtype, remat=remat
   )
+
+
+def negative_prompt(sizes: Sizes) -> str:
+  """The negative prompt of the release."""
+  return NEGATIVE_IMAGE * sizes["image_tokens"] + NEGATIVE
 
 
 def shapes_of(sizes: Sizes) -> Shapes:

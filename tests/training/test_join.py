@@ -141,7 +141,7 @@ def test_mistakes(tmp_path, video):
     join(video, None, tmp_path / "j", size="lab")
   with pytest.raises(UsageError, match="has no audio stream"):
     join(video, video, tmp_path / "j", size="mini")
-  with pytest.raises(UsageError, match="--audio .* has no config.json"):
+  with pytest.raises(UsageError, match="--audio .* holds no model"):
     join(video, tmp_path, tmp_path / "j", size="mini")
   with pytest.raises(UsageError, match="preset: got 'huge'"):
     join(video, None, tmp_path / "j", size="huge")

@@ -1,0 +1,233 @@
+"""From a Wan2.1 download to a film, and on to a joint model, by the commands."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from ccl_jax import convert, train
+from ccl_jax.codecs import load_codecs
+from ccl_jax.data.media import read_video
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
+from ccl_jax.inference import Pipeline
+from ccl_jax.models import presets
+from ccl_jax.models.stream import StreamConfig
+from ccl_jax.release import convert_release
+from ccl_jax.sampling import Sampling
+from ccl_jax.training.streamed import SliceReader
+from configs import joint
+from tests.e2e.conftest import finish
+from tests.weights.release_files import diffusers_release, dit_sizes, native_release
+
+CLIP = ClipSpec(9, 32, 48, 16.0)
+FAST = Sampling(guidance="text", scales={"video": {"s": 3.0}}, steps=2, shift=3.0)
+
+
+@pytest.fixture(scope="module")
+def i2v(tmp_path_factory):
+  """A converted image-to-video release, and the folder it was downloaded to."""
+  folder = tmp_path_factory.mktemp("i2v")
+  native_release(folder / "download", image=True)
+  convert_release(folder / "download", folder / "wan", verify=True)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def picture():
+  return np.random.default_rng(0).integers(0, 255, (1, 32, 48, 3), np.uint8)
+
+
+def test_a_download_becomes_a_film(home, tmp_path):
+  """By the two commands that a user types."""
+  download = native_release(tmp_path / "Wan2.1-T2V", image=False)
+  to = ["--src", str(download), "--dst", str(tmp_path / "wan")]
+  code, out = finish(home, "ccl_jax.convert", ["wan", *to])
+  assert code == 0, out
+  made = [
+    f"--ckpt={tmp_path / 'wan'}", f"--out={tmp_path / 'out'}", "--task=t2v",
+    "--prompt=a cat yawns", "--steps=2", "--frames=9", "--height=32", "--width=48",
+  ]  # fmt: skip
+  code, out = finish(home, "ccl_jax.generate", made)
+  assert code == 0, out
+  video = read_video(tmp_path / "out" / "t2v_0_0.mp4", CLIP)
+  assert video.shape == (9, 32, 48, 3) and video.std() > 1
+  about = json.loads((tmp_path / "out" / "t2v_0_0.json").read_text())
+  assert (about["fps"], about["shift"], about["scales"]) == (
+    16.0, 5.0, {"video": {"s": 5.0}},
+  )  # fmt: skip
+  code, out = finish(home, "ccl_jax.convert", ["wan", *to])
+  assert code == 2 and "is there already" in out
+
+
+def test_both_layouts_are_one_model(tmp_path):
+  """The same release by diffusers' names makes the same film."""
+  films = {}
+  for name, write in (("native", native_release), ("diffusers", diffusers_release)):
+    convert_release(write(tmp_path / name, image=False), tmp_path / f"{name}_wan")
+    pipeline = Pipeline.load(tmp_path / f"{name}_wan")
+    made = pipeline.generate("t2v", ["a cat"], sampling=FAST, spec=CLIP, negative="red")
+    films[name] = made["video"]
+  assert films["native"].std() > 1
+  np.testing.assert_array_equal(films["native"], films["diffusers"])
+
+
+def test_an_image_moves_the_film(i2v, picture):
+  pipeline = Pipeline.load(i2v / "wan")
+  assert pipeline.negative.startswith("镜头晃动")
+  assert pipeline.shift(CLIP) == 3.0
+  make = lambda image, prompt="a cat": pipeline.generate(
+    "i2v", [prompt], sampling=FAST, spec=CLIP, image=image
+  )["video"].astype(float)
+  first = make(picture)
+  np.testing.assert_array_equal(first, make(picture))
+  assert np.abs(first - make(255 - picture)).mean() > 0.5
+  assert np.abs(first - make(picture, "red grass")).mean() > 0.01
+  with pytest.raises(UsageError, match="this model was made for image to video"):
+    pipeline.generate("t2v", ["a cat"], sampling=FAST, spec=CLIP)
+
+
+@pytest.fixture(scope="module")
+def mini():
+  """A preset of the small release's sizes, with an audio stream."""
+  own = {k: v for k, v in dit_sizes(False).items() if k not in ("depth", "text_dim")}
+  audio = StreamConfig(
+    64, 96, 1, in_channels=20, out_channels=20, patch=(1, 1, 1), positions="line"
+  )
+  with pytest.MonkeyPatch.context() as patch:
+    size = presets.Preset(StreamConfig(**own), audio, 2, 4, 3)
+    patch.setitem(presets.PRESETS, "mini", size)
+    yield
+
+
+def training(workdir, init, image_form) -> ConfigDict:
+  config = joint.get_config(f"runlocal,init={init},image_form={image_form}").unlock()
+  config.model.preset = "mini"
+  config.clip = {"frames": 9, "height": 32, "width": 32, "fps": 16.0}
+  config.steps, config.batch.size, config.checkpoint.every = 2, 8, 1
+  config.optim.groups = ((".*", 0.0, 0.0),)
+  config.data.options.n_train = 8
+  config.mesh = (1, 4, 2, 1)
+  workdir.mkdir()
+  return config.lock()
+
+
+def test_a_joint_model_starts_from_the_release_and_trains(i2v, mini, tmp_path):
+  """Sharded over eight devices; the learning rate is zero, so what comes out is what
+  went in. The codecs are the release's, and a fitted one for the sound it lacks.
+  """
+  convert.main(
+    [
+      "join",
+      "--video",
+      str(i2v / "wan"),
+      "--size",
+      "mini",
+      "--dst",
+      str(tmp_path / "j"),
+    ]
+  )
+  config = training(tmp_path / "run", tmp_path / "j", "channels")
+  assert train.train(config, tmp_path / "run")
+  joined = SliceReader(tmp_path / "j" / "checkpoints")
+  trained = SliceReader(tmp_path / "run" / "checkpoints", name="ema")
+  assert joined.shapes.keys() == trained.shapes.keys()
+  for path in joined.shapes:
+    np.testing.assert_array_equal(joined.read(path, None), trained.read(path, None))
+  codecs = load_codecs(tmp_path / "run" / "codecs")
+  kinds = [type(codec).__name__ for codec in codecs]
+  assert kinds == ["WanVideoCodec", "LinearAudioCodec", "UMT5Text", "ClipImage"]
+  links = json.loads((tmp_path / "run" / "codecs" / "video.json").read_text())["links"]
+  assert links[0][1] == str(i2v / "wan" / "vae")
+  losses = [
+    json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").open()
+  ]
+  assert len(losses) == 2 and np.isfinite(losses).all()
+
+  # And it generates, image and all.
+  made = Pipeline.load(tmp_path / "run").generate(
+    "ti2av",
+    ["a cat"],
+    sampling=Sampling(guidance="ucg2", steps=2),
+    image=np.zeros((1, 32, 32, 3), np.uint8),
+  )
+  assert made["video"].shape == (1, 9, 32, 32, 3) and np.isfinite(made["audio"]).all()
+
+
+def test_storing_products_in_the_compute_dtype_changes_no_number(i2v, picture):
+  """Half the memory: the same velocity, bit for bit, from float32 parameters."""
+  pipeline = Pipeline.load(i2v / "wan")
+  flat = traverse_util.flatten_dict(pipeline.params, sep="/")
+  half = {k for k, v in flat.items() if v.dtype == jax.numpy.bfloat16}
+  assert "blocks/video/ffn/in/kernel" in half and "video/head/kernel" not in half
+  reader = SliceReader(i2v / "wan" / "dit" / "checkpoints")
+  full = {k: jax.numpy.asarray(reader.read(k, None)) for k in flat}
+  rng = np.random.default_rng(2)
+  draw = lambda *shape: jax.numpy.asarray(rng.standard_normal(shape), "float32")
+  args = {"video": draw(1, 3, 4, 6, 36)}, {"video": draw(1, 1)}, draw(1, 512, 32)
+  image = {"video": draw(1, 5, 1280)}
+  apply = jax.jit(pipeline.model.apply)
+  stored, exact = (
+    apply({"params": traverse_util.unflatten_dict(p, sep="/")}, *args, image=image)
+    for p in (flat, full)
+  )
+  np.testing.assert_array_equal(stored["video"], exact["video"])
+
+
+def test_other_weights_than_the_bundle_was_made_with(i2v, tmp_path):
+  """A link holds the hash of what it points to."""
+  bundle = tmp_path / "codecs"
+  convert.main(
+    ["codecs", "--video", str(i2v / "wan" / "vae"), "--text", str(i2v / "wan" / "umt5"),
+     "--dst", str(bundle)]
+  )  # fmt: skip
+  assert load_codecs(bundle).image is None
+  path = bundle / "video.json"
+  about = json.loads(path.read_text())
+  about["links"][0][2] = "0" * 64
+  path.write_text(json.dumps(about))
+  with pytest.raises(UsageError, match="made with other weights than those"):
+    load_codecs(bundle)
+  with pytest.raises(SystemExit):
+    convert.main(["codecs", "--video", str(tmp_path), "--dst", str(tmp_path / "b")])
+  assert not (tmp_path / "b").exists()
+
+
+def test_a_download_that_lacks_a_network(tmp_path, capsys):
+  """Is refused before anything is written."""
+  download = diffusers_release(tmp_path / "d", image=False)
+  (download / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+  with pytest.raises(SystemExit) as e:
+    convert.main(["wan", "--src", str(download), "--dst", str(tmp_path / "wan")])
+  line = capsys.readouterr().err.strip().splitlines()[-1]
+  assert e.value.code == 2 and line.startswith("error: ") and "vae" in line
+  assert not (tmp_path / "wan").exists()
+
+
+def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch):
+  from ccl_jax import release
+
+  download = diffusers_release(tmp_path / "d", image=False)
+  done = []
+  real = release.import_weights
+
+  def failing(kind, *args, **kwargs):
+    if kind == "umt5" and not done:
+      done.append(kind)
+      raise KeyboardInterrupt
+    return real(kind, *args, **kwargs)
+
+  monkeypatch.setattr(release, "import_weights", failing)
+  with pytest.raises(KeyboardInterrupt):
+    convert_release(download, tmp_path / "wan")
+  before = (tmp_path / "wan" / "vae" / "tensors.json").stat().st_mtime_ns
+  with pytest.raises(UsageError, match="holds no model"):
+    Pipeline.load(tmp_path / "wan")
+  convert_release(download, tmp_path / "wan")
+  assert (tmp_path / "wan" / "vae" / "tensors.json").stat().st_mtime_ns == before
+  assert {p.name for p in (tmp_path / "wan").iterdir()} == {
+    "config.json", "codecs", "dit", "umt5", "vae",
+  }  # fmt: skip

@@ -1,0 +1,110 @@
+"""A small Wan2.1 download with random weights, in either layout, all networks in it."""
+
+import json
+import pathlib
+import zlib
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from ccl_jax.weights.rules import wanted
+from ccl_jax.weights.upstream import get_upstream
+from tests.weights.wan_files import save_pth, save_shards
+
+TEXT = 32
+SIZES = {
+  "umt5": {
+    "vocabulary": 40, "width": TEXT, "attention_width": 32, "ffn": 48, "heads": 4,
+    "depth": 2, "buckets": 32,
+  },
+  "wan-vae": {"width": 8},
+  "clip": {
+    "width": 1280, "ffn": 64, "heads": 16, "depth": 1, "patch": 14, "grid": 2,
+  },
+}  # fmt: skip
+WORDS = [
+  "a",
+  "cat",
+  "yawns",
+  "on",
+  "the",
+  "grass",
+  "says",
+  "hello",
+  "red",
+  "face",
+  "left",
+]
+
+
+def dit_sizes(image: bool) -> dict:
+  return {
+    "width": 128, "ffn": 192, "heads": 1, "in_channels": 36 if image else 16,
+    "out_channels": 16, "image_tokens": image, "frequencies": 64, "depth": 2,
+    "text_dim": TEXT,
+  }  # fmt: skip
+
+
+def tensors(kind: str, sizes: dict, form: str) -> dict[str, np.ndarray]:
+  """Random weights of one network under a release's names, the same in every layout:
+  unit variance through every matrix, norms near one.
+  """
+  upstream, out = get_upstream(kind), {}
+  shapes = upstream.shapes(sizes)
+  for m in wanted(upstream.tables[form], shapes):
+    shape = shapes[m.path].shape[m.slot is not None :]
+    rng = np.random.default_rng([zlib.crc32(m.path.encode()), m.slot or 0])
+    fan = np.prod(shape[:-1]) if m.path.endswith("kernel") else 100
+    x = rng.standard_normal(shape) / np.sqrt(fan) + m.path.endswith("scale")
+    out[m.name] = np.ascontiguousarray(m.transform.backward(x.astype(np.float32)))
+  return out
+
+
+def tokenizer_file() -> str:
+  vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2}
+  vocabulary |= {w: i + 3 for i, w in enumerate(WORDS)}
+  tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+  tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+  return tokenizer.to_str()
+
+
+def native_release(folder: pathlib.Path, image: bool) -> pathlib.Path:
+  """As the original repositories: shards and index, .pth pickles, tokenizer."""
+  dit = tensors("wan-dit", dit_sizes(image), "native")
+  save_shards(folder, dit)
+  config = {"_class_name": "WanModel", "dim": 128, "num_heads": 1, "num_layers": 2}
+  (folder / "config.json").write_text(json.dumps(config))
+  save_pth(folder / "Wan2.1_VAE.pth", tensors("wan-vae", SIZES["wan-vae"], "native"))
+  umt5 = tensors("umt5", SIZES["umt5"], "native")
+  umt5 = {k: v.astype(jnp.bfloat16) for k, v in umt5.items()}
+  save_pth(folder / "models_t5_umt5-xxl-enc-bf16.pth", umt5)
+  (folder / "google" / "umt5-xxl").mkdir(parents=True)
+  (folder / "google" / "umt5-xxl" / "tokenizer.json").write_text(tokenizer_file())
+  if image:
+    clip = tensors("clip", SIZES["clip"], "native")
+    name = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+    save_pth(folder / name, _with_last_block(clip))
+  return folder
+
+
+def _with_last_block(clip: dict) -> dict:
+  """The block that is not run, and the text half, which is not read."""
+  first = "visual.transformer.0."
+  last = {k.replace(".0.", ".1.", 1): v for k, v in clip.items() if k.startswith(first)}
+  return clip | last | {"log_scale": np.zeros((), np.float32)}
+
+
+def diffusers_release(folder: pathlib.Path, image: bool) -> pathlib.Path:
+  """As the -Diffusers repositories: a folder for each network."""
+  dit = tensors("wan-dit", dit_sizes(image), "diffusers")
+  save_shards(folder / "transformer", dit, count=2)
+  places = {"wan-vae": "vae/diffusion_pytorch_model", "umt5": "text_encoder/model"}
+  for kind, place in places.items():
+    path = folder / f"{place}.safetensors"
+    path.parent.mkdir(parents=True)
+    save_file(tensors(kind, SIZES[kind], "diffusers"), path)
+  (folder / "tokenizer").mkdir()
+  (folder / "tokenizer" / "tokenizer.json").write_text(tokenizer_file())
+  return folder
