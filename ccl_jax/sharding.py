@@ -24,6 +24,7 @@ LOGICAL = {
   "space": ("context",),
   "embed": ("fsdp", "context"),
   "mlp": ("tensor",),
+  "heads": ("tensor",),
   None: (),
 }
 

@@ -41,6 +41,9 @@ def base() -> ConfigDict:
         "image_form": "first_frame",
         "remat": "none",
         "dtype": "bfloat16",
+        # dense, chunked, splash (TPU), cudnn or tokamax (GPU); auto: by the device
+        "attention": "auto",
+        "blocks": ConfigDict(),
       },
       # ccl_jax.data.spec.ClipSpec
       "clip": {"frames": 33, "height": 32, "width": 32, "fps": 25.0},

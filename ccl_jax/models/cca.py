@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float
 from ccl_jax.models.layers import LayerNorm, RMSNorm, dense, heads, merge
 from ccl_jax.ops import rope, tarp
 from ccl_jax.ops.attention import context_attention
+from ccl_jax.ops.context_parallel import frame_attention
 
 Keys = tuple[Float[Array, "b u v n d"], Float[Array, "b u v n d"]]
 
@@ -139,7 +140,9 @@ class CrossAttention(nn.Module):
     if reads is not None and context is not None:
       seen = jnp.broadcast_to(reads[:, None, None], (len(reads), 1, keys[0].shape[2]))
       mask = seen if mask is None else mask & seen
-    out, share = context_attention(q, context, keys, mask)
+    # The keys of the video are spread over devices, those of the audio are not.
+    attend = context_attention if self.into == "video" else frame_attention
+    out, share = attend(q, context, keys, mask)
     self.sow("intermediates", "context_share", restore(share[..., None])[..., 0])
     out = self.o(restore(merge(out)))
     if reads is not None and context is None:

@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ccl_jax.models.layers import MLP, LayerNorm, dense, heads, merge
-from ccl_jax.ops.attention import attention
+from ccl_jax.ops.kernels import Kernel
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of pixels in [0, 1], by colour
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -67,7 +67,7 @@ class Attention(nn.Module):
     width = x.shape[-1]
     qkv = dense(3 * width, self.dtype, "qkv")(x)
     q, k, v = (heads(part, self.heads) for part in jnp.split(qkv, 3, axis=-1))
-    return dense(width, self.dtype, "proj")(merge(attention(q, k, v)))
+    return dense(width, self.dtype, "proj")(merge(Kernel()(q, k, v)))
 
 
 class Block(nn.Module):

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 from ccl_jax.axes import STREAMS, other
 from ccl_jax.models.cca import CrossAttention, CrossConfig, Geometry
 from ccl_jax.models.stream import Block, Stream, StreamConfig
+from ccl_jax.ops.kernels import SAVED, Kernel
 from ccl_jax.sharding import constrain
 from ccl_jax.tasks import Route
 
@@ -33,7 +34,7 @@ StackedKeys = tuple[Float[Array, "depth b u v n d"], Float[Array, "depth b u v n
 REMAT = {
   "none": None,  # no rematerialisation at all
   "full": jax.checkpoint_policies.nothing_saveable,
-  "save_attention": jax.checkpoint_policies.save_only_these_names("attention"),
+  "save_attention": jax.checkpoint_policies.save_only_these_names(SAVED),
   "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
     names_which_can_be_saved=[],
     names_which_can_be_offloaded=["hidden"],
@@ -56,12 +57,13 @@ class JointBlock(nn.Module):
   static: tuple[tuple[str, ...], tuple[str, ...]]
   collect: bool
   dtype: DTypeLike
+  kernel: Kernel
 
   @nn.compact
   def __call__(self, carry, keys, e0, tables, context, image, route):
     reads, detached = self.static
     configs = dict(self.streams)
-    blocks = {s: Block(configs[s], self.dtype, name=s) for s in carry}
+    blocks = {s: Block(configs[s], self.dtype, self.kernel, name=s) for s in carry}
     x = {
       s: blocks[s].attend(carry[s], e0[s], tables[s], context[s], image.get(s))
       for s in carry
@@ -116,6 +118,7 @@ class JointDiT(nn.Module):
     cross: how the streams exchange; None for streams that never do.
     remat: a policy of `REMAT`.
     dtype: of matrix products.
+    kernel: of self-attention and text cross-attention.
   """
 
   streams: tuple[tuple[str, StreamConfig], ...]
@@ -123,6 +126,7 @@ class JointDiT(nn.Module):
   cross: CrossConfig | None = None
   remat: str = "none"
   dtype: DTypeLike = jnp.float32
+  kernel: Kernel = Kernel()
 
   @nn.compact
   def __call__(
@@ -180,7 +184,14 @@ class JointDiT(nn.Module):
     )
     static, masks = _split_route(route)
     blocks = scan(
-      self.streams, self.cross, geometry, static, collect, self.dtype, name="blocks"
+      self.streams,
+      self.cross,
+      geometry,
+      static,
+      collect,
+      self.dtype,
+      self.kernel,
+      name="blocks",
     )
     x, collected = blocks(x, dict(keys or {}), e0, tables, context, images, masks)
     out = {s: parts[s].unembed(x[s], e[s], rows[s]) for s in present}

@@ -8,7 +8,7 @@ lab     512 / 2048 / 4                   384 / 1536 / 3     12     about 100 M
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.models.cca import CrossConfig
 from ccl_jax.models.joint import REMAT, JointDiT
 from ccl_jax.models.stream import CLIP_WIDTH, StreamConfig
+from ccl_jax.ops.kernels import Kernel, default_kernel
 from ccl_jax.ops.tarp import CENTRES
 from ccl_jax.tasks import Route
 
@@ -73,8 +74,14 @@ def build_model(
   image_form: str = "first_frame",
   remat: str = "none",
   dtype: str = "bfloat16",
+  attention: str = "auto",
+  blocks: Mapping[str, int] | None = None,
 ) -> JointDiT:
   """The model of a preset.
+
+  Args:
+    attention: a kernel of `ops.kernels.NAMES`; "auto": by this host's accelerator.
+    blocks: its block sizes.
 
   Raises:
     UsageError: a value that is not among the choices.
@@ -105,7 +112,25 @@ def build_model(
     cross=cross,
     remat=remat,
     dtype=jnp.dtype(dtype),
+    kernel=build_kernel(attention, dtype, blocks or {}),
   )
+
+
+def build_kernel(name: str, dtype: str, blocks: Mapping[str, int]) -> Kernel:
+  """The attention kernel of that name.
+
+  Raises:
+    UsageError: there is none, a block size has another name, or the dtype is not its.
+  """
+  kernel = default_kernel(jax.default_backend()) if name == "auto" else Kernel(name)
+  if kernel.name == "cudnn" and dtype != "bfloat16":
+    if name == "auto":
+      return Kernel("chunked")
+    raise UsageError(f"model.attention=cudnn computes in bfloat16, got dtype {dtype}")
+  known = {f.name for f in dataclasses.fields(kernel)} - {"name"}
+  for key in blocks:
+    _one_of("blocks", key, sorted(known))
+  return dataclasses.replace(kernel, **blocks)
 
 
 def init_params(

@@ -18,13 +18,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ccl_jax.models.layers import MLP, LayerNorm, RMSNorm, dense, heads, merge, sinusoid
 from ccl_jax.ops import rope
-from ccl_jax.ops.attention import attention
+from ccl_jax.ops.context_parallel import self_attention, text_attention
+from ccl_jax.ops.kernels import Kernel
 from ccl_jax.ops.patchify import Patch, patchify, unpatchify
 from ccl_jax.sharding import constrain
 
@@ -73,19 +73,20 @@ class SelfAttention(nn.Module):
   width: int
   heads: int
   dtype: DTypeLike
+  kernel: Kernel
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "b t s c"], table: Float[Array, "t s p 2"]
   ) -> Float[Array, "b t s c"]:
-    b, t, s, _ = x.shape
     project = lambda name: dense(self.width, self.dtype, name)(x)
     q = rope.rotate(heads(RMSNorm(name="norm_q")(project("q")), self.heads), table)
     k = rope.rotate(heads(RMSNorm(name="norm_k")(project("k")), self.heads), table)
     v = heads(project("v"), self.heads)
-    tokens = lambda z: z.reshape(b, t * s, *z.shape[3:]).astype(self.dtype)
-    out = checkpoint_name(attention(tokens(q), tokens(k), tokens(v)), "attention")
-    return dense(self.width, self.dtype, "o")(merge(out).reshape(b, t, s, -1))
+    q, k = q.astype(self.dtype), k.astype(self.dtype)
+    return dense(self.width, self.dtype, "o")(
+      merge(self_attention(q, k, v, self.kernel))
+    )
 
 
 class TextAttention(nn.Module):
@@ -95,6 +96,7 @@ class TextAttention(nn.Module):
   heads: int
   image_tokens: bool
   dtype: DTypeLike
+  kernel: Kernel
 
   @nn.compact
   def __call__(
@@ -103,19 +105,19 @@ class TextAttention(nn.Module):
     text: Float[Array, "b l c"],
     image: Float[Array, "b i c"] | None,
   ) -> Float[Array, "b t s c"]:
-    b, t, s, _ = x.shape
     q = heads(RMSNorm(name="norm_q")(dense(self.width, self.dtype, "q")(x)), self.heads)
-    q = q.reshape(b, t * s, *q.shape[3:]).astype(self.dtype)
+    q = q.astype(self.dtype)
 
     def attend(context, suffix):
       project = lambda name: dense(self.width, self.dtype, name + suffix)(context)
       k = heads(RMSNorm(name="norm_k" + suffix)(project("k")), self.heads)
-      return attention(q, k.astype(self.dtype), heads(project("v"), self.heads))
+      v = heads(project("v"), self.heads)
+      return text_attention(q, k.astype(self.dtype), v, self.kernel)
 
     out = attend(text, "")
     if self.image_tokens:
       out = out + attend(image, "_img")
-    return dense(self.width, self.dtype, "o")(merge(out).reshape(b, t, s, -1))
+    return dense(self.width, self.dtype, "o")(merge(out))
 
 
 class Block(nn.Module):
@@ -123,6 +125,7 @@ class Block(nn.Module):
 
   config: StreamConfig
   dtype: DTypeLike
+  kernel: Kernel = Kernel()
 
   def setup(self):
     c = self.config
@@ -132,8 +135,10 @@ class Block(nn.Module):
     )
     self.norm1, self.norm2 = LayerNorm(), LayerNorm()
     self.norm3 = LayerNorm(affine=True)
-    self.self_attn = SelfAttention(c.width, c.heads, self.dtype)
-    self.cross_attn = TextAttention(c.width, c.heads, c.image_tokens, self.dtype)
+    self.self_attn = SelfAttention(c.width, c.heads, self.dtype, self.kernel)
+    self.cross_attn = TextAttention(
+      c.width, c.heads, c.image_tokens, self.dtype, self.kernel
+    )
     self.ffn = MLP(c.ffn, c.width, self.dtype)
 
   def attend(

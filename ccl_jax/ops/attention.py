@@ -1,27 +1,21 @@
-"""Attention over heads of width d, softmax in float32.
-
-`attention` is the plain form: self-attention and text cross-attention.
-`context_attention` is the cross-modal form of the paper's eqs. 3 and 4: one softmax
-over the learnable context tokens and the keys of the other stream,
+"""Cross-modal attention (paper eqs. 3 and 4): one softmax over the learnable context
+tokens and the keys of the other stream,
 
   softmax(Q [K_c ; K]^T / sqrt(d)) [V_c ; V],
 
 where the context keys are shared by every frame and sample and so are never repeated.
+Softmax is float32. The keys may be spread over devices: what is summed over them is
+then joined (ops/context_parallel.py).
 """
 
-import jax
+from collections.abc import Callable
+
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 MASKED = -1e30  # finite: a row with every key masked stays finite, and so its gradient
-
-
-def attention(
-  q: Float[Array, "b q n d"], k: Float[Array, "b k n d"], v: Float[Array, "b k n d"]
-) -> Float[Array, "b q n d"]:
-  logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32)
-  weights = jax.nn.softmax(logits * q.shape[-1] ** -0.5)
-  return jnp.einsum("bnqk,bknd->bqnd", weights.astype(v.dtype), v)
+Keys = tuple[Float[Array, "... n d"], Float[Array, "... n d"]]
 
 
 def context_attention(
@@ -42,26 +36,53 @@ def context_attention(
     The attended values, and the share of attention that fell on the context tokens
     (mean over heads).
   """
+  same = lambda x: x
+  return joined_softmax(q, context, keys, mask, maximum=same, total=same, heads=same)
+
+
+def joined_softmax(
+  q: Float[Array, "b f q n d"],
+  context: Keys | None,
+  keys: Keys | None,
+  mask: Bool[Array, "#b #f k"] | None,
+  *,
+  maximum: Callable[[Array], Array],
+  total: Callable[[Array], Array],
+  heads: Callable[[Array], Array],
+) -> tuple[Float[Array, "b f q n d"], Float[Array, "b f q"]]:
+  """`context_attention` over keys of which this is a part.
+
+  Args:
+    maximum, total: the maximum and the sum over all parts.
+    heads: the mean over devices that hold other heads.
+  """
   scale = q.shape[-1] ** -0.5
-  logits, r = [], 0
+  product = lambda form, k: (
+    scale * jnp.einsum(form, q, k, preferred_element_type=jnp.float32)
+  )
+  x_context = x_keys = None
+  tops = []
   if context is not None:
-    r = context[0].shape[0]
-    logits.append(
-      jnp.einsum("bfqnd,rnd->bfnqr", q, context[0], preferred_element_type=jnp.float32)
-    )
+    x_context = product("bfqnd,rnd->bfnqr", context[0])
+    tops.append(x_context.max(-1))
   if keys is not None:
-    seen = jnp.einsum(
-      "bfqnd,bfknd->bfnqk", q, keys[0], preferred_element_type=jnp.float32
-    )
+    x_keys = product("bfqnd,bfknd->bfnqk", keys[0])
     if mask is not None:
-      seen = jnp.where(mask[:, :, None, None, :], seen, MASKED)
-    logits.append(seen)
-  weights = jax.nn.softmax(jnp.concatenate(logits, -1) * scale)
-  share = weights[..., :r].sum(-1).mean(2)
-  weights = weights.astype(q.dtype)
-  out = 0.0
+      x_keys = jnp.where(mask[:, :, None, None, :], x_keys, MASKED)
+    tops.append(maximum(lax.stop_gradient(x_keys.max(-1))))
+  # The maximum cancels: it is there for range, and has no gradient.
+  top = lax.stop_gradient(jnp.stack(tops).max(0))[..., None]
+  weights, out, on_context = 0.0, 0.0, 0.0
   if context is not None:
-    out += jnp.einsum("bfnqr,rnd->bfqnd", weights[..., :r], context[1])
+    w = jnp.exp(x_context - top)
+    weights += w.sum(-1)
+    on_context = w.sum(-1)
+    out += jnp.einsum("bfnqr,rnd->bfqnd", w.astype(q.dtype), context[1])
   if keys is not None:
-    out += jnp.einsum("bfnqk,bfknd->bfqnd", weights[..., r:], keys[1])
-  return out, share
+    w = jnp.exp(x_keys - top)
+    weights += total(w.sum(-1))
+    part = jnp.einsum("bfnqk,bfknd->bfqnd", w.astype(q.dtype), keys[1])
+    out += total(part.astype(jnp.float32))
+  share = heads((on_context / weights).mean(2))
+  out = out / weights.swapaxes(2, 3)[..., None]
+  return out.astype(q.dtype), share

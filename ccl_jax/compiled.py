@@ -1,0 +1,79 @@
+"""What a compiled program moves between devices, read from its text.
+
+XLA's cost analysis does not count communication, so the instructions are read: each has
+a kind, the shape of its result, and a computation it stands in. A scan's body stands in
+the text once and runs `trip count` times.
+"""
+
+import math
+import re
+from collections import Counter
+from typing import NamedTuple
+
+KINDS = (
+  "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute",
+)  # fmt: skip
+_BYTES = {
+  "pred": 1, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1, "s16": 2, "u16": 2,
+  "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8,
+}  # fmt: skip
+_INSTRUCTION = re.compile(
+  r"= (?P<result>\(.*?\)|\S+) (?P<kind>" + "|".join(KINDS) + r")(?P<start>-start)?\("
+)
+_SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
+
+
+class Collective(NamedTuple):
+  """One instruction: its kind, and the dtype and shape of the largest thing it makes
+  on a device.
+  """
+
+  kind: str
+  dtype: str
+  shape: tuple[int, ...]
+
+  @property
+  def elements(self) -> int:
+    return math.prod(self.shape)
+
+  @property
+  def nbytes(self) -> int:
+    return self.elements * _BYTES[self.dtype]
+
+  def __str__(self) -> str:
+    return f"{self.kind} {self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+def collectives(text: str) -> list[Collective]:
+  """All collectives in `compiled.as_text()`, in order; those of one device left out."""
+  found = []
+  for line in text.splitlines():
+    match = _INSTRUCTION.search(line)
+    if match is None:
+      continue
+    for result in _results(match["result"], bool(match["start"])):
+      found.append(Collective(match["kind"], *result))
+  return found
+
+
+def _results(text: str, started: bool) -> list[tuple[str, tuple[int, ...]]]:
+  """(dtype, shape) of every array an instruction makes. A started one returns its
+  operands and its results: of each pair the larger counts.
+  """
+  shapes = [
+    (dtype, tuple(int(n) for n in dims.split(",") if n))
+    for dtype, dims in _SHAPE.findall(text)
+    if dtype in _BYTES
+  ]
+  if started and len(shapes) > 1:
+    return [max(shapes, key=lambda x: math.prod(x[1]) * _BYTES[x[0]])]
+  return shapes
+
+
+def table(found: list[Collective]) -> list[tuple[str, int, int]]:
+  """(kind, instructions, bytes of their results), the largest first."""
+  counts, sizes = Counter(), Counter()
+  for c in found:
+    counts[c.kind] += 1
+    sizes[c.kind] += c.nbytes
+  return [(kind, counts[kind], size) for kind, size in sizes.most_common()]

@@ -1,0 +1,195 @@
+"""Attention kernels behind one function: softmax(q k^T / sqrt(d)) v.
+
+  dense    XLA; the logits (q x k) in memory. Small inputs, and the reference
+  chunked  XLA, `block_q` queries at a time, logits made again in the backward pass:
+           memory grows with q + k. Processors, long clips
+  splash   Pallas kernel of TPUs (jax.experimental); differentiable, never the logits
+  cudnn    flash attention of cuDNN (jax.nn), bfloat16, on Hopper and Ampere
+  tokamax  the package's kernels, of whichever device (optional)
+
+Products are in the dtype of q, softmax is float32. What runs where the model is placed
+is the caller's choice, since a program may be compiled for another device than the
+host's; `default_kernel` makes one. A kernel works on the arrays of one device: see
+ops/context_parallel.py for more.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from ccl_jax.errors import UsageError
+
+NAMES = ("dense", "chunked", "splash", "cudnn", "tokamax")
+SAVED = "attention"  # the name of what remat may keep: outputs and log-sum-exps
+
+Q = Float[Array, "b q n d"]
+K = Float[Array, "b k n d"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+  """A kernel and its block sizes.
+
+  Attributes:
+    name: one of `NAMES`.
+    block_q, block_kv: rows of a block, forward. On a TPU multiples of 128; lengths are
+      padded up to them, so that 32,760 tokens fill 2^15 with any power of two.
+    block_kv_compute: part of a block that is multiplied at once.
+    block_q_dkv, block_kv_dkv: of the backward pass.
+    interpret: run a TPU kernel on a processor, slowly.
+  """
+
+  name: str = "dense"
+  block_q: int = 1024
+  block_kv: int = 2048
+  block_kv_compute: int = 1024
+  block_q_dkv: int = 1024
+  block_kv_dkv: int = 1024
+  interpret: bool = False
+
+  def __post_init__(self):
+    if self.name not in NAMES:
+      raise UsageError(
+        f"model.attention: got {self.name!r}; expected one of {', '.join(NAMES)}"
+      )
+
+  def __call__(self, q: Q, k: K, v: K) -> Q:
+    return _RUN[self.name](self, q, k, v)
+
+
+def default_kernel(platform: str) -> Kernel:
+  """What is good on a platform: "tpu", "cuda", "cpu"."""
+  return Kernel(
+    {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}.get(platform, "dense")
+  )
+
+
+def _dense(kernel: Kernel, q: Q, k: K, v: K) -> Q:
+  logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32)
+  weights = jax.nn.softmax(logits * q.shape[-1] ** -0.5)
+  out = jnp.einsum("bnqk,bknd->bqnd", weights.astype(v.dtype), v)
+  return checkpoint_name(out, SAVED)
+
+
+def _chunked(kernel: Kernel, q: Q, k: K, v: K) -> Q:
+  b, length, n, d = q.shape
+  size = min(kernel.block_q, length)
+  count = -(-length // size)
+  q = jnp.pad(q, ((0, 0), (0, count * size - length), (0, 0), (0, 0)))
+  blocks = q.reshape(b, count, size, n, d).swapaxes(0, 1)
+  block = jax.checkpoint(lambda q: _dense(kernel, q, k, v))
+  out = jax.lax.map(block, blocks).swapaxes(0, 1).reshape(b, count * size, n, d)
+  return checkpoint_name(out[:, :length], SAVED)
+
+
+def _splash(kernel: Kernel, q: Q, k: K, v: K) -> Q:
+  q_size = _padded(q.shape[1], kernel.block_q, kernel.block_q_dkv)
+  k_size = _padded(k.shape[1], kernel.block_kv, kernel.block_kv_dkv)
+  run = _splash_program(kernel, q.shape[2], q_size, k_size, k.shape[1])
+  pad = lambda x, size: jnp.pad(x, ((0, 0), (0, size - x.shape[1]), (0, 0), (0, 0)))
+  heads_first = lambda x, size: pad(x, size).swapaxes(1, 2)
+  scaled = q * q.shape[-1] ** -0.5
+  out = jax.vmap(run)(
+    heads_first(scaled, q_size), heads_first(k, k_size), heads_first(v, k_size)
+  )
+  return out.swapaxes(1, 2)[:, : q.shape[1]].astype(q.dtype)
+
+
+def _padded(length: int, *blocks: int) -> int:
+  """The length in whole blocks, each a multiple of the smaller ones; less than a block
+  is whole lanes.
+  """
+  lanes = -(-length // 128) * 128
+  unit = max((b for b in blocks if b <= lanes), default=lanes)
+  return -(-lanes // unit) * unit
+
+
+@functools.lru_cache(maxsize=32)
+def _splash_program(kernel: Kernel, heads: int, q_size: int, k_size: int, valid: int):
+  from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel as splash,
+  )
+  from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_mask as masks,
+  )
+
+  class Valid(masks.Mask):
+    """Keys before `valid`, without an array of all pairs."""
+
+    shape = q_size, k_size
+
+    def __getitem__(self, index):
+      rows, columns = (
+        np.arange(n)[part] for n, part in zip((q_size, k_size), index, strict=True)
+      )
+      return np.broadcast_to(columns[None] < valid, (len(rows), len(columns)))
+
+    def __eq__(self, other):
+      return isinstance(other, Valid)
+
+    def __hash__(self):
+      return hash((q_size, k_size, valid))
+
+  mask = masks.FullMask((q_size, k_size)) if valid == k_size else Valid()
+  fit = lambda block, size: min(block, size)
+  blocks = splash.BlockSizes(
+    block_q=fit(kernel.block_q, q_size),
+    block_kv=fit(kernel.block_kv, k_size),
+    block_kv_compute=fit(kernel.block_kv_compute, k_size),
+    block_q_dkv=fit(kernel.block_q_dkv, q_size),
+    block_kv_dkv=fit(kernel.block_kv_dkv, k_size),
+    block_kv_dkv_compute=fit(kernel.block_kv_dkv, k_size),
+    use_fused_bwd_kernel=True,
+  )
+  # The tables of blocks must be constants, not tracers of the program around them.
+  with jax.ensure_compile_time_eval():
+    return splash.make_splash_mha(
+      masks.MultiHeadMask([mask] * heads),
+      block_sizes=blocks,
+      head_shards=1,
+      q_seq_shards=1,
+      residual_checkpoint_name=SAVED,
+      interpret=kernel.interpret,
+    )
+
+
+def _cudnn(kernel: Kernel, q: Q, k: K, v: K) -> Q:
+  """Odd lengths are padded by one: the backward pass refuses them."""
+  b, q_length, k_length = q.shape[0], q.shape[1], k.shape[1]
+  even = lambda x: jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
+  lengths = {}
+  if k_length % 2:
+    lengths["key_value_seq_lengths"] = jnp.full((b,), k_length, jnp.int32)
+    lengths["query_seq_lengths"] = jnp.full((b,), q_length, jnp.int32)
+  out = jax.nn.dot_product_attention(
+    even(q), even(k), even(v), implementation="cudnn", **lengths
+  )
+  return checkpoint_name(out[:, :q_length], SAVED)
+
+
+def _tokamax(kernel: Kernel, q: Q, k: K, v: K) -> Q:
+  try:
+    import tokamax
+  except ImportError as e:
+    raise UsageError(
+      "model.attention=tokamax needs the package tokamax: pip install tokamax"
+    ) from e
+  from absl import flags
+
+  if not flags.FLAGS.is_parsed():  # it reads settings of its own from absl's flags
+    flags.FLAGS.mark_as_parsed()
+  return checkpoint_name(tokamax.dot_product_attention(q, k, v), SAVED)
+
+
+_RUN = {
+  "dense": _dense,
+  "chunked": _chunked,
+  "splash": _splash,
+  "cudnn": _cudnn,
+  "tokamax": _tokamax,
+}

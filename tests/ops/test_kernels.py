@@ -1,0 +1,85 @@
+"""Every attention kernel that runs here, forward and gradient, with odd lengths."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccl_jax.errors import UsageError
+from ccl_jax.ops import kernels
+from ccl_jax.ops.kernels import Kernel
+
+Q, K, HEADS, WIDTH = 301, 389, 2, 128
+SPLASH = Kernel(
+  "splash", block_q=128, block_kv=256, block_kv_compute=128, block_q_dkv=128,
+  block_kv_dkv=128, interpret=True,
+)  # fmt: skip
+
+
+def normal(seed, *shape):
+  return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def arrays():
+  return normal(0, 2, Q, HEADS, WIDTH), *(normal(i, 2, K, HEADS, WIDTH) for i in (1, 2))
+
+
+def value_and_gradients(attend, arrays):
+  weights = normal(3, 2, Q, HEADS, WIDTH)
+  loss = lambda q, k, v: (attend(q, k, v) * weights).sum()
+  out = jax.jit(attend)(*arrays)
+  return out, *jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*arrays)
+
+
+@pytest.fixture(scope="module")
+def expected(arrays):
+  def definition(q, k, v):
+    logits = jnp.einsum("bqnd,bknd->bnqk", q, k, precision="highest") / WIDTH**0.5
+    weights = jnp.exp(logits - logits.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return jnp.einsum("bnqk,bknd->bqnd", weights, v, precision="highest")
+
+  return value_and_gradients(definition, arrays)
+
+
+@pytest.mark.parametrize(
+  "kernel",
+  [Kernel("dense"), Kernel("chunked", block_q=64), SPLASH],
+  ids=lambda k: k.name,
+)
+def test_kernel(kernel, arrays, expected):
+  for got, want in zip(value_and_gradients(kernel, arrays), expected):
+    assert jnp.abs(got - want).max() < 1e-5 * jnp.abs(want).max()
+
+
+def test_chunks_bound_the_memory():
+  """Of a gradient: far less than the logits that the dense form holds."""
+  x = jax.ShapeDtypeStruct((1, 4096, 1, 16), jnp.float32)
+  sizes = {}
+  for kernel in (Kernel("dense"), Kernel("chunked", block_q=256)):
+    loss = lambda q, k, v: kernel(q, k, v).sum()
+    compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(x, x, x).compile()
+    sizes[kernel.name] = compiled.memory_analysis().temp_size_in_bytes
+  assert sizes["chunked"] < sizes["dense"] / 4, sizes
+
+
+@pytest.mark.parametrize(
+  ("length", "blocks", "padded"),
+  [
+    (32760, (1024, 2048), 32768),
+    (32760, (512, 1024), 32768),
+    (301, (1024, 1024), 384),
+    (600, (1024, 512), 1024),
+    (128, (128,), 128),
+    (1500, (2048, 1024), 2048),
+  ],
+)
+def test_lengths_are_padded_to_whole_blocks(length, blocks, padded):
+  assert kernels._padded(length, *blocks) == padded
+  assert all(padded % min(b, padded) == 0 for b in blocks)
+
+
+def test_an_unknown_kernel():
+  with pytest.raises(UsageError, match="got 'flash'; expected one of dense, chunked"):
+    Kernel("flash")
