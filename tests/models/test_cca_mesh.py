@@ -1,0 +1,69 @@
+"""Cross-modal attention moves nothing of the size of the video between devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ccl_jax.compiled import collectives
+from ccl_jax.models.cca import CrossAttention, CrossConfig, Geometry
+from ccl_jax.sharding import make_mesh
+
+GEOMETRY = Geometry(t=4, h=24, w=8, a=13)
+WIDTHS = {"video": 64, "audio": 32}
+CONFIG = CrossConfig(video_tokens=5, audio_tokens=3)
+
+
+def tokens(stream: str) -> tuple[int, int]:
+  g = GEOMETRY
+  return (g.t, g.h * g.w) if stream == "video" else (g.a, 1)
+
+
+@pytest.mark.parametrize("into", ["video", "audio"])
+def test_forward_and_gradient(into):
+  source = {"video": "audio", "audio": "video"}[into]
+  module = CrossAttention(into, WIDTHS[into], 4, WIDTHS[source], CONFIG, jnp.float32)
+  table = lambda s: GEOMETRY.cross_table(s, WIDTHS[into] // 4, CONFIG)
+
+  def run(module, x, y):
+    keys = module.keys(y, table(source))
+    return module(x, table(into), GEOMETRY, keys, None)
+
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+  x, y, w = (draw(2, *tokens(s), WIDTHS[s]) for s in (into, source, into))
+  shapes = jax.eval_shape(
+    lambda k: module.init(k, x, y, method=run)["params"], jax.random.key(0)
+  )
+  params = jax.tree.map(lambda p: 0.3 * draw(*p.shape), shapes)
+
+  def loss(params, x, y):
+    out = module.apply({"params": params}, x, y, method=run)
+    return (out * w).sum()
+
+  program = jax.value_and_grad(loss, argnums=(0, 1, 2))
+  whole = jax.jit(program)(params, x, y)
+  mesh = make_mesh((1, 2, 4, 1))
+  placed = {
+    "video": NamedSharding(mesh, P("fsdp", None, "context")),
+    "audio": NamedSharding(mesh, P("fsdp")),
+  }
+  here = NamedSharding(mesh, P())
+  shardings = here, placed[into], placed[source]
+  with jax.set_mesh(mesh):
+    jitted = jax.jit(program, in_shardings=shardings, out_shardings=(here, shardings))
+    compiled = jitted.lower(params, x, y).compile()
+    arguments = jax.device_put((params, x, y), shardings)
+    parted = compiled(*arguments)
+  for a, b in zip(jax.tree.leaves(parted), jax.tree.leaves(whole), strict=True):
+    assert jnp.abs(a - b).max() <= 1e-5 * jnp.abs(b).max()
+
+  found = [c for c in collectives(compiled.as_text()) if c.elements > 1]
+  assert found, "expected sums over the parts"
+  t, s = tokens("video")
+  # One device's part of the video at the narrower width; more than any parameter.
+  part = t * s // 4 * min(WIDTHS.values())
+  assert max(c.elements for c in found) < part, list(map(str, found))
+  assert {c.kind for c in found} <= {"all-reduce"}, list(map(str, found))
