@@ -20,6 +20,8 @@ _BYTES = {
 _INSTRUCTION = re.compile(
   r"= (?P<result>\(.*?\)|\S+) (?P<kind>" + "|".join(KINDS) + r")(?P<start>-start)?\("
 )
+# Groups of one device: {{0},{1},...} or, as an iota, [devices,1]<=[...].
+_ALONE = re.compile(r"replica_groups=(\{(\{\d+\},?)+\}|\[\d+,1\]<=)")
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
@@ -49,7 +51,7 @@ def collectives(text: str) -> list[Collective]:
   found = []
   for line in text.splitlines():
     match = _INSTRUCTION.search(line)
-    if match is None:
+    if match is None or _ALONE.search(line):
       continue
     for result in _results(match["result"], bool(match["start"])):
       found.append(Collective(match["kind"], *result))
