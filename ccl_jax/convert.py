@@ -249,6 +249,7 @@ def _parser() -> argparse.ArgumentParser:
     "wan-vae": "Wan2.1's video VAE",
     "umt5": "the UMT5-XXL text encoder",
     "clip": "the CLIP ViT-H image encoder",
+    "aesthetics": "AudioBox Aesthetics, the scorer of PQ, CU, CE and PC",
   }
   for kind in MODULES:
     sub = command(kind, texts[kind])
