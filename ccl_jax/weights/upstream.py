@@ -45,6 +45,8 @@ MODULES = {
   "umt5": "umt5",
   "clip": "clip",
   "aesthetics": "aesthetics",
+  "i3d": "i3d",
+  "vggish": "vggish",
 }
 
 
