@@ -99,11 +99,12 @@ class FasterWhisper:
           temperature=0.0,
           without_timestamps=True,
           condition_on_previous_text=False,
+          no_speech_threshold=None,
           vad_filter=False,
         )
+        texts += [segment.text for segment in segments]  # decoded as they are asked for
       except ValueError as e:
         raise Unscorable(f"faster-whisper refuses the clip: {e}") from e
-      texts += [segment.text for segment in segments]
     return _joined(texts)
 
 
