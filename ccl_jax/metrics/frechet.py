@@ -65,7 +65,7 @@ class Moments:
     """
     if not np.isfinite(features).all():
       raise Unscorable("some features are not finite")
-    if not len(features):
+    if not len(features):  # of which there is no mean
       return self
     features = features.astype(np.float64)
     mean = features.mean(0)
@@ -74,6 +74,8 @@ class Moments:
 
   def merge(self, other: "Moments") -> "Moments":
     """Of both sets together."""
+    if not other.n:
+      return self
     n, apart = self.n + other.n, other.mean - self.mean
     between = np.outer(apart, apart) * (self.n * other.n / n)
     return Moments(
@@ -82,6 +84,13 @@ class Moments:
 
   @property
   def covariance(self) -> Float[np.ndarray, "d d"]:
+    """Of the features.
+
+    Raises:
+      Unscorable: there are fewer than two.
+    """
+    if self.n < 2:
+      raise Unscorable(f"a set of {self.n} features has no spread: two are the least")
     return self.scatter / (self.n - 1)
 
 
@@ -93,20 +102,19 @@ def frechet(a: Moments, b: Moments) -> float:
   """
   if len(a.mean) != len(b.mean):
     raise Unscorable(f"features of width {len(a.mean)} against {len(b.mean)}")
+  c1, c2 = a.covariance, b.covariance
   for x in (a, b):
-    if x.n < 2:
-      raise Unscorable(f"a set of {x.n} features has no spread: two are the least")
     if x.n < 2 * len(x.mean):
       warnings.warn(
         f"{x.n} features of width {len(x.mean)}: with fewer than two per dimension the "
         "Frechet distance is too large; compare only sets of equal sizes",
         stacklevel=2,
       )
-  values, vectors = np.linalg.eigh(a.covariance)
+  values, vectors = np.linalg.eigh(c1)
   root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-  product = root @ b.covariance @ root
+  product = root @ c2 @ root
   cross = np.sqrt(np.maximum(np.linalg.eigvalsh((product + product.T) / 2), 0)).sum()
-  spread = np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross
+  spread = np.trace(c1) + np.trace(c2) - 2 * cross
   # Rounding may leave equal sets a little below zero.
   return max(float(np.sum((a.mean - b.mean) ** 2) + spread), 0.0)
 

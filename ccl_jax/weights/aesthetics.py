@@ -144,9 +144,8 @@ def _settings(weights: Weights, config: dict) -> tuple[list[list[float]], bool]:
   file = weights.file_of(_FIRST)
   if "target_transform" not in config and file.suffix in PICKLES:
     held = plain_values(file)
-    config = held.get("model_cfg", {}) | {
-      "target_transform": held.get("target_transform")
-    }
+    scale = {"target_transform": held.get("target_transform")}
+    config = (held.get("model_cfg") or {}) | scale
   scale = config.get("target_transform")
   try:
     scale = [[float(scale[axis][key]) for key in ("mean", "std")] for axis in AXES]
