@@ -298,6 +298,9 @@ def _parser() -> argparse.ArgumentParser:
     "wan-vae": "Wan2.1's video VAE",
     "umt5": "the UMT5-XXL text encoder",
     "clip": "the CLIP ViT-H image encoder",
+    "aesthetics": "AudioBox Aesthetics, the scorer of PQ, CU, CE and PC",
+    "i3d": "I3D of Kinetics-400, the features of FVD",
+    "vggish": "VGGish, the features of FAD",
   }
   for kind in texts:
     sub = command(kind, texts[kind])

@@ -6,9 +6,13 @@ A .pth is a pickled dict whose tensors name storages, raw bytes kept outside the
   legacy format  magic, protocol, system info, the dict, the storage keys; then for each
                  storage its length (int64) and bytes
 
-A pickle can ask for any function to be called. This one is refused all but the five
-names that a dict of tensors needs, and those are stand-ins of ours: no tensor is made,
-only its storage, offset, shape and strides noted.
+The dict may also hold the dict of tensors, among settings, as model or state_dict. An
+archive of TorchScript is the zip format with an object in the dict's place, whose
+attributes are tensors and more such objects; its code is not looked at.
+
+A pickle can ask for any function to be called. This one is refused all but the names
+that tensors need, and those are stand-ins of ours: no tensor is made, only its storage,
+offset, shape and strides noted; no object is, only its attributes.
 """
 
 import collections
@@ -26,6 +30,7 @@ import numpy as np
 from ccl_jax.errors import UsageError
 from ccl_jax.weights.reader import Entry, extent
 
+NESTED = ("state_dict", "model")  # where tensors may be, one level down
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _STORAGES = {
   "DoubleStorage": np.float64, "FloatStorage": np.float32, "HalfStorage": np.float16,
@@ -48,6 +53,10 @@ class _Tensor(NamedTuple):
   strides: tuple[int, ...]
 
 
+class _Object:
+  """Any object of TorchScript: what it holds, by attribute."""
+
+
 def _rebuild_tensor(storage, first, shape, strides, *_):
   return _Tensor(storage, first, tuple(shape), tuple(strides))
 
@@ -60,6 +69,11 @@ _ALLOWED = {
   ("collections", "OrderedDict"): collections.OrderedDict,
   ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
   ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+  ("torch.jit._pickle", "build_intlist"): list,
+  ("torch.jit._pickle", "build_doublelist"): list,
+  ("torch.jit._pickle", "build_boollist"): list,
+  ("torch.jit._pickle", "build_tensorlist"): list,
+  ("torch.jit._pickle", "restore_type_tag"): lambda value, _: value,
 } | {("torch", name): name for name in _STORAGES}
 
 
@@ -73,6 +87,8 @@ class _Unpickler(pickle.Unpickler):
     self.storages = {}  # every storage named, by key
 
   def find_class(self, module, name):
+    if module.startswith("__torch__."):
+      return _Object
     if (module, name) not in _ALLOWED:
       raise _Refused(f"{module}.{name}")
     return _ALLOWED[module, name]
@@ -91,10 +107,39 @@ def pickle_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
   Raises:
     UsageError: it is damaged, or holds more than a dict of tensors.
   """
+  held, offsets = _read(path)
+  tensors = _tensors(held)
+  if not isinstance(tensors, dict):
+    raise UsageError(
+      f"{path} holds a {type(tensors).__name__}, expected tensors by name"
+    )
+  size = path.stat().st_size
+  for name, t in tensors.items():
+    if not isinstance(t, _Tensor):
+      raise UsageError(f"{path}: {name} is no tensor; expected a dict of tensors only")
+    if t.storage.key not in offsets:
+      raise UsageError(f"{path} is truncated: the bytes of {name} are not in it")
+    yield name, _entry(path, name, t, offsets[t.storage.key], size)
+
+
+def plain_values(path: pathlib.Path) -> dict:
+  """What a file of torch.save holds beside its tensors: settings by name.
+
+  Raises:
+    UsageError: as `pickle_entries`.
+  """
+  held, _ = _read(path)
+  if not isinstance(held, dict):
+    return {}
+  return {k: v for k, v in held.items() if k not in NESTED and not _is_tensor(v)}
+
+
+def _read(path):
+  """What is pickled, and where in the file the bytes of each storage start."""
   with open(path, "rb") as f:
     zipped = f.read(2) == b"PK"
   try:
-    tensors, offsets = (_read_zip if zipped else _read_legacy)(path)
+    return (_read_zip if zipped else _read_legacy)(path)
   except UsageError:
     raise
   except _Refused as e:
@@ -108,17 +153,27 @@ def pickle_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
     raise UsageError(
       f"{path} is not a weight file: it cannot be read as a torch pickle"
     ) from e
-  if not isinstance(tensors, dict):
-    raise UsageError(
-      f"{path} holds a {type(tensors).__name__}, expected tensors by name"
-    )
-  size = path.stat().st_size
-  for name, t in tensors.items():
-    if not isinstance(t, _Tensor):
-      raise UsageError(f"{path}: {name} is no tensor; expected a dict of tensors only")
-    if t.storage.key not in offsets:
-      raise UsageError(f"{path} is truncated: the bytes of {name} are not in it")
-    yield name, _entry(path, name, t, offsets[t.storage.key], size)
+
+
+def _tensors(held):
+  """The tensors by name, wherever they are in what was pickled."""
+  if isinstance(held, _Object):
+    return dict(_attributes(held))
+  if isinstance(held, dict) and not any(map(_is_tensor, held.values())):
+    return next((held[k] for k in NESTED if isinstance(held.get(k), dict)), held)
+  return held
+
+
+def _attributes(held: _Object, prefix: str = "") -> Iterator[tuple[str, _Tensor]]:
+  for name, value in vars(held).items():
+    if isinstance(value, _Object):
+      yield from _attributes(value, f"{prefix}{name}.")
+    elif _is_tensor(value):
+      yield prefix + name, value
+
+
+def _is_tensor(value) -> bool:
+  return isinstance(value, _Tensor)
 
 
 def _entry(path, name, t: _Tensor, start: int, size: int) -> Entry:

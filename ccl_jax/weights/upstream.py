@@ -42,7 +42,15 @@ class Upstream(NamedTuple):
 
 
 # Command -> module of ccl_jax.weights that holds its UPSTREAM.
-MODULES = {"wan-dit": "wan", "wan-vae": "wan_vae", "umt5": "umt5", "clip": "clip"}
+MODULES = {
+  "wan-dit": "wan",
+  "wan-vae": "wan_vae",
+  "umt5": "umt5",
+  "clip": "clip",
+  "aesthetics": "aesthetics",
+  "i3d": "i3d",
+  "vggish": "vggish",
+}
 
 
 def get_upstream(kind: str) -> Upstream:

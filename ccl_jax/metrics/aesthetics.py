@@ -1,0 +1,78 @@
+"""PQ, CU, CE and PC of a sound: AudioBox Aesthetics over windows of 10 s.
+
+A sound is cut every 10 s, the last window padded with zeros that a mask hides. Each
+window's scores leave the network normalised,
+
+  score  = y std + mean              of the release, by axis
+  clip   = sum_i n_i score_i / sum_i n_i        n_i the samples in window i
+
+The four are on a scale of about 1 to 10. The sound is mono at 16 kHz, in [-1, 1].
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from ccl_jax.metrics.base import Unscorable
+from ccl_jax.metrics.nets.aesthetics import AXES, AestheticsNet
+
+RATE = 16000
+WINDOW = 10 * RATE
+
+
+class Aesthetics(struct.PyTreeNode):
+  """A release's network and scale.
+
+  Attributes:
+    params: of `net`.
+    net: the network.
+    scale: (mean, deviation) of every axis, in the order of `AXES`.
+  """
+
+  params: Any  # not typed as arrays: transformations put shapes, shardings here
+  net: AestheticsNet = struct.field(pytree_node=False)
+  scale: tuple[tuple[float, float], ...] = struct.field(pytree_node=False)
+
+  def __call__(
+    self, wave: Float[Array, "b n"], valid: Bool[Array, "b n"]
+  ) -> Float[Array, "axes b"]:
+    """Scores of windows, where `valid` marks the samples that are sound."""
+    scores = self.net.apply({"params": self.params}, wave, valid)
+    mean, std = np.asarray(self.scale, np.float32).T[..., None]
+    return jnp.stack([scores[axis] for axis in AXES]) * std + mean
+
+
+_scores = jax.jit(lambda model, wave, valid: model(wave, valid))
+
+
+def windows(
+  wave: Float[np.ndarray, " n"],
+) -> tuple[Float[np.ndarray, "w m"], Int[np.ndarray, " w"]]:
+  """Windows of a sound, and how many samples of each are its own."""
+  starts = np.arange(0, len(wave), WINDOW)
+  padded = np.pad(wave, (0, -len(wave) % WINDOW))
+  return padded.reshape(-1, WINDOW), np.minimum(len(wave) - starts, WINDOW)
+
+
+def score(wave: Float[np.ndarray, " n"], model: Aesthetics) -> dict[str, float]:
+  """CE, CU, PC and PQ of a sound.
+
+  Raises:
+    Unscorable: there is no sound, or it is not all finite.
+  """
+  if not len(wave):
+    raise Unscorable("the sound is empty")
+  if not np.isfinite(wave).all():
+    raise Unscorable("the sound has samples that are not numbers")
+  cut, lengths = windows(wave.astype(np.float32))
+  # One at a time: any length of sound runs the same program.
+  rows = [
+    _scores(model, x[None], np.arange(WINDOW)[None] < n)[:, 0]
+    for x, n in zip(cut, lengths)
+  ]
+  means = np.average(np.asarray(rows, np.float64), axis=0, weights=lengths)
+  return dict(zip(AXES, means.tolist()))

@@ -1,0 +1,22 @@
+"""What a prompt wants said: the text between its quotation marks.
+
+  "..."  “...”  «...»  「...」  『...』      in their order, joined by a space
+
+A prompt with speech tags, <S> ... <E>, has its speech there and nowhere else. Single
+quotes are apostrophes. What is written on a sign is quoted too, and cannot be told from
+speech: a set that states its transcripts is better off.
+"""
+
+import re
+
+_STRAIGHT = str.maketrans(dict.fromkeys("“”„‟", '"'))
+_TAGGED = re.compile(r"<S>(.*?)<E>", re.DOTALL)
+_QUOTED = re.compile(r'"([^"]*)"|«([^»]*)»|「([^」]*)」|『([^』]*)』')
+
+
+def quoted(prompt: str) -> str:
+  """The speech that a prompt asks for; empty if it asks for none."""
+  found = _TAGGED.findall(prompt) or [
+    "".join(m.groups("")) for m in _QUOTED.finditer(prompt.translate(_STRAIGHT))
+  ]
+  return " ".join(text.strip() for text in found if text.strip())

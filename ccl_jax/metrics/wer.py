@@ -1,0 +1,127 @@
+"""Word error rate: how much of what was to be said is heard.
+
+  WER = (S + D + I) / N
+
+substitutions, deletions and insertions that turn the N words of the reference into what
+was recognised, fewest in all. Both are normalised first:
+
+  NFKC; curly quotes made straight, or "we’ve" would be two words; labels "Speaker1:"
+  dropped; Whisper's normaliser, the English one for English; words without a letter or
+  a digit dropped
+
+Chinese, Cantonese, Japanese and Thai do not part words: there a word is a character,
+and the rate is called CER. Whisper's normaliser drops the marks above and below letters
+that Thai writes its vowels with, on both sides.
+
+A clip that was to be silent has no rate; whether it speaks is counted by itself.
+"""
+
+import functools
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ccl_jax.metrics.base import Unscorable
+from ccl_jax.metrics.packages import need
+
+BY_CHARACTER = ("zh", "yue", "ja", "th")
+_STRAIGHT = str.maketrans(dict.fromkeys("‘’‚‛ʼ", "'") | dict.fromkeys("“”„‟", '"'))
+_LABEL = re.compile(r"\bspeaker\s*\d+\s*:", re.IGNORECASE)
+
+
+class Errors(NamedTuple):
+  """Edits of one clip, and the words of its reference."""
+
+  substitutions: int
+  deletions: int
+  insertions: int
+  words: int
+
+  @property
+  def total(self) -> int:
+    return self.substitutions + self.deletions + self.insertions
+
+
+def code(language: str) -> str:
+  """A language without its region: en of en-GB."""
+  return re.split("[-_]", language.lower())[0]
+
+
+def rate_name(language: str) -> str:
+  """What the rate of a language is called: cer or wer."""
+  return "cer" if code(language) in BY_CHARACTER else "wer"
+
+
+@functools.cache
+def _normaliser(language: str) -> Callable[[str], str]:
+  package = "whisper-normalizer"
+  if language == "en":
+    return need("whisper_normalizer.english", package).EnglishTextNormalizer()
+  return need("whisper_normalizer.basic", package).BasicTextNormalizer()
+
+
+def words(text: str, language: str = "en") -> list[str]:
+  """The words of a text, or the characters, that count.
+
+  Raises:
+    Unscorable: whisper-normalizer is not installed.
+  """
+  text = unicodedata.normalize("NFKC", text).translate(_STRAIGHT)
+  text = _normaliser(code(language))(_LABEL.sub(" ", text))
+  parts = list(text) if rate_name(language) == "cer" else text.split()
+  return [part for part in parts if any(map(str.isalnum, part))]
+
+
+def edits(reference: Sequence[str], heard: Sequence[str]) -> Errors:
+  """The fewest edits; of equally few, those with fewest substitutions."""
+  row = [(j, 0, 0, j) for j in range(len(heard) + 1)]  # total, S, D, I
+  for i, word in enumerate(reference, 1):
+    diagonal, row[0] = row[0], (i, 0, i, 0)
+    for j, other in enumerate(heard, 1):
+      (n, s, d, k), wrong = diagonal, word != other
+      above, left, diagonal = row[j], row[j - 1], row[j]
+      row[j] = min(
+        (n + wrong, s + wrong, d, k),
+        (above[0] + 1, above[1], above[2] + 1, above[3]),
+        (left[0] + 1, left[1], left[2], left[3] + 1),
+      )
+  return Errors(*row[-1][1:], len(reference))
+
+
+def speech_errors(wanted: str, heard: str, language: str = "en") -> Errors:
+  """Edits between what was to be said and what was recognised."""
+  return edits(words(wanted, language), words(heard, language))
+
+
+def rate(errors: Errors) -> float:
+  """The rate of one clip; over 1 where much is inserted.
+
+  Raises:
+    Unscorable: nothing was to be said.
+  """
+  if not errors.words:
+    raise Unscorable("nothing was to be said")
+  return errors.total / errors.words
+
+
+def summary(clips: Sequence[Errors]) -> dict[str, float | int]:
+  """The rate of all clips together, and the mean of their rates, which gives short
+  ones more weight; clips in which nothing was to be said only count as such.
+
+  Raises:
+    Unscorable: in none was anything to be said.
+  """
+  spoken = [x for x in clips if x.words]
+  silent = [x for x in clips if not x.words]
+  if not spoken:
+    raise Unscorable(f"of {len(clips)} clips none has anything to say")
+  total = Errors(*map(sum, zip(*spoken)))
+  return {
+    "rate": rate(total),
+    "mean_rate": sum(map(rate, spoken)) / len(spoken),
+    **total._asdict(),
+    "n_scored": len(spoken),
+    "n_silent": len(silent),
+    "n_unrequested_speech": sum(x.insertions > 0 for x in silent),
+  }

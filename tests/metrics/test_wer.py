@@ -1,0 +1,146 @@
+"""Word error rates: normalisation, edits as jiwer counts them, sets; quotations."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ccl_jax.metrics import packages, wer
+from ccl_jax.metrics.base import Unscorable
+from ccl_jax.metrics.quotes import quoted
+from ccl_jax.metrics.wer import (
+  Errors,
+  edits,
+  rate,
+  rate_name,
+  speech_errors,
+  summary,
+  words,
+)
+
+
+@pytest.fixture
+def normaliser():
+  pytest.importorskip("whisper_normalizer")
+
+
+SAME = [
+  ("It is a fine day.", "it is, a FINE day"),
+  ("we’ve got “it”", 'we\'ve got "it"'),
+  ("we've got it", "we have got it"),
+  ("twenty-five dollars", "$25"),
+  ("colour", "color"),
+  ("won't", "will not"),
+  ("um, I see", "I see"),
+  ("[laughs] fine", "fine"),
+  ("well ... fine", "well fine"),
+  ("Speaker1: hello. Speaker 2: hi", "hello hi"),
+  ("ﬁne", "fine"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_the_same_in_english(normaliser, one, other):
+  errors = speech_errors(one, other)
+  assert errors.total == 0 and errors.words > 0
+
+
+@pytest.mark.parametrize(
+  ("language", "name", "text", "expected"),
+  [
+    ("zh", "cer", "你好，世界！", ["你", "好", "世", "界"]),
+    ("zh-TW", "cer", "Ａ１ 你", ["a", "1", "你"]),
+    ("yue", "cer", "早晨。", ["早", "晨"]),
+    ("ja", "cer", "「はい」", ["は", "い"]),
+    ("de", "wer", "Guten Tag, „Welt“ ...", ["guten", "tag", "welt"]),
+    ("en_GB", "wer", "Colours!", ["colors"]),
+    ("fr", "wer", "l’été", ["l", "été"]),
+  ],
+)
+def test_words_of_languages(normaliser, language, name, text, expected):
+  assert rate_name(language) == name
+  assert words(text, language) == expected
+
+
+def test_thai_is_counted_by_character(normaliser):
+  assert rate_name("th") == "cer"
+  assert len(words("สวัสดี", "th")) == 4  # without its marks
+  assert speech_errors("สวัสดี", "สวัสด", "th").total == 0
+
+
+def test_rates(normaliser):
+  of = lambda a, b, language="en": rate(speech_errors(a, b, language))
+  assert of("one good day", "one good day") == 0
+  assert of("good day to you", "") == 1
+  assert of("good day", "a very good day to you my dear") == 3
+  assert of("你好世界", "你好时界", "zh") == 1 / 4
+  assert of("good day to you", "good days to you") == 1 / 4
+  with pytest.raises(Unscorable, match="nothing was to be said"):
+    of("...", "good day")
+
+
+TEXT = st.lists(st.sampled_from("abcde"), max_size=12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXT, TEXT)
+def test_edits_are_as_few_as_jiwer_s(reference, heard):
+  errors = edits(reference, heard)
+  assert errors.words == len(reference)
+  assert errors.insertions - errors.deletions == len(heard) - len(reference)
+  assert errors.substitutions + errors.deletions <= len(reference)
+  if reference:
+    jiwer = pytest.importorskip("jiwer")
+    out = jiwer.process_words(" ".join(reference), " ".join(heard))
+    assert errors.total == out.substitutions + out.deletions + out.insertions
+    assert rate(errors) == pytest.approx(out.wer)
+
+
+def test_edits_by_kind():
+  of = lambda a, b: tuple(edits(a.split(), b.split()))
+  assert of("a b c d", "a x c d") == (1, 0, 0, 4)
+  assert of("a b c d", "a c d") == (0, 1, 0, 4)
+  assert of("a b c d", "a b y c d") == (0, 0, 1, 4)
+  assert of("a b c d", "x b d d d") == (2, 0, 1, 4)
+  assert of("", "a b") == (0, 0, 2, 0)
+
+
+def test_a_set_is_not_the_mean_of_its_clips():
+  clips = [Errors(0, 0, 0, 9), Errors(1, 0, 0, 1), Errors(0, 0, 0, 0)]
+  got = summary([*clips, Errors(0, 0, 3, 0)])
+  assert got == {
+    "rate": 0.1, "mean_rate": 0.5, "substitutions": 1, "deletions": 0,
+    "insertions": 0, "words": 10, "n_scored": 2, "n_silent": 2,
+    "n_unrequested_speech": 1,
+  }  # fmt: skip
+  with pytest.raises(Unscorable, match="of 1 clips none has anything to say"):
+    summary(clips[2:])
+
+
+def test_without_the_normaliser(monkeypatch):
+  monkeypatch.setattr(wer, "need", lambda _, p: packages.need("no_such", p))
+  wer._normaliser.cache_clear()
+  with pytest.raises(Unscorable, match=r"whisper-normalizer is not usable.*\[eval\]"):
+    words("good day")
+  wer._normaliser.cache_clear()
+
+
+@pytest.mark.parametrize(
+  ("prompt", "expected"),
+  [
+    ('A man says "Good day." and waves.', "Good day."),
+    ('She asks, "Who?" He says: "Me."', "Who? Me."),
+    ("他说：“你好，世界。”然后笑了", "你好，世界。"),
+    ("Er sagt: „Guten Tag“", "Guten Tag"),
+    ("Il dit «Bonjour» et part", "Bonjour"),
+    ("彼は「はい『そうだ』」と言う", "はい『そうだ』"),
+    ("標題『夜』", "夜"),
+    ("It's the dog's 'bone'", ""),
+    ('<S>We\'ve won<E> near a sign "EXIT" <AUDCAP>"boom"<ENDAUDCAP>', "We've won"),
+    ("<S>One<E> then <S>two\nthree<E>", "One two\nthree"),
+    ('An empty "" and " " one', ""),
+    ('He left the quote "open', ""),
+    ("", ""),
+  ],
+)
+def test_quotations(prompt, expected):
+  assert quoted(prompt) == expected
