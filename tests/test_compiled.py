@@ -3,7 +3,7 @@
 from ccl_jax.compiled import Collective, collectives, table
 
 TEXT = """
-  %all-reduce.1 = f32[64,8]{1,0} all-reduce(%x), channel_id=1, replica_groups={{0,1},{2,3}}, to_apply=%add
+  %all-reduce.1 = f32[64,8]{1,0} all-reduce(%x), replica_groups={{0,1},{2,3}}
   %a2a = (bf16[2,3]{1,0}, bf16[2,3]{1,0}) all-to-all(%y, %z), dimensions={0}
   %ag = (bf16[4,16]{1,0}, bf16[32,16]{1,0}) all-gather-start(%w), dimensions={0}
   %done = bf16[32,16]{1,0} all-gather-done(%ag)
