@@ -6,7 +6,7 @@ A .pth is a pickled dict whose tensors name storages, raw bytes kept outside the
   legacy format  magic, protocol, system info, the dict, the storage keys; then for each
                  storage its length (int64) and bytes
 
-A pickle can ask for any function to be called. This one is refused all but the five
+A pickle can ask for any function to be called. This one is refused all but the
 names that a dict of tensors needs, and those are stand-ins of ours: no tensor is made,
 only its storage, offset, shape and strides noted.
 """
@@ -58,6 +58,7 @@ def _rebuild_parameter(tensor, *_):
 
 _ALLOWED = {
   ("collections", "OrderedDict"): collections.OrderedDict,
+  ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,  # before 0.4
   ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
   ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
 } | {("torch", name): name for name in _STORAGES}
