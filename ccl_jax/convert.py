@@ -249,6 +249,8 @@ def _parser() -> argparse.ArgumentParser:
     "wan-vae": "Wan2.1's video VAE",
     "umt5": "the UMT5-XXL text encoder",
     "clip": "the CLIP ViT-H image encoder",
+    "syncnet": "SyncNet, which scores lip sync",
+    "s3fd": "the S3FD face detector",
   }
   for kind in MODULES:
     sub = command(kind, texts[kind])

@@ -39,7 +39,14 @@ class Upstream(NamedTuple):
 
 
 # Command -> module of ccl_jax.weights that holds its UPSTREAM.
-MODULES = {"wan-dit": "wan", "wan-vae": "wan_vae", "umt5": "umt5", "clip": "clip"}
+MODULES = {
+  "wan-dit": "wan",
+  "wan-vae": "wan_vae",
+  "umt5": "umt5",
+  "clip": "clip",
+  "syncnet": "syncnet",
+  "s3fd": "s3fd",
+}
 
 
 def get_upstream(kind: str) -> Upstream:
