@@ -301,6 +301,8 @@ def _parser() -> argparse.ArgumentParser:
     "aesthetics": "AudioBox Aesthetics, the scorer of PQ, CU, CE and PC",
     "i3d": "I3D of Kinetics-400, the features of FVD",
     "vggish": "VGGish, the features of FAD",
+    "syncnet": "SyncNet, which scores lip sync",
+    "s3fd": "the S3FD face detector",
   }
   for kind in texts:
     sub = command(kind, texts[kind])

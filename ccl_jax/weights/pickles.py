@@ -67,6 +67,7 @@ def _rebuild_parameter(tensor, *_):
 
 _ALLOWED = {
   ("collections", "OrderedDict"): collections.OrderedDict,
+  ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,  # before 0.4
   ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
   ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
   ("torch.jit._pickle", "build_intlist"): list,

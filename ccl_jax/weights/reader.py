@@ -30,6 +30,7 @@ DTYPES = {
 }  # fmt: skip
 PREFIX = "model.diffusion_model."  # of single files in ComfyUI's layout
 PICKLES = (".pth", ".pt", ".bin")
+NAMED_PICKLES = (".model",)  # tokenizers end so too: only if asked for by name
 _LFS = b"version https://git-lfs"
 
 
@@ -110,7 +111,8 @@ def open_weights(
   Args:
     path: a file, an index, or a folder.
     places: where in a folder to look, in order; "" is the folder itself.
-    files: patterns of file names to look for there; the first that is there counts.
+    files: patterns of file names to look for there; the first that is there counts. A
+      whole name also finds what is no weight file by its ending.
 
   Raises:
     UsageError: nothing there, or not the weights that it claims to be.
@@ -144,7 +146,7 @@ def _choose(folder, places, files) -> pathlib.Path:
       seen = [p for p in here if fnmatch.fnmatch(p.name, pattern)]
       indices = [p for p in seen if p.name.endswith(".index.json")]
       tensors = [p for p in seen if p.suffix == ".safetensors"]
-      tensors = tensors or [p for p in seen if p.suffix in PICKLES]
+      tensors = tensors or [p for p in seen if p.suffix in PICKLES or p.name == pattern]
       groups = {_first_shard(p) for p in tensors}
       choices = indices or sorted(groups)
       if len(choices) == 1:
@@ -226,7 +228,7 @@ def _file_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
     )
   if path.suffix == ".safetensors":
     return _safetensors(path)
-  if path.suffix in PICKLES:
+  if path.suffix in PICKLES + NAMED_PICKLES:
     from ccl_jax.weights.pickles import pickle_entries
 
     return pickle_entries(path)

@@ -50,6 +50,8 @@ MODULES = {
   "aesthetics": "aesthetics",
   "i3d": "i3d",
   "vggish": "vggish",
+  "syncnet": "syncnet",
+  "s3fd": "s3fd",
 }
 
 
