@@ -22,6 +22,13 @@ from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from ccl_jax import cli
+from ccl_jax.building import (
+  build_optimizer,
+  build_steps,
+  check_sizes,
+  geometry_of,
+  make_recipe,
+)
 from ccl_jax.codecs import (
   Codecs,
   fingerprint,
@@ -35,18 +42,14 @@ from ccl_jax.data.pipeline import make_iterator
 from ccl_jax.data.sources import Cached, open_source
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
-from ccl_jax.models.cca import Geometry
 from ccl_jax.models.flops import forward_flops, peak_flops
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.sharding import batch_sharding, make_mesh
-from ccl_jax.tasks import task_of_step, task_table
 from ccl_jax.training import loop
 from ccl_jax.training.checkpoint import Checkpointer, restore_params
 from ccl_jax.training.log import MetricLog, StepTimer
-from ccl_jax.training.optim import ParamGroup, make_optimizer
 from ccl_jax.training.parameters import find_parameters
 from ccl_jax.training.state import abstract_state, new_state, state_shardings
-from ccl_jax.training.step import Recipe, make_train_step
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; resumed if there.")
@@ -54,15 +57,6 @@ DISTRIBUTED = flags.DEFINE_bool(
   "distributed", False, "One of several hosts: calls jax.distributed.initialize()."
 )
 flags.mark_flags_as_required(["config", "workdir"])
-
-
-def geometry_of(model, spec: ClipSpec) -> Geometry:
-  """Token counts of a clip."""
-  t, h, w = spec.latent_shape
-  _, ph, pw = (
-    dict(model.streams)["video"].patch if "video" in dict(model.streams) else (1, 2, 2)
-  )
-  return Geometry(t, h // ph, w // pw, spec.audio_tokens)
 
 
 def first_process_first(make: Callable[[], Any]) -> Any:
@@ -144,58 +138,6 @@ def make_encoder(codecs, model, mesh):
   return put
 
 
-def make_recipe(config) -> Recipe:
-  names, p = task_table(dict(config.tasks.probabilities))
-  if config.tasks.draw not in ("sample", "step"):
-    raise UsageError(
-      f"config.tasks.draw: got {config.tasks.draw!r}; expected 'sample' or 'step'"
-    )
-  if config.model.image_form == "channels" and config.objective.image_probability:
-    raise UsageError(
-      f"config.objective.image_probability: got {config.objective.image_probability}; "
-      "expected 0 with image_form=channels, where every video has an image beside it"
-    )
-  return bind("objective", config.objective, Recipe, names=names, probabilities=p)
-
-
-def build_steps(config, model, optimizer, recipe, shardings):
-  """The (name, program) of every step number: one program, or one for each task."""
-
-  def jitted(task):
-    step = make_train_step(
-      model,
-      optimizer,
-      recipe,
-      seed=config.seed,
-      accumulate=config.accumulate,
-      ema_decay=config.ema_decay,
-      task=task,
-    )
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-
-  if config.tasks.draw == "sample":
-    by_sample = "sample", jitted(None)
-    return lambda step: by_sample
-  by_task = [(name, jitted(name)) for name in recipe.names]
-  p = recipe.probabilities
-  return lambda step: by_task[task_of_step(config.seed, step, p)]
-
-
-def make_run_optimizer(config, shapes):
-  keys = {k: v for k, v in config.optim.items() if k != "groups"}
-  groups = [ParamGroup(*row) for row in config.optim.groups]
-  return bind("optim", keys, make_optimizer, groups, shapes, total_steps=config.steps)
-
-
-def check_sizes(config, mesh) -> None:
-  rows = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate
-  if config.batch.size % rows:
-    raise UsageError(
-      f"config.batch.size: got {config.batch.size}; expected a multiple of {rows} "
-      "(data x fsdp devices x accumulated microbatches)"
-    )
-
-
 def train(config, workdir: str | pathlib.Path) -> bool:
   """Trains to the end, or to a request to stop; returns whether it got to the end."""
   workdir = pathlib.Path(workdir)
@@ -215,7 +157,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     text = (codecs.text.length, codecs.text.dim)
     init = lambda key: init_params(model, key, text)
     shapes = jax.eval_shape(init, jax.random.key(0))
-    optimizer = make_run_optimizer(config, shapes)
+    optimizer = build_optimizer(config, shapes)
     fresh = lambda key: new_state(init(key), optimizer)
     abstract = jax.eval_shape(fresh, jax.random.key(0))
     shardings = state_shardings(abstract, mesh)

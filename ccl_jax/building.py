@@ -1,0 +1,74 @@
+"""From a config to the parts of a run; a section of it is the keywords of one function.
+
+`train` runs them, `plan` compiles them for machines that are not there.
+"""
+
+import jax
+
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError, bind
+from ccl_jax.models.cca import Geometry
+from ccl_jax.tasks import task_of_step, task_table
+from ccl_jax.training.optim import ParamGroup, make_optimizer
+from ccl_jax.training.step import Recipe, make_train_step
+
+
+def geometry_of(model, spec: ClipSpec) -> Geometry:
+  """Token counts of a clip."""
+  t, h, w = spec.latent_shape
+  _, ph, pw = (
+    dict(model.streams)["video"].patch if "video" in dict(model.streams) else (1, 2, 2)
+  )
+  return Geometry(t, h // ph, w // pw, spec.audio_tokens)
+
+
+def make_recipe(config) -> Recipe:
+  names, p = task_table(dict(config.tasks.probabilities))
+  if config.tasks.draw not in ("sample", "step"):
+    raise UsageError(
+      f"config.tasks.draw: got {config.tasks.draw!r}; expected 'sample' or 'step'"
+    )
+  if config.model.image_form == "channels" and config.objective.image_probability:
+    raise UsageError(
+      f"config.objective.image_probability: got {config.objective.image_probability}; "
+      "expected 0 with image_form=channels, where every video has an image beside it"
+    )
+  return bind("objective", config.objective, Recipe, names=names, probabilities=p)
+
+
+def build_optimizer(config, shapes):
+  keys = {k: v for k, v in config.optim.items() if k != "groups"}
+  groups = [ParamGroup(*row) for row in config.optim.groups]
+  return bind("optim", keys, make_optimizer, groups, shapes, total_steps=config.steps)
+
+
+def build_steps(config, model, optimizer, recipe, shardings):
+  """The (name, program) of every step number: one program, or one for each task."""
+
+  def jitted(task):
+    step = make_train_step(
+      model,
+      optimizer,
+      recipe,
+      seed=config.seed,
+      accumulate=config.accumulate,
+      ema_decay=config.ema_decay,
+      task=task,
+    )
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+
+  if config.tasks.draw == "sample":
+    by_sample = "sample", jitted(None)
+    return lambda step: by_sample
+  by_task = [(name, jitted(name)) for name in recipe.names]
+  p = recipe.probabilities
+  return lambda step: by_task[task_of_step(config.seed, step, p)]
+
+
+def check_sizes(config, mesh) -> None:
+  rows = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate
+  if config.batch.size % rows:
+    raise UsageError(
+      f"config.batch.size: got {config.batch.size}; expected a multiple of {rows} "
+      "(data x fsdp devices x accumulated microbatches)"
+    )
