@@ -1,8 +1,8 @@
 """What a compiled program moves between devices, read from its text.
 
 XLA's cost analysis does not count communication, so the instructions are read: each has
-a kind, the shape of its result, and a computation it stands in. A scan's body stands in
-the text once and runs `trip count` times.
+a kind, the shape of its result, and a computation that it stands in. The body of a scan
+stands in the text once; the loop around it says how often it runs.
 """
 
 import math
@@ -20,19 +20,23 @@ _BYTES = {
 _INSTRUCTION = re.compile(
   r"= (?P<result>\(.*?\)|\S+) (?P<kind>" + "|".join(KINDS) + r")(?P<start>-start)?\("
 )
+_COMPUTATION = re.compile(r"(ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{\s*$")
+_CALLED = re.compile(r"(?:body|to_apply|calls|called_computations=\{)=?%?([\w.\-]+)")
+_TRIPS = re.compile(r"known_trip_count[^\d]*(\d+)")
 # Groups of one device: {{0},{1},...} or, as an iota, [devices,1]<=[...].
 _ALONE = re.compile(r"replica_groups=(\{(\{\d+\},?)+\}|\[\d+,1\]<=)")
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
 class Collective(NamedTuple):
-  """One instruction: its kind, and the dtype and shape of the largest thing it makes
-  on a device.
+  """One instruction: its kind, the dtype and shape of the largest thing it makes on a
+  device, and how many times it runs.
   """
 
   kind: str
   dtype: str
   shape: tuple[int, ...]
+  times: int = 1
 
   @property
   def elements(self) -> int:
@@ -47,15 +51,42 @@ class Collective(NamedTuple):
 
 
 def collectives(text: str) -> list[Collective]:
-  """All collectives in `compiled.as_text()`, in order; those of one device left out."""
-  found = []
+  """All collectives in `compiled.as_text()`, in order, as often as they run; those of
+  one device left out.
+  """
+  times = _times(text)
+  found, place = [], ""
   for line in text.splitlines():
+    header = _COMPUTATION.match(line)
+    if header:
+      place = header["name"]
     match = _INSTRUCTION.search(line)
     if match is None or _ALONE.search(line):
       continue
     for result in _results(match["result"], bool(match["start"])):
-      found.append(Collective(match["kind"], *result))
+      found.append(Collective(match["kind"], *result, times.get(place, 1)))
   return found
+
+
+def _times(text: str) -> dict[str, int]:
+  """How often each computation runs: a loop's body as often as the loop goes round."""
+  calls, place, entry = {}, "", None
+  for line in text.splitlines():
+    header = _COMPUTATION.match(line)
+    if header:
+      place = header["name"]
+      entry = place if line.startswith("ENTRY") else entry
+      continue
+    trips = _TRIPS.search(line)
+    for name in _CALLED.findall(line):
+      count = int(trips[1]) if trips and " while(" in line else 1
+      calls.setdefault(place, []).append((name, count))
+  times, todo = {}, [(entry, 1)]
+  while todo:
+    name, count = todo.pop()
+    times[name] = times.get(name, 0) + count
+    todo += [(callee, count * n) for callee, n in calls.get(name, ())]
+  return times
 
 
 def _results(text: str, started: bool) -> list[tuple[str, tuple[int, ...]]]:
@@ -73,9 +104,9 @@ def _results(text: str, started: bool) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def table(found: list[Collective]) -> list[tuple[str, int, int]]:
-  """(kind, instructions, bytes of their results), the largest first."""
+  """(kind, runs, bytes of all their results), the largest first."""
   counts, sizes = Counter(), Counter()
   for c in found:
-    counts[c.kind] += 1
-    sizes[c.kind] += c.nbytes
+    counts[c.kind] += c.times
+    sizes[c.kind] += c.times * c.nbytes
   return [(kind, counts[kind], size) for kind, size in sizes.most_common()]

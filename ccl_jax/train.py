@@ -29,6 +29,7 @@ from ccl_jax.building import (
   geometry_of,
   make_recipe,
 )
+from ccl_jax.chips import chip_of
 from ccl_jax.codecs import (
   Codecs,
   fingerprint,
@@ -42,7 +43,7 @@ from ccl_jax.data.pipeline import make_iterator
 from ccl_jax.data.sources import Cached, open_source
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
-from ccl_jax.models.flops import forward_flops, peak_flops
+from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.sharding import batch_sharding, make_mesh
 from ccl_jax.training import loop
@@ -225,9 +226,9 @@ def train(config, workdir: str | pathlib.Path) -> bool:
 
 def _peak() -> float:
   """FLOP/s of all devices together; of an unknown device, what a matmul reaches."""
-  known = peak_flops(jax.devices()[0].device_kind)
-  if known is not None:
-    return known * jax.device_count()
+  chip = chip_of(jax.devices()[0].device_kind)
+  if chip is not None:
+    return chip.flops * jax.device_count()
   x = jnp.ones((1024, 1024))
   matmul = jax.jit(jnp.matmul)
   matmul(x, x).block_until_ready()

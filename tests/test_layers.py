@@ -22,7 +22,7 @@ ALLOWED = {
 }
 ENTRY_POINTS = {
   "train", "generate", "convert", "encode", "eval", "plan", "bench", "app",
-  "building", "compiled", "inference", "sampling", "release", "report", "cli",
+  "building", "chips", "compiled", "inference", "sampling", "release", "report", "cli",
 }  # fmt: skip
 # Heavy or foreign packages, and the only places that may name them.
 FOREIGN = {"torch": {"weights"}, "tensorflow": set(), "configs": set()}

@@ -50,21 +50,3 @@ def forward_flops(
       project = 2 * n * 2 * c.width**2 + 2 * m * 2 * configs[source].width * c.width
       parts["cross"] += depth * (project + 4 * n * (r + seen) * c.width)
   return parts
-
-
-# Dense bf16 FLOP/s by a part of the device's name in JAX; the first match holds.
-PEAKS = {
-  "H100": 989e12,
-  "H200": 989e12,
-  "A100": 312e12,
-  "TPU v4": 275e12,
-  "TPU v5 lite": 197e12,
-  "TPU v5e": 197e12,
-  "TPU v5": 459e12,
-  "TPU v6": 918e12,
-}
-
-
-def peak_flops(device_kind: str) -> float | None:
-  """Dense bf16 FLOP/s of one device; None where it is not known."""
-  return next((v for name, v in PEAKS.items() if name in device_kind), None)

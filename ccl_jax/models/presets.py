@@ -8,7 +8,8 @@ lab     512 / 2048 / 4                   384 / 1536 / 3     12     about 100 M
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,13 +76,13 @@ def build_model(
   remat: str = "none",
   dtype: str = "bfloat16",
   attention: str = "auto",
-  blocks: Mapping[str, int] | None = None,
+  blocks: Any = None,  # a mapping, or a section of a config
 ) -> JointDiT:
   """The model of a preset.
 
   Args:
     attention: a kernel of `ops.kernels.NAMES`; "auto": by this host's accelerator.
-    blocks: its block sizes.
+    blocks: its block sizes, by the names of `Kernel`.
 
   Raises:
     UsageError: a value that is not among the choices.
@@ -116,7 +117,7 @@ def build_model(
   )
 
 
-def build_kernel(name: str, dtype: str, blocks: Mapping[str, int]) -> Kernel:
+def build_kernel(name: str, dtype: str, blocks: Any) -> Kernel:
   """The attention kernel of that name.
 
   Raises:

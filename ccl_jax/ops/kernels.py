@@ -14,7 +14,6 @@ ops/context_parallel.py for more.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +108,6 @@ def _padded(length: int, *blocks: int) -> int:
   return -(-lanes // unit) * unit
 
 
-@functools.lru_cache(maxsize=32)
 def _splash_program(kernel: Kernel, heads: int, q_size: int, k_size: int, valid: int):
   from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel as splash,
@@ -146,16 +144,14 @@ def _splash_program(kernel: Kernel, heads: int, q_size: int, k_size: int, valid:
     block_kv_dkv_compute=fit(kernel.block_kv_dkv, k_size),
     use_fused_bwd_kernel=True,
   )
-  # The tables of blocks must be constants, not tracers of the program around them.
-  with jax.ensure_compile_time_eval():
-    return splash.make_splash_mha(
-      masks.MultiHeadMask([mask] * heads),
-      block_sizes=blocks,
-      head_shards=1,
-      q_seq_shards=1,
-      residual_checkpoint_name=SAVED,
-      interpret=kernel.interpret,
-    )
+  return splash.make_splash_mha(
+    masks.MultiHeadMask([mask] * heads),
+    block_sizes=blocks,
+    head_shards=1,
+    q_seq_shards=1,
+    residual_checkpoint_name=SAVED,
+    interpret=kernel.interpret,
+  )
 
 
 def _cudnn(kernel: Kernel, q: Q, k: K, v: K) -> Q:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ccl_jax import train as entry
+from ccl_jax import building as entry
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.models.presets import PRESETS, build_model, init_params
 from ccl_jax.sharding import make_mesh, parameter_axes, path_of
@@ -40,7 +40,7 @@ def test_train_step_has_the_shapes_it_should(name, arg):
   text = (config.codec.text_length, config.codec.text_dim)
   init = lambda key: init_params(model, key, text)
   shapes = jax.eval_shape(init, jax.random.key(0))
-  optimizer = entry.make_run_optimizer(config, shapes)
+  optimizer = entry.build_optimizer(config, shapes)
   fresh = jax.eval_shape(lambda k: new_state(init(k), optimizer), jax.random.key(0))
   mesh = make_mesh((1, 2, 2, 2))
   state = abstract_state(fresh, mesh)

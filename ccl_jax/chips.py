@@ -1,0 +1,39 @@
+"""What chips can do, by the makers' data sheets: the ceilings that plans are held to.
+
+FLOP/s dense bf16; HBM in bytes, and bytes/s; links between chips in bytes/s, all of one
+chip's together, in one direction.
+"""
+
+from typing import NamedTuple
+
+GIB = 2.0**30
+
+
+class Chip(NamedTuple):
+  flops: float
+  hbm: float
+  hbm_rate: float
+  link_rate: float
+
+
+CHIPS = {
+  "v4": Chip(275e12, 32 * GIB, 1.228e12, 150e9),
+  "v5e": Chip(197e12, 16 * GIB, 0.819e12, 100e9),
+  "v5p": Chip(459e12, 95 * GIB, 2.765e12, 300e9),
+  "v6e": Chip(918e12, 31.25 * GIB, 1.64e12, 224e9),
+  "H100": Chip(989e12, 80 * GIB, 3.35e12, 450e9),
+  "H200": Chip(989e12, 141e9, 4.8e12, 450e9),
+  "A100": Chip(312e12, 80 * GIB, 2.0e12, 300e9),
+  # A core or two of some server: to try plans on the host's virtual devices.
+  "cpu": Chip(1e11, 8 * GIB, 2e10, 1e10),
+}
+# Names that JAX gives to devices, in part; the first match holds.
+_KINDS = (
+  ("H100", "H100"), ("H200", "H200"), ("A100", "A100"), ("TPU v4", "v4"),
+  ("TPU v5 lite", "v5e"), ("TPU v5e", "v5e"), ("TPU v5", "v5p"), ("TPU v6", "v6e"),
+)  # fmt: skip
+
+
+def chip_of(device_kind: str) -> Chip | None:
+  """The chip of a device, None where it is not known."""
+  return next((CHIPS[c] for part, c in _KINDS if part in device_kind), None)
