@@ -190,7 +190,7 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
     UsageError: the mesh, the batch or the clip do not fit one another.
   """
   chip, devices = parse_topology(topology)
-  mesh = make_mesh(shape, devices)
+  mesh = make_mesh(shape, devices, tuple(config.slices))
   check(config, mesh, batch)
   start = time.perf_counter()
   compiled = (compile_generate if generate else compile_train)(config, mesh, batch)

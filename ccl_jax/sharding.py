@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -48,12 +49,19 @@ PARAMETERS = [
 
 
 def make_mesh(
-  shape: Sequence[int], devices: Sequence[jax.Device] | None = None
+  shape: Sequence[int],
+  devices: Sequence[jax.Device] | None = None,
+  slices: Sequence[int] = (1, 1, 1, 1),
 ) -> Mesh:
   """A mesh (data, fsdp, context, tensor); one size may be -1, for all that is left.
 
+  Args:
+    slices: of each size, how many parts lie on different slices, that is TPU pods that
+      a data-centre network joins, or hosts of GPUs: of `data` and `fsdp` only, as the
+      others talk in every block.
+
   Raises:
-    UsageError: the sizes do not multiply to the number of devices.
+    UsageError: the sizes do not multiply to the number of devices, or not by slices.
   """
   devices = jax.devices() if devices is None else devices
   sizes = list(shape)
@@ -66,8 +74,32 @@ def make_mesh(
       f"{len(devices)} (the devices); try 1,{len(devices)},1,1"
     )
   return Mesh(
-    np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+    _arranged(sizes, devices, slices), AXES, axis_types=(AxisType.Auto,) * len(AXES)
   )
+
+
+def _arranged(sizes, devices, slices) -> np.ndarray:
+  """Devices by their place in the mesh, neighbours on the wires where these matter."""
+  count = math.prod(slices)
+  if count > 1:
+    have = len({getattr(d, "slice_index", d.process_index) for d in devices})
+    inner = [n // k for n, k in zip(sizes, slices)]
+    if (
+      count != have or slices[2:] != (1, 1) or any(n % k for n, k in zip(sizes, slices))
+    ):
+      raise UsageError(
+        f"slices {tuple(slices)} of mesh {tuple(sizes)}: expected {have} slices (those "
+        f"of the devices), dividing data or fsdp; try {have},1,1,1 or 1,{have},1,1"
+      )
+    return mesh_utils.create_hybrid_device_mesh(
+      inner,
+      slices,
+      devices,
+      process_is_granule=not hasattr(devices[0], "slice_index"),
+    )
+  if devices[0].platform == "tpu":
+    return mesh_utils.create_device_mesh(sizes, devices)
+  return np.array(devices).reshape(sizes)
 
 
 def parameter_axes(path: str, ndim: int) -> tuple[str | None, ...]:

@@ -146,7 +146,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
   spec = bind("clip", config.clip, ClipSpec)
   model = bind("model", config.model, build_model)
   recipe = make_recipe(config)
-  mesh = make_mesh(config.mesh)
+  mesh = make_mesh(config.mesh, slices=tuple(config.slices))
   check_sizes(config, mesh)
   with timer("init"), jax.set_mesh(mesh):
     root = config.data.root or workdir / "data"

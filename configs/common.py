@@ -81,6 +81,7 @@ def base() -> ConfigDict:
       "accumulate": 1,
       "ema_decay": 0.999,
       "mesh": (1, -1, 1, 1),  # data, fsdp, context, tensor
+      "slices": (1, 1, 1, 1),  # of each, the parts on slices joined by a slow network
       "checkpoint": {"every": 500, "keep": 2},
       "log_every": 10,
       # What a finished run shows: see ccl_jax.report.

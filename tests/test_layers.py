@@ -22,10 +22,11 @@ ALLOWED = {
 }
 ENTRY_POINTS = {
   "train", "generate", "convert", "encode", "eval", "plan", "bench", "app",
-  "building", "chips", "compiled", "inference", "sampling", "release", "report", "cli",
+  "benchmarks", "building", "chips", "compiled", "inference", "sampling", "release",
+  "report", "cli",
 }  # fmt: skip
 # Heavy or foreign packages, and the only places that may name them.
-FOREIGN = {"torch": {"weights"}, "tensorflow": set(), "configs": set()}
+FOREIGN = {"torch": {"weights", "benchmarks"}, "tensorflow": set(), "configs": set()}
 
 
 def imports(path: pathlib.Path):

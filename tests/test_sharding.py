@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from ccl_jax.errors import UsageError
-from ccl_jax.sharding import make_mesh, parameter_axes, spec
+from ccl_jax.sharding import _arranged, make_mesh, parameter_axes, spec
 
 
 def test_mesh_fills_one_axis():
@@ -37,3 +37,32 @@ def test_size_one_axes_are_not_named():
   assert spec(("batch", None, "space", None), (8, 3, 4, 5), mesh) == P(
     "fsdp", None, None, None
   )
+
+
+class Device:
+  """A stand-in for a device of one of several slices."""
+
+  platform, device_kind, process_index = "cpu", "some", 0
+
+  def __init__(self, number, slice_index):
+    self.id, self.slice_index = number, slice_index
+
+  def __repr__(self):
+    return f"{self.id}@{self.slice_index}"
+
+
+def test_slices_split_the_slow_axes():
+  devices = [Device(i, i // 4) for i in range(8)]
+  for slices in ((2, 1, 1, 1), (1, 2, 1, 1)):
+    shape = (2, 2, 2, 1) if slices[0] == 2 else (1, 4, 2, 1)
+    placed = _arranged(list(shape), devices, slices)
+    assert placed.shape == shape
+    where = [[d.slice_index for d in row] for row in placed.reshape(2, 4)]
+    assert where == [[0] * 4, [1] * 4]  # a slice is a whole part of the split axis
+
+
+@pytest.mark.parametrize("slices", [(4, 1, 1, 1), (1, 1, 2, 1), (3, 1, 1, 1)])
+def test_slices_that_are_not_there(slices):
+  devices = [Device(i, i // 4) for i in range(8)]
+  with pytest.raises(UsageError, match="expected 2 slices .* try 2,1,1,1 or 1,2,1,1"):
+    _arranged([4, 1, 2, 1], devices, slices)

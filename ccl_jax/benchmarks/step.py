@@ -1,0 +1,218 @@
+"""Denoise and train steps of the video stream, beside diffusers' Wan transformer.
+
+  python -m ccl_jax.bench step --size=lab --depth=4 --frames=17 --height=256 --width=256
+  python -m ccl_jax.bench step --size=1.3b --depth=2 --dtype=bfloat16     (on a GPU)
+
+Both networks have the same sizes, inputs, threads and dtype, random weights, and take
+turns in one run: a forward pass, and a step of training (forward, backward, AdamW).
+`ours/theirs` below one means that we are faster. Then what one step of the joint model
+adds: the time of cross-modal attention against its share of the FLOPs, and masks by
+sample against a static route. `ceiling` is the share of the rate of a square matrix
+product, measured in the same run. The peer needs torch and diffusers:
+pip install 'ccl_jax[test]'.
+"""
+
+import dataclasses
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import flags
+
+from ccl_jax import cli
+from ccl_jax.benchmarks.timing import in_turn, matmul_rate, median, ratios
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
+from ccl_jax.models.cca import Geometry
+from ccl_jax.models.flops import forward_flops
+from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.tasks import TASKS, Route, sample_tasks, static_route
+
+SIZE = flags.DEFINE_string("size", "lab", "A preset; its blocks, of which --depth.")
+DEPTH = flags.DEFINE_integer("depth", 4, "Blocks.")
+FRAMES = flags.DEFINE_integer("frames", 17, "Frames, 4k + 1.")
+HEIGHT = flags.DEFINE_integer("height", 256, "Pixels.")
+WIDTH = flags.DEFINE_integer("width", 256, "Pixels.")
+BATCH = flags.DEFINE_integer("batch", 1, "Clips.")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of products.")
+ATTENTION = flags.DEFINE_string("attention", "auto", "Our kernel; see docs/scale.md.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs of each.")
+PEER = flags.DEFINE_bool("peer", True, "Run diffusers' network.")
+JOINT = flags.DEFINE_bool("joint", True, "Run the joint model.")
+
+TEXT = (512, 4096)
+
+
+def geometry(spec: ClipSpec) -> Geometry:
+  t, h, w = spec.latent_shape
+  return Geometry(t, h // 2, w // 2, spec.audio_tokens)
+
+
+def make(spec: ClipSpec, streams) -> tuple:
+  """(model, parameters, inputs) of these streams."""
+  model = build_model(
+    SIZE.value, streams=streams, dtype=DTYPE.value, attention=ATTENTION.value
+  ).clone(depth=DEPTH.value)
+  params = jax.jit(lambda k: init_params(model, k, TEXT))(jax.random.key(0))
+  # A fresh head is zero, and then so is every gradient.
+  params = jax.tree.map(
+    lambda x: x + 0.02 * jax.random.normal(jax.random.key(x.size), x.shape), params
+  )
+  rng, b = np.random.default_rng(0), BATCH.value
+  draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+  shapes = {"video": (*spec.latent_shape, 16), "audio": (spec.audio_tokens, 20)}
+  inputs = {
+    "latents": {s: draw(b, *shapes[s]) for s in streams},
+    "timesteps": {s: jnp.full((b, 1), 500.0) for s in streams},
+    "text": draw(b, *TEXT),
+  }
+  return model, params, inputs
+
+
+def programs(model, params, inputs, route=Route()):
+  """{"forward", "train"}: one step each."""
+  apply = lambda p, x: model.apply({"params": p}, **x, route=route)
+  forward = jax.jit(apply)
+  optimizer = optax.adamw(1e-5)
+
+  def loss(params, x):
+    return sum(jnp.mean(v**2) for v in apply(params, x).values())
+
+  def train(params, state, x):
+    gradients = jax.grad(loss)(params, x)
+    updates, state = optimizer.update(gradients, state, params)
+    return optax.apply_updates(params, updates), state
+
+  step = jax.jit(train, donate_argnums=(0, 1))
+  kept = {"state": (jax.tree.map(jnp.copy, params), jax.jit(optimizer.init)(params))}
+
+  def run_train():
+    kept["state"] = jax.block_until_ready(step(*kept["state"], inputs))
+
+  return {
+    "forward": lambda: jax.block_until_ready(forward(params, inputs)),
+    "train": run_train,
+  }
+
+
+def peer(spec: ClipSpec, inputs):
+  """Diffusers' network of the same sizes, on the same inputs."""
+  try:
+    import torch
+    from diffusers import WanTransformer3DModel
+  except ImportError as e:
+    raise UsageError(
+      f"the peer needs {e.name}: pip install 'ccl_jax[test]', or --nopeer"
+    ) from e
+  torch.set_num_threads(os.cpu_count())
+  c = dict(build_model(SIZE.value).streams)["video"]
+  device = "cuda" if torch.cuda.is_available() else "cpu"
+  dtype = getattr(torch, DTYPE.value)
+  model = WanTransformer3DModel(
+    num_attention_heads=c.heads,
+    attention_head_dim=c.head_width,
+    ffn_dim=c.ffn,
+    num_layers=DEPTH.value,
+    text_dim=TEXT[1],
+  ).to(device, dtype)
+  x = {
+    "hidden_states": np.moveaxis(np.asarray(inputs["latents"]["video"]), -1, 1),
+    "timestep": np.full((BATCH.value,), 500.0, np.float32),
+    "encoder_hidden_states": np.asarray(inputs["text"]),
+  }
+  x = {k: torch.from_numpy(v.copy()).to(device, dtype) for k, v in x.items()}
+  optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+  wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+
+  def forward():
+    with torch.no_grad():
+      model(**x)
+    wait()
+
+  def train():
+    optimizer.zero_grad()
+    model(**x, return_dict=False)[0].float().square().mean().backward()
+    optimizer.step()
+    wait()
+
+  return {"forward": forward, "train": train}
+
+
+def row(
+  name: str, ours: list[float], theirs: list[float] | None, flops: float, ceiling
+):
+  out = {
+    "what": name,
+    "seconds": median(ours),
+    "ceiling": flops / median(ours) / ceiling,
+  }
+  if theirs:
+    spread = ratios(ours, theirs)
+    out |= {
+      "theirs": median(theirs),
+      "ours/theirs": median(spread),
+      "lowest": spread[0],
+      "highest": spread[-1],
+    }
+  return out
+
+
+def video_rows(spec: ClipSpec, ceiling: float):
+  model, params, inputs = make(spec, ("video",))
+  flops = BATCH.value * sum(forward_flops(model, geometry(spec), *TEXT).values())
+  ours = programs(model, params, inputs)
+  theirs = peer(spec, inputs) if PEER.value else {}
+  for name, times in (("forward", 1), ("train", 3)):
+    pair = {"ours": ours[name]} | ({"theirs": theirs[name]} if theirs else {})
+    seconds = in_turn(pair, ROUNDS.value)
+    yield row(
+      f"video {name}", seconds["ours"], seconds.get("theirs"), times * flops, ceiling
+    )
+
+
+def joint_rows(spec: ClipSpec, ceiling: float):
+  """What the exchange costs: with every key read, and with context tokens removed."""
+  model, params, inputs = make(spec, ("video", "audio"))
+  parts = forward_flops(model, geometry(spec), *TEXT)
+  apart = dataclasses.replace(model, cross=None)
+  task = sample_tasks(jnp.zeros((BATCH.value,), jnp.int32), ("joint",))
+  routes = {"joint": static_route(TASKS["joint"]), "by sample": task.route}
+  runs = {k: programs(model, params, inputs, r) for k, r in routes.items()}
+  runs["apart"] = programs(apart, params, inputs)
+  for name, times in (("forward", 1), ("train", 3)):
+    seconds = in_turn({k: r[name] for k, r in runs.items()}, ROUNDS.value)
+    flops = times * BATCH.value * sum(parts.values())
+    out = row(f"joint {name}", seconds["joint"], None, flops, ceiling)
+    took = median(seconds["joint"])
+    out["cross, of time"] = 1 - median(seconds["apart"]) / took
+    out["cross, of FLOPs"] = parts["cross"] / sum(parts.values())
+    out["masks by sample/static"] = median(seconds["by sample"]) / took
+    yield out
+
+
+def main():
+  spec = ClipSpec(FRAMES.value, HEIGHT.value, WIDTH.value, 16.0)
+  device = jax.devices()[0]
+  size = 1024 if device.platform == "cpu" else 8192
+  ceiling = matmul_rate(size, jnp.dtype(DTYPE.value))
+  g = geometry(spec)
+  about = {
+    "device": device.device_kind,
+    "size": f"{SIZE.value}, {DEPTH.value} blocks, {DTYPE.value}",
+    "tokens": g.t * g.h * g.w,
+    "matmul GFLOP/s": ceiling / 1e9,
+  }
+  print(json.dumps(about))
+  rows = list(video_rows(spec, ceiling))
+  if JOINT.value:
+    rows += joint_rows(spec, ceiling)
+  for r in rows:
+    print(", ".join(f"{k} {v:.3f}" if k != "what" else v for k, v in r.items()))
+  print(json.dumps(about | {"rows": rows}))
+
+
+if __name__ == "__main__":
+  cli.run(main)
