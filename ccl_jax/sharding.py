@@ -98,7 +98,7 @@ def _arranged(sizes, devices, slices) -> np.ndarray:
       process_is_granule=not hasattr(devices[0], "slice_index"),
     )
   if devices[0].platform == "tpu":
-    return mesh_utils.create_device_mesh(sizes, devices)
+    return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
   return np.array(devices).reshape(sizes)
 
 
