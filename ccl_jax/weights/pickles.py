@@ -9,6 +9,9 @@ A .pth is a pickled dict whose tensors name storages, raw bytes kept outside the
 A pickle can ask for any function to be called. This one is refused all but the five
 names that a dict of tensors needs, and those are stand-ins of ours: no tensor is made,
 only its storage, offset, shape and strides noted.
+
+Of a training checkpoint, a dict that holds the tensors' dict as `model` or
+`state_dict`, only that is read.
 """
 
 import collections
@@ -27,6 +30,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.weights.reader import Entry, extent
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+_NESTED = ("model", "state_dict")
 _STORAGES = {
   "DoubleStorage": np.float64, "FloatStorage": np.float32, "HalfStorage": np.float16,
   "BFloat16Storage": ml_dtypes.bfloat16, "LongStorage": np.int64,
@@ -112,6 +116,8 @@ def pickle_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
     raise UsageError(
       f"{path} holds a {type(tensors).__name__}, expected tensors by name"
     )
+  inner = (tensors.get(name) for name in _NESTED)
+  tensors = next((x for x in inner if isinstance(x, dict)), tensors)
   size = path.stat().st_size
   for name, t in tensors.items():
     if not isinstance(t, _Tensor):
