@@ -25,6 +25,7 @@ class Upstream(NamedTuple):
     files: patterns of their names, in order of preference.
     stem: name of an exported file, without its ending.
     config: (sizes, format) -> the config.json of an export, or {}.
+    licence: of the published weights, for people to be told.
   """
 
   tables: Mapping[str, Sequence[Row]]
@@ -36,10 +37,18 @@ class Upstream(NamedTuple):
   files: Sequence[str] = ("*",)
   stem: str = "model"
   config: Callable[[Sizes, str], dict] = lambda sizes, form: {}
+  licence: str = ""
 
 
 # Command -> module of ccl_jax.weights that holds its UPSTREAM.
-MODULES = {"wan-dit": "wan", "wan-vae": "wan_vae", "umt5": "umt5", "clip": "clip"}
+MODULES = {
+  "wan-dit": "wan",
+  "wan-vae": "wan_vae",
+  "umt5": "umt5",
+  "clip": "clip",
+  "synchformer": "synchformer",
+  "imagebind": "imagebind",
+}
 
 
 def get_upstream(kind: str) -> Upstream:
