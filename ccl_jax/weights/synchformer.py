@@ -1,4 +1,4 @@
-"""Synchformer, by which DeSync is measured (MIT; parts of it Apache-2.0).
+"""Synchformer, by which DeSync is measured (its code: MIT, parts of it Apache-2.0).
 
   native  synchformer_state_dict.pth of MMAudio's release, or the authors' own
           24-01-04T16-39-21.pt
@@ -172,7 +172,6 @@ UPSTREAM = Upstream(
   ignore=(r"vfeat_extractor\.patch_embed\..*",),
   files=("synchformer*", "24-01-04T16-39-21*", "model*"),
   stem="synchformer_state_dict",
-  licence="MIT, parts of it Apache-2.0",
 )
 
 

@@ -25,7 +25,7 @@ class Upstream(NamedTuple):
     files: patterns of their names, in order of preference.
     stem: name of an exported file, without its ending.
     config: (sizes, format) -> the config.json of an export, or {}.
-    licence: of the published weights, for people to be told.
+    licence: of the published weights, where it binds people to more than naming it.
   """
 
   tables: Mapping[str, Sequence[Row]]
