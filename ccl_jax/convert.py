@@ -129,6 +129,7 @@ def import_weights(
         "format": form,
         "sha256": source.hexdigest(),
       },
+      "licence": upstream.licence,
       "version": __version__,
     }
     writer.finish(config)
@@ -184,7 +185,8 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
 
   def tensors(bar):
     for m in moves:
-      tensor = np.ascontiguousarray(m.transform.backward(reader.read(m.path, m.slot)))
+      tensor = m.transform.backward(reader.read(m.path, m.slot))
+      tensor = np.asarray(tensor, order="C")
       hashes[m.name] = {"sha256": _sha(tensor)}
       yield tensor
       bar.update(tensor.nbytes)
@@ -280,7 +282,11 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
   def command(name, text):
     sub = commands.add_parser(
-      name, help=text, description=__doc__, formatter_class=raw, allow_abbrev=False
+      name,
+      help=text,
+      description=f"{name}: {text}\n\n{__doc__}",
+      formatter_class=raw,
+      allow_abbrev=False,
     )
     sub.add_argument("--dst", required=True, help="A folder that is not there yet.")
     return sub
@@ -303,6 +309,9 @@ def _parser() -> argparse.ArgumentParser:
     "vggish": "VGGish, the features of FAD",
     "syncnet": "SyncNet, which scores lip sync",
     "s3fd": "the S3FD face detector",
+    "synchformer": "Synchformer, for DeSync",
+    "imagebind": "ImageBind's vision and audio towers, for the IB-score; the weights "
+    "are under CC BY-NC-SA 4.0: no commercial use, share alike",
   }
   for kind in texts:
     sub = command(kind, texts[kind])
@@ -364,9 +373,11 @@ def main(argv: list[str] | None = None) -> None:
 
         convert_release(args.src, args.dst, dtype=args.dtype, verify=args.verify)
       else:
-        import_weights(
+        config = import_weights(
           args.command, args.src, args.dst, dtype=args.dtype, verify=args.verify
         )
+        if config["licence"]:
+          print(f"licence of these weights: {config['licence']}", file=sys.stderr)
     except KeyboardInterrupt:
       print(f"interrupted: nothing was left in {args.dst}", file=sys.stderr)
       sys.exit(130)

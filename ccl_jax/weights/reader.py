@@ -28,7 +28,8 @@ DTYPES = {
   "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8,
   "BOOL": np.bool_,
 }  # fmt: skip
-PREFIX = "model.diffusion_model."  # of single files in ComfyUI's layout
+# Of single files in ComfyUI's layout, and of networks saved inside DataParallel.
+PREFIXES = ("model.diffusion_model.", "module.")
 PICKLES = (".pth", ".pt", ".bin")
 NAMED_PICKLES = (".model",)  # tokenizers end so too: only if asked for by name
 _LFS = b"version https://git-lfs"
@@ -106,7 +107,7 @@ class Weights:
 def open_weights(
   path: str | os.PathLike, places: Sequence[str] = ("",), files: Sequence[str] = ("*",)
 ) -> Weights:
-  """The checkpoint at `path`, under the names its files use (less ComfyUI's prefix).
+  """The checkpoint at `path`, under the names its files use, less `PREFIXES`.
 
   Args:
     path: a file, an index, or a folder.
@@ -124,7 +125,9 @@ def open_weights(
   weights = Weights(path, dict(_entries(found)))
   if not weights.names():
     raise UsageError(f"{found} holds no tensors; expected a checkpoint")
-  return weights.renamed(lambda name: name.removeprefix(PREFIX))
+  for prefix in PREFIXES:
+    weights = weights.renamed(lambda name: name.removeprefix(prefix))
+  return weights
 
 
 def read_config(path: str | os.PathLike, places: Sequence[str] = ("",)) -> dict:

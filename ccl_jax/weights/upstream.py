@@ -27,6 +27,7 @@ class Upstream(NamedTuple):
     config: (sizes, format) -> the config.json of an export, or {}.
     beside: files that belong to the weights: name -> places to look for it, from the
       folder that was given or that of the file.
+    licence: of the published weights, where it binds people to more than naming it.
   """
 
   tables: Mapping[str, Sequence[Row]]
@@ -39,6 +40,7 @@ class Upstream(NamedTuple):
   stem: str = "model"
   config: Callable[[Sizes, str], dict] = lambda sizes, form: {}
   beside: Mapping[str, Sequence[str]] = {}
+  licence: str = ""
 
 
 # Command -> module of ccl_jax.weights that holds its UPSTREAM.
@@ -52,6 +54,8 @@ MODULES = {
   "vggish": "vggish",
   "syncnet": "syncnet",
   "s3fd": "s3fd",
+  "synchformer": "synchformer",
+  "imagebind": "imagebind",
 }
 
 

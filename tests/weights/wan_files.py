@@ -101,8 +101,10 @@ class _Storage:
     self.key, self.kind, self.array = key, kind, array
 
 
-def _pickled(tensors, legacy, extra=None):
-  """(bytes of the pickled dict, storages); `extra` is one more item of the dict."""
+def _pickled(tensors, legacy, extra=None, inside=None):
+  """(bytes of the pickled dict, storages); `extra` is one more item of the dict, which
+  may lie in another, `inside` a training checkpoint.
+  """
   torch = types.ModuleType("torch")
   utils = types.ModuleType("torch._utils")
   for name in ("_rebuild_tensor_v2", "_rebuild_parameter"):
@@ -124,6 +126,8 @@ def _pickled(tensors, legacy, extra=None):
     state[name] = item
   state |= extra or {}
   state._metadata = OrderedDict(version=1)  # as Module.state_dict leaves it
+  if inside:
+    state = {"epoch": 3, "optimizer": {"step": 7}, inside: state}
 
   class Pickler(pickle.Pickler):
     def persistent_id(self, x):
@@ -138,9 +142,9 @@ def _pickled(tensors, legacy, extra=None):
   return out.getvalue(), storages
 
 
-def save_pth(path, tensors, extra=None) -> None:
+def save_pth(path, tensors, extra=None, inside=None) -> None:
   """torch.save's zip format."""
-  raw, storages = _pickled(tensors, legacy=False, extra=extra)
+  raw, storages = _pickled(tensors, legacy=False, extra=extra, inside=inside)
   with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as z:
     z.writestr("archive/data.pkl", raw)
     z.writestr("archive/byteorder", "little")
@@ -149,9 +153,9 @@ def save_pth(path, tensors, extra=None) -> None:
     z.writestr("archive/version", "3\n")
 
 
-def save_legacy(path, tensors) -> None:
+def save_legacy(path, tensors, inside=None) -> None:
   """torch.save's format from before 1.6."""
-  raw, storages = _pickled(tensors, legacy=True)
+  raw, storages = _pickled(tensors, legacy=True, inside=inside)
   about = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
   with open(path, "wb") as f:
     for value in (0x1950A86A20F9469CFC6C, 1001, about):
