@@ -29,7 +29,7 @@ from ccl_jax.metrics.nets.vit import (
   split_heads,
   stack,
 )
-from ccl_jax.ops.attention import attention
+from ccl_jax.ops.kernels import Kernel
 from ccl_jax.ops.patchify import patchify
 
 PATCH = (2, 16, 16)  # frames, rows, columns
@@ -65,7 +65,7 @@ class DividedAttention(nn.Module):
     b, _, width = x.shape
     qkv = jnp.split(dense(3 * width, self.dtype, "qkv")(x), 3, -1)
     q, k, v = (split_heads(part, self.heads) for part in qkv)
-    first = attention(q[:, :1], k, v)
+    first = Kernel()(q[:, :1], k, v)
 
     def groups(x):
       """Patches (b, t s, n, d) to those that see each other, (b, groups, m, n, d)."""
@@ -79,7 +79,7 @@ class DividedAttention(nn.Module):
 
     flat = lambda x: x.reshape(-1, *x.shape[2:])
     grouped = groups(q)
-    rest = attention(flat(grouped), with_class(k), with_class(v)).reshape(grouped.shape)
+    rest = Kernel()(flat(grouped), with_class(k), with_class(v)).reshape(grouped.shape)
     rest = rest.swapaxes(1, 2) if self.in_time else rest
     out = jnp.concatenate([first, rest.reshape(b, -1, *first.shape[2:])], 1)
     return dense(width, self.dtype, "proj")(out.reshape(x.shape))

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ccl_jax.ops.attention import attention
+from ccl_jax.ops.kernels import Kernel
 
 exact = functools.partial(jax.default_matmul_precision, "highest")
 
@@ -66,7 +66,7 @@ class Attention(nn.Module):
         for name, x in (("sink_key", k), ("sink_value", v))
       )
     q, k, v = (split_heads(x, self.heads) for x in (q, k, v))
-    return dense(width, self.dtype, "proj")(attention(q, k, v).reshape(x.shape))
+    return dense(width, self.dtype, "proj")(Kernel()(q, k, v).reshape(x.shape))
 
   def _learnt(self, name: str, b: int, width: int) -> Float[Array, "b 1 c"]:
     value = self.param(name, nn.initializers.normal(0.02), (width,))
