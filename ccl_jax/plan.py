@@ -370,7 +370,7 @@ def main():
   try:
     report = plan(config, TOPOLOGY.value, shape, batch, GENERATE.value)
   except jax.errors.JaxRuntimeError as e:
-    raise UsageError(f"{TOPOLOGY.value}: {str(e).splitlines()[0][:300]}") from e
+    raise UsageError(f"{TOPOLOGY.value}: {' '.join(str(e).split())[:600]}") from e
   print(show(report))
   if OUT.value:
     _write(dataclasses.asdict(report))

@@ -142,7 +142,9 @@ def _splash_program(kernel: Kernel, heads: int, q_size: int, k_size: int, valid:
     block_q_dkv=fit(kernel.block_q_dkv, q_size),
     block_kv_dkv=fit(kernel.block_kv_dkv, k_size),
     block_kv_dkv_compute=fit(kernel.block_kv_dkv, k_size),
-    use_fused_bwd_kernel=True,
+    # Fused, the backward pass would keep a query gradient for every block of keys.
+    block_q_dq=fit(kernel.block_q_dkv, q_size),
+    block_kv_dq=fit(kernel.block_kv_dkv, k_size),
   )
   return splash.make_splash_mha(
     masks.MultiHeadMask([mask] * heads),
