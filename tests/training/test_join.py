@@ -116,7 +116,7 @@ def test_without_an_audio_stream_it_is_random(tmp_path, video):
   join(video, None, tmp_path / "b", size="mini", seed=5)
   join(video, None, tmp_path / "c", size="mini", seed=6)
   first, same, other = (
-    SliceReader(tmp_path / x / "checkpoints").read("blocks/audio/ffn/in/kernel", 1)
+    SliceReader(tmp_path / x / "checkpoints").read("blocks/audio/ffn/in/kernel", (1,))
     for x in "abc"
   )
   np.testing.assert_array_equal(first, same)
