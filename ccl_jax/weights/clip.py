@@ -8,6 +8,8 @@ The last block, what follows it, and the text half of the network are left unrea
 file without what follows is one of ours, exported: its last block is the last to read.
 """
 
+import functools
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -30,7 +32,7 @@ from ccl_jax.weights.rules import (
   reshape,
   squeeze,
 )
-from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name
+from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name, tensor_shape
 
 HEAD_WIDTH = 80  # of ViT-H; tensors do not tell it
 
@@ -113,15 +115,10 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
     UsageError: a tensor is missing that they are read from, or a config.json speaks of
       other layers.
   """
-
-  def shape(target):
-    name = tensor_name(rows, target)
-    if name not in weights:
-      raise UsageError(f"{weights.path}: no tensor {name}, which every CLIP tower has")
-    return weights.shape(name)
-
-  width, _, patch, _ = shape("patch_embedding/kernel")
-  ffn = shape("blocks/mlp/in/bias[0]")[0]
+  shape = functools.partial(tensor_shape, weights, rows)
+  width, _, patch, _ = shape("patch_embedding/kernel", 4)
+  (ffn,) = shape("blocks/mlp/in/bias[0]", 1)
+  tokens = shape("pos_embedding", 3 if rows is NATIVE else 2)[-2]
   last = max(int(m[1]) for n in weights.names() if (m := _LAYER.match(n)))
   depth = last if any(map(_AFTER.fullmatch, weights.names())) else last + 1
   config = config.get("vision_config", config)
@@ -140,7 +137,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
     "heads": heads or max(width // HEAD_WIDTH, 1),
     "depth": depth,
     "patch": patch,
-    "grid": round((shape("pos_embedding")[-2] - 1) ** 0.5),
+    "grid": math.isqrt(tokens - 1),
   }
 
 

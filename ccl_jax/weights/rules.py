@@ -238,14 +238,14 @@ def match(
     m = missing[0]
     hint = f"; it does hold {extra[0]}" if extra else ""
     raise UsageError(
-      f"{weights.path}: no tensor {m.name} (and {len(missing) - 1} more missing), "
-      f"expected one of shape {m.shape}{hint}"
+      f"{weights.path}: no tensor {m.name}{_more(missing)}, expected one of shape "
+      f"{m.shape}{hint}"
     )
   if extra:
     raise UsageError(
       f"{weights.file_of(extra[0])}: unexpected tensor {extra[0]} "
-      f"{weights.shape(extra[0])} (and {len(extra) - 1} more); expected exactly the "
-      f"{len(moves)} tensors of this model"
+      f"{weights.shape(extra[0])}{_more(extra)}; expected exactly the {len(moves)} "
+      "tensors of this model"
     )
   for m in moves:
     if weights.shape(m.name) != m.shape:
@@ -285,6 +285,10 @@ def unload(
   """
   for m in wanted(rows, shapes):
     yield m.name, m.transform.backward(read(m.path, m.slot))
+
+
+def _more(items: Sequence) -> str:
+  return f" (and {len(items) - 1} more)" if len(items) > 1 else ""
 
 
 def _hollow(shape: Sequence[int]) -> np.ndarray:
