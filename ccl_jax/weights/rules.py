@@ -144,10 +144,14 @@ def _literal(text: str) -> str:
   return re.sub(r"\\(.)", r"\1", text)
 
 
-def dense(source: str, target: str, bias: bool = True) -> list[Row]:
-  """The rows of a torch Linear and a Flax Dense; `target` may end in a slot."""
+def dense(
+  source: str, target: str, bias: bool = True, kernel: Transform = linear
+) -> list[Row]:
+  """The rows of a torch Linear and a Flax Dense, or by another `kernel` of layers with
+  the same two parameters; `target` may end in a slot.
+  """
   path, slot = _split_slot_text(target)
-  rows = [Row(f"{source}.weight", f"{path}/kernel{slot}", linear)]
+  rows = [Row(f"{source}.weight", f"{path}/kernel{slot}", kernel)]
   return rows + [Row(f"{source}.bias", f"{path}/bias{slot}")] * bias
 
 

@@ -6,6 +6,7 @@
 A convolution is two rows, a norm one; layers are numbered along each network.
 """
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,7 +18,15 @@ from ccl_jax.errors import UsageError
 from ccl_jax.models.wan_vae import WanVideoCodec, init_params
 from ccl_jax.models.wan_vae_layers import CHANNELS, MEAN, MULTIPLIERS, STD
 from ccl_jax.weights.reader import Weights, open_weights
-from ccl_jax.weights.rules import Row, Shapes, conv, flat_shapes, load_tree, reshape
+from ccl_jax.weights.rules import (
+  Row,
+  Shapes,
+  conv,
+  dense,
+  flat_shapes,
+  load_tree,
+  reshape,
+)
 from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name, tensor_shape
 
 
@@ -75,11 +84,7 @@ def _block(source: str, target: str, names: Names) -> list[Row]:
   ]
 
 
-def _conv(source: str, target: str) -> list[Row]:
-  return [
-    Row(f"{source}.weight", f"{target}/kernel", conv),
-    Row(f"{source}.bias", f"{target}/bias"),
-  ]
+_conv = functools.partial(dense, kernel=conv)
 
 
 def _norm(source: str, target: str, axes: int = 3) -> list[Row]:
