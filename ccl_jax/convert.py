@@ -115,7 +115,7 @@ def import_weights(
           "dtype": dtypes[m.path].name,
         }
         raw = hashes[m.name]["sha256"] if stored_tensor is tensor else _sha(tensor)
-        source.update(f"{m.path} {m.slot} {tensor.dtype} {m.shape} {raw}\n".encode())
+        source.update(f"{m.target} {tensor.dtype} {m.shape} {raw}\n".encode())
         writer.write(m.path, m.slot, m.transform.forward(stored_tensor))
         bar.update(tensor.nbytes)
     kinds = {d.name for d in dtypes.values()}
@@ -335,7 +335,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(f"--{name}", nargs="+", help=text)
   sub = command("export", "converted weights to the names they came under, or others")
   sub.add_argument("--src", required=True, help="A folder this program wrote.")
-  sub.add_argument("--format", required=True, help="native or diffusers.")
+  sub.add_argument("--format", required=True, help="native, diffusers, ...")
   sub.add_argument("--verify", action="store_true", help="Read back and compare.")
   return parser
 

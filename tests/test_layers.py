@@ -26,7 +26,7 @@ ENTRY_POINTS = {
   "report", "cli",
 }  # fmt: skip
 # Heavy or foreign packages, and the only places that may name them.
-FOREIGN = {"torch": {"weights", "benchmarks"}, "tensorflow": set(), "configs": set()}
+FOREIGN = {"torch": {"benchmarks"}, "tensorflow": set(), "configs": set()}
 
 
 def imports(path: pathlib.Path):

@@ -65,8 +65,15 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "b l c"]) -> Float[Array, "b l c"]:
     width = x.shape[-1]
-    qkv = dense(3 * width, self.dtype, "qkv")(x)
-    q, k, v = (heads(part, self.heads) for part in jnp.split(qkv, 3, axis=-1))
+    three = nn.vmap(
+      nn.Dense,
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=None,
+      axis_size=3,
+    )
+    qkv = three(width, dtype=self.dtype, name="qkv")(x)
+    q, k, v = (heads(z, self.heads) for z in qkv)
     return dense(width, self.dtype, "proj")(merge(Kernel()(q, k, v)))
 
 

@@ -14,7 +14,9 @@ tried. Arrays of another *shape* than asked for are no damage but a user's mista
 import hashlib
 import json
 import os
+import pathlib
 import sys
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -79,25 +81,12 @@ class Checkpointer:
         f"{self._directory} already holds step {newest}, cannot save step {step}:"
         " resume from it, or give an empty folder"
       )
-    prints = fingerprints(state)
-    meta = {
-      "data": data_state,
-      "metadata": metadata,
-      "leaves": {
-        path: {
-          "shape": list(leaf.shape),
-          "dtype": leaf.dtype.name,
-          "fingerprint": prints[path],
-        }
-        for path, leaf in leaf_paths(state).items()
-      },
-    }
-    meta = json.loads(json.dumps(meta))  # ours alone: it is written later
+    meta = make_meta(leaf_paths(state), fingerprints(state), data_state, metadata)
     self._manager.save(
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(state),
-        meta=ocp.args.JsonSave({"digest": _digest(meta)} | meta),
+        meta=ocp.args.JsonSave(meta),
       ),
       force=True,
     )
@@ -155,6 +144,44 @@ def restore_params(
   return step, cast, meta["metadata"]
 
 
+def make_meta(
+  leaves: Mapping[str, jax.ShapeDtypeStruct | jax.Array],
+  prints: Mapping[str, int],
+  data_state: dict,
+  metadata: dict,
+) -> dict:
+  """The `meta` of a step: shapes, dtypes and fingerprints of its arrays by path, the
+  two dicts of `Checkpointer.save`, and the digest of all that.
+  """
+  meta = {
+    "data": data_state,
+    "metadata": metadata,
+    "leaves": {
+      path: {
+        "shape": list(leaf.shape),
+        "dtype": np.dtype(leaf.dtype).name,
+        "fingerprint": prints[path],
+      }
+      for path, leaf in leaves.items()
+    },
+  }
+  meta = json.loads(json.dumps(meta))  # no longer the caller's: it is written later
+  return {"digest": _digest(meta)} | meta
+
+
+def read_meta(folder: epath.Path | pathlib.Path) -> dict:
+  """What `make_meta` made, without the digest, from a step's folder `meta`.
+
+  Raises:
+    ValueError: it is not what was written; or whatever else an unreadable file raises.
+  """
+  meta = ocp.JsonCheckpointHandler().restore(folder)
+  digest = meta.pop("digest")
+  if digest != _digest(meta):
+    raise ValueError(f"{folder} does not match its digest")
+  return meta
+
+
 class _Damaged(Exception):
   """This step cannot be trusted; the message says why."""
 
@@ -179,7 +206,7 @@ def _newest_good(directory, steps, abstract, partial=False):
 def _load(folder, abstract, partial):
   tree, meta, reason = None, None, ""
   try:
-    meta = _read_meta(folder / "meta")
+    meta = read_meta(folder / "meta")
     _check_structure(folder, meta["leaves"], abstract, partial)
     tree = _read_state(folder / "state", meta["leaves"], abstract, partial)
   except UsageError:
@@ -193,14 +220,6 @@ def _load(folder, abstract, partial):
     if value != meta["leaves"][path]["fingerprint"]:
       raise _Damaged(f"the values of {path} are not those that were saved")
   return tree, meta
-
-
-def _read_meta(folder):
-  meta = ocp.JsonCheckpointHandler().restore(folder)
-  digest = meta.pop("digest")
-  if digest != _digest(meta):
-    raise ValueError(f"{folder} does not match its digest")
-  return meta
 
 
 def _read_state(folder, leaves, abstract, partial):

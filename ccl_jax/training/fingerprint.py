@@ -6,7 +6,8 @@ i is the element's row-major index in the *global* array and mix is the 32-bit f
 of MurmurHash3, a bijection. So one changed element always changes the sum; two swapped
 elements, or any larger damage, are missed with probability 2^-32. A sum of integers
 does not depend on the order of addition, so every sharding of an array has the same
-fingerprint, computed where the shards lie and all-reduced.
+fingerprint, computed where the shards lie and all-reduced, and the fingerprints of its
+slices, each from the index where it starts, add up to the array's.
 """
 
 import jax
@@ -22,8 +23,15 @@ def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
 
 
 @jax.jit
-def fingerprint(x: Shaped[Array, "..."]) -> UInt32[Array, ""]:
-  """The fingerprint of one array of any real dtype, on device, sharded or not."""
+def fingerprint(
+  x: Shaped[Array, "..."], start: UInt32[Array, ""] | int = 0
+) -> UInt32[Array, ""]:
+  """The fingerprint of one array of any real dtype, on device, sharded or not.
+
+  Args:
+    x: an array, or elements of one that follow each other.
+    start: the index of the first of them, mod 2^32.
+  """
   if x.dtype == jnp.bool_:
     x = x.astype(jnp.uint8)
   # 8-byte dtypes become pairs of uint32 along a new last axis.
@@ -34,7 +42,8 @@ def fingerprint(x: Shaped[Array, "..."]) -> UInt32[Array, ""]:
     index = index * jnp.uint32(size) + lax.broadcasted_iota(
       jnp.uint32, bits.shape, axis
     )
-  return jnp.sum(_mix(bits ^ _mix(index + 1)), dtype=jnp.uint32)
+  index = index + start + 1
+  return jnp.sum(_mix(bits ^ _mix(index)), dtype=jnp.uint32)
 
 
 def leaf_paths(tree: PyTree) -> dict[str, object]:

@@ -114,12 +114,13 @@ def join(
     with bar:
       for slot in [None, *range(model.depth)]:
         drawn = fresh(seed=seed, slot=slot)
+        at = () if slot is None else (slot,)
         for path in shapes:
           if path.startswith("blocks/") is (slot is None):
             continue
           part = owner[path]
-          array = drawn[path] if part is None else part.reader.read(path, slot)
-          writer.write(path, slot, np.asarray(array))
+          array = drawn[path] if part is None else part.reader.read(path, at)
+          writer.write(path, at, np.asarray(array))
           bar.update(array.nbytes)
     writer.finish(config)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

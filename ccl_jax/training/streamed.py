@@ -5,8 +5,8 @@ A stacked parameter (depth, ...) of the 14b preset takes 11 GB; one layer of it 
 verified and in any dtype: Orbax's layout of one zarr array per parameter, in pieces no
 device has to read far beyond its shard to get. `SliceReader` reads layers of a step.
 
-The fingerprint of an array is a sum over its elements (training/fingerprint.py), so it
-is made of its slices' sums.
+A slot is an index into the leading axes of a parameter, () all of it. Fingerprints of
+slots add up to the parameter's (training/fingerprint.py).
 """
 
 import json
@@ -20,12 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
-from jax import lax
-from jaxtyping import Array, Shaped, UInt32
 
 from ccl_jax.errors import UsageError
-from ccl_jax.training.checkpoint import _digest, _read_meta
-from ccl_jax.training.fingerprint import _mix
+from ccl_jax.training.checkpoint import make_meta, read_meta
+from ccl_jax.training.fingerprint import fingerprint
 
 NAME = "params"  # the subtree that `restore_params` asks for
 _PIECE = 1024  # elements along each axis of a piece, at most
@@ -33,6 +31,7 @@ _RUN = 2**24  # elements that are fingerprinted at once
 _DTYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "bfloat16"}
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]  # parameter path -> shape and dtype
+Slot = tuple[int, ...]
 
 
 class SliceWriter:
@@ -45,17 +44,16 @@ class SliceWriter:
     self._pending = None  # a slice is on its way to disk while the next one is made
     (self._folder / "state").mkdir(parents=True)
 
-  def write(self, path: str, slot: int | None, array: np.ndarray) -> None:
-    """Parameter `path`, or its layer `slot`; every parameter in one of the two ways."""
+  def write(self, path: str, slot: Slot, array: np.ndarray) -> None:
+    """A slot of parameter `path`; all slots of a parameter are of equal length."""
     shape, dtype = self._shapes[path].shape, self._shapes[path].dtype
-    assert array.shape == (shape if slot is None else shape[1:]), (path, array.shape)
+    assert array.shape == shape[len(slot) :], (path, slot, array.shape)
     assert array.dtype == dtype, (path, array.dtype)
     array = np.asarray(array, order="C")  # ascontiguousarray has no scalars
     if path not in self._arrays:
-      self._arrays[path] = self._create(path, stacked=slot is not None)
-    target = self._arrays[path] if slot is None else self._arrays[path][slot]
+      self._arrays[path] = self._create(path, axes=len(slot))
     self._wait()
-    self._pending = target.write(array)
+    self._pending = self._arrays[path][slot].write(array)
     self._written[path].add(slot, array)
 
   def finish(self, metadata: dict) -> None:
@@ -63,17 +61,11 @@ class SliceWriter:
     self._wait()
     unwritten = [path for path, slots in self._written.items() if not slots.complete]
     assert not unwritten, f"not written: {unwritten}"
-    leaves = {
-      f"{NAME}/{path}": {
-        "shape": list(x.shape),
-        "dtype": np.dtype(x.dtype).name,
-        "fingerprint": self._written[path].fingerprint,
-      }
-      for path, x in self._shapes.items()
-    }
-    meta = {"data": {}, "metadata": metadata, "leaves": leaves}
+    leaves = {f"{NAME}/{path}": x for path, x in self._shapes.items()}
+    prints = {f"{NAME}/{p}": slots.fingerprint for p, slots in self._written.items()}
+    meta = make_meta(leaves, prints, {}, metadata)
     (self._folder / "meta").mkdir()
-    _write_json(self._folder / "meta" / "metadata", {"digest": _digest(meta)} | meta)
+    _write_json(self._folder / "meta" / "metadata", meta)
     _write_json(self._folder / "state" / "_METADATA", _orbax_tree(self._shapes))
     _write_json(self._folder / "_CHECKPOINT_METADATA", {"custom_metadata": {}})
     (self._folder / "commit_success.txt").write_text("whole\n")  # asked for on buckets
@@ -85,11 +77,10 @@ class SliceWriter:
     except ValueError as e:
       raise OSError(f"{str(e)[:200]}") from e
 
-  def _create(self, path, stacked):
+  def _create(self, path, axes):
     shape, dtype = self._shapes[path].shape, np.dtype(self._shapes[path].dtype).name
     pieces = [-(-n // -(-n // _PIECE)) for n in shape]
-    if stacked:
-      pieces[0] = 1
+    pieces[:axes] = [1] * axes
     metadata = {
       "shape": list(shape),
       "chunks": pieces,
@@ -128,7 +119,7 @@ class SliceReader:
       )
     self._folder = folder / str(max(steps) if step is None else step)
     try:
-      meta = _read_meta(self._folder / "meta")
+      meta = read_meta(self._folder / "meta")
     except Exception as e:  # whatever it is, it cannot be read
       raise UsageError(f"{self._folder} is damaged: its meta cannot be read") from e
     self.metadata = meta["metadata"]
@@ -145,19 +136,18 @@ class SliceReader:
     self._prints = {path: x["fingerprint"] for path, x in leaves.items()}
     self._read = {path: _Slots(x.shape) for path, x in self.shapes.items()}
 
-  def read(self, path: str, slot: int | None) -> np.ndarray:
-    """Parameter `path` or its layer `slot`.
+  def read(self, path: str, slot: Slot) -> np.ndarray:
+    """A slot of parameter `path`; all slots of a parameter are of equal length.
 
     Raises:
-      UsageError: with this slice, all of the parameter has been read, and it is not
+      UsageError: with this slot, all of the parameter has been read, and it is not
         what was saved.
     """
     try:
       if path not in self._arrays:
         state = self._folder / "state"
         self._arrays[path] = ts.open(_spec(state, path, self._name)).result()
-      array = self._arrays[path]
-      array = np.asarray((array if slot is None else array[slot]).read().result())
+      array = np.asarray(self._arrays[path][slot].read().result())
     except ValueError as e:
       raise UsageError(f"{self._folder} is damaged: {path} cannot be read") from e
     slots = self._read[path]
@@ -171,32 +161,24 @@ class _Slots:
   """Which slices of a parameter have been seen, and the sum of their fingerprints."""
 
   def __init__(self, shape):
-    self._shape, self._sums = shape, {}
+    self._shape, self._sums, self._count = shape, {}, None
 
   def add(self, slot, array):
-    start = 0 if slot is None else slot * math.prod(self._shape[1:])
+    self._count = math.prod(self._shape[: len(slot)])
+    start = sum(n * math.prod(self._shape[i + 1 :]) for i, n in enumerate(slot))
     flat = np.ascontiguousarray(array).reshape(-1)
     self._sums[slot] = sum(
-      int(_fingerprint(flat[i : i + _RUN], np.uint32((start + i) % 2**32)))
+      int(fingerprint(flat[i : i + _RUN], np.uint32((start + i) % 2**32)))
       for i in range(0, flat.size, _RUN)
     )
 
   @property
   def complete(self) -> bool:
-    return None in self._sums or len(self._sums) == (self._shape or (1,))[0]
+    return len(self._sums) == self._count
 
   @property
   def fingerprint(self) -> int:
     return sum(self._sums.values()) % 2**32
-
-
-@jax.jit
-def _fingerprint(x: Shaped[Array, "n"], start: UInt32[Array, ""]) -> UInt32[Array, ""]:
-  """The part of a fingerprint that elements start, start + 1, ... have in it."""
-  kind = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
-  bits = lax.bitcast_convert_type(x, kind).astype(jnp.uint32)
-  index = start + lax.iota(jnp.uint32, x.size)
-  return jnp.sum(_mix(bits ^ _mix(index + 1)), dtype=jnp.uint32)
 
 
 def _spec(state: pathlib.Path, path: str, name: str = NAME) -> dict:

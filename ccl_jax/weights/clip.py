@@ -1,23 +1,24 @@
 """CLIP's vision tower, whose tokens Wan2.1's I2V models read.
 
-  native     models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth, of the release
-  diffusers  image_encoder/ of its repositories (transformers' names)
+  native        models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth, of the release
+  diffusers     image_encoder/ of its repositories, as transformers 4 names tensors
+  transformers  the same, saved by transformers 5
 
-The last block, what follows it, and the text half of the network are left unread. In
-diffusers' files q, k and v are three tensors; `Fused` shows them as the one that they
-are here.
+The last block, what follows it, and the text half of the network are left unread. A
+file without what follows is one of ours, exported: its last block is the last to read.
 """
 
+import functools
+import math
 import os
 import re
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ccl_jax.errors import UsageError
-from ccl_jax.models.clip_vision import ClipImage, ClipTower
+from ccl_jax.models.clip_vision import EPS, ClipImage, ClipTower
 from ccl_jax.weights.reader import Weights, open_weights, read_config
 from ccl_jax.weights.rules import (
   Row,
@@ -25,12 +26,13 @@ from ccl_jax.weights.rules import (
   conv,
   dense,
   flat_shapes,
+  fused_linear,
   load_tree,
   norm,
   reshape,
   squeeze,
 )
-from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name
+from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name, tensor_shape
 
 HEAD_WIDTH = 80  # of ViT-H; tensors do not tell it
 
@@ -41,83 +43,68 @@ NATIVE = [
   Row("visual.patch_embedding.weight", "patch_embedding/kernel", conv),
   *norm("visual.pre_norm", "pre_norm"),
   *norm(f"{_BLOCK}.(norm[12])", r"blocks/\2[\1]"),
-  *dense(f"{_BLOCK}.attn.to_qkv", r"blocks/attn/qkv[\1]"),
+  Row(f"{_BLOCK}.attn.to_qkv.weight", r"blocks/attn/qkv/kernel[\1]", fused_linear(3)),
+  Row(f"{_BLOCK}.attn.to_qkv.bias", r"blocks/attn/qkv/bias[\1]", fused_linear(3)),
   *dense(f"{_BLOCK}.attn.proj", r"blocks/attn/proj[\1]"),
   *dense(f"{_BLOCK}.mlp.0", r"blocks/mlp/in[\1]"),
   *dense(f"{_BLOCK}.mlp.2", r"blocks/mlp/out[\1]"),
 ]
 
-_IN, _LAYER = "vision_model.embeddings", r"vision_model.encoder.layers.(\d+)"
-DIFFUSERS = [
-  Row(f"{_IN}.class_embedding", "cls_embedding"),
-  Row(f"{_IN}.position_embedding.weight", "pos_embedding"),
-  Row(f"{_IN}.patch_embedding.weight", "patch_embedding/kernel", conv),
-  *norm("vision_model.pre_layrnorm", "pre_norm"),  # their spelling
-  *norm(f"{_LAYER}.layer_norm([12])", r"blocks/norm\2[\1]"),
-  *dense(f"{_LAYER}.self_attn.qkv_proj", r"blocks/attn/qkv[\1]"),
-  *dense(f"{_LAYER}.self_attn.out_proj", r"blocks/attn/proj[\1]"),
-  *dense(f"{_LAYER}.mlp.fc1", r"blocks/mlp/in[\1]"),
-  *dense(f"{_LAYER}.mlp.fc2", r"blocks/mlp/out[\1]"),
-]
 
-_LAYERS = re.compile(r"(?:visual\.transformer|vision_model\.encoder\.layers)\.(\d+)\.")
+def _transformers(prefix: str) -> list[Row]:
+  first, layer = f"{prefix}embeddings", rf"{prefix}encoder.layers.(\d+)"
+  return [
+    Row(f"{first}.class_embedding", "cls_embedding"),
+    Row(f"{first}.position_embedding.weight", "pos_embedding"),
+    Row(f"{first}.patch_embedding.weight", "patch_embedding/kernel", conv),
+    *norm(f"{prefix}pre_layrnorm", "pre_norm"),  # their spelling
+    *norm(f"{layer}.layer_norm([12])", r"blocks/norm\2[\1]"),
+    *(
+      row
+      for i, x in enumerate("qkv")
+      for row in dense(f"{layer}.self_attn.{x}_proj", rf"blocks/attn/qkv[\1,{i}]")
+    ),
+    *dense(f"{layer}.self_attn.out_proj", r"blocks/attn/proj[\1]"),
+    *dense(f"{layer}.mlp.fc1", r"blocks/mlp/in[\1]"),
+    *dense(f"{layer}.mlp.fc2", r"blocks/mlp/out[\1]"),
+  ]
+
+
+DIFFUSERS, TRANSFORMERS = _transformers("vision_model."), _transformers("")
+
+_LAYER = re.compile(
+  r"(?:visual\.transformer|(?:vision_model\.)?encoder\.layers)\.(\d+)\."
+)
+_AFTER = re.compile(r"(visual\.post_norm|(vision_model\.)?post_layernorm)\..*")
 # Blocks below the last are asked for: whatever is left of a block is the last's.
 IGNORE = (
-  r"textual\..*|log_scale|visual\.post_norm\..*|visual\.head",
+  _AFTER.pattern,
+  r"textual\..*|log_scale|visual\.head",
   r"visual\.transformer\.\d+\.(norm[12]|attn\.(to_qkv|proj)|mlp\.[02])\.(weight|bias)",
   r"text_model\..*|(text|visual)_projection\.weight|logit_scale",
-  r"vision_model\.(post_layernorm\..*|embeddings\.position_ids)",
-  r"vision_model\.encoder\.layers\.\d+\."
-  r"(layer_norm[12]|self_attn\.(qkv|out)_proj|mlp\.fc[12])\.(weight|bias)",
+  r"(vision_model\.)?embeddings\.position_ids",
+  r"(vision_model\.)?encoder\.layers\.\d+\."
+  r"(layer_norm[12]|self_attn\.([qkv]|out)_proj|mlp\.fc[12])\.(weight|bias)",
 )
 
 
-class Fused(Weights):
-  """A checkpoint whose q_proj, k_proj and v_proj are one qkv_proj."""
-
-  def __init__(self, weights: Weights):
-    self.path, self._weights, self._parts = weights.path, weights, {}
-    order = lambda name: [f".{x}_proj." in name for x in "vkq"]
-    for name in sorted(weights.names(), key=order):
-      fused = re.sub(r"\.[qkv]_proj\.", ".qkv_proj.", name)
-      self._parts.setdefault(fused, []).append(name)
-
-  def names(self) -> list[str]:
-    return list(self._parts)
-
-  def __contains__(self, name: str) -> bool:
-    return name in self._parts
-
-  def shape(self, name: str) -> tuple[int, ...]:
-    first, *others = (self._weights.shape(part) for part in self._parts[name])
-    return (first[0] + sum(x[0] for x in others), *first[1:]) if others else first
-
-  def dtype(self, name: str) -> np.dtype:
-    return self._weights.dtype(self._parts[name][0])
-
-  def file_of(self, name: str):
-    return self._weights.file_of(self._parts[name][0])
-
-  def read(self, name: str) -> np.ndarray:
-    parts = [self._weights.read(part) for part in self._parts[name]]
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]
-
-
 def format_of(weights: Weights) -> str:
-  """Which of the two names the tensors have.
+  """Whose names the tensors have.
 
   Raises:
     UsageError: they are another network's.
   """
-  if "visual.patch_embedding.weight" in weights:
-    return "native"
-  if f"{_IN}.patch_embedding.weight" in weights:
-    return "diffusers"
-  raise UsageError(
-    f"{weights.path} is no CLIP image encoder: it has neither "
-    f"visual.patch_embedding.weight nor {_IN}.patch_embedding.weight, but "
-    f"{weights.names()[0]}"
-  )
+  patches = {
+    tensor_name(rows, "patch_embedding/kernel"): form
+    for form, rows in UPSTREAM.tables.items()
+  }
+  form = next((form for name, form in patches.items() if name in weights), None)
+  if form is None:
+    raise UsageError(
+      f"{weights.path} is no CLIP image encoder: it has none of {', '.join(patches)}, "
+      f"but {weights.names()[0]}"
+    )
+  return form
 
 
 def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
@@ -125,28 +112,32 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   config.json, if it is of this network.
 
   Raises:
-    UsageError: a tensor is missing that they are read from.
+    UsageError: a tensor is missing that they are read from, or a config.json speaks of
+      other layers.
   """
-
-  def shape(target):
-    name = tensor_name(rows, target)
-    if name not in weights:
-      raise UsageError(f"{weights.path}: no tensor {name}, which every CLIP tower has")
-    return weights.shape(name)
-
-  width, _, patch, _ = shape("patch_embedding/kernel")
-  ffn = shape("blocks/mlp/in/bias[0]")[0]
-  layers = [int(m[1]) for n in weights.names() if (m := _LAYERS.match(n))]
+  shape = functools.partial(tensor_shape, weights, rows)
+  width, _, patch, _ = shape("patch_embedding/kernel", 4)
+  (ffn,) = shape("blocks/mlp/in/bias[0]", 1)
+  tokens = shape("pos_embedding", 3 if rows is NATIVE else 2)[-2]
+  last = max(int(m[1]) for n in weights.names() if (m := _LAYER.match(n)))
+  depth = last if any(map(_AFTER.fullmatch, weights.names())) else last + 1
   config = config.get("vision_config", config)
-  own = config.get("dim", config.get("hidden_size")) == width
-  heads = config.get("num_heads", config.get("num_attention_heads")) if own else None
+  if config.get("dim", config.get("hidden_size")) != width:
+    config = {}
+  layers = config.get("num_layers", config.get("num_hidden_layers", depth + 1))
+  if layers != depth + 1:
+    raise UsageError(
+      f"{weights.path}: config.json speaks of {layers} layers, the tensors of "
+      f"{depth + 1}"
+    )
+  heads = config.get("num_heads", config.get("num_attention_heads"))
   return {
     "width": width,
     "ffn": ffn,
     "heads": heads or max(width // HEAD_WIDTH, 1),
-    "depth": max(layers),
+    "depth": depth,
     "patch": patch,
-    "grid": round((shape("pos_embedding")[-2] - 1) ** 0.5),
+    "grid": math.isqrt(tokens - 1),
   }
 
 
@@ -158,15 +149,36 @@ def shapes_of(sizes: Sizes, dtype=jnp.float32) -> Shapes:
   return {path: jax.ShapeDtypeStruct(x.shape, dtype) for path, x in shapes.items()}
 
 
-# Files with diffusers' names are read by `load_clip`, which fuses them first.
+def config_of(sizes: Sizes, form: str) -> dict:
+  """The config.json that transformers reads; the original release has none.
+
+  Its last block is not in the export: what Wan2.1 reads is `hidden_states[-2]`.
+  """
+  if form == "native":
+    return {}
+  return {
+    "architectures": ["CLIPVisionModel"],
+    "model_type": "clip_vision_model",
+    "hidden_size": sizes["width"],
+    "intermediate_size": sizes["ffn"],
+    "num_attention_heads": sizes["heads"],
+    "num_hidden_layers": sizes["depth"] + 1,
+    "image_size": sizes["patch"] * sizes["grid"],
+    "patch_size": sizes["patch"],
+    "hidden_act": "gelu",
+    "layer_norm_eps": EPS,
+  }
+
+
 UPSTREAM = Upstream(
-  tables={"native": NATIVE},
+  tables={"native": NATIVE, "diffusers": DIFFUSERS, "transformers": TRANSFORMERS},
   format_of=format_of,
   sizes=sizes_of,
   shapes=shapes_of,
   ignore=IGNORE,
   places=("", "image_encoder"),
   files=("models_clip*", "clip*", "model*"),
+  config=config_of,
 )
 
 
@@ -180,8 +192,8 @@ def load_clip(path: str | os.PathLike, *, dtype: str = "float32") -> ClipImage:
   Raises:
     UsageError: nothing there, or not the weights of a CLIP image encoder.
   """
-  weights = Fused(open_weights(path, UPSTREAM.places, UPSTREAM.files))
-  rows = {"native": NATIVE, "diffusers": DIFFUSERS}[format_of(weights)]
+  weights = open_weights(path, UPSTREAM.places, UPSTREAM.files)
+  rows = UPSTREAM.tables[format_of(weights)]
   sizes = sizes_of(weights, rows, read_config(path, UPSTREAM.places))
   shapes = shapes_of(sizes, jnp.dtype(dtype))
   params = load_tree(rows, weights, shapes, UPSTREAM.ignore)

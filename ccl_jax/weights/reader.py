@@ -157,9 +157,13 @@ def _choose(folder, places, files) -> pathlib.Path:
       if choices:
         names = ", ".join(p.name for p in choices)
         raise UsageError(f"{folder / place} holds {names}: name the one to read")
+  expected = ".safetensors, .pth or an index.json"
+  if "*" not in files:
+    expected += f" named {' or '.join(files)}"
   raise UsageError(
-    f"{folder} holds no checkpoint: expected .safetensors, .pth or an index.json there"
+    f"{folder} holds no checkpoint: expected {expected} there"
     + "".join(f" or in {p}/" for p in places if p)
+    + "; or name the file itself"
   )
 
 

@@ -5,8 +5,9 @@ An upstream is a list of rows, each a source name, a target and a transform:
   Row(r"blocks.(\d+).norm3.weight", r"blocks/video/norm3/scale[\1]")
 
 The source is literal text with regex groups, the target the '/'-joined path of a
-parameter; a trailing [N] is slot N of its leading, stacked layer axis. Every group must
-stand in the target, so a row reads backwards as well as forwards.
+parameter; a trailing [N] is slot N of its leading, stacked layer axis, [N,I] slot I in
+there, for a parameter of several tensors. Every group must stand in the target, so a
+row reads backwards as well as forwards.
 
 `match` holds the table to account before anything is read: exactly one row for every
 source tensor (or a name on the ignore list), every slot of every parameter filled once,
@@ -27,6 +28,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.weights.reader import Weights
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]  # parameter path -> shape
+Slot = tuple[int, ...]  # index into a parameter's leading axes; () is all of it
 _GROUP = re.compile(r"(\([^()]*\))")
 _BACKREF = re.compile(r"\\(\d)")
 
@@ -56,6 +58,19 @@ def reshape(source: Sequence[int], target: Sequence[int]) -> Transform:
   """Fixed shapes on both sides, e.g. (c, 1, 1, 1) <-> (c,); one size may be -1."""
   source, target = tuple(source), tuple(target)
   return Transform(lambda x: x.reshape(target), lambda x: x.reshape(source))
+
+
+def fused_linear(n: int) -> Transform:
+  """One matrix, or bias, of n layers side by side: (n out, in) <-> (n, in, out)."""
+
+  def forward(x):
+    return np.moveaxis(x.reshape(n, -1, *x.shape[1:]), 1, -1)
+
+  def backward(x):
+    x = np.moveaxis(x, -1, 1)
+    return x.reshape(-1, *x.shape[2:])
+
+  return Transform(forward, backward)
 
 
 def patch_linear(patch: tuple[int, int, int]) -> Transform:
@@ -129,10 +144,14 @@ def _literal(text: str) -> str:
   return re.sub(r"\\(.)", r"\1", text)
 
 
-def dense(source: str, target: str, bias: bool = True) -> list[Row]:
-  """The rows of a torch Linear and a Flax Dense; `target` may end in a slot."""
+def dense(
+  source: str, target: str, bias: bool = True, kernel: Transform = linear
+) -> list[Row]:
+  """The rows of a torch Linear and a Flax Dense, or by another `kernel` of layers with
+  the same two parameters; `target` may end in a slot.
+  """
   path, slot = _split_slot_text(target)
-  rows = [Row(f"{source}.weight", f"{path}/kernel{slot}", linear)]
+  rows = [Row(f"{source}.weight", f"{path}/kernel{slot}", kernel)]
   return rows + [Row(f"{source}.bias", f"{path}/bias{slot}")] * bias
 
 
@@ -153,14 +172,22 @@ class Move(NamedTuple):
 
   Attributes:
     name, shape: of the tensor in the checkpoint.
-    path, slot: of the parameter here; slot None is the whole parameter.
+    path, slot: of the parameter here.
   """
 
   name: str
   path: str
-  slot: int | None
+  slot: Slot
   transform: Transform
   shape: tuple[int, ...]
+
+  @property
+  def target(self) -> str:
+    return _target(self.path, self.slot)
+
+
+def _target(path: str, slot: Slot) -> str:
+  return f"{path}[{','.join(map(str, slot))}]" if slot else path
 
 
 def flat_shapes(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
@@ -176,19 +203,19 @@ def wanted(rows: Sequence[Row], shapes: Shapes) -> list[Move]:
       wrong, not the checkpoint.
   """
   moves = []
+  reach = lambda target: [(row, n) for row in rows if (n := row.backward(target))]
   for path, leaf in shapes.items():
-    whole = [(row, name) for row in rows if (name := row.backward(path))]
-    slots = [None] if whole else range(leaf.shape[0])
-    for slot in slots:
-      target = path if slot is None else f"{path}[{slot}]"
-      found = whole or [(row, name) for row in rows if (name := row.backward(target))]
+    axes = next((k for k in range(3) if reach(_target(path, (0,) * k))), 0)
+    for slot in np.ndindex(leaf.shape[:axes]):
+      found = reach(_target(path, slot))
       if len(found) != 1:
-        raise ValueError(f"{len(found)} rows reach {target}, expected one: {found}")
+        raise ValueError(
+          f"{len(found)} rows reach {_target(path, slot)}, expected one: {found}"
+        )
       row, name = found[0]
-      shape = leaf.shape if slot is None else leaf.shape[1:]
-      source = row.transform.backward(_hollow(shape)).shape
+      source = row.transform.backward(_hollow(leaf.shape[axes:])).shape
       moves.append(Move(name, path, slot, row.transform, source))
-  return sorted(moves, key=lambda m: (m.slot is not None, m.slot or 0))
+  return sorted(moves, key=lambda m: m.slot[:1])
 
 
 def match(
@@ -215,14 +242,14 @@ def match(
     m = missing[0]
     hint = f"; it does hold {extra[0]}" if extra else ""
     raise UsageError(
-      f"{weights.path}: no tensor {m.name} (and {len(missing) - 1} more missing), "
-      f"expected one of shape {m.shape}{hint}"
+      f"{weights.path}: no tensor {m.name}{_more(missing)}, expected one of shape "
+      f"{m.shape}{hint}"
     )
   if extra:
     raise UsageError(
       f"{weights.file_of(extra[0])}: unexpected tensor {extra[0]} "
-      f"{weights.shape(extra[0])} (and {len(extra) - 1} more); expected exactly the "
-      f"{len(moves)} tensors of this model"
+      f"{weights.shape(extra[0])}{_more(extra)}; expected exactly the {len(moves)} "
+      "tensors of this model"
     )
   for m in moves:
     if weights.shape(m.name) != m.shape:
@@ -235,7 +262,7 @@ def match(
 
 def load(
   rows: Sequence[Row], weights: Weights, shapes: Shapes, ignore: Sequence[str] = ()
-) -> Iterator[tuple[str, int | None, np.ndarray]]:
+) -> Iterator[tuple[str, Slot, np.ndarray]]:
   """(path, slot, array) for everything in `shapes`, one tensor in memory at a time."""
   for m in match(rows, weights, shapes, ignore):
     yield m.path, m.slot, m.transform.forward(weights.read(m.name))
@@ -247,14 +274,14 @@ def load_tree(
   """All parameters at once, as a tree in the dtypes of `shapes`; for small models."""
   flat = {path: np.empty(x.shape, x.dtype) for path, x in shapes.items()}
   for path, slot, array in load(rows, weights, shapes, ignore):
-    flat[path][... if slot is None else slot] = array
+    flat[path][slot] = array
   return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def unload(
   rows: Sequence[Row],
   shapes: Shapes,
-  read: Callable[[str, int | None], np.ndarray],
+  read: Callable[[str, Slot], np.ndarray],
 ) -> Iterator[tuple[str, np.ndarray]]:
   """(name, tensor) of the checkpoint that holds these parameters: `load` backwards.
 
@@ -262,6 +289,10 @@ def unload(
   """
   for m in wanted(rows, shapes):
     yield m.name, m.transform.backward(read(m.path, m.slot))
+
+
+def _more(items: Sequence) -> str:
+  return f" (and {len(items) - 1} more)" if len(items) > 1 else ""
 
 
 def _hollow(shape: Sequence[int]) -> np.ndarray:

@@ -6,6 +6,7 @@
 All sizes come from the tensors' shapes.
 """
 
+import functools
 import os
 import pathlib
 import re
@@ -20,7 +21,7 @@ from ccl_jax.models.tokenizer import Tokenizer
 from ccl_jax.models.umt5 import FARTHEST, UMT5Encoder, UMT5Text
 from ccl_jax.weights.reader import Weights, open_weights
 from ccl_jax.weights.rules import Row, Shapes, dense, flat_shapes, load_tree, norm
-from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name
+from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name, tensor_shape
 
 _BLOCK = r"blocks.(\d+)"
 NATIVE = [
@@ -71,25 +72,24 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   """The fields of `UMT5Encoder`, from the tensors' shapes.
 
   Raises:
-    UsageError: a tensor is missing that they are read from.
+    UsageError: a tensor is missing that they are read from, or heads do not divide.
   """
-
-  def shape(target):
-    name = tensor_name(rows, target)
-    if name not in weights:
-      raise UsageError(
-        f"{weights.path}: no tensor {name}, which every UMT5 encoder has"
-      )
-    return weights.shape(name)
-
-  vocabulary, width = shape("token_embedding")
-  buckets, heads = shape("blocks/attn/position_bias[0]")
+  shape = functools.partial(tensor_shape, weights, rows)
+  vocabulary, width = shape("token_embedding", 2)
+  buckets, heads = shape("blocks/attn/position_bias[0]", 2)
+  attention_width = shape("blocks/attn/q/kernel[0]", 2)[0]
+  if attention_width % heads:
+    raise UsageError(
+      f"{weights.path}: {tensor_name(rows, 'blocks/attn/position_bias[0]')} is of "
+      f"{heads} heads, expected a divisor of {attention_width}, the rows of "
+      f"{tensor_name(rows, 'blocks/attn/q/kernel[0]')}"
+    )
   layers = [int(m[1]) for n in weights.names() if (m := _LAYER.match(n))]
   return {
     "vocabulary": vocabulary,
     "width": width,
-    "attention_width": shape("blocks/attn/q/kernel[0]")[0],
-    "ffn": shape("blocks/ffn/gate/kernel[0]")[0],
+    "attention_width": attention_width,
+    "ffn": shape("blocks/ffn/gate/kernel[0]", 2)[0],
     "heads": heads,
     "depth": 1 + max(layers),
     "buckets": buckets,

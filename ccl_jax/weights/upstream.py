@@ -73,3 +73,25 @@ def get_upstream(kind: str) -> Upstream:
 def tensor_name(rows: Sequence[Row], target: str) -> str:
   """The checkpoint's name of one of our parameters."""
   return next(name for row in rows if (name := row.backward(target)))
+
+
+def tensor_shape(
+  weights: Weights, rows: Sequence[Row], target: str, axes: int
+) -> tuple[int, ...]:
+  """The checkpoint's shape of one of our parameters, to read sizes from.
+
+  Raises:
+    UsageError: it is not there, or no tensor of so many axes.
+  """
+  name = tensor_name(rows, target)
+  if name not in weights:
+    raise UsageError(
+      f"{weights.path}: no tensor {name}, which every model of this kind has"
+    )
+  shape = weights.shape(name)
+  if len(shape) != axes or 0 in shape:
+    raise UsageError(
+      f"{weights.file_of(name)}: {name} has shape {shape}, expected {axes} "
+      f"{'axis' if axes == 1 else 'axes'}, none of them empty"
+    )
+  return shape

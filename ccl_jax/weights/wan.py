@@ -4,6 +4,7 @@ All sizes come from the tensors' shapes; a config.json, where there is one, must
 The names of the tensors are in weights/wan_names.py.
 """
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from ccl_jax.models.presets import init_params
 from ccl_jax.models.stream import CLIP_WIDTH, StreamConfig
 from ccl_jax.weights.reader import Weights
 from ccl_jax.weights.rules import Row, Shapes, flat_shapes
-from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name
+from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name, tensor_shape
 from ccl_jax.weights.wan_names import DIFFUSERS, NATIVE, PATCH
 
 HEAD_WIDTH = 128
@@ -97,21 +98,8 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   Raises:
     UsageError: a size no Wan2.1 model has, or another one than in config.json.
   """
-
-  def size(target, axis, axes):
-    name = tensor_name(rows, target)
-    if name not in weights:
-      raise UsageError(
-        f"{weights.path}: no tensor {name}, which every Wan2.1 model has"
-      )
-    if len(weights.shape(name)) != axes:
-      raise UsageError(
-        f"{weights.file_of(name)}: {name} has shape {weights.shape(name)}, expected "
-        f"{axes} axes"
-      )
-    return weights.shape(name)[axis]
-
-  width = size("video/patch_embedding/bias", 0, 1)
+  shape = functools.partial(tensor_shape, weights, rows)
+  (width,) = shape("video/patch_embedding/bias", 1)
   if width % HEAD_WIDTH:
     raise UsageError(
       f"{weights.path}: patch_embedding.bias has {width} channels; expected a multiple "
@@ -120,14 +108,14 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   layers = [int(m[1]) for n in weights.names() if (m := re.match(r"blocks\.(\d+)", n))]
   sizes = {
     "width": width,
-    "ffn": size("blocks/video/ffn/in/bias[0]", 0, 1),
+    "ffn": shape("blocks/video/ffn/in/bias[0]", 1)[0],
     "heads": width // HEAD_WIDTH,
-    "in_channels": size("video/patch_embedding/kernel", 1, 5),
-    "out_channels": size("video/head/bias", 0, 1) // math.prod(PATCH),
+    "in_channels": shape("video/patch_embedding/kernel", 5)[1],
+    "out_channels": shape("video/head/bias", 1)[0] // math.prod(PATCH),
     "image_tokens": tensor_name(rows, "video/image_norm_in/bias") in weights,
-    "frequencies": size("video/time_embedding/in/kernel", 1, 2),
+    "frequencies": shape("video/time_embedding/in/kernel", 2)[1],
     "depth": 1 + max(layers),
-    "text_dim": size("video/text_embedding/in/kernel", 1, 2),
+    "text_dim": shape("video/text_embedding/in/kernel", 2)[1],
   }
   _agree(weights, sizes, config)
   return sizes

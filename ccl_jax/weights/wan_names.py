@@ -11,10 +11,7 @@ from ccl_jax.weights.rules import Row, dense, norm, patch_linear, squeeze
 
 PATCH = (1, 2, 2)
 
-_PATCHES = [
-  Row("patch_embedding.weight", "video/patch_embedding/kernel", patch_linear(PATCH)),
-  Row("patch_embedding.bias", "video/patch_embedding/bias"),
-]
+_PATCHES = dense("patch_embedding", "video/patch_embedding", kernel=patch_linear(PATCH))
 _BLOCK, _OURS = r"blocks.(\d+)", "blocks/video"
 
 NATIVE = [

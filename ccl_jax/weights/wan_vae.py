@@ -6,6 +6,7 @@
 A convolution is two rows, a norm one; layers are numbered along each network.
 """
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,8 +18,16 @@ from ccl_jax.errors import UsageError
 from ccl_jax.models.wan_vae import WanVideoCodec, init_params
 from ccl_jax.models.wan_vae_layers import CHANNELS, MEAN, MULTIPLIERS, STD
 from ccl_jax.weights.reader import Weights, open_weights
-from ccl_jax.weights.rules import Row, Shapes, conv, flat_shapes, load_tree, reshape
-from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name
+from ccl_jax.weights.rules import (
+  Row,
+  Shapes,
+  conv,
+  dense,
+  flat_shapes,
+  load_tree,
+  reshape,
+)
+from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name, tensor_shape
 
 
 class Names(NamedTuple):
@@ -75,11 +84,7 @@ def _block(source: str, target: str, names: Names) -> list[Row]:
   ]
 
 
-def _conv(source: str, target: str) -> list[Row]:
-  return [
-    Row(f"{source}.weight", f"{target}/kernel", conv),
-    Row(f"{source}.bias", f"{target}/bias"),
-  ]
+_conv = functools.partial(dense, kernel=conv)
 
 
 def _norm(source: str, target: str, axes: int = 3) -> list[Row]:
@@ -135,12 +140,15 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   """The base width.
 
   Raises:
-    UsageError: the tensor that has it is missing.
+    UsageError: the tensor that has it is missing, or latents have other channels.
   """
-  name = tensor_name(rows, "encoder/first/kernel")
-  if name not in weights:
-    raise UsageError(f"{weights.path}: no tensor {name}: expected encoder and decoder")
-  return {"width": weights.shape(name)[0]}
+  channels = tensor_shape(weights, rows, "decoder/latent/kernel", 5)[0]
+  if channels != CHANNELS:
+    raise UsageError(
+      f"{weights.path} has {tensor_name(rows, 'decoder/latent/kernel')} of {channels} "
+      f"channels, expected {CHANNELS}: Wan2.1's VAE, not the one of Wan2.2-TI2V-5B"
+    )
+  return {"width": tensor_shape(weights, rows, "encoder/first/kernel", 5)[0]}
 
 
 def shapes_of(sizes: Sizes) -> Shapes:

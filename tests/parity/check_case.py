@@ -38,6 +38,7 @@ from ccl_jax.diffusion.schedules import make_schedule
 from ccl_jax.errors import UsageError, one_line_errors
 from ccl_jax.training.checkpoint import restore_params
 from ccl_jax.weights import wan
+from ccl_jax.weights.upstream import get_upstream
 
 HERE = pathlib.Path(__file__).parent
 NETWORK, TRANSFORM = 1e-4, 1e-5  # limits of whole networks, and of single transforms
@@ -54,7 +55,8 @@ def is_wan_dit(folder: pathlib.Path) -> bool:
 def cases_wan_dit(folder: pathlib.Path) -> Iterator[Result]:
   """The velocity of one forward pass."""
   case, config = load_file(folder / "case.safetensors"), _config(folder)
-  sizes, params = _converted(folder)
+  with tempfile.TemporaryDirectory() as tmp:
+    sizes, params = converted("wan-dit", folder, pathlib.Path(tmp) / "converted")
   latent = [case["x"]] + ([case["y"]] if "y" in case else [])
   context = case["context"]
   text = np.zeros((len(context), config["text_len"], config["text_dim"]), np.float32)
@@ -128,18 +130,16 @@ def relative_error(got, expected) -> float:
   return float(np.abs(got.astype(np.float64) - expected).max() / expected.std())
 
 
-def _converted(folder: pathlib.Path):
-  """(sizes, parameters), written by the converter and restored as training does."""
-  with tempfile.TemporaryDirectory() as tmp:
-    dst = pathlib.Path(tmp) / "converted"
-    sizes = import_weights("wan-dit", folder, dst, verify=True)["sizes"]
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shapes = {
-      path: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=here)
-      for path, x in wan.shapes_of(sizes).items()
-    }
-    tree = traverse_util.unflatten_dict(shapes, sep="/")
-    return sizes, restore_params(dst / "checkpoints", "params", tree)[1]
+def converted(kind: str, src: pathlib.Path, dst: pathlib.Path):
+  """(sizes, parameters), converted into `dst` and restored as training does."""
+  sizes = import_weights(kind, src, dst, verify=True)["sizes"]
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  shapes = {
+    path: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=here)
+    for path, x in get_upstream(kind).shapes(sizes).items()
+  }
+  tree = traverse_util.unflatten_dict(shapes, sep="/")
+  return sizes, restore_params(dst / "checkpoints", "params", tree)[1]
 
 
 def _has(folder: pathlib.Path, *names: str) -> bool:

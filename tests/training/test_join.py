@@ -14,6 +14,7 @@ from ccl_jax.convert import export_weights, import_weights
 from ccl_jax.errors import UsageError
 from ccl_jax.models import presets
 from ccl_jax.models.stream import StreamConfig
+from ccl_jax.tasks import Route
 from ccl_jax.training.checkpoint import Checkpointer, restore_params
 from ccl_jax.training.join import join
 from ccl_jax.training.streamed import SliceReader
@@ -107,6 +108,33 @@ def test_both_streams_are_the_given_ones(tmp_path, video):
   assert all(out.read(n).tobytes() == x.tobytes() for n, x in tensors.items())
 
 
+@pytest.mark.parametrize("variant", presets.VARIANTS)
+def test_the_joint_model_starts_as_the_video_model(tmp_path, video, variant):
+  """Bit for bit, while each stream reads the other one, of a random audio stream."""
+  join(video, None, tmp_path / "joint", size="mini", variant=variant)
+  alone = {"preset": "mini", "streams": ["video"], "dtype": "float32"}
+  joint = {"preset": "mini", "variant": variant, "dtype": "float32"}
+  rng = np.random.default_rng(0)
+  normal = lambda *shape: rng.standard_normal(shape, np.float32)
+  latents = {"video": normal(2, 3, 4, 6, 16), "audio": normal(2, 11, 20)}
+  times = {s: np.full((2, 1), 700, np.float32) for s in latents}
+  text = normal(2, 8, TEXT)
+
+  def velocity(folder, model, streams):
+    params = restore_params(folder / "checkpoints", "params", shapes_of(**model))[1]
+    only = lambda d: {s: d[s] for s in streams}
+    route = Route(dict.fromkeys(streams, len(streams) == 2))
+    network = presets.build_model(**model)
+    run = jax.jit(lambda p, *inputs: network.apply({"params": p}, *inputs, route))
+    return run(params, only(latents), only(times), text)
+
+  expected = velocity(video, alone, ["video"])["video"]
+  got = velocity(tmp_path / "joint", joint, ["video", "audio"])
+  assert got["audio"].std() == 0  # the head of a random stream is zero
+  assert expected.std() > 0.1
+  np.testing.assert_array_equal(got["video"], expected)
+
+
 def test_without_an_audio_stream_it_is_random(tmp_path, video):
   config = join(video, None, tmp_path / "a", size="mini", seed=5)
   assert config["random"] == [
@@ -116,7 +144,7 @@ def test_without_an_audio_stream_it_is_random(tmp_path, video):
   join(video, None, tmp_path / "b", size="mini", seed=5)
   join(video, None, tmp_path / "c", size="mini", seed=6)
   first, same, other = (
-    SliceReader(tmp_path / x / "checkpoints").read("blocks/audio/ffn/in/kernel", 1)
+    SliceReader(tmp_path / x / "checkpoints").read("blocks/audio/ffn/in/kernel", (1,))
     for x in "abc"
   )
   np.testing.assert_array_equal(first, same)

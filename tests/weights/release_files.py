@@ -54,11 +54,13 @@ def tensors(kind: str, sizes: dict, form: str) -> dict[str, np.ndarray]:
   upstream, out = get_upstream(kind), {}
   shapes = upstream.shapes(sizes)
   for m in wanted(upstream.tables[form], shapes):
-    shape = shapes[m.path].shape[m.slot is not None :]
-    rng = np.random.default_rng([zlib.crc32(m.path.encode()), m.slot or 0])
-    fan = np.prod(shape[:-1]) if m.path.endswith("kernel") else 100
+    shape = shapes[m.path].shape
+    stacked = shape[1:] if m.path.startswith("blocks/") else shape
+    rng = np.random.default_rng(zlib.crc32(m.path.encode()))
+    fan = np.prod(stacked[:-1]) if m.path.endswith("kernel") else 100
     x = rng.standard_normal(shape) / np.sqrt(fan) + m.path.endswith("scale")
-    out[m.name] = np.ascontiguousarray(m.transform.backward(x.astype(np.float32)))
+    x = m.transform.backward(x.astype(np.float32)[m.slot])
+    out[m.name] = np.ascontiguousarray(x)
   return out
 
 
@@ -85,15 +87,15 @@ def native_release(folder: pathlib.Path, image: bool) -> pathlib.Path:
   if image:
     clip = tensors("clip", SIZES["clip"], "native")
     name = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
-    save_pth(folder / name, _with_last_block(clip))
+    after = {"visual.post_norm.weight": (1280,), "log_scale": ()}
+    save_pth(folder / name, _with_last_block(clip, after))
   return folder
 
 
-def _with_last_block(clip: dict) -> dict:
-  """The block that is not run, and the text half, which is not read."""
-  first = "visual.transformer.0."
-  last = {k.replace(".0.", ".1.", 1): v for k, v in clip.items() if k.startswith(first)}
-  return clip | last | {"log_scale": np.zeros((), np.float32)}
+def _with_last_block(clip: dict, after: dict) -> dict:
+  """With the block that is not run and what follows it, which are not read."""
+  last = {k.replace(".0.", ".1.", 1): v for k, v in clip.items() if ".0." in k}
+  return clip | last | {k: np.zeros(shape, np.float32) for k, shape in after.items()}
 
 
 def diffusers_release(folder: pathlib.Path, image: bool) -> pathlib.Path:
@@ -101,10 +103,15 @@ def diffusers_release(folder: pathlib.Path, image: bool) -> pathlib.Path:
   dit = tensors("wan-dit", dit_sizes(image), "diffusers")
   save_shards(folder / "transformer", dit, count=2)
   places = {"wan-vae": "vae/diffusion_pytorch_model", "umt5": "text_encoder/model"}
+  if image:
+    places["clip"] = "image_encoder/model"
   for kind, place in places.items():
     path = folder / f"{place}.safetensors"
     path.parent.mkdir(parents=True)
-    save_file(tensors(kind, SIZES[kind], "diffusers"), path)
+    drawn = tensors(kind, SIZES[kind], "diffusers")
+    if kind == "clip":
+      drawn = _with_last_block(drawn, {"vision_model.post_layernorm.weight": (1280,)})
+    save_file(drawn, path)
   (folder / "tokenizer").mkdir()
   (folder / "tokenizer" / "tokenizer.json").write_text(tokenizer_file())
   return folder

@@ -18,6 +18,14 @@ ROWS = [
   Row(r"layers.(\d+).conv.weight", r"blocks/conv/kernel[\1]", rules.conv),
   Row("table", "table", rules.squeeze),
   Row("gamma", "gamma", rules.reshape((-1, 1, 1), (-1,))),
+  *dense(r"layers.(\d+).left", r"blocks/pair[\1,0]"),
+  *dense(r"layers.(\d+).right", r"blocks/pair[\1,1]"),
+]
+# The same parameters, of which two are one tensor.
+FUSED = [
+  *ROWS[:-4],
+  Row(r"layers.(\d+).both.weight", r"blocks/pair/kernel[\1]", rules.fused_linear(2)),
+  Row(r"layers.(\d+).both.bias", r"blocks/pair/bias[\1]", rules.fused_linear(2)),
 ]
 SHAPES = {
   "patch.weight": (5, 4, 1, 2, 3),
@@ -29,6 +37,8 @@ SHAPES = {
   **{f"layers.{i}.down.bias": (4,) for i in range(3)},
   **{f"layers.{i}.norm.weight": (4,) for i in range(3)},
   **{f"layers.{i}.conv.weight": (6, 4, 3, 2) for i in range(3)},
+  **{f"layers.{i}.{x}.weight": (5, 4) for i in range(3) for x in ("left", "right")},
+  **{f"layers.{i}.{x}.bias": (5,) for i in range(3) for x in ("left", "right")},
 }
 TARGETS = {
   "stem/kernel": (1 * 2 * 3 * 4, 5),
@@ -40,6 +50,8 @@ TARGETS = {
   "blocks/down/bias": (3, 4),
   "blocks/norm/scale": (3, 4),
   "blocks/conv/kernel": (3, 3, 2, 4, 6),
+  "blocks/pair/kernel": (3, 2, 4, 5),
+  "blocks/pair/bias": (3, 2, 5),
 }
 TARGETS = {k: jax.ShapeDtypeStruct(v, np.float32) for k, v in TARGETS.items()}
 
@@ -74,8 +86,7 @@ def test_there_and_back_is_the_same_bits(tmp_path, tensors):
   assert {k: v.shape for k, v in flat.items()} == {
     k: v.shape for k, v in TARGETS.items()
   }
-  read = lambda path, slot: flat[path] if slot is None else flat[path][slot]
-  back = dict(unload(ROWS, TARGETS, read))
+  back = dict(unload(ROWS, TARGETS, lambda path, slot: flat[path][slot]))
   assert back.keys() == tensors.keys()
   for name, x in tensors.items():
     assert back[name].tobytes() == x.tobytes(), name
@@ -93,9 +104,30 @@ def test_the_layouts(tmp_path, tensors):
   assert stem[0, 1, 2, 3, 4] == tensors["patch.weight"][4, 3, 0, 1, 2]
 
 
+def test_two_tensors_or_one_that_is_both(tmp_path, tensors):
+  """What one table takes apart, another puts together."""
+  tree = load_tree(ROWS, opened(tmp_path, tensors), TARGETS)
+  pair = tree["blocks"]["pair"]["kernel"]
+  np.testing.assert_array_equal(pair[2, 1], tensors["layers.2.right.weight"].T)
+  flat = traverse_util.flatten_dict(tree, sep="/")
+  fused = dict(unload(FUSED, TARGETS, lambda path, slot: flat[path][slot]))
+  fused = {name: np.ascontiguousarray(x) for name, x in fused.items()}
+  for i in range(3):
+    for kind in ("weight", "bias"):
+      parts = [tensors[f"layers.{i}.{x}.{kind}"] for x in ("left", "right")]
+      np.testing.assert_array_equal(
+        fused[f"layers.{i}.both.{kind}"], np.concatenate(parts)
+      )
+  again = load_tree(FUSED, opened(tmp_path, fused), TARGETS)
+  jax.tree.map(np.testing.assert_array_equal, again, tree)
+
+
 def test_layers_come_one_after_the_other(tmp_path, tensors):
   slots = [slot for _, slot, _ in load(ROWS, opened(tmp_path, tensors), TARGETS)]
-  assert slots == [None] * 3 + [0] * 6 + [1] * 6 + [2] * 6
+  assert [slot[:1] for slot in slots] == [()] * 3 + [(0,)] * 10 + [(1,)] * 10 + [
+    (2,)
+  ] * 10
+  assert slots.count((2, 1)) == 2
 
 
 def test_an_unexpected_tensor(tmp_path, tensors):
@@ -125,8 +157,10 @@ def test_mistakes_in_a_table(tmp_path, tensors):
   weights = opened(tmp_path, tensors)
   with pytest.raises(ValueError, match="0 rows reach stem/kernel"):
     load_tree(ROWS[1:], weights, TARGETS)
+  with pytest.raises(ValueError, match=r"0 rows reach blocks/pair/kernel\[0,1\]"):
+    load_tree(ROWS[:-2], weights, TARGETS)
   with pytest.raises(ValueError, match="2 rows reach gamma"):
     load_tree([*ROWS, Row("other", "gamma")], weights, TARGETS)
-  twice = [*ROWS[:-1], Row("table", "gamma")]
+  twice = [*(r for r in ROWS if r.target != "gamma"), Row("table", "gamma")]
   with pytest.raises(ValueError, match="come from one tensor"):
     load_tree(twice, weights, TARGETS)

@@ -98,10 +98,9 @@ def test_sizes_from_the_tensors(tmp_path, image):
 def test_the_renaming_there_and_back():
   shapes = wan.shapes_of(PUBLISHED["i2v-14B"][0] | {"depth": 8})
   for move in wanted(wan.NATIVE, shapes):
-    target = move.path if move.slot is None else f"{move.path}[{move.slot}]"
-    theirs = tensor_name(wan.DIFFUSERS, target)
+    theirs = tensor_name(wan.DIFFUSERS, move.target)
     (back,) = {t for row in wan.DIFFUSERS if (t := row.forward(theirs))}
-    assert back == target
+    assert back == move.target
     assert tensor_name(wan.NATIVE, back) == move.name
   # What the original calls norm3, diffusers calls norm2.
   assert tensor_name(wan.DIFFUSERS, "blocks/video/norm3/scale[7]") == (

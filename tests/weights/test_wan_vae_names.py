@@ -60,6 +60,7 @@ def test_other_weights_are_refused_in_one_line(tmp_path):
   with pytest.raises(UsageError, match="is not Wan2.1's VAE: .* but blocks.0.x"):
     load_wan_vae(tmp_path / "a.safetensors")
   half = {"decoder.conv1.weight": np.zeros((16, 16, 3, 3, 3), np.float32)}
+  half["conv2.weight"] = np.zeros((16, 16, 1, 1, 1), np.float32)
   save_file(half, tmp_path / "b.safetensors")
   with pytest.raises(UsageError, match="no tensor encoder.conv1.weight"):
     load_wan_vae(tmp_path / "b.safetensors")
