@@ -50,7 +50,7 @@ class SliceWriter:
     shape, dtype = self._shapes[path].shape, self._shapes[path].dtype
     assert array.shape == (shape if slot is None else shape[1:]), (path, array.shape)
     assert array.dtype == dtype, (path, array.dtype)
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")  # ascontiguousarray adds an axis to ()
     if path not in self._arrays:
       self._arrays[path] = self._create(path, stacked=slot is not None)
     target = self._arrays[path] if slot is None else self._arrays[path][slot]
