@@ -3,6 +3,7 @@
   python -m ccl_jax.convert wan-dit --src Wan2.1-T2V-14B --dst weights/t2v-14b --verify
   python -m ccl_jax.convert wan-dit --src model_bf16.safetensors --dst weights/t2v \\
       --dtype float32
+  python -m ccl_jax.convert audio-vae --src v1-16.pth --dst weights/audio-vae
   python -m ccl_jax.convert export --format diffusers --src weights/t2v-14b --dst out
   python -m ccl_jax.convert join --video weights/t2v-14b --audio runs/audio \\
       --size 14b --dst weights/joint-14b
@@ -32,7 +33,7 @@ from ccl_jax.errors import UsageError, one_line_errors
 from ccl_jax.training.folders import new_folder
 from ccl_jax.weights.reader import open_weights, read_config
 from ccl_jax.weights.rules import Move, match, wanted
-from ccl_jax.weights.upstream import MODULES, get_upstream
+from ccl_jax.weights.upstream import LICENCES, MODULES, get_upstream
 from ccl_jax.weights.writer import Spec, write_safetensors
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -136,7 +137,8 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
 
   def tensors(bar):
     for m in moves:
-      tensor = np.ascontiguousarray(m.transform.backward(reader.read(m.path, m.slot)))
+      tensor = m.transform.backward(reader.read(m.path, m.slot))
+      tensor = np.asarray(tensor, order="C")  # ascontiguousarray adds an axis to ()
       hashes[m.name] = {"sha256": _sha(tensor)}
       yield tensor
       bar.update(tensor.nbytes)
@@ -231,8 +233,14 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
   def command(name, text):
+    terms = f"Licence: {LICENCES[name]}." if name in LICENCES else ""
     sub = commands.add_parser(
-      name, help=text, description=__doc__, formatter_class=raw, allow_abbrev=False
+      name,
+      help=f"{text}. {terms}" if terms else text,
+      description=__doc__,
+      epilog=terms,
+      formatter_class=raw,
+      allow_abbrev=False,
     )
     sub.add_argument("--dst", required=True, help="A folder that is not there yet.")
     return sub
@@ -249,6 +257,7 @@ def _parser() -> argparse.ArgumentParser:
     "wan-vae": "Wan2.1's video VAE",
     "umt5": "the UMT5-XXL text encoder",
     "clip": "the CLIP ViT-H image encoder",
+    "audio-vae": "MMAudio's VAE of mel spectrograms, 16 or 44.1 kHz",
   }
   for kind in MODULES:
     sub = command(kind, texts[kind])
@@ -298,6 +307,9 @@ def main(argv: list[str] | None = None) -> None:
         import_weights(
           args.command, args.src, args.dst, dtype=args.dtype, verify=args.verify
         )
+        if args.command in LICENCES:
+          terms = f"licence: {LICENCES[args.command]} (docs/licences.md)"
+          print(terms, file=sys.stderr)
     except KeyboardInterrupt:
       print(f"interrupted: nothing was left in {args.dst}", file=sys.stderr)
       sys.exit(130)

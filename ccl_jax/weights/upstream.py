@@ -39,7 +39,17 @@ class Upstream(NamedTuple):
 
 
 # Command -> module of ccl_jax.weights that holds its UPSTREAM.
-MODULES = {"wan-dit": "wan", "wan-vae": "wan_vae", "umt5": "umt5", "clip": "clip"}
+MODULES = {
+  "wan-dit": "wan",
+  "wan-vae": "wan_vae",
+  "umt5": "umt5",
+  "clip": "clip",
+  "audio-vae": "mmaudio",
+}
+# Command -> the terms of its published weights, where they are narrower than ours.
+LICENCES = {
+  "audio-vae": "MMAudio's released weights are CC-BY-NC 4.0: non-commercial use only"
+}
 
 
 def get_upstream(kind: str) -> Upstream:
