@@ -9,6 +9,7 @@ encoder. The others take one network:
 
   python -m ccl_jax.convert wan-dit --src model_bf16.safetensors --dst weights/t2v \\
       --dtype float32
+  python -m ccl_jax.convert audio-vae --src v1-16.pth --dst weights/audio-vae
   python -m ccl_jax.convert export --format diffusers --src weights/t2v-14b --dst out
   python -m ccl_jax.convert join --video weights/t2v-14b --audio runs/audio \\
       --size 14b --dst weights/joint-14b
@@ -42,7 +43,7 @@ from ccl_jax.errors import UsageError, one_line_errors
 from ccl_jax.training.folders import new_folder
 from ccl_jax.weights.reader import Weights, open_weights, read_config
 from ccl_jax.weights.rules import Move, Shapes, match, wanted
-from ccl_jax.weights.upstream import Sizes, Upstream, get_upstream
+from ccl_jax.weights.upstream import LICENCES, Sizes, Upstream, get_upstream
 from ccl_jax.weights.writer import Spec, write_safetensors
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -129,7 +130,7 @@ def import_weights(
         "format": form,
         "sha256": source.hexdigest(),
       },
-      "licence": upstream.licence,
+      "licence": LICENCES.get(kind, ""),
       "version": __version__,
     }
     writer.finish(config)
@@ -186,7 +187,7 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
   def tensors(bar):
     for m in moves:
       tensor = m.transform.backward(reader.read(m.path, m.slot))
-      tensor = np.asarray(tensor, order="C")
+      tensor = np.asarray(tensor, order="C")  # ascontiguousarray adds an axis to ()
       hashes[m.name] = {"sha256": _sha(tensor)}
       yield tensor
       bar.update(tensor.nbytes)
@@ -281,10 +282,12 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
   def command(name, text):
+    terms = f"Licence: {LICENCES[name]}." if name in LICENCES else ""
     sub = commands.add_parser(
       name,
-      help=text,
+      help=f"{text}. {terms}" if terms else text,
       description=f"{name}: {text}\n\n{__doc__}",
+      epilog=terms,
       formatter_class=raw,
       allow_abbrev=False,
     )
@@ -310,8 +313,8 @@ def _parser() -> argparse.ArgumentParser:
     "syncnet": "SyncNet, which scores lip sync",
     "s3fd": "the S3FD face detector",
     "synchformer": "Synchformer, for DeSync",
-    "imagebind": "ImageBind's vision and audio towers, for the IB-score; the weights "
-    "are under CC BY-NC-SA 4.0: no commercial use, share alike",
+    "imagebind": "ImageBind's vision and audio towers, for the IB-score",
+    "audio-vae": "MMAudio's VAE of mel spectrograms, 16 or 44.1 kHz",
   }
   for kind in texts:
     sub = command(kind, texts[kind])
@@ -373,11 +376,12 @@ def main(argv: list[str] | None = None) -> None:
 
         convert_release(args.src, args.dst, dtype=args.dtype, verify=args.verify)
       else:
-        config = import_weights(
+        import_weights(
           args.command, args.src, args.dst, dtype=args.dtype, verify=args.verify
         )
-        if config["licence"]:
-          print(f"licence of these weights: {config['licence']}", file=sys.stderr)
+        if args.command in LICENCES:
+          terms = f"licence: {LICENCES[args.command]} (docs/licences.md)"
+          print(terms, file=sys.stderr)
     except KeyboardInterrupt:
       print(f"interrupted: nothing was left in {args.dst}", file=sys.stderr)
       sys.exit(130)

@@ -1,6 +1,6 @@
 """Sound to mel spectrogram and back: short-time Fourier transform, mel, Griffin-Lim.
 
-The mel of MMAudio's 16 kHz mode (its 44.1 kHz mode by keywords):
+The mel of MMAudio's 16 kHz mode (its 44.1 kHz mode has a natural logarithm):
 
   S[m, k]   = sum_j hann[j] x[m hop + j - (n_fft - hop) / 2] e^(-2 pi i j k / n_fft)
   mel[m, c] = sum_k sqrt(|S|^2 + 1e-9) M[k, c]
@@ -8,9 +8,10 @@ The mel of MMAudio's 16 kHz mode (its 44.1 kHz mode by keywords):
 
 Products are exact float32: an accelerator's bf16 products ruin quiet bands.
 
-x is clamped to [-1, 1] and reflected at both ends, so n samples give n / hop frames,
-frame m centred on sample (m + 1/2) hop. M are triangles of unit area, equally spaced
-on Slaney's mel scale from 0 Hz to half the sample rate.
+x is clamped to [-1, 1] and reflected at both ends, so n samples give n // hop frames
+(what is left over is cut off), frame m centred on sample (m + 1/2) hop: a click at
+sample p is loudest in frame p // hop. M are triangles of unit area, equally spaced on
+Slaney's mel scale from 0 Hz to half the sample rate.
 
 All functions are pure, batched and differentiable, and need n_fft % hop == 0: framing
 and overlap-add are then shifted reshapes, with no gather or scatter.
@@ -23,6 +24,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Complex, Float
+
+from ccl_jax.errors import UsageError
+
+# MMAudio's two modes, as keywords of `log_mel`.
+MODES = {
+  "16k": {
+    "sample_rate": 16000,
+    "n_fft": 1024,
+    "hop": 256,
+    "bands": 80,
+    "log": jnp.log10,
+  },
+  "44k": {
+    "sample_rate": 44100,
+    "n_fft": 2048,
+    "hop": 512,
+    "bands": 128,
+    "log": jnp.log,
+  },
+}
 
 
 @functools.cache
@@ -88,7 +109,17 @@ def mel_spectrogram(
   hop: int = 256,
   bands: int = 80,
 ) -> Float[Array, "b m c"]:
-  """Mel amplitudes; n samples give n / hop frames."""
+  """Mel amplitudes; n samples give n // hop frames.
+
+  Raises:
+    UsageError: the sound is shorter than what is reflected at its ends.
+  """
+  edge = (n_fft - hop) // 2
+  if x.shape[1] <= edge:
+    raise UsageError(
+      f"a mel of {n_fft} samples a frame needs more than {edge}, got a sound of "
+      f"{x.shape[1]}: pad it"
+    )
   spectrum = stft(jnp.clip(x, -1, 1), n_fft=n_fft, hop=hop)
   amplitude = jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9)
   return jnp.matmul(
@@ -99,10 +130,7 @@ def mel_spectrogram(
 def log_mel(
   x: Float[Array, "b n"], *, log: Callable = jnp.log10, **mode: int
 ) -> Float[Array, "b m c"]:
-  """What MMAudio's audio VAE reads; `mode` and `log` as in its two modes:
-  16 kHz: the defaults; 44.1 kHz: sample_rate=44100, n_fft=2048, hop=512, bands=128,
-  log=jnp.log.
-  """
+  """What MMAudio's audio VAE reads: by default its 16 kHz mode, else `**MODES[...]`."""
   return log(jnp.maximum(mel_spectrogram(x, **mode), 1e-5))
 
 

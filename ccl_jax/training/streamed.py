@@ -49,7 +49,7 @@ class SliceWriter:
     shape, dtype = self._shapes[path].shape, self._shapes[path].dtype
     assert array.shape == shape[len(slot) :], (path, slot, array.shape)
     assert array.dtype == dtype, (path, array.dtype)
-    array = np.asarray(array, order="C")  # ascontiguousarray has no scalars
+    array = np.asarray(array, order="C")  # ascontiguousarray adds an axis to ()
     if path not in self._arrays:
       self._arrays[path] = self._create(path, axes=len(slot))
     self._wait()

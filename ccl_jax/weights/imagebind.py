@@ -40,7 +40,7 @@ from ccl_jax.weights.rules import (
   reshape,
   squeeze,
 )
-from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name
+from ccl_jax.weights.upstream import LICENCES, Sizes, Upstream, tensor_name
 
 HEAD_WIDTHS = {"vision": 80, "audio": 64}  # tensors do not tell them
 
@@ -145,7 +145,9 @@ def shapes_of(sizes: Sizes, dtype=jnp.float32) -> Shapes:
 def config_of(sizes: Sizes, form: str) -> dict:
   """What the tensors do not tell, and whose they are."""
   heads = lambda tower: {"dim": tower["width"], "heads": tower["heads"]}
-  return {name: heads(sizes[name]) for name in TOWERS} | {"licence": UPSTREAM.licence}
+  return {name: heads(sizes[name]) for name in TOWERS} | {
+    "licence": LICENCES["imagebind"]
+  }
 
 
 UPSTREAM = Upstream(
@@ -160,7 +162,6 @@ UPSTREAM = Upstream(
   files=("imagebind*", "model*"),
   stem="imagebind",
   config=config_of,
-  licence="CC BY-NC-SA 4.0: no commercial use, share alike",
 )
 
 

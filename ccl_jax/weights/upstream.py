@@ -27,7 +27,6 @@ class Upstream(NamedTuple):
     config: (sizes, format) -> the config.json of an export, or {}.
     beside: files that belong to the weights: name -> places to look for it, from the
       folder that was given or that of the file.
-    licence: of the published weights, where it binds people to more than naming it.
   """
 
   tables: Mapping[str, Sequence[Row]]
@@ -40,7 +39,6 @@ class Upstream(NamedTuple):
   stem: str = "model"
   config: Callable[[Sizes, str], dict] = lambda sizes, form: {}
   beside: Mapping[str, Sequence[str]] = {}
-  licence: str = ""
 
 
 # Command -> module of ccl_jax.weights that holds its UPSTREAM.
@@ -56,6 +54,13 @@ MODULES = {
   "s3fd": "s3fd",
   "synchformer": "synchformer",
   "imagebind": "imagebind",
+  "audio-vae": "mmaudio",
+}
+# Command -> the terms of its published weights, where they are narrower than ours.
+LICENCES = {
+  "audio-vae": "MMAudio's released weights are CC-BY-NC 4.0: non-commercial use only",
+  "imagebind": "ImageBind's released weights are CC BY-NC-SA 4.0: no commercial use, "
+  "share alike",
 }
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from ccl_jax.errors import UsageError
 from ccl_jax.ops import stft
 
 RATE = 16000
@@ -21,6 +22,60 @@ def test_mel_equals_the_reference(shared):
   for mel in (stft.log_mel, jax.jit(stft.log_mel)):
     error = np.abs(mel(jnp.asarray(case["wav"])) - expected).max()
     assert error <= 1e-5 * expected.std()
+
+
+@pytest.mark.parametrize("mode", stft.MODES)
+def test_mel_equals_librosa(mode):
+  """In float64, from its own window, STFT and filters; in a batch, with loud parts."""
+  import librosa
+
+  rate, n_fft, hop, bands, log = stft.MODES[mode].values()
+  louder = np.linspace(0.01, 1.5, 20 * hop)
+  wave = np.random.default_rng(4).normal(size=(2, 20 * hop)) * louder
+  pad = (n_fft - hop) // 2
+  loud = np.pad(np.clip(wave, -1, 1), ((0, 0), (pad, pad)), "reflect")
+  sizes = {"n_fft": n_fft, "hop_length": hop, "win_length": n_fft}
+  power = np.abs(librosa.stft(loud, **sizes, window="hann", center=False)) ** 2
+  filters = librosa.filters.mel(
+    sr=rate, n_fft=n_fft, n_mels=bands, fmin=0, fmax=rate / 2
+  )
+  mel = np.maximum(filters @ np.sqrt(power + 1e-9), 1e-5)
+  expected = {"16k": np.log10, "44k": np.log}[mode](mel).swapaxes(1, 2)
+  got = jax.jit(lambda x: stft.log_mel(x, **stft.MODES[mode]))(jnp.float32(wave))
+  assert got.shape == expected.shape == (2, 20, bands)
+  assert np.abs(got - expected).max() <= 1e-5 * expected.std()
+  assert log is {"16k": jnp.log10, "44k": jnp.log}[mode]
+
+
+@pytest.mark.parametrize("mode", stft.MODES)
+def test_a_click_is_in_the_frame_that_is_centred_on_it(mode):
+  """Frame m's centre is sample (m + 1/2) hop: the nearest is the loudest, and the
+  centroid of all frames' power is within 0.2 ms of the click.
+  """
+  rate, n_fft, hop, bands, _ = stft.MODES[mode].values()
+  at = np.arange(6 * hop, 8 * hop, hop // 8) + 3
+  clicks = (np.arange(14 * hop) == at[:, None]).astype(np.float32)
+  sizes = {"sample_rate": rate, "n_fft": n_fft, "hop": hop, "bands": bands}
+  mel = jax.jit(lambda x: stft.mel_spectrogram(x, **sizes))(clicks)
+  power = np.asarray(mel).sum(-1) ** 2
+  np.testing.assert_array_equal(power.argmax(1), at // hop)
+  centres = (np.arange(14) + 0.5) * hop
+  off = power @ centres / power.sum(1) - at
+  assert np.abs(off).max() < 2e-4 * rate, off
+
+
+def test_lengths():
+  """What is left over is cut; too short to reflect is refused."""
+  wave = noise(1, 1024 + 255)
+  np.testing.assert_array_equal(
+    stft.log_mel(wave)[:, :3], stft.log_mel(wave[:, :1280])[:, :3]
+  )
+  assert stft.log_mel(wave).shape == (1, 4, 80)
+  assert stft.log_mel(wave[:, :385]).shape == (1, 1, 80)
+  with pytest.raises(UsageError, match="more than 384, got a sound of 384: pad it"):
+    stft.log_mel(wave[:, :384])
+  with pytest.raises(UsageError, match="more than 768, got a sound of 768"):
+    stft.log_mel(wave[:, :768], **stft.MODES["44k"])
 
 
 @pytest.mark.parametrize("rate, n_fft, bands", [(16000, 1024, 80), (44100, 2048, 128)])
@@ -51,7 +106,7 @@ def test_a_band_hears_its_own_tone_and_silence_is_the_floor():
 
 
 def test_other_mode_has_its_own_sizes_and_clamps_loud_sound():
-  mode = {"sample_rate": 44100, "n_fft": 2048, "hop": 512, "bands": 128, "log": jnp.log}
+  mode = stft.MODES["44k"]
   wave = noise(2, 512 * 9)
   mel = stft.log_mel(wave, **mode)
   assert mel.shape == (2, 9, 128)

@@ -14,6 +14,8 @@ this file, which has the functions
 
   is_NAME(folder: Path) -> bool
   cases_NAME(folder: Path) -> iterable of (name, got, expected, limit)
+
+A folder of several networks is of several kinds, and all of them run.
 """
 
 import argparse
@@ -110,17 +112,18 @@ def other_cases() -> dict:
 def check(folder: pathlib.Path) -> bool:
   """Prints the lines of one case; whether all are within their limits."""
   kinds = CASES | other_cases()
-  kind = next((k for k, (known, _) in kinds.items() if known(folder)), None)
-  if kind is None:
+  mine = [kind for kind, (known, _) in kinds.items() if known(folder)]
+  if not mine:
     raise UsageError(f"{folder} is no case of {', '.join(kinds)}; see its README")
-  print(f"{folder} ({kind})")
   good = True
-  for name, got, expected, limit in kinds[kind][1](folder):
-    error = relative_error(got, expected)
-    good &= bool(error <= limit)  # not so for nan
-    shape = "x".join(map(str, expected.shape))
-    verdict = "ok" if error <= limit else "MISS"
-    print(f"  {name:32} {shape:20} error {error:.2e}  limit {limit:.0e}  {verdict}")
+  for kind in mine:
+    print(f"{folder} ({kind})")
+    for name, got, expected, limit in kinds[kind][1](folder):
+      error = relative_error(got, expected)
+      good &= bool(error <= limit)  # not so for nan
+      shape = "x".join(map(str, expected.shape))
+      verdict = "ok" if error <= limit else "MISS"
+      print(f"  {name:32} {shape:20} error {error:.2e}  limit {limit:.0e}  {verdict}")
   return good
 
 

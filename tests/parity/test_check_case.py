@@ -54,3 +54,20 @@ def test_a_folder_that_is_no_case(check_case, tmp_path):
   (tmp_path / "config.json").write_text(json.dumps({"kind": "other"}))
   with pytest.raises(UsageError, match="is no case of wan_dit, wan_schedules"):
     check_case.check(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [None, "first", "second"])
+def test_a_folder_of_two_kinds_runs_both(
+  check_case, tmp_path, monkeypatch, capsys, wrong
+):
+  """And a miss of either is one."""
+  x = np.arange(3.0)
+  kind = lambda name: (
+    lambda folder: folder == tmp_path,
+    lambda folder: [(name, x + (name == wrong), x, 1e-4)],
+  )
+  others = {name: kind(name) for name in ("first", "second")}
+  monkeypatch.setattr(check_case, "other_cases", lambda: others)
+  assert check_case.check(tmp_path) == (wrong is None)
+  out = capsys.readouterr().out
+  assert "(first)" in out and "(second)" in out and out.count("limit") == 2

@@ -56,6 +56,15 @@ def abstract(arrays, dtype=None):
   return traverse_util.unflatten_dict(tree, sep="/")
 
 
+def test_a_number_without_axes(tmp_path):
+  write(tmp_path, {"gain": np.array(0.37, np.float32)})
+  for got in (
+    SliceReader(tmp_path).read("gain", None),
+    restore_params(tmp_path, "params", {"gain": jnp.zeros(())})[1]["gain"],
+  ):
+    assert got.shape == () and got == np.float32(0.37)
+
+
 @pytest.mark.parametrize("piece", [1024, 3])
 def test_training_restores_slices(tmp_path, arrays, monkeypatch, piece):
   """Sharded over four devices, whatever the pieces on disk."""

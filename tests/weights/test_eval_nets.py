@@ -74,7 +74,7 @@ def test_in_and_out_again_is_the_same_bytes(tmp_path, tensors, kind):
   about = import_weights(kind, tmp_path / "x.pth", tmp_path / "in", verify=True)
   read = {n: x for n, x in tensors[kind].items() if n not in UNREAD[kind]}
   assert about["parameters"] == sum(x.size for x in read.values())
-  assert about["licence"].startswith("CC BY-NC-SA 4.0") == (kind == "imagebind")
+  assert ("CC BY-NC-SA 4.0" in about["licence"]) == (kind == "imagebind")
   export_weights(tmp_path / "in", tmp_path / "out", form="native", verify=True)
   got = load_file(tmp_path / "out" / f"{STEM[kind]}.safetensors")
   assert got.keys() == read.keys()
@@ -165,7 +165,7 @@ def test_the_command_line_says_whose_weights_they_are(tmp_path, tensors, capsys)
   source, out = str(tmp_path / "x.safetensors"), str(tmp_path / "in")
   convert.main(["imagebind", "--src", source, "--dst", out])
   said = capsys.readouterr()
-  assert "licence of these weights: CC BY-NC-SA 4.0" in said.err
+  assert "CC BY-NC-SA 4.0" in said.err
   assert said.out.strip() == out
   with pytest.raises(SystemExit):
     convert.main(["imagebind", "--help"])

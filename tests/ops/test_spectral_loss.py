@@ -1,0 +1,87 @@
+"""The STFT loss: its formula, what it does not hear, and its gradient in silence."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccl_jax.errors import UsageError
+from ccl_jax.ops.spectral_loss import RESOLUTIONS, stft_loss
+
+LENGTH = 4096
+terms = jax.jit(stft_loss)
+
+
+def noise(*shape, seed=0):
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(0.1 * rng.normal(size=shape), jnp.float32)
+
+
+def total(wave, target):
+  return sum(stft_loss(wave, target))
+
+
+@pytest.fixture(scope="module")
+def slope():
+  return jax.jit(jax.value_and_grad(total))
+
+
+def test_it_is_the_formula():
+  """Of both terms, frame by frame in float64."""
+  wave, target = noise(2, LENGTH), noise(2, LENGTH, seed=1)
+  expected = []
+  for n_fft, hop in RESOLUTIONS:
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+    edge = (n_fft - hop) // 2
+
+    def amplitude(x):
+      x = np.pad(np.float64(x), edge, "reflect")
+      frames = [x[i : i + n_fft] for i in range(0, len(x) - n_fft + 1, hop)]
+      return np.sqrt(np.abs(np.fft.rfft(np.array(frames) * window)) ** 2 + 1e-9)
+
+    pairs = [(amplitude(x), amplitude(y)) for x, y in zip(wave, target)]
+    convergence = [np.sqrt(((a - b) ** 2).sum() / (b**2).sum()) for a, b in pairs]
+    logs = [np.abs(np.log(a / b)).mean() for a, b in pairs]
+    expected.append([np.mean(convergence), np.mean(logs)])
+  np.testing.assert_allclose(terms(wave, target), np.mean(expected, 0), rtol=1e-4)
+
+
+def test_what_it_hears_and_what_not():
+  wave, target = noise(2, LENGTH), noise(2, LENGTH, seed=1)
+  base = np.array(terms(wave, target))
+  assert (base > 0.1).all()
+  np.testing.assert_array_equal(terms(wave, wave), 0)
+  np.testing.assert_allclose(terms(wave, -wave), 0, atol=1e-6)  # nor polarity
+  order = np.array(terms(wave[::-1], target[::-1]))
+  np.testing.assert_allclose(order, base, rtol=1e-5)
+  both = np.array(terms(4 * wave, 4 * target))  # nor the gain of both
+  np.testing.assert_allclose(both, base, rtol=1e-4)
+  gain = np.array(terms(2 * target, target))  # but that of one: 2 - 1, and log 2
+  np.testing.assert_allclose(gain, [1, np.log(2)], rtol=1e-3)
+  closer = np.array(terms(target + 0.1 * wave, target))
+  assert (closer < base / 2).all()
+
+
+@pytest.mark.parametrize("silent", ["wave", "target", "both", "neither, but equal"])
+def test_gradients_are_finite(slope, silent):
+  sound, quiet = noise(1, LENGTH), jnp.zeros((1, LENGTH))
+  wave = sound if silent in ("target", "neither, but equal") else quiet
+  target = quiet if silent in ("target", "both") else sound
+  value, gradient = slope(wave, target)
+  assert np.isfinite(value) and np.isfinite(gradient).all()
+  equal = silent in ("both", "neither, but equal")
+  assert (value == 0) == equal
+  if equal:
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_a_step_down_the_gradient_is_closer(slope):
+  wave, target = noise(1, LENGTH), noise(1, LENGTH, seed=1)
+  value, gradient = slope(wave, target)
+  step = 1e-3 * gradient / jnp.sqrt(jnp.mean(gradient**2))
+  assert slope(wave - step, target)[0] < value < slope(wave + step, target)[0]
+
+
+def test_waves_shorter_than_a_window_are_refused():
+  with pytest.raises(UsageError, match="at least 2048 samples, got 2047"):
+    stft_loss(noise(1, 2047), noise(1, 2047))
