@@ -47,7 +47,7 @@ class Kernel:
   block_q: int = 1024
   block_kv: int = 2048
   block_kv_compute: int = 1024
-  block_q_dkv: int = 1024
+  block_q_dkv: int = 512
   block_kv_dkv: int = 1024
   interpret: bool = False
 
@@ -141,7 +141,7 @@ def _splash_program(kernel: Kernel, heads: int, q_size: int, k_size: int, valid:
     block_kv_compute=fit(kernel.block_kv_compute, k_size),
     block_q_dkv=fit(kernel.block_q_dkv, q_size),
     block_kv_dkv=fit(kernel.block_kv_dkv, k_size),
-    block_kv_dkv_compute=fit(kernel.block_kv_dkv, k_size),
+    block_kv_dkv_compute=fit(kernel.block_q_dkv, k_size),
     # Fused, the backward pass would keep a query gradient for every block of keys.
     block_q_dq=fit(kernel.block_q_dkv, q_size),
     block_kv_dq=fit(kernel.block_kv_dkv, k_size),

@@ -41,7 +41,7 @@ def write(folder, arrays, metadata=None):
   writer = SliceWriter(folder, shapes_of(arrays))
   for path, x in arrays.items():
     for slot in reversed(slots_of(path, x)):
-      writer.write(path, slot, x[slot])
+      writer.write(path, slot, np.asarray(x[slot]))
   writer.finish(metadata or {})
 
 
