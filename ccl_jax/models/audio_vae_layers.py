@@ -46,13 +46,9 @@ def kernel_of(weight: Float[Array, "k i o"]) -> Float[Array, "k i o"]:
 def fold(params: Any) -> Any:
   """Raw weights to finished kernels, for inference; kernels stay what they are."""
   flat = traverse_util.flatten_dict(params)
-  folded = {
-    (*path[:-1], "kernel") if path[-1] == "weight" else path: kernel_of(x)
-    if path[-1] == "weight"
-    else x
-    for path, x in flat.items()
-  }
-  return traverse_util.unflatten_dict(folded)
+  raw = [path for path in flat if path[-1] == "weight"]
+  kernels = {(*path[:-1], "kernel"): kernel_of(flat.pop(path)) for path in raw}
+  return traverse_util.unflatten_dict(flat | kernels)
 
 
 def forced(params: Any) -> Any:
