@@ -59,7 +59,7 @@ def abstract(arrays, dtype=None):
 def test_a_number_without_axes(tmp_path):
   write(tmp_path, {"gain": np.array(0.37, np.float32)})
   for got in (
-    SliceReader(tmp_path).read("gain", None),
+    SliceReader(tmp_path).read("gain", ()),
     restore_params(tmp_path, "params", {"gain": jnp.zeros(())})[1]["gain"],
   ):
     assert got.shape == () and got == np.float32(0.37)
