@@ -3,6 +3,7 @@
   python -m ccl_jax.convert wan-dit --src Wan2.1-T2V-14B --dst weights/t2v-14b --verify
   python -m ccl_jax.convert wan-dit --src model_bf16.safetensors --dst weights/t2v \\
       --dtype float32
+  python -m ccl_jax.convert vocoder --src best_netG.pt --dst weights/vocoder
   python -m ccl_jax.convert export --format diffusers --src weights/t2v-14b --dst out
   python -m ccl_jax.convert join --video weights/t2v-14b --audio runs/audio \\
       --size 14b --dst weights/joint-14b
@@ -14,7 +15,9 @@ must be known, of the expected shape, and used exactly once.
 DST becomes a folder with config.json (what it is, its sizes, a hash of the source),
 tensors.json (a hash of every tensor) and checkpoints/0, the parameters as training
 restores them: sharded, no host holding them all. It appears when it is whole; memory
-holds one tensor at a time. What is imported and exported again is the same, bit by bit.
+holds one tensor at a time. What is imported and exported again is the same, bit by bit;
+of the vocoder, each kernel, whose weight norm is folded, in place of the two tensors
+that make it.
 """
 
 import argparse
@@ -32,7 +35,7 @@ from ccl_jax.errors import UsageError, one_line_errors
 from ccl_jax.training.folders import new_folder
 from ccl_jax.weights.reader import open_weights, read_config
 from ccl_jax.weights.rules import Move, match, wanted
-from ccl_jax.weights.upstream import MODULES, get_upstream
+from ccl_jax.weights.upstream import LICENCES, MODULES, get_upstream
 from ccl_jax.weights.writer import Spec, write_safetensors
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -54,7 +57,7 @@ def import_weights(
   from ccl_jax.training.streamed import SliceReader, SliceWriter
 
   upstream = get_upstream(kind)
-  weights = open_weights(src, upstream.places, upstream.files)
+  weights = upstream.view(open_weights(src, upstream.places, upstream.files))
   form = upstream.format_of(weights)
   if form not in upstream.tables:
     raise UsageError(
@@ -231,8 +234,14 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
   def command(name, text):
+    terms = f"Licence: {LICENCES[name]}." if name in LICENCES else ""
     sub = commands.add_parser(
-      name, help=text, description=__doc__, formatter_class=raw, allow_abbrev=False
+      name,
+      help=f"{text}. {terms}" if terms else text,
+      description=__doc__,
+      epilog=terms,
+      formatter_class=raw,
+      allow_abbrev=False,
     )
     sub.add_argument("--dst", required=True, help="A folder that is not there yet.")
     return sub
@@ -249,6 +258,7 @@ def _parser() -> argparse.ArgumentParser:
     "wan-vae": "Wan2.1's video VAE",
     "umt5": "the UMT5-XXL text encoder",
     "clip": "the CLIP ViT-H image encoder",
+    "vocoder": "BigVGAN's generator, MMAudio's at 16 kHz or NVIDIA's",
   }
   for kind in MODULES:
     sub = command(kind, texts[kind])
@@ -298,6 +308,8 @@ def main(argv: list[str] | None = None) -> None:
         import_weights(
           args.command, args.src, args.dst, dtype=args.dtype, verify=args.verify
         )
+        if args.command in LICENCES:
+          print(f"licence: {LICENCES[args.command]}", file=sys.stderr)
     except KeyboardInterrupt:
       print(f"interrupted: nothing was left in {args.dst}", file=sys.stderr)
       sys.exit(130)

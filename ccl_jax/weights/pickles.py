@@ -6,6 +6,9 @@ A .pth is a pickled dict whose tensors name storages, raw bytes kept outside the
   legacy format  magic, protocol, system info, the dict, the storage keys; then for each
                  storage its length (int64) and bytes
 
+What a trainer saves beside the tensors of a generator, {"generator": dict, ...}, is
+passed over.
+
 A pickle can ask for any function to be called. This one is refused all but the five
 names that a dict of tensors needs, and those are stand-ins of ours: no tensor is made,
 only its storage, offset, shape and strides noted.
@@ -27,6 +30,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.weights.reader import Entry, extent
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+_NESTED = "generator"
 _STORAGES = {
   "DoubleStorage": np.float64, "FloatStorage": np.float32, "HalfStorage": np.float16,
   "BFloat16Storage": ml_dtypes.bfloat16, "LongStorage": np.int64,
@@ -108,6 +112,8 @@ def pickle_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
     raise UsageError(
       f"{path} is not a weight file: it cannot be read as a torch pickle"
     ) from e
+  if isinstance(tensors, dict) and isinstance(tensors.get(_NESTED), dict):
+    tensors = tensors[_NESTED]
   if not isinstance(tensors, dict):
     raise UsageError(
       f"{path} holds a {type(tensors).__name__}, expected tensors by name"

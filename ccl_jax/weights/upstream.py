@@ -25,6 +25,8 @@ class Upstream(NamedTuple):
     files: patterns of their names, in order of preference.
     stem: name of an exported file, without its ending.
     config: (sizes, format) -> the config.json of an export, or {}.
+    view: the checkpoint as the tables see it, where our parameters are not its tensors
+      one by one.
   """
 
   tables: Mapping[str, Sequence[Row]]
@@ -36,10 +38,23 @@ class Upstream(NamedTuple):
   files: Sequence[str] = ("*",)
   stem: str = "model"
   config: Callable[[Sizes, str], dict] = lambda sizes, form: {}
+  view: Callable[[Weights], Weights] = lambda weights: weights
 
 
 # Command -> module of ccl_jax.weights that holds its UPSTREAM.
-MODULES = {"wan-dit": "wan", "wan-vae": "wan_vae", "umt5": "umt5", "clip": "clip"}
+MODULES = {
+  "wan-dit": "wan",
+  "wan-vae": "wan_vae",
+  "umt5": "umt5",
+  "clip": "clip",
+  "vocoder": "bigvgan",
+}
+# Command -> the terms of its published weights, where they are narrower than ours.
+LICENCES = {
+  "vocoder": "BigVGAN's and Make-An-Audio 2's code, and NVIDIA's weights, are MIT; "
+  "MMAudio's released weights, best_netG.pt among them, are CC-BY-NC 4.0: "
+  "non-commercial use only"
+}
 
 
 def get_upstream(kind: str) -> Upstream:
