@@ -21,10 +21,10 @@ ALLOWED = {
 }
 ENTRY_POINTS = {
   "train", "generate", "convert", "encode", "eval", "plan", "bench", "app",
-  "inference", "sampling", "report", "cli",
+  "inference", "sampling", "report", "cli", "benchmarks",
 }  # fmt: skip
 # Heavy or foreign packages, and the only places that may name them.
-FOREIGN = {"torch": {"weights"}, "tensorflow": set(), "configs": set()}
+FOREIGN = {"torch": {"weights", "benchmarks"}, "tensorflow": set(), "configs": set()}
 
 
 def imports(path: pathlib.Path):
