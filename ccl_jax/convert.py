@@ -10,6 +10,7 @@ encoder. The others take one network:
   python -m ccl_jax.convert wan-dit --src model_bf16.safetensors --dst weights/t2v \\
       --dtype float32
   python -m ccl_jax.convert audio-vae --src v1-16.pth --dst weights/audio-vae
+  python -m ccl_jax.convert vocoder --src best_netG.pt --dst weights/vocoder
   python -m ccl_jax.convert export --format diffusers --src weights/t2v-14b --dst out
   python -m ccl_jax.convert join --video weights/t2v-14b --audio runs/audio \\
       --size 14b --dst weights/joint-14b
@@ -23,7 +24,9 @@ must be known, of the expected shape, and used exactly once.
 DST becomes a folder with config.json (what it is, its sizes, a hash of the source),
 tensors.json (a hash of every tensor) and checkpoints/0, the parameters as training
 restores them: sharded, no host holding them all. It appears when it is whole; memory
-holds one tensor at a time. What is imported and exported again is the same, bit by bit.
+holds one tensor at a time. What is imported and exported again is the same, bit by bit;
+of the vocoder, each kernel, whose weight norm is folded, in place of the two tensors
+that make it.
 """
 
 import argparse
@@ -70,7 +73,7 @@ def open_source(kind: str, src) -> Source:
     UsageError: it is not what it should be.
   """
   upstream = get_upstream(kind)
-  weights = open_weights(src, upstream.places, upstream.files)
+  weights = upstream.view(open_weights(src, upstream.places, upstream.files))
   form = upstream.format_of(weights)
   if form not in upstream.tables:
     raise UsageError(
@@ -315,6 +318,7 @@ def _parser() -> argparse.ArgumentParser:
     "synchformer": "Synchformer, for DeSync",
     "imagebind": "ImageBind's vision and audio towers, for the IB-score",
     "audio-vae": "MMAudio's VAE of mel spectrograms, 16 or 44.1 kHz",
+    "vocoder": "BigVGAN's generator, MMAudio's at 16 kHz or NVIDIA's",
   }
   for kind in texts:
     sub = command(kind, texts[kind])

@@ -6,7 +6,8 @@ A .pth is a pickled dict whose tensors name storages, raw bytes kept outside the
   legacy format  magic, protocol, system info, the dict, the storage keys; then for each
                  storage its length (int64) and bytes
 
-The dict may also hold the dict of tensors, among settings, as model or state_dict. An
+The dict may also hold the dict of tensors, among settings, as model,
+state_dict or generator. An
 archive of TorchScript is the zip format with an object in the dict's place, whose
 attributes are tensors and more such objects; its code is not looked at.
 
@@ -30,7 +31,7 @@ import numpy as np
 from ccl_jax.errors import UsageError
 from ccl_jax.weights.reader import Entry, extent
 
-NESTED = ("state_dict", "model")  # where tensors may be, one level down
+NESTED = ("state_dict", "model", "generator")  # where tensors may be, one level down
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _STORAGES = {
   "DoubleStorage": np.float64, "FloatStorage": np.float32, "HalfStorage": np.float16,

@@ -27,6 +27,8 @@ class Upstream(NamedTuple):
     config: (sizes, format) -> the config.json of an export, or {}.
     beside: files that belong to the weights: name -> places to look for it, from the
       folder that was given or that of the file.
+    view: the checkpoint as the tables see it, where our parameters are not its tensors
+      one by one.
   """
 
   tables: Mapping[str, Sequence[Row]]
@@ -39,6 +41,7 @@ class Upstream(NamedTuple):
   stem: str = "model"
   config: Callable[[Sizes, str], dict] = lambda sizes, form: {}
   beside: Mapping[str, Sequence[str]] = {}
+  view: Callable[[Weights], Weights] = lambda weights: weights
 
 
 # Command -> module of ccl_jax.weights that holds its UPSTREAM.
@@ -55,12 +58,16 @@ MODULES = {
   "synchformer": "synchformer",
   "imagebind": "imagebind",
   "audio-vae": "mmaudio",
+  "vocoder": "bigvgan",
 }
 # Command -> the terms of its published weights, where they are narrower than ours.
 LICENCES = {
   "audio-vae": "MMAudio's released weights are CC-BY-NC 4.0: non-commercial use only",
   "imagebind": "ImageBind's released weights are CC BY-NC-SA 4.0: no commercial use, "
   "share alike",
+  "vocoder": "BigVGAN's and Make-An-Audio 2's code, and NVIDIA's weights, are MIT; "
+  "MMAudio's released weights, best_netG.pt among them, are CC-BY-NC 4.0: "
+  "non-commercial use only",
 }
 
 

@@ -1,0 +1,166 @@
+"""How fast the vocoder is, beside the public `bigvgan` package in torch.
+
+  python -m ccl_jax.benchmarks.vocoder
+
+Both have the same random weights, plain kernels and as many threads as there are cores.
+In every round each is run once, so that whatever else the machine does falls on all.
+Prints, per way of running, the median of the rounds in seconds per second of sound (the
+real-time factor: below 1 is faster than it sounds), its ratio to torch's, the seconds
+of the first call, which compiles, and the largest difference from torch's wave relative
+to its deviation. Needs torch and bigvgan (`pip install --no-deps bigvgan`).
+"""
+
+import argparse
+import dataclasses
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from ccl_jax.errors import UsageError, one_line_errors
+from ccl_jax.models.vocoder import PRESETS, Generator, init_params, synthesize
+from ccl_jax.weights.bigvgan import NATIVE, config_of, shapes_of
+from ccl_jax.weights.rules import unload
+
+RATES = {"16k": 16000, "44k": 44100}  # samples per second of the presets
+
+
+class Row(NamedTuple):
+  """One way of running.
+
+  Attributes:
+    real_time_factor: median seconds per second of sound.
+    ratio: of that to torch's.
+    first: seconds of the first call.
+    difference: from torch's wave, at most, relative to its deviation.
+  """
+
+  name: str
+  real_time_factor: float
+  ratio: float
+  first: float
+  difference: float
+
+
+def run(
+  preset: str = "16k",
+  *,
+  seconds: float = 4.0,
+  chunk: int = 128,
+  rounds: int = 5,
+  **sizes,
+) -> list[Row]:
+  """Rows of torch, of the whole mel at once, and of `chunk` frames at a time.
+
+  Args:
+    sizes: fields of `Generator` in place of the preset's.
+  """
+  generator = Generator(**PRESETS[preset] | sizes)
+  params = _drawn(generator)
+  frames = max(1, round(seconds * RATES[preset] / generator.hop))
+  rng = np.random.default_rng(0)
+  mel = rng.standard_normal((1, frames, generator.bands)).astype(np.float32)
+  ways = {"torch": _torch(generator, params, mel)}
+  for name, pieces in (("whole", None), (f"chunks of {chunk}", chunk)):
+    ways[name] = _jax(generator, params, mel, pieces)
+  first, times, waves = {}, {name: [] for name in ways}, {}
+  for name, call in ways.items():
+    first[name], waves[name] = _timed(call)
+  for _ in range(rounds):
+    for name, call in ways.items():
+      times[name].append(_timed(call)[0])
+  sound = frames * generator.hop / RATES[preset]
+  median = {name: statistics.median(t) / sound for name, t in times.items()}
+  expected = waves["torch"]
+  return [
+    Row(
+      name,
+      factor,
+      factor / median["torch"],
+      first[name],
+      float(np.abs(waves[name] - expected).max() / expected.std()),
+    )
+    for name, factor in median.items()
+  ]
+
+
+def _timed(call: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
+  start = time.perf_counter()
+  wave = call()
+  return time.perf_counter() - start, wave
+
+
+def _drawn(generator: Generator):
+  """Random parameters that make a wave of a usual size."""
+  shapes = jax.eval_shape(lambda k: init_params(k, generator), jax.random.key(0))
+  rng = np.random.default_rng(0)
+
+  def draw(path, x):
+    noise = rng.standard_normal(x.shape, np.float32)
+    if path[-1].key != "kernel":
+      return jnp.asarray(0.1 * noise)
+    gain = 5 if path[0].key == "last" else 0.5
+    return jnp.asarray(gain * np.prod(x.shape[:-1]) ** -0.5 * noise)
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def _jax(generator, params, mel, chunk) -> Callable[[], np.ndarray]:
+  call = jax.jit(lambda params, mel: synthesize(generator, params, mel, chunk))
+  return lambda: np.asarray(call(params, mel))
+
+
+def _torch(generator, params, mel) -> Callable[[], np.ndarray]:
+  try:
+    import torch
+    from bigvgan.bigvgan import BigVGAN
+    from bigvgan.env import AttrDict
+  except ImportError as e:
+    raise UsageError(
+      f"the comparison needs {e.name}: pip install torch, and pip install --no-deps "
+      "bigvgan"
+    ) from e
+  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  fields = {field.name for field in dataclasses.fields(generator)} - {"parent", "name"}
+  sizes = {name: getattr(generator, name) for name in fields}
+  model = BigVGAN(AttrDict(config_of(sizes, "native"))).eval()
+  model.remove_weight_norm()
+  flat = traverse_util.flatten_dict(params, sep="/")
+  state = unload(NATIVE, shapes_of(sizes), lambda path, _: np.asarray(flat[path]))
+  tensors = {name: torch.tensor(np.ascontiguousarray(x)) for name, x in state}
+  model.load_state_dict(tensors, strict=False)
+  x = torch.tensor(np.moveaxis(mel, 1, 2))
+  return torch.no_grad()(lambda: model(x)[:, 0].numpy())
+
+
+def main(argv: list[str] | None = None) -> None:
+  """The command line."""
+  parser = argparse.ArgumentParser(
+    prog="python -m ccl_jax.benchmarks.vocoder",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("--preset", choices=PRESETS, default="16k")
+  parser.add_argument("--seconds", type=float, default=4.0, help="of sound")
+  parser.add_argument("--chunk", type=int, default=128, help="mel frames")
+  parser.add_argument("--rounds", type=int, default=5)
+  args = parser.parse_args(argv)
+  jax.config.update("jax_platforms", "cpu")
+  with one_line_errors():
+    rows = run(**vars(args))
+  print(f"{'':16} {'real time':>9} {'ratio':>6} {'first':>7} {'difference':>10}")
+  for row in rows:
+    print(
+      f"{row.name:16} {row.real_time_factor:9.3f} {row.ratio:6.2f} {row.first:6.1f}s "
+      f"{row.difference:10.1e}"
+    )
+
+
+if __name__ == "__main__":
+  main()
