@@ -20,6 +20,7 @@ NAME.json.
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -43,6 +44,7 @@ from ccl_jax.models.linear_codec import (
   LinearVideoCodec,
   VideoFit,
 )
+from ccl_jax.models.mel_codec import CHANNELS, MelAudioCodec
 from ccl_jax.models.tokenizer import Tokenizer
 from ccl_jax.models.umt5 import UMT5Text
 from ccl_jax.models.wan_vae import WanVideoCodec
@@ -54,6 +56,7 @@ KINDS = {
   "umt5": UMT5Text,
   "wan_vae": WanVideoCodec,
   "clip": ClipImage,
+  "mel_audio": MelAudioCodec,
 }
 TOKENIZER = "tokenizer.json"  # of a converted text encoder
 
@@ -177,6 +180,19 @@ def _tokenizer_of(folder: pathlib.Path) -> dict[str, Any]:
   return {"tokenizer": Tokenizer(path.read_bytes())}
 
 
+def _generator_of(vae: pathlib.Path, vocoder: pathlib.Path) -> dict[str, Any]:
+  mel, sound = (converted.read_about(folder)["sizes"] for folder in (vae, vocoder))
+  hop = math.prod(sound["rates"])
+  got = (mel["bands"], mel["channels"], sound["bands"], hop)
+  if got != (80, CHANNELS, 80, 256):
+    raise UsageError(
+      f"{vae} and {vocoder}: got a VAE of {got[0]} bands and {got[1]} channels, a "
+      f"vocoder of {got[2]} bands and {hop} samples a frame; expected 80, {CHANNELS}, 80 "
+      "and 256, the 16 kHz mode"
+    )
+  return {"generator": json.dumps(sound)}
+
+
 # Kinds of converted folders -> kind of codec, the fields they hold, its other fields.
 LINKED = {
   ("wan-vae",): ("wan_vae", ("params",), lambda folder: {}),
@@ -186,6 +202,7 @@ LINKED = {
     ("params",),
     lambda folder: {"heads": converted.read_about(folder)["sizes"]["heads"]},
   ),
+  ("audio-vae", "vocoder"): ("mel_audio", ("vae", "vocoder"), _generator_of),
 }
 
 

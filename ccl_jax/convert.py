@@ -15,7 +15,7 @@ encoder. The others take one network:
   python -m ccl_jax.convert join --video weights/t2v-14b --audio runs/audio \\
       --size 14b --dst weights/joint-14b
   python -m ccl_jax.convert codecs --dst weights/codecs --video weights/vae \\
-      --text weights/umt5
+      --audio weights/audio-vae weights/vocoder --text weights/umt5
 
 SRC is a folder as it was downloaded, a file, or an index.json: .safetensors or .pth,
 one file or shards, original or diffusers names. Nothing is taken on trust: every tensor
@@ -336,6 +336,7 @@ def _parser() -> argparse.ArgumentParser:
   sub = command("codecs", "a bundle of converted codecs, by reference")
   for name, text in (
     ("video", "A converted wan-vae."),
+    ("audio", "A converted audio-vae and a converted vocoder."),
     ("text", "A converted umt5."),
     ("image", "A converted clip, for I2V."),
   ):
@@ -374,7 +375,8 @@ def main(argv: list[str] | None = None) -> None:
       elif args.command == "codecs":
         from ccl_jax.release import link_codecs
 
-        link_codecs(args.dst, video=args.video, text=args.text, image=args.image)
+        named = {n: getattr(args, n) for n in ("video", "audio", "text", "image")}
+        link_codecs(args.dst, **named)
       elif args.command == "wan":
         from ccl_jax.release import convert_release
 

@@ -65,5 +65,7 @@ def link_codecs(dst, **folders: Sequence | None) -> None:
   """Writes a bundle of converted codecs, each by its folders; None: it has none."""
   codecs = {name: link_codec(*given) for name, given in folders.items() if given}
   if not codecs:
-    raise UsageError("got no codec for the bundle: expected --video, --text or --image")
+    raise UsageError(
+      "got no codec for the bundle: expected --video, --audio, --text or --image"
+    )
   save_codecs(Codecs(**codecs), dst)

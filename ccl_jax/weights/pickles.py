@@ -6,10 +6,9 @@ A .pth is a pickled dict whose tensors name storages, raw bytes kept outside the
   legacy format  magic, protocol, system info, the dict, the storage keys; then for each
                  storage its length (int64) and bytes
 
-The dict may also hold the dict of tensors, among settings, as model,
-state_dict or generator. An
-archive of TorchScript is the zip format with an object in the dict's place, whose
-attributes are tensors and more such objects; its code is not looked at.
+The dict may also hold the dict of tensors, among settings, as model, state_dict or
+generator. An archive of TorchScript is the zip format with an object in the dict's
+place, whose attributes are tensors and more such objects; its code is not looked at.
 
 A pickle can ask for any function to be called. This one is refused all but the names
 that tensors need, and those are stand-ins of ours: no tensor is made, only its storage,

@@ -1,0 +1,54 @@
+"""MMAudio's way from sound to latents and back, as a codec.
+
+  latent = mean of the VAE's posterior of log-mel(wave)        512 samples to 20 channels
+  wave   = vocoder(VAE's decoder(latent))
+
+The mean as it is, not standardised, as Ovi trains on it. 16 kHz, 31.25 latents a second;
+sample n of what comes out is of the same instant as sample n of what went in. Weights are
+those of models/audio_vae.py and models/vocoder.py: released ones or your own.
+"""
+
+import json
+from typing import Any
+
+from flax import struct
+from jaxtyping import Array, Float
+
+from ccl_jax.models import audio_vae
+from ccl_jax.models.vocoder import Generator, synthesize
+from ccl_jax.ops import stft
+
+CHANNELS = 20
+
+
+class MelAudioCodec(struct.PyTreeNode):
+  """512 a samples at 16 kHz to a latents and back.
+
+  Attributes:
+    vae, vocoder: parameters.
+    generator: the vocoder's fields, as JSON: parameters do not tell rates and dilations.
+    chunk: mel frames that the vocoder makes sound of at a time; None: all of them.
+    links: where the parameters are stored; see ccl_jax/codecs.py.
+  """
+
+  channels = CHANNELS
+  hop = 512
+
+  vae: Any
+  vocoder: Any
+  generator: str = struct.field(pytree_node=False)
+  chunk: int | None = struct.field(pytree_node=False, default=512)
+  links: tuple = struct.field(pytree_node=False, default=())
+
+  def encode(self, wave: Float[Array, "b n"]) -> Float[Array, "b a c"]:
+    mel = stft.log_mel(wave, **stft.MODES["16k"])
+    return audio_vae.encode_mel(self.vae, mel)[0]
+
+  def decode(self, latent: Float[Array, "b a c"]) -> Float[Array, "b n"]:
+    mel = audio_vae.decode(self.vae, latent)
+    fields = {k: _frozen(v) for k, v in json.loads(self.generator).items()}
+    return synthesize(Generator(**fields), self.vocoder, mel, self.chunk)
+
+
+def _frozen(value):
+  return tuple(map(_frozen, value)) if isinstance(value, list) else value

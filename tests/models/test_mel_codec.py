@@ -1,0 +1,86 @@
+"""MMAudio's VAE and vocoder as one codec, from converted files: length, time, linking."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from ccl_jax import convert
+from ccl_jax.codecs import Codecs, fingerprint, link_codec, load_codecs, save_codecs
+from ccl_jax.convert import import_weights
+from ccl_jax.errors import UsageError
+
+HOP = 512
+
+
+@pytest.fixture(scope="module")
+def folders(shared, tmp_path_factory):
+  """The golden VAE and vocoder, converted."""
+  root = tmp_path_factory.mktemp("mel")
+  case = shared / "parity" / "mmaudio_16k"
+  config = json.loads((case / "config.json").read_text())["bigvgan"]
+  for kind, file in (("audio-vae", "vae_weights"), ("vocoder", "bigvgan_weights")):
+    (root / f"{kind}-src").mkdir()
+    save_file(
+      load_file(case / f"{file}.safetensors"), root / f"{kind}-src/model.safetensors"
+    )
+    (root / f"{kind}-src/config.json").write_text(json.dumps(config))
+    import_weights(kind, root / f"{kind}-src/model.safetensors", root / kind)
+  return root / "audio-vae", root / "vocoder"
+
+
+@pytest.fixture(scope="module")
+def codec(folders, tmp_path_factory):
+  """By a bundle, as a run reads it."""
+  bundle = tmp_path_factory.mktemp("bundle") / "codecs"
+  given = list(map(str, folders))
+  convert.main(["codecs", "--audio", *given, "--dst", str(bundle)])
+  return load_codecs(bundle).audio
+
+
+@pytest.mark.shared
+def test_it_is_the_vae_and_the_vocoder(codec, shared):
+  case = load_file(shared / "parity" / "mmaudio_16k" / "vae_case.safetensors")
+  wave = case["wav"][:, : case["wav"].shape[1] // HOP * HOP]
+  latent = jax.jit(lambda c, x: c.encode(x))(codec, wave)
+  expected = np.moveaxis(case["latent_mean"], 1, 2)[:, : latent.shape[1]]
+  # The golden sound is longer by less than a latent: what its end touches is left out.
+  assert np.abs(latent - expected)[:, :-8].max() < 1e-4 * expected.std()
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("latents", [4, 37])
+def test_what_comes_out_is_as_long_as_what_went_in(codec, latents):
+  rng = np.random.default_rng(latents)
+  wave = jnp.asarray(0.1 * rng.standard_normal((2, latents * HOP)), jnp.float32)
+  through = jax.jit(lambda c, x: c.decode(c.encode(x)))
+  out = through(codec.replace(chunk=16), wave)
+  assert out.shape == wave.shape and np.isfinite(out).all()
+
+
+@pytest.mark.shared
+def test_silence_is_finite(codec):
+  latent = jax.jit(lambda c, x: c.encode(x))(codec, jnp.zeros((1, 8 * HOP)))
+  assert np.isfinite(latent).all()
+
+
+@pytest.mark.shared
+def test_a_bundle_knows_its_weights(folders, codec):
+  whole = Codecs(audio=codec)
+  assert fingerprint(whole) == fingerprint(Codecs(audio=link_codec(*folders)))
+  assert fingerprint(whole) != fingerprint(Codecs(audio=codec.replace(chunk=7)))
+
+
+@pytest.mark.shared
+def test_weights_of_two_modes_do_not_go_together(folders, tmp_path):
+  about = json.loads((folders[0] / "config.json").read_text())
+  about["sizes"]["channels"] = 40
+  (tmp_path / "other").mkdir()
+  (tmp_path / "other" / "config.json").write_text(json.dumps(about))
+  with pytest.raises(UsageError, match="80 bands and 40 channels, .* expected 80, 20"):
+    link_codec(tmp_path / "other", folders[1])
+  with pytest.raises(UsageError, match="expected weights of wan-vae or"):
+    save_codecs(Codecs(audio=link_codec(folders[0])), tmp_path / "b")
