@@ -21,9 +21,11 @@ import shutil
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jaxtyping import Array, Float
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -70,15 +72,16 @@ def fit_codecs(
   clips: Iterable[dict[str, Any]], *, text_length: int, text_dim: int
 ) -> Codecs:
   """The embedded codecs, which need no weights, fitted in one pass over clips (dicts
-  with `video` uint8 (F, H, W, 3) and `audio` (n,)); a few hundred clips are plenty.
+  with `video` uint8 (F, H, W, 3), `audio` (n,) or both); a few hundred are plenty.
   """
-  video, audio = VideoFit(), AudioFit()
-  for clip in clips:
-    video.add(clip["video"])
-    audio.add(clip["audio"])
-  if not video.rows.weight:
+  fits, seen = {"video": VideoFit(), "audio": AudioFit()}, 0
+  for seen, clip in enumerate(clips, 1):  # noqa: B007
+    for stream in fits.keys() & clip.keys():
+      fits[stream].add(clip[stream])
+  if not seen:
     raise UsageError("got no clips to fit the codecs to, expected at least one")
-  return Codecs(video.codec(), audio.codec(), ByteText(text_length, text_dim))
+  video, audio = (fit.codec() for fit in fits.values())
+  return Codecs(video, audio, ByteText(text_length, text_dim))
 
 
 def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
@@ -118,7 +121,17 @@ def load_codecs(folder: str | os.PathLike) -> Codecs:
 
 def fingerprint(codecs: Codecs) -> str:
   """A hash of kinds, sizes and arrays: latents are only worth what made them."""
-  return hashlib.sha256("".join(map(_digest, codecs)).encode()).hexdigest()
+  return hashlib.sha256("".join(fingerprints(codecs).values()).encode()).hexdigest()
+
+
+def fingerprints(codecs: Codecs) -> dict[str, str]:
+  """As `fingerprint`, of each codec alone."""
+  return {name: _digest(codec) for name, codec in codecs._asdict().items()}
+
+
+def null_text(codecs: Codecs) -> Float[Array, "l e"]:
+  """The embedding that stands for no text."""
+  return jax.jit(codecs.text.encode)(*codecs.text.tokenize([""]))[0]
 
 
 def _load(folder: pathlib.Path, name: str):
