@@ -8,10 +8,11 @@ The same command goes on where WORKDIR stopped, on any number of devices. On sev
 hosts run it on each; with --distributed they find one another.
 """
 
+import functools
 import json
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -22,16 +23,25 @@ from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from ccl_jax import cli
-from ccl_jax.codecs import fingerprint, fit_codecs, load_codecs, save_codecs, to_unit
+from ccl_jax.axes import STREAMS
+from ccl_jax.codecs import (
+  fingerprint,
+  fit_codecs,
+  load_codecs,
+  null_text,
+  save_codecs,
+  to_unit,
+)
 from ccl_jax.data.pipeline import make_iterator
 from ccl_jax.data.sources import Cached, open_source
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
-from ccl_jax.models.cca import Geometry
 from ccl_jax.models.flops import forward_flops, peak_flops
+from ccl_jax.models.joint import token_geometry
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.sharding import batch_sharding, make_mesh
-from ccl_jax.tasks import task_of_step, task_table
+from ccl_jax.tasks import servable, task_of_step, task_table
+from ccl_jax.train_latents import latent_batches, open_latents
 from ccl_jax.training import loop
 from ccl_jax.training.checkpoint import Checkpointer
 from ccl_jax.training.log import MetricLog, StepTimer
@@ -47,13 +57,19 @@ DISTRIBUTED = flags.DEFINE_bool(
 flags.mark_flags_as_required(["config", "workdir"])
 
 
-def geometry_of(model, spec: ClipSpec) -> Geometry:
-  """Token counts of a clip."""
-  t, h, w = spec.latent_shape
-  _, ph, pw = (
-    dict(model.streams)["video"].patch if "video" in dict(model.streams) else (1, 2, 2)
-  )
-  return Geometry(t, h // ph, w // pw, spec.audio_tokens)
+def work_of(model, text: tuple[int, int]):
+  """A function from a batch of latents to its clips and the FLOPs of a step of it."""
+
+  @functools.cache
+  def flops(geometry):
+    return 3 * sum(forward_flops(model, geometry, *text).values())
+
+  def work(batch):
+    latents = {s: batch[s] for s in dict(model.streams) if s in batch}
+    clips = batch["text"].shape[0]
+    return clips, clips * flops(token_geometry(model.streams, latents))
+
+  return work
 
 
 def first_process_first(make: Callable[[], Any]) -> Any:
@@ -88,7 +104,7 @@ def open_codecs(config, clips, workdir: pathlib.Path):
 def make_encoder(codecs, mesh):
   """Host batch of clips to device batch of latents and text embeddings."""
   sharding = batch_sharding(mesh)
-  null = jax.jit(codecs.text.encode)(*codecs.text.tokenize([""]))[0]
+  null = null_text(codecs)
 
   @jax.jit
   def encode(codecs, batch):
@@ -119,7 +135,7 @@ def make_recipe(config) -> Recipe:
 
 
 def build_steps(config, model, optimizer, recipe, shardings):
-  """The (name, program) of every step number: one program, or one for each task."""
+  """The (name, program) of every step and batch: one program, or one for each task."""
 
   def jitted(task):
     step = make_train_step(
@@ -135,10 +151,15 @@ def build_steps(config, model, optimizer, recipe, shardings):
 
   if config.tasks.draw == "sample":
     by_sample = "sample", jitted(None)
-    return lambda step: by_sample
+    return lambda step, batch: by_sample
   by_task = [(name, jitted(name)) for name in recipe.names]
-  p = recipe.probabilities
-  return lambda step: by_task[task_of_step(config.seed, step, p)]
+
+  def step_of(step, batch):
+    streams = tuple(s for s in STREAMS if s in batch)
+    p = servable(recipe.names, recipe.probabilities, streams)
+    return by_task[task_of_step(config.seed, step, p)]
+
+  return step_of
 
 
 def make_run_optimizer(config, shapes):
@@ -147,13 +168,15 @@ def make_run_optimizer(config, shapes):
   return bind("optim", keys, make_optimizer, groups, shapes, total_steps=config.steps)
 
 
-def check_sizes(config, mesh) -> None:
+def check_sizes(config, mesh, sizes: Iterable[int] = ()) -> None:
+  """`sizes` are those of batches of another size than config.batch.size."""
   rows = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate
-  if config.batch.size % rows:
-    raise UsageError(
-      f"config.batch.size: got {config.batch.size}; expected a multiple of {rows} "
-      "(data x fsdp devices x accumulated microbatches)"
-    )
+  for size in (config.batch.size, *sizes):
+    if size % rows:
+      raise UsageError(
+        f"config.batch.size: got {size}; expected a multiple of {rows} "
+        "(data x fsdp devices x accumulated microbatches)"
+      )
 
 
 def train(config, workdir: str | pathlib.Path) -> bool:
@@ -166,11 +189,16 @@ def train(config, workdir: str | pathlib.Path) -> bool:
   mesh = make_mesh(config.mesh)
   check_sizes(config, mesh)
   with timer("init"), jax.set_mesh(mesh):
-    root = config.data.root or workdir / "data"
-    clips = first_process_first(
-      lambda: open_source(config.data.source, spec, root, **config.data.options)
-    )
-    clips = Cached(clips, config.data.cache_gb)
+    latents = config.data.source == "records"
+    if latents:
+      mixture, clips = open_latents(config, model, recipe), None
+      check_sizes(config, mesh, mixture.batch_sizes.values())
+    else:
+      root = config.data.root or workdir / "data"
+      clips = first_process_first(
+        lambda: open_source(config.data.source, spec, root, **config.data.options)
+      )
+      clips = Cached(clips, config.data.cache_gb)
     codecs = first_process_first(lambda: open_codecs(config, clips, workdir))
     text = (codecs.text.length, codecs.text.dim)
     init = lambda key: init_params(model, key, text)
@@ -179,15 +207,22 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     fresh = lambda key: new_state(init(key), optimizer)
     abstract = jax.eval_shape(fresh, jax.random.key(0))
     shardings = state_shardings(abstract, mesh)
-    batches = make_iterator(
-      clips,
-      batch_size=config.batch.size,
-      threads=config.batch.threads,
-      seed=config.seed,
-      tokenize=codecs.text.tokenize,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-    )
+    reading = {
+      "threads": config.batch.threads,
+      "process_index": jax.process_index(),
+      "process_count": jax.process_count(),
+    }
+    if latents:
+      batches, encode = latent_batches(mixture, model, codecs, mesh, reading)
+    else:
+      batches = make_iterator(
+        clips,
+        batch_size=config.batch.size,
+        seed=config.seed,
+        tokenize=codecs.text.tokenize,
+        **reading,
+      )
+      encode = make_encoder(codecs, mesh)
     checkpointer = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
     restored = checkpointer.restore(abstract_state(abstract, mesh))
     if restored is None:
@@ -196,9 +231,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     else:
       first, state, data_state, _ = restored
       batches.set_state(data_state)
-    encode = make_encoder(codecs, mesh)
     step_of = build_steps(config, model, optimizer, recipe, shardings)
-    flops = 3 * sum(forward_flops(model, geometry_of(model, spec), *text).values())
   metadata = {
     "model": config.model.to_dict(),
     "clip": config.clip.to_dict(),
@@ -226,8 +259,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
         tasks=recipe.names,
         first_step=first,
         total_steps=config.steps,
-        clips_per_step=config.batch.size,
-        flops_per_step=flops * config.batch.size,
+        work_of=work_of(model, text),
       )
   finally:
     batches.close()
