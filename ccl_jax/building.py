@@ -3,12 +3,15 @@
 `train` runs them, `plan` compiles them for machines that are not there.
 """
 
+from collections.abc import Iterable
+
 import jax
 
+from ccl_jax.axes import STREAMS
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.models.cca import Geometry
-from ccl_jax.tasks import task_of_step, task_table
+from ccl_jax.tasks import servable, task_of_step, task_table
 from ccl_jax.training.optim import ParamGroup, make_optimizer
 from ccl_jax.training.step import Recipe, make_train_step
 
@@ -43,7 +46,7 @@ def build_optimizer(config, shapes):
 
 
 def build_steps(config, model, optimizer, recipe, shardings):
-  """The (name, program) of every step number: one program, or one for each task."""
+  """The (name, program) of every step and batch: one program, or one for each task."""
 
   def jitted(task):
     step = make_train_step(
@@ -59,16 +62,23 @@ def build_steps(config, model, optimizer, recipe, shardings):
 
   if config.tasks.draw == "sample":
     by_sample = "sample", jitted(None)
-    return lambda step: by_sample
+    return lambda step, batch: by_sample
   by_task = [(name, jitted(name)) for name in recipe.names]
-  p = recipe.probabilities
-  return lambda step: by_task[task_of_step(config.seed, step, p)]
+
+  def step_of(step, batch):
+    streams = tuple(s for s in STREAMS if s in batch)
+    p = servable(recipe.names, recipe.probabilities, streams)
+    return by_task[task_of_step(config.seed, step, p)]
+
+  return step_of
 
 
-def check_sizes(config, mesh) -> None:
+def check_sizes(config, mesh, sizes: Iterable[int] = ()) -> None:
+  """`sizes` are those of batches of another size than config.batch.size."""
   rows = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate
-  if config.batch.size % rows:
-    raise UsageError(
-      f"config.batch.size: got {config.batch.size}; expected a multiple of {rows} "
-      "(data x fsdp devices x accumulated microbatches)"
-    )
+  for size in (config.batch.size, *sizes):
+    if size % rows:
+      raise UsageError(
+        f"config.batch.size: got {size}; expected a multiple of {rows} "
+        "(data x fsdp devices x accumulated microbatches)"
+      )

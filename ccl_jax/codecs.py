@@ -27,6 +27,7 @@ import shutil
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
@@ -98,15 +99,16 @@ def fit_codecs(
   clips: Iterable[dict[str, Any]], *, text_length: int, text_dim: int
 ) -> Codecs:
   """The embedded codecs, which need no weights, fitted in one pass over clips (dicts
-  with `video` uint8 (F, H, W, 3) and `audio` (n,)); a few hundred clips are plenty.
+  with `video` uint8 (F, H, W, 3), `audio` (n,) or both); a few hundred are plenty.
   """
-  video, audio = VideoFit(), AudioFit()
-  for clip in clips:
-    video.add(clip["video"])
-    audio.add(clip["audio"])
-  if not video.rows.weight:
+  fits, seen = {"video": VideoFit(), "audio": AudioFit()}, 0
+  for seen, clip in enumerate(clips, 1):  # noqa: B007
+    for stream in fits.keys() & clip.keys():
+      fits[stream].add(clip[stream])
+  if not seen:
     raise UsageError("got no clips to fit the codecs to, expected at least one")
-  return Codecs(video.codec(), audio.codec(), ByteText(text_length, text_dim))
+  video, audio = (fit.codec() for fit in fits.values())
+  return Codecs(video, audio, ByteText(text_length, text_dim))
 
 
 def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
@@ -187,8 +189,8 @@ def _generator_of(vae: pathlib.Path, vocoder: pathlib.Path) -> dict[str, Any]:
   if got != (80, CHANNELS, 80, 256):
     raise UsageError(
       f"{vae} and {vocoder}: got a VAE of {got[0]} bands and {got[1]} channels, a "
-      f"vocoder of {got[2]} bands and {hop} samples a frame; expected 80, {CHANNELS}, 80 "
-      "and 256, the 16 kHz mode"
+      f"vocoder of {got[2]} bands and {hop} samples a frame; expected 80, {CHANNELS}, "
+      "80 and 256, the 16 kHz mode"
     )
   return {"generator": json.dumps(sound)}
 
@@ -208,8 +210,17 @@ LINKED = {
 
 def fingerprint(codecs: Codecs) -> str:
   """A hash of kinds, sizes and arrays: latents are only worth what made them."""
-  prints = [_digest(codec) for _, codec in _present(codecs)]
-  return hashlib.sha256("".join(prints).encode()).hexdigest()
+  return hashlib.sha256("".join(fingerprints(codecs).values()).encode()).hexdigest()
+
+
+def fingerprints(codecs: Codecs) -> dict[str, str]:
+  """As `fingerprint`, of each codec alone."""
+  return {name: _digest(codec) for name, codec in _present(codecs)}
+
+
+def null_text(codecs: Codecs) -> Float[Array, "l e"]:
+  """The embedding that stands for no text."""
+  return jax.jit(codecs.text.encode)(*codecs.text.tokenize([""]))[0]
 
 
 def _present(codecs: Codecs) -> list[tuple[str, Any]]:

@@ -137,10 +137,11 @@ def compile_train(config, mesh, batch: int):
   fresh = lambda key: new_state(init(key), optimizer)
   abstract = jax.eval_shape(fresh, jax.random.key(0))
   shardings = state_shardings(abstract, mesh)
-  step = build_steps(config, model, optimizer, make_recipe(config), shardings)(0)[1]
   data = _latents(model, spec, batch, mesh)
   data["text"] = _array((batch, *text), batch_sharding(mesh))
   data["null_text"] = _array(text, jax.NamedSharding(mesh, jax.P()))
+  step_of = build_steps(config, model, optimizer, make_recipe(config), shardings)
+  _, step = step_of(0, data)
   with jax.set_mesh(mesh):  # from here on nothing may be computed, only traced
     return step.lower(abstract_state(abstract, mesh), data).compile()
 

@@ -54,7 +54,7 @@ def report(config, workdir: str | pathlib.Path) -> dict:
   for name, made in sets.items():
     file = out / f"{name.replace(', ', '_').replace(' ', '_')}.png"
     titles = [c["text"] for c in made[:show]]
-    panels.contact_sheet(file, made[:show], titles, pipeline.spec.fps)
+    panels.contact_sheet(file, made[:show], titles, [pipeline.spec.seconds] * show)
 
   scores = {name: score(made, pipeline.spec.fps) for name, made in sets.items()}
   if pipeline.model.cross is not None and pipeline.model.cross.variant == "context":

@@ -135,6 +135,30 @@ def task_table(
   return names, tuple(probabilities[n] / total for n in names)
 
 
+def servable(
+  names: Sequence[str], probabilities: Sequence[float], streams: Sequence[str]
+) -> tuple[float, ...]:
+  """The probabilities where clips have only `streams`.
+
+  A clip that lacks a stream serves the tasks that generate its own and let it read no
+  other; the other tasks are never drawn.
+
+  Raises:
+    UsageError: no task is left.
+  """
+  if len(streams) == len(STREAMS):
+    return tuple(probabilities)
+  (own,) = streams
+  alone = [own in TASKS[n].generated and own not in TASKS[n].reads for n in names]
+  left = [p * ok for p, ok in zip(probabilities, alone)]
+  if not sum(left):
+    raise UsageError(
+      f"clips of {own} alone serve no task of {', '.join(names)}: give the task single "
+      "a probability in config.tasks.probabilities, or leave such clips out"
+    )
+  return tuple(p / sum(left) for p in left)
+
+
 def sample_tasks(index: Int[Array, "b"], names: Sequence[str]) -> SampleTasks:
   """The masks of tasks `names[index]`, one per sample."""
   tasks = [TASKS[n] for n in names]

@@ -8,6 +8,7 @@ The same command goes on where WORKDIR stopped, on any number of devices. On sev
 hosts run it on each; with --distributed they find one another.
 """
 
+import functools
 import json
 import pathlib
 import time
@@ -22,13 +23,7 @@ from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from ccl_jax import cli
-from ccl_jax.building import (
-  build_optimizer,
-  build_steps,
-  check_sizes,
-  geometry_of,
-  make_recipe,
-)
+from ccl_jax.building import build_optimizer, build_steps, check_sizes, make_recipe
 from ccl_jax.chips import chip_of
 from ccl_jax.codecs import (
   Codecs,
@@ -36,6 +31,7 @@ from ccl_jax.codecs import (
   fit_codecs,
   image_condition,
   load_codecs,
+  null_text,
   save_codecs,
   to_unit,
 )
@@ -44,8 +40,10 @@ from ccl_jax.data.sources import Cached, open_source
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.models.flops import forward_flops
+from ccl_jax.models.joint import token_geometry
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.sharding import batch_sharding, make_mesh
+from ccl_jax.train_latents import latent_batches, open_latents
 from ccl_jax.training import loop
 from ccl_jax.training.checkpoint import Checkpointer, restore_params
 from ccl_jax.training.log import MetricLog, StepTimer
@@ -58,6 +56,21 @@ DISTRIBUTED = flags.DEFINE_bool(
   "distributed", False, "One of several hosts: calls jax.distributed.initialize()."
 )
 flags.mark_flags_as_required(["config", "workdir"])
+
+
+def work_of(model, text: tuple[int, int]):
+  """A function from a batch of latents to its clips and the FLOPs of a step of it."""
+
+  @functools.cache
+  def flops(geometry):
+    return 3 * sum(forward_flops(model, geometry, *text).values())
+
+  def work(batch):
+    latents = {s: batch[s] for s in dict(model.streams) if s in batch}
+    clips = batch["text"].shape[0]
+    return clips, clips * flops(token_geometry(model.streams, latents))
+
+  return work
 
 
 def first_process_first(make: Callable[[], Any]) -> Any:
@@ -114,7 +127,7 @@ def make_encoder(codecs, model, mesh):
       "give config.codec.path one that has"
     )
   sharding = batch_sharding(mesh)
-  null = jax.jit(codecs.text.encode)(*codecs.text.tokenize([""]))[0]
+  null = null_text(codecs)
 
   @jax.jit
   def encode(codecs, batch):
@@ -149,11 +162,16 @@ def train(config, workdir: str | pathlib.Path) -> bool:
   mesh = make_mesh(config.mesh, slices=tuple(config.slices))
   check_sizes(config, mesh)
   with timer("init"), jax.set_mesh(mesh):
-    root = config.data.root or workdir / "data"
-    clips = first_process_first(
-      lambda: open_source(config.data.source, spec, root, **config.data.options)
-    )
-    clips = Cached(clips, config.data.cache_gb)
+    latents = config.data.source == "records"
+    if latents:
+      mixture, clips = open_latents(config, model, recipe), None
+      check_sizes(config, mesh, mixture.batch_sizes.values())
+    else:
+      root = config.data.root or workdir / "data"
+      clips = first_process_first(
+        lambda: open_source(config.data.source, spec, root, **config.data.options)
+      )
+      clips = Cached(clips, config.data.cache_gb)
     codecs = first_process_first(lambda: open_codecs(config, clips, workdir))
     text = (codecs.text.length, codecs.text.dim)
     init = lambda key: init_params(model, key, text)
@@ -162,15 +180,22 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     fresh = lambda key: new_state(init(key), optimizer)
     abstract = jax.eval_shape(fresh, jax.random.key(0))
     shardings = state_shardings(abstract, mesh)
-    batches = make_iterator(
-      clips,
-      batch_size=config.batch.size,
-      threads=config.batch.threads,
-      seed=config.seed,
-      tokenize=codecs.text.tokenize,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-    )
+    reading = {
+      "threads": config.batch.threads,
+      "process_index": jax.process_index(),
+      "process_count": jax.process_count(),
+    }
+    if latents:
+      batches, encode = latent_batches(mixture, model, codecs, mesh, reading)
+    else:
+      batches = make_iterator(
+        clips,
+        batch_size=config.batch.size,
+        seed=config.seed,
+        tokenize=codecs.text.tokenize,
+        **reading,
+      )
+      encode = make_encoder(codecs, model, mesh)
     checkpointer = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
     restored = checkpointer.restore(abstract_state(abstract, mesh))
     if restored is None and config.init:
@@ -184,9 +209,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     else:
       first, state, data_state, _ = restored
       batches.set_state(data_state)
-    encode = make_encoder(codecs, model, mesh)
     step_of = build_steps(config, model, optimizer, recipe, shardings)
-    flops = 3 * sum(forward_flops(model, geometry_of(model, spec), *text).values())
   metadata = {
     "model": config.model.to_dict(),
     "clip": config.clip.to_dict(),
@@ -214,8 +237,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
         tasks=recipe.names,
         first_step=first,
         total_steps=config.steps,
-        clips_per_step=config.batch.size,
-        flops_per_step=flops * config.batch.size,
+        work_of=work_of(model, text),
       )
   finally:
     batches.close()

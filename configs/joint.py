@@ -7,6 +7,8 @@
   :init=DIR    what to start from: a folder of `convert join`, with its codecs
   :image_form=channels   where the video stream is a Wan2.1-I2V
   :runlocal    tiny sizes, a few steps
+  :records=SET   latents that ccl_jax.encode made, or SET_A:0.7+SET_B:0.3; the clips'
+                 sizes are theirs
 
 The paper: batch 320, 12 k steps, 352 x 640, 121 frames at 24 fps; the exchange learns
 at 1e-4, the pretrained streams at 1e-5.
@@ -18,14 +20,23 @@ from configs import common
 def get_config(arg=None):
   """The paper's recipe; clips are read from `config.data.root`."""
   args = common.parse(
-    arg, size="14b", runlocal=False, data="", init="", image_form="first_frame"
+    arg,
+    size="14b",
+    runlocal=False,
+    data="",
+    records="",
+    init="",
+    image_form="first_frame",
   )
   c = common.base()
   c.model.preset = "tiny" if args.runlocal else args.size
   c.model.remat = "full"
   c.steps = 12_000
-  c.data.root = args.data
   c.init = args.init
+  c.data.source = "records" if args.records else "folder"
+  c.data.root = args.records or args.data
+  if args.records:  # ccl_jax.data.mixture.open_mixture
+    c.data.options = {"buckets": (), "batch_sizes": ()}
   c.clip = {"frames": 121, "height": 352, "width": 640, "fps": 24.0}
   c.batch.size = 320
   c.codec.text_length, c.codec.text_dim = 512, 4096
@@ -38,7 +49,7 @@ def get_config(arg=None):
     c.clip = {"frames": 17, "height": 32, "width": 32, "fps": 24.0}
     c.codec.text_length, c.codec.text_dim, c.codec.fit_clips = 16, 32, 8
     c.optim.warmup_steps, c.checkpoint.every, c.log_every = 1, 2, 1
-    if not args.data:
+    if not c.data.root:
       c.data.source = "talking_scene"
       c.data.options = {"n_train": 16, "n_test": 4}
   return c.lock()

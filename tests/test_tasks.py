@@ -9,6 +9,7 @@ from ccl_jax.tasks import (
   GENERATIONS,
   TASKS,
   sample_tasks,
+  servable,
   static_route,
   task_of_step,
   task_table,
@@ -61,3 +62,14 @@ def test_steps_draw_by_probability_and_number():
 def test_mistakes(probabilities):
   with pytest.raises(UsageError):
     task_table(probabilities)
+
+
+def test_clips_of_one_stream_serve_the_tasks_that_need_no_other():
+  names, p = task_table({"single": 0.1, "a2v": 0.15, "v2a": 0.15, "joint": 0.6})
+  assert servable(names, p, ("video", "audio")) == p
+  for stream in ("video", "audio"):
+    assert servable(names, p, (stream,)) == (1, 0, 0, 0)
+  with pytest.raises(
+    UsageError, match="clips of audio alone serve no task of a2v, v2a"
+  ):
+    servable(("a2v", "v2a"), (0.5, 0.5), ("audio",))

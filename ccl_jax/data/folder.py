@@ -1,12 +1,10 @@
 """A folder of ordinary films as a random-access source of clips.
 
 Every mp4, mov, mkv or webm below the folder is cut into windows of a clip's length, one
-every `hop` seconds. Captions come from JSON lines (any *.jsonl in the folder; fields
-`file` or `id`, `prompt` or `caption` or `text`, and `audio` for sound in a file of its
-own) or from NAME.txt beside NAME.mp4; a film without either has the caption "".
+every `hop` seconds. Captions are those of `captions.py`; a film without one has "".
 """
 
-import json
+import dataclasses
 import logging
 import pathlib
 import threading
@@ -14,6 +12,7 @@ from concurrent import futures
 from typing import Any, NamedTuple
 
 from ccl_jax.data import media
+from ccl_jax.data.captions import Caption, read_captions, sidecar
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 
@@ -47,16 +46,15 @@ class FolderSource:
     self.failed: dict[str, str] = {}
     self._lock = threading.Lock()
     hop = spec.seconds if hop is None else hop
-    if hop <= 0:
-      raise UsageError(f"hop is the seconds between clips, got {hop}: use more than 0")
-    if not self.root.is_dir():
-      raise UsageError(f"no folder at {self.root}: give a folder of {_kinds()} files")
-    paths = {_name(path, self.root): path for path in _films(self.root)}
+    check_hop(hop)
+    paths = {relative(path, self.root): path for path in files_of(self.root, SUFFIXES)}
     if not paths:
-      raise UsageError(f"no films in {self.root}: expected {_kinds()} files")
-    captions, self.unmatched = _captions(self.root, paths)
+      raise UsageError(f"no films in {self.root}: expected {' '.join(SUFFIXES)} files")
+    captions, self.unmatched = read_captions(self.root, paths)
     with futures.ThreadPoolExecutor(8) as pool:
-      cuts = pool.map(lambda n: self._cut(n, paths[n], captions.get(n, {}), hop), paths)
+      cuts = pool.map(
+        lambda n: self._cut(n, paths[n], captions.get(n, Caption()), hop), paths
+      )
       self.windows = [window for cut in cuts for window in cut]
     self.skipped.sort()
     for name, reason in self.skipped:
@@ -93,34 +91,21 @@ class FolderSource:
     raise UsageError(f"no clip of {self.root} can be read any more: {self.failed}")
 
   def _cut(
-    self, name: str, path: pathlib.Path, entry: dict, hop: float | int
+    self, name: str, path: pathlib.Path, entry: Caption, hop: float | int
   ) -> list[Window]:
     """The windows of one film, none where it is no use."""
-    sound = self.root / entry["audio"] if entry.get("audio") else None
+    sound = self.root / entry.audio if entry.audio else None
     try:
-      info = _probe(path)
-      if not info.has_video:
-        raise media.MediaError("no video track")
-      start, end = info.start, info.end
-      if sound is not None:
-        other = _probe(sound)
-        if not other.has_audio:
-          raise media.MediaError(f"no audio track in {sound.name}")
-        start, end = max(start, other.start), min(end, other.end + media.SHORT_TAIL)
-      elif not info.has_audio:
-        raise media.MediaError("no audio track")
-      # The last frame may be held for one period.
-      room = end - start - self.spec.seconds + 1 / self.spec.fps + 1e-6
-      if room < 0:
-        raise media.MediaError(
-          f"too short, {end - start:.2f} s of the {self.spec.seconds:.2f} s of a clip"
-        )
+      info = probe_with_sound(path, sound)
+      if not info.has_video or not info.has_audio:
+        missing = "audio" if info.has_video else "video"
+        raise media.MediaError(f"no {missing} track")
+      starts = window_starts(info, self.spec.seconds, hop, 1 / self.spec.fps)
+      text = entry.text or sidecar(path)
     except media.MediaError as e:
       with self._lock:
         self.skipped.append((name, str(e).removeprefix(f"{path}: ")))
       return []
-    text = entry.get("text") or _sidecar(path)
-    starts = (start + k * hop for k in range(int(room / hop) + 1))
     return [Window(name, s, path, sound, text) for s in starts]
 
   def _fail(self, name: str, reason: str) -> None:
@@ -131,61 +116,59 @@ class FolderSource:
       _log.warning("unreadable, the next clip takes its place: %s", reason)
 
 
-def _probe(path: pathlib.Path) -> media.MediaInfo:
-  info = media.probe(path)
-  return info if info.end is not None else media.measure(path)
+def probe_with_sound(
+  path: pathlib.Path, sound: pathlib.Path | None = None
+) -> media.MediaInfo:
+  """What a file holds, with the sound of another file if it has one of its own."""
+  info = _probe(path)
+  if sound is None or not info.has_video:
+    return info
+  other = _probe(sound)
+  if not other.has_audio:
+    raise media.MediaError(f"no audio track in {sound.name}")
+  return dataclasses.replace(
+    info,
+    has_audio=True,
+    start=max(info.start, other.start),
+    end=min(info.end, other.end + media.SHORT_TAIL),
+  )
 
 
-def _kinds() -> str:
-  return " ".join(SUFFIXES)
+def window_starts(
+  info: media.MediaInfo, seconds: float, hop: float | int, held: float | int = 0
+) -> list[float]:
+  """Starts of the windows of so many `seconds`, one every `hop`; the last frame may be
+  `held` so much longer.
+  """
+  room = info.duration - seconds + held + 1e-6
+  if room < 0:
+    raise media.MediaError(
+      f"too short, {info.duration:.2f} s of the {seconds:.2f} s of a clip"
+    )
+  return [info.start + k * hop for k in range(int(room / hop) + 1)]
 
 
-def _name(path: pathlib.Path, root: pathlib.Path) -> str:
+def check_hop(hop: float | int) -> None:
+  if hop <= 0:
+    raise UsageError(f"hop is the seconds between clips, got {hop}: use more than 0")
+
+
+def relative(path: pathlib.Path, root: pathlib.Path) -> str:
   return path.relative_to(root).as_posix()
 
 
-def _films(root: pathlib.Path) -> list[pathlib.Path]:
+def files_of(root: pathlib.Path, suffixes: tuple[str, ...]) -> list[pathlib.Path]:
+  """All such files below a folder in order, but for hidden ones."""
+  if not root.is_dir():
+    kinds = " ".join(suffixes)
+    raise UsageError(f"no folder at {root}: give a folder of {kinds} files")
   return [
     path
     for path in sorted(root.rglob("*"))
-    if path.suffix.lower() in SUFFIXES and path.name[0] != "." and path.is_file()
+    if path.suffix.lower() in suffixes and path.name[0] != "." and path.is_file()
   ]
 
 
-def _sidecar(path: pathlib.Path) -> str:
-  text = path.with_suffix(".txt")
-  return text.read_text("utf-8", "replace").strip() if text.is_file() else ""
-
-
-def _captions(root: pathlib.Path, paths: dict) -> tuple[dict[str, dict], list[str]]:
-  """({film: {"text", "audio"}}, the entries whose film is not in the folder)."""
-  names = {name: name for name in paths}
-  names |= {str(pathlib.PurePosixPath(name).with_suffix("")): name for name in paths}
-  entries, unmatched = {}, []
-  for table in sorted(root.glob("*.jsonl")):
-    for number, line in enumerate(table.read_bytes().splitlines(), 1):
-      if not line.strip():
-        continue
-      where = f"{table} line {number}"
-      try:
-        row = json.loads(line)
-      except ValueError as e:
-        raise UsageError(f"{where} is not JSON ({e}): expected one object") from e
-      key = (row.get("file") or row.get("id")) if isinstance(row, dict) else None
-      text = _first_of(row, "prompt", "caption", "text") if key else None
-      audio = row.get("audio") if key else None
-      if not all(isinstance(value, str) for value in (key, text or "", audio or "")):
-        raise UsageError(
-          f"{where}: expected an object with a string `file` or `id`, and strings "
-          f"`prompt` (or `caption`, `text`) and `audio` if any, got {str(row)[:80]}"
-        )
-      if key in names:
-        entries[names[key]] = {"text": text, "audio": audio}
-      else:
-        unmatched.append(key)
-        _log.warning("%s: no film %s in the folder", where, key)
-  return entries, unmatched
-
-
-def _first_of(row: dict, *keys: str):
-  return next((row[key] for key in keys if row.get(key)), None)
+def _probe(path: pathlib.Path) -> media.MediaInfo:
+  info = media.probe(path)
+  return info if info.end is not None else media.measure(path)

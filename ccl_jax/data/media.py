@@ -10,7 +10,10 @@ still stays up); past the end the last one is held for one period at most. Gaps 
 short tail of the sound are zeros. Seconds and Hz throughout.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import av
 import numpy as np
@@ -35,7 +38,9 @@ __all__ = [
   "SHORT_TAIL",
   "MediaError",
   "MediaInfo",
+  "image_size",
   "measure",
+  "picture_size",
   "probe",
   "read_audio",
   "read_clip",
@@ -98,12 +103,39 @@ def read_image(path: Path, height: int, width: int) -> UInt8[np.ndarray, "H W 3"
   """A still, upright by its EXIF tag, covering (height, width), centre crop."""
   from PIL import Image, ImageOps
 
+  with _image(path) as image:
+    image = ImageOps.exif_transpose(image).convert("RGB")
+    image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    return np.array(image)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+  """(height, width) of a still as it is shown, from its headers."""
+  with _image(path) as image:
+    turned = image.getexif().get(274, 1) >= 5  # the orientation tag: on its side
+    return image.size if turned else image.size[::-1]
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+  """(height, width) of a film as it is shown: its first frame, turned upright, with
+  square pixels of the height of its own.
+  """
+  with opened(path) as container:
+    stream = track(container, "video")
+    for _, frame in frames_from(container, stream, first_time(stream)):
+      width = round(frame.width * float(stream.sample_aspect_ratio or 1))
+      return (width, frame.height) if frame.rotation % 180 else (frame.height, width)
+  raise MediaError(f"{path}: no frame can be decoded")
+
+
+@contextlib.contextmanager
+def _image(path: Path) -> Iterator[Any]:
+  from PIL import Image
+
   try:
     with Image.open(path) as image:
-      image = ImageOps.exif_transpose(image).convert("RGB")
-      image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
-      return np.array(image)
-  except (OSError, ValueError, Image.DecompressionBombError) as e:
+      yield image
+  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
     raise MediaError(f"{path}: not a readable image ({e})") from e
 
 

@@ -91,6 +91,11 @@ class BatchIterator:
     return {"next_index": self._next, "clips": self._clips}
 
   def set_state(self, state: dict[str, int]) -> None:
+    if "next_index" not in state:
+      raise UsageError(
+        "this run was trained on latents, not on clips: name a new workdir, or "
+        "the data it began with"
+      )
     if state["clips"] != self._clips:
       _log.warning(
         "the data had %d clips when this state was saved, now %d: the order is another",

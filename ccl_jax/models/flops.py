@@ -16,12 +16,14 @@ from ccl_jax.ops import tarp
 def forward_flops(
   model: JointDiT, geometry: Geometry, text_length: int, text_dim: int
 ) -> Mapping[str, float]:
-  """FLOPs of one clip's forward pass with every key read, by part."""
-  configs = dict(model.streams)
+  """FLOPs of one clip's forward pass with every key read, by part. A stream of which
+  the geometry has no token is absent.
+  """
   tokens = {
     "video": geometry.t * geometry.h * geometry.w,
     "audio": geometry.a,
   }
+  configs = {s: c for s, c in model.streams if tokens[s]}
   parts = dict.fromkeys(
     ("linear", "self_attention", "text_attention", "cross", "ends"), 0.0
   )
@@ -41,12 +43,13 @@ def forward_flops(
       source = other(s)
       n, m = tokens[s], tokens[source]
       r = model.cross.context_tokens(source)
-      if not model.cross.tarp:
+      if not m or not model.cross.tarp:
         seen = m
       elif s == "video":
         seen = tarp.audio_windows(geometry.t, geometry.a).index.shape[1]
       else:
         seen = geometry.h * geometry.w
-      project = 2 * n * 2 * c.width**2 + 2 * m * 2 * configs[source].width * c.width
+      read = configs[source].width if m else 0
+      project = 2 * n * 2 * c.width**2 + 2 * m * 2 * read * c.width
       parts["cross"] += depth * (project + 4 * n * (r + seen) * c.width)
   return parts

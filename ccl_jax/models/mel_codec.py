@@ -1,11 +1,11 @@
 """MMAudio's way from sound to latents and back, as a codec.
 
-  latent = mean of the VAE's posterior of log-mel(wave)        512 samples to 20 channels
+  latent = mean of the VAE's posterior of log-mel(wave)      512 samples to 20 channels
   wave   = vocoder(VAE's decoder(latent))
 
-The mean as it is, not standardised, as Ovi trains on it. 16 kHz, 31.25 latents a second;
-sample n of what comes out is of the same instant as sample n of what went in. Weights are
-those of models/audio_vae.py and models/vocoder.py: released ones or your own.
+The mean as it is, not standardised, as Ovi trains on it. 16 kHz, 31.25 latents a
+second; sample n of what comes out is of the same instant as sample n of what went in.
+Weights are those of models/audio_vae.py and models/vocoder.py: released or your own.
 """
 
 import json

@@ -25,7 +25,7 @@ from ccl_jax.training.state import TrainState
 def train(
   state: TrainState,
   *,
-  step_of: Callable[[int], tuple[str, Callable]],
+  step_of: Callable[[int, Mapping[str, jax.Array]], tuple[str, Callable]],
   batches: Any,
   encode: Callable[[Mapping[str, np.ndarray]], Mapping[str, jax.Array]],
   checkpointer: Checkpointer,
@@ -37,16 +37,17 @@ def train(
   tasks: tuple[str, ...],
   first_step: int,
   total_steps: int,
-  clips_per_step: int,
-  flops_per_step: float,
+  work_of: Callable[[Mapping[str, jax.Array]], tuple[int, float]],
 ) -> tuple[TrainState, bool]:
   """Runs steps `first_step` to `total_steps`.
 
   Args:
-    step_of: name and jitted function (state, batch) -> (state, metrics) of a step.
+    step_of: name and jitted function (state, batch) -> (state, metrics) of a step and
+      its batch.
     batches: the data iterator, with `get_state`.
     encode: host batch to device batch of latents and text.
     tasks: names behind the rows of the metric `by_task`.
+    work_of: clips and FLOPs of a batch.
 
   Returns:
     The state, and whether all steps were done: False after a request to stop, with the
@@ -59,9 +60,10 @@ def train(
   pending = None
   compiled = set()
 
-  def finish(metrics):
-    if metrics is not None:
-      window.add(jax.device_get(metrics))
+  def finish(pending):
+    if pending is not None:
+      metrics, work = pending
+      window.add(jax.device_get(metrics), work)
 
   def save(step):
     with timer("save"):
@@ -77,18 +79,19 @@ def train(
       if stop:
         break
       batch = encode(next(batches))
-      name, run = step_of(step)
-      if name in compiled:
+      name, run = step_of(step, batch)
+      program = (name, *((k, x.shape) for k, x in sorted(batch.items())))
+      if program in compiled:
         state, metrics = run(state, batch)
       else:
-        compiled.add(name)
+        compiled.add(program)
         with timer("compile"):
           state, metrics = jax.block_until_ready(run(state, batch))
       finish(pending)
-      pending = metrics
+      pending = metrics, work_of(batch)
       if window.steps >= log_every:
-        n = window.steps
-        rates = timer.rates(steps=n, clips=n * clips_per_step, flops=n * flops_per_step)
+        clips, flops = window.work()
+        rates = timer.rates(steps=window.steps, clips=clips, flops=flops)
         log.write(window.last, window.means() | rates)
     else:
       stop = False
@@ -107,6 +110,7 @@ class _Window:
   def __init__(self, tasks: tuple[str, ...], first_step: int):
     self._tasks, self._next = tasks, first_step
     self._rows: list[dict] = []
+    self._work: list[tuple[int, float]] = []
 
   @property
   def steps(self) -> int:
@@ -116,7 +120,12 @@ class _Window:
   def last(self) -> int:
     return self._next - 1
 
-  def add(self, metrics: dict) -> None:
+  def work(self) -> tuple[int, float]:
+    """Clips and FLOPs of the window."""
+    clips, flops = zip(*self._work)
+    return sum(clips), sum(flops)
+
+  def add(self, metrics: dict, work: tuple[int, float]) -> None:
     """Takes the metrics of the next step; raises where its loss is not finite."""
     step, self._next = self._next, self._next + 1
     if not np.isfinite(metrics["loss"]) or not np.isfinite(metrics["grad_norm"]):
@@ -127,6 +136,7 @@ class _Window:
         "at the data, then run the same command again"
       )
     self._rows.append(metrics)
+    self._work.append(work)
 
   def _blame(self, metrics) -> str:
     """The tasks whose loss is not finite, among those that the batch drew."""
@@ -141,7 +151,7 @@ class _Window:
 
   def means(self) -> dict[str, float]:
     """Scalars of the window, and a fresh window."""
-    rows, self._rows = self._rows, []
+    rows, self._rows, self._work = self._rows, [], []
     out = {k: float(np.mean([r[k] for r in rows])) for k in ("loss", "grad_norm")}
     by_task = np.stack([r["by_task"] for r in rows])
     seen = np.isfinite(by_task)

@@ -11,7 +11,8 @@ whole batch before it is cut into microbatches, so accumulation changes no numbe
 
 A batch is {"video": (b, t, h, w, c), "audio": (b, a, c), "text": (b, l, e)} of clean
 latents and embeddings, "null_text" (l, e) that stands for no text, and for Wan2.1-I2V's
-form of image condition "condition" (b, t, h, w, 20) and "image" (b, 257, 1280).
+form of image condition "condition" (b, t, h, w, 20) and "image" (b, 257, 1280). A batch
+of one stream alone serves the tasks that need no other (`tasks.servable`).
 """
 
 import dataclasses
@@ -26,7 +27,15 @@ from jaxtyping import Array, Bool, Float
 from ccl_jax.axes import STREAMS, other
 from ccl_jax.diffusion import flow
 from ccl_jax.models.joint import JointDiT
-from ccl_jax.tasks import TASKS, Route, SampleTasks, Task, draw_tasks, sample_tasks
+from ccl_jax.tasks import (
+  TASKS,
+  Route,
+  SampleTasks,
+  Task,
+  draw_tasks,
+  sample_tasks,
+  servable,
+)
 from ccl_jax.training.optim import ema_update
 from ccl_jax.training.state import TrainState
 
@@ -96,7 +105,9 @@ def draw(
 def frame_sigma(drawn: Draw, latents: Mapping[str, Array]) -> dict[str, Array]:
   """Noise level of every frame: (b, t) for video, whose first may be clean; (b, 1)."""
   sigma = {s: drawn.sigma[s][:, None] for s in latents}
-  if "video" in latents:
+  if (
+    "video" in latents and latents["video"].shape[1] > 1
+  ):  # of a still, nothing is left
     first = jnp.arange(latents["video"].shape[1])[None] == 0
     sigma["video"] = jnp.where(first & drawn.image[:, None], 0.0, sigma["video"])
   return sigma
@@ -180,7 +191,7 @@ def make_train_step(
       params = hold_clean_streams(params, static)
       on = lambda names: {s: True for s in names}
       route = Route(on(static.reads), on(static.detached))
-    if len(model.streams) == 1:
+    if len(drawn.noise) == 1:
       route = Route()
     return sample_losses(model, params, batch, null_text, drawn, route)
 
@@ -198,7 +209,8 @@ def make_train_step(
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     latents = {s: batch[s] for s in STREAMS if s in batch}
     index = None if task is None else recipe.names.index(task)
-    drawn = draw(key, latents, recipe, index)
+    p = servable(recipe.names, recipe.probabilities, tuple(latents))
+    drawn = draw(key, latents, dataclasses.replace(recipe, probabilities=p), index)
     counts = {s: jnp.maximum(drawn.tasks.generated[s].sum(), 1) for s in latents}
     gradient = jax.value_and_grad(objective, has_aux=True)
 

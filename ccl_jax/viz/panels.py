@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ def loss_curves(path: pathlib.Path, rows: Sequence[Mapping[str, float]]) -> None
   Args:
     rows: of metrics.jsonl: {"step": ..., "loss/TASK/STREAM": ...}.
   """
-  figure, axes = _figure(1, 2, 10, 4)
+  figure, axes = _figure(1, 2, 10.0, 4.0)
   names = sorted({k for r in rows for k in r if k.startswith("loss/")})
   for name in names:
     _, task, stream = name.split("/")
@@ -36,23 +37,29 @@ def loss_curves(path: pathlib.Path, rows: Sequence[Mapping[str, float]]) -> None
 
 def contact_sheet(
   path: pathlib.Path,
-  clips: Sequence[Mapping[str, np.ndarray]],
+  clips: Sequence[Mapping[str, Any]],
   titles: Sequence[str],
-  fps: float,
+  seconds: Sequence[float],
   frames: int = 12,
 ) -> None:
-  """A row for each clip: frames evenly in time, and the sound on the same axis."""
-  figure, axes = _figure(2 * len(clips), 1, 11, 2.3 * len(clips))
-  for i, (clip, title) in enumerate(zip(clips, titles)):
-    video, audio = clip["video"], clip["audio"]
-    seconds = len(video) / fps
-    shown = np.linspace(0, len(video) - 1, min(frames, len(video))).astype(int)
+  """A row for each clip: frames evenly in time, and the sound on the same axis. A clip
+  may lack `video` or `audio`; a still takes the place of one frame.
+  """
+  figure, axes = _figure(2 * len(clips), 1, 11.0, 2.3 * len(clips))
+  for i, (clip, title, end) in enumerate(zip(clips, titles, seconds)):
     picture, sound = axes[2 * i, 0], axes[2 * i + 1, 0]
-    picture.imshow(np.concatenate(list(video[shown]), 1), extent=(0, seconds, 0, 1))
-    picture.set(aspect="auto", xticks=[], yticks=[])
+    if "video" in clip:
+      video = clip["video"]
+      shown = np.linspace(0, len(video) - 1, min(frames, len(video))).astype(int)
+      width = end if len(video) > 1 else end / frames
+      strip = np.concatenate(list(video[shown]), 1)
+      picture.imshow(strip, extent=(0, width, 0, 1))
+    picture.set(aspect="auto", xlim=(0, end), xticks=[], yticks=[])
     picture.set_title(title, fontsize=8)
-    sound.plot(np.arange(len(audio)) * seconds / len(audio), audio, lw=0.4)
-    sound.set(xlim=(0, seconds), ylim=(-1, 1), yticks=[])
+    if "audio" in clip:
+      audio = clip["audio"]
+      sound.plot(np.arange(len(audio)) * end / len(audio), audio, lw=0.4)
+    sound.set(xlim=(0, end), ylim=(-1, 1), yticks=[])
   figure.savefig(path)
 
 
@@ -72,7 +79,7 @@ def attention_panel(
     groups: mean share of (foreground, background) tokens by stream, if masks are known.
   """
   shown = np.linspace(0, len(frames) - 1, min(6, len(frames))).astype(int)
-  figure, axes = _figure(3, len(shown), 2 * len(shown), 6.5)
+  figure, axes = _figure(3, len(shown), 2.0 * len(shown), 6.5)
   low, high = float(video_share.min()), float(video_share.max())
   for ax_picture, ax_map, i in zip(axes[0], axes[1], shown):
     ax_picture.imshow(frames[i])

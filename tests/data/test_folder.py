@@ -129,7 +129,7 @@ def test_captions_without_a_film_are_counted(tmp_path, made, caplog):
   source = FolderSource(tmp_path, SPEC)
   assert source.unmatched == ["gone"]
   assert source[0]["text"] == "y"
-  assert "line 1: no film gone" in caplog.text
+  assert "line 1: no file gone" in caplog.text
 
 
 @pytest.mark.parametrize(

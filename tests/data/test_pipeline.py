@@ -162,6 +162,8 @@ def test_a_changed_source_is_told(caplog):
   _, state = batches(2)
   batches(1, state | {"clips": 12})
   assert "12 clips" in caplog.text
+  with pytest.raises(UsageError, match="on latents, not on clips"):
+    batches(1, {"next_batch": 3, "order": "x"})
 
 
 def test_wrong_sizes_are_usage_errors():

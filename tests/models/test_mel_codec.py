@@ -1,4 +1,4 @@
-"""MMAudio's VAE and vocoder as one codec, from converted files: length, time, linking."""
+"""MMAudio's VAE and vocoder as one codec, from converted files: length, linking."""
 
 import json
 

@@ -6,12 +6,19 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from ccl_jax.sharding import batch_sharding, make_mesh
-from ccl_jax.tasks import TASKS
+from ccl_jax.tasks import TASKS, Route
 from ccl_jax.training.state import state_shardings
-from ccl_jax.training.step import draw, frame_sigma, hold_clean_streams, make_train_step
+from ccl_jax.training.step import (
+  draw,
+  frame_sigma,
+  hold_clean_streams,
+  make_train_step,
+  sample_losses,
+)
 from tests.training.conftest import RECIPE
 
 
@@ -125,3 +132,49 @@ def test_training_lowers_the_loss(run, small, batch):
   assert int(state.step) == 30
   assert float(metrics["loss"]) < 0.8 * first
   assert jnp.isfinite(metrics["grad_norm"])
+
+
+@pytest.mark.parametrize("stream", ["video", "audio"])
+def test_clips_of_one_stream_cost_what_the_task_single_costs(small, batch, stream):
+  """Without TARP: a sound alone knows no frames to count its time in."""
+  model, _, state = small
+  model = model.clone(cross=dataclasses.replace(model.cross, tarp=False))
+  latents = {s: batch[s] for s in ("video", "audio")}
+  drawn = draw(jax.random.key(0), latents, RECIPE, task=RECIPE.names.index("single"))
+
+  @jax.jit
+  def losses(batch):
+    mine = drawn._replace(noise={s: x for s, x in drawn.noise.items() if s in batch})
+    parts = (batch, batch["null_text"], mine, Route())
+    return sample_losses(model, state.params, *parts)[stream]
+
+  alone = {k: batch[k] for k in (stream, "text", "null_text")}
+  np.testing.assert_allclose(losses(alone), losses(batch), rtol=1e-5)
+
+
+def test_clips_of_one_stream_train_it_alone(run, small, batch):
+  alone = {k: v for k, v in batch.items() if k != "audio"}
+  new, metrics = run(small[2], alone)
+  assert metrics["drawn"].tolist() == [16 * (n == "single") for n in RECIPE.names]
+  assert np.isnan(np.asarray(metrics["by_task"])[:, 1]).all()
+  np.testing.assert_allclose(
+    metrics["loss"], metrics["by_task"][RECIPE.names.index("single"), 0], rtol=1e-6
+  )
+  moments = optax.tree_utils.tree_get(new.opt_state, "mu")
+  for path in (("video",), ("blocks", "video"), ("blocks", "audio_to_video")):
+    assert max(np.abs(x).max() for x in jax.tree.leaves(_at(moments, path))) > 0
+  for path in (("audio",), ("blocks", "audio"), ("blocks", "video_to_audio")):
+    assert all((x == 0).all() for x in jax.tree.leaves(_at(moments, path)))
+
+
+def _at(tree, path):
+  for key in path:
+    tree = tree[key]
+  return tree
+
+
+def test_a_still_is_never_its_own_image_condition(small, batch):
+  latents = {"video": batch["video"][:, :1]}
+  always = dataclasses.replace(RECIPE, image_probability=1.0)
+  drawn = draw(jax.random.key(0), latents, always, task=RECIPE.names.index("single"))
+  assert (frame_sigma(drawn, latents)["video"] > 0).all()

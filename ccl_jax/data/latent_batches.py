@@ -1,0 +1,157 @@
+"""Batches of latent records on the host, read ahead by threads.
+
+Of batch g, `Mixture.rows(g)`, process p of P reads the rows  p b .. (p + 1) b - 1,
+b = B / P,  so the processes' rows side by side are the batch one process would read.
+The state is g, one number, equal on all processes. A thread copies each record straight
+into its row.
+"""
+
+import collections
+import contextlib
+import ctypes
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+
+from ccl_jax.axes import STREAMS
+from ccl_jax.data.buckets import Bucket
+from ccl_jax.data.mixture import Mixture, Row
+from ccl_jax.errors import UsageError
+
+AHEAD = 2  # batches under way
+_log = logging.getLogger(__name__)
+
+
+def keep_freed_memory() -> None:
+  """Has the C library keep the memory of freed records instead of giving it back to the
+  system, which would clear every page anew: reading takes a quarter of the time.
+  """
+  mmap_threshold, trim_threshold = -3, -1  # names of glibc's malloc.h; others lack them
+  with contextlib.suppress(AttributeError, OSError):
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_threshold, 2**25)  # the most it takes
+    libc.mallopt(trim_threshold, 2**30)
+
+
+class LatentBatches:
+  """Iterates over this process's rows of each batch: `text` bf16 (b, l, e), zero past
+  each text, and of `video` bf16 (b, t, h, w, c) and `audio` float32 (b, a, c) those
+  that its bucket has and `streams` names.
+  """
+
+  def __init__(
+    self,
+    mixture: Mixture,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 4,
+    streams: Sequence[str] = STREAMS,
+  ):
+    for bucket, size in mixture.batch_sizes.items():
+      if size % process_count:
+        raise UsageError(
+          f"a batch of {bucket.name} has {size} rows for {process_count} processes: "
+          f"use a multiple of {process_count}"
+        )
+      if not set(bucket.streams) & set(streams):
+        raise UsageError(
+          f"the bucket {bucket.name} has no {' or '.join(streams)}, which is all the "
+          "model takes: leave it out with config.data.options.buckets"
+        )
+    keep_freed_memory()
+    self._mixture, self._streams = mixture, streams
+    self._index, self._count = process_index, process_count
+    self._threads = threads
+    self._next = 0
+    self._shapes: dict[Bucket, dict[str, tuple[tuple[int, ...], Any]]] = {}
+    self._pool: futures.ThreadPoolExecutor | None = None
+    self._under_way: collections.deque = collections.deque()
+
+  def __iter__(self) -> "LatentBatches":
+    return self
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    if not self._threads:
+      batch, reads = self._begin(self._next)
+      for read in reads:
+        read()
+    else:
+      if self._pool is None:
+        self._pool = futures.ThreadPoolExecutor(self._threads)
+      while len(self._under_way) <= AHEAD:
+        batch, reads = self._begin(self._next + len(self._under_way))
+        self._under_way.append((batch, [self._pool.submit(read) for read in reads]))
+      batch, reads = self._under_way.popleft()
+      for read in reads:
+        read.result()
+    self._next += 1
+    return batch
+
+  def get_state(self) -> dict[str, Any]:
+    return {"next_batch": self._next, "order": self._mixture.digest}
+
+  def set_state(self, state: Mapping[str, Any]) -> None:
+    if "next_batch" not in state:
+      raise UsageError(
+        "this run was trained on clips, not on latents: name a new workdir, or "
+        "the data it began with"
+      )
+    if state["order"] != self._mixture.digest:
+      _log.warning(
+        "the sets, their weights, the batch sizes or the seed are not those of the run "
+        "so far: from batch %d on the order is another",
+        state["next_batch"],
+      )
+    self.close()
+    self._next = int(state["next_batch"])
+
+  def close(self) -> None:
+    """Stops the reading threads."""
+    if self._pool is not None:
+      self._pool.shutdown(cancel_futures=True)
+    self._pool = None
+    self._under_way.clear()
+
+  def _begin(self, number: int) -> tuple[dict[str, np.ndarray], list]:
+    """Batch `number`, still empty, and the calls that fill its rows."""
+    bucket, rows = self._mixture.rows(number)
+    count = len(rows) // self._count
+    rows = rows[self._index * count : (self._index + 1) * count]
+    shapes = self._row_shapes(bucket, rows[0])
+    batch = {
+      k: np.empty((count, *shape), dtype) for k, (shape, dtype) in shapes.items()
+    }
+    return batch, [
+      lambda place=place, row=row: self._read(bucket, row, place, batch)
+      for place, row in enumerate(rows)
+    ]
+
+  def _read(self, bucket: Bucket, row: Row, place: int, batch: dict) -> None:
+    record = self._mixture.sets[row.set].buckets[bucket][row.record]
+    for name, array in batch.items():
+      source, target = record[name], array[place]
+      if name == "text":
+        target = target[: len(source)]
+      if source.shape != target.shape:
+        raise UsageError(
+          f"{record['about']['id']} has {name} latents {source.shape}, others of its "
+          f"bucket {target.shape}: encode the sets with the same codecs"
+        )
+      # As numbers that numpy knows, which it copies without holding the interpreter.
+      kind = f"u{source.itemsize}"
+      target.view(kind)[...] = source.view(kind)
+      array[place, len(source) :] = 0
+
+  def _row_shapes(self, bucket: Bucket, row: Row) -> dict:
+    if bucket not in self._shapes:
+      record = self._mixture.sets[row.set].buckets[bucket][row.record]
+      names = [s for s in bucket.streams if s in self._streams]
+      shapes = {s: (record[s].shape, record[s].dtype) for s in names}
+      text = record["text"]
+      rows = self._mixture.text_rows(bucket)
+      self._shapes[bucket] = shapes | {"text": ((rows, text.shape[1]), text.dtype)}
+    return self._shapes[bucket]

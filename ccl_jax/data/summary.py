@@ -1,0 +1,79 @@
+"""What is told of records without reading them again: counts, lengths, latent moments.
+
+A shard's summary is a dict of sums, so that those of many shards add up to that of the
+set. Moments are of the stored numbers, by channel:
+
+  mean = S1 / n,   std^2 = S2 / n - mean^2.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ccl_jax.axes import STREAMS
+
+
+class Summary:
+  """Sums over the records of a shard."""
+
+  def __init__(self):
+    self._hash = hashlib.sha256()
+    self._counts = Counter()
+    self._moments: dict[str, list] = {}
+    self._histograms = {"text_rows": Counter(), "caption_words": Counter()}
+
+  def add(
+    self, record: Mapping[str, np.ndarray], about: Mapping[str, Any], data: bytes
+  ) -> None:
+    """Takes one record: its arrays, what is said about it, its bytes."""
+    self._hash.update(data)
+    self._counts.update(records=1, bytes=len(data), seconds=about["seconds"])
+    self._histograms["text_rows"][len(record["text"])] += 1
+    self._histograms["caption_words"][len(about["text"].split())] += 1
+    for s in STREAMS:
+      if s in record:
+        rows = np.asarray(record[s], np.float64).reshape(-1, record[s].shape[-1])
+        sums = [len(rows), rows.sum(0), (rows**2).sum(0)]
+        old = self._moments.get(s, [0, 0.0, 0.0])
+        self._moments[s] = [a + b for a, b in zip(old, sums)]
+
+  def to_json(self) -> dict[str, Any]:
+    moments = {
+      s: [n, first.tolist(), second.tolist()]
+      for s, (n, first, second) in self._moments.items()
+    }
+    return {
+      **{k: self._counts[k] for k in ("records", "bytes", "seconds")},
+      "sha256": self._hash.hexdigest(),
+      "moments": moments,
+      **{k: _with_strings(v) for k, v in self._histograms.items()},
+    }
+
+
+def total(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+  """Several shards' summaries, in their order, as one; `latents` has mean and std by
+  stream and channel in place of the sums.
+  """
+  summaries = list(summaries)
+  digest = hashlib.sha256("".join(s["sha256"] for s in summaries).encode())
+  out = {k: sum(s[k] for s in summaries) for k in ("records", "bytes", "seconds")}
+  out |= {"sha256": digest.hexdigest(), "latents": {}}
+  for k in ("text_rows", "caption_words"):
+    counts = sum((Counter(s[k]) for s in summaries), Counter())
+    out[k] = _with_strings({int(n): c for n, c in counts.items()})
+  for stream in STREAMS:
+    sums = [s["moments"][stream] for s in summaries if stream in s["moments"]]
+    if sums:
+      n = sum(x[0] for x in sums)
+      first, second = (np.sum([x[i] for x in sums], 0) / n for i in (1, 2))
+      std = np.sqrt(np.maximum(second - first**2, 0))
+      out["latents"][stream] = {"mean": first.tolist(), "std": std.tolist()}
+  return out
+
+
+def _with_strings(histogram: Mapping[int, int]) -> dict[str, int]:
+  """Keys as JSON has them, in order."""
+  return {str(k): histogram[k] for k in sorted(histogram)}

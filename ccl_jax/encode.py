@@ -1,0 +1,60 @@
+"""Turns media into a set of latents, to train from at scale.
+
+  python -m ccl_jax.encode --config=configs/encode.py:data=FILMS,out=SET
+  python -m ccl_jax.encode \\
+      --config=configs/encode.py:data=FILMS,codecs=CODECS,out=SET,clips=81x480x832@16
+
+Without CODECS the embedded codecs are fitted to the data. The set is made shard by
+shard; a shard appears when it is whole, so the same command goes on after any
+interruption. On N machines that share a disk, run it with --process_count=N and
+--process_index=0 to N - 1, or on the hosts of a pod with --distributed.
+
+--check=N also decodes N records back to files in SET/check, for the eye and the ear.
+"""
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from ccl_jax import cli
+from ccl_jax.encoding import encode
+from ccl_jax.errors import UsageError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "What to encode, and how.")
+INDEX = flags.DEFINE_integer("process_index", 0, "Which of the processes this one is.")
+COUNT = flags.DEFINE_integer("process_count", 1, "Processes that share the work.")
+DISTRIBUTED = flags.DEFINE_bool(
+  "distributed", False, "One of several hosts: calls jax.distributed.initialize()."
+)
+CHECK = flags.DEFINE_integer("check", 0, "Records to decode into OUT/check.")
+flags.mark_flags_as_required(["config"])
+
+
+def main():
+  if DISTRIBUTED.value:
+    jax.distributed.initialize()
+  config = CONFIG.value
+  for key, value in (("data=DIR", config.data.root), ("out=DIR", config.out)):
+    if not value:
+      raise UsageError(f"say where: --config=configs/encode.py:{key}")
+  index, count = INDEX.value, COUNT.value
+  if DISTRIBUTED.value:
+    index, count = jax.process_index(), jax.process_count()
+  done = encode(config, index, count)
+  if done is None:
+    print("this process is done; the last one to finish completes the set")
+    return
+  sizes = ", ".join(f"{b['records']} of {name}" for name, b in done["buckets"].items())
+  print(
+    f"{config.out}: {done['records']} records ({sizes}), {done['bytes'] / 1e6:.1f} MB, "
+    f"{done['skipped']} skipped (report.jsonl)"
+  )
+  if CHECK.value:
+    from ccl_jax.inspect_data import decode_some
+
+    for path in decode_some(config.out, CHECK.value):
+      print(path)
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,56 @@
+import pytest
+
+from ccl_jax.data.buckets import KINDS, Bucket, check_specs, choose, parse_spec
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
+
+WIDE, TALL = ClipSpec(33, 32, 64, 25), ClipSpec(33, 64, 32, 25)
+LONG, SMALL = ClipSpec(65, 32, 64, 25), ClipSpec(33, 16, 32, 25)
+
+
+@pytest.mark.parametrize(
+  ("kind", "name", "streams", "seconds"),
+  [
+    ("film", "33x32x64@25+41", ("video", "audio"), 1.32),
+    ("silent", "33x32x64@25", ("video",), 1.32),
+    ("image", "1x32x64", ("video",), 0),
+    ("sound", "+41", ("audio",), 41 * 512 / 16000),
+  ],
+)
+def test_a_kind_makes_a_bucket_and_is_told_by_it(kind, name, streams, seconds):
+  bucket = Bucket.of(WIDE, kind)
+  assert (bucket.kind, bucket.name, bucket.streams) == (kind, name, streams)
+  assert bucket.seconds == pytest.approx(seconds)
+  if kind in ("film", "silent"):
+    assert bucket.spec() == WIDE
+  assert len({Bucket.of(WIDE, k).name for k in KINDS}) == 4
+
+
+@pytest.mark.parametrize(
+  ("height", "width", "seconds", "expected"),
+  [
+    (480, 854, 2.0, WIDE),
+    (480, 854, 3.0, LONG),  # the longest of the nearest aspect
+    (854, 480, 3.0, TALL),  # the aspect comes before the duration
+    (20, 40, 2.0, SMALL),  # nothing is enlarged that need not be
+    (8, 16, 2.0, SMALL),
+    (480, 854, 1.28, WIDE),  # the last frame is held for one period
+    (480, 854, 1.2, None),
+  ],
+)
+def test_a_film_goes_to_the_shape_that_fits_it_best(height, width, seconds, expected):
+  assert choose([WIDE, TALL, LONG, SMALL], height, width, seconds) == expected
+
+
+def test_shapes_are_written_as_in_a_name():
+  assert parse_spec("33x32x64@25") == WIDE
+  assert parse_spec("81x480x832@29.97003").rate.denominator == 1001
+  for text in ("33x32@25", "33x32x64", "ax32x64@25", ""):
+    with pytest.raises(UsageError, match="FRAMESxHEIGHTxWIDTH@FPS"):
+      parse_spec(text)
+  with pytest.raises(UsageError, match="4 k"):
+    parse_spec("32x32x64@25")
+  with pytest.raises(UsageError, match="no two alike"):
+    check_specs([WIDE, TALL, WIDE])
+  with pytest.raises(UsageError, match="one or more"):
+    check_specs([])

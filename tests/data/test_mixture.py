@@ -1,0 +1,304 @@
+import itertools
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ccl_jax.data.latent_batches import LatentBatches
+from ccl_jax.data.mixture import Mixture, open_mixture, pick, whole_weights
+from ccl_jax.data.record_set import RecordSet
+from ccl_jax.errors import UsageError
+from tests.data.latent_sets import (
+  ENCODERS,
+  FILM,
+  IMAGE,
+  SILENT,
+  SOUND,
+  damage,
+  make_set,
+  text_rows,
+)
+
+
+def flat(rows):
+  return list(itertools.chain.from_iterable(rows))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+  return tmp_path_factory.mktemp("sets")
+
+
+@pytest.fixture(scope="module")
+def root(home):
+  """All four kinds."""
+  return make_set(home / "mixed", {FILM: 11, SILENT: 3, IMAGE: 5, SOUND: 7})
+
+
+@pytest.fixture(scope="module")
+def films(home):
+  """Two sets of films."""
+  return make_set(home / "a", {FILM: 13}), make_set(home / "b", {FILM: 5})
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=5), st.integers(0, 10**12))
+def test_pick_is_an_even_interleaving(weights, start):
+  """From any element on: numbers go up by one, and shares are exact over a period."""
+  total = sum(weights)
+  picked = [pick(n, weights) for n in range(start, start + total)]
+  assert Counter(i for i, _ in picked) == dict(enumerate(weights))
+  for i in range(len(weights)):
+    numbers = [m for j, m in picked if j == i]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=5))
+def test_pick_is_even_at_every_moment(weights):
+  seen = Counter()
+  for n in range(3 * sum(weights)):
+    i, number = pick(n, weights)
+    assert number == seen[i]
+    seen[i] += 1
+    for j, w in enumerate(weights):
+      assert abs(seen[j] - Fraction((n + 1) * w, sum(weights))) < len(weights)
+
+
+def test_700_and_300_of_1000():
+  weights = whole_weights([Fraction("0.7"), Fraction("0.3")])
+  assert Counter(pick(n, weights)[0] for n in range(1000)) == {0: 700, 1: 300}
+
+
+def test_a_mixture_of_sets_has_its_weights_exactly(films):
+  a, b = films
+  mixture = open_mixture(f"{a}:0.7+{b}:0.3", seed=1, batch_size=5)
+  rows = [row for g in range(200) for row in mixture.rows(g)[1]]
+  assert len(rows) == 1000
+  assert Counter(row.set for row in rows) == {0: 700, 1: 300}
+  # Each set goes through its own epochs meanwhile.
+  for i, n in ((0, 13), (1, 5)):
+    stream = [row.record for row in rows if row.set == i]
+    epochs = [stream[k : k + n] for k in range(0, len(stream) - n + 1, n)]
+    assert all(sorted(epoch) == list(range(n)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 5
+
+
+def test_buckets_and_sets_keep_their_shares_together(home, root, films):
+  """Weights hold over all buckets, each with its own batch size."""
+  mixture = open_mixture(
+    f"{root}:1+{films[0]}:3", seed=0, batch_size=4, batch_sizes=((SOUND.name, 6),)
+  )
+  sets, kinds = Counter(), Counter()
+  for g in range(2000):
+    bucket, rows = mixture.rows(g)
+    assert len(rows) == (6 if bucket == SOUND else 4)
+    sets.update(row.set for row in rows)
+    kinds.update({bucket: sum(row.set == 0 for row in rows)})
+  total = sets.total()
+  assert sets[0] / total == pytest.approx(0.25, abs=4e-3)
+  shares = {b: n / sets[0] for b, n in kinds.items()}
+  expected = {FILM: 11 / 26, SILENT: 3 / 26, IMAGE: 5 / 26, SOUND: 7 / 26}
+  assert shares == pytest.approx(expected, abs=6e-3)
+
+
+def test_only_named_buckets(root):
+  mixture = open_mixture(str(root), seed=0, batch_size=2, buckets=(FILM.name,))
+  assert {mixture.rows(g)[0] for g in range(50)} == {FILM}
+  assert len(mixture) == 11
+
+
+def test_the_order_is_that_of_the_seed_and_the_data(root, films):
+  def order(path, **options):
+    mixture = open_mixture(str(path), **({"seed": 0, "batch_size": 4} | options))
+    return [mixture.rows(g) for g in range(40)], mixture.digest
+
+  assert order(root) == order(root)
+  others = [order(root, seed=1), order(films[0]), order(root, batch_size=2)]
+  assert len({digest for _, digest in (order(root), *others)}) == 4
+  assert order(root, seed=1)[0] != order(root)[0]
+
+
+def batches(root, count, state=None, start=0, **options):
+  """(bucket's streams, the records' numbers) of `count` batches, and the state."""
+  size = options.pop("batch_size", 4)
+  mixture = open_mixture(str(root), seed=3, batch_size=size)
+  reader = LatentBatches(mixture, **({"threads": 0} | options))
+  if state is not None:
+    reader.set_state(state)
+  out = []
+  for _ in range(count):
+    batch = next(reader)
+    first = next(batch[s] for s in ("video", "audio") if s in batch)
+    numbers = first.reshape(len(first), -1)[:, 0].astype(int).tolist()
+    out.append((tuple(sorted(batch)), first.shape[1:], numbers))
+  state = reader.get_state()
+  reader.close()
+  return out, state
+
+
+@pytest.fixture(scope="module")
+def whole(root):
+  return batches(root, 40)[0]
+
+
+def test_a_batch_is_of_one_bucket_and_holds_what_the_records_hold(root):
+  mixture = open_mixture(str(root), seed=0, batch_size=4)
+  reader = LatentBatches(mixture)
+  seen = set()
+  for g in range(20):
+    bucket, rows = mixture.rows(g)
+    batch = next(reader)
+    seen.add(bucket)
+    assert set(batch) == {*bucket.streams, "text"}
+    assert {s: batch[s].dtype.name for s in bucket.streams} == {
+      s: {"video": "bfloat16", "audio": "float32"}[s] for s in bucket.streams
+    }
+    assert batch["text"].shape[1] == 8 and batch["text"].dtype.name == "bfloat16"
+    for place, row in enumerate(rows):
+      for stream in bucket.streams:
+        assert (batch[stream][place].astype(np.float32) == row.record).all()
+      text = batch["text"][place].astype(np.float32)
+      assert (text[: text_rows(row.record)] == row.record).all()
+      assert (text[text_rows(row.record) :] == 0).all()
+  assert seen == {FILM, SILENT, IMAGE, SOUND}
+  reader.close()
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+@settings(max_examples=15, deadline=None)
+@given(kill=st.integers(0, 39))
+def test_resume_at_any_step_goes_on_with_the_same_stream(root, whole, threads, kill):
+  _, state = batches(root, kill, threads=threads)
+  state = json.loads(json.dumps(state))
+  for after in (0, 2):
+    assert batches(root, 40 - kill, state, threads=after)[0] == whole[kill:]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_processes_together_read_the_whole_and_nothing_twice(root, whole, count):
+  parts = [
+    batches(root, 40, process_index=p, process_count=count, threads=2)
+    for p in range(count)
+  ]
+  assert len({json.dumps(state) for _, state in parts}) == 1
+  for g, shares in enumerate(zip(*(rows for rows, _ in parts))):
+    fields, shape, numbers = whole[g]
+    assert all(share[:2] == (fields, shape) for share in shares)
+    assert flat(share[2] for share in shares) == numbers
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 1)])
+def test_a_run_goes_on_with_other_processes(root, whole, before, after):
+  def together(processes, count, state=None):
+    parts = [
+      batches(root, count, state, process_index=p, process_count=processes)
+      for p in range(processes)
+    ]
+    shares = zip(*(rows for rows, _ in parts))
+    return [flat(numbers for *_, numbers in share) for share in shares], parts[0][1]
+
+  first, state = together(before, 13)
+  rest, _ = together(after, 27, state)
+  assert first + rest == [numbers for _, _, numbers in whole]
+
+
+def test_a_damaged_record_keeps_the_order_of_the_others(home):
+  root = make_set(home / "damaged", {FILM: 9})
+  before = [n for *_, n in batches(root, 9)[0]]
+  damage(root, FILM, 4)
+  for threads in (0, 2):
+    after = [n for *_, n in batches(root, 9, threads=threads)[0]]
+    assert after == [[5 if j == 4 else j for j in row] for row in before]
+
+
+def test_a_model_of_one_stream_reads_that_alone(root):
+  mixture = open_mixture(
+    str(root), seed=0, batch_size=4, buckets=(FILM.name, SOUND.name)
+  )
+  reader = LatentBatches(mixture, streams=("audio",))
+  assert all(set(next(reader)) == {"audio", "text"} for _ in range(8))
+  reader.close()
+
+
+def test_another_order_is_told(root, caplog):
+  _, state = batches(root, 3)
+  with caplog.at_level(logging.WARNING):
+    batches(root, 1, state)
+    assert not caplog.records
+    batches(root, 1, state, batch_size=2)
+  assert "from batch 3 on the order is another" in caplog.text
+  with pytest.raises(UsageError, match="on clips, not on latents"):
+    batches(root, 1, {"next_index": 4, "clips": 5})
+
+
+def test_mistakes_are_one_line(home, root, films):
+  other = make_set(home / "other", {FILM: 4}, encoders=ENCODERS | {"audio": "b" * 64})
+  silent = make_set(home / "silent", {SILENT: 4}, encoders=ENCODERS | {"audio": "b"})
+  options = {"seed": 0, "batch_size": 4}
+  with pytest.raises(UsageError, match=r"another audio codec \(bbbbbbbb\) than .*aaaa"):
+    open_mixture(f"{films[0]}+{other}", **options)
+  open_mixture(f"{films[0]}+{silent}", **options)  # it has no sound to be wrong
+  mixture = open_mixture(str(films[0]), **options)
+  mixture.check_encoders(ENCODERS)
+  with pytest.raises(UsageError, match="another text codec"):
+    mixture.check_encoders(ENCODERS | {"text": "u" * 64})
+  with pytest.raises(UsageError, match="no set of latents at"):
+    open_mixture(f"{films[0]}+{home / 'absent'}", **options)
+  for weight in ("0", "-1", "inf", "nan"):
+    with pytest.raises(UsageError, match="expected more than 0"):
+      open_mixture(f"{films[0]}:{weight}", **options)
+  with pytest.raises(UsageError, match="no bucket 'x' in .*: expected .*5x16x16@25"):
+    open_mixture(str(root), buckets=("x",), **options)
+  with pytest.raises(UsageError, match="no bucket 'y'"):
+    open_mixture(str(root), batch_sizes=(("y", 4),), **options)
+  with pytest.raises(UsageError, match="batch size of 5x16x16@25.* is 0"):
+    open_mixture(str(films[0]), seed=0, batch_size=0)
+  with pytest.raises(UsageError, match="has no clip of"):
+    open_mixture(f"{films[0]}+{silent}", buckets=(FILM.name,), **options)
+  with pytest.raises(UsageError, match="use a multiple of 3"):
+    LatentBatches(mixture, process_count=3)
+  sounds = open_mixture(str(root), buckets=(SOUND.name,), **options)
+  with pytest.raises(UsageError, match="has no video"):
+    LatentBatches(sounds, streams=("video",))
+
+
+def test_sets_whose_latents_differ_in_shape_are_told(home, films):
+  """The same bucket and the same hashes, but other arrays."""
+  a, b = RecordSet(films[0]), RecordSet(films[1])
+  mixture = Mixture([a, b], [1, 1], {FILM: 4}, seed=0)
+  read = b.buckets[FILM]
+
+  class Cropped:
+    def __len__(self):
+      return len(read)
+
+    def __getitem__(self, index):
+      record = read[index]
+      return record | {"video": record["video"][:1]}
+
+  b.buckets[FILM] = Cropped()
+  reader = LatentBatches(mixture, threads=0)
+  with pytest.raises(UsageError, match="the same codecs"):
+    for _ in range(4):
+      next(reader)
+
+
+def test_close_stops_the_threads(root):
+  before = threading.active_count()
+  reader = LatentBatches(open_mixture(str(root), seed=0, batch_size=4), threads=3)
+  next(reader)
+  assert threading.active_count() > before
+  reader.close()
+  for _ in range(50):
+    if threading.active_count() <= before:
+      return
+    time.sleep(0.05)
+  pytest.fail("threads still run")

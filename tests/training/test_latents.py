@@ -1,0 +1,139 @@
+"""Stored latents on their way to a step: what arrives, in which order, when."""
+
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from ccl_jax.data.latent_batches import LatentBatches
+from ccl_jax.data.mixture import open_mixture
+from ccl_jax.sharding import batch_sharding, make_mesh
+from ccl_jax.training.latents import DevicePrefetch, make_finisher
+from tests.data.latent_sets import FILM, SOUND, WIDTH, make_set, text_rows
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+  return make_set(tmp_path_factory.mktemp("sets") / "a", {FILM: 9, SOUND: 5})
+
+
+@pytest.fixture(scope="module")
+def mesh():
+  return make_mesh((2, 4, 1, 1))
+
+
+def reader(root):
+  return LatentBatches(open_mixture(str(root), seed=0, batch_size=8), threads=2)
+
+
+def test_a_step_gets_float32_and_whole_texts(root, mesh):
+  null = 3 + jnp.arange(20 * WIDTH, dtype=jnp.float32).reshape(20, WIDTH)
+  finish = make_finisher(null, mesh)
+  mixture = open_mixture(str(root), seed=0, batch_size=8)
+  batches = DevicePrefetch(reader(root), mesh)
+  kinds = set()
+  for g in range(6):
+    bucket, rows = mixture.rows(g)
+    kinds.add(bucket)
+    batch = finish(next(batches))
+    assert set(batch) == {*bucket.streams, "text", "null_text"}
+    assert all(x.dtype == jnp.float32 for x in batch.values())
+    np.testing.assert_array_equal(batch["null_text"], null)
+    assert batch["text"].shape == (8, 20, WIDTH)
+    assert batch["text"].sharding.is_equivalent_to(batch_sharding(mesh), 3)
+    for place, row in enumerate(rows):
+      length = text_rows(row.record)
+      assert (batch["text"][place, :length] == row.record).all()
+      assert (batch["text"][place, length:] == 0).all()
+      assert (batch[bucket.streams[0]][place] == row.record).all()
+  assert kinds == {FILM, SOUND}
+  batches.close()
+
+
+def test_a_text_longer_than_the_models_is_cut(mesh):
+  finish = make_finisher(jnp.zeros((4, WIDTH)), mesh)
+  rows = jnp.ones((8, 8, WIDTH), ml_dtypes.bfloat16)
+  assert finish({"text": rows})["text"].shape == (8, 4, WIDTH)
+
+
+def order(batch_source, count):
+  out = []
+  for _ in range(count):
+    batch = next(batch_source)
+    stream = next(s for s in ("video", "audio") if s in batch)
+    out.append(np.asarray(batch[stream], np.float32).reshape(8, -1)[:, 0].tolist())
+  return out
+
+
+def test_prefetch_keeps_the_order_and_the_callers_state(root, mesh):
+  plain = order(reader(root), 8)
+  batches = DevicePrefetch(reader(root), mesh)
+  assert batches.get_state()["next_batch"] == 0
+  assert order(batches, 3) == plain[:3]
+  time.sleep(0.2)  # further ones are ready, which the state does not count
+  state = batches.get_state()
+  assert state["next_batch"] == 3
+  assert order(batches, 2) == plain[3:5]
+  batches.set_state(state)
+  assert order(batches, 5) == plain[3:8]
+  batches.close()
+  other = DevicePrefetch(reader(root), mesh)
+  other.set_state(state)
+  assert order(other, 5) == plain[3:8]
+  other.close()
+
+
+def test_the_next_batch_is_on_its_way_while_the_caller_works(mesh):
+  class Slow:
+    def __init__(self):
+      self.next = 0
+
+    def __next__(self):
+      time.sleep(0.05)
+      self.next += 1
+      return {"text": np.full((8, 1, 2), self.next, np.float32)}
+
+    def get_state(self):
+      return {"next_batch": self.next}
+
+    def close(self):
+      pass
+
+  batches = DevicePrefetch(Slow(), mesh)
+  next(batches)
+  for _ in range(3):
+    time.sleep(0.2)
+    start = time.perf_counter()
+    batch = next(batches)
+    assert time.perf_counter() - start < 0.04
+    assert isinstance(batch["text"], jax.Array)
+  batches.close()
+
+
+def test_an_error_of_the_source_keeps_its_kind(mesh):
+  class Broken:
+    def __next__(self):
+      raise KeyError("bad")
+
+    def get_state(self):
+      return {}
+
+    def close(self):
+      pass
+
+  batches = DevicePrefetch(Broken(), mesh)
+  with pytest.raises(KeyError, match="bad"):
+    next(batches)
+
+
+def test_close_stops_the_threads(root, mesh):
+  before = threading.active_count()
+  batches = DevicePrefetch(reader(root), mesh)
+  next(batches)
+  assert threading.active_count() > before
+  batches.close()
+  assert threading.active_count() <= before
