@@ -26,7 +26,7 @@ class MelAudioCodec(struct.PyTreeNode):
 
   Attributes:
     vae, vocoder: parameters.
-    generator: the vocoder's fields, as JSON: parameters do not tell rates and dilations.
+    generator: the vocoder's fields, as JSON: parameters do not tell its rates.
     chunk: mel frames that the vocoder makes sound of at a time; None: all of them.
     links: where the parameters are stored; see ccl_jax/codecs.py.
   """
