@@ -2,8 +2,8 @@
 
   python -m ccl_jax.encode \\
       --config=configs/encode.py:data=SOUNDS,codecs=weights/codecs,out=SET
-  python -m ccl_jax.train --config=configs/audio.py:size=14b,records=SET --workdir=DIR \\
-      --distributed
+  python -m ccl_jax.train --config=configs/audio.py:size=14b,records=SET \\
+      --workdir=DIR --distributed
   python -m ccl_jax.generate --ckpt DIR --task t2a --prompt 'rain on a roof' --out out
 
   :size=14b      the preset: its audio stream, with as many blocks as its video stream
