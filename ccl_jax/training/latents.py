@@ -19,6 +19,8 @@ from jaxtyping import Array, Float
 from ccl_jax.axes import STREAMS
 from ccl_jax.sharding import batch_sharding
 
+_PAUSE = 0.003  # seconds in which a caller that has got a batch starts its step
+
 
 def make_finisher(
   null_text: Float[Array, "l e"], mesh: Mesh
@@ -94,6 +96,8 @@ class DevicePrefetch:
       try:
         batch = {k: self._put(x) for k, x in next(self._batches).items()}
         ready.put((batch, self._batches.get_state(), None))
+        # The caller first: a copy of many megabytes would hold the interpreter.
+        stop.wait(_PAUSE)
       except BaseException as e:  # it is the caller's
         ready.put((None, None, e))
         return
