@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument("--sync-scale", type=float, default=0.25, help="of the detector")
   p.add_argument("--min-track", type=int, default=50, help="frames of a face")
   p.add_argument("--min-face-size", type=float, default=100, help="pixels of a face")
+  p.add_argument("--fvd-frames", type=int, help="of each clip; all if not given")
   p.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two finished runs")
   return p
 
@@ -104,12 +105,15 @@ def score(args: argparse.Namespace) -> int:
   names = list(dict.fromkeys((args.metrics or ",".join(BUILDERS)).split(",")))
   transcripts = read_transcripts(args.transcripts) if args.transcripts else None
   items, missing = read_items(args, transcripts)
+  if args.fvd_frames is not None and args.fvd_frames < 1:
+    raise UsageError(f"--fvd-frames is {args.fvd_frames}; expected 1 at least")
   options = Options(
     args.sync_scale,
     args.min_track,
     args.min_face_size,
     args.recogniser,
     transcripts,
+    args.fvd_frames,
   )
   reference = read_reference(args.reference, [n for n in names if n in ("fad", "fvd")])
   metrics, skipped = build_metrics(names, args.weights, options)

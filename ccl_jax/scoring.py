@@ -40,6 +40,7 @@ class Options:
     min_face_size: pixels that a face must exceed.
     recogniser: "transformers" or "faster-whisper".
     transcripts: what is said in each clip, by another recogniser.
+    fvd_frames: how many frames of each clip I3D sees; None: all.
   """
 
   sync_scale: float | int = 0.25
@@ -47,6 +48,7 @@ class Options:
   min_face_size: float | int = 100
   recogniser: str = "transformers"
   transcripts: Mapping[str, str] | None = None
+  fvd_frames: int | None = None
 
 
 class Folder:
@@ -224,9 +226,12 @@ def _fvd(folder: Folder, options: Options) -> Metric:
     from ccl_jax.weights.i3d import load_i3d
 
     net = load_i3d(folder.find("i3d"))
-    return lambda clip: {"features": fvd.features(clip.frames(), net)[None]}
+    return lambda clip: {
+      "features": fvd.features(clip.frames()[: options.fvd_frames], net)[None]
+    }
 
-  about = {"name": "I3D, 400 logits of the whole clip at its own rate"}
+  frames = options.fvd_frames or "all"
+  about = {"name": "I3D's logits, frames at the clip's own rate", "frames": frames}
   about |= folder.protocol("i3d")
   return Metric("fvd", about, load, needs=("picture",))
 

@@ -23,7 +23,7 @@ ALLOWED = {
 ENTRY_POINTS = {
   "train", "generate", "convert", "encode", "eval", "plan", "bench", "app",
   "benchmarks", "building", "chips", "compiled", "inference", "sampling", "release",
-  "report", "cli", "scoring",
+  "report", "cli", "scoring", "prompt_sets",
 }  # fmt: skip
 # Heavy or foreign packages, and the only places that may name them.
 FOREIGN = {"torch": {"weights", "benchmarks"}, "tensorflow": set(), "configs": set()}
