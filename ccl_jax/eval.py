@@ -146,11 +146,14 @@ def make_manifest(argv: list[str]) -> int:
   p.add_argument("--out", required=True, help="JSONL to write")
   args = p.parse_args(argv)
   lines, quoted = read_prompts(args.prompts, args.format)
+  source, target = (pathlib.Path(x).absolute().parent for x in (args.prompts, args.out))
+  near = lambda image: image and os.path.relpath(source / image, target)
+  lines = [dataclasses.replace(line, image=near(line.image)) for line in lines]
   write_manifest(args.out, lines)
   spoken = sum(bool(line.transcript) for line in lines)
   print(
     f"{len(lines)} prompts, {spoken} with speech, {quoted} transcripts taken from "
-    f"quotation marks: {os.fspath(args.out)}"
+    f"quotation marks: {args.out}"
   )
   return 0
 

@@ -136,6 +136,8 @@ def check_flags() -> None:
   for name, flag in (("image", IMAGE), ("audio", AUDIO), ("video", VIDEO)):
     if name in needed and flag.value is None:
       raise UsageError(f"task {TASK.value} needs --{name} FILE")
+    if flag.value is not None and MANIFEST.value is not None:
+      raise UsageError(f"--{name} with --manifest: expected it in the manifest's lines")
     if flag.value is not None and not pathlib.Path(flag.value).is_file():
       raise UsageError(f"--{name}: no file {flag.value}")
 

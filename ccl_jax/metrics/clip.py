@@ -69,7 +69,8 @@ class Clip:
 
   def _part(self, kind: str):
     if isinstance(self._decoded, MediaError):
-      raise Unscorable(f"cannot be decoded: {self._decoded}")
+      reason = str(self._decoded).replace(str(self.path), self.path.name)
+      raise Unscorable(f"cannot be decoded: {reason}")
     if self._decoded[kind] is None:
       raise Unscorable(f"no {'video' if kind == 'picture' else 'audio'} track")
     return self._decoded[kind]

@@ -65,7 +65,7 @@ def write_clip(path: pathlib.Path, seed: int, seconds: float = 5.0) -> pathlib.P
   """A bright square that the small detector takes for a face, and clicks."""
   from ccl_jax.viz.media import write_mp4
 
-  rng, n = np.random.default_rng(seed), round(25 * seconds)
+  rng, n = np.random.default_rng(seed), round(10 * seconds)
   frames = np.zeros((n, 160, 160, 3), np.uint8)
   light = rng.integers(160, 256, (n, 1, 1, 3), np.uint8)
   frames[:, 64:96, 64:96] = light
@@ -74,5 +74,5 @@ def write_clip(path: pathlib.Path, seed: int, seconds: float = 5.0) -> pathlib.P
   for time in rng.uniform(0.2, seconds - 0.3, 6):
     start = round(16000 * time)
     wave[start : start + 800] += 0.5 * rng.standard_normal(800)
-  write_mp4(path, frames, 25.0, wave.astype(np.float32))
+  write_mp4(path, frames, 10.0, wave.astype(np.float32))
   return path
