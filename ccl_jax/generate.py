@@ -8,6 +8,8 @@
       --prompt 'a red face in the middle says "ba do"' --out out
   python -m ccl_jax.generate --ckpt weights/wan-i2v --task i2v --image first.png \\
       --prompt 'a cat yawns' --height 480 --width 832 --out out
+  python -m ccl_jax.generate --ckpt runs/quickstart --task joint \\
+      --manifest set.jsonl --out out
 
   task    makes            given
   joint   video and sound  text
@@ -24,6 +26,10 @@ settings: 81 frames of 480 x 832 at 16 fps, its negative prompt, shift and scale
 
 Writes NAME.mp4 (H.264 and AAC; with the given sound or picture, where one was given)
 or NAME.wav, and NAME.json with the settings. --prompt may be given several times.
+
+--manifest makes <id>.mp4 of every line (prompt, image, seed; data/manifest.py), leaving
+those that are there: a run that was stopped goes on. Several processes share a set by
+--process_index and --process_count.
 """
 
 import json
@@ -53,6 +59,9 @@ NEGATIVE = flags.DEFINE_string(
   "negative_prompt", None, "Text of unconditional evaluations; if not given none, or "
   "for a converted Wan2.1 that of its release."
 )  # fmt: skip
+MANIFEST = flags.DEFINE_string("manifest", None, "Prompts, one JSON object a line.")
+INDEX = flags.DEFINE_integer("process_index", 0, "Which part of the manifest.")
+COUNT = flags.DEFINE_integer("process_count", 1, "In how many parts it is made.")
 IMAGE = flags.DEFINE_string("image", None, "First frame.")
 AUDIO = flags.DEFINE_string("audio", None, "Sound to be shown: any audio or film file.")
 VIDEO = flags.DEFINE_string("video", None, "Film to be given a sound.")
@@ -80,7 +89,7 @@ SEQUENTIAL = flags.DEFINE_bool(
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
 OUT = flags.DEFINE_string("out", None, "Folder for the results.")
 WAN_SCALE = "5"
-flags.mark_flags_as_required(["ckpt", "prompt", "out"])
+flags.mark_flags_as_required(["ckpt", "out"])
 
 
 def parse_scales(names, given):
@@ -112,7 +121,9 @@ def parse_scales(names, given):
 
 def check_flags() -> None:
   """What can be said before anything is loaded."""
-  if any(not p.strip() for p in PROMPT.value):
+  if (PROMPT.value is None) == (MANIFEST.value is None):
+    raise UsageError("expected --prompt or --manifest, and one of them only")
+  if any(not p.strip() for p in PROMPT.value or ()):
     raise UsageError("--prompt is empty; expected a description, e.g. 'a red face'")
   if TASK.value not in GENERATIONS:
     raise UsageError(
@@ -121,10 +132,12 @@ def check_flags() -> None:
   if STEPS.value < 1:
     raise UsageError(f"--steps: got {STEPS.value}; expected at least 1")
   kind = GENERATIONS[TASK.value]
-  needed = [*kind.given, *(["image"] if kind.image else [])]
+  needed = [*kind.given, *(["image"] if kind.image and not MANIFEST.value else [])]
   for name, flag in (("image", IMAGE), ("audio", AUDIO), ("video", VIDEO)):
     if name in needed and flag.value is None:
       raise UsageError(f"task {TASK.value} needs --{name} FILE")
+    if flag.value is not None and MANIFEST.value is not None:
+      raise UsageError(f"--{name} with --manifest: expected it in the manifest's lines")
     if flag.value is not None and not pathlib.Path(flag.value).is_file():
       raise UsageError(f"--{name}: no file {flag.value}")
 
@@ -190,6 +203,11 @@ def write_clips(out, names, clips, spec, given) -> list[pathlib.Path]:
   return paths
 
 
+def write_settings(path: pathlib.Path, about: dict) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(about, indent=2) + "\n")
+
+
 def main():
   import dataclasses
 
@@ -197,6 +215,7 @@ def main():
 
   from ccl_jax.diffusion.guidance import get_guidance
   from ccl_jax.inference import Pipeline
+  from ccl_jax.prompt_sets import make_set
   from ccl_jax.sampling import Sampling, variant_of
 
   check_flags()
@@ -220,6 +239,27 @@ def main():
     solver=SOLVER.value,
     batched=not SEQUENTIAL.value,
   )
+  out = pathlib.Path(OUT.value)
+  negative = pipeline.negative if NEGATIVE.value is None else NEGATIVE.value
+  settings = dataclasses.asdict(sampling) | dataclasses.asdict(spec)
+  if MANIFEST.value is not None:
+
+    def make(line, inputs):
+      about = {"task": TASK.value, "prompt": line.prompt, "seed": line.seed}
+      write_settings(out / f"{line.id}.json", about | settings)
+      clips = pipeline.generate(
+        TASK.value,
+        [line.prompt],
+        sampling=sampling,
+        seed=line.seed,
+        negative=negative,
+        spec=spec,
+        **inputs,
+      )
+      write_clips(out, [line.id], clips, spec, inputs)
+
+    make_set(make, MANIFEST.value, out, TASK.value, spec, INDEX.value, COUNT.value)
+    return
   prompts = PROMPT.value
   inputs = read_inputs(spec, len(prompts))
   bar = tqdm.tqdm(total=STEPS.value, desc="sampling", file=sys.stderr)
@@ -229,17 +269,16 @@ def main():
       prompts,
       sampling=sampling,
       seed=SEED.value,
-      negative=pipeline.negative if NEGATIVE.value is None else NEGATIVE.value,
+      negative=negative,
       spec=spec,
       progress=lambda _: bar.update(1),
       **inputs,
     )
   names = [f"{TASK.value}_{SEED.value}_{i}" for i in range(len(prompts))]
-  paths = write_clips(pathlib.Path(OUT.value), names, clips, spec, inputs)
-  settings = dataclasses.asdict(sampling) | dataclasses.asdict(spec)
+  paths = write_clips(out, names, clips, spec, inputs)
   for path, prompt in zip(paths, prompts):
     about = {"task": TASK.value, "prompt": prompt, "seed": SEED.value} | settings
-    path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
+    write_settings(path.with_suffix(".json"), about)
     print(path)
 
 

@@ -24,9 +24,9 @@ ALLOWED = {
 }
 ENTRY_POINTS = {
   "train", "generate", "convert", "encode", "eval", "plan", "bench", "app",
-  "benchmarks", "building", "chips", "compiled", "encoding", "inference",
-  "inspect_data", "sampling", "release", "report", "cli", "shard_encoder",
-  "train_latents", "__main__",
+  "__main__", "benchmarks", "building", "chips", "cli", "compiled", "encoding",
+  "inference", "inspect_data", "prompt_sets", "release", "report", "sampling",
+  "scoring", "shard_encoder", "train_latents",
 }  # fmt: skip
 # Heavy or foreign packages, and the only places that may name them.
 FOREIGN = {"torch": {"benchmarks"}, "tensorflow": set(), "configs": set()}

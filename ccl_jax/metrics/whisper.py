@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -25,6 +25,7 @@ from ccl_jax.metrics.packages import need
 RATE, WINDOW = 16000, 30 * 16000
 
 
+@runtime_checkable
 class Recogniser(Protocol):
   def __call__(self, wave: Float[np.ndarray, " n"], language: str | None) -> str: ...
 

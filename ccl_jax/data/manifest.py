@@ -1,0 +1,107 @@
+"""Manifests of prompts and clips, one JSON object a line.
+
+  {"id": "e001", "subset": "easy", "pair": "p001", "image": "images/e001.png",
+   "prompt": "... says, \\"...\\"", "transcript": "...", "language": "en", "seed": 0}
+
+Required are id and prompt. An empty transcript wants no speech; without one it is what
+the prompt has in quotation marks. A clip is <videos>/<id>.mp4, or what `video` names.
+`pair` joins clips of different subsets that are to be compared. Paths are relative to
+the manifest; that of a video is relative to the folder of videos.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from ccl_jax.errors import UsageError
+
+Path = str | pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """A line of a manifest; see the module."""
+
+  id: str
+  prompt: str
+  subset: str | None = None
+  pair: str | None = None
+  image: str | None = None
+  transcript: str | None = None
+  language: str = "en"
+  seed: int = 0
+  video: str | None = None
+
+
+_TYPES = {"seed": int} | {
+  f.name: str for f in dataclasses.fields(Line) if f.name != "seed"
+}
+
+
+def read_manifest(path: Path) -> list[Line]:
+  """The lines of a file.
+
+  Raises:
+    UsageError: it cannot be read, or a line is not what it should be.
+  """
+  path = pathlib.Path(path)
+  try:
+    texts = path.read_text("utf-8").splitlines()
+  except (OSError, UnicodeDecodeError) as e:
+    raise UsageError(f"{path}: cannot be read as text: {e}") from e
+  lines, seen = [], {}
+  for number, text in enumerate(texts, 1):
+    if not text.strip():
+      continue
+    line = _line(f"{path}, line {number}", text)
+    if line.id in seen:
+      raise UsageError(
+        f"{path}, line {number}: id {line.id!r} is that of line {seen[line.id]} too"
+      )
+    seen[line.id] = number
+    lines.append(line)
+  if not lines:
+    raise UsageError(f"{path} has no lines: expected one JSON object a line")
+  return lines
+
+
+def _line(place: str, text: str) -> Line:
+  try:
+    row = json.loads(text)
+  except ValueError as e:
+    raise UsageError(f"{place}: not JSON ({e}): {text[:60]!r}") from e
+  if not isinstance(row, dict):
+    raise UsageError(f"{place}: expected an object, got {text[:60]!r}")
+  for name in ("id", "prompt"):
+    if name not in row:
+      raise UsageError(f"{place}: no {name!r}; expected at least id and prompt")
+  known: dict[str, Any] = {}
+  for name, kind in _TYPES.items():
+    value = row.get(name)
+    if value is None:
+      continue
+    if not isinstance(value, kind) or isinstance(value, bool):
+      raise UsageError(f"{place}: {name} is {value!r}; expected {kind.__name__}")
+    known[name] = value
+  name = known.get("id", "")
+  if not name or name != pathlib.PurePath(name).name or "\\" in name:
+    raise UsageError(f"{place}: id {name!r} is no name of a file")
+  if "prompt" not in known:
+    raise UsageError(f"{place}: prompt is null; expected str")
+  return Line(**known)
+
+
+def write_manifest(path: Path, lines: Sequence[Line]) -> None:
+  """Writes the fields that are set; the file appears whole."""
+  path = pathlib.Path(path)
+  default = {f.name: f.default for f in dataclasses.fields(Line)}
+  rows = [
+    {k: v for k, v in dataclasses.asdict(x).items() if v != default[k]} for x in lines
+  ]
+  text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(path.name + ".part")
+  partial.write_text(text, "utf-8")
+  partial.replace(path)

@@ -1,0 +1,177 @@
+"""The paper's metrics of a folder of clips.
+
+  python -m ccl_jax.eval --videos out/clips --manifest set.jsonl --out out/scores \\
+      --metrics sync,desync,ib,aesthetics,wer --weights weights/eval
+  python -m ccl_jax.eval --videos out/clips --metrics av_align,aesthetics \\
+      --weights weights/eval --out out/scores
+  python -m ccl_jax.eval --videos out/clips --manifest set.jsonl --metrics wer \\
+      --transcripts heard.jsonl --out out/scores
+  python -m ccl_jax.eval --compare out/scores_a out/scores_b
+  python -m ccl_jax.eval make-manifest --prompts prompts.csv --out set.jsonl
+
+Writes to OUT per_clip.jsonl (every number, or why there is none), summary.json (means,
+95 % intervals, protocols, hashes of the weights), report.md and report.html. A run that
+was stopped goes on where it was, and one that is repeated scores nothing again.
+
+Weights are released files or folders, named syncnet, s3fd, synchformer, imagebind,
+aesthetics, i3d, vggish or whisper, or as they were published; see docs/eval.md. A
+metric that cannot run says why, and the others go on.
+
+Exit code: 0; 1 where videos are missing (but for --allow-missing), a metric could not
+run or a clip failed by accident; 2 for a mistake in the command or the manifest.
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import sys
+
+import tqdm
+
+from ccl_jax.data.manifest import Line, read_manifest, write_manifest
+from ccl_jax.errors import UsageError, one_line_errors
+from ccl_jax.scoring import BUILDERS, Options, build_metrics
+
+
+def parser() -> argparse.ArgumentParser:
+  """Of the flags."""
+  p = argparse.ArgumentParser(
+    prog="python -m ccl_jax.eval",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  p.add_argument("--videos", help="folder of the clips, <id>.mp4 each")
+  p.add_argument("--manifest", help="JSONL; without it, every mp4 of the folder")
+  p.add_argument("--metrics", help=f"some of {','.join(BUILDERS)}; all if not given")
+  p.add_argument("--weights", help="folder of the networks' released weights")
+  p.add_argument("--out", help="folder for the results")
+  p.add_argument(
+    "--name", help="of the method in tables; that of --videos if not given"
+  )
+  p.add_argument("--allow-missing", action="store_true", help="score what is there")
+  p.add_argument("--transcripts", help='JSONL {"id", "text"}: what was heard elsewhere')
+  p.add_argument("--reference", help="folder with fad.npz, fvd.npz of real clips")
+  p.add_argument(
+    "--recogniser", default="transformers", choices=("transformers", "faster-whisper")
+  )
+  p.add_argument("--sync-scale", type=float, default=0.25, help="of the detector")
+  p.add_argument("--min-track", type=int, default=50, help="frames of a face")
+  p.add_argument("--min-face-size", type=float, default=100, help="pixels of a face")
+  p.add_argument("--fvd-frames", type=int, help="of each clip; all if not given")
+  p.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two finished runs")
+  return p
+
+
+def read_items(args: argparse.Namespace, transcripts):
+  """(clips to score, ids of those that are not there).
+
+  Raises:
+    UsageError: the folder or the manifest is not what it should be.
+  """
+  from ccl_jax.metrics.runner import Item
+
+  folder = pathlib.Path(args.videos)
+  if not folder.is_dir():
+    raise UsageError(f"--videos: no folder {folder}")
+  if args.manifest:
+    lines = read_manifest(args.manifest)
+  else:
+    names = sorted(p.stem for p in folder.glob("*.mp4"))
+    lines = [Line(name, "") for name in names]
+    if not lines:
+      raise UsageError(f"--videos: no mp4 in {folder}")
+  items = []
+  for line in lines:
+    fields = {k: v for k, v in dataclasses.asdict(line).items() if v is not None}
+    if transcripts is not None:
+      fields["hypothesis"] = transcripts.get(line.id)
+    items.append(Item(line.id, folder / (line.video or f"{line.id}.mp4"), fields))
+  return items, [item.name for item in items if not item.path.is_file()]
+
+
+def score(args: argparse.Namespace) -> int:
+  """Scores the clips; the exit code."""
+  from ccl_jax.metrics.outputs import read_reference, write_outputs
+  from ccl_jax.metrics.records import Records
+  from ccl_jax.metrics.runner import evaluate
+  from ccl_jax.metrics.tables import notes, paper_table
+  from ccl_jax.metrics.whisper import read_transcripts
+
+  for flag in ("videos", "out"):
+    if getattr(args, flag) is None:
+      raise UsageError(f"--{flag} is missing; see --help")
+  names = list(dict.fromkeys((args.metrics or ",".join(BUILDERS)).split(",")))
+  transcripts = read_transcripts(args.transcripts) if args.transcripts else None
+  items, missing = read_items(args, transcripts)
+  if args.fvd_frames is not None and args.fvd_frames < 1:
+    raise UsageError(f"--fvd-frames is {args.fvd_frames}; expected 1 at least")
+  options = Options(
+    args.sync_scale,
+    args.min_track,
+    args.min_face_size,
+    args.recogniser,
+    transcripts,
+    args.fvd_frames,
+  )
+  reference = read_reference(args.reference, [n for n in names if n in ("fad", "fvd")])
+  metrics, skipped = build_metrics(names, args.weights, options)
+  out = pathlib.Path(args.out)
+  here = [item for item in items if item.name not in set(missing)]
+  with tqdm.tqdm(total=len(here), desc="clips", file=sys.stderr) as bar:
+    results = evaluate(here, metrics, Records(out), lambda _: bar.update(1))
+  name = args.name or pathlib.Path(args.videos).absolute().name
+  summary = write_outputs(
+    out, items, missing, metrics, skipped, results, reference, name
+  )
+  print(paper_table(summary, name))
+  for line in [*notes(summary), *results.accidents]:
+    print(line, file=sys.stderr)
+  print(
+    f"scored {results.scored} (clip, metric) pairs, decoded {results.decoded} clips"
+  )
+  print(f"report: {out / 'report.html'}")
+  failed = skipped or results.broken or results.accidents
+  return int(bool(failed) or (bool(missing) and not args.allow_missing))
+
+
+def make_manifest(argv: list[str]) -> int:
+  """Writes a manifest of published prompts; the exit code."""
+  from ccl_jax.metrics.prompts import FORMATS, read_prompts
+
+  p = argparse.ArgumentParser(prog="python -m ccl_jax.eval make-manifest")
+  p.add_argument("--prompts", required=True, help="CSV or JSON of prompts")
+  p.add_argument("--format", default="auto", choices=("auto", *FORMATS))
+  p.add_argument("--out", required=True, help="JSONL to write")
+  args = p.parse_args(argv)
+  lines, quoted = read_prompts(args.prompts, args.format)
+  source, target = (pathlib.Path(x).absolute().parent for x in (args.prompts, args.out))
+  near = lambda image: image and os.path.relpath(source / image, target)
+  lines = [dataclasses.replace(line, image=near(line.image)) for line in lines]
+  write_manifest(args.out, lines)
+  spoken = sum(bool(line.transcript) for line in lines)
+  print(
+    f"{len(lines)} prompts, {spoken} with speech, {quoted} transcripts taken from "
+    f"quotation marks: {args.out}"
+  )
+  return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command; the exit code."""
+  argv = sys.argv[1:] if argv is None else argv
+  if argv[:1] == ["make-manifest"]:
+    return make_manifest(argv[1:])
+  args = parser().parse_args(argv)
+  if args.compare:
+    from ccl_jax.metrics.outputs import compare, comparison_text
+
+    print(comparison_text(compare(*args.compare)))
+    return 0
+  return score(args)
+
+
+if __name__ == "__main__":
+  with one_line_errors():
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""The numbers that tables show, and how each sums up what its metric says of clips.
+
+  column = sum_i value_i / sum_i per_i         over the clips that have both
+
+a mean where there is no `per`, and for a word error rate all errors over all words.
+"""
+
+from typing import NamedTuple
+
+
+class Column(NamedTuple):
+  """A number of a table.
+
+  Attributes:
+    metric: whose records it reads.
+    value: the name of its number in them.
+    per: the name of what is divided by; None: clips.
+    label: over the column.
+    higher: whether more is better; None: neither.
+    subsets: shown by subset in the paper's layout, or over all clips.
+    decimals: shown.
+  """
+
+  metric: str
+  value: str
+  per: str | None
+  label: str
+  higher: bool | None
+  subsets: bool
+  decimals: int = 3
+
+
+COLUMNS = {
+  "cu": Column("aesthetics", "CU", None, "CU", True, False, 2),
+  "pq": Column("aesthetics", "PQ", None, "PQ", True, False, 2),
+  "wer": Column("wer", "wer_errors", "wer_words", "WER", False, False),
+  "cer": Column("wer", "cer_errors", "cer_words", "CER", False, False),
+  "sync_c": Column("sync", "sync_c", None, "Sync-C", True, True, 2),
+  "sync_d": Column("sync", "sync_d", None, "Sync-D", False, True, 2),
+  "desync": Column("desync", "desync", None, "DeSync", False, True),
+  "ib": Column("ib", "ib_score", None, "IB", True, True),
+  "av_align": Column("av_align", "av_align", None, "AV-Align", True, True),
+  "ce": Column("aesthetics", "CE", None, "CE", True, False, 2),
+  "pc": Column("aesthetics", "PC", None, "PC", None, False, 2),
+  "wer_mean": Column("wer", "wer", None, "WER by clip", False, False),
+  "cer_mean": Column("wer", "cer", None, "CER by clip", False, False),
+  "unrequested": Column("wer", "unrequested", None, "Unasked speech", False, False),
+  "face_rate": Column("sync", "face_rate", None, "Faces", None, True),
+}
+# Distances of sets, not means over clips: their records hold features.
+DISTANCES = {"fad": "FAD", "fvd": "FVD"}

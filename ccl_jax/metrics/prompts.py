@@ -1,0 +1,130 @@
+"""Published sets of prompts as lines of a manifest.
+
+  ovi         CSV with text_prompt and image_path; speech <S>...<E>
+  versebench  JSON items with video_prompt, audio_prompt, speech_prompt {speaker, text}
+              or a list of them, prompt
+  mova        JSON items with prompt, and image, category or id where they have them
+
+A transcript that the set states is kept; else it is what the prompt quotes. A set that
+says which language it is in is believed; else Chinese is told by its characters.
+"""
+
+import csv
+import json
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ccl_jax.data.manifest import Line
+from ccl_jax.errors import UsageError
+from ccl_jax.metrics.quotes import quoted
+
+Row = dict[str, Any]
+_IMAGE = ("image", "image_path", "img_path", "first_frame")
+_ID = ("id", "name", "key", "index", "video_id")
+
+
+def _first(row: Row, names: tuple[str, ...]) -> str | None:
+  found = (row[n] for n in names if row.get(n) not in (None, ""))
+  value = next(found, None)
+  return None if value is None else str(value)
+
+
+def _ovi(row: Row) -> tuple[str | None, str | None]:
+  return _first(row, ("text_prompt",)), None
+
+
+def _versebench(row: Row) -> tuple[str | None, str | None]:
+  """The whole prompt, or what its parts say."""
+  parts = row.get("audio_prompt") or []
+  parts = [parts] if isinstance(parts, str) else parts
+  speech = row.get("speech_prompt")
+  said = None
+  if speech is not None:
+    speeches = speech if isinstance(speech, list) else [speech]
+    texts = [str(x.get("text") or "") for x in speeches if isinstance(x, dict)]
+    said = " ".join(text.strip() for text in texts if text.strip())
+  whole = _first(row, ("prompt",))
+  joined = " ".join(str(x) for x in [row.get("video_prompt") or "", *parts] if x)
+  return whole or joined or None, said
+
+
+def _mova(row: Row) -> tuple[str | None, str | None]:
+  said = row.get("transcript")
+  return _first(row, ("prompt", "caption", "text")), said
+
+
+# Format -> a row's prompt and transcript, None where it has none.
+FORMATS: dict[str, Callable[[Row], tuple[str | None, str | None]]] = {
+  "ovi": _ovi,
+  "versebench": _versebench,
+  "mova": _mova,
+}
+
+
+def read_prompts(
+  path: str | pathlib.Path, form: str = "auto"
+) -> tuple[list[Line], int]:
+  """The lines of a set, and how many transcripts were taken from quotation marks.
+
+  Raises:
+    UsageError: the file cannot be read, or a row has no prompt.
+  """
+  path = pathlib.Path(path)
+  rows = _rows(path)
+  if not rows:
+    raise UsageError(f"{path} has no prompts")
+  if form == "auto":
+    form = _form_of(path, rows[0])
+  lines, taken, seen = [], 0, set()
+  for number, row in enumerate(rows, 1):
+    prompt, said = FORMATS[form](row)
+    if not prompt:
+      raise UsageError(
+        f"{path}, prompt {number}: none in {', '.join(row)}; is its format {form}?"
+      )
+    if said is None:
+      said = quoted(prompt)
+      taken += bool(said)
+    name = re.sub(r"[^\w.-]+", "_", _first(row, _ID) or f"{path.stem}_{number:04d}")
+    if name in seen:
+      raise UsageError(f"{path}, prompt {number}: id {name} is there twice")
+    seen.add(name)
+    lines.append(
+      Line(
+        id=name,
+        prompt=prompt,
+        subset=_first(row, ("subset", "category", "topic")),
+        image=_first(row, _IMAGE),
+        transcript=said,
+        language=_first(row, ("language", "lang")) or _language(said),
+      )
+    )
+  return lines, taken
+
+
+def _language(text: str) -> str:
+  return "zh" if re.search("[\u4e00-\u9fff]", text) else "en"
+
+
+def _form_of(path: pathlib.Path, row: Row) -> str:
+  if "text_prompt" in row:
+    return "ovi"
+  return "versebench" if {"video_prompt", "speech_prompt"} & row.keys() else "mova"
+
+
+def _rows(path: pathlib.Path) -> list[Row]:
+  try:
+    text = path.read_text("utf-8-sig")
+    if path.suffix.lower() == ".csv":
+      return list(csv.DictReader(text.splitlines(keepends=True)))
+    held = json.loads(text)
+  except (OSError, UnicodeDecodeError, ValueError, csv.Error) as e:
+    raise UsageError(f"{path}: cannot be read as CSV or JSON: {e}") from e
+  if isinstance(held, dict):  # items by topic, or one list under some name
+    groups = [(k, v) for k, v in held.items() if isinstance(v, list)]
+    held = [{"topic": k, **x} for k, v in groups for x in v if isinstance(x, dict)]
+  if not isinstance(held, list) or not all(isinstance(x, dict) for x in held):
+    raise UsageError(f"{path}: expected a list of objects, one per prompt")
+  return held

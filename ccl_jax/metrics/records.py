@@ -1,0 +1,105 @@
+"""The records of scored clips: a file that grows by whole lines, and survives a kill.
+
+  {"key", "id", "metric", "protocol", "video": sha256,
+   "scores": {...} or "reason": "..."}
+
+The key is a hash of the clip's bytes, the metric, its protocol and what it reads of the
+manifest: a record counts for as long as none of these changes. Scores that are arrays
+lie beside the file as features/METRIC/KEY.npy, and are there before their record.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+Record = dict[str, Any]
+FILE = "per_clip.jsonl"
+
+
+def digest(*parts: Any) -> str:
+  """A short hash of JSON values."""
+  text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+  return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def sha256(path: str | os.PathLike) -> str:
+  """Of a file; of a folder, of the names and hashes of the files in it."""
+  path = pathlib.Path(path)
+  if path.is_dir():
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    names = [p.relative_to(path) for p in files]
+    shown = [(n, p) for n, p in zip(names, files) if n.parts[0][0] != "."]
+    lines = [f"{n.as_posix()} {sha256(p)}\n" for n, p in shown]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+  with open(path, "rb") as f:
+    return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+class Records:
+  """The records of an output folder, by key."""
+
+  def __init__(self, folder: str | os.PathLike):
+    """Reads what is there; a line that a kill has cut off is dropped."""
+    self._folder = pathlib.Path(folder)
+    self._folder.mkdir(parents=True, exist_ok=True)
+    self._path = self._folder / FILE
+    self._by_key: dict[str, Record] = {}
+    self._written: set[tuple[str, str]] = set()
+    if self._path.exists():
+      data = self._path.read_bytes()
+      whole = data[: data.rfind(b"\n") + 1]
+      if len(whole) < len(data):
+        os.truncate(self._path, len(whole))
+      for line in whole.decode().splitlines():
+        row = json.loads(line)
+        self._by_key[row["key"]] = row
+        self._written.add((row["id"], row["key"]))
+
+  def find(self, key: str, name: str) -> Record | None:
+    """The record of a key, under a clip's id; None if there is none that is whole."""
+    row = self._by_key.get(key)
+    if row is None or any(not (self._folder / f).is_file() for f in _files(row)):
+      return None
+    row = row | {"id": name}
+    if (name, key) not in self._written:  # the same file under another id
+      self._append(row)
+    return row
+
+  def add(self, row: Mapping[str, Any]) -> Record:
+    """Writes a record, its arrays first."""
+    row = dict(row)
+    if "scores" in row:
+      row["scores"] = {
+        k: self._kept(row, v) if isinstance(v, np.ndarray) else v
+        for k, v in row["scores"].items()
+      }
+    self._append(row)
+    return row
+
+  def _append(self, row: Record) -> None:
+    line = json.dumps(row, ensure_ascii=False) + "\n"
+    with open(self._path, "ab", buffering=0) as f:
+      f.write(line.encode())
+      os.fsync(f.fileno())
+    self._by_key[row["key"]] = row
+    self._written.add((row["id"], row["key"]))
+
+  def _kept(self, row: Record, array: np.ndarray) -> dict[str, str]:
+    name = pathlib.Path("features") / row["metric"] / f"{row['key']}.npy"
+    path = self._folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    with open(partial, "wb") as f:
+      np.save(f, array)
+    partial.replace(path)
+    return {"file": name.as_posix()}
+
+
+def _files(row: Record) -> list[str]:
+  held = row.get("scores", {}).values()
+  return [v["file"] for v in held if isinstance(v, dict) and "file" in v]

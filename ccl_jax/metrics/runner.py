@@ -1,0 +1,96 @@
+"""Scores clips by metrics: one decoding a clip, and each result kept at once.
+
+A clip whose records are all there is not decoded; a metric that is not needed does not
+read its networks. What cannot be scored is a record with its reason; what went wrong by
+accident (memory, a defect) is reported and tried again by the next run.
+"""
+
+import pathlib
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ccl_jax.errors import UsageError
+from ccl_jax.metrics.base import Metric, Unscorable
+from ccl_jax.metrics.clip import Clip
+from ccl_jax.metrics.records import Record, Records, digest, sha256
+
+
+class Item(NamedTuple):
+  """A clip to score: its id, its file, and its line of the manifest."""
+
+  name: str
+  path: pathlib.Path
+  fields: Mapping[str, Any]
+
+
+class Results(NamedTuple):
+  """What a run came to.
+
+  Attributes:
+    records: by metric and id.
+    broken: metric -> why none of its networks could be used.
+    accidents: lines about what the next run will try again.
+    scored: records that were made, not found.
+    decoded: clips that were decoded for them.
+  """
+
+  records: dict[tuple[str, str], Record]
+  broken: dict[str, str]
+  accidents: list[str]
+  scored: int
+  decoded: int
+
+
+def evaluate(
+  items: Sequence[Item],
+  metrics: Sequence[Metric],
+  records: Records,
+  progress: Callable[[str], None] = lambda name: None,
+) -> Results:
+  """Scores all clips by all metrics; `progress` hears of each clip that is done."""
+  found, broken, accidents = {}, {}, []
+  scored = decoded = 0
+  for item in items:
+    video = sha256(item.path)
+    left = []
+    for metric in metrics:
+      row = _blank(item, metric, video)
+      known = records.find(row["key"], item.name)
+      if known:
+        found[metric.name, item.name] = known
+      elif metric.name not in broken:
+        left.append((metric, row))
+    needs = frozenset().union(*(metric.needs for metric, _ in left))
+    clip = Clip(item.path, item.name, item.fields, needs)
+    for metric, row in left:
+      try:
+        metric.prepare()
+      except (UsageError, Unscorable) as e:
+        broken[metric.name] = str(e)
+        continue
+      try:
+        row["scores"] = metric.score(clip)
+      except (UsageError, Unscorable) as e:
+        row["reason"] = str(e)
+      except Exception as e:
+        traceback.print_exc()
+        accidents.append(f"{metric.name} of {item.name}: {type(e).__name__}: {e}")
+        continue
+      found[metric.name, item.name] = records.add(row)
+      scored += 1
+    decoded += clip.decoded
+    progress(item.name)
+  return Results(found, broken, accidents, scored, decoded)
+
+
+def _blank(item: Item, metric: Metric, video: str) -> Record:
+  read = {name: item.fields.get(name) for name in metric.fields}
+  protocol = digest(metric.protocol)
+  return {
+    "key": digest(video, metric.name, protocol, read),
+    "id": item.name,
+    "metric": metric.name,
+    "protocol": protocol,
+    "video": video,
+  }

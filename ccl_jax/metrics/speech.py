@@ -1,0 +1,67 @@
+"""The word error rate of one clip, from its line of the manifest and what is heard."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ccl_jax.metrics import wer
+from ccl_jax.metrics.base import Scorer, Unscorable
+from ccl_jax.metrics.clip import Clip
+from ccl_jax.metrics.quotes import quoted
+from ccl_jax.metrics.whisper import RATE, Recogniser
+
+
+def wanted(fields: Mapping[str, Any]) -> str:
+  """What is to be said: the transcript, or what the prompt quotes.
+
+  Raises:
+    Unscorable: there is neither.
+  """
+  if fields.get("transcript") is not None:
+    return fields["transcript"]
+  if fields.get("prompt"):
+    return quoted(fields["prompt"])
+  raise Unscorable("neither a transcript nor a prompt: give a --manifest")
+
+
+def compared(reference: str, heard: str, language: str) -> dict[str, Any]:
+  """A clip's edits by kind and its rate, named after the language's unit; where nothing
+  was to be said, no rate but whether something was.
+  """
+  errors = wer.speech_errors(reference, heard, language)
+  out = {"reference": reference, "hypothesis": heard, "language": language}
+  if not errors.words:
+    return out | {
+      "note": "nothing was to be said",
+      "unrequested": int(errors.insertions > 0),
+    }
+  name = wer.rate_name(language)
+  counts = {k: v for k, v in errors._asdict().items() if k != "words"}
+  return out | counts | {
+    name: wer.rate(errors),
+    f"{name}_errors": errors.total,
+    f"{name}_words": errors.words,
+  }  # fmt: skip
+
+
+def of_sounds(recognise: Recogniser) -> Scorer:
+  """Rates of what a recogniser hears."""
+
+  def score(clip: Clip) -> dict[str, Any]:
+    reference = wanted(clip.fields)
+    language = clip.fields.get("language") or "en"
+    heard = recognise(clip.sound(RATE), wer.code(language))
+    return compared(reference, heard, language)
+
+  return score
+
+
+def of_transcripts(texts: Mapping[str, str]) -> Scorer:
+  """Rates of what was heard elsewhere, by id."""
+
+  def score(clip: Clip) -> dict[str, Any]:
+    if clip.name not in texts:
+      raise Unscorable(f"no transcript of {clip.name} is given")
+    language = clip.fields.get("language") or "en"
+    return compared(wanted(clip.fields), texts[clip.name], language)
+
+  return score

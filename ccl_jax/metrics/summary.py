@@ -1,0 +1,136 @@
+"""Sums of per-clip numbers: means or rates, intervals, and differences of pairs.
+
+An interval is the 2.5 and 97.5 percentiles of a number over 2000 draws of as many clips
+with replacement, by a fixed seed. Two sets are compared on the clips that both have:
+the same draw serves both, so that what a hard clip costs both cancels. An interval of a
+difference that holds 0 says that the two cannot be told apart by these clips.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ccl_jax.metrics.base import Unscorable
+from ccl_jax.metrics.columns import COLUMNS, Column
+from ccl_jax.metrics.frechet import Moments, frechet
+
+DRAWS, SEED = 2000, 0
+Scores = Mapping[str, Mapping[str, Any]]  # id -> the scores of its record
+
+
+def terms(column: Column, scores: Mapping[str, Any]) -> tuple[float, float] | None:
+  """A clip's part of a column: (value, per); None if it has none."""
+  value = scores.get(column.value)
+  per = 1 if column.per is None else scores.get(column.per)
+  return None if value is None or not per else (float(value), float(per))
+
+
+def parts_of(column: Column, scores: Scores) -> dict[str, tuple[float, float]]:
+  """The parts of all clips that have one."""
+  found = {name: terms(column, row) for name, row in scores.items()}
+  return {name: pair for name, pair in found.items() if pair is not None}
+
+
+def _draws(n: int) -> np.ndarray:
+  return np.random.default_rng(SEED).integers(0, n, (DRAWS, n))
+
+
+def _rates(pairs: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " draws"]:
+  value, per = np.moveaxis(pairs[_draws(len(pairs))], -1, 0).sum(-1)
+  return value / per
+
+
+def _ends(samples: np.ndarray) -> dict[str, float]:
+  low, high = np.percentile(samples, (2.5, 97.5))
+  return {"low": float(low), "high": float(high)}
+
+
+def sum_up(parts: Sequence[tuple[float, float]]) -> dict[str, float]:
+  """The number of a column and its interval, which takes two clips; {} of none."""
+  if not parts:
+    return {}
+  pairs = np.array(parts, np.float64)
+  value, per = pairs.sum(0)
+  out = {"mean": float(value / per)}
+  return out | _ends(_rates(pairs)) if len(pairs) > 1 else out
+
+
+def difference(
+  first: Mapping[str, tuple[float, float]], second: Mapping[str, tuple[float, float]]
+) -> dict[str, float | int]:
+  """By how much the second exceeds the first on the clips that both have."""
+  common = sorted(first.keys() & second.keys())
+  if not common:
+    return {"n": 0}
+  a, b = (np.array([x[name] for name in common], np.float64) for x in (first, second))
+  (va, pa), (vb, pb) = a.sum(0), b.sum(0)
+  out = {"n": len(common), "difference": float(vb / pb - va / pa)}
+  return out | _ends(_rates(b) - _rates(a)) if len(common) > 1 else out
+
+
+def columns_of(
+  scores: Mapping[str, Scores], names: Sequence[str]
+) -> dict[str, dict[str, float | int]]:
+  """Every column of the metrics at hand over the clips `names`.
+
+  Args:
+    scores: by metric and id.
+  """
+  out = {}
+  for key, column in COLUMNS.items():
+    if column.metric not in scores:
+      continue
+    here = scores[column.metric]
+    parts = parts_of(column, {n: here[n] for n in names if n in here})
+    out[key] = {**sum_up(list(parts.values())), "n_scored": len(parts)}
+    out[key]["n_total"] = len(names)
+  return out
+
+
+def paired_subsets(
+  scores: Mapping[str, Scores], pairs: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, dict[str, float | int]]]:
+  """Differences of subsets over the pairs that they share.
+
+  Args:
+    pairs: subset -> pair -> id.
+  """
+  out, subsets = {}, sorted(pairs)
+  for i, a in enumerate(subsets):
+    for b in subsets[i + 1 :]:
+      if not pairs[a].keys() & pairs[b].keys():
+        continue
+      rows = {}
+      for key, column in COLUMNS.items():
+        here = scores.get(column.metric, {})
+        sides = [
+          parts_of(column, {p: here[n] for p, n in pairs[s].items() if n in here})
+          for s in (a, b)
+        ]
+        if all(sides):
+          rows[key] = difference(*sides)
+      out[f"{b} - {a}"] = rows
+  return out
+
+
+def distance(
+  features: Sequence[np.ndarray], reference: Moments | None
+) -> dict[str, Any]:
+  """The Frechet distance of the clips' features to those of a reference set, and what
+  speaks against it.
+  """
+  out: dict[str, Any] = {"n_scored": len(features)}
+  if reference is None:
+    return out | {"reason": "no features of real clips: --reference DIR"}
+  with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    try:
+      out["mean"] = frechet(Moments.of(features), reference)
+    except Unscorable as e:
+      out["reason"] = e.reason
+  if caught:
+    out["warnings"] = [str(w.message) for w in caught]
+  return out

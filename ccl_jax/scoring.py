@@ -1,0 +1,267 @@
+"""The metrics by name: where their weights lie, and how their networks are read.
+
+A builder gives a `Metric` without reading a network: it names the protocol, for which
+the weights' files are hashed, and checks that what it needs is there.
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ccl_jax.errors import UsageError
+from ccl_jax.metrics.base import Metric, Unscorable
+from ccl_jax.metrics.packages import need
+from ccl_jax.metrics.records import sha256
+
+# Names in a folder of weights: as the network is called, or as it was released.
+RELEASED = {
+  "syncnet": ("syncnet*",),
+  "s3fd": ("s3fd*", "sfd_face*"),
+  "synchformer": ("synchformer*", "24-01-04T16-39-21*"),
+  "imagebind": ("imagebind*",),
+  "aesthetics": ("aesthetics*", "audiobox-aesthetics*"),
+  "i3d": ("i3d*",),
+  "vggish": ("vggish*",),
+  "whisper": ("whisper*",),
+}
+_sha256 = functools.cache(sha256)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What the command line may set; each is part of the protocol of its metric.
+
+  Attributes:
+    sync_scale: of the frames that the face detector sees.
+    min_track: frames that a face must be seen in more than.
+    min_face_size: pixels that a face must exceed.
+    recogniser: "transformers" or "faster-whisper".
+    transcripts: what is said in each clip, by another recogniser.
+    fvd_frames: how many frames of each clip I3D sees; None: all.
+  """
+
+  sync_scale: float | int = 0.25
+  min_track: int = 50
+  min_face_size: float | int = 100
+  recogniser: str = "transformers"
+  transcripts: Mapping[str, str] | None = None
+  fvd_frames: int | None = None
+
+
+class Folder:
+  """A folder of weights."""
+
+  def __init__(self, path: str | pathlib.Path | None):
+    self._path = None if path is None else pathlib.Path(path)
+    if self._path is not None and not self._path.is_dir():
+      raise UsageError(f"--weights: no folder {path}")
+
+  def find(self, network: str) -> pathlib.Path:
+    """The file or folder of a network.
+
+    Raises:
+      Unscorable: it is not there, or there are several.
+    """
+    shown = "no --weights given" if self._path is None else f"not in {self._path.name}"
+    patterns = RELEASED[network]
+    wanted = f"expected {network}/ or {' or '.join(patterns)}"
+    found = []
+    if self._path is not None:
+      found = sorted({p for pattern in patterns for p in self._path.glob(pattern)})
+      found = [p for p in found if p.stem == network] or found
+    if not found:
+      raise Unscorable(f"missing weights of {network}: {shown}; {wanted}")
+    if len(found) > 1:
+      names = ", ".join(p.name for p in found)
+      raise Unscorable(f"several weights of {network}: {names}; keep one of them")
+    return found[0]
+
+  def protocol(self, *networks: str) -> dict[str, Any]:
+    """The weights of networks as a part of a protocol."""
+    return {"weights": {n: _sha256(self.find(n)) for n in networks}}
+
+
+def _sync(folder: Folder, options: Options) -> Metric:
+  from ccl_jax.metrics import lipsync
+
+  protocol = lipsync.SyncProtocol(
+    scale=options.sync_scale,
+    min_track=options.min_track,
+    min_face_size=options.min_face_size,
+  )
+
+  def load():
+    from ccl_jax.weights.s3fd import load_s3fd
+    from ccl_jax.weights.syncnet import load_syncnet
+
+    detector = load_s3fd(folder.find("s3fd"))
+    nets = lipsync.SyncNets(detector, load_syncnet(folder.find("syncnet")))
+
+    def score(clip):
+      frames, wave = clip.frames(lipsync.FPS), clip.integers(lipsync.RATE)
+      return lipsync.score(frames, wave, nets, protocol)
+
+    return score
+
+  about = {"name": "SyncNet, best face", "fps": 25, **dataclasses.asdict(protocol)}
+  about |= folder.protocol("s3fd", "syncnet")
+  return Metric("sync", about, load, needs=("picture", "sound"))
+
+
+def _desync(folder: Folder, options: Options) -> Metric:
+  def load():
+    from ccl_jax.metrics import desync
+    from ccl_jax.weights.synchformer import load_synchformer
+
+    net = load_synchformer(folder.find("synchformer"))
+    return lambda clip: desync.score(
+      clip.frames(desync.FPS), clip.sound(desync.SAMPLE_RATE), net
+    )
+
+  about = {"name": "av-benchmark: first and last 4.8 s, mean |offset|", "fps": 25}
+  about |= folder.protocol("synchformer")
+  return Metric("desync", about, load, needs=("picture", "sound"))
+
+
+def _ib(folder: Folder, options: Options) -> Metric:
+  def load():
+    from ccl_jax.metrics import imagebind_score as ib
+    from ccl_jax.weights.imagebind import load_imagebind
+
+    net = load_imagebind(folder.find("imagebind"))
+    return lambda clip: ib.score(
+      clip.frames(ib.FPS),
+      clip.first_channel(ib.SAMPLE_RATE),
+      net,
+      seconds=clip.seconds,
+    )
+
+  about = {"name": "av-benchmark: 0.5 fps in pairs, 3 crops, 3 x 2 s of sound"}
+  about |= folder.protocol("imagebind")
+  return Metric("ib", about, load, needs=("picture", "sound"))
+
+
+def _aesthetics(folder: Folder, options: Options) -> Metric:
+  def load():
+    from ccl_jax.metrics import aesthetics
+    from ccl_jax.weights.aesthetics import load_aesthetics
+
+    model = load_aesthetics(folder.find("aesthetics"))
+    return lambda clip: aesthetics.score(clip.sound(aesthetics.RATE), model)
+
+  about = {"name": "AudioBox Aesthetics, windows of 10 s, mono 16 kHz"}
+  about |= folder.protocol("aesthetics")
+  return Metric("aesthetics", about, load, needs=("sound",))
+
+
+def _av_align(folder: Folder, options: Options) -> Metric:
+  from ccl_jax.metrics import av_align
+
+  need("cv2", "opencv-python-headless")
+  rate = 22050
+  about = {
+    "name": "onsets against peaks of Farneback flow, within a frame",
+    "sample_rate": rate,
+    "short_side": av_align.SHORT_SIDE,
+    "least_flow": av_align.LEAST_FLOW,
+  }
+
+  def score(clip):
+    return av_align.score(clip.frames(), clip.fps, clip.sound(rate), rate)
+
+  return Metric("av_align", about, lambda: score, needs=("picture", "sound"))
+
+
+def _wer(folder: Folder, options: Options) -> Metric:
+  from ccl_jax.metrics import speech
+
+  need("whisper_normalizer.english", "whisper-normalizer")
+  about = {
+    "name": "all errors over all words",
+    "normaliser": "whisper-normalizer "
+    + importlib.metadata.version("whisper-normalizer"),
+  }
+  if options.transcripts is not None:
+    about["recogniser"] = "given transcripts"
+    load = lambda: speech.of_transcripts(options.transcripts)
+    fields = ("prompt", "transcript", "language", "hypothesis")
+    return Metric("wer", about, load, needs=(), fields=fields)
+  package = options.recogniser.replace("-", "_")
+  need(package, options.recogniser)
+  version = importlib.metadata.version(options.recogniser)
+  about["recogniser"] = f"{options.recogniser} {version}, greedy"
+  about |= folder.protocol("whisper")
+
+  def load():
+    from ccl_jax.metrics import whisper
+
+    kinds = {
+      "transformers": whisper.Transformers,
+      "faster-whisper": whisper.FasterWhisper,
+    }
+    return speech.of_sounds(kinds[options.recogniser](folder.find("whisper")))
+
+  fields = ("prompt", "transcript", "language")
+  return Metric("wer", about, load, needs=("sound",), fields=fields)
+
+
+def _fad(folder: Folder, options: Options) -> Metric:
+  def load():
+    from ccl_jax.metrics import fad
+    from ccl_jax.weights.vggish import load_vggish
+
+    net = load_vggish(folder.find("vggish"))
+    return lambda clip: {"features": fad.features(clip.sound(fad.RATE), net)}
+
+  about = {"name": "VGGish, 128 features a 0.96 s", **folder.protocol("vggish")}
+  return Metric("fad", about, load, needs=("sound",))
+
+
+def _fvd(folder: Folder, options: Options) -> Metric:
+  def load():
+    from ccl_jax.metrics import fvd
+    from ccl_jax.weights.i3d import load_i3d
+
+    net = load_i3d(folder.find("i3d"))
+    return lambda clip: {
+      "features": fvd.features(clip.frames()[: options.fvd_frames], net)[None]
+    }
+
+  frames = options.fvd_frames or "all"
+  about = {"name": "I3D's logits, frames at the clip's own rate", "frames": frames}
+  about |= folder.protocol("i3d")
+  return Metric("fvd", about, load, needs=("picture",))
+
+
+BUILDERS: dict[str, Callable[[Folder, Options], Metric]] = {
+  "sync": _sync,
+  "desync": _desync,
+  "ib": _ib,
+  "aesthetics": _aesthetics,
+  "wer": _wer,
+  "av_align": _av_align,
+  "fad": _fad,
+  "fvd": _fvd,
+}
+
+
+def build_metrics(
+  names: list[str], weights: str | pathlib.Path | None, options: Options
+) -> tuple[list[Metric], dict[str, str]]:
+  """The metrics that can run here, and of the others why they cannot.
+
+  Raises:
+    UsageError: a name is unknown, or an option is out of range.
+  """
+  folder, metrics, skipped = Folder(weights), [], {}
+  for name in names:
+    if name not in BUILDERS:
+      raise UsageError(f"unknown metric {name!r}; expected {', '.join(BUILDERS)}")
+    try:
+      metrics.append(BUILDERS[name](folder, options))
+    except Unscorable as e:
+      skipped[name] = e.reason
+  return metrics, skipped

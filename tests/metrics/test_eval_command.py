@@ -1,0 +1,349 @@
+"""The command from end to end: all metrics, resuming, bad inputs, comparisons."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from ccl_jax import eval as command
+from ccl_jax.errors import UsageError
+from ccl_jax.metrics import clip as clips
+from ccl_jax.metrics import runner
+from tests.data.films import film, truncated
+from tests.metrics.tiny_weights import write_clip, write_weights
+from tests.metrics.whisper_files import write_whisper
+
+ALL = "sync,desync,ib,aesthetics,wer,av_align,fad,fvd"
+OUTPUTS = ("summary.json", "report.md", "report.html")
+LINES = [
+  {"id": "a", "subset": "easy", "pair": "p", "prompt": 'says "good morning"'},
+  {
+    "id": "b",
+    "subset": "hard",
+    "pair": "p",
+    "prompt": "",
+    "transcript": "good morning",
+  },
+  {"id": "c", "subset": "hard", "prompt": "a stream"},
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+  """Three clips, their manifest, and weights of all networks."""
+  path = tmp_path_factory.mktemp("eval")
+  write_weights(path / "weights")
+  (path / "videos").mkdir()
+  for i, line in enumerate(LINES):
+    write_clip(path / "videos" / f"{line['id']}.mp4", i, 4.8 + 0.1 * i)
+  write_lines(path / "set.jsonl", LINES)
+  write_lines(path / "heard.jsonl", [{"id": x, "text": "good mourning"} for x in "abc"])
+  return path
+
+
+@pytest.fixture(scope="module")
+def whole(home):
+  """The folder of a run that nothing stopped."""
+  write_whisper(home / "weights" / "whisper")
+  assert run(home, "whole", "--metrics", ALL) == 0
+  return home / "whole"
+
+
+def write_lines(path, rows):
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def run(home, out, *more):
+  return command.main(
+    ["--videos", str(home / "videos"), "--manifest", str(home / "set.jsonl"),
+     "--weights", str(home / "weights"), "--out", str(home / out),
+     "--fvd-frames", "16", *more]
+  )  # fmt: skip
+
+
+def records(folder):
+  return [json.loads(x) for x in (folder / "per_clip.jsonl").read_text().splitlines()]
+
+
+def summary(folder):
+  return json.loads((folder / "summary.json").read_text())
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+  """Paths of the clips that are decoded."""
+  seen, decode = [], clips.decode
+
+  def counted(path, needs):
+    seen.append(pathlib.Path(path).name)
+    return decode(path, needs)
+
+  monkeypatch.setattr(clips, "decode", counted)
+  return seen
+
+
+def test_every_metric_scores_every_clip(whole):
+  rows = records(whole)
+  assert len(rows) == 8 * 3 and all("scores" in row for row in rows)
+  assert {row["video"] for row in rows if row["id"] == "a"} == {rows[0]["video"]}
+  got = summary(whole)
+  assert list(got["subsets"]) == ["easy", "hard"] and got["missing"] == []
+  for key in ("cu", "pq", "sync_c", "sync_d", "desync", "ib", "av_align"):
+    cell = got["overall"][key]
+    assert (cell["n_scored"], cell["n_total"]) == (3, 3)
+    assert cell["low"] <= cell["mean"] <= cell["high"]
+    assert got["subsets"]["easy"][key]["n_scored"] == 1
+  by_id = {row["id"]: row["scores"] for row in rows if row["metric"] == "ib"}
+  mean = np.mean([scores["ib_score"] for scores in by_id.values()])
+  assert got["overall"]["ib"]["mean"] == pytest.approx(mean)
+  apart = got["paired_subsets"]["hard - easy"]["ib"]
+  expected = by_id["b"]["ib_score"] - by_id["a"]["ib_score"]
+  assert apart == {"n": 1, "difference": pytest.approx(expected)}
+  wer = {row["id"]: row["scores"] for row in rows if row["metric"] == "wer"}
+  assert wer["a"]["reference"] == wer["b"]["reference"] == "good morning"
+  assert wer["c"]["note"] == "nothing was to be said" and "wer" not in wer["c"]
+  assert got["overall"]["wer"]["n_scored"] == 2
+  weights = got["metrics"]["sync"]["protocol"]["weights"]
+  assert {len(sha) for sha in weights.values()} == {64} and len(weights) == 2
+  assert got["overall"]["fad"]["reason"].startswith("no features of real clips")
+  page = (whole / "report.html").read_text()
+  assert "<svg" in page and 'src="worst/a.mp4"' in page and "http" not in page
+  assert (whole / "worst/a.mp4").stat().st_size > 1000
+  table = (whole / "report.md").read_text().splitlines()[2]
+  heads = [x.strip() for x in table.split("|")[2:]]
+  assert heads[:7] == [
+    "CU ↑", "PQ ↑", "WER ↓", "Sync-C ↑ easy", "Sync-D ↓ easy", "Sync-C ↑ hard",
+    "Sync-D ↓ hard",
+  ]  # fmt: skip
+
+
+def test_a_stopped_run_goes_on_to_the_same_bytes(home, whole, decoded, monkeypatch):
+  """Stopped inside the second clip, its last record cut in half."""
+  add, seen = runner.Records.add, []
+
+  def stopping(self, row):
+    if len(seen) == 12:
+      raise KeyboardInterrupt
+    seen.append(row["id"])
+    return add(self, row)
+
+  monkeypatch.setattr(runner.Records, "add", stopping)
+  with pytest.raises(KeyboardInterrupt):
+    run(home, "again", "--metrics", ALL)
+  monkeypatch.undo()
+  path = home / "again/per_clip.jsonl"
+  path.write_bytes(path.read_bytes()[:-30])
+  before = records_whole = path.read_bytes().count(b"\n")
+  assert records_whole == 11 and decoded == ["a.mp4", "b.mp4"]
+  assert run(home, "again", "--metrics", ALL) == 0
+  for name in OUTPUTS:
+    assert (home / "again" / name).read_bytes() == (whole / name).read_bytes(), name
+  assert len(records(home / "again")) == 24 and before == 11
+  key = lambda row: row["key"]
+  assert sorted(records(home / "again"), key=key) == sorted(records(whole), key=key)
+
+
+def test_one_decoding_a_clip_and_none_the_second_time(home, whole, decoded, capsys):
+  before = [(whole / name).read_bytes() for name in OUTPUTS]
+  assert run(home, "whole", "--metrics", ALL) == 0
+  assert decoded == [] and "scored 0 (clip, metric) pairs" in capsys.readouterr().out
+  assert [(whole / name).read_bytes() for name in OUTPUTS] == before
+  assert run(home, "few", "--metrics", "aesthetics,fad") == 0
+  assert decoded == ["a.mp4", "b.mp4", "c.mp4"]
+
+
+def test_a_protocol_is_part_of_the_key(home, whole, tmp_path):
+  """Another setting scores again; the first one's records are still there."""
+  shutil.copytree(whole, tmp_path / "out")
+  again = ("--out", str(tmp_path / "out"), "--metrics", "fad,fvd")
+  assert run(home, "x", *again, "--fvd-frames", "17") == 0
+  assert len(records(tmp_path / "out")) == 24 + 3
+  assert run(home, "x", *again, "--fvd-frames", "16") == 0
+  assert len(records(tmp_path / "out")) == 24 + 3
+
+
+def test_distances_from_a_reference_run(home, whole):
+  """A set is at no distance from itself."""
+  more = ("--metrics", "fad,fvd", "--reference", str(whole))
+  assert run(home, "near", *more) == 0
+  got = summary(home / "near")["overall"]
+  assert 0 <= got["fad"]["mean"] < 1e-6 and 0 <= got["fvd"]["mean"] < 1e-6
+  assert "fewer than two per dimension" in got["fvd"]["warnings"][0]
+  with pytest.raises(UsageError, match=r"no fad or fvd\.npz"):
+    run(home, "near", "--metrics", "fad,fvd", "--reference", str(home / "videos"))
+
+
+def test_a_kill_at_any_moment_loses_nothing(home):
+  """SIGKILL as soon as two records are there; the rest by a second run."""
+  flags = [
+    "--videos", str(home / "videos"), "--manifest", str(home / "set.jsonl"),
+    "--transcripts", str(home / "heard.jsonl"), "--metrics", "wer,fad",
+    "--weights", str(home / "weights"),
+  ]  # fmt: skip
+  killed = home / "killed" / "per_clip.jsonl"
+  process = subprocess.Popen(
+    [sys.executable, "-m", "ccl_jax.eval", *flags, "--out", str(killed.parent)],
+    cwd=pathlib.Path(__file__).parents[2],
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+  )
+  deadline = time.monotonic() + 60
+  while not (killed.exists() and killed.read_bytes().count(b"\n") >= 2):
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  assert not (killed.parent / "summary.json").exists()
+  assert command.main([*flags, "--out", str(killed.parent)]) == 0
+  assert command.main([*flags, "--out", str(home / "unkilled")]) == 0
+  for name in OUTPUTS:
+    one, two = ((home / x / name).read_bytes() for x in ("killed", "unkilled"))
+    assert one == two
+  assert len(records(killed.parent)) == 6
+
+
+def test_bad_clips_are_reasons_and_never_zeros(tmp_path, capsys):
+  videos = tmp_path / "videos"
+  videos.mkdir()
+  write_weights(tmp_path / "weights")
+  (tmp_path / "weights/synchformer.safetensors").unlink()
+  (tmp_path / "weights/i3d.safetensors").write_bytes(b"no tensors")
+  film(videos / "dark.mp4", size=(160, 160), seconds=3.0, event=0.0)
+  film(videos / "one.mp4", seconds=0.04, event=0.0)
+  film(videos / "silent.mp4", sound=None)
+  truncated(videos / "dark.mp4", videos / "torn.mp4")
+  (videos / "text.mp4").write_text("no film")
+  code = command.main(
+    ["--videos", str(videos), "--weights", str(tmp_path / "weights"),
+     "--out", str(tmp_path / "out"),
+     "--metrics", "sync,desync,ib,aesthetics,av_align,fvd"]
+  )  # fmt: skip
+  assert code == 1
+  reasons = {
+    (row["metric"], row["id"]): row["reason"]
+    for row in records(tmp_path / "out")
+    if "reason" in row
+  }
+  expected = {
+    ("sync", "dark"): "the longest track has 1",
+    ("sync", "one"): "too short: 1 frames",
+    ("ib", "one"): "expected at least 2 s",
+    ("av_align", "one"): "1 frames have no motion",
+    ("sync", "silent"): "no audio track",
+    ("aesthetics", "silent"): "no audio track",
+    ("ib", "torn"): "cannot be decoded",
+    ("aesthetics", "text"): "cannot be decoded",
+  }
+  for key, reason in expected.items():
+    assert reason in reasons[key], (key, reasons[key])
+  got = summary(tmp_path / "out")
+  assert got["metrics"]["desync"]["skipped"].startswith("missing weights of synchform")
+  assert "i3d" in got["metrics"]["fvd"]["skipped"]
+  assert got["overall"]["sync_c"] == {"n_scored": 0, "n_total": 5}
+  assert got["overall"]["desync"] == {"n_scored": 0, "n_total": 5}
+  assert got["overall"]["cu"]["n_scored"] == 2
+  out = capsys.readouterr()
+  assert str(tmp_path / "videos") not in out.err
+  assert "–" in out.out and "desync: skipped, missing weights" in out.err
+
+
+def test_a_defect_is_told_and_tried_again(home, monkeypatch, capsys):
+  from ccl_jax.metrics import fad
+
+  def broken(*args):
+    raise MemoryError("no room")
+
+  with monkeypatch.context() as m:
+    m.setattr(fad, "features", broken)
+    assert run(home, "defect", "--metrics", "fad") == 1
+  assert "fad of a: MemoryError: no room" in capsys.readouterr().err
+  assert summary(home / "defect")["overall"]["fad"]["n_scored"] == 0
+  assert run(home, "defect", "--metrics", "fad") == 0
+  assert summary(home / "defect")["overall"]["fad"]["n_scored"] == 3
+
+
+def test_missing_videos(home, tmp_path, capsys):
+  write_lines(tmp_path / "set.jsonl", [*LINES, {"id": "gone", "prompt": "x"}])
+  write_lines(
+    tmp_path / "heard.jsonl",
+    [{"id": x, "text": "good morning"} for x in ("a", "b", "c")],
+  )
+  flags = [
+    "--videos", str(home / "videos"), "--manifest", str(tmp_path / "set.jsonl"),
+    "--transcripts", str(tmp_path / "heard.jsonl"), "--metrics", "wer",
+    "--out", str(tmp_path / "out"),
+  ]  # fmt: skip
+  assert command.main(flags) == 1
+  assert "missing videos: gone" in capsys.readouterr().err
+  assert command.main([*flags, "--allow-missing"]) == 0
+  got = summary(tmp_path / "out")
+  assert got["missing"] == ["gone"] and got["n_total"] == 4
+  assert got["overall"]["wer"]["mean"] == 0  # all words are right: a zero that is one
+  assert got["overall"]["wer"]["n_scored"] == 2
+
+
+def test_two_runs_side_by_side(home, whole, tmp_path, capsys):
+  heard = ("--metrics", "wer", "--transcripts")
+  for name, text in (("right", "good morning"), ("wrong", "good evening dear")):
+    rows = [{"id": x, "text": text if x != "c" else ""} for x in "abc"]
+    write_lines(tmp_path / f"{name}.jsonl", rows)
+    out = ("--out", str(tmp_path / name))
+    assert run(home, "x", *heard, str(tmp_path / f"{name}.jsonl"), *out) == 0
+  capsys.readouterr()
+  assert (
+    command.main(["--compare", str(tmp_path / "right"), str(tmp_path / "wrong")]) == 0
+  )
+  out = capsys.readouterr().out
+  row = next(x for x in out.splitlines() if x.startswith("| WER ↓"))
+  cells = [x.strip() for x in row.split("|")[1:-1]]
+  assert cells == ["WER ↓", "0.000", "1.000", "1.000", "[1.000, 1.000]", "2"]
+  assert command.main(["--compare", str(whole), str(tmp_path / "wrong")]) == 0
+  assert "Not comparable" in capsys.readouterr().out
+  with pytest.raises(UsageError, match=r"no finished run of ccl_jax\.eval"):
+    command.main(["--compare", str(whole), str(home / "videos")])
+
+
+MISTAKES = [
+  ('{"id": "a", "prompt": "x"}\nnot json', r"line 2: not JSON"),
+  ('{"id": "a"}', r"line 1: no 'prompt'"),
+  (2 * '{"id": "a", "prompt": "x"}\n\n', r"line 3: id 'a' is that of line 1"),
+  ('{"id": "../a", "prompt": "x"}', r"line 1: id '\.\./a' is no name of a file"),
+  ('{"id": "a", "prompt": "x", "seed": "1"}', r"line 1: seed is '1'; expected int"),
+  ('["a"]', r"line 1: expected an object"),
+  ("", "has no lines"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text,message", MISTAKES)
+def test_broken_manifests(home, tmp_path, text, message):
+  (tmp_path / "set.jsonl").write_text(text)
+  with pytest.raises(UsageError, match=message):
+    run(home, "x", "--manifest", str(tmp_path / "set.jsonl"))
+
+
+def test_a_mistake_exits_with_2(home, tmp_path):
+  (tmp_path / "set.jsonl").write_text("{")
+  done = subprocess.run(
+    [sys.executable, "-m", "ccl_jax.eval", "--videos", str(home / "videos"),
+     "--manifest", str(tmp_path / "set.jsonl"), "--out", str(tmp_path / "out")],
+    cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True,
+  )  # fmt: skip
+  assert done.returncode == 2 and "set.jsonl, line 1" in done.stderr
+  assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_other_mistakes(home):
+  with pytest.raises(UsageError, match="unknown metric 'dance'"):
+    run(home, "x", "--metrics", "dance")
+  with pytest.raises(UsageError, match="no folder"):
+    run(home, "x", "--videos", str(home / "none"))
+  with pytest.raises(UsageError, match="scale is 2"):
+    run(home, "x", "--metrics", "sync", "--sync-scale", "2")
