@@ -43,7 +43,7 @@ def make_set(
   kind = GENERATIONS[task]
   if kind.given:
     raise UsageError(
-      f"task {task} needs a {kind.given[0]} for every clip, which a manifest has not; "
+      f"task {task} needs {kind.given[0]} for every clip, which a manifest has not; "
       "expected a task of text and image"
     )
   folder, lines = pathlib.Path(manifest).parent, read_manifest(manifest)

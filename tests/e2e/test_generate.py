@@ -58,7 +58,34 @@ def test_given_sound_and_no_picture(home, files, undisturbed):
   assert len(read_audio(files / "out" / "t2a_0_0.wav")) == SPEC.samples
 
 
+def test_a_manifest_in_two_parts(home, files, undisturbed):
+  """The second command makes what the first has left, and nothing again."""
+  out = files / "set"
+  lines = [
+    {"id": "one", "prompt": "a red face on the left", "image": "image.png"},
+    {"id": "two", "prompt": "a red face on the left", "image": "image.png", "seed": 3},
+  ]
+  text = "".join(json.dumps(line) + "\n" for line in lines)
+  (files / "set.jsonl").write_text(text)
+  given = [
+    f"--ckpt={undisturbed}", f"--out={out}", "--steps=1", "--task=ti2av",
+    f"--manifest={files / 'set.jsonl'}",
+  ]  # fmt: skip
+  part = ["--process_index=1", "--process_count=2"]
+  code, printed = finish(home, MODULE, [*given, *part])
+  assert code == 0, printed
+  assert [x.name for x in out.glob("*.mp4")] == ["two.mp4"]
+  before = (out / "two.mp4").stat().st_mtime_ns
+  code, printed = finish(home, MODULE, given)
+  assert code == 0 and "1 of 2 clips made" in printed
+  assert (out / "two.mp4").stat().st_mtime_ns == before
+  videos = [read_clip(out / f"{x}.mp4", SPEC)[0] for x in ("one", "two")]
+  assert (videos[0] != videos[1]).any()  # another seed
+  assert json.loads((out / "two.json").read_text())["seed"] == 3
+
+
 CASES = [
+  (["--manifest={}/set.jsonl"], ["--prompt", "--manifest"]),
   (["--task=dance"], ["dance", "joint"]),
   (["--guidance=loud"], ["loud", "ucg2"]),
   (["--guidance=multimodal"], ["multimodal", "context", "ucg2"]),

@@ -1,0 +1,80 @@
+"""Published sets of prompts as manifests, by the command that writes them."""
+
+import json
+
+import pytest
+
+from ccl_jax import eval as command
+from ccl_jax.data.manifest import read_manifest
+from ccl_jax.errors import UsageError
+from ccl_jax.metrics.prompts import read_prompts
+
+OVI = """text_prompt,image_path
+"A man says, <S>Hello there.<E> <AUDCAP>Wind<ENDAUDCAP>",images/a.png
+"Rain falls, ""softly"".",
+"""
+VERSEBENCH = [
+  {"video_prompt": "a girl", "audio_prompt": ["rain"], "prompt": 'a girl: "hi"',
+   "speech_prompt": {"speaker": "girl", "text": "你好"}},
+  {"video_prompt": 'a sign "EXIT"', "audio_prompt": ["hum"], "speech_prompt": None},
+  {"video_prompt": "two", "prompt": "two talk", "speech_prompt": [
+    {"speaker": "a", "text": "one"}, {"speaker": "b", "text": "two"}]},
+]  # fmt: skip
+MOVA = {
+  "solo": [{"id": "m 1", "prompt": "she says “yes”", "image": "/abs/x.png"}],
+  "duo": [{"id": "m2", "prompt": "they sing", "transcript": "", "language": "en"}],
+}
+
+
+def test_a_csv_of_ovi(tmp_path, capsys):
+  (tmp_path / "in").mkdir()
+  (tmp_path / "in/set.csv").write_text(OVI)
+  out = tmp_path / "m.jsonl"
+  flags = ["make-manifest", "--prompts", str(tmp_path / "in/set.csv"), "--out"]
+  assert command.main([*flags, str(out)]) == 0
+  printed = capsys.readouterr().out
+  assert "2 prompts, 2 with speech, 2 transcripts taken from quotation" in printed
+  one, two = read_manifest(out)
+  assert (one.id, one.transcript, one.image) == (
+    "set_0001",
+    "Hello there.",
+    "in/images/a.png",
+  )
+  assert two.transcript == "softly" and two.image is None
+
+
+def test_json_of_verse_bench(tmp_path):
+  path = tmp_path / "set.json"
+  path.write_text(json.dumps(VERSEBENCH))
+  lines, taken = read_prompts(path)
+  assert [x.transcript for x in lines] == ["你好", "EXIT", "one two"] and taken == 1
+  assert [x.language for x in lines] == ["zh", "en", "en"]
+  assert lines[0].prompt == 'a girl: "hi"' and lines[1].prompt.endswith("hum")
+
+
+def test_json_by_topic(tmp_path):
+  path = tmp_path / "set.json"
+  path.write_text(json.dumps(MOVA))
+  lines, taken = read_prompts(path, "mova")
+  assert [(x.id, x.subset, x.transcript) for x in lines] == [
+    ("m_1", "solo", "yes"),
+    ("m2", "duo", ""),
+  ]
+  assert taken == 1 and lines[0].image == "/abs/x.png"
+
+
+@pytest.mark.parametrize(
+  "text,form,message",
+  [
+    ("[1]", "auto", "expected a list of objects"),
+    ("{", "auto", "cannot be read as CSV or JSON"),
+    ("[]", "auto", "has no prompts"),
+    ('[{"prompt": "x"}]', "ovi", "prompt 1: none in prompt; is its format ovi"),
+    ('[{"id": 1, "prompt": "x"}, {"id": 1, "prompt": "y"}]', "mova", "is there twice"),
+  ],
+)
+def test_mistakes(tmp_path, text, form, message):
+  path = tmp_path / "set.json"
+  path.write_text(text)
+  with pytest.raises(UsageError, match=message):
+    read_prompts(path, form)
