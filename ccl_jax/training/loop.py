@@ -7,6 +7,7 @@ runs the metrics of step n - 1 are read, checked and logged. A loss that is not 
 therefore never reaches a checkpoint.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -63,6 +64,14 @@ def train(
     if metrics is not None:
       window.add(jax.device_get(metrics))
 
+  def read():
+    start = time.perf_counter()
+    batch = next(batches)
+    # No time is lost while the devices still compute the step before.
+    if pending is None or pending["loss"].is_ready():
+      timer.add("data", time.perf_counter() - start)
+    return batch
+
   def save(step):
     with timer("save"):
       checkpointer.save(step, state, batches.get_state(), metadata)
@@ -76,14 +85,14 @@ def train(
         save(step)
       if stop:
         break
-      batch = encode(next(batches))
+      batch = read()
       name, run = step_of(step)
       if name in compiled:
-        state, metrics = run(state, batch)
+        state, metrics = run(state, encode(batch))
       else:
         compiled.add(name)
         with timer("compile"):
-          state, metrics = jax.block_until_ready(run(state, batch))
+          state, metrics = jax.block_until_ready(run(state, encode(batch)))
       finish(pending)
       pending = metrics
       if window.steps >= log_every:
