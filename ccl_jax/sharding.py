@@ -7,7 +7,7 @@ patterns that must cover every one of them; activations name their logical axes.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -145,6 +145,29 @@ def parameter_shardings(tree, mesh: Mesh):
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """The leading axis of a batch over data and fsdp."""
   return NamedSharding(mesh, P(LOGICAL["batch"]))
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
+  """The rows of a batch that this process's devices hold.
+
+  Other processes hold the same ones where `context` or `tensor` goes over processes.
+  """
+  parts = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+  return sorted({row for (part,) in parts for row in range(batch_size)[part]})
+
+
+def global_batch(
+  batch: Mapping[str, np.ndarray], rows: Sequence[int], batch_size: int, mesh: Mesh
+) -> dict[str, jax.Array]:
+  """The batch over all processes, of which this one has `rows`."""
+  place = {row: i for i, row in enumerate(rows)}
+
+  def whole(x):
+    part = lambda index: x[[place[row] for row in range(batch_size)[index[0]]]]
+    shape = (batch_size, *x.shape[1:])
+    return jax.make_array_from_callback(shape, batch_sharding(mesh), part)
+
+  return {name: whole(x) for name, x in batch.items()}
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:

@@ -5,21 +5,20 @@
       --config.mesh="(1,64,1,1)" --config.batch.size=64
 
 The same command goes on where WORKDIR stopped, on any number of devices. On several
-hosts run it on each; with --distributed they find one another.
+hosts run it on each with --distributed: the hosts of a TPU pod or a Slurm job find one
+another, elsewhere add --coordinator=HOST:PORT --num_processes=N --process_id=I. All
+must see one WORKDIR.
 """
 
 import functools
 import json
 import pathlib
 import time
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from ccl_jax import cli
@@ -42,18 +41,31 @@ from ccl_jax.errors import UsageError, bind
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.joint import token_geometry
 from ccl_jax.models.presets import build_model, init_params
-from ccl_jax.sharding import batch_sharding, make_mesh
+from ccl_jax.sharding import batch_sharding, global_batch, local_rows, make_mesh
 from ccl_jax.train_latents import latent_batches, open_latents
 from ccl_jax.training import loop
 from ccl_jax.training.checkpoint import Checkpointer, restore_params
 from ccl_jax.training.log import MetricLog, StepTimer
 from ccl_jax.training.parameters import find_parameters
+from ccl_jax.training.processes import (
+  first_process,
+  first_process_first,
+  join_processes,
+)
 from ccl_jax.training.state import abstract_state, new_state, state_shardings
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; resumed if there.")
 DISTRIBUTED = flags.DEFINE_bool(
-  "distributed", False, "One of several hosts: calls jax.distributed.initialize()."
+  "distributed", False, "This is one of several processes."
+)
+COORDINATOR = flags.DEFINE_string(
+  "coordinator", None, "HOST:PORT of process 0, where the pod does not tell."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator; from 0.")
+MEET_SECONDS = flags.DEFINE_integer(
+  "meet_seconds", 300, "How long to wait for the other processes to start.", 1
 )
 flags.mark_flags_as_required(["config", "workdir"])
 
@@ -71,16 +83,6 @@ def work_of(model, text: tuple[int, int]):
     return clips, clips * flops(token_geometry(model.streams, latents))
 
   return work
-
-
-def first_process_first(make: Callable[[], Any]) -> Any:
-  """What `make` returns; process 0 makes it, the others find it made."""
-  if jax.process_index() == 0:
-    made = make()
-    multihost_utils.sync_global_devices("made")
-    return made
-  multihost_utils.sync_global_devices("made")
-  return make()
 
 
 def open_codecs(config, clips, workdir: pathlib.Path):
@@ -115,9 +117,9 @@ def initial_parameters(config, abstract):
   return restore_params(found.folder / "checkpoints", found.name, abstract)[1]
 
 
-def make_encoder(codecs, model, mesh):
-  """Host batch of clips to device batch of latents, text embeddings and, for a model
-  that takes them so, image conditions.
+def make_encoder(codecs, model, mesh, rows, batch_size):
+  """This host's rows of a batch of clips to the device batch of latents, text
+  embeddings and, for a model that takes them so, image conditions.
   """
   video = dict(model.streams).get("video")
   channels = video is not None and video.image_tokens
@@ -144,9 +146,7 @@ def make_encoder(codecs, model, mesh):
     return jax.lax.with_sharding_constraint(out, sharding)
 
   def put(batch):
-    batch = {
-      k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()
-    }
+    batch = global_batch(batch, rows, batch_size, mesh)
     return encode(codecs, batch) | {"null_text": null}
 
   return put
@@ -180,22 +180,24 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     fresh = lambda key: new_state(init(key), optimizer)
     abstract = jax.eval_shape(fresh, jax.random.key(0))
     shardings = state_shardings(abstract, mesh)
-    reading = {
-      "threads": config.batch.threads,
-      "process_index": jax.process_index(),
-      "process_count": jax.process_count(),
-    }
     if latents:
+      reading = {
+        "threads": config.batch.threads,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+      }
       batches, encode = latent_batches(mixture, model, codecs, mesh, reading)
     else:
+      rows = local_rows(mesh, config.batch.size)
       batches = make_iterator(
         clips,
         batch_size=config.batch.size,
+        threads=config.batch.threads,
         seed=config.seed,
         tokenize=codecs.text.tokenize,
-        **reading,
+        rows=rows,
       )
-      encode = make_encoder(codecs, model, mesh)
+      encode = make_encoder(codecs, model, mesh, rows, config.batch.size)
     checkpointer = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
     restored = checkpointer.restore(abstract_state(abstract, mesh))
     if restored is None and config.init:
@@ -262,16 +264,26 @@ def _peak() -> float:
   return 2 * 1024**3 / min(seconds)
 
 
-def main():
+def join() -> None:
+  """Meets the other processes, if there are any."""
+  where = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
   if DISTRIBUTED.value:
-    jax.distributed.initialize()
+    join_processes(*where, seconds=MEET_SECONDS.value)
+  elif where != (None, None, None):
+    raise UsageError(
+      "--coordinator, --num_processes and --process_id go with --distributed: add it"
+    )
+
+
+def main():
+  join()
   config = CONFIG.value
   done = train(config, WORKDIR.value)
-  if done and config.report.tasks and jax.process_index() == 0:
+  if done and config.report.tasks:
     from ccl_jax.report import report
 
-    report(config, WORKDIR.value)
-  elif not done:
+    first_process(lambda: report(config, WORKDIR.value))
+  elif not done and jax.process_index() == 0:
     print(json.dumps({"stopped": True, "workdir": WORKDIR.value}))
 
 

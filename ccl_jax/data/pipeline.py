@@ -2,13 +2,13 @@
 
 A source of N clips is read in an endless order: epoch after epoch, each a new
 permutation drawn from `seed`. Batch g holds the items B g .. B (g + 1) - 1 of that
-order, and process p of P its rows  p b .. (p + 1) b - 1,  b = B / P,  so the processes'
-rows side by side are the batch one process would read. The state is the index of the
-next item: one number, equal on all processes, good for any other P, B or thread count.
+order, of which a process reads the rows that its devices hold: the processes' rows
+together are the batch one process would read. The state is the index of the next item:
+one number, equal on all processes, good for any others, any B and any thread count.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
@@ -27,8 +27,7 @@ def make_iterator(
   batch_size: int,
   seed: int,
   tokenize: Tokenize,
-  process_index: int = 0,
-  process_count: int = 1,
+  rows: Sequence[int] | None = None,
   threads: int = 4,
   shuffle: bool = True,
   repeat: bool = True,
@@ -37,14 +36,11 @@ def make_iterator(
   `audio` float32 (b, n), `ids` int32 (b, l), `mask` bool (b, l).
 
   `source` has len and getitem, and gives clips or records of TFDS (texts as bytes,
-  further fields dropped). `batch_size` counts all processes' rows. Without `repeat` the
-  last N mod B clips of the one epoch are left out.
+  further fields dropped). `batch_size` counts all processes' rows, `rows` names this
+  one's, None: all. Without `repeat` the last N mod B clips of the one epoch are left
+  out.
   """
-  if batch_size % process_count:
-    raise UsageError(
-      f"batch_size counts the rows of all processes, got {batch_size} for "
-      f"{process_count} processes: use a multiple of {process_count}"
-    )
+  rows = range(batch_size) if rows is None else rows
   if len(source) < (1 if repeat else batch_size):
     raise UsageError(
       f"the source has {len(source)} clips, fewer than the batch_size {batch_size}"
@@ -52,9 +48,7 @@ def make_iterator(
   order = grain.MapDataset.source(source).seed(seed)
   order = order.shuffle() if shuffle else order
   order = order.repeat() if repeat else order
-  return BatchIterator(
-    order, len(source), batch_size, process_index, process_count, threads, tokenize
-  )
+  return BatchIterator(order, len(source), batch_size, rows, threads, tokenize)
 
 
 class BatchIterator:
@@ -65,14 +59,12 @@ class BatchIterator:
     order: grain.MapDataset,
     clips: int,
     batch_size: int,
-    process_index: int,
-    process_count: int,
+    rows: Sequence[int],
     threads: int,
     tokenize: Tokenize,
   ):
     self._order, self._clips, self._batch_size = order, clips, batch_size
-    self._rows = batch_size // process_count
-    self._first_row = process_index * self._rows
+    self._rows = tuple(rows)
     self._threads, self._tokenize = threads, tokenize
     self._next, self._batches = 0, None
 
@@ -110,33 +102,33 @@ class BatchIterator:
     self._batches = None
 
   def _read_from(self, start: int) -> grain.DatasetIterator:
-    rows = _Rows(self._order, start, self._batch_size, self._first_row, self._rows)
+    rows = _Rows(self._order, start, self._batch_size, self._rows)
     # The buffer holds clips, not batches: two batches, or one clip for each thread.
     options = grain.ReadOptions(
       num_threads=self._threads,
-      prefetch_buffer_size=max(self._threads, 2 * self._rows),
+      prefetch_buffer_size=max(self._threads, 2 * len(self._rows)),
     )
     clips = grain.MapDataset.source(rows).map(_model_inputs)
-    return iter(clips.to_iter_dataset(options).batch(self._rows, drop_remainder=True))
+    return iter(
+      clips.to_iter_dataset(options).batch(len(self._rows), drop_remainder=True)
+    )
 
 
 class _Rows:
-  """The items of `order` from `start` on that fall to one process: of each batch the
-  rows `first` .. `first + count - 1`.
-  """
+  """The items of `order` from `start` on that are `rows` of their batch."""
 
   def __init__(
-    self, order: grain.MapDataset, start: int, batch_size: int, first: int, count: int
+    self, order: grain.MapDataset, start: int, batch_size: int, rows: tuple[int, ...]
   ):
     self._order, self._start, self._batch_size = order, start, batch_size
-    self._first, self._count = first, count
+    self._rows = rows
 
   def __len__(self) -> int:
-    return (len(self._order) - self._start) // self._batch_size * self._count
+    return (len(self._order) - self._start) // self._batch_size * len(self._rows)
 
   def __getitem__(self, index: int) -> Any:
-    batch, row = divmod(index, self._count)
-    return self._order[self._start + batch * self._batch_size + self._first + row]
+    batch, row = divmod(index, len(self._rows))
+    return self._order[self._start + batch * self._batch_size + self._rows[row]]
 
 
 def _model_inputs(clip: dict[str, Any]) -> dict[str, Any]:

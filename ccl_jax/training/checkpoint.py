@@ -213,8 +213,10 @@ def _load(folder, abstract, partial):
     raise
   except Exception as e:  # any failure to read is damage, whatever its type
     reason = f"{type(e).__name__}: {e}".splitlines()[0][:300]
-  # One process alone may fail to read; all must then turn away from this step.
-  if _anywhere(bool(reason)):
+  # One process alone may fail to read; all must then turn away from this step. Arrays
+  # of one process are that one's business: the others may not be reading.
+  shared = any(not x.sharding.is_fully_addressable for x in jax.tree.leaves(abstract))
+  if _anywhere(bool(reason)) if shared else reason:
     raise _Damaged(reason or "another process could not read it")
   for path, value in fingerprints(tree).items():
     if value != meta["leaves"][path]["fingerprint"]:

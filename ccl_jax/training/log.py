@@ -76,7 +76,8 @@ class StepTimer:
   """Where the wall time went, and how fast the steps are.
 
   Time inside `with timer("compile")` belongs to that phase, all other time to the
-  steps. Goodput is the steps' share of the time since the timer was made.
+  steps. Goodput is the steps' share of the time since the timer was made: what is left
+  of it after start, compilation, waiting for data and saving.
   """
 
   def __init__(self, *, peak_flops: float | None = None):
@@ -91,7 +92,10 @@ class StepTimer:
     try:
       yield
     finally:
-      self._phases[phase] += time.perf_counter() - entered
+      self.add(phase, time.perf_counter() - entered)
+
+  def add(self, phase: str, seconds: float) -> None:
+    self._phases[phase] += seconds
 
   def rates(self, *, steps: int, clips: int, flops: float) -> dict[str, float]:
     """Speed since the last call, in which so many steps, clips and FLOPs were done."""
@@ -130,6 +134,8 @@ def _summary(values: Mapping[str, float]) -> str:
     parts.append(f"{values['clips_per_second']:.2f} clips/s")
   if "mfu" in values:
     parts.append(f"MFU {values['mfu']:.1%}")
+  if "goodput" in values:
+    parts.append(f"goodput {values['goodput']:.1%}")
   return "  ".join(parts)
 
 

@@ -7,6 +7,7 @@ runs the metrics of step n - 1 are read, checked and logged. A loss that is not 
 therefore never reaches a checkpoint.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -65,6 +66,14 @@ def train(
       metrics, work = pending
       window.add(jax.device_get(metrics), work)
 
+  def read():
+    start = time.perf_counter()
+    batch = next(batches)
+    # No time is lost while the devices still compute the step before.
+    if pending is None or pending[0]["loss"].is_ready():
+      timer.add("data", time.perf_counter() - start)
+    return batch
+
   def save(step):
     with timer("save"):
       checkpointer.save(step, state, batches.get_state(), metadata)
@@ -78,7 +87,7 @@ def train(
         save(step)
       if stop:
         break
-      batch = encode(next(batches))
+      batch = encode(read())
       name, run = step_of(step, batch)
       program = (name, *((k, x.shape) for k, x in sorted(batch.items())))
       if program in compiled:

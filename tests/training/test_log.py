@@ -42,10 +42,12 @@ def test_progress_lines_without_a_terminal(tmp_path, capsys):
   log = MetricLog(tmp_path, 100)
   for step in range(100):
     rates = {"step_seconds": 0.5, "clips_per_second": 4.0, "mfu": 0.41}
+    rates["goodput"] = 0.9
     log.write(step, {"loss/joint": 0.25, "other": 3.0} | rates)
   log.close()
   assert capsys.readouterr().err.splitlines() == [
     f"step {n}/100  loss/joint 0.2500  0.50 s/step  4.00 clips/s  MFU 41.0%"
+    "  goodput 90.0%"
     for n in (1, 100)
   ]
 

@@ -1,0 +1,103 @@
+"""One run on several processes: how they meet, wait for one another, and part.
+
+A process that dies takes the others with it, so that whoever started them may start
+them again: they would wait for ever in the next collective. Death is noticed by the
+connection that breaks, or after `HEARTBEAT` seconds of silence; a process that leaves
+with an error of its own is waited for `PARTING` seconds, then the rest fail too.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax._src import distributed
+
+from ccl_jax.errors import UsageError
+
+HEARTBEAT = 30
+PARTING = 30
+_FOR_EVER = 10 * 24 * 3600 * 1000  # in milliseconds: the first process may build data
+_turns = itertools.count()
+
+
+def join_processes(
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  *,
+  seconds: int = 300,
+) -> None:
+  """Meets the run's other processes; to be called before JAX finds its devices.
+
+  Args:
+    coordinator: HOST:PORT of process 0; None asks the pod or the job scheduler for
+      all three.
+    seconds: how long to wait for the others.
+
+  Raises:
+    UsageError: the three do not fit together, or the others did not come.
+  """
+  given = (coordinator, num_processes, process_id)
+  if None in given and given != (None, None, None):
+    raise UsageError(
+      f"got coordinator={coordinator}, num_processes={num_processes}, "
+      f"process_id={process_id}: give all three, or none on a TPU pod or under Slurm"
+    )
+  if coordinator is not None:
+    _check(coordinator, num_processes, process_id)
+  try:
+    jax.distributed.initialize(
+      *given,
+      initialization_timeout=seconds,
+      heartbeat_timeout_seconds=HEARTBEAT,
+      shutdown_timeout_seconds=PARTING,
+    )
+  except (RuntimeError, ValueError, OSError) as e:
+    reason = (str(e) or type(e).__name__).splitlines()[0]
+    raise UsageError(
+      f"the processes did not meet within {seconds} s ({reason[:200]}): expected "
+      "--coordinator, --num_processes and --process_id, and every process started"
+    ) from e
+
+
+def first_process(make: Callable[[], Any]) -> Any:
+  """What `make` returns in process 0; None in the others, which wait for its end.
+
+  Raises:
+    UsageError: `make` raised it, in all processes alike.
+  """
+  if jax.process_count() == 1:
+    return make()
+  # Not a collective: those give up long before a data set is built.
+  store = distributed.global_state.client
+  key = f"ccl_jax/first/{next(_turns)}"
+  if jax.process_index():
+    error = store.blocking_key_value_get(key, _FOR_EVER)
+    if error != "done":
+      raise UsageError(error)
+    return None
+  try:
+    made = make()
+  except UsageError as e:
+    store.key_value_set(key, str(e))
+    raise
+  store.key_value_set(key, "done")
+  return made
+
+
+def first_process_first(make: Callable[[], Any]) -> Any:
+  """What `make` returns; process 0 makes it, the others find it made."""
+  made = first_process(make)
+  return made if jax.process_index() == 0 else make()
+
+
+def _check(coordinator: str, num_processes: int, process_id: int) -> None:
+  host, _, port = coordinator.rpartition(":")
+  if not host or not port.isdigit():
+    raise UsageError(f"coordinator: got {coordinator!r}; expected HOST:PORT")
+  if not 0 <= process_id < num_processes:
+    raise UsageError(
+      f"process_id: got {process_id}; expected 0 to {num_processes - 1} for "
+      f"{num_processes} processes"
+    )
