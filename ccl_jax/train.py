@@ -121,8 +121,8 @@ def make_encoder(codecs, model, mesh, rows, batch_size):
   """This host's rows of a batch of clips to the device batch of latents, text
   embeddings and, for a model that takes them so, image conditions.
   """
-  video = dict(model.streams).get("video")
-  channels = video is not None and video.image_tokens
+  streams = dict(model.streams)
+  channels = "video" in streams and streams["video"].image_tokens
   if channels and codecs.image is None:
     raise UsageError(
       "config.model.image_form=channels needs a CLIP codec, and the bundle has none: "
@@ -134,11 +134,11 @@ def make_encoder(codecs, model, mesh, rows, batch_size):
   @jax.jit
   def encode(codecs, batch):
     pixels = to_unit(batch["video"])
-    out = {
-      "video": codecs.video.encode(pixels),
-      "audio": codecs.audio.encode(batch["audio"]),
-      "text": codecs.text.encode(batch["ids"], batch["mask"]),
-    }
+    out = {"text": codecs.text.encode(batch["ids"], batch["mask"])}
+    if "video" in streams:
+      out["video"] = codecs.video.encode(pixels)
+    if "audio" in streams:
+      out["audio"] = codecs.audio.encode(batch["audio"])
     if channels:
       out["condition"], out["image"] = image_condition(
         codecs, pixels[:, 0], pixels.shape[1]
@@ -283,7 +283,7 @@ def main():
     from ccl_jax.report import report
 
     first_process(lambda: report(config, WORKDIR.value))
-  elif not done and jax.process_index() == 0:
+  elif not done:
     print(json.dumps({"stopped": True, "workdir": WORKDIR.value}))
 
 

@@ -7,7 +7,12 @@ with an error of its own is waited for `PARTING` seconds, then the rest fail too
 """
 
 import itertools
+import json
+import os
+import sys
+import threading
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -17,6 +22,7 @@ from ccl_jax.errors import UsageError
 
 HEARTBEAT = 30
 PARTING = 30
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ccl_jax")
 _FOR_EVER = 10 * 24 * 3600 * 1000  # in milliseconds: the first process may build data
 _turns = itertools.count()
 
@@ -36,7 +42,8 @@ def join_processes(
     seconds: how long to wait for the others.
 
   Raises:
-    UsageError: the three do not fit together, or the others did not come.
+    UsageError: the three do not fit together, or nobody tells them. If the others do
+      not come the process ends with exit code 1 and a line of error.
   """
   given = (coordinator, num_processes, process_id)
   if None in given and given != (None, None, None):
@@ -46,19 +53,50 @@ def join_processes(
     )
   if coordinator is not None:
     _check(coordinator, num_processes, process_id)
+  # JAX's own time limit ends in an abort without a word to the user.
+  watch = threading.Timer(seconds, _nobody_came, (seconds,))
+  watch.daemon = True
+  watch.start()
   try:
     jax.distributed.initialize(
       *given,
-      initialization_timeout=seconds,
+      initialization_timeout=seconds + 60,
       heartbeat_timeout_seconds=HEARTBEAT,
       shutdown_timeout_seconds=PARTING,
     )
-  except (RuntimeError, ValueError, OSError) as e:
-    reason = (str(e) or type(e).__name__).splitlines()[0]
+  except ValueError as e:
     raise UsageError(
-      f"the processes did not meet within {seconds} s ({reason[:200]}): expected "
-      "--coordinator, --num_processes and --process_id, and every process started"
+      f"--distributed: {str(e).splitlines()[0]} Give --coordinator, --num_processes "
+      "and --process_id"
     ) from e
+  finally:
+    watch.cancel()
+  check_versions(jax.process_index(), {name: version(name) for name in VERSIONS})
+
+
+def check_versions(index: int, mine: dict[str, str]) -> None:
+  """Every process runs what process 0 runs: others would compile another program.
+
+  Raises:
+    UsageError: this one does not.
+  """
+  store, key = distributed.global_state.client, "ccl_jax/versions"
+  if index == 0:
+    store.key_value_set(key, json.dumps(mine))
+    return
+  first = json.loads(store.blocking_key_value_get(key, 60_000))
+  wrong = [f"{k} {mine[k]}, not {first[k]}" for k in mine if mine[k] != first[k]]
+  if wrong:
+    raise UsageError(
+      f"process {index} has {', '.join(wrong)} as process 0: install the same on all"
+    )
+
+
+def _nobody_came(seconds: int) -> None:
+  """Exit 1, not 2: the others may come to the next attempt."""
+  message = f"error: the other processes were not there within {seconds} s: start them"
+  print(f"{message} all, with the same coordinator", file=sys.stderr, flush=True)
+  os._exit(1)
 
 
 def first_process(make: Callable[[], Any]) -> Any:

@@ -26,11 +26,11 @@ def train_flags(workdir: pathlib.Path, *flags: str) -> list[str]:
   ]
 
 
-def environment(home: pathlib.Path) -> dict[str, str]:
-  """One device, quick compilation, and a cache of compiled programs."""
+def environment(home: pathlib.Path, devices: int = 1) -> dict[str, str]:
+  """Virtual devices, quick compilation, and a cache of compiled programs."""
   return os.environ | {
     "JAX_PLATFORMS": "cpu",
-    "JAX_NUM_CPU_DEVICES": "1",
+    "JAX_NUM_CPU_DEVICES": str(devices),
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     "JAX_COMPILATION_CACHE_DIR": str(home / "cache"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

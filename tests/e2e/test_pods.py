@@ -1,0 +1,132 @@
+"""One run on two processes, then on one, then on two again: it loses a process, is
+killed, is asked to stop, and ends where a run ends that nothing disturbed.
+"""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.e2e.conftest import ROOT, environment, train_flags
+from tests.e2e.test_run import logged, saved
+
+# One small program: compilation is what this test costs.
+SMALL = [
+  "--config.clip.frames=5",
+  "--config.clip.height=16",
+  "--config.batch.size=8",
+  "--config.checkpoint.every=2",
+  "--config.codec.text_length=8",
+  "--config.codec.text_dim=32",
+  "--config.model.remat=none",
+  "--config.optim.schedule=constant",
+  "--config.tasks.draw=step",
+  "--config.tasks.probabilities.joint=1.0",
+  *(f"--config.tasks.probabilities.{task}=0.0" for task in ("single", "a2v", "v2a")),
+]
+POD = ["--config.mesh=(1,4,2,1)"]
+HOST = ["--config.mesh=(2,4,1,1)"]
+
+
+class Processes:
+  """A run on `count` processes that share eight devices."""
+
+  def __init__(self, home, workdir, count, *flags):
+    self._outputs = [workdir.with_suffix(f".{i}.out") for i in range(count)]
+    with socket.socket() as s:
+      s.bind(("localhost", 0))
+      address = f"localhost:{s.getsockname()[1]}"
+    several = ["--distributed", f"--coordinator={address}", f"--num_processes={count}"]
+    self._workdir = workdir
+    self.all = []
+    for i, path in enumerate(self._outputs):
+      which = [*several, f"--process_id={i}"] if count > 1 else []
+      with path.open("w") as out:
+        self.all.append(
+          subprocess.Popen(
+            [
+              *(sys.executable, "-m", "ccl_jax.train"),
+              *train_flags(workdir, *SMALL, *flags, *which),
+            ],
+            cwd=ROOT,
+            env=environment(home, devices=8 // count),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+          )
+        )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exc):
+    for process in self.all:
+      process.kill()
+      process.wait()
+
+  def outputs(self):
+    return [path.read_text() for path in self._outputs]
+
+  def wait_for_step(self, step):
+    """Until a checkpoint of that step or a later one is whole."""
+    deadline = time.time() + 300
+    while max(saved(self._workdir), default=0) < step:
+      assert all(p.poll() is None for p in self.all), self.outputs()
+      assert time.time() < deadline, self.outputs()
+      time.sleep(0.02)
+
+  def codes(self, seconds=300):
+    """Exit codes of all."""
+    end = time.time() + seconds
+    return [p.wait(max(0.1, end - time.time())) for p in self.all]
+
+
+def newest(workdir):
+  return max(saved(workdir))
+
+
+@pytest.fixture(scope="module")
+def disturbed(home):
+  """(folder of the run, seconds in which the survivor of a lost process gave up)."""
+  workdir = home / "pods" / "disturbed"
+  workdir.parent.mkdir()
+  for_ever = "--config.steps=100000"
+  with Processes(home, workdir, 2, *POD, for_ever) as run:
+    run.wait_for_step(2)
+    lost = time.time()
+    run.all[1].send_signal(signal.SIGKILL)
+    codes = run.codes(seconds=60)
+    print(f"the survivor ended after {time.time() - lost:.1f} s with {codes[0]}")
+    assert codes[0] != 0 and codes[1] == -signal.SIGKILL
+  with Processes(home, workdir, 1, *HOST, for_ever) as run:
+    run.wait_for_step(newest(workdir) + 1)
+    run.all[0].send_signal(signal.SIGKILL)
+  before = newest(workdir)
+  with Processes(home, workdir, 2, *POD, for_ever) as run:
+    run.wait_for_step(before + 1)
+    run.all[1].send_signal(signal.SIGTERM)
+    assert run.codes() == [0, 0], run.outputs()
+    stopped = [json.dumps({"stopped": True, "workdir": str(workdir)}) in out
+               for out in run.outputs()]
+    assert stopped == [True, False]
+  assert newest(workdir) > before
+  report = ["--config.report.tasks=('a2v',)", "--config.report.clips=2"]
+  total = f"--config.steps={newest(workdir) + 2}"
+  with Processes(home, workdir, 2, *POD, total, *report) as run:
+    assert run.codes() == [0, 0], run.outputs()
+    assert ["clips, loss curves" in out for out in run.outputs()] == [True, False]
+  return workdir
+
+
+def test_the_end_is_that_of_a_run_that_nothing_disturbed(home, disturbed):
+  whole = home / "pods" / "whole"
+  total = f"--config.steps={newest(disturbed)}"
+  with Processes(home, whole, 1, *HOST, total) as run:
+    assert run.codes() == [0], run.outputs()
+  rows = {w: {r["step"]: r["loss"] for r in logged(w)} for w in (disturbed, whole)}
+  assert rows[disturbed] == pytest.approx(rows[whole], rel=1e-5)
+  assert len(logged(disturbed)) == len(rows[disturbed]) == newest(disturbed)
