@@ -3,7 +3,6 @@ killed, is asked to stop, and ends where a run ends that nothing disturbed.
 """
 
 import json
-import re
 import signal
 import socket
 import subprocess
@@ -110,8 +109,10 @@ def disturbed(home):
     run.wait_for_step(before + 1)
     run.all[1].send_signal(signal.SIGTERM)
     assert run.codes() == [0, 0], run.outputs()
-    stopped = [json.dumps({"stopped": True, "workdir": str(workdir)}) in out
-               for out in run.outputs()]
+    stopped = [
+      json.dumps({"stopped": True, "workdir": str(workdir)}) in out
+      for out in run.outputs()
+    ]
     assert stopped == [True, False]
   assert newest(workdir) > before
   report = ["--config.report.tasks=('a2v',)", "--config.report.clips=2"]
