@@ -48,7 +48,7 @@ def read_manifest(path: Path) -> list[Line]:
   """
   path = pathlib.Path(path)
   try:
-    texts = path.read_text("utf-8").splitlines()
+    texts = path.read_text("utf-8-sig").split("\n")  # splitlines parts at U+2028 too
   except (OSError, UnicodeDecodeError) as e:
     raise UsageError(f"{path}: cannot be read as text: {e}") from e
   lines, seen = [], {}

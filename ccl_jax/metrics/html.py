@@ -6,6 +6,7 @@ The page and the folder `worst` beside it are all there is: no script, nothing f
 import html
 import pathlib
 import shutil
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -115,7 +116,7 @@ def _figure(out: pathlib.Path, name: str, file: pathlib.Path, value: str) -> str
   if not copy.exists():
     shutil.copyfile(file, copy)
   shown_name = html.escape(name, quote=True)
-  source = html.escape(f"worst/{copy.name}", quote=True)
+  source = f"worst/{urllib.parse.quote(copy.name)}"
   return (
     f'<figure><video src="{source}" controls preload="metadata"></video>'
     f"<figcaption>{shown_name}: {value}</figcaption></figure>"

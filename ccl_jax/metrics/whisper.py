@@ -117,7 +117,7 @@ def read_transcripts(path: str | os.PathLike) -> dict[str, str]:
   """
   path, texts = pathlib.Path(path), {}
   try:
-    lines = path.read_text("utf-8").splitlines()
+    lines = path.read_text("utf-8-sig").split("\n")
   except (OSError, UnicodeDecodeError) as e:
     raise UsageError(f"{path}: cannot be read as text: {e}") from e
   for i, line in enumerate(lines, 1):
