@@ -11,7 +11,8 @@
 
 Writes to OUT per_clip.jsonl (every number, or why there is none), summary.json (means,
 95 % intervals, protocols, hashes of the weights), report.md and report.html. A run that
-was stopped goes on where it was, and one that is repeated scores nothing again.
+was stopped goes on where it was, and one that is repeated scores nothing again: all
+that was ever scored there is in records.jsonl.
 
 Weights are released files or folders, named syncnet, s3fd, synchformer, imagebind,
 aesthetics, i3d, vggish or whisper, or as they were published; see docs/eval.md. A
@@ -102,7 +103,8 @@ def score(args: argparse.Namespace) -> int:
   for flag in ("videos", "out"):
     if getattr(args, flag) is None:
       raise UsageError(f"--{flag} is missing; see --help")
-  names = list(dict.fromkeys((args.metrics or ",".join(BUILDERS)).split(",")))
+  named = (args.metrics or ",".join(BUILDERS)).split(",")
+  names = list(dict.fromkeys(name.strip() for name in named))
   transcripts = read_transcripts(args.transcripts) if args.transcripts else None
   items, missing = read_items(args, transcripts)
   if args.fvd_frames is not None and args.fvd_frames < 1:

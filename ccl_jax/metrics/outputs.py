@@ -1,31 +1,35 @@
-"""The output folder of a run: summary.json, report.md, report.html, features/*.npz."""
+"""The output folder of a run: per_clip.jsonl, summary.json, report.md, report.html,
+features/*.npz.
+
+per_clip.jsonl has the records of this run alone, clip by clip, each with its subset;
+records.jsonl has those of earlier settings and manifests too.
+"""
 
 import collections
 import importlib.metadata
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ccl_jax.errors import UsageError
 from ccl_jax.metrics.base import Metric
-from ccl_jax.metrics.columns import COLUMNS, DISTANCES
+from ccl_jax.metrics.columns import COLUMNS, DISTANCES, Column
 from ccl_jax.metrics.frechet import Moments, read_moments, write_features
 from ccl_jax.metrics.html import write_html
-from ccl_jax.metrics.records import FILE
 from ccl_jax.metrics.runner import Item, Results
 from ccl_jax.metrics.summary import (
-  Scores,
   columns_of,
   difference,
   distance,
   paired_subsets,
   parts_of,
 )
-from ccl_jax.metrics.tables import comparison_table, notes, paper_table
+from ccl_jax.metrics.tables import cell_of, comparison_table, notes, paper_table
 
+FILE = "per_clip.jsonl"
 PACKAGES = ("ccl_jax", "jax", "flax", "numpy", "av", "pillow", "opencv-python-headless")
 
 
@@ -69,7 +73,7 @@ def write_outputs(
   reference: Mapping[str, Moments],
   name: str,
 ) -> dict[str, Any]:
-  """Writes all but the records; returns the summary. The same results give the same
+  """Writes all that a run leaves; returns the summary. The same results give the same
   bytes.
   """
   names = [*(m.name for m in metrics), *skipped]  # no score is a dash, not left out
@@ -113,6 +117,13 @@ def write_outputs(
     summary["overall"][metric] = cell | {"n_total": len(items)}
     if features:
       write_features(out / "features" / f"{metric}.npz", np.concatenate(features))
+  rows = [
+    {**results.records[m.name, item.name], "subset": item.fields.get("subset")}
+    for item in items
+    for m in metrics
+    if (m.name, item.name) in results.records
+  ]
+  _write(out / FILE, "\n".join(json.dumps(r, ensure_ascii=False) for r in rows))
   _write(out / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False))
   lines = [f"- {line}" for line in notes(summary)]
   text = "\n".join([f"# {name}", "", paper_table(summary, name), "", *lines])
@@ -141,8 +152,25 @@ def _write(path: pathlib.Path, text: str) -> None:
   partial.replace(path)
 
 
-def read_run(folder: str | pathlib.Path) -> tuple[dict[str, Any], dict[str, Scores]]:
-  """The summary of a finished run and its scores by metric and id.
+class Run(NamedTuple):
+  """A finished run: its summary, scores by metric and id, and subsets by id."""
+
+  summary: dict[str, Any]
+  scores: dict[str, dict[str, Any]]
+  subsets: dict[str, str | None]
+
+  def parts(self, column: Column, subset: str | None):
+    """What its clips, or those of a subset, add to a column."""
+    parts = parts_of(column, self.scores.get(column.metric, {}))
+    return {n: x for n, x in parts.items() if subset in (None, self.subsets[n])}
+
+  def mean(self, key: str, subset: str | None) -> float | None:
+    """The number of a column, if there is one."""
+    return cell_of(self.summary, key, subset).get("mean")
+
+
+def read_run(folder: str | pathlib.Path) -> Run:
+  """What a finished run came to.
 
   Raises:
     UsageError: it is none.
@@ -150,33 +178,36 @@ def read_run(folder: str | pathlib.Path) -> tuple[dict[str, Any], dict[str, Scor
   folder = pathlib.Path(folder)
   try:
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
-    rows = map(json.loads, (folder / FILE).read_text("utf-8").splitlines())
-    about = summary["metrics"]
-    scores: dict[str, dict[str, Any]] = {}
+    lines = (folder / FILE).read_text("utf-8").split("\n")
+    rows = [json.loads(line) for line in lines if line]
+    run = Run(summary, {}, {row["id"]: row["subset"] for row in rows})
     for row in rows:
-      current = about.get(row["metric"], {}).get("protocol_id")
-      if row["protocol"] == current and "scores" in row:
-        scores.setdefault(row["metric"], {})[row["id"]] = row["scores"]
+      if "scores" in row:
+        run.scores.setdefault(row["metric"], {})[row["id"]] = row["scores"]
   except (OSError, ValueError, KeyError) as e:
     raise UsageError(f"{folder} is no finished run of ccl_jax.eval: {e}") from e
-  return summary, scores
+  return run
 
 
 def compare(a: str | pathlib.Path, b: str | pathlib.Path) -> dict[str, Any]:
   """Two finished runs side by side, with differences on the clips that both have."""
-  (one, of_one), (two, of_two) = read_run(a), read_run(b)
+  runs = [read_run(a), read_run(b)]
+  subsets = [s for s in runs[0].summary["subsets"] if s in runs[1].summary["subsets"]]
   rows = []
   for key, column in COLUMNS.items():
-    sides = [parts_of(column, x.get(column.metric, {})) for x in (of_one, of_two)]
-    if not all(sides):
-      continue
-    means = [s["overall"][key].get("mean") for s in (one, two)]
-    rows.append(
-      {"column": key, "subset": None, "means": means, "paired": difference(*sides)}
-    )
+    for subset in (None, *(subsets if column.subsets else ())):
+      sides = [run.parts(column, subset) for run in runs]
+      if any(sides):
+        means = [run.mean(key, subset) for run in runs]
+        about = {"column": key, "subset": subset, "means": means}
+        rows.append(about | {"paired": difference(*sides)})
+  for key in DISTANCES:  # of whole sets: no clips to pair
+    means = [run.mean(key, None) for run in runs]
+    if means != [None, None]:
+      rows.append({"column": key, "subset": None, "means": means, "paired": {}})
   protocols = [
-    {m: about.get("protocol_id") for m, about in s["metrics"].items()}
-    for s in (one, two)
+    {m: about.get("protocol_id") for m, about in run.summary["metrics"].items()}
+    for run in runs
   ]
   common = protocols[0].keys() & protocols[1].keys()
   return {

@@ -3,6 +3,9 @@
   {"key", "id", "metric", "protocol", "video": sha256,
    "scores": {...} or "reason": "..."}
 
+It keeps what earlier runs with other settings have made: the records of one run are
+what per_clip.jsonl has of it (metrics/outputs.py).
+
 The key is a hash of the clip's bytes, the metric, its protocol and what it reads of the
 manifest: a record counts for as long as none of these changes. Scores that are arrays
 lie beside the file as features/METRIC/KEY.npy, and are there before their record.
@@ -17,8 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from ccl_jax.errors import UsageError
+
 Record = dict[str, Any]
-FILE = "per_clip.jsonl"
+FILE = "records.jsonl"
 
 
 def digest(*parts: Any) -> str:
@@ -44,31 +49,38 @@ class Records:
   """The records of an output folder, by key."""
 
   def __init__(self, folder: str | os.PathLike):
-    """Reads what is there; a line that a kill has cut off is dropped."""
+    """Reads what is there; a line that a kill has cut off is dropped.
+
+    Raises:
+      UsageError: the folder cannot be one, or its file is damaged.
+    """
     self._folder = pathlib.Path(folder)
-    self._folder.mkdir(parents=True, exist_ok=True)
+    try:
+      self._folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as e:
+      raise UsageError(f"{folder} is a file; expected a folder for the results") from e
     self._path = self._folder / FILE
     self._by_key: dict[str, Record] = {}
-    self._written: set[tuple[str, str]] = set()
     if self._path.exists():
       data = self._path.read_bytes()
       whole = data[: data.rfind(b"\n") + 1]
       if len(whole) < len(data):
         os.truncate(self._path, len(whole))
-      for line in whole.decode().splitlines():
-        row = json.loads(line)
-        self._by_key[row["key"]] = row
-        self._written.add((row["id"], row["key"]))
+      for number, line in enumerate(whole.split(b"\n")[:-1], 1):
+        try:
+          row = json.loads(line)
+          self._by_key[row["key"]] = row
+        except (ValueError, KeyError, TypeError) as e:
+          raise UsageError(
+            f"{self._path}, line {number}: no record ({e}); delete this line"
+          ) from e
 
   def find(self, key: str, name: str) -> Record | None:
     """The record of a key, under a clip's id; None if there is none that is whole."""
     row = self._by_key.get(key)
     if row is None or any(not (self._folder / f).is_file() for f in _files(row)):
       return None
-    row = row | {"id": name}
-    if (name, key) not in self._written:  # the same file under another id
-      self._append(row)
-    return row
+    return row | {"id": name}
 
   def add(self, row: Mapping[str, Any]) -> Record:
     """Writes a record, its arrays first."""
@@ -87,7 +99,6 @@ class Records:
       f.write(line.encode())
       os.fsync(f.fileno())
     self._by_key[row["key"]] = row
-    self._written.add((row["id"], row["key"]))
 
   def _kept(self, row: Record, array: np.ndarray) -> dict[str, str]:
     name = pathlib.Path("features") / row["metric"] / f"{row['key']}.npy"

@@ -2,7 +2,8 @@
 
   CU PQ WER | Sync-C, Sync-D of each subset | DeSync, IB of each subset | the rest
 
-Sound is judged once, over all clips, for its text is the same in all subsets.
+Sound is judged once, over all clips, for its text is the same in all subsets. The rest
+is judged over all clips too where some are in no subset.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,9 @@ NONE = "–"
 def layout(summary: Summary) -> list[tuple[str, str | None]]:
   """(column, subset) from left to right; subset None: of all clips."""
   used = summary["overall"]
-  subsets = list(summary["subsets"]) or [None]
+  subsets = list(summary["subsets"])
+  if sum(_clips(summary["subsets"][s]) for s in subsets) < _clips(used):
+    subsets.insert(0, None)  # some clips are in none
   named = {key for group in FIRST for key in group}
   places = []
   for group in (*FIRST, tuple(key for key in COLUMNS if key not in named)):
@@ -28,6 +31,11 @@ def layout(summary: Summary) -> list[tuple[str, str | None]]:
     places += [(key, None) for key in here if key not in by_subset]
     places += [(key, subset) for subset in subsets for key in by_subset]
   return places + [(key, None) for key in DISTANCES if key in used]
+
+
+def _clips(group: Mapping[str, Any]) -> int:
+  """How many clips a group is of."""
+  return max((cell["n_total"] for cell in group.values()), default=1)
 
 
 def _filled(cell: Mapping[str, Any], key: str) -> bool:
@@ -69,6 +77,7 @@ def interval(cell: Mapping[str, Any], key: str) -> str:
 
 def table(rows: Sequence[Sequence[str]]) -> str:
   """Rows, the first one the header, as aligned Markdown."""
+  rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
   widths = [max(map(len, column)) for column in zip(*rows)]
   line = lambda row: "| " + " | ".join(x.ljust(w) for x, w in zip(row, widths)) + " |"
   rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
@@ -125,7 +134,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
         *(shown(x, key) for x in row["means"]),
         shown(apart.get("difference"), key),
         interval(apart, key),
-        str(apart["n"]),
+        str(apart.get("n", NONE)),
       ]
     )
   return table(rows)

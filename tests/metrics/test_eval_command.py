@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.parse
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from tests.metrics.tiny_weights import write_clip, write_weights
 from tests.metrics.whisper_files import write_whisper
 
 ALL = "sync,desync,ib,aesthetics,wer,av_align,fad,fvd"
-OUTPUTS = ("summary.json", "report.md", "report.html")
+OUTPUTS = ("per_clip.jsonl", "summary.json", "report.md", "report.html")
 LINES = [
   {"id": "a", "subset": "easy", "pair": "p", "prompt": 'says "good morning"'},
   {
@@ -68,8 +69,8 @@ def run(home, out, *more):
   )  # fmt: skip
 
 
-def records(folder):
-  return [json.loads(x) for x in (folder / "per_clip.jsonl").read_text().splitlines()]
+def records(folder, file="per_clip.jsonl"):
+  return [json.loads(x) for x in (folder / file).read_text().split("\n") if x]
 
 
 def summary(folder):
@@ -138,16 +139,17 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(home, whole, decoded, monkeypat
   with pytest.raises(KeyboardInterrupt):
     run(home, "again", "--metrics", ALL)
   monkeypatch.undo()
-  path = home / "again/per_clip.jsonl"
+  path = home / "again/records.jsonl"
   path.write_bytes(path.read_bytes()[:-30])
   before = records_whole = path.read_bytes().count(b"\n")
   assert records_whole == 11 and decoded == ["a.mp4", "b.mp4"]
   assert run(home, "again", "--metrics", ALL) == 0
   for name in OUTPUTS:
     assert (home / "again" / name).read_bytes() == (whole / name).read_bytes(), name
-  assert len(records(home / "again")) == 24 and before == 11
+  logs = [records(x, "records.jsonl") for x in (home / "again", whole)]
   key = lambda row: row["key"]
-  assert sorted(records(home / "again"), key=key) == sorted(records(whole), key=key)
+  assert len(logs[0]) == 24 and before == 11
+  assert sorted(logs[0], key=key) == sorted(logs[1], key=key)
 
 
 def test_one_decoding_a_clip_and_none_the_second_time(home, whole, decoded, capsys):
@@ -160,13 +162,17 @@ def test_one_decoding_a_clip_and_none_the_second_time(home, whole, decoded, caps
 
 
 def test_a_protocol_is_part_of_the_key(home, whole, tmp_path):
-  """Another setting scores again; the first one's records are still there."""
+  """Another setting scores again; the first one's records are kept, but no part of
+  what the run says.
+  """
   shutil.copytree(whole, tmp_path / "out")
   again = ("--out", str(tmp_path / "out"), "--metrics", "fad,fvd")
   assert run(home, "x", *again, "--fvd-frames", "17") == 0
-  assert len(records(tmp_path / "out")) == 24 + 3
+  assert len(records(tmp_path / "out", "records.jsonl")) == 24 + 3
+  assert len(records(tmp_path / "out")) == 6
   assert run(home, "x", *again, "--fvd-frames", "16") == 0
-  assert len(records(tmp_path / "out")) == 24 + 3
+  assert len(records(tmp_path / "out", "records.jsonl")) == 24 + 3
+  assert len(records(tmp_path / "out")) == 6
 
 
 def test_distances_from_a_reference_run(home, whole):
@@ -187,7 +193,7 @@ def test_a_kill_at_any_moment_loses_nothing(home):
     "--transcripts", str(home / "heard.jsonl"), "--metrics", "wer,fad",
     "--weights", str(home / "weights"),
   ]  # fmt: skip
-  killed = home / "killed" / "per_clip.jsonl"
+  killed = home / "killed" / "records.jsonl"
   process = subprocess.Popen(
     [sys.executable, "-m", "ccl_jax.eval", *flags, "--out", str(killed.parent)],
     cwd=pathlib.Path(__file__).parents[2],
@@ -311,6 +317,88 @@ def test_two_runs_side_by_side(home, whole, tmp_path, capsys):
     command.main(["--compare", str(whole), str(home / "videos")])
 
 
+def test_a_folder_used_again_compares_by_its_last_run(home, tmp_path, capsys):
+  """Neither clips that the manifest has no more nor what was heard before count."""
+  for name, lines, texts in (
+    ("good", LINES, ("good morning",) * 2),
+    ("used", LINES, ("good morning",) * 2),
+    ("used", LINES, ("good evening dear", "no")),
+    ("used", LINES[:1], ("good morning", "no")),
+  ):
+    write_lines(tmp_path / "set.jsonl", lines)
+    heard = [{"id": x, "text": text} for x, text in zip("abc", (*texts, ""))]
+    write_lines(tmp_path / "heard.jsonl", heard)
+    flags = [
+      "--videos", str(home / "videos"), "--manifest", str(tmp_path / "set.jsonl"),
+      "--transcripts", str(tmp_path / "heard.jsonl"), "--metrics", "wer",
+      "--out", str(tmp_path / name),
+    ]  # fmt: skip
+    assert command.main(flags) == 0
+  assert len(records(tmp_path / "used")) == 1
+  capsys.readouterr()
+  command.main(["--compare", str(tmp_path / "good"), str(tmp_path / "used")])
+  row = next(x for x in capsys.readouterr().out.splitlines() if "WER ↓" in x)
+  cells = [x.strip() for x in row.split("|")[1:-1]]
+  assert cells == ["WER ↓", "0.000", "0.000", "0.000", "–", "1"]
+
+
+def test_a_comparison_has_subsets_and_what_only_one_run_has(home, whole, capsys):
+  assert run(home, "motion", "--metrics", "av_align") == 0
+  capsys.readouterr()
+  assert command.main(["--compare", str(whole), str(home / "motion")]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  rows = [[x.strip() for x in line.split("|")[1:-1]] for line in lines[2:]]
+  by_label = {row[0]: row for row in rows}
+  assert by_label["AV-Align ↑"][3:] == ["0.000", "[0.000, 0.000]", "3"]
+  assert by_label["AV-Align ↑ easy"][3:] == ["0.000", "–", "1"]
+  assert by_label["AV-Align ↑ hard"][5] == "2"
+  assert by_label["PQ ↑"][2:] == ["–", "–", "–", "0"] and by_label["PQ ↑"][1] != "–"
+  assert "PQ ↑ easy" not in by_label
+
+
+def test_clips_without_a_subset_are_in_the_table(home, tmp_path, capsys):
+  loose = [
+    {k: v for k, v in x.items() if k != "subset" or x["id"] == "a"} for x in LINES
+  ]
+  write_lines(tmp_path / "set.jsonl", loose)
+  more = ("--metrics", "av_align", "--manifest", str(tmp_path / "set.jsonl"))
+  assert run(home, "loose", *more) == 0
+  rows = [x for x in capsys.readouterr().out.splitlines() if x.startswith("|")]
+  cells = [[x.strip() for x in row.split("|")[2:-1]] for row in rows]
+  assert cells[0] == ["AV-Align ↑", "AV-Align ↑ easy"] and cells[4] == ["3/3", "1/1"]
+
+
+def test_separators_and_marks_of_other_editors(home, tmp_path):
+  """U+2028 and U+0085 part no lines of JSON, and a file may begin with a BOM."""
+  line = {"id": "a", "prompt": 'says\u2028"good\x85morning"'}
+  row = {"id": "a", "text": "good\u2028morning"}
+  for name, x in (("set", line), ("heard", row)):
+    text = json.dumps(x, ensure_ascii=False) + "\n"
+    (tmp_path / f"{name}.jsonl").write_text(text, "utf-8-sig")
+  flags = [
+    "--videos", str(home / "videos"), "--manifest", str(tmp_path / "set.jsonl"),
+    "--transcripts", str(tmp_path / "heard.jsonl"), "--metrics", "wer",
+    "--out", str(tmp_path / "out"),
+  ]  # fmt: skip
+  for _ in range(2):
+    assert command.main(flags) == 0
+    assert summary(tmp_path / "out")["overall"]["wer"]["mean"] == 0
+  assert command.main(["--compare", *2 * [str(tmp_path / "out")]]) == 0
+
+
+def test_names_that_are_no_addresses(home, tmp_path):
+  (tmp_path / "videos").mkdir()
+  shutil.copy(home / "videos/a.mp4", tmp_path / "videos/a #1 50% | é.mp4")
+  out = tmp_path / "out"
+  flags = ["--videos", str(tmp_path / "videos"), "--out", str(out), "--name", "x | y"]
+  assert command.main([*flags, "--metrics", "av_align"]) == 0
+  source = (out / "report.html").read_text("utf-8").split('src="')[1].split('"')[0]
+  assert (out / urllib.parse.unquote(source)).is_file()
+  assert "#" not in source and "%20%231%2050%25" in source
+  rows = (out / "report.md").read_text("utf-8").splitlines()[2:6]
+  assert len({row.replace("\\|", "").count("|") for row in rows}) == 1
+
+
 MISTAKES = [
   ('{"id": "a", "prompt": "x"}\nnot json', r"line 2: not JSON"),
   ('{"id": "a"}', r"line 1: no 'prompt'"),
@@ -347,3 +435,16 @@ def test_other_mistakes(home):
     run(home, "x", "--videos", str(home / "none"))
   with pytest.raises(UsageError, match="scale is 2"):
     run(home, "x", "--metrics", "sync", "--sync-scale", "2")
+  with pytest.raises(UsageError, match=r"set\.jsonl is a file"):
+    run(home, "set.jsonl", "--metrics", "av_align")
+
+
+def test_a_damaged_record_is_named(home):
+  assert run(home, "damaged", "--metrics", "av_align") == 0
+  path = home / "damaged/records.jsonl"
+  lines = path.read_text().splitlines(True)
+  path.write_text(lines[0] + lines[1][:20] + "\n" + lines[2])
+  with pytest.raises(UsageError, match=r"records\.jsonl, line 2: no record"):
+    run(home, "damaged", "--metrics", "av_align")
+  path.write_text(lines[0] + lines[2])
+  assert run(home, "damaged", "--metrics", " av_align, av_align") == 0
