@@ -208,6 +208,30 @@ def _wer(folder: Folder, options: Options) -> Metric:
   return Metric("wer", about, load, needs=("sound",), fields=fields)
 
 
+def _film(folder: Folder, options: Options) -> Metric:
+  from ccl_jax.metrics import films
+  from ccl_jax.metrics.talking_curves import RATE
+
+  def score(clip):
+    return films.score(clip.frames(), clip.sound(RATE), clip.fps)
+
+  about = {"name": "motion of the picture against loudness"}
+  return Metric("film", about, lambda: score, needs=("picture", "sound"))
+
+
+def _talking(folder: Folder, options: Options) -> Metric:
+  from ccl_jax.metrics import talking_scene
+  from ccl_jax.metrics.talking_curves import RATE
+
+  def score(clip):
+    text = clip.fields.get("prompt") or ""
+    return talking_scene.score(clip.frames(), clip.sound(RATE), text, clip.fps)
+
+  about = {"name": "talking scenes: mouths against voices, captions against both"}
+  load, needs = lambda: score, ("picture", "sound")
+  return Metric("talking", about, load, needs=needs, fields=("prompt",))
+
+
 def _fad(folder: Folder, options: Options) -> Metric:
   def load():
     from ccl_jax.metrics import fad
@@ -243,6 +267,8 @@ BUILDERS: dict[str, Callable[[Folder, Options], Metric]] = {
   "aesthetics": _aesthetics,
   "wer": _wer,
   "av_align": _av_align,
+  "film": _film,
+  "talking": _talking,
   "fad": _fad,
   "fvd": _fvd,
 }

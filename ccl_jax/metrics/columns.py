@@ -46,6 +46,13 @@ COLUMNS = {
   "cer_mean": Column("wer", "cer", None, "CER by clip", False, False),
   "unrequested": Column("wer", "unrequested", None, "Unasked speech", False, False),
   "face_rate": Column("sync", "face_rate", None, "Faces", None, True),
+  "film_r": Column("film", "sync_r0", None, "Motion r", True, True),
+  "talking_r": Column("talking", "sync_r0", None, "Lips r", True, True),
+  "talking_lag": Column("talking", "sync_lag_ms", None, "Lips lag ms", False, True, 0),
+  "ser": Column("talking", "ser", None, "SER", False, False),
+  "impact_f1": Column("talking", "impact_f1", None, "Impacts F1", True, True),
+  "hue_error": Column("talking", "hue_error", None, "Hue error", False, True),
+  "place_error": Column("talking", "place_error", None, "Place error", False, True),
 }
 # Distances of sets, not means over clips: their records hold features.
 DISTANCES = {"fad": "FAD", "fvd": "FVD"}

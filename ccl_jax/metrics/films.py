@@ -8,10 +8,13 @@ speaker's lips are a small part of a picture) but needs no network, no face and 
 caption; read it beside chance, the same pictures with other clips' sounds.
 """
 
+import itertools
+
 import numpy as np
 from jaxtyping import Float
 
-from ccl_jax.metrics.talking_curves import Audio, Video, spectrogram
+from ccl_jax.metrics.base import Unscorable
+from ccl_jax.metrics.talking_curves import RATE, WINDOW, Audio, Video, spectrogram
 from ccl_jax.metrics.talking_scene import synchrony
 
 
@@ -19,7 +22,8 @@ def motion_curve(video: Video) -> Float[np.ndarray, " F"]:
   """Change from the frame before, relative to the clip's mean; the first frame's is
   that of the second.
   """
-  change = np.abs(np.diff(video.astype(np.float32), axis=0)).mean((1, 2, 3))
+  pairs = itertools.pairwise(video)  # one at a time: a film is large
+  change = [np.abs(np.subtract(b, a, dtype=np.int16)).mean() for a, b in pairs]
   curve = np.concatenate([change[:1], change]) / 255
   return curve / (curve.mean() + 1e-4)
 
@@ -28,6 +32,20 @@ def loudness_curve(audio: Audio) -> Float[np.ndarray, " i"]:
   """Root mean square amplitude every 5 ms, relative to the clip's mean."""
   rms = np.sqrt(spectrogram(audio).sum(1))
   return rms / (rms.mean() + 1e-4)
+
+
+def score(video: Video, audio: Audio, fps: float | int) -> dict[str, float]:
+  """The three scores of one clip.
+
+  Raises:
+    Unscorable: it is too short.
+  """
+  if len(video) < 2 or len(audio) < WINDOW:
+    raise Unscorable(
+      f"{len(video)} frames and {len(audio) / RATE:.2f} s of sound; expected 2 frames "
+      f"and {WINDOW / RATE} s at least"
+    )
+  return synchrony(motion_curve(video), loudness_curve(audio), fps)
 
 
 def film_scores(

@@ -41,7 +41,7 @@ def _clips(group: Mapping[str, Any]) -> int:
 def _filled(cell: Mapping[str, Any], key: str) -> bool:
   """Columns that are for some clips only do not show where there are none."""
   optional = ("cer", "cer_mean", "wer", "wer_mean", "unrequested")
-  return "mean" in cell or key not in optional
+  return "mean" in cell or key not in (*optional, "ser", "impact_f1")
 
 
 def label(key: str, subset: str | None) -> str:

@@ -19,9 +19,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.talking_curves import (
   HOP,
   RATE,
+  WINDOW,
   Audio,
   Video,
   click_times,
@@ -32,6 +34,7 @@ from ccl_jax.metrics.talking_curves import (
   voice_curve,
   voice_curves,
 )
+from ccl_jax.metrics.wer import edits
 
 MAX_LAG = 0.4  # s
 PLACES = {"on the left": 0.25, "in the middle": 0.5, "on the right": 0.75}
@@ -121,17 +124,6 @@ def impact_f1(
   return 2 * hits / total if total else 0.0
 
 
-def edits(said: list[str], quoted: list[str]) -> int:
-  """Insertions, deletions and substitutions that turn one list into the other."""
-  row = list(range(len(quoted) + 1))
-  for i, s in enumerate(said):
-    diagonal, row[0] = row[0], i + 1
-    for j, q in enumerate(quoted):
-      best = min(diagonal + (s != q), row[j] + 1, row[j + 1] + 1)
-      diagonal, row[j + 1] = row[j + 1], best
-  return row[-1]
-
-
 def ser(audio: Audio, text: str) -> float:
   """Syllable error rate of the voices against the syllables that the caption quotes,
   over all talkers; NaN without a talker.
@@ -140,8 +132,8 @@ def ser(audio: Audio, text: str) -> float:
   if not talkers:
     return float("nan")
   heard = syllables_heard(audio, [a.hue for a in talkers])
-  wrong = [edits([n for h, n in heard if h == a.hue], a.syllables) for a in talkers]
-  return sum(wrong) / sum(len(a.syllables) for a in talkers)
+  wrong = [edits(a.syllables, [n for h, n in heard if h == a.hue]) for a in talkers]
+  return sum(x.total for x in wrong) / sum(len(a.syllables) for a in talkers)
 
 
 def layout_error(video: Video, text: str) -> dict[str, float]:
@@ -209,8 +201,32 @@ def pair_scores(
   talkers, voices = range(len(seen.mouths)), range(len(sounds.voices))
   pairs = [(i, j) for i in talkers for j in voices if i == j or seen is not sounds]
   scores = _mean([synchrony(seen.mouths[i], sounds.voices[j], fps) for i, j in pairs])
-  wrong = sum(edits(sounds.heard[j], seen.quoted[i]) for i, j in pairs)
+  wrong = sum(edits(seen.quoted[i], sounds.heard[j]).total for i, j in pairs)
   return scores | {"ser": wrong / sum(len(seen.quoted[i]) for i, _ in pairs)}
+
+
+def kinds_of(reading: Reading) -> list[str]:
+  """Which kinds of scores apply to a clip."""
+  kinds = {"speech": bool(reading.mouths), "impacts": reading.contacts is not None}
+  return [kind for kind, applies in kinds.items() if applies] + ["layout"]
+
+
+def score(video: Video, audio: Audio, text: str, fps: float | int) -> dict[str, float]:
+  """All scores that apply to one clip.
+
+  Raises:
+    Unscorable: the caption names no actor, or the clip is too short.
+  """
+  if not read_caption(text):
+    raise Unscorable("its prompt is no caption of a talking scene")
+  if len(video) < 3 or len(audio) < WINDOW:
+    raise Unscorable(
+      f"{len(video)} frames and {len(audio) / RATE:.2f} s of sound; expected 3 frames "
+      f"and {WINDOW / RATE} s at least"
+    )
+  reading = read_clip({"video": video, "audio": audio, "text": text}, fps)
+  rows = [pair_scores(kind, reading, reading, fps) for kind in kinds_of(reading)]
+  return {name: value for row in rows for name, value in row.items()}
 
 
 def score_set(
@@ -224,9 +240,8 @@ def score_set(
   """
   readings = [read_clip(c, fps) for c in clips]
   groups = {
-    "speech": [r for r in readings if r.mouths],
-    "impacts": [r for r in readings if r.contacts is not None],
-    "layout": readings,
+    kind: [r for r in readings if kind in kinds_of(r)]
+    for kind in ("speech", "impacts", "layout")
   }
   table = {"given": {}, "chance": {}}
   for kind, group in groups.items():

@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 
 from ccl_jax import eval as command
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.data.talking_scene import draw_clip
 from ccl_jax.errors import UsageError
 from ccl_jax.metrics import clip as clips
 from ccl_jax.metrics import runner
+from ccl_jax.viz.media import write_mp4
 from tests.data.films import film, truncated
 from tests.metrics.tiny_weights import write_clip, write_weights
 from tests.metrics.whisper_files import write_whisper
@@ -366,6 +369,34 @@ def test_clips_without_a_subset_are_in_the_table(home, tmp_path, capsys):
   rows = [x for x in capsys.readouterr().out.splitlines() if x.startswith("|")]
   cells = [[x.strip() for x in row.split("|")[2:-1]] for row in rows]
   assert cells[0] == ["AV-Align ↑", "AV-Align ↑ easy"] and cells[4] == ["3/3", "1/1"]
+
+
+def test_talking_scenes_and_films(tmp_path):
+  """Two scenes as they are, one with the other's sound, and a film without any."""
+  (tmp_path / "videos").mkdir()
+  spec = ClipSpec(65, 64, 64, 25)
+  scenes = [draw_clip(i, spec, talker=1.0, duet=0.0, impacts=0.0) for i in (2, 5)]
+  pairs = {"own": (0, 0), "other": (0, 1), "alone": (1, None)}
+  rows = []
+  for name, (i, j) in pairs.items():
+    sound = None if j is None else scenes[j]["audio"]
+    write_mp4(tmp_path / f"videos/{name}.mp4", scenes[i]["video"], 25, sound)
+    rows.append({"id": name, "prompt": scenes[i]["text"]})
+  write_lines(tmp_path / "set.jsonl", [*rows, {"id": "own2", "prompt": "a cat",
+    "video": "own.mp4"}])  # fmt: skip
+  flags = ["--videos", tmp_path / "videos", "--manifest", tmp_path / "set.jsonl",
+           "--out", tmp_path / "out", "--metrics", "talking,film"]  # fmt: skip
+  assert command.main([str(x) for x in flags]) == 0
+  got = {(r["metric"], r["id"]): r for r in records(tmp_path / "out")}
+  own, other = (got["talking", x]["scores"] for x in ("own", "other"))
+  assert own["sync_r0"] > 0.7 > other["sync_r0"] and own["ser"] < 0.5 < other["ser"]
+  assert own["place_error"] < 0.05 and own["hue_error"] == 0
+  assert got["talking", "alone"]["reason"] == "no audio track"
+  assert "no caption of a talking scene" in got["talking", "own2"]["reason"]
+  film = {x: got["film", x]["scores"] for x in ("own", "own2", "other")}
+  assert film["own"] == film["own2"] and film["own"]["sync_r0"] > 0.2
+  cell = summary(tmp_path / "out")["overall"]["talking_r"]
+  assert (cell["n_scored"], cell["n_total"]) == (2, 4)
 
 
 def test_separators_and_marks_of_other_editors(home, tmp_path):

@@ -8,6 +8,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.data.talking_scene import draw_clip
 from ccl_jax.metrics import talking_curves as curves
 from ccl_jax.metrics import talking_scene as scores
+from ccl_jax.metrics.base import Unscorable
 
 SMALL, DEFAULT = ClipSpec(33, 32, 32, 25), ClipSpec(65, 64, 64, 25)
 ODD, SLOW = ClipSpec(49, 48, 80, 24), ClipSpec(33, 32, 32, 16)
@@ -191,11 +192,7 @@ def test_f1_counts_each_match_once():
   assert f1([], []) == 0 and f1([0.5], []) == 0
 
 
-def test_edits_and_syllable_errors():
-  assert scores.edits(["ba", "do"], ["ba", "do"]) == 0
-  assert scores.edits([], ["ba", "do"]) == 2
-  assert scores.edits(["ba", "mi", "do"], ["ba", "do"]) == 1
-  assert scores.edits(["mi", "ba"], ["ba", "mi"]) == 2
+def test_syllable_errors():
   clip = speech(5, SMALL, duet=0.0)
   quoted = " ".join(clip["syllables"])
   assert scores.ser(clip["audio"], clip["text"]) == 0
@@ -214,3 +211,15 @@ def test_a_face_elsewhere_or_of_another_hue_is_an_error():
   hue = next(h for h in curves.HUES if h != actor.hue)
   recoloured = scores.layout_error(clip["video"], clip["text"].replace(actor.hue, hue))
   assert recoloured == {"hue_error": 1, "place_error": 0.5}
+
+
+def test_one_clip_has_all_scores_that_apply():
+  clip = speech(5, SMALL, duet=0.0, impacts=0.0)
+  got = scores.score(clip["video"], clip["audio"], clip["text"], 25)
+  table = scores.score_set([clip], 25, np.random.default_rng(0))["given"]
+  assert got == {name: x["mean"] for name, x in table.items()}
+  assert {"sync_r0", "ser", "place_error"} <= got.keys() and "impact_f1" not in got
+  with pytest.raises(Unscorable, match="no caption of a talking scene"):
+    scores.score(clip["video"], clip["audio"], "a cat yawns", 25)
+  with pytest.raises(Unscorable, match=r"2 frames and 0\.00 s"):
+    scores.score(clip["video"][:2], clip["audio"][:5], clip["text"], 25)
