@@ -29,7 +29,8 @@ or NAME.wav, and NAME.json with the settings. --prompt may be given several time
 
 --manifest makes <id>.mp4 of every line (prompt, image, seed; data/manifest.py), leaving
 those that are there: a run that was stopped goes on. Several processes share a set by
---process_index and --process_count.
+--process_index and --process_count; --batch lines are made at a time, each from its own
+seed.
 """
 
 import json
@@ -62,6 +63,7 @@ NEGATIVE = flags.DEFINE_string(
 MANIFEST = flags.DEFINE_string("manifest", None, "Prompts, one JSON object a line.")
 INDEX = flags.DEFINE_integer("process_index", 0, "Which part of the manifest.")
 COUNT = flags.DEFINE_integer("process_count", 1, "In how many parts it is made.")
+BATCH = flags.DEFINE_integer("batch", 1, "Lines of the manifest made at a time.")
 IMAGE = flags.DEFINE_string("image", None, "First frame.")
 AUDIO = flags.DEFINE_string("audio", None, "Sound to be shown: any audio or film file.")
 VIDEO = flags.DEFINE_string("video", None, "Film to be given a sound.")
@@ -244,21 +246,23 @@ def main():
   settings = dataclasses.asdict(sampling) | dataclasses.asdict(spec)
   if MANIFEST.value is not None:
 
-    def make(line, inputs):
-      about = {"task": TASK.value, "prompt": line.prompt, "seed": line.seed}
-      write_settings(out / f"{line.id}.json", about | settings)
+    def make(lines, inputs):
+      for line in lines:
+        about = {"task": TASK.value, "prompt": line.prompt, "seed": line.seed}
+        write_settings(out / f"{line.id}.json", about | settings)
       clips = pipeline.generate(
         TASK.value,
-        [line.prompt],
+        [line.prompt for line in lines],
         sampling=sampling,
-        seed=line.seed,
+        seed=[line.seed for line in lines],
         negative=negative,
         spec=spec,
         **inputs,
       )
-      write_clips(out, [line.id], clips, spec, inputs)
+      write_clips(out, [line.id for line in lines], clips, spec, inputs)
 
-    make_set(make, MANIFEST.value, out, TASK.value, spec, INDEX.value, COUNT.value)
+    part = (INDEX.value, COUNT.value, BATCH.value)
+    make_set(make, MANIFEST.value, out, TASK.value, spec, *part)
     return
   prompts = PROMPT.value
   inputs = read_inputs(spec, len(prompts))

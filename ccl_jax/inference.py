@@ -116,7 +116,7 @@ class Pipeline:
     prompts: Sequence[str],
     *,
     sampling: Sampling,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     negative: str = "",
     video: np.ndarray | None = None,
     audio: np.ndarray | None = None,
@@ -129,6 +129,8 @@ class Pipeline:
 
     Args:
       task: a name of `GENERATIONS`.
+      seed: of the noise of all clips, or one for each: a clip's noise is then that of
+        the clip made alone.
       video: uint8 (b, F, H, W, 3), for v2a.
       audio: float (b, n) at 16 kHz, for a2v.
       image: uint8 (b, H, W, 3), the first frame: for i2v and ti2av, and welcome in
@@ -146,14 +148,19 @@ class Pipeline:
     b = len(prompts)
     if self.takes_channels and "video" in kind.given:
       image = video[:, 0]
-    keys = jax.random.split(jax.random.key(seed), 2)
+    seeds = [seed] if isinstance(seed, int) else seed
+    if len(seeds) not in (1, b):
+      raise UsageError(f"{len(seeds)} seeds for {b} prompts; expected one, or as many")
+    keys = [jax.random.split(jax.random.key(x), 2) for x in seeds]
     shape = {
       "video": lambda: (*spec.latent_shape, self.codecs.video.channels),
       "audio": lambda: (spec.audio_tokens, self.codecs.audio.channels),
     }
     noise = {
-      s: jax.random.normal(k, (b, *shape[s]()))
-      for s, k in zip(STREAMS, keys)
+      s: jnp.concatenate(
+        [jax.random.normal(k[i], (b // len(seeds), *shape[s]())) for k in keys]
+      )
+      for i, s in enumerate(STREAMS)
       if s in kind.generated
     }
     # float32 and one layout, whatever the caller has

@@ -2,7 +2,7 @@
 
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,19 +16,21 @@ from ccl_jax.tasks import GENERATIONS
 
 
 def make_set(
-  make: Callable[[Line, dict[str, Any]], None],
+  make: Callable[[list[Line], dict[str, Any]], None],
   manifest: str | pathlib.Path,
   out: pathlib.Path,
   task: str,
   spec: ClipSpec,
   index: int = 0,
   count: int = 1,
+  batch: int = 1,
 ) -> int:
-  """Calls `make` with every line that has no clip in `out` yet, and with its inputs:
-  `image`, uint8 (1, H, W, 3), where the line has one. Returns how many it made.
+  """Calls `make` with the lines that have no clip in `out` yet, up to `batch` at once,
+  and with their inputs: `image`, uint8 (b, H, W, 3), where they have one; those that
+  have none are made together. Returns how many clips it made.
 
   Args:
-    make: writes the clip; the file must appear whole.
+    make: writes the clips; each file must appear whole.
     index, count: this process makes every count-th line, from the index-th on.
 
   Raises:
@@ -40,6 +42,8 @@ def make_set(
       f"--process_index is {index}; expected 0 to {count - 1} for --process_count "
       f"{count}"
     )
+  if batch < 1:
+    raise UsageError(f"--batch is {batch}; expected 1 at least")
   kind = GENERATIONS[task]
   if kind.given:
     raise UsageError(
@@ -58,18 +62,27 @@ def make_set(
   with tqdm.tqdm(
     total=len(mine), initial=len(mine) - len(left), desc="clips", file=sys.stderr
   ) as bar:
-    for line in left:
-      make(line, _inputs(line, folder, spec, ending))
-      bar.update(1)
+    for lines in _batches(left, batch):
+      make(lines, _inputs(lines, folder, spec, ending))
+      bar.update(len(lines))
   print(f"{len(left)} of {len(mine)} clips made, the others were there: {out}")
   return len(left)
 
 
-def _inputs(line: Line, folder: pathlib.Path, spec: ClipSpec, ending: str):
-  if line.image is None or ending == ".wav":  # sound alone takes no picture
+def _batches(lines: list[Line], size: int) -> Iterator[list[Line]]:
+  for bare in (False, True):
+    alike = [line for line in lines if (line.image is None) == bare]
+    for first in range(0, len(alike), size):
+      yield alike[first : first + size]
+
+
+def _inputs(lines: list[Line], folder: pathlib.Path, spec: ClipSpec, ending: str):
+  if lines[0].image is None or ending == ".wav":  # sound alone takes no picture
     return {}
-  try:
-    image = read_image(folder / line.image, spec.height, spec.width)
-  except MediaError as e:
-    raise UsageError(f"image of {line.id}: {e}") from e
-  return {"image": np.asarray(image)[None]}
+  images = []
+  for line in lines:
+    try:
+      images.append(read_image(folder / line.image, spec.height, spec.width))
+    except MediaError as e:
+      raise UsageError(f"image of {line.id}: {e}") from e
+  return {"image": np.stack(images)}

@@ -92,6 +92,26 @@ def test_an_image_moves_the_film(i2v, picture):
     pipeline.generate("t2v", ["a cat"], sampling=FAST, spec=CLIP)
 
 
+def test_a_clip_of_a_batch_is_that_of_its_seed(i2v, picture):
+  """Made together or alone; the order of float32 sums is all that may differ."""
+  pipeline = Pipeline.load(i2v / "wan")
+
+  def make(prompts, seed):
+    image = np.repeat(picture, len(prompts), 0)
+    made = pipeline.generate(
+      "i2v", prompts, sampling=FAST, spec=CLIP, image=image, seed=seed
+    )
+    return made["video"].astype(float)
+
+  both = make(["a cat", "red grass"], [3, 4])
+  alone = [make(["a cat"], 3), make(["red grass"], [4])]
+  for one, other in zip(both, alone):
+    assert np.abs(one - other[0]).mean() < 0.05
+  assert np.abs(both[0] - make(["a cat"], 4)[0]).mean() > 0.5
+  with pytest.raises(UsageError, match="3 seeds for 2 prompts"):
+    make(["a cat", "a cat"], [1, 2, 3])
+
+
 @pytest.fixture(scope="module")
 def mini():
   """A preset of the small release's sizes, with an audio stream."""
