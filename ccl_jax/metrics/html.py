@@ -14,13 +14,15 @@ import numpy as np
 
 from ccl_jax.metrics.columns import COLUMNS
 from ccl_jax.metrics.summary import Scores, parts_of
-from ccl_jax.metrics.tables import cell_of, label, layout, notes, paper_table, shown
+from ccl_jax.metrics.tables import cell_of, label, layout, notes, paper_rows, shown
 
 WORST = 3
 WIDTH, ROW = 640, 34
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}
-pre{overflow-x:auto;background:#f4f4f4;padding:1em}
+div.wide{overflow-x:auto} table{border-collapse:collapse;white-space:nowrap}
+th,td{padding:.2em .7em;text-align:right;border-bottom:1px solid #ddd}
+th:first-child{text-align:left}
 figure{display:inline-block;width:320px;margin:0 1em 1em 0;vertical-align:top}
 video{width:320px} figcaption{font-size:13px} svg text{font:12px system-ui,sans-serif}
 """
@@ -84,7 +86,7 @@ def write_html(
   page = [
     f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(name)}'
     f"</title><style>{STYLE}</style><h1>{html.escape(name)}</h1>",
-    f"<pre>{html.escape(paper_table(summary, name))}</pre><ul>",
+    f'<div class="wide"><table>{_table(paper_rows(summary, name))}</table></div><ul>',
     *(f"<li>{html.escape(line)}</li>" for line in notes(summary)),
     "</ul>",
   ]
@@ -108,6 +110,13 @@ def write_html(
     page += [_figure(out, n, files[n], shown(values[n], key)) for n in order[:WORST]]
     page.append("</div>")
   (out / "report.html").write_text("\n".join([*page, "</html>"]), "utf-8")
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+  head, *rest = [[html.escape(cell) for cell in row] for row in rows]
+  line = lambda row: f"<th>{row[0]}</th>" + "".join(f"<td>{x}</td>" for x in row[1:])
+  lines = ["".join(f"<th>{x}</th>" for x in head), *map(line, rest)]
+  return "".join(f"<tr>{x}</tr>" for x in lines)
 
 
 def _figure(out: pathlib.Path, name: str, file: pathlib.Path, value: str) -> str:

@@ -85,21 +85,26 @@ def table(rows: Sequence[Sequence[str]]) -> str:
   return "\n".join([head, rule, *rest])
 
 
-def paper_table(summary: Summary, name: str) -> str:
-  """A set's numbers, their 95 % intervals, and how many clips they are of."""
+def paper_rows(summary: Summary, name: str) -> list[list[str]]:
+  """A set's numbers, their 95 % intervals, and how many clips they are of; the header
+  first.
+  """
   places = layout(summary)
   cells = [(cell_of(summary, *place), place[0]) for place in places]
   counts = [
     f"{c.get('n_scored', 0)}/{c.get('n_total', summary['n_total'])}" for c, _ in cells
   ]
-  return table(
-    [
-      ["", *(label(*place) for place in places)],
-      [name, *(shown(c.get("mean"), key) for c, key in cells)],
-      ["95 %", *(interval(c, key) for c, key in cells)],
-      ["clips", *counts],
-    ]
-  )
+  return [
+    ["", *(label(*place) for place in places)],
+    [name, *(shown(c.get("mean"), key) for c, key in cells)],
+    ["95 %", *(interval(c, key) for c, key in cells)],
+    ["clips", *counts],
+  ]
+
+
+def paper_table(summary: Summary, name: str) -> str:
+  """The same as text."""
+  return table(paper_rows(summary, name))
 
 
 def notes(summary: Summary) -> list[str]:
