@@ -283,7 +283,7 @@ def main():
     from ccl_jax.report import report
 
     first_process(lambda: report(config, WORKDIR.value))
-  elif not done:
+  elif not done and jax.process_index() == 0:
     print(json.dumps({"stopped": True, "workdir": WORKDIR.value}))
 
 

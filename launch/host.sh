@@ -15,7 +15,7 @@
 #
 # A failure is followed by a restart, which goes on from the newest checkpoint. Exit 0:
 # the run is done; 2: the command is wrong, a restart would not help; 75: it was stopped
-# (SIGTERM) and saved, run it again to go on; else the command's last exit code.
+# (SIGTERM) and saved, as process 0 tells: run it again to go on; else the last exit code.
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 

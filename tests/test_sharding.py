@@ -1,11 +1,20 @@
 """The mesh and the table of rules."""
 
 import jax
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
 from ccl_jax.errors import UsageError
-from ccl_jax.sharding import _arranged, make_mesh, parameter_axes, spec
+from ccl_jax.sharding import (
+  _arranged,
+  batch_sharding,
+  global_batch,
+  local_rows,
+  make_mesh,
+  parameter_axes,
+  spec,
+)
 
 
 def test_mesh_fills_one_axis():
@@ -66,3 +75,27 @@ def test_slices_that_are_not_there(slices):
   devices = [Device(i, i // 4) for i in range(8)]
   with pytest.raises(UsageError, match="expected 2 slices .* try 2,1,1,1 or 1,2,1,1"):
     _arranged([4, 1, 2, 1], devices, slices)
+
+
+def test_each_process_puts_its_rows_into_the_batch():
+  mesh = make_mesh((2, 2, 2, 1))
+  assert local_rows(mesh, 8) == list(range(8))
+  rows = [6, 1, 0, 2, 3, 4, 5, 7]  # in the order in which they were read
+  whole = np.arange(24).reshape(8, 3)
+  batch = global_batch({"x": whole[rows]}, rows, 8, mesh)["x"]
+  np.testing.assert_array_equal(batch, whole)
+  assert batch.sharding == batch_sharding(mesh)
+
+
+def test_processes_along_the_context_hold_the_same_rows(monkeypatch):
+  # Four processes of two devices each, of which two and two share their rows.
+  for process, rows in enumerate([range(4), range(4), range(4, 8), range(4, 8)]):
+    mine = jax.devices()[2 * process : 2 * process + 2]
+    monkeypatch.setattr(
+      jax.sharding.NamedSharding,
+      "addressable_devices_indices_map",
+      lambda self, shape, mine=mine: {
+        d: i for d, i in self.devices_indices_map(shape).items() if d in mine
+      },
+    )
+    assert local_rows(make_mesh((1, 2, 4, 1)), 8) == list(rows)

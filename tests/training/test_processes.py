@@ -62,6 +62,35 @@ c.save(step, draw(step), {"i": step}, {})
 got, state, data, _ = c.restore(abstract)
 out["resumed"] = [got, data["i"], same(state, draw(step))]
 c.close()
+
+# Arrays of one process are read by that one alone, while the others wait.
+from ccl_jax.errors import UsageError
+from ccl_jax.training import processes
+here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+alone = {"w": jax.ShapeDtypeStruct((8, 512), jnp.float32, sharding=here)}
+expected = np.asarray(jax.random.normal(jax.random.key(step), (8, 512)))
+def read_alone():
+  time.sleep(0.5)
+  tree = checkpoint._newest_good(c._directory, [step], alone)[1]
+  open(folder + "/read", "x").close()
+  return bool(np.array_equal(tree["w"], expected))
+got = processes.first_process(read_alone)
+assert got == (True if rank == 0 else None), got
+assert os.path.exists(folder + "/read")
+out["first"] = processes.first_process_first(lambda: step)
+def mistaken():
+  assert rank == 0
+  raise UsageError("no such folder")
+try:
+  processes.first_process(mistaken)
+except UsageError as e:
+  out["heard"] = str(e)
+try:
+  processes.check_versions(rank, {"jax": f"1.{rank}"})
+except UsageError as e:
+  assert rank == 1 and "process 1 has jax 1.1, not 1.0" in str(e), e
+else:
+  assert rank == 0
 print("OUT " + json.dumps(out), flush=True)
 """
 
@@ -92,5 +121,7 @@ def test_two_processes_agree(tmp_path):
   assert first["fell back"] == [1, 1, True]
   assert 5 < first["stopped"] < 1999
   assert first["resumed"] == [first["stopped"]] * 2 + [True]
+  assert first["first"] == first["stopped"]
+  assert first["heard"] == "no such folder"
   assert "another process could not read it" in results[0][1]
   assert "no such disk" in results[1][1]
