@@ -25,8 +25,8 @@ ALLOWED = {
 ENTRY_POINTS = {
   "train", "generate", "convert", "encode", "eval", "plan", "bench", "app",
   "__main__", "benchmarks", "building", "chips", "cli", "compiled", "encoding",
-  "inference", "inspect_data", "prompt_sets", "release", "report", "sampling",
-  "scoring", "shard_encoder", "train_latents",
+  "inference", "inspect_data", "planning", "prompt_sets", "release", "report",
+  "sampling", "scoring", "shard_encoder", "train_latents",
 }  # fmt: skip
 # Heavy or foreign packages, and the only places that may name them.
 FOREIGN = {"torch": {"benchmarks"}, "tensorflow": set(), "configs": set()}

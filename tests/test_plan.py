@@ -9,7 +9,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.presets import build_model
-from ccl_jax.plan import (
+from ccl_jax.planning import (
   check,
   compile_generate,
   geometry_of,

@@ -215,7 +215,10 @@ def _load(folder, abstract, partial):
     reason = f"{type(e).__name__}: {e}".splitlines()[0][:300]
   # One process alone may fail to read; all must then turn away from this step. Arrays
   # of one process are that one's business: the others may not be reading.
-  shared = any(not x.sharding.is_fully_addressable for x in jax.tree.leaves(abstract))
+  shared = any(
+    x.sharding is not None and not x.sharding.is_fully_addressable
+    for x in jax.tree.leaves(abstract)
+  )
   if _anywhere(bool(reason)) if shared else reason:
     raise _Damaged(reason or "another process could not read it")
   for path, value in fingerprints(tree).items():
