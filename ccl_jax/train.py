@@ -181,12 +181,8 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     abstract = jax.eval_shape(fresh, jax.random.key(0))
     shardings = state_shardings(abstract, mesh)
     if latents:
-      reading = {
-        "threads": config.batch.threads,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-      }
-      batches, encode = latent_batches(mixture, model, codecs, mesh, reading)
+      threads = config.batch.threads
+      batches, encode = latent_batches(mixture, model, codecs, mesh, threads)
     else:
       rows = local_rows(mesh, config.batch.size)
       batches = make_iterator(

@@ -41,6 +41,8 @@ def base() -> ConfigDict:
         "image_form": "first_frame",
         "remat": "none",
         "dtype": "bfloat16",
+        # Of the residual stream from block to block: what full remat keeps.
+        "residual": "float32",
         # dense, chunked, splash (TPU), cudnn or tokamax (GPU); auto: by the device
         "attention": "auto",
         "blocks": ConfigDict(),

@@ -61,6 +61,8 @@ class JointBlock(nn.Module):
 
   @nn.compact
   def __call__(self, carry, keys, e0, tables, context, image, route):
+    stored = {s: v.dtype for s, v in carry.items()}
+    carry = {s: v.astype(jnp.float32) for s, v in carry.items()}
     reads, detached = self.static
     configs = dict(self.streams)
     blocks = {s: Block(configs[s], self.dtype, self.kernel, name=s) for s in carry}
@@ -73,6 +75,7 @@ class JointBlock(nn.Module):
       snapshot = {s: self._detach(x[s], s, detached, route.detached) for s in x}
       x, collected = self._exchange(x, snapshot, keys, configs, reads, route.reads)
     x = {s: blocks[s].feed(x[s], e0[s]) for s in x}
+    x = {s: v.astype(stored[s]) for s, v in x.items()}
     x = {s: constrain(v, "batch", None, "space", None) for s, v in x.items()}
     return {s: jax.ad_checkpoint.checkpoint_name(v, "hidden") for s, v in x.items()}, (
       collected
@@ -118,6 +121,8 @@ class JointDiT(nn.Module):
     cross: how the streams exchange; None for streams that never do.
     remat: a policy of `REMAT`.
     dtype: of matrix products.
+    residual: dtype of the residual stream from block to block; within one it is
+      float32. What full remat keeps is this, so bfloat16 halves it.
     kernel: of self-attention and text cross-attention.
   """
 
@@ -126,6 +131,7 @@ class JointDiT(nn.Module):
   cross: CrossConfig | None = None
   remat: str = "none"
   dtype: DTypeLike = jnp.float32
+  residual: DTypeLike = jnp.float32
   kernel: Kernel = Kernel()
 
   @nn.compact
@@ -167,6 +173,7 @@ class JointDiT(nn.Module):
     x, context, e, e0, tables, images = {}, {}, {}, {}, {}, {}
     for s in present:
       x[s], context[s] = parts[s].embed(grids[s], text)
+      x[s] = x[s].astype(self.residual)
       e[s], e0[s] = parts[s].embed_time(timesteps[s])
       t, tokens = x[s].shape[1:3]
       tables[s] = configs[s].rope_table(t, rows[s], tokens // rows[s])

@@ -181,6 +181,20 @@ def test_context_share_is_a_share(model, params, inputs):
   np.testing.assert_allclose(alone, 1.0, rtol=1e-6)
 
 
+def test_full_remat_keeps_the_residual_stream_as_it_is_stored(inputs):
+  """Of every block and stream one array (depth, b, t, s, c), of the stream's dtype."""
+
+  def kept(residual):
+    model = small_model().clone(remat="full", residual=residual)
+    loss = lambda p: model.apply({"params": p}, **inputs, route=BOTH)["video"].mean()
+    _, backward = jax.eval_shape(lambda p: jax.vjp(loss, p), random_params(model))
+    stacks = [(2, 2, 4, 6, 48), (2, 2, 11, 1, 36)]
+    return {x.shape: x.dtype for x in jax.tree.leaves(backward) if x.shape in stacks}
+
+  assert set(kept(jnp.bfloat16).values()) == {jnp.dtype(jnp.bfloat16)}
+  assert set(kept(jnp.float32).values()) == {jnp.dtype(jnp.float32)}
+
+
 def test_remat_policies_change_no_gradient(inputs):
   base = small_model().clone(depth=1)
   params = random_params(base)
@@ -197,11 +211,12 @@ def test_remat_policies_change_no_gradient(inputs):
     chex.assert_trees_all_close(grads(policy), reference, rtol=1e-4, atol=1e-6)
 
 
-def test_bf16_keeps_the_residual_in_float32_and_stays_near(inputs):
+@pytest.mark.parametrize("residual", [jnp.float32, jnp.bfloat16])
+def test_bf16_stays_near_and_answers_in_float32(inputs, residual):
   model = small_model()
   params = jax.tree.map(lambda x: np.float32(0.5) * x, random_params(model))
   exact = run(model, params, inputs, BOTH)
-  rough = run(model.clone(dtype=jnp.bfloat16), params, inputs, BOTH)
+  rough = run(model.clone(dtype=jnp.bfloat16, residual=residual), params, inputs, BOTH)
   for s in exact:
     assert rough[s].dtype == jnp.float32
     error = np.abs(exact[s] - rough[s]).max() / np.std(exact[s])
