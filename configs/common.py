@@ -86,6 +86,8 @@ def base() -> ConfigDict:
       "slices": (1, 1, 1, 1),  # of each, the parts on slices joined by a slow network
       "checkpoint": {"every": 500, "keep": 2},
       "log_every": 10,
+      # (first, last) step of an xprof trace in WORKDIR/profile.
+      "profile": (),
       # What a finished run shows: see ccl_jax.report.
       "report": {
         "tasks": (),

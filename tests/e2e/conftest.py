@@ -79,6 +79,7 @@ def home(tmp_path_factory):
 def undisturbed(home):
   """The folder of a run of `STEPS` steps that nothing stopped."""
   workdir = home / "undisturbed"
-  code, out = finish(home, "ccl_jax.train", train_flags(workdir))
+  flags = train_flags(workdir, "--config.profile=(2,3)")
+  code, out = finish(home, "ccl_jax.train", flags)
   assert code == 0, out
   return workdir
