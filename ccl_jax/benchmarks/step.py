@@ -51,11 +51,11 @@ def geometry(spec: ClipSpec) -> Geometry:
   return Geometry(t, h // 2, w // 2, spec.audio_tokens)
 
 
-def make(spec: ClipSpec, streams) -> tuple:
+def make(spec: ClipSpec, streams, depth: int) -> tuple:
   """(model, parameters, inputs) of these streams."""
   model = build_model(
     SIZE.value, streams=streams, dtype=DTYPE.value, attention=ATTENTION.value
-  ).clone(depth=DEPTH.value)
+  ).clone(depth=depth)
   params = jax.jit(lambda k: init_params(model, k, TEXT))(jax.random.key(0))
   # A fresh head is zero, and then so is every gradient.
   params = jax.tree.map(
@@ -161,7 +161,7 @@ def row(
 
 
 def video_rows(spec: ClipSpec, ceiling: float):
-  model, params, inputs = make(spec, ("video",))
+  model, params, inputs = make(spec, ("video",), DEPTH.value)
   flops = BATCH.value * sum(forward_flops(model, geometry(spec), *TEXT).values())
   ours = programs(model, params, inputs)
   theirs = peer(spec, inputs) if PEER.value else {}
@@ -175,7 +175,7 @@ def video_rows(spec: ClipSpec, ceiling: float):
 
 def joint_rows(spec: ClipSpec, ceiling: float):
   """What the exchange costs: with every key read, and with context tokens removed."""
-  model, params, inputs = make(spec, ("video", "audio"))
+  model, params, inputs = make(spec, ("video", "audio"), DEPTH.value)
   parts = forward_flops(model, geometry(spec), *TEXT)
   apart = dataclasses.replace(model, cross=None)
   task = sample_tasks(jnp.zeros((BATCH.value,), jnp.int32), ("joint",))

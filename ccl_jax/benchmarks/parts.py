@@ -1,0 +1,156 @@
+"""Where the time of a block of the joint model goes: each part alone, forward, jitted.
+
+  python -m ccl_jax.bench parts --size=lab --frames=17 --height=256 --width=256
+  python -m ccl_jax.bench parts --size=14b --dtype=bfloat16 --frames=81 --height=480 \\
+      --width=832                                              (on a GPU or TPU)
+
+For each part its share of the seconds beside its share of the FLOPs; a part whose share
+of time is far above that of its FLOPs is one to look into. `rest` is norms, modulation
+and residual sums: a whole block less its parts. Then the video network's forward pass
+over growing clips, with the share of a measured matrix product's rate that it reaches.
+"""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from ccl_jax import cli
+from ccl_jax.benchmarks import step
+from ccl_jax.benchmarks.step import TEXT, geometry
+from ccl_jax.benchmarks.timing import in_turn, matmul_rate, median
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.models.cca import CrossAttention, Geometry
+from ccl_jax.models.flops import forward_flops
+from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.layers import MLP
+from ccl_jax.models.presets import build_model
+from ccl_jax.models.stream import SelfAttention, TextAttention
+from ccl_jax.tasks import TASKS, Route, static_route
+
+flags.adopt_module_key_flags(step)
+
+
+def forward(spec: ClipSpec, streams, depth: int):
+  """(forward pass of the first `depth` blocks and the ends, its FLOPs)."""
+  model, params, inputs = step.make(spec, streams, depth)
+  route = static_route(TASKS["joint"]) if model.cross else Route()
+  run = step.programs(model, params, inputs, route)["forward"]
+  return run, sum(forward_flops(model, geometry(spec), *TEXT).values())
+
+
+def pieces(model: JointDiT, g: Geometry):
+  """{part: forward pass of one block's part of the video stream}."""
+  video, audio = (dict(model.streams)[s] for s in ("video", "audio"))
+  d, heads, dtype, kernel = video.width, video.heads, model.dtype, model.kernel
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+  x, y = draw(1, g.t, g.h * g.w, d), draw(1, g.a, 1, audio.width)
+  text = draw(1, TEXT[0], d)
+  table = jnp.asarray(video.rope_table(g.t, g.h, g.w))
+  cross = {
+    into: CrossAttention(into, c.width, c.heads, other.width, model.cross, dtype)
+    for into, c, other in (("video", video, audio), ("audio", audio, video))
+  }
+
+  def exchange(module, into, own, other):
+    c = dict(model.streams)[into]
+    place = lambda s: g.cross_table(s, c.head_width, model.cross)
+    source = "audio" if into == "video" else "video"
+    keys = module.keys(other, place(source))
+    return module(own, place(into), g, keys, None)
+
+  return {
+    "self_attention": (SelfAttention(d, heads, dtype, kernel), (x, table), None),
+    "text_attention": (
+      TextAttention(d, heads, False, dtype, kernel), (x, text, None), None,
+    ),
+    "ffn": (MLP(video.ffn, d, dtype), (x,), None),
+    "audio to video": (cross["video"], (x, y), lambda m, *a: exchange(m, "video", *a)),
+    "video to audio": (cross["audio"], (y, x), lambda m, *a: exchange(m, "audio", *a)),
+  }  # fmt: skip
+
+
+def ready(module, inputs, method):
+  """A call of the module with parameters of its own."""
+  params = jax.jit(lambda k: module.init(k, *inputs, method=method))(jax.random.key(0))
+  forward = jax.jit(lambda p, inputs: module.apply(p, *inputs, method=method))
+  return lambda: jax.block_until_ready(forward(params, inputs))
+
+
+def part_flops(model: JointDiT, g: Geometry) -> dict[str, float]:
+  """FLOPs of one block's part of the video stream, `cross` of both directions."""
+  c = dict(model.streams)["video"]
+  n, d = g.t * g.h * g.w, c.width
+  one = forward_flops(model.clone(depth=1), g, *TEXT)
+  to_audio = forward_flops(model.clone(depth=1), g._replace(t=0, h=0, w=0), *TEXT)
+  return {
+    "self_attention": 8 * n * d * d + 4 * n * n * d,
+    "text_attention": 4 * n * d * d + 4 * TEXT[0] * (n * d + d * d),
+    "ffn": 4 * n * d * c.ffn,
+    "cross": one["cross"] - to_audio["cross"],
+  }
+
+
+def part_rows(spec: ClipSpec, ceiling: float):
+  """Every part of a block beside the block."""
+  g = geometry(spec)
+  model = build_model(
+    step.SIZE.value, dtype=step.DTYPE.value, attention=step.ATTENTION.value
+  )
+  runs = {name: ready(*piece) for name, piece in pieces(model, g).items()}
+  for depth in (1, 3):  # the ends of the network cancel
+    runs[depth], _ = forward(spec, ("video", "audio"), depth)
+  seconds = {k: median(v) for k, v in in_turn(runs, step.ROUNDS.value).items()}
+  block = (seconds.pop(3) - seconds.pop(1)) / 2
+  seconds["cross"] = seconds.pop("audio to video") + seconds.pop("video to audio")
+  flops = part_flops(model, g)
+  for name in flops:
+    yield {
+      "what": name,
+      "ms": 1e3 * seconds[name],
+      "of time": seconds[name] / block,
+      "of FLOPs": flops[name] / sum(flops.values()),
+      "ceiling": flops[name] / seconds[name] / ceiling,
+    }
+  rest = block - sum(seconds.values())
+  yield {"what": "rest", "ms": 1e3 * rest, "of time": rest / block}
+
+
+def scaling_rows(spec: ClipSpec, ceiling: float):
+  """Half the length, half the size, and the whole clip through the video stream."""
+  half = lambda n: max(16, n // 32 * 16)
+  short = ClipSpec(spec.frames // 8 * 4 + 1, spec.height, spec.width, spec.fps)
+  small = ClipSpec(spec.frames, half(spec.height), half(spec.width), spec.fps)
+  for clip in (short, small, spec):
+    run, flops = forward(clip, ("video",), step.DEPTH.value)
+    seconds = median(in_turn({"": run}, step.ROUNDS.value)[""])
+    g = geometry(clip)
+    yield {
+      "what": f"{clip.frames}x{clip.height}x{clip.width}",
+      "tokens": g.t * g.h * g.w,
+      "ms": 1e3 * seconds,
+      "ceiling": flops / seconds / ceiling,
+    }
+
+
+def main():
+  spec = ClipSpec(step.FRAMES.value, step.HEIGHT.value, step.WIDTH.value, 16.0)
+  device = jax.devices()[0]
+  size = 1024 if device.platform == "cpu" else 8192
+  ceiling = matmul_rate(size, jnp.dtype(step.DTYPE.value))
+  about = {
+    "device": device.device_kind,
+    "size": f"{step.SIZE.value}, {step.DTYPE.value}",
+    "matmul GFLOP/s": ceiling / 1e9,
+  }
+  rows = [*part_rows(spec, ceiling), *scaling_rows(spec, ceiling)]
+  for r in rows:
+    print(", ".join(f"{k} {v:.3f}" if k != "what" else v for k, v in r.items()))
+  print(json.dumps(about | {"rows": rows}))
+
+
+if __name__ == "__main__":
+  cli.run(main)
