@@ -1,6 +1,7 @@
 """Tools for data.
 
 python -m ccl_jax.data inspect SET            what a set of latents holds
+python -m ccl_jax.data prepare DIR OUT.jsonl  shots, black bars, loudness, offsets
 python -m ccl_jax.data build SOURCE DIR       a TFDS data set of media that lie in DIR
 """
 
@@ -28,9 +29,40 @@ def main(argv: Sequence[str] | None = None) -> None:
   build.add_argument("source", help="folder, vggsound, wavcaps or openhumanvid")
   build.add_argument("dir", type=pathlib.Path, help="media and metadata")
   build.add_argument("options", nargs="*", metavar="NAME=VALUE", help="filters")
+  _prepare_arguments(commands.add_parser("prepare", help="look into media"))
   args = parser.parse_args(argv)
+  run = {"inspect": _inspect, "build": _build, "prepare": _prepare}[args.command]
   with one_line_errors():
-    {"inspect": _inspect, "build": _build}[args.command](args)
+    run(args)
+
+
+def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
+  add = parser.add_argument
+  add("dir", type=pathlib.Path, help="media of all kinds")
+  add("out", type=pathlib.Path, help="the table to write; a second run goes on with it")
+  add("--shots", action=argparse.BooleanOptionalAction, default=True)
+  add("--crop", action=argparse.BooleanOptionalAction, default=True)
+  add("--loudness", type=float, help="LUFS to give a gain to, such as -23")
+  add("--speech", default="", help="module:function of (wave, rate): share of speech")
+  add("--template", default="", help="a caption such as '{caption} \"{speech}\"'")
+  add("--captions", default="", help="the one table to read; default: all in DIR")
+  add("--max_offset_ms", type=float, default=100.0, help="list those further apart")
+  add("--threads", type=int, default=4)
+
+
+def _prepare(args: argparse.Namespace) -> None:
+  from ccl_jax.data.prepare import Options, prepare
+  from ccl_jax.data.prepare_report import summary
+
+  options = Options(**{name: getattr(args, name) for name in Options._fields})
+  try:
+    made = prepare(args.dir, args.out, options, max(args.threads, 1))
+  except OSError as e:
+    raise UsageError(
+      f"cannot write {e.filename or args.out}: {e.strerror or e}; run it again to go on"
+    ) from e
+  print("\n".join(summary(made, options, args.max_offset_ms)))
+  print(f"{args.out}: read it as data.options.captions={args.out.absolute()}")
 
 
 def _inspect(args: argparse.Namespace) -> None:

@@ -119,8 +119,8 @@ def open_stock(
   root: str | pathlib.Path,
   split: str,
   options: Any,
-  loudness: float | int | None,
   specs: Sequence[ClipSpec],
+  loudness: float | int | None = None,
 ) -> Stock:
   """The keywords are a config's section `data`; `loudness` is LUFS or None."""
   if loudness is None:

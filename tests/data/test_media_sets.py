@@ -98,10 +98,10 @@ def test_vggsound_as_a_source_of_training_and_of_encode(vgg):
   assert flash(clip["video"]) == [5, 6]  # at 3.2 s, ten frames a second
   assert len(open_source("vggsound", SPEC, vgg, "test")) == 3
   options = {"min_seconds": 5.0, "hop": 5.0, "kinds": ("film",)}
-  stock = open_stock("vggsound", vgg, "train", options, None, [SHAPE])
+  stock = open_stock("vggsound", vgg, "train", options, [SHAPE])
   ((bucket, items),) = stock.scan().buckets.items()
   assert [i.start for i in items] == [3.0, 8.0]
-  fresh = open_stock("vggsound", vgg, "train", options, None, [SHAPE])
+  fresh = open_stock("vggsound", vgg, "train", options, [SHAPE])
   assert flash(fresh.read(bucket, items[0])["video"]) == [5, 6]
 
 
@@ -123,7 +123,7 @@ def test_a_built_set_is_a_source_by_its_folder(vgg, capsys):
   path, counts = told.split(": ")
   assert counts == "1 train, 1 test; 1 in missing.txt, 2 in skipped.jsonl"
   assert len(open_source("tfds", SPEC, path, "train")) == 14
-  stock = open_stock("tfds", path, "test", {"hop": 1.0}, None, [SHAPE])
+  stock = open_stock("tfds", path, "test", {"hop": 1.0}, [SHAPE])
   ((bucket, items),) = stock.scan().buckets.items()
   assert stock.read(bucket, items[0])["video"].shape == (17, 32, 48, 3)
 
@@ -149,7 +149,7 @@ def test_wavcaps_tells_sources_apart_and_serves_the_audio_stage(tmp_path, made):
     "FreeSound_flac/7.wav": "sound 7 F",
     "SoundBible_flac/7.wav": "sound 7 S",
   }
-  stock = open_stock("wavcaps", root, "train", {"test_share": 0.0}, None, [SHAPE])
+  stock = open_stock("wavcaps", root, "train", {"test_share": 0.0}, [SHAPE])
   found = stock.scan()
   ((bucket, items),) = found.buckets.items()
   assert bucket.kind == "sound"
