@@ -8,8 +8,9 @@ lies before frame t where the picture changes and stays changed,
 and more than it moves around: c_t >= 3 times the mean of d over the two steps before
 and the two after. A flash comes back and is no cut; a slow fade has none.
 
-A row or column of pixels is black where all but 2 % of it is below 24 of 255 in every
-frame looked at, two a second. Bars are the black ones at the edges.
+A row or column of pixels is black where all but 2 % of it is at most 24 of 255 in every
+frame looked at, two a second. Bars are the black ones at two opposite edges, as wide as
+each other to 2 % of the side and flat to 6 of 255: a dark sky is none.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ from ccl_jax.data.tracks import MediaError, Path, first_time, frames_from, opene
 _SIDE, _CHANGE, _RATIO = 32, 12.0, 3.0
 _SHORTEST = 0.5  # seconds of a shot; a nearer cut belongs to the one before
 _BLACK, _EVERY, _SPECKS = 24, 0.5, 0.98
+_FLAT = 6  # of 255, over a bar's pixels and time
 _THIN = 0.02  # of a side: narrower bars are left
 
 
@@ -52,7 +54,7 @@ class Look:
     if not inside.any():
       inside = self.times == self.times[np.abs(self.times - start).argmin()]
     (top, bottom), (left, right) = (
-      _edges(x[inside].max(0)) for x in (self.rows, self.columns)
+      _edges(x[inside]) for x in (self.rows, self.columns)
     )
     height, width = self.rows.shape[1], self.columns.shape[1]
     whole = (top, bottom, left, right) == (0, height, 0, width)
@@ -116,14 +118,17 @@ def _bright(grey: UInt8[np.ndarray, "h w"], axis: int) -> UInt8[np.ndarray, "n"]
   return np.partition(grey, k, axis).take(k, axis)
 
 
-def _edges(bright: UInt8[np.ndarray, "n"]) -> tuple[int, int]:
+def _edges(bright: UInt8[np.ndarray, "k n"]) -> tuple[int, int]:
   """Where the picture begins and ends, on even pixels."""
-  there = np.flatnonzero(bright > _BLACK)
-  n = len(bright)
+  there = np.flatnonzero(bright.max(0) > _BLACK)
+  n = bright.shape[1]
   if not len(there):
     return 0, 0
   begin, end = int(there[0]), int(there[-1]) + 1
-  return (
-    0 if begin < _THIN * n else (begin + 1) // 2 * 2,
-    n if n - end < _THIN * n else end // 2 * 2,
-  )
+  # The codec blurs the pixels at the edge of a bar.
+  bars = bright[:, : max(begin - 2, 0)], bright[:, end + 2 :]
+  flat = all(bar.size and np.ptp(bar) <= _FLAT for bar in bars)
+  thin = min(begin, n - end) < _THIN * n
+  if thin or not flat or abs(begin - (n - end)) > max(_THIN * n, 2):
+    return 0, n
+  return (begin + 1) // 2 * 2, end // 2 * 2
