@@ -38,7 +38,7 @@ def decode_sound(
     if form != now or abs(time - clock) > _JITTER:
       if runs:
         runs[-1][1].extend(resampler.resample(None))
-      layout = "stereo" if frame.layout.name == "stereo" else "mono"
+      layout = "stereo" if frame.layout.nb_channels == 2 else "mono"
       resampler = av.AudioResampler("fltp", layout, sample_rate, options=_DOWNMIX)
       runs.append((time, []))
       form, clock = now, time
