@@ -20,6 +20,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.data.stock import open_stock
 from ccl_jax.errors import UsageError
 from ccl_jax.viz.media import write_png, write_wav
+from configs.encode import get_config
 
 SPEC = ClipSpec(17, 32, 48, 25)
 SHAPE = parse_spec("17x32x48@25")
@@ -254,6 +255,14 @@ def test_all_parts_of_a_film_fall_to_one_split(tmp_path, made):
   assert not set(splits["train"]) & set(splits["test"])
   assert all(len(rows) == 2 for split in splits.values() for rows in split.values())
   assert 1 < len(splits["test"]) < 10
+
+
+@pytest.mark.parametrize("kind", [Vggsound, Wavcaps, Openhumanvid])
+def test_the_configuration_of_encode_knows_every_option(kind):
+  options = dict(get_config(f"source={kind.name}").data.options)
+  options = {k: v for k, v in options.items() if k not in ("hop", "kinds", "data_dir")}
+  assert {k: type(v) for k, v in options.items()} == media_set.option_types(kind)
+  assert kind.CONFIG("x", **options) is not None
 
 
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path, made):
