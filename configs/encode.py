@@ -18,20 +18,10 @@ from ml_collections.config_dict import placeholder
 from configs import common
 
 CUT = {"kinds": ("film", "silent", "image", "sound"), "hop": placeholder(float)}
-FILTERS = {
-  "min_seconds": 0.0,
-  "max_seconds": float("inf"),
-  "min_side": 0,
-  "speech": "",
-  "test_share": 0.02,
-  "data_dir": "",
-}
 OPTIONS = {
   "folder": CUT | {"captions": ""},
   "tfds": CUT,
-  "vggsound": CUT | FILTERS,
-  "wavcaps": CUT | FILTERS,
-  "openhumanvid": CUT | FILTERS | {"caption": "", "min_scores": ()},
+  **{kind: CUT | filters for kind, filters in common.MEDIA.items()},
   "talking_scene": {"n_train": 20_000, "n_test": 200},
 }
 

@@ -146,8 +146,9 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     kept, missing, skipped = self._join(root, files, entries)
     _log.log(
       logging.WARNING if missing or skipped else logging.INFO,
-      "%s: %d clips; %d files are missing, %d left out: see missing.txt, skipped.jsonl",
-      *(root, len(kept), len(missing), len(skipped)),
+      "%s: %d clips; %d files are missing, %d left out: see missing.txt and "
+      "skipped.jsonl below %s",
+      *(root, len(kept), len(missing), len(skipped), here.parent),
     )
     if not kept:
       first = skipped[0] if skipped else missing[0]

@@ -39,9 +39,10 @@ def prepare(
   if unknown := sorted(set(options) - set(known)):
     raise UsageError(f"unknown option {unknown[0]!r}: expected {', '.join(known)}")
   files = Listing(root, without=data_dir)
-  asked = repr([str(root.absolute()), files.digest, sorted(options.items())])
-  name = hashlib.blake2s(asked.encode(), digest_size=6).hexdigest()
-  config = kind.CONFIG(name=name, **options)
+  config = kind.CONFIG("", **options)
+  values = [getattr(config, key) for key in known]
+  asked = repr([str(root.absolute()), files.digest, *values])
+  config.name = hashlib.blake2s(asked.encode(), digest_size=6).hexdigest()
   make = lambda: kind(data_dir=data_dir, config=config, file_format="array_record")
   builder = make()
   download = tfds.download.DownloadConfig(manual_dir=root)
