@@ -1,5 +1,6 @@
 """The files below a folder, found by any of the names that metadata gives them."""
 
+import functools
 import hashlib
 import os
 import pathlib
@@ -18,21 +19,31 @@ class Listing:
     if not root.is_dir():
       raise UsageError(f"no folder at {root}: give the one with media and metadata")
     self.root, self.names, digest = root, [], hashlib.blake2s(digest_size=8)
-    for folder, below, names in os.walk(root):
+    top, without = root.absolute(), without.absolute()
+    for folder, below, names in os.walk(top):
       here = pathlib.Path(folder)
       below[:] = [n for n in below if n[0] != "." and here / n != without]
       for name in names:
-        if name[0] != ".":
-          self.names.append((here / name).relative_to(root).as_posix())
+        if name[0] != "." and (here / name).is_file():
+          self.names.append((here / name).relative_to(top).as_posix())
     self.names.sort()
     for name in self.names:
       about = (root / name).stat()
       digest.update(f"{name}\n{about.st_size}\n{about.st_mtime_ns}\n".encode())
     self.digest = digest.hexdigest()
-    self._index = None
 
   def tables(self, *suffixes: str) -> list[pathlib.Path]:
     return [self.root / n for n in self.names if n.lower().endswith(suffixes)]
+
+  @functools.cached_property
+  def index(self) -> dict[str, list[str]]:
+    """The files by every name that they can be found by."""
+    index = {}
+    for name in self.names:
+      path = pathlib.PurePosixPath(name)
+      for key in {name, path.name, path.with_suffix("").as_posix(), path.stem}:
+        index.setdefault(key, []).append(name)
+    return index
 
   def find(
     self, names: Iterable[str], suffixes: Sequence[str], below: str = ""
@@ -43,14 +54,8 @@ class Listing:
     Args:
       below: the beginning of the name of a folder that it is in.
     """
-    if self._index is None:
-      self._index = {}
-      for name in self.names:
-        path = pathlib.PurePosixPath(name)
-        for key in {name, path.name, path.with_suffix("").as_posix(), path.stem}:
-          self._index.setdefault(key, []).append(name)
     for name in names:
-      found = [n for n in self._index.get(name, ()) if _kind(n) in suffixes]
+      found = [n for n in self.index.get(name, ()) if _kind(n) in suffixes]
       if below:
         found = [n for n in found if _is_below(n, below)]
       found.sort(key=lambda n: suffixes.index(_kind(n)))

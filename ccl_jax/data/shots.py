@@ -33,7 +33,8 @@ _THIN = 0.02  # of a side: narrower bars are left
 class Look:
   """What a pass over the frames found: times of cuts, and brightness at the edges.
 
-  `rows` and `columns` are of the frames at `times`, all of one size.
+  `rows` and `columns` are of the frames at `times`; there are none of a film whose
+  frames change their size.
   """
 
   cuts: tuple[float, ...]
@@ -50,6 +51,8 @@ class Look:
     """The box (top, left, height, width) within the bars of a part; () for no bars, or
     for a picture too dark to tell.
     """
+    if not len(self.times):
+      return ()
     inside = (self.times >= start) & (self.times < end)
     if not inside.any():
       inside = self.times == self.times[np.abs(self.times - start).argmin()]
@@ -66,7 +69,7 @@ def look(path: Path) -> Look:
   """Decodes all of a film's picture.
 
   Raises:
-    MediaError: it cannot be read, or the frames change their size.
+    MediaError: it cannot be read.
   """
   small, big = VideoReformatter(), VideoReformatter()
   times, thumbs, steps, skips, seen = [], [], [], [], []
@@ -84,10 +87,11 @@ def look(path: Path) -> Look:
         seen.append((time, _bright(grey, 1), _bright(grey, 0)))
   if not times:
     raise MediaError(f"{path}: no frame can be decoded")
+  cuts = _cuts(times, np.array(steps), np.array(skips))
   if len({x.shape + y.shape for _, x, y in seen}) > 1:
-    raise MediaError(f"{path}: the frames change their size")
-  moments, rows, columns = map(np.stack, zip(*seen))
-  return Look(_cuts(times, np.array(steps), np.array(skips)), moments, rows, columns)
+    nothing = np.zeros((0, 0), np.uint8)
+    return Look(cuts, np.zeros(0), nothing, nothing)
+  return Look(cuts, *map(np.stack, zip(*seen)))
 
 
 def _cuts(

@@ -106,6 +106,34 @@ def test_vggsound_as_a_source_of_training_and_of_encode(vgg):
   assert flash(fresh.read(bucket, items[0])["video"]) == [5, 6]
 
 
+def test_relative_paths_and_a_folder_for_sets(vgg, monkeypatch):
+  monkeypatch.chdir(vgg.parent)
+  first = media_set.prepare(Vggsound, vgg.name, data_dir=str(vgg / "sets"))
+  again = media_set.prepare(Vggsound, vgg.name, data_dir=f"{vgg.name}/sets")
+  assert pathlib.Path(again.data_dir).name == pathlib.Path(first.data_dir).name
+  assert len(list((vgg / "sets" / "vggsound").iterdir())) == 1
+  assert not (vgg / "tfds").exists()
+  assert media_set.media_root(first.data_dir) == str(vgg)
+  (vgg / "file").touch()
+  (vgg / "broken.mp4").symlink_to("nowhere")
+  with pytest.raises(UsageError, match=r"cannot write .*file"):
+    media_set.prepare(Vggsound, vgg, data_dir=str(vgg / "file"))
+
+
+def test_the_command_tells_of_mistakes(vgg, capsys):
+  for argv, match in (
+    (["nothing", str(vgg)], "no data source 'nothing'"),
+    (["talking_scene", str(vgg)], "is no data set of media"),
+    (["vggsound", str(vgg / "absent")], "no folder at"),
+    (["vggsound", str(vgg), "seconds=1"], "expected NAME=VALUE of data_dir, min_sec"),
+    (["vggsound", str(vgg), "min_seconds=one"], "'min_seconds=one': could not"),
+  ):
+    with pytest.raises(SystemExit) as e:
+      main(["build", *argv])
+    error = capsys.readouterr().err.strip()
+    assert e.value.code == 2 and match in error and "\n" not in error
+
+
 def test_a_set_is_built_once_until_files_come(vgg, made):
   first = media_set.prepare(Vggsound, vgg)
   record = next(pathlib.Path(first.data_dir).glob("*.array_record*"))

@@ -106,6 +106,24 @@ def test_black_bars(tmp_path, top, bottom, side, box):
   assert shots.look(tmp_path / "a.mp4").crop(0.0, 1.2) == box
 
 
+def test_frames_that_change_their_size_give_no_crop(tmp_path):
+  bars = scenes(1, bars=8)[0]
+  film(
+    tmp_path / "a.ts",
+    seconds=0.6,
+    event=0.2,
+    sound="stereo",
+    size=(96, 64),
+    pixels=bars,
+  )
+  small = bars[::2, ::2]
+  film(tmp_path / "b.ts", seconds=2.0, sound="stereo", size=(48, 32), pixels=small)
+  both = (tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes()
+  (tmp_path / "both.ts").write_bytes(both)
+  assert shots.look(tmp_path / "a.ts").crop(0.0, 9.0) == (8, 0, 48, 96)
+  assert shots.look(tmp_path / "both.ts").crop(0.0, 9.0) == ()
+
+
 def test_loudness_of_the_ebu_tones_and_beside_pyloudnorm(tmp_path):
   pyloudnorm = pytest.importorskip("pyloudnorm")
   for level in (-23, -33):
