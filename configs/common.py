@@ -6,6 +6,21 @@ follows the colon goes to `get_config(arg)`, further flags override single keys.
 
 from ml_collections import ConfigDict
 
+# Options of the builders of media (ccl_jax.data.media_builder), by source.
+_FILTERS = {
+  "min_seconds": 0.0,
+  "max_seconds": float("inf"),
+  "min_side": 0,
+  "speech": "",
+  "test_share": 0.02,
+  "data_dir": "",
+}
+MEDIA = {
+  "vggsound": _FILTERS,
+  "wavcaps": _FILTERS,
+  "openhumanvid": _FILTERS | {"caption": "", "min_scores": ()},
+}
+
 
 def parse(arg: str | None, **defaults) -> ConfigDict:
   """Reads "a=1,b" into the types of `defaults`; a bare name is True."""
