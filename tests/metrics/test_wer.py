@@ -100,7 +100,12 @@ def test_edits_by_kind():
 
 def test_a_set_is_not_the_mean_of_its_clips(normaliser):
   """Nine words, all heard, and a single one that is not; two clips ask for none."""
-  texts = [(9 * "day ", 9 * "day "), ("day", "night"), ("", "good day to you"), ("", "")]
+  texts = [
+    (9 * "day ", 9 * "day "),
+    ("day", "night"),
+    ("", "good day to you"),
+    ("", ""),
+  ]
   clips = {str(i): compared(*pair, "en") for i, pair in enumerate(texts)}
   got = columns_of({"wer": clips}, list(clips))
   mean = lambda key: (got[key]["mean"], got[key]["n_scored"], got[key]["n_total"])
