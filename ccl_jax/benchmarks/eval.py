@@ -10,9 +10,10 @@ few faces, and such a Whisper says 24 tokens. Without --videos, clips are drawn 
 frames of 832x480 at 16 per second, with sound.
 
 Prints, per metric, clips per minute (of the median clip after the first, decoding
-included), the seconds of the first clip, in which networks are read and programs are
-compiled, and the largest memory of the process; then the same as JSON. The last row is
-of all metrics together; --notogether leaves it out where memory is scarce.
+included), seconds of processor time a clip on all cores, the seconds of the first clip,
+in which networks are read and programs are compiled, and the largest memory of the
+process; then the same as JSON. The last row is of all metrics together; --notogether
+leaves it out where memory is scarce.
 """
 
 import json
@@ -72,7 +73,8 @@ def main() -> None:
   groups = {name: [name] for name in names}
   if TOGETHER.value and len(names) > 1:
     groups["together"] = names
-  print(f"{'':12} {'clips/min':>9} {'first, s':>9} {'peak, GiB':>9}", flush=True)
+  heads = ("clips/min", "CPU s", "first, s", "peak, GiB")
+  print(f"{'':12} {' '.join(head.rjust(9) for head in heads)}", flush=True)
   rows = {}
   with tempfile.TemporaryDirectory(dir=FOLDER.value) as folder:
     folder = pathlib.Path(folder)
@@ -81,7 +83,7 @@ def main() -> None:
     for name, group in groups.items():
       rate = eval_rates.measure(group, videos, pathlib.Path(weights))
       rows[name] = rate._asdict() | {"clips_per_minute": rate.clips_per_minute}
-      numbers = (rate.clips_per_minute, rate.first, rate.gigabytes)
+      numbers = (rate.clips_per_minute, *rate[1:4])
       shown = " ".join(f"{x:9.1f}" for x in numbers if x is not None)
       print(f"{name:12} {shown or rate.reason}", flush=True)
   device = jax.devices()[0]

@@ -31,12 +31,15 @@ class Rate(NamedTuple):
 
   Attributes:
     seconds: a clip, by the median of all but the first; None: nothing was scored.
+    processor: seconds of processor time a clip, on all cores, as a median too: of a
+      machine that others use, the figure that says more.
     first: seconds of the first clip, with networks read and programs compiled.
     gigabytes: of memory at its peak, in GiB.
     reason: why nothing was scored.
   """
 
   seconds: float | None = None
+  processor: float | None = None
   first: float | None = None
   gigabytes: float | None = None
   reason: str = ""
@@ -67,16 +70,18 @@ def _score(names, videos, weights) -> Rate:
   if skipped:
     return Rate(reason="; ".join(skipped.values()))
   items = [Item(path.stem, path, {"prompt": PROMPT}) for path in videos]
-  times = [time.perf_counter()]
-  done = lambda _: times.append(time.perf_counter())
+  now = lambda: (time.perf_counter(), time.process_time())
+  times = [now()]
+  done = lambda _: times.append(now())
   with tempfile.TemporaryDirectory() as folder:
     results = evaluate(items, metrics, Records(folder), done)
   unscored = [row["reason"] for row in results.records.values() if "reason" in row]
   wrong = [*results.broken.values(), *results.accidents, *unscored]
   if wrong:
     return Rate(reason=wrong[0])
-  first, *others = np.diff(times).tolist()
-  return Rate(statistics.median(others), first, peak_gigabytes())
+  (first, *others), (_, *processor) = np.diff(times, axis=0).T.tolist()
+  middle = statistics.median
+  return Rate(middle(others), middle(processor), first, peak_gigabytes())
 
 
 def peak_gigabytes() -> float:

@@ -289,7 +289,20 @@ def test_bad_clips_are_reasons_and_never_zeros(tmp_path, capsys):
   assert got["overall"]["cu"]["n_scored"] == 2
   out = capsys.readouterr()
   assert str(tmp_path / "videos") not in out.err
+  silent = [x for x in out.err.splitlines() if x.endswith("no audio track")]
+  assert silent == ["sync, ib, aesthetics, av_align: 1 not scored, no audio track"]
   assert "–" in out.out and "desync: skipped, missing weights" in out.err
+
+
+def test_weights_that_are_no_release(home, tmp_path, capsys):
+  (tmp_path / "vggish/checkpoints").mkdir(parents=True)
+  for name in ("i3d.pt", "i3d_pretrained_400.pt"):
+    (tmp_path / name).touch()
+  more = ("--metrics", "fad,fvd,ib", "--weights", str(tmp_path))
+  assert run(home, "unreleased", *more) == 1
+  said = capsys.readouterr().err
+  assert "vggish is what ccl_jax.convert made of vggish; expected its release" in said
+  assert "missing weights of imagebind: not in" in said
 
 
 def test_a_defect_is_told_and_tried_again(home, monkeypatch, capsys):
