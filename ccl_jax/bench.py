@@ -13,7 +13,7 @@ import sys
 
 from ccl_jax import cli
 
-NAMES = ("data", "parts", "step", "vocoder")  # modules of ccl_jax.benchmarks
+NAMES = ("data", "eval", "parts", "step", "vocoder")  # modules of ccl_jax.benchmarks
 
 
 def main(argv: list[str]) -> None:

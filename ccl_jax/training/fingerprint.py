@@ -12,6 +12,7 @@ slices, each from the index where it starts, add up to the array's.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, PyTree, Shaped, UInt32
 
@@ -44,6 +45,36 @@ def fingerprint(
     )
   index = index + start + 1
   return jnp.sum(_mix(bits ^ _mix(index)), dtype=jnp.uint32)
+
+
+def host_fingerprint(
+  x: Shaped[np.ndarray, "..."], start: int = 0, run: int = 2**16
+) -> int:
+  """`fingerprint` of what is in the host's memory, elements of 4 bytes at most; without
+  a program for every size, of which a checkpoint has many.
+
+  Args:
+    run: elements at a time, such that they fit a cache.
+  """
+  assert x.dtype.itemsize <= 4, x.dtype
+  bits = np.ascontiguousarray(x).reshape(-1).view(f"u{x.dtype.itemsize}")
+  total = 0
+  for i in range(0, bits.size, run):
+    part = bits[i : i + run].astype(np.uint32)
+    first = (start + i + 1) % 2**32
+    index = np.arange(first, first + part.size, dtype=np.uint64).astype(np.uint32)
+    part ^= _host_mix(index)
+    total += int(_host_mix(part).sum(dtype=np.uint64))
+  return total % 2**32
+
+
+def _host_mix(x: UInt32[np.ndarray, " n"]) -> UInt32[np.ndarray, " n"]:
+  """`_mix`, in place."""
+  for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+    x ^= x >> np.uint32(shift)
+    x *= np.uint32(factor)
+  x ^= x >> np.uint32(16)
+  return x
 
 
 def leaf_paths(tree: PyTree) -> dict[str, object]:
