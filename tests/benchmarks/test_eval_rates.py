@@ -1,6 +1,7 @@
 """The benchmark of the metrics: it draws what is released, and measures what is run."""
 
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -51,4 +52,6 @@ def test_a_rate_and_what_it_cost(tmp_path):
 
 
 def test_the_command_knows_its_benchmarks():
-  assert bench.names() == ["data", "eval", "step", "vocoder"]
+  folder = pathlib.Path(bench.__file__).parent / "benchmarks"
+  runnable = [p.stem for p in folder.glob("*.py") if "\ndef main(" in p.read_text()]
+  assert sorted(runnable) == list(bench.NAMES)
