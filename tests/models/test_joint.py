@@ -223,6 +223,18 @@ def test_bf16_stays_near_and_answers_in_float32(inputs, residual):
     assert 0 < error < 0.05
 
 
+def test_the_program_does_not_grow_with_depth(inputs):
+  """Neither, then, does the time to compile it."""
+
+  def lines(depth):
+    model = small_model().clone(depth=depth, remat="full")
+    shapes = jax.eval_shape(lambda k: init_params(model, k, TEXT), jax.random.key(0))
+    loss = lambda p: model.apply({"params": p}, **inputs, route=BOTH)["video"].sum()
+    return len(jax.jit(jax.grad(loss)).lower(shapes).as_text().splitlines())
+
+  assert lines(2) == lines(5)
+
+
 def test_presets_have_wan_sizes():
   count = lambda model: sum(
     x.size
