@@ -6,8 +6,8 @@ CLIPS is a folder of media with captions; OUT is made anew and keeps what was ma
 Builder -> encode -> inspect -> train -> generate, once with the embedded codecs and
 once with codecs in the files of Wan2.1 and MMAudio: released names and formats, small
 sizes and random weights, so that their films are noise, but as long as they should be
-and not silent. Prints the commands, their time and what was measured; exits with 1 where a film is
-not what it should be.
+and not silent. Prints the commands, their time and what was measured; exits with 1
+where a film is not what it should be.
 """
 
 import argparse
