@@ -1,5 +1,7 @@
 """What the exchange between the streams must and must not do."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -193,6 +195,21 @@ def test_full_remat_keeps_the_residual_stream_as_it_is_stored(inputs):
 
   assert set(kept(jnp.bfloat16).values()) == {jnp.dtype(jnp.bfloat16)}
   assert set(kept(jnp.float32).values()) == {jnp.dtype(jnp.float32)}
+
+
+def test_offloading_moves_the_residual_stream_to_the_host(inputs):
+  """And leaves none of it on the device: (depth, b, t, s, c) of both streams."""
+
+  def kept(policy):
+    model = small_model().clone(remat=policy)
+    shapes = jax.eval_shape(lambda k: init_params(model, k, TEXT), jax.random.key(0))
+    loss = lambda p: model.apply({"params": p}, **inputs, route=BOTH)["video"].sum()
+    text = str(jax.make_jaxpr(jax.grad(loss))(shapes))
+    stacks = re.findall(r"f32(<host>)?\[2,2,(?:4,6,48|11,1,36)\]", text)
+    return set(stacks)
+
+  assert kept("full") == {""}
+  assert kept("offload") == {"<host>"}
 
 
 def test_remat_policies_change_no_gradient(inputs):
