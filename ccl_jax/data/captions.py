@@ -26,6 +26,7 @@ from ccl_jax.data.tracks import MediaError
 from ccl_jax.errors import UsageError
 
 KEYS, TEXTS = ("file", "id"), ("prompt", "caption", "text")
+_WHOLE = 0.0, math.inf  # the part of a row that names none
 _log = logging.getLogger(__name__)
 
 
@@ -41,6 +42,10 @@ class Caption(NamedTuple):
   end: float | int = math.inf
   crop: tuple[int, ...] = ()
   gain: float | int = 0.0
+
+  def sound(self, root: pathlib.Path) -> pathlib.Path | None:
+    """The file with the sound, of a file below `root`; None: it is the same."""
+    return root / self.audio if self.audio else None
 
 
 class Row(NamedTuple):
@@ -80,8 +85,8 @@ def read_rows(
         continue
       rows = found.setdefault(name, [])
       for other in rows:
-        whole = {(0.0, math.inf)} & {row.caption[2:4] for row in rows}
-        if whole or caption[2:4] in ((0.0, math.inf), other.caption[2:4]):
+        parts = caption[2:4], other.caption[2:4]
+        if _WHOLE in parts or parts[0] == parts[1]:
           raise UsageError(
             f"{where}: a second caption for {name}, the first is at {other.where}: "
             "leave one, or give each its start and end"

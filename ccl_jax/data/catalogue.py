@@ -7,7 +7,7 @@ millions is a file; `read` decodes one.
 
 import logging
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from ccl_jax.data.windows import (
   check_hop,
   label,
   part_of,
-  probe_with_sound,
+  probing,
   window_starts,
 )
 from ccl_jax.errors import UsageError
@@ -115,10 +115,12 @@ def scan_rows(
   if unknown := sorted(set(kinds) - set(KINDS)):
     raise UsageError(f"unknown kind {unknown[0]!r}: expected {', '.join(KINDS)}")
 
+  probe = probing()
+
   def cut(entry):
     name, row = entry
     try:
-      bucket, starts = _cut(root, root / name, row, specs, hop)
+      bucket, starts = _cut(root, root / name, row, specs, hop, probe)
       if bucket.kind not in kinds:
         raise media.MediaError(f"it is of the kind {bucket.kind}, which is not asked")
       text = row.text or sidecar(root / name)
@@ -177,13 +179,13 @@ def _cut(
   row: Caption,
   specs: Sequence[ClipSpec],
   hop: float | int | None,
+  probe: Callable,
 ) -> tuple[Bucket, list[float]]:
   """A file's bucket and the starts of its items."""
   if path.suffix.lower() in IMAGES:
     height, width = media.image_size(path, row.crop)
     return Bucket.of(choose(specs, height, width, float("inf")), "image"), [0.0]
-  sound = root / row.audio if row.audio else None
-  info = probe_with_sound(path, sound)
+  info = probe(path, row.sound(root))
   if not info.has_video and not info.has_audio:
     raise media.MediaError("no picture and no sound")
   duration = part_of(info, row).duration

@@ -15,7 +15,7 @@ from ccl_jax.data import media
 from ccl_jax.data.captions import Caption, read_captions, sidecar
 from ccl_jax.data.loudness import amplified
 from ccl_jax.data.spec import ClipSpec
-from ccl_jax.data.windows import check_hop, label, probe_with_sound, window_starts
+from ccl_jax.data.windows import check_hop, label, probing, window_starts
 from ccl_jax.errors import UsageError
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
@@ -81,7 +81,7 @@ class FilmSource:
     for step in range(count):
       window = self.windows[(index + step) % count]
       row, path = window.row, self.root / window.name
-      sound = self.root / row.audio if row.audio else None
+      sound = row.sound(self.root)
       try:
         video, audio = media.read_clip(path, self.spec, window.start, sound, row.crop)
       except media.MediaError as e:
@@ -94,11 +94,10 @@ class FilmSource:
 
   def _cut(self, name: str, rows: Sequence[Caption], hop: float | int) -> list[Window]:
     """The windows of one film, none where it is no use."""
-    path, found = self.root / name, []
+    path, found, probe = self.root / name, [], probing()
     for row in rows:
-      sound = self.root / row.audio if row.audio else None
       try:
-        info = probe_with_sound(path, sound)
+        info = probe(path, row.sound(self.root))
         if not info.has_video or not info.has_audio:
           missing = "audio" if info.has_video else "video"
           raise media.MediaError(f"no {missing} track")

@@ -39,16 +39,21 @@ def integrated(wave: Float32[np.ndarray, "n"], rate: int = 16000) -> float | Non
       return level if level > _GATE else None
 
 
+def gain_of(level: float | int, peak: float | int, target: float | int) -> float:
+  """The dB that bring a sound of `level` LUFS to `target`, or its `peak` (dBFS) to
+  `PEAK` if that is less.
+  """
+  return float(min(target - level, PEAK - peak))
+
+
 def gain_to(
   target: float | int, wave: Float32[np.ndarray, "n"], rate: int = 16000
 ) -> float:
-  """The dB that bring the wave to `target` LUFS, or its peak to `PEAK` if that is
-  less; 0 for silence.
-  """
+  """`gain_of` the wave; 0 for silence."""
   level = integrated(wave, rate)
   if level is None:
     return 0.0
-  return min(target - level, PEAK - 20 * float(np.log10(np.abs(wave).max())))
+  return gain_of(level, 20 * float(np.log10(np.abs(wave).max())), target)
 
 
 def amplified(

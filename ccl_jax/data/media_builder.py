@@ -19,7 +19,7 @@ import math
 import pathlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ from ccl_jax.data.captions import Caption
 from ccl_jax.data.catalogue import IMAGES, SOUNDS
 from ccl_jax.data.folder import SUFFIXES
 from ccl_jax.data.listing import Listing
-from ccl_jax.data.windows import part_of, probe_with_sound
+from ccl_jax.data.windows import part_of, probing
 from ccl_jax.errors import UsageError
 
 SPEECH = re.compile(
@@ -174,6 +174,8 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """(examples, (id, names) without a file, (id, reason) of those left out)."""
     from tqdm import tqdm
 
+    probe = probing()
+
     def look(entry):
       if entry.refused:
         return entry.refused
@@ -181,7 +183,7 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       if path is None:
         return None
       try:
-        return self._example(root, path, entry)
+        return self._example(root, path, entry, probe)
       except media.MediaError as e:
         return str(e).removeprefix(f"{root / path}: ")
 
@@ -193,7 +195,9 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     skipped = [(e.id, made) for e, made in pairs if isinstance(made, str)]
     return [made for _, made in pairs if isinstance(made, Example)], missing, skipped
 
-  def _example(self, root: pathlib.Path, path: str, entry: Entry) -> Example:
+  def _example(
+    self, root: pathlib.Path, path: str, entry: Entry, probe: Callable
+  ) -> Example:
     c, row = self.builder_config, entry.caption
     if c.speech and (c.speech == "with") != bool(SPEECH.search(row.text)):
       raise media.MediaError(f"its caption is not {c.speech} speech: {row.text[:60]}")
@@ -201,7 +205,7 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     if pathlib.PurePosixPath(path).suffix.lower() in IMAGES:
       height, width = media.image_size(root / path, row.crop)
     else:
-      info = probe_with_sound(root / path, root / row.audio if row.audio else None)
+      info = probe(root / path, row.sound(root))
       row = self.part(entry, info)
       if not (info.has_video or info.has_audio):
         raise media.MediaError("no picture and no sound")

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 from ccl_jax.data import media, shots, sound_checks, templates
 from ccl_jax.data.captions import Caption, Row, read_rows, sidecar
 from ccl_jax.data.catalogue import IMAGES, media_names, without_soundtracks
-from ccl_jax.data.loudness import PEAK
+from ccl_jax.data.loudness import gain_of
 from ccl_jax.data.records import write_text
 from ccl_jax.data.tracks import first_time, main_track, opened
-from ccl_jax.data.windows import part_of, probe_with_sound
+from ccl_jax.data.windows import part_of, probing
 from ccl_jax.errors import UsageError
 
 _LEAST = 0.2  # seconds: shorter parts of a film are left out
@@ -98,11 +98,11 @@ def rows_of(
   if path.suffix.lower() in IMAGES:
     media.image_size(path)
     return [_row(name, row, {}, options, path) for row in rows]
-  seen = None
+  seen, probe = None, probing()
   for row in rows:
     caption = row.caption
-    sound = root / caption.audio if caption.audio else None
-    info = part_of(probe_with_sound(path, sound), caption)
+    sound = caption.sound(root)
+    info = part_of(probe(path, sound), caption)
     parts = [(info.start, info.end)]
     if info.has_video and (options.shots or options.crop):
       seen = seen or shots.look(path)
@@ -137,7 +137,7 @@ def _sound(
   out = sound_checks.measured(wave)
   out["clipped"] = sound_checks.clipped(path, start, end or math.inf)
   if options.loudness is not None and "loudness" in out:
-    gain = min(options.loudness - out["loudness"], PEAK - out["peak"])
+    gain = gain_of(out["loudness"], out["peak"], options.loudness)
     out["loudness_gain"] = round(gain, 2)
   if options.speech:
     share = sound_checks.speech_hook(options.speech)(wave, 16000)

@@ -1,8 +1,10 @@
 """Where the clips of a file begin: windows of a clip's length within a row's part."""
 
 import dataclasses
+import functools
 import math
 import pathlib
+from collections.abc import Callable
 
 from ccl_jax.data import media
 from ccl_jax.data.captions import Caption
@@ -25,6 +27,13 @@ def probe_with_sound(
     start=max(info.start, other.start),
     end=min(info.end, other.end + media.SHORT_TAIL),
   )
+
+
+def probing() -> Callable[..., media.MediaInfo]:
+  """`probe_with_sound` that looks once into a file that has many rows. It forgets the
+  files it has not been asked for of late, and is for one pass over a folder.
+  """
+  return functools.lru_cache(64)(probe_with_sound)
 
 
 def part_of(info: media.MediaInfo, row: Caption) -> media.MediaInfo:

@@ -16,11 +16,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, PyTree, Shaped, UInt32
 
+Bits = UInt32[Array, "..."] | UInt32[np.ndarray, "..."]
 
-def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-  x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-  x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-  return x ^ (x >> 16)
+
+def _mix(x: Bits) -> Bits:
+  x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+  x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+  return x ^ (x >> np.uint32(16))
 
 
 @jax.jit
@@ -63,18 +65,8 @@ def host_fingerprint(
     part = bits[i : i + run].astype(np.uint32)
     first = (start + i + 1) % 2**32
     index = np.arange(first, first + part.size, dtype=np.uint64).astype(np.uint32)
-    part ^= _host_mix(index)
-    total += int(_host_mix(part).sum(dtype=np.uint64))
+    total += int(_mix(part ^ _mix(index)).sum(dtype=np.uint64))
   return total % 2**32
-
-
-def _host_mix(x: UInt32[np.ndarray, " n"]) -> UInt32[np.ndarray, " n"]:
-  """`_mix`, in place."""
-  for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-    x ^= x >> np.uint32(shift)
-    x *= np.uint32(factor)
-  x ^= x >> np.uint32(16)
-  return x
 
 
 def leaf_paths(tree: PyTree) -> dict[str, object]:
