@@ -29,12 +29,6 @@ from ccl_jax.benchmarks import eval_rates, eval_weights
 from ccl_jax.errors import UsageError
 from ccl_jax.scoring import BUILDERS
 
-# Metric -> its networks; those without one are not here.
-NETWORKS = {
-  "sync": ("syncnet", "s3fd"), "desync": ("synchformer",), "ib": ("imagebind",),
-  "aesthetics": ("aesthetics",), "wer": ("whisper",), "fad": ("vggish",),
-  "fvd": ("i3d",),
-}  # fmt: skip
 NAMES = [name for name in BUILDERS if name != "talking"]  # of synthetic scenes alone
 
 METRICS = flags.DEFINE_list("metrics", NAMES, "Metrics to measure.")
@@ -47,7 +41,9 @@ FOLDER = flags.DEFINE_string("folder", None, "Where weights are drawn for the wh
 
 def draw_weights(names: list[str], folder: pathlib.Path) -> pathlib.Path:
   """Random networks of these metrics."""
-  for kind in dict.fromkeys(k for name in names for k in NETWORKS.get(name, ())):
+  for kind in dict.fromkeys(
+    k for name in names for k in eval_weights.NETWORKS.get(name, ())
+  ):
     if kind == "whisper":
       eval_weights.draw_whisper(folder)
     else:

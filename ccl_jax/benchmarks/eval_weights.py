@@ -23,6 +23,12 @@ from ccl_jax.weights.rules import wanted
 from ccl_jax.weights.upstream import Sizes, get_upstream
 from ccl_jax.weights.writer import Spec, write_safetensors
 
+# Metric -> its networks; those without one are not here.
+NETWORKS = {
+  "sync": ("syncnet", "s3fd"), "desync": ("synchformer",), "ib": ("imagebind",),
+  "aesthetics": ("aesthetics",), "wer": ("whisper",), "fad": ("vggish",),
+  "fvd": ("i3d",),
+}  # fmt: skip
 FACES = "conf.3"  # the detector's map whose every place is a face, of 128 pixels there
 WORDS = 24  # tokens; about what is said in 5 s
 
@@ -60,7 +66,7 @@ WHISPER = {  # large-v3
   "encoder_attention_heads": 20, "decoder_attention_heads": 20,
   "encoder_ffn_dim": 5120, "decoder_ffn_dim": 5120, "vocab_size": 51866,
 }  # fmt: skip
-_SPECIAL = (
+SPECIAL = (
   "<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|zh|>", "<|translate|>",
   "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>",
   "<|notimestamps|>",
@@ -101,6 +107,20 @@ def _tensors(specs: Sequence[Spec]) -> Iterator[np.ndarray]:
     yield np.asarray(x, spec.dtype)
 
 
+def write_processor(path: pathlib.Path, symbols: Sequence[str]) -> dict[str, int]:
+  """Writes Whisper's tokenizer of these symbols, `SPECIAL` among them, and its front
+  end; returns the symbols' numbers.
+  """
+  import transformers
+
+  ids = {symbol: i for i, symbol in enumerate(symbols)}
+  tokenizer = transformers.WhisperTokenizer(vocab=ids, merges=[])
+  tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL)})
+  features = transformers.WhisperFeatureExtractor(feature_size=128)
+  transformers.WhisperProcessor(features, tokenizer).save_pretrained(path)
+  return ids
+
+
 def draw_whisper(folder: pathlib.Path, sizes: Mapping[str, int] = WHISPER) -> None:
   """Writes Whisper's release into `folder`/whisper, in float16 as it is published.
 
@@ -117,14 +137,9 @@ def draw_whisper(folder: pathlib.Path, sizes: Mapping[str, int] = WHISPER) -> No
   path.mkdir(parents=True)
   symbols = [*bytes_to_unicode().values()]
   others = (
-    f"<|{i}|>" for i in range(sizes["vocab_size"] - len(symbols) - len(_SPECIAL))
+    f"<|{i}|>" for i in range(sizes["vocab_size"] - len(symbols) - len(SPECIAL))
   )
-  symbols += [*_SPECIAL, *others]
-  ids = {symbol: i for i, symbol in enumerate(symbols)}
-  tokenizer = transformers.WhisperTokenizer(vocab=ids, merges=[])
-  tokenizer.add_special_tokens({"additional_special_tokens": list(_SPECIAL)})
-  features = transformers.WhisperFeatureExtractor(feature_size=128)
-  transformers.WhisperProcessor(features, tokenizer).save_pretrained(path)
+  ids = write_processor(path, [*symbols, *SPECIAL, *others])
   end, start = ids["<|endoftext|>"], ids["<|startoftranscript|>"]
   tokens = {
     "bos_token_id": end, "eos_token_id": end, "pad_token_id": end,

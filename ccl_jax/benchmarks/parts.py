@@ -10,8 +10,6 @@ and residual sums: a whole block less its parts. Then the video network's forwar
 over growing clips, with the share of a measured matrix product's rate that it reaches.
 """
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,8 +17,9 @@ from absl import flags
 
 from ccl_jax import cli
 from ccl_jax.benchmarks import step
-from ccl_jax.benchmarks.step import TEXT, geometry
-from ccl_jax.benchmarks.timing import in_turn, matmul_rate, median
+from ccl_jax.benchmarks.step import TEXT
+from ccl_jax.benchmarks.timing import device_ceiling, in_turn, median, show
+from ccl_jax.building import geometry_of
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.models.cca import CrossAttention, Geometry
 from ccl_jax.models.flops import forward_flops
@@ -34,11 +33,13 @@ flags.adopt_module_key_flags(step)
 
 
 def forward(spec: ClipSpec, streams, depth: int):
-  """(forward pass of the first `depth` blocks and the ends, its FLOPs)."""
+  """(forward pass of the first `depth` blocks and the ends, its FLOPs, its tokens)."""
   model, params, inputs = step.make(spec, streams, depth)
   route = static_route(TASKS["joint"]) if model.cross else Route()
   run = step.programs(model, params, inputs, route)["forward"]
-  return run, sum(forward_flops(model, geometry(spec), *TEXT).values())
+  g = geometry_of(model, spec)
+  flops = step.BATCH.value * sum(forward_flops(model, g, *TEXT).values())
+  return run, flops, g.t * g.h * g.w
 
 
 def pieces(model: JointDiT, g: Geometry):
@@ -46,9 +47,9 @@ def pieces(model: JointDiT, g: Geometry):
   video, audio = (dict(model.streams)[s] for s in ("video", "audio"))
   d, heads, dtype, kernel = video.width, video.heads, model.dtype, model.kernel
   rng = np.random.default_rng(0)
-  draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
-  x, y = draw(1, g.t, g.h * g.w, d), draw(1, g.a, 1, audio.width)
-  text = draw(1, TEXT[0], d)
+  shape = lambda *shape: (step.BATCH.value, *shape)
+  draw = lambda *x: jnp.asarray(rng.standard_normal(shape(*x)), jnp.float32)
+  x, y, text = draw(g.t, g.h * g.w, d), draw(g.a, 1, audio.width), draw(TEXT[0], d)
   table = jnp.asarray(video.rope_table(g.t, g.h, g.w))
   cross = {
     into: CrossAttention(into, c.width, c.heads, other.width, model.cross, dtype)
@@ -84,25 +85,24 @@ def part_flops(model: JointDiT, g: Geometry) -> dict[str, float]:
   """FLOPs of one block's part of the video stream, `cross` of both directions."""
   c = dict(model.streams)["video"]
   n, d = g.t * g.h * g.w, c.width
-  one = forward_flops(model.clone(depth=1), g, *TEXT)
-  to_audio = forward_flops(model.clone(depth=1), g._replace(t=0, h=0, w=0), *TEXT)
-  return {
+  one_clip = {
     "self_attention": 8 * n * d * d + 4 * n * n * d,
     "text_attention": 4 * n * d * d + 4 * TEXT[0] * (n * d + d * d),
     "ffn": 4 * n * d * c.ffn,
-    "cross": one["cross"] - to_audio["cross"],
+    "cross": forward_flops(model.clone(depth=1), g, *TEXT)["cross"],
   }
+  return {part: step.BATCH.value * flops for part, flops in one_clip.items()}
 
 
 def part_rows(spec: ClipSpec, ceiling: float):
   """Every part of a block beside the block."""
-  g = geometry(spec)
   model = build_model(
     step.SIZE.value, dtype=step.DTYPE.value, attention=step.ATTENTION.value
   )
+  g = geometry_of(model, spec)
   runs = {name: ready(*piece) for name, piece in pieces(model, g).items()}
   for depth in (1, 3):  # the ends of the network cancel
-    runs[depth], _ = forward(spec, ("video", "audio"), depth)
+    runs[depth], *_ = forward(spec, ("video", "audio"), depth)
   seconds = {k: median(v) for k, v in in_turn(runs, step.ROUNDS.value).items()}
   block = (seconds.pop(3) - seconds.pop(1)) / 2
   seconds["cross"] = seconds.pop("audio to video") + seconds.pop("video to audio")
@@ -125,12 +125,11 @@ def scaling_rows(spec: ClipSpec, ceiling: float):
   short = ClipSpec(spec.frames // 8 * 4 + 1, spec.height, spec.width, spec.fps)
   small = ClipSpec(spec.frames, half(spec.height), half(spec.width), spec.fps)
   for clip in (short, small, spec):
-    run, flops = forward(clip, ("video",), step.DEPTH.value)
+    run, flops, tokens = forward(clip, ("video",), step.DEPTH.value)
     seconds = median(in_turn({"": run}, step.ROUNDS.value)[""])
-    g = geometry(clip)
     yield {
       "what": f"{clip.frames}x{clip.height}x{clip.width}",
-      "tokens": g.t * g.h * g.w,
+      "tokens": tokens,
       "ms": 1e3 * seconds,
       "ceiling": flops / seconds / ceiling,
     }
@@ -138,18 +137,13 @@ def scaling_rows(spec: ClipSpec, ceiling: float):
 
 def main():
   spec = ClipSpec(step.FRAMES.value, step.HEIGHT.value, step.WIDTH.value, 16.0)
-  device = jax.devices()[0]
-  size = 1024 if device.platform == "cpu" else 8192
-  ceiling = matmul_rate(size, jnp.dtype(step.DTYPE.value))
+  ceiling = device_ceiling(jnp.dtype(step.DTYPE.value))
   about = {
-    "device": device.device_kind,
+    "device": jax.devices()[0].device_kind,
     "size": f"{step.SIZE.value}, {step.DTYPE.value}",
     "matmul GFLOP/s": ceiling / 1e9,
   }
-  rows = [*part_rows(spec, ceiling), *scaling_rows(spec, ceiling)]
-  for r in rows:
-    print(", ".join(f"{k} {v:.3f}" if k != "what" else v for k, v in r.items()))
-  print(json.dumps(about | {"rows": rows}))
+  show(about, [*part_rows(spec, ceiling), *scaling_rows(spec, ceiling)])
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ import optax
 from absl import flags
 
 from ccl_jax import cli
-from ccl_jax.benchmarks.timing import in_turn, matmul_rate, median, ratios
+from ccl_jax.benchmarks.timing import device_ceiling, in_turn, median, ratios, show
+from ccl_jax.building import geometry_of
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
-from ccl_jax.models.cca import Geometry
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.tasks import TASKS, Route, sample_tasks, static_route
@@ -44,11 +44,6 @@ PEER = flags.DEFINE_bool("peer", True, "Run diffusers' network.")
 JOINT = flags.DEFINE_bool("joint", True, "Run the joint model.")
 
 TEXT = (512, 4096)
-
-
-def geometry(spec: ClipSpec) -> Geometry:
-  t, h, w = spec.latent_shape
-  return Geometry(t, h // 2, w // 2, spec.audio_tokens)
 
 
 def make(spec: ClipSpec, streams, depth: int) -> tuple:
@@ -162,7 +157,8 @@ def row(
 
 def video_rows(spec: ClipSpec, ceiling: float):
   model, params, inputs = make(spec, ("video",), DEPTH.value)
-  flops = BATCH.value * sum(forward_flops(model, geometry(spec), *TEXT).values())
+  g = geometry_of(model, spec)
+  flops = BATCH.value * sum(forward_flops(model, g, *TEXT).values())
   ours = programs(model, params, inputs)
   theirs = peer(spec, inputs) if PEER.value else {}
   for name, times in (("forward", 1), ("train", 3)):
@@ -176,7 +172,7 @@ def video_rows(spec: ClipSpec, ceiling: float):
 def joint_rows(spec: ClipSpec, ceiling: float):
   """What the exchange costs: with every key read, and with context tokens removed."""
   model, params, inputs = make(spec, ("video", "audio"), DEPTH.value)
-  parts = forward_flops(model, geometry(spec), *TEXT)
+  parts = forward_flops(model, geometry_of(model, spec), *TEXT)
   apart = dataclasses.replace(model, cross=None)
   task = sample_tasks(jnp.zeros((BATCH.value,), jnp.int32), ("joint",))
   routes = {"joint": static_route(TASKS["joint"]), "by sample": task.route}
@@ -195,12 +191,10 @@ def joint_rows(spec: ClipSpec, ceiling: float):
 
 def main():
   spec = ClipSpec(FRAMES.value, HEIGHT.value, WIDTH.value, 16.0)
-  device = jax.devices()[0]
-  size = 1024 if device.platform == "cpu" else 8192
-  ceiling = matmul_rate(size, jnp.dtype(DTYPE.value))
-  g = geometry(spec)
+  ceiling = device_ceiling(jnp.dtype(DTYPE.value))
+  g = geometry_of(build_model(SIZE.value), spec)
   about = {
-    "device": device.device_kind,
+    "device": jax.devices()[0].device_kind,
     "size": f"{SIZE.value}, {DEPTH.value} blocks, {DTYPE.value}",
     "tokens": g.t * g.h * g.w,
     "matmul GFLOP/s": ceiling / 1e9,
@@ -209,9 +203,7 @@ def main():
   rows = list(video_rows(spec, ceiling))
   if JOINT.value:
     rows += joint_rows(spec, ceiling)
-  for r in rows:
-    print(", ".join(f"{k} {v:.3f}" if k != "what" else v for k, v in r.items()))
-  print(json.dumps(about | {"rows": rows}))
+  show(about, rows)
 
 
 if __name__ == "__main__":

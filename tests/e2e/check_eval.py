@@ -48,11 +48,7 @@ RELEASED = {  # network -> file, and whether it is in torch's format before 1.6
   "i3d": ("i3d_pretrained_400.pt", False),
   "aesthetics": ("aesthetics", False),
 }
-NETWORKS = {
-  "sync": ("syncnet", "s3fd"), "desync": ("synchformer",), "ib": ("imagebind",),
-  "aesthetics": ("aesthetics",), "wer": ("whisper",), "fad": ("vggish",),
-  "fvd": ("i3d",), "av_align": (), "film": (),
-}  # fmt: skip
+NETWORKS = eval_weights.NETWORKS | {"av_align": (), "film": ()}
 
 
 def write_release(drawn: pathlib.Path, kind: str, folder: pathlib.Path) -> None:

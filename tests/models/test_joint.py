@@ -183,6 +183,13 @@ def test_context_share_is_a_share(model, params, inputs):
   np.testing.assert_allclose(alone, 1.0, rtol=1e-6)
 
 
+def gradient_of(model, inputs):
+  """(the gradient of what becomes of the picture, shapes of the parameters)."""
+  shapes = jax.eval_shape(lambda k: init_params(model, k, TEXT), jax.random.key(0))
+  loss = lambda p: model.apply({"params": p}, **inputs, route=BOTH)["video"].sum()
+  return jax.grad(loss), shapes
+
+
 def test_full_remat_keeps_the_residual_stream_as_it_is_stored(inputs):
   """Of every block and stream one array (depth, b, t, s, c), of the stream's dtype."""
 
@@ -201,10 +208,8 @@ def test_offloading_moves_the_residual_stream_to_the_host(inputs):
   """And leaves none of it on the device: (depth, b, t, s, c) of both streams."""
 
   def kept(policy):
-    model = small_model().clone(remat=policy)
-    shapes = jax.eval_shape(lambda k: init_params(model, k, TEXT), jax.random.key(0))
-    loss = lambda p: model.apply({"params": p}, **inputs, route=BOTH)["video"].sum()
-    text = str(jax.make_jaxpr(jax.grad(loss))(shapes))
+    gradient, shapes = gradient_of(small_model().clone(remat=policy), inputs)
+    text = str(jax.make_jaxpr(gradient)(shapes))
     stacks = re.findall(r"f32(<host>)?\[2,2,(?:4,6,48|11,1,36)\]", text)
     return set(stacks)
 
@@ -245,9 +250,8 @@ def test_the_program_does_not_grow_with_depth(inputs):
 
   def lines(depth):
     model = small_model().clone(depth=depth, remat="full")
-    shapes = jax.eval_shape(lambda k: init_params(model, k, TEXT), jax.random.key(0))
-    loss = lambda p: model.apply({"params": p}, **inputs, route=BOTH)["video"].sum()
-    return len(jax.jit(jax.grad(loss)).lower(shapes).as_text().splitlines())
+    gradient, shapes = gradient_of(model, inputs)
+    return len(jax.jit(gradient).lower(shapes).as_text().splitlines())
 
   assert lines(2) == lines(5)
 
