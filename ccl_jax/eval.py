@@ -123,8 +123,9 @@ def score(args: argparse.Namespace) -> int:
   metrics, skipped = build_metrics(names, args.weights, options)
   out = pathlib.Path(args.out)
   here = [item for item in items if item.name not in set(missing)]
+  records = Records(out)
   with tqdm.tqdm(total=len(here), desc="clips", file=sys.stderr) as bar:
-    results = evaluate(here, metrics, Records(out), lambda _: bar.update(1))
+    results = evaluate(here, metrics, records, lambda _: bar.update(1))
   name = args.name or pathlib.Path(args.videos).absolute().name
   summary = write_outputs(
     out, items, missing, metrics, skipped, results, reference, name
@@ -136,8 +137,16 @@ def score(args: argparse.Namespace) -> int:
     f"scored {results.scored} (clip, metric) pairs, decoded {results.decoded} clips"
   )
   print(f"report: {out / 'report.html'}")
-  failed = skipped or results.broken or results.accidents
-  return int(bool(failed) or (bool(missing) and not args.allow_missing))
+  wrong = []
+  if unable := [*skipped, *results.broken]:
+    wrong.append(f"{', '.join(unable)} could not run")
+  if results.accidents:
+    wrong.append(f"{len(results.accidents)} scores failed by accident")
+  if missing and not args.allow_missing:
+    wrong.append(f"{len(missing)} videos are missing (--allow-missing takes that)")
+  if wrong:
+    print(f"exit code 1: {'; '.join(wrong)}", file=sys.stderr)
+  return int(bool(wrong))
 
 
 def make_manifest(argv: list[str]) -> int:

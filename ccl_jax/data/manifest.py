@@ -46,15 +46,8 @@ def read_manifest(path: Path) -> list[Line]:
   Raises:
     UsageError: it cannot be read, or a line is not what it should be.
   """
-  path = pathlib.Path(path)
-  try:
-    texts = path.read_text("utf-8-sig").split("\n")  # splitlines parts at U+2028 too
-  except (OSError, UnicodeDecodeError) as e:
-    raise UsageError(f"{path}: cannot be read as text: {e}") from e
   lines, seen = [], {}
-  for number, text in enumerate(texts, 1):
-    if not text.strip():
-      continue
+  for number, text in numbered_lines(path):
     line = _line(f"{path}, line {number}", text)
     if line.id in seen:
       raise UsageError(
@@ -65,6 +58,22 @@ def read_manifest(path: Path) -> list[Line]:
   if not lines:
     raise UsageError(f"{path} has no lines: expected one JSON object a line")
   return lines
+
+
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+  """The lines of a file that are not blank, with their numbers, from 1.
+
+  Raises:
+    UsageError: it cannot be read.
+  """
+  try:
+    text = pathlib.Path(path).read_text("utf-8-sig")
+  except OSError as e:
+    raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
+  except UnicodeDecodeError as e:
+    raise UsageError(f"{path}: not text in UTF-8: {e.reason}") from e
+  lines = text.split("\n")  # splitlines parts at U+2028 too
+  return [(number, x) for number, x in enumerate(lines, 1) if x.strip()]
 
 
 def _line(place: str, text: str) -> Line:

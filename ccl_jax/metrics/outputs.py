@@ -5,7 +5,6 @@ per_clip.jsonl has the records of this run alone, clip by clip, each with its su
 records.jsonl has those of earlier settings and manifests too.
 """
 
-import collections
 import importlib.metadata
 import json
 import pathlib
@@ -78,12 +77,12 @@ def write_outputs(
   """
   names = [*(m.name for m in metrics), *skipped]  # no score is a dash, not left out
   scores: dict[str, dict[str, Any]] = {n: {} for n in names}
-  reasons = {m.name: collections.Counter() for m in metrics}
+  reasons: dict[str, dict[str, list[str]]] = {m.name: {} for m in metrics}
   for (metric, clip), row in results.records.items():
     if "scores" in row:
       scores[metric][clip] = row["scores"]
     else:
-      reasons[metric][row["reason"]] += 1
+      reasons[metric].setdefault(row["reason"], []).append(clip)
   ids = [item.name for item in items]
   subsets, pairs = _groups(items)
   summary: dict[str, Any] = {
@@ -209,9 +208,10 @@ def compare(a: str | pathlib.Path, b: str | pathlib.Path) -> dict[str, Any]:
     {m: about.get("protocol_id") for m, about in run.summary["metrics"].items()}
     for run in runs
   ]
-  common = protocols[0].keys() & protocols[1].keys()
+  common = {m for m in protocols[0] if protocols[0][m] and protocols[1].get(m)}
+  names = [pathlib.Path(x).absolute().name for x in (a, b)]
   return {
-    "names": [pathlib.Path(x).absolute().name for x in (a, b)],
+    "names": names if names[0] != names[1] else [str(a), str(b)],
     "rows": rows,
     "other_protocol": sorted(m for m in common if protocols[0][m] != protocols[1][m]),
   }

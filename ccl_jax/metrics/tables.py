@@ -15,6 +15,7 @@ Summary = Mapping[str, Any]
 FIRST = (("cu", "pq", "wer", "cer"), ("sync_c", "sync_d"), ("desync", "ib"))
 ARROWS = {True: " ↑", False: " ↓", None: ""}
 NONE = "–"
+NAMED = 5  # clips in a line of notes; per_clip.jsonl has them all
 
 
 def layout(summary: Summary) -> list[tuple[str, str | None]]:
@@ -108,32 +109,41 @@ def paper_table(summary: Summary, name: str) -> str:
 
 
 def notes(summary: Summary) -> list[str]:
-  """What a reader of the table has to know, a line each; what several metrics say of as
-  many clips is said once.
+  """What a reader of the table has to know, a line each; what several metrics say of
+  the same clips is said once.
   """
   lines, unscored = [], {}
   for name, about in summary["metrics"].items():
     if "skipped" in about:
       lines.append(f"{name}: skipped, {about['skipped']}")
-    for reason, count in about.get("reasons", {}).items():
-      unscored.setdefault((count, reason), []).append(name)
-  for (count, reason), names in unscored.items():
-    lines.append(f"{', '.join(names)}: {count} not scored, {reason}")
+    for reason, clips in about.get("reasons", {}).items():
+      unscored.setdefault((reason, tuple(clips)), []).append(name)
+  for (reason, clips), names in unscored.items():
+    said = f"{', '.join(names)}: {len(clips)} not scored, {reason}"
+    lines.append(f"{said} ({some_of(clips)})")
   for key in DISTANCES:
     cell = cell_of(summary, key, None)
     lines += [f"{key}: {text}" for text in cell.get("warnings", [])]
-    if "reason" in cell:
+    if "reason" in cell and "skipped" not in summary["metrics"].get(key, {}):
       lines.append(f"{key}: no distance, {cell['reason']}")
-  if "desync" in summary["overall"]:
+  if "mean" in cell_of(summary, "desync", None):
     lines.append("desync: a network that guesses has 1.048")
-  if summary["missing"]:
-    lines.append(f"missing videos: {', '.join(summary['missing'])}")
+  if missing := summary["missing"]:
+    count = f"{len(missing)} of {summary['n_total']}"
+    lines.append(f"missing videos: {count} ({some_of(missing)})")
   return lines
+
+
+def some_of(names: Sequence[str]) -> str:
+  """The first of these, and how many more there are."""
+  more = len(names) - NAMED
+  return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> str:
   """Two sets by column, and the difference on the clips that both have."""
-  rows = [["", *comparison["names"], "difference", "95 %", "clips"]]
+  a, b = comparison["names"]
+  rows = [["", a, b, f"{b} - {a}", "95 %", "clips"]]
   for row in comparison["rows"]:
     key = row["column"]
     apart = row["paired"]

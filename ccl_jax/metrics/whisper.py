@@ -11,13 +11,13 @@ Their packages, torch among them, are imported when a recogniser is made.
 
 import json
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
+from ccl_jax.data.manifest import numbered_lines
 from ccl_jax.errors import UsageError
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.packages import need
@@ -40,6 +40,8 @@ class Transformers:
       Unscorable: transformers or the weights are not there.
     """
     package = need("transformers", "transformers with torch")
+    package.logging.set_verbosity_error()  # it warns of what its own generate passes on
+    package.logging.disable_progress_bar()
     try:
       self._processor = package.WhisperProcessor.from_pretrained(path)
       model = package.WhisperForConditionalGeneration.from_pretrained(
@@ -115,14 +117,8 @@ def read_transcripts(path: str | os.PathLike) -> dict[str, str]:
   Raises:
     UsageError: there is no such file, or a line is not such an object.
   """
-  path, texts = pathlib.Path(path), {}
-  try:
-    lines = path.read_text("utf-8-sig").split("\n")
-  except (OSError, UnicodeDecodeError) as e:
-    raise UsageError(f"{path}: cannot be read as text: {e}") from e
-  for i, line in enumerate(lines, 1):
-    if not line.strip():
-      continue
+  texts: dict[str, str] = {}
+  for i, line in numbered_lines(path):
     try:
       row = json.loads(line)
       name, text = row["id"], row["text"]

@@ -6,14 +6,17 @@
 Networks have random numbers and small sizes, or with --full those of the releases (8 GB
 on disk, of memory 8 GiB for the largest: name one metric at a time). Each is saved by
 torch under the name and in the format of its release, converted with --verify and
-exported again. Three synthetic clips and those of CCL_SHARED are scored
+exported again. Three synthetic clips, a talking scene and the clips of CCL_SHARED are
+scored by all metrics
 
-  by the release; once more, which must score nothing and write the same bytes;
-  by what was exported, the first three, which must give the same numbers;
+  by what was exported, the synthetic ones, whose features are the others' reference;
+  by the release, which must give the same numbers of these;
+  once more, which must score nothing and write the same bytes;
   in another folder, killed, interrupted and terminated on the way, which must end with
-  the same bytes as the first run.
+  the same bytes as the run that nothing stopped.
 
-Prints a line per run; the exit code is 1 where one differs.
+Prints a line per run, and the table; the exit code is 1 where a run differs or a metric
+has no number.
 """
 
 import argparse
@@ -34,6 +37,10 @@ from safetensors.numpy import load_file
 
 from ccl_jax.benchmarks import eval_weights
 from ccl_jax.convert import export_weights, import_weights
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.data.talking_scene import draw_clip
+from ccl_jax.scoring import BUILDERS
+from ccl_jax.viz.media import write_mp4
 from tests.metrics.tiny_weights import write_clip, write_weights
 from tests.metrics.whisper_files import write_whisper
 
@@ -48,7 +55,7 @@ RELEASED = {  # network -> file, and whether it is in torch's format before 1.6
   "i3d": ("i3d_pretrained_400.pt", False),
   "aesthetics": ("aesthetics", False),
 }
-NETWORKS = eval_weights.NETWORKS | {"av_align": (), "film": ()}
+NETWORKS = {name: eval_weights.NETWORKS.get(name, ()) for name in BUILDERS}
 
 
 def write_release(drawn: pathlib.Path, kind: str, folder: pathlib.Path) -> None:
@@ -93,20 +100,26 @@ def _tiny_whisper(folder: pathlib.Path) -> None:
 
 
 def write_set(folder: pathlib.Path, count: int | None) -> None:
-  """Clips and their manifest, the synthetic ones first; and one of the first three."""
+  """Clips and their manifest, the synthetic ones first; and one of these alone."""
   (folder / "videos").mkdir()
   lines = []
   for i in range(3):
     write_clip(folder / f"videos/drawn{i}.mp4", i, 5.0 + 0.1 * i)
     lines.append({"id": f"drawn{i}", "prompt": 'says "good morning"', "subset": "easy"})
+  spec = ClipSpec(129, 64, 64, 25)
+  scene = draw_clip(2, spec, talker=1.0, duet=0.0, impacts=0.0)
+  write_mp4(folder / "videos/scene.mp4", scene["video"], 25, scene["audio"])
+  lines.append({"id": "scene", "prompt": scene["text"], "subset": "easy"})
+  drawn = len(lines)
   shared = pathlib.Path(os.environ.get("CCL_SHARED", ROOT.parent / "shared")) / "clips"
   for line in map(json.loads, (shared / "manifest.jsonl").read_text().splitlines()):
     path = shared / f"{line['id']}.mp4"
     if path.is_file():
       shutil.copy(path, folder / "videos")
       lines.append(line)
-  lines = lines if count is None else lines[:1] + lines[3 : 2 + count]
-  for name, some in (("set", lines), ("few", lines[:3])):
+  if count is not None:
+    drawn, lines = 1, lines[:1] + lines[drawn : drawn + count - 1]
+  for name, some in (("set", lines), ("few", lines[:drawn])):
     text = "".join(json.dumps(line) + "\n" for line in some)
     (folder / f"{name}.jsonl").write_text(text)
 
@@ -121,16 +134,22 @@ class Command:
       "--fvd-frames", "16",
     ]  # fmt: skip
 
-  def start(self, weights: pathlib.Path, out: pathlib.Path) -> subprocess.Popen:
+  def start(
+    self, weights: pathlib.Path, out: pathlib.Path, reference: pathlib.Path | None
+  ) -> subprocess.Popen:
     flags = [*self._flags, "--weights", str(weights), "--out", str(out)]
+    if reference:
+      flags += ["--reference", str(reference)]
     return subprocess.Popen(
       flags, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
-  def run(self, weights: pathlib.Path, out: pathlib.Path) -> str:
-    """Its output, after its time."""
+  def run(
+    self, weights: pathlib.Path, out: pathlib.Path, reference: pathlib.Path | None
+  ) -> str:
+    """What it says that it scored, after printing that."""
     start = time.monotonic()
-    process = self.start(weights, out)
+    process = self.start(weights, out, reference)
     said, wrong = process.communicate()
     if process.returncode:
       sys.exit(f"{out.name}: exit code {process.returncode}\n{wrong}")
@@ -144,9 +163,9 @@ def lines_of(path: pathlib.Path) -> int:
 
 
 def stop(process: subprocess.Popen, how: signal.Signals, out: pathlib.Path) -> None:
-  """Ends a run by a signal after two more records than it found."""
+  """Ends a run by a signal after its first record."""
   before = lines_of(out / "records.jsonl")
-  while lines_of(out / "records.jsonl") < before + 2:
+  while lines_of(out / "records.jsonl") == before:
     if process.poll() is not None:
       sys.exit(f"{out.name} ended before {how.name}: {process.communicate()[1]}")
     time.sleep(0.02)
@@ -195,24 +214,26 @@ def main() -> None:
   kinds = list(dict.fromkeys(k for name in names for k in NETWORKS[name]))
   write_set(folder, args.clips)
   released, exported = write_networks(folder, kinds, args.full)
-  command = Command(folder, "set.jsonl", names)
+  command, few = (Command(folder, f"{x}.jsonl", names) for x in ("set", "few"))
   whole, again, broken = (folder / x for x in ("whole", "of_exported", "broken"))
-  command.run(released, whole)
+  few.run(exported, again, None)
+  command.run(released, whole, again)
   first, wrong = bytes_of(whole), []
-  scores = scores_of(whole)
-  without = {key: x for key, x in scores.items() if isinstance(x, str)}
-  print(f"{len(scores) - len(without)} of {len(scores)} scored; the others: {without}")
-  if not command.run(released, whole).startswith("scored 0 ") or first != bytes_of(
-    whole
-  ):
-    wrong.append("the second run")
-  Command(folder, "few.jsonl", names).run(exported, again)
-  few = scores_of(again)
-  if not few or few != {key: scores[key] for key in few}:
+  print((whole / "report.md").read_text())
+  scores, of_few = scores_of(whole), scores_of(again)
+  if not of_few or of_few != {key: scores[key] for key in of_few}:
     wrong.append("the exported weights")
-  for how in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
-    stop(command.start(released, broken), how, broken)
-  command.run(released, broken)
+  scored = [metric for (metric, _), x in scores.items() if not isinstance(x, str)]
+  print(f"{len(scored)} of {len(scores)} scored")
+  wrong += [f"{name} (without a score)" for name in names if name not in scored]
+  if not command.run(released, whole, again).startswith("scored 0 "):
+    wrong.append("what the second run scored")
+  if bytes_of(whole) != first:
+    wrong.append("the second run")
+  signals = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+  for how in signals[: len(scores) - 1]:
+    stop(command.start(released, broken, again), how, broken)
+  command.run(released, broken, again)
   if bytes_of(broken) != first:
     wrong.append("the stopped run")
   print(f"these differ: {', '.join(wrong)}" if wrong else "all runs are the same")

@@ -289,9 +289,12 @@ def test_bad_clips_are_reasons_and_never_zeros(tmp_path, capsys):
   assert got["overall"]["cu"]["n_scored"] == 2
   out = capsys.readouterr()
   assert str(tmp_path / "videos") not in out.err
-  silent = [x for x in out.err.splitlines() if x.endswith("no audio track")]
-  assert silent == ["sync, ib, aesthetics, av_align: 1 not scored, no audio track"]
+  silent = [x for x in out.err.splitlines() if "no audio track" in x]
+  expected = "sync, ib, aesthetics, av_align: 1 not scored, no audio track (silent)"
+  assert silent == [expected]
   assert "–" in out.out and "desync: skipped, missing weights" in out.err
+  assert "1.048" not in out.err and "fvd: no distance" not in out.err
+  assert "exit code 1: desync, fvd could not run" in out.err
 
 
 def test_weights_that_are_no_release(home, tmp_path, capsys):
@@ -332,7 +335,9 @@ def test_missing_videos(home, tmp_path, capsys):
     "--out", str(tmp_path / "out"),
   ]  # fmt: skip
   assert command.main(flags) == 1
-  assert "missing videos: gone" in capsys.readouterr().err
+  said = capsys.readouterr().err
+  assert "missing videos: 1 of 4 (gone)" in said
+  assert "exit code 1: 1 videos are missing (--allow-missing takes that)" in said
   assert command.main([*flags, "--allow-missing"]) == 0
   got = summary(tmp_path / "out")
   assert got["missing"] == ["gone"] and got["n_total"] == 4
@@ -356,7 +361,11 @@ def test_two_runs_side_by_side(home, whole, tmp_path, capsys):
   cells = [x.strip() for x in row.split("|")[1:-1]]
   assert cells == ["WER ↓", "0.000", "1.000", "1.000", "[1.000, 1.000]", "2"]
   assert command.main(["--compare", str(whole), str(tmp_path / "wrong")]) == 0
-  assert "Not comparable" in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert "wrong - whole" in out
+  assert out.splitlines()[-1] == "Not comparable, for their protocols or weights " + (
+    "differ: wer"
+  )
   with pytest.raises(UsageError, match=r"no finished run of ccl_jax\.eval"):
     command.main(["--compare", str(whole), str(home / "videos")])
 
