@@ -215,7 +215,7 @@ def load_aesthetics(path: str | os.PathLike) -> Aesthetics:
   rows = UPSTREAM.tables[format_of(weights)]
   sizes = sizes_of(weights, rows, read_config(path))
   params = load_tree(rows, weights, shapes_of(sizes), UPSTREAM.ignore)
-  return scorer(jax.tree.map(jnp.asarray, params), sizes)
+  return scorer(params, sizes)
 
 
 def scorer(params: Any, sizes: Sizes) -> Aesthetics:

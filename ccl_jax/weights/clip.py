@@ -197,4 +197,4 @@ def load_clip(path: str | os.PathLike, *, dtype: str = "float32") -> ClipImage:
   sizes = sizes_of(weights, rows, read_config(path, UPSTREAM.places))
   shapes = shapes_of(sizes, jnp.dtype(dtype))
   params = load_tree(rows, weights, shapes, UPSTREAM.ignore)
-  return ClipImage(jax.tree.map(jnp.asarray, params), sizes["heads"], dtype)
+  return ClipImage(params, sizes["heads"], dtype)

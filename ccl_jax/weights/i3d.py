@@ -104,4 +104,4 @@ def load_i3d(path: str | os.PathLike) -> FilmFeatures:
   rows = UPSTREAM.tables[format_of(weights)]
   sizes = sizes_of(weights, rows, {})
   params = load_tree(rows, weights, shapes_of(sizes), UPSTREAM.ignore)
-  return FilmFeatures(jax.tree.map(jnp.asarray, params), net_of(sizes))
+  return FilmFeatures(params, net_of(sizes))

@@ -181,4 +181,4 @@ def load_imagebind(path: str | os.PathLike, *, dtype: str = "float32") -> ImageB
   shapes = shapes_of(sizes, jnp.dtype(dtype))
   params = load_tree(rows, weights, shapes, UPSTREAM.ignore)
   heads = tuple(sizes[name]["heads"] for name in TOWERS)
-  return ImageBind(jax.tree.map(jnp.asarray, params), heads, dtype)
+  return ImageBind(params, heads, dtype)

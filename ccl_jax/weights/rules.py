@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -271,11 +272,15 @@ def load(
 def load_tree(
   rows: Sequence[Row], weights: Weights, shapes: Shapes, ignore: Sequence[str] = ()
 ) -> dict[str, Any]:
-  """All parameters at once, as a tree in the dtypes of `shapes`; for small models."""
+  """All parameters at once, as a tree of arrays in the dtypes of `shapes`, on the
+  device; for what fits there.
+  """
   flat = {path: np.empty(x.shape, x.dtype) for path, x in shapes.items()}
   for path, slot, array in load(rows, weights, shapes, ignore):
     flat[path][slot] = array
-  return traverse_util.unflatten_dict(flat, sep="/")
+  # Each goes as its copy is made: the model is never in memory twice.
+  moved = {path: jnp.asarray(flat.pop(path)) for path in list(flat)}
+  return traverse_util.unflatten_dict(moved, sep="/")
 
 
 def unload(

@@ -95,4 +95,4 @@ def load_s3fd(path: str | os.PathLike) -> S3FD:
   weights = open_weights(path, UPSTREAM.places, UPSTREAM.files)
   rows = UPSTREAM.tables[format_of(weights)]
   shapes = shapes_of(sizes_of(weights, rows, {}))
-  return S3FD(jax.tree.map(jnp.asarray, load_tree(rows, weights, shapes)))
+  return S3FD(load_tree(rows, weights, shapes))

@@ -190,5 +190,4 @@ def load_synchformer(path: str | os.PathLike, *, dtype: str = "float32") -> Sync
   sizes = sizes_of(weights, rows, {})
   shapes = shapes_of(sizes, jnp.dtype(dtype))
   params = load_tree(rows, weights, shapes, UPSTREAM.ignore)
-  params = jax.tree.map(jnp.asarray, params)
   return Synchformer(params, sizes["heads"], sizes["joint_heads"], dtype)

@@ -149,4 +149,4 @@ def load_syncnet(path: str | os.PathLike) -> SyncNet:
   rows = UPSTREAM.tables[format_of(weights)]
   shapes = shapes_of(sizes_of(weights, rows, {}))
   params = load_tree(rows, weights, shapes, UPSTREAM.ignore)
-  return SyncNet(jax.tree.map(jnp.asarray, params))
+  return SyncNet(params)

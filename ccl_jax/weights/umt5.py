@@ -166,7 +166,7 @@ def load_params(path: str | os.PathLike, dtype: str):
   weights = open_weights(path, UPSTREAM.places, UPSTREAM.files)
   rows = UPSTREAM.tables[format_of(weights)]
   shapes = shapes_of(sizes_of(weights, rows, {}), jnp.dtype(dtype))
-  return jax.tree.map(jnp.asarray, load_tree(rows, weights, shapes, UPSTREAM.ignore))
+  return load_tree(rows, weights, shapes, UPSTREAM.ignore)
 
 
 def _tokenizer_file(path: pathlib.Path, named) -> pathlib.Path:

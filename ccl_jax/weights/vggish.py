@@ -88,4 +88,4 @@ def load_vggish(path: str | os.PathLike) -> SoundFeatures:
   rows = UPSTREAM.tables[format_of(weights)]
   sizes = sizes_of(weights, rows, {})
   params = load_tree(rows, weights, shapes_of(sizes), UPSTREAM.ignore)
-  return SoundFeatures(jax.tree.map(jnp.asarray, params), net_of(sizes))
+  return SoundFeatures(params, net_of(sizes))

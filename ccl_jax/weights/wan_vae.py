@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from ccl_jax.errors import UsageError
 from ccl_jax.models.wan_vae import WanVideoCodec, init_params
@@ -199,4 +198,4 @@ def load_wan_vae(path: str | os.PathLike, **options) -> WanVideoCodec:
   rows = UPSTREAM.tables[format_of(weights)]
   shapes = shapes_of(sizes_of(weights, rows, {}))
   params = load_tree(rows, weights, shapes)
-  return WanVideoCodec(jax.tree.map(jnp.asarray, params), **options)
+  return WanVideoCodec(params, **options)
