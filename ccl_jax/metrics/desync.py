@@ -76,16 +76,12 @@ def segment_mels(
 @jax.jit
 def window_logits(
   net: Synchformer,
-  pixels: UInt8[Array, "w s f 224 224 3"],
-  mels: Float[Array, "w s bands m"],
-) -> Float[Array, "w o"]:
-  """Logits of windows, one window in memory at a time."""
-
-  def window(x):
-    frames = x[0].astype(jnp.float32) / 127.5 - 1
-    return net.video_rows(frames), net.audio_rows(x[1])
-
-  return net.compare(*jax.lax.map(window, (pixels, mels)))
+  pixels: UInt8[Array, "s f 224 224 3"],
+  mels: Float[Array, "s bands m"],
+) -> Float[Array, " o"]:
+  """Logits of a window; clips of one and of two windows run the same program."""
+  frames = pixels.astype(jnp.float32) / 127.5 - 1
+  return net.compare(net.video_rows(frames)[None], net.audio_rows(mels)[None])[0]
 
 
 def from_logits(logits: Float[np.ndarray, "w o"]) -> dict[str, Any]:
@@ -122,7 +118,8 @@ def score(
   """
   if not len(wave):
     raise Unscorable("no sound")
-  return from_logits(np.asarray(window_logits(net, *windows(frames, wave))))
+  logits = [window_logits(net, *window) for window in zip(*windows(frames, wave))]
+  return from_logits(np.stack(logits))
 
 
 def _segments(x, size: int, step: int):

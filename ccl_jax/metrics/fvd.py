@@ -25,11 +25,12 @@ class FilmFeatures(struct.PyTreeNode):
   params: Any  # not typed as arrays: transformations put shapes, shardings here
   net: I3D = struct.field(pytree_node=False, default=I3D())
 
-  def __call__(self, video: UInt8[Array, "F H W 3"]) -> Float[Array, " e"]:
-    """Features of a film's pixels."""
-    return self.net.apply({"params": self.params}, film_pixels(video)[None])[0]
+  def __call__(self, pixels: Float[Array, "F s s 3"]) -> Float[Array, " e"]:
+    """Features of `film_pixels`."""
+    return self.net.apply({"params": self.params}, pixels[None])[0]
 
 
+@jax.jit
 def film_pixels(video: UInt8[Array, "F H W 3"]) -> Float[Array, "F s s 3"]:
   """What the network sees of a film."""
   frames, height, width, _ = video.shape
@@ -44,7 +45,8 @@ def film_pixels(video: UInt8[Array, "F H W 3"]) -> Float[Array, "F s s 3"]:
   return pixels[:, top : top + SIDE, left : left + SIDE] / 127.5 - 1
 
 
-_features = jax.jit(lambda net, video: net(video))
+# By itself, so that films of all sizes run the same program.
+_features = jax.jit(lambda net, pixels: net(pixels))
 
 
 def features(
@@ -57,4 +59,4 @@ def features(
   """
   if len(video) < LEAST_FRAMES:
     raise Unscorable(f"{len(video)} frames; I3D needs {LEAST_FRAMES}")
-  return np.asarray(_features(net, video))
+  return np.asarray(_features(net, film_pixels(video)))

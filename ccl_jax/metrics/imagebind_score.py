@@ -52,15 +52,29 @@ def stretches(wave: Float[np.ndarray, " n"]) -> Float[np.ndarray, "3 bands m"]:
 
 
 @jax.jit
+def _picture_vectors(
+  net: ImageBind, pairs: UInt8[Array, "k 2 224 224 3"]
+) -> Float[Array, "k e"]:
+  mean, std = (jnp.asarray(x, jnp.float32)[None, None, None, None] for x in (MEAN, STD))
+  return net.vision((pairs.astype(jnp.float32) / 255 - mean) / std)
+
+
+_sound_vectors = jax.jit(ImageBind.audio)
+
+
 def vectors(
   net: ImageBind,
-  pairs: UInt8[Array, "k 2 224 224 3"],
-  mels: Float[Array, "m bands frames"],
-) -> tuple[Float[Array, "k e"], Float[Array, "m e"]]:
-  """The two sets of vectors in the common space."""
-  mean, std = (jnp.asarray(x, jnp.float32)[None, None, None, None] for x in (MEAN, STD))
-  frames = (pairs.astype(jnp.float32) / 255 - mean) / std
-  return net.vision(frames), net.audio(mels)
+  pairs: UInt8[np.ndarray, "k 2 224 224 3"],
+  mels: Float[np.ndarray, "m bands frames"],
+) -> tuple[Float[np.ndarray, "k e"], Float[np.ndarray, "m e"]]:
+  """The two sets of vectors in the common space.
+
+  Pictures go three at a time, as many as the least clip has: longer ones run the same
+  program.
+  """
+  parts = np.split(pairs, range(3, len(pairs), 3))
+  pictures = np.concatenate([_picture_vectors(net, part) for part in parts])
+  return pictures, np.asarray(_sound_vectors(net, mels))
 
 
 def cosine(picture: Float[np.ndarray, "k e"], sound: Float[np.ndarray, "m e"]) -> float:
@@ -97,4 +111,4 @@ def score(
       f"at least {SECONDS} s"
     )
   picture, sound = vectors(net, frame_pairs(used), stretches(wave))
-  return {"ib_score": cosine(np.asarray(picture), np.asarray(sound))}
+  return {"ib_score": cosine(picture, sound)}

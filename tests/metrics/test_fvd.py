@@ -134,7 +134,7 @@ def test_pixels_are_what_torch_makes_of_them(size):
   x = F.interpolate(x, target, mode="bilinear", align_corners=False)
   top, left = ((n - 224) // 2 for n in target)
   x = x[:, :, top : top + 224, left : left + 224] / 127.5 - 1
-  got = np.asarray(jax.jit(film_pixels)(video))
+  got = np.asarray(film_pixels(video))
   np.testing.assert_allclose(np.moveaxis(got, -1, 1), x.numpy(), atol=2e-5)
   assert got.min() >= -1 and got.max() <= 1
 
