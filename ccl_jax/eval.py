@@ -99,7 +99,7 @@ def score(args: argparse.Namespace) -> int:
   from ccl_jax.metrics.outputs import read_reference, write_outputs
   from ccl_jax.metrics.records import Records
   from ccl_jax.metrics.runner import evaluate
-  from ccl_jax.metrics.tables import notes, paper_table
+  from ccl_jax.metrics.tables import all_table, notes
   from ccl_jax.metrics.whisper import read_transcripts
 
   for flag in ("videos", "out"):
@@ -130,7 +130,7 @@ def score(args: argparse.Namespace) -> int:
   summary = write_outputs(
     out, items, missing, metrics, skipped, results, reference, name
   )
-  print(paper_table(summary, name))
+  print(f"{name}: mean [95 %] (clips scored / all)\n{all_table(summary)}")
   for line in [*notes(summary), *results.accidents]:
     print(line, file=sys.stderr)
   print(

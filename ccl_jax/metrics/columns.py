@@ -54,5 +54,29 @@ COLUMNS = {
   "hue_error": Column("talking", "hue_error", None, "Hue error", False, True),
   "place_error": Column("talking", "place_error", None, "Place error", False, True),
 }
+ABOUT = {  # what a reader of the report is told
+  "cu": "content usefulness of the sound, by AudioBox Aesthetics, about 1 to 10",
+  "pq": "production quality of the sound, by AudioBox Aesthetics, about 1 to 10",
+  "wer": "errors in the words that Whisper hears, of all words that are to be said",
+  "cer": "the same by character, where a language has no spaces",
+  "sync_c": "how sure SyncNet is that lips and sound are in step",
+  "sync_d": "how far apart SyncNet finds lips and sound where they match best",
+  "desync": "seconds between picture and sound, by Synchformer",
+  "ib": "cosine of picture and sound, by ImageBind",
+  "av_align": "share of the peaks of motion and the onsets of sound that meet",
+  "ce": "content enjoyment of the sound, by AudioBox Aesthetics, about 1 to 10",
+  "pc": "production complexity of the sound, by AudioBox Aesthetics, about 1 to 10",
+  "wer_mean": "the mean of the clips' own word error rates",
+  "cer_mean": "the mean of the clips' own character error rates",
+  "unrequested": "share of the clips with speech, of those that are to have none",
+  "face_rate": "share of the frames in which a face is found",
+  "film_r": "correlation of motion and loudness",
+  "talking_r": "talking scenes: correlation of mouths and voices",
+  "talking_lag": "talking scenes: milliseconds between mouths and voices",
+  "ser": "talking scenes: errors in the syllables, of all that are to be said",
+  "impact_f1": "talking scenes: contacts of balls against clicks",
+  "hue_error": "talking scenes: share of the captioned colours that are missing",
+  "place_error": "talking scenes: frame widths from the captioned place",
+}
 # Distances of sets, not means over clips: their records hold features.
 DISTANCES = {"fad": "FAD", "fvd": "FVD"}

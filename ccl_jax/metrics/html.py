@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ccl_jax.metrics.columns import COLUMNS
+from ccl_jax.metrics.columns import ABOUT, COLUMNS
 from ccl_jax.metrics.summary import Scores, parts_of
-from ccl_jax.metrics.tables import cell_of, label, layout, notes, paper_rows, shown
+from ccl_jax.metrics.tables import all_rows, cell_of, label, notes, numbers, shown
 
 WORST = 3
 WIDTH, ROW = 640, 34
@@ -34,9 +34,9 @@ def strip_plot(
   """Every clip a dot, by group; its mean a bar, on the interval of the mean."""
   values = [x for _, xs, _ in groups for x in xs]
   low, high = min(values), max(values)
-  span = (high - low) or 1.0
-  left, right = 140, 20
-  place = lambda x: left + (x - low) / span * (WIDTH - left - right)
+  left, right = 140, 40
+  share = lambda x: (x - low) / (high - low) if high > low else 0.5
+  place = lambda x: left + share(x) * (WIDTH - left - right)
   parts = []
   for i, (name, xs, cell) in enumerate(groups):
     y = ROW * i + ROW / 2
@@ -61,8 +61,9 @@ def strip_plot(
       )
   height = ROW * len(groups) + 18
   ends = "".join(
-    f'<text x="{x}" y="{height - 3}" text-anchor="{anchor}">{shown(v, key)}</text>'
-    for x, v, anchor in ((left, low, "start"), (WIDTH - right, high, "end"))
+    f'<text x="{place(x):.0f}" y="{height - 3}" text-anchor="middle">{shown(x, key)}'
+    "</text>"
+    for x in sorted({low, high})
   )
   return f'<svg width="{WIDTH}" height="{height}">{"".join(parts)}{ends}</svg>'
 
@@ -86,11 +87,12 @@ def write_html(
   page = [
     f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(name)}'
     f"</title><style>{STYLE}</style><h1>{html.escape(name)}</h1>",
-    f'<div class="wide"><table>{_table(paper_rows(summary, name))}</table></div><ul>',
+    f'<div class="wide"><table>{_table(all_rows(summary))}</table></div><ul>',
     *(f"<li>{html.escape(line)}</li>" for line in notes(summary)),
-    "</ul>",
+    "</ul><p>Below, every dot is a clip, the red line their mean and the band its 95 % "
+    f"interval; of each number the {WORST} worst clips, the worst one first.</p>",
   ]
-  for key in dict.fromkeys(key for key, _ in layout(summary) if key in COLUMNS):
+  for key in (key for key in numbers(summary) if key in COLUMNS):
     column = COLUMNS[key]
     parts = parts_of(column, scores.get(column.metric, {}))
     if not parts:
@@ -101,7 +103,7 @@ def write_html(
       (s, [values[n] for n in names if n in values], cell_of(summary, key, subset))
       for (s, names), subset in zip(ids.items(), [None, *subsets])
     ]
-    page.append(f"<h2>{html.escape(label(key, None))}</h2>")
+    page.append(f"<h2>{html.escape(label(key, None))}</h2><p>{ABOUT[key]}</p>")
     page.append(strip_plot([g for g in groups if g[1]], key))
     if column.higher is None:
       continue

@@ -26,7 +26,13 @@ from ccl_jax.metrics.summary import (
   paired_subsets,
   parts_of,
 )
-from ccl_jax.metrics.tables import cell_of, comparison_table, notes, paper_table
+from ccl_jax.metrics.tables import (
+  all_table,
+  cell_of,
+  comparison_table,
+  notes,
+  paper_table,
+)
 
 FILE = "per_clip.jsonl"
 PACKAGES = ("ccl_jax", "jax", "flax", "numpy", "av", "pillow", "opencv-python-headless")
@@ -125,8 +131,9 @@ def write_outputs(
   _write(out / FILE, "\n".join(json.dumps(r, ensure_ascii=False) for r in rows))
   _write(out / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False))
   lines = [f"- {line}" for line in notes(summary)]
-  text = "\n".join([f"# {name}", "", paper_table(summary, name), "", *lines])
-  _write(out / "report.md", text)
+  tables = [t for t in (paper_table(summary, name), all_table(summary)) if t]
+  text = "\n\n".join([f"# {name}", *tables, "\n".join(lines)])
+  _write(out / "report.md", text.rstrip())
   files = {item.name: item.path for item in items}
   write_html(out, summary, scores, subsets, files, name)
   return summary

@@ -1,9 +1,13 @@
-"""Tables of summaries, in the layout of the paper, as text that is also Markdown.
+"""Tables of summaries, as text that is also Markdown.
 
-  CU PQ WER | Sync-C, Sync-D of each subset | DeSync, IB of each subset | the rest
+One is in the layout of the paper, a set a line,
 
-Sound is judged once, over all clips, for its text is the same in all subsets. The rest
-is judged over all clips too where some are in no subset.
+  CU PQ WER | Sync-C, Sync-D of each subset | DeSync, IB of each subset
+
+and one has a number a line, over all clips and by subset, with its interval and how
+many clips it is of. Sound is judged once, over all clips, for its text is the same in
+all subsets. In the paper's layout the rest is judged over all clips too where some are
+in no subset.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,26 +16,33 @@ from typing import Any
 from ccl_jax.metrics.columns import COLUMNS, DISTANCES
 
 Summary = Mapping[str, Any]
-FIRST = (("cu", "pq", "wer", "cer"), ("sync_c", "sync_d"), ("desync", "ib"))
+PAPER = (("cu", "pq", "wer", "cer"), ("sync_c", "sync_d"), ("desync", "ib"))
 ARROWS = {True: " ↑", False: " ↓", None: ""}
 NONE = "–"
 NAMED = 5  # clips in a line of notes; per_clip.jsonl has them all
 
 
-def layout(summary: Summary) -> list[tuple[str, str | None]]:
-  """(column, subset) from left to right; subset None: of all clips."""
+def numbers(summary: Summary) -> list[str]:
+  """The numbers that there are, those of the paper first."""
   used = summary["overall"]
+  named = [key for group in PAPER for key in group]
+  order = [*named, *(key for key in COLUMNS if key not in named)]
+  columns = [key for key in order if key in used and _filled(used[key], key)]
+  return columns + [key for key in DISTANCES if key in used]
+
+
+def layout(summary: Summary) -> list[tuple[str, str | None]]:
+  """(number, subset) in the paper, left to right; subset None: of all clips."""
+  used, here = summary["overall"], numbers(summary)
   subsets = list(summary["subsets"])
   if sum(_clips(summary["subsets"][s]) for s in subsets) < _clips(used):
     subsets.insert(0, None)  # some clips are in none
-  named = {key for group in FIRST for key in group}
   places = []
-  for group in (*FIRST, tuple(key for key in COLUMNS if key not in named)):
-    here = [key for key in group if key in used and _filled(used[key], key)]
-    by_subset = [key for key in here if COLUMNS[key].subsets]
-    places += [(key, None) for key in here if key not in by_subset]
+  for group in PAPER:
+    by_subset = [key for key in group if key in here and COLUMNS[key].subsets]
+    places += [(key, None) for key in group if key in here and key not in by_subset]
     places += [(key, subset) for subset in subsets for key in by_subset]
-  return places + [(key, None) for key in DISTANCES if key in used]
+  return places
 
 
 def _clips(group: Mapping[str, Any]) -> int:
@@ -86,26 +97,43 @@ def table(rows: Sequence[Sequence[str]]) -> str:
   return "\n".join([head, rule, *rest])
 
 
-def paper_rows(summary: Summary, name: str) -> list[list[str]]:
-  """A set's numbers, their 95 % intervals, and how many clips they are of; the header
-  first.
-  """
-  places = layout(summary)
-  cells = [(cell_of(summary, *place), place[0]) for place in places]
-  counts = [
-    f"{c.get('n_scored', 0)}/{c.get('n_total', summary['n_total'])}" for c, _ in cells
-  ]
-  return [
-    ["", *(label(*place) for place in places)],
-    [name, *(shown(c.get("mean"), key) for c, key in cells)],
-    ["95 %", *(interval(c, key) for c, key in cells)],
-    ["clips", *counts],
-  ]
-
-
 def paper_table(summary: Summary, name: str) -> str:
+  """The paper's numbers of a set, its name first, and their intervals; "" of none."""
+  places = layout(summary)
+  if not places:
+    return ""
+  cells = [(cell_of(summary, *place), place[0]) for place in places]
+  return table(
+    [
+      ["", *(label(*place) for place in places)],
+      [name, *(shown(cell.get("mean"), key) for cell, key in cells)],
+      ["95 %", *(interval(cell, key) for cell, key in cells)],
+    ]
+  )
+
+
+def all_rows(summary: Summary) -> list[list[str]]:
+  """Every number, a line each, over all clips and by subset; the header first."""
+  subsets = list(summary["subsets"])
+  rows = [["", "all", *subsets]]
+  for key in numbers(summary):
+    by_subset = key in COLUMNS and COLUMNS[key].subsets
+    places = [None, *(subsets if by_subset else [])]
+    cells = [_said(cell_of(summary, key, place), key) for place in places]
+    rows.append([label(key, None), *cells, *[""] * (len(subsets) + 1 - len(cells))])
+  return rows
+
+
+def all_table(summary: Summary) -> str:
   """The same as text."""
-  return table(paper_rows(summary, name))
+  return table(all_rows(summary))
+
+
+def _said(cell: Mapping[str, Any], key: str) -> str:
+  """A number, its interval where there is one, and how many clips it is of."""
+  parts = [shown(cell.get("mean"), key)]
+  parts += [interval(cell, key)] if "low" in cell else []
+  return " ".join([*parts, f"({cell['n_scored']}/{cell['n_total']})"])
 
 
 def notes(summary: Summary) -> list[str]:

@@ -19,6 +19,7 @@ from ccl_jax.data.talking_scene import draw_clip
 from ccl_jax.errors import UsageError
 from ccl_jax.metrics import clip as clips
 from ccl_jax.metrics import runner
+from ccl_jax.metrics.columns import ABOUT, COLUMNS
 from ccl_jax.viz.media import write_mp4
 from tests.data.films import film, truncated
 from tests.metrics.tiny_weights import write_clip, write_weights
@@ -137,11 +138,13 @@ def test_every_metric_scores_every_clip(whole):
   assert "<svg" in page and 'src="worst/a.mp4"' in page and "http" not in page
   assert (whole / "worst/a.mp4").stat().st_size > 1000
   table = (whole / "report.md").read_text().splitlines()[2]
-  heads = [x.strip() for x in table.split("|")[2:]]
-  assert heads[:7] == [
+  heads = [x.strip() for x in table.split("|")[2:-1]]
+  assert heads == [
     "CU ↑", "PQ ↑", "WER ↓", "Sync-C ↑ easy", "Sync-D ↓ easy", "Sync-C ↑ hard",
-    "Sync-D ↓ hard",
+    "Sync-D ↓ hard", "DeSync ↓ easy", "IB ↑ easy", "DeSync ↓ hard", "IB ↑ hard",
   ]  # fmt: skip
+  assert ABOUT.keys() == COLUMNS.keys()
+  assert page.count("<h2>") == page.count("<svg") and ABOUT["ib"] in page
 
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(home, whole, decoded):
@@ -419,8 +422,9 @@ def test_clips_without_a_subset_are_in_the_table(home, whole, tmp_path, capsys):
   more = ("--metrics", "av_align", "--manifest", str(tmp_path / "set.jsonl"))
   assert run(home, "loose", *more) == 0
   rows = [x for x in capsys.readouterr().out.splitlines() if x.startswith("|")]
-  cells = [[x.strip() for x in row.split("|")[2:-1]] for row in rows]
-  assert cells[0] == ["AV-Align ↑", "AV-Align ↑ easy"] and cells[4] == ["3/3", "1/1"]
+  cells = [[x.strip() for x in row.split("|")[1:-1]] for row in rows]
+  assert cells[0] == ["", "all", "easy"] and cells[2][0] == "AV-Align ↑"
+  assert cells[2][1].endswith("] (3/3)") and cells[2][2].endswith(" (1/1)")
 
 
 def test_talking_scenes_and_films(tmp_path):
