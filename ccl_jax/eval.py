@@ -130,7 +130,7 @@ def score(args: argparse.Namespace) -> int:
   summary = write_outputs(
     out, items, missing, metrics, skipped, results, reference, name
   )
-  print(f"{name}: mean [95 %] (clips scored / all)\n{all_table(summary)}")
+  print(f"{name}\n\n{all_table(summary)}\n")
   for line in [*notes(summary), *results.accidents]:
     print(line, file=sys.stderr)
   print(

@@ -115,7 +115,7 @@ def paper_table(summary: Summary, name: str) -> str:
 def all_rows(summary: Summary) -> list[list[str]]:
   """Every number, a line each, over all clips and by subset; the header first."""
   subsets = list(summary["subsets"])
-  rows = [["", "all", *subsets]]
+  rows = [["mean [95 %] (clips)", "all", *subsets]]
   for key in numbers(summary):
     by_subset = key in COLUMNS and COLUMNS[key].subsets
     places = [None, *(subsets if by_subset else [])]
