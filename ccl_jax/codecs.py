@@ -1,6 +1,7 @@
 """The frozen translators between the world and the network: video, audio, text, image.
 
   video.encode(pixels (b F H W 3) in [-1, 1]) -> latents (b t h w 16)     .decode back
+  video.posterior(pixels) -> the latents' mean and deviation, of a VAE
   audio.encode(wave (b n), n = 512 a at 16 kHz) -> latents (b a 20)       .decode back
   text.tokenize(list of str) -> ids, mask (b l) on the host
   text.encode(ids, mask) -> rows (b l e), zero where not mask

@@ -40,7 +40,7 @@ def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
     mine = [s for s in made.shards[index::count] if not is_done(out, s)]
     if mine:
       size = config.batch.size
-      run = make_encoder(codecs, size)
+      run = make_encoder(codecs, size, config.video_std)
       bar = _bar(sum(len(s.items) for s in mine))
       pool = futures.ThreadPoolExecutor(max(config.batch.threads, 1))
       try:
@@ -59,6 +59,7 @@ def prepare(
   settings = {
     **{k: config.data[k] for k in ("source", "split")},
     "loudness": config.data.get("loudness"),
+    "video_std": config.video_std or None,  # None: as in plans that lack it
     "root": str(pathlib.Path(config.data.root).absolute()),
     "options": config.data.options.to_dict(),
     "clips": list(config.clips),
@@ -96,12 +97,16 @@ def make_plan(
     out.is_dir() and all(p.name.startswith(ours) for p in out.iterdir())
   ):
     raise UsageError(f"{out} is there and no set of latents: name a new folder")
+  codec = config.codec
+  codecs = load_codecs(codec.path) if codec.path else Codecs()
+  if config.video_std and not hasattr(codecs.video, "posterior"):
+    raise UsageError(
+      f"video_std: the video codec of {codec.path or 'the embedded ones'} has no "
+      "posterior, so no deviation: give codecs=DIR that hold Wan2.1's VAE"
+    )
   listed = media.scan()
   out.mkdir(parents=True, exist_ok=True)
-  codec = config.codec
-  if codec.path:
-    codecs = load_codecs(codec.path)
-  else:
+  if not codec.path:
     sizes = {"text_length": codec.text_length, "text_dim": codec.text_dim}
     codecs = fit_codecs(_some_clips(media, listed, codec.fit_clips), **sizes)
   for left_over in out.glob(".codecs.*"):

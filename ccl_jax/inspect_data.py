@@ -52,8 +52,9 @@ def describe(root: pathlib.Path) -> list[str]:
     )
   lines += ["", "caption, words     " + _spread(whole["caption_words"])]
   lines += ["text embedding rows " + _spread(whole["text_rows"])]
-  for stream, moments in whole["latents"].items():
-    lines += ["", f"{stream} latents, by channel"]
+  for stored, moments in whole["latents"].items():
+    about = "deviation of video" if stored == "video_std" else stored
+    lines += ["", f"{about} latents, by channel"]
     lines += [f"{name:>6} " + _numbers(moments[name]) for name in ("mean", "std")]
   lines += ["", "encoders"]
   lines += [f"{name:>6} {digest}" for name, digest in made.encoders.items()]

@@ -1,6 +1,7 @@
 """A shard's clips through the codecs: decoding, encoding and writing overlap."""
 
 import collections
+import functools
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,13 +20,16 @@ from ccl_jax.data.stock import Stock
 from ccl_jax.errors import UsageError
 
 
-@jax.jit
-def _program(codecs, batch):
+@functools.partial(jax.jit, static_argnums=2)
+def _program(codecs, batch, video_std):
   """One program for each bucket."""
   made = {"text": codecs.text.encode(batch["ids"], batch["mask"])}
   if "video" in batch:
     pixels = to_unit(batch["video"])
-    made["video"] = codecs.video.encode(pixels)
+    if video_std:
+      made["video"], made["video_std"] = codecs.video.posterior(pixels)
+    else:
+      made["video"] = codecs.video.encode(pixels)
     if pixels.shape[1] > 1:
       made["image"] = codecs.video.encode(pixels[:, :1])[:, 0]
   if "audio" in batch:
@@ -33,8 +37,11 @@ def _program(codecs, batch):
   return {k: v.astype(records.DTYPES[k]) for k, v in made.items()}
 
 
-def make_encoder(codecs: Codecs, size: int) -> Callable[[list[dict]], dict]:
-  """A function from clips of one bucket, at most `size`, to arrays of `size` rows.
+def make_encoder(
+  codecs: Codecs, size: int, video_std: bool = False
+) -> Callable[[list[dict]], dict]:
+  """A function from clips of one bucket, at most `size`, to arrays of `size` rows;
+  `video_std`: with the deviation of video latents.
 
   A batch runs on all devices of this process; what it lacks in rows is filled with its
   last clip, so that a bucket has one shape.
@@ -56,7 +63,8 @@ def make_encoder(codecs: Codecs, size: int) -> Callable[[list[dict]], dict]:
     batch |= {"ids": ids, "mask": mask}
     short = size - len(clips)
     batch = {k: np.concatenate([x, *[x[-1:]] * short]) for k, x in batch.items()}
-    return _program(codecs, jax.device_put(batch, rows)) | {"length": mask.sum(1)}
+    arrays = _program(codecs, jax.device_put(batch, rows), video_std)
+    return arrays | {"length": mask.sum(1)}
 
   return run
 

@@ -7,6 +7,8 @@
   :source=vggsound         or wavcaps, openhumanvid: media and metadata below `data`; or
                            tfds (a built data set), talking_scene (drawn below `data`)
   :loudness=-23            LUFS that every clip is brought to; without, as recorded
+  :video_std               also the deviation of the video VAE's posterior, to train
+                           from draws of it (docs/data.md); needs a VAE in `codecs`
   :runlocal                tiny clips and texts
 
 A shape is FRAMESxHEIGHTxWIDTH@FPS, such as 81x480x832@16.
@@ -36,6 +38,7 @@ def get_config(arg=None):
     clips="121x352x640@24",
     source="folder",
     loudness="",
+    video_std=False,
     runlocal=False,
   )
   c = ConfigDict(
@@ -57,6 +60,7 @@ def get_config(arg=None):
         "text_dim": 4096,
       },
       "batch": {"size": 8, "threads": 4},
+      "video_std": args.video_std,
       "shard_clips": 256,
     }
   )

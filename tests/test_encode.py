@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from ccl_jax.data.stock import FolderStock
 from ccl_jax.encoding import encode
 from ccl_jax.errors import UsageError
 from ccl_jax.inspect_data import decode, decode_some, describe, show
+from ccl_jax.models.wan_vae import WanVideoCodec, init_params
 from ccl_jax.viz.media import write_mp4, write_png, write_wav
 from configs.encode import get_config
 
@@ -335,6 +337,69 @@ def test_mistakes_are_one_line(tmp_path, media, codecs):
     ),
     out=tmp_path / "other",
   )
+
+
+@pytest.fixture(scope="module")
+def vae(home, codecs):
+  """Codecs with a small VAE of drawn parameters."""
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda x: jnp.asarray(0.2 * rng.standard_normal(x.shape), jnp.float32),
+    jax.eval_shape(lambda key: init_params(key, 4), jax.random.key(0)),
+  )
+  loaded = load_codecs(codecs)
+  save_codecs(loaded._replace(video=WanVideoCodec(params, chunk=None)), home / "vae")
+  return home / "vae"
+
+
+def films_alone(media, out, codecs, video_std):
+  jobs = config(media, out, codecs, video_std=video_std, clips=CLIPS[:1])
+  jobs.data.options.kinds = ("film",)
+  return jobs
+
+
+def test_the_deviation_is_stored_where_it_is_asked_for(tmp_path, media, vae):
+  plain, stored = tmp_path / "plain", tmp_path / "stored"
+  for out, video_std in ((plain, False), (stored, True)):
+    assert encode(films_alone(media, out, vae, video_std))["records"] == 7
+  found, without = RecordSet(stored), RecordSet(plain)
+  (bucket,) = found.buckets
+  items = {i.id: i for shard in plan.read(stored).shards for i in shard.items}
+  stock = FolderStock(media, [SPEC], {})
+  read = lambda record: stock.read(bucket, items[record["about"]["id"]])["video"]
+  pixels = np.stack([read(found[i]) for i in range(7)]) / np.float32(127.5) - 1
+  run = jax.jit(lambda codec, x: codec.posterior(x)[1])
+  for i, std in enumerate(run(load_codecs(vae).video, pixels)):
+    record, other = found[i], without[i]
+    assert record.keys() - other.keys() == {"video_std"}
+    for name, array in other.items():
+      np.testing.assert_array_equal(record[name], array)
+    stored_std = record["video_std"].astype(np.float32)
+    np.testing.assert_allclose(stored_std, std, rtol=1e-2)
+
+  lines = describe(stored)
+  assert "deviation of video latents, by channel" in lines
+  assert "deviation of video latents, by channel" not in describe(plain)
+  decoded = [decode(load_codecs(vae), s[0])["video"] for s in (found, without)]
+  np.testing.assert_array_equal(*decoded)
+
+  with pytest.raises(UsageError, match="begun with video_std = None, now it is True"):
+    encode(films_alone(media, plain, vae, True))
+  with pytest.raises(UsageError, match="begun with video_std = True, now it is None"):
+    encode(films_alone(media, stored, vae, False))
+  assert encode(films_alone(media, stored, "", True))["records"] == 7  # its own codecs
+  raw = json.loads((plain / plan.FILE).read_text())
+  del raw["settings"]["video_std"]  # begun before there was the setting
+  (plain / plan.FILE).write_text(json.dumps(raw))
+  assert encode(films_alone(media, plain, vae, False))["records"] == 7
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_codecs_without_a_posterior_are_refused(tmp_path, media, codecs, given):
+  out = tmp_path / "set"
+  with pytest.raises(UsageError, match="has no posterior") as e:
+    encode(films_alone(media, out, codecs if given else "", True))
+  assert "\n" not in str(e.value) and not out.exists()
 
 
 def test_another_source_is_encoded_too(tmp_path):

@@ -39,7 +39,8 @@ def keep_freed_memory() -> None:
 class LatentBatches:
   """Iterates over this process's rows of each batch: `text` bf16 (b, l, e), zero past
   each text, and of `video` bf16 (b, t, h, w, c) and `audio` float32 (b, a, c) those
-  that its bucket has and `streams` names.
+  that its bucket has and `streams` names; beside video `video_std`, of its shape, where
+  a set of the mixture has it: zero for the records that do not.
   """
 
   def __init__(
@@ -125,6 +126,9 @@ class LatentBatches:
   def _read(self, bucket: Bucket, row: Row, place: int, batch: dict) -> None:
     record = self._mixture.sets[row.set].buckets[bucket][row.record]
     for name, array in batch.items():
+      if name == "video_std" and name not in record:
+        array[place] = 0  # it trains on its mean
+        continue
       source, target = record[name], array[place]
       if name == "text":
         target = target[: len(source)]
@@ -143,6 +147,8 @@ class LatentBatches:
       record = self._mixture.sets[row.set].buckets[bucket][row.record]
       names = [s for s in bucket.streams if s in self._streams]
       shapes = {s: (record[s].shape, record[s].dtype) for s in names}
+      if "video" in names and self._mixture.has_video_std(bucket):
+        shapes["video_std"] = shapes["video"]
       text = record["text"]
       rows = self._mixture.text_rows(bucket)
       self._shapes[bucket] = shapes | {"text": ((rows, text.shape[1]), text.dtype)}

@@ -115,6 +115,12 @@ class Mixture:
     longest = max(s.text_rows(bucket) for s in self.sets if bucket in s.buckets)
     return max(-(-longest // 8), 1) * 8
 
+  def has_video_std(self, bucket: Bucket) -> bool:
+    """Whether a set that has the bucket stores deviations of its video latents."""
+    return any(
+      "video_std" in s.index["latents"] for s in self.sets if bucket in s.buckets
+    )
+
   def common_clip(self) -> ClipSpec | None:
     """The clips that most records with picture, and with sound if any has it, hold."""
     counts = {

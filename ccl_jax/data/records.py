@@ -1,6 +1,7 @@
 """Records of latents: one clip as the bytes of a safetensors file, many in a shard.
 
   video       (t, h, w, c)  bf16   latent; one latent frame for a still
+  video_std   (t, h, w, c)  bf16   its deviation in the VAE's posterior; optional
   image       (h, w, c)     bf16   latent of the first frame alone: the image condition
   audio       (a, c)        fp32   latent
   text        (l, e)        bf16   embedding, cut to its true length l
@@ -30,6 +31,7 @@ from safetensors.numpy import save
 
 DTYPES = {
   "video": ml_dtypes.bfloat16,
+  "video_std": ml_dtypes.bfloat16,
   "image": ml_dtypes.bfloat16,
   "audio": np.float32,
   "text": ml_dtypes.bfloat16,

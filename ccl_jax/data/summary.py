@@ -15,6 +15,8 @@ import numpy as np
 
 from ccl_jax.axes import STREAMS
 
+LATENTS = (*STREAMS, "video_std")  # the arrays that moments are taken of
+
 
 class Summary:
   """Sums over the records of a shard."""
@@ -33,7 +35,7 @@ class Summary:
     self._counts.update(records=1, bytes=len(data), seconds=about["seconds"])
     self._histograms["text_rows"][len(record["text"])] += 1
     self._histograms["caption_words"][len(about["text"].split())] += 1
-    for s in STREAMS:
+    for s in LATENTS:
       if s in record:
         rows = np.asarray(record[s], np.float64).reshape(-1, record[s].shape[-1])
         sums = [len(rows), rows.sum(0), (rows**2).sum(0)]
@@ -55,7 +57,7 @@ class Summary:
 
 def total(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
   """Several shards' summaries, in their order, as one; `latents` has mean and std by
-  stream and channel in place of the sums.
+  stream and channel in place of the sums, and so has `video_std` if it is stored.
   """
   summaries = list(summaries)
   digest = hashlib.sha256("".join(s["sha256"] for s in summaries).encode())
@@ -64,13 +66,13 @@ def total(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
   for k in ("text_rows", "caption_words"):
     counts = sum((Counter(s[k]) for s in summaries), Counter())
     out[k] = _with_strings({int(n): c for n, c in counts.items()})
-  for stream in STREAMS:
-    sums = [s["moments"][stream] for s in summaries if stream in s["moments"]]
+  for name in LATENTS:
+    sums = [s["moments"][name] for s in summaries if name in s["moments"]]
     if sums:
       n = sum(x[0] for x in sums)
       first, second = (np.sum([x[i] for x in sums], 0) / n for i in (1, 2))
       std = np.sqrt(np.maximum(second - first**2, 0))
-      out["latents"][stream] = {"mean": first.tolist(), "std": std.tolist()}
+      out["latents"][name] = {"mean": first.tolist(), "std": std.tolist()}
   return out
 
 

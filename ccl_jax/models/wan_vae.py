@@ -2,6 +2,11 @@
 
   z = (mu(pixels) - mean) / std          pixels = clip(decoder(z std + mean), -1, 1)
 
+The encoder's last layer gives [mu | logvar] (reference: WanVAE_.encode). z is the mean
+of the normalised posterior, whose deviation is
+
+  exp(clip(logvar, -30, 20) / 2) / std      (diffusers: DiagonalGaussianDistribution)
+
 Frame 0 is a latent frame of its own, so F = 4 k + 1 frames are k + 1 latent frames. Two
 ways to need less memory than the whole clip at once:
 
@@ -44,11 +49,16 @@ def init_params(key: Array, width: int = WIDTH) -> PyTree:
 
 
 def encode(
-  params: PyTree, pixels: Float[Array, "b F H W 3"], chunk: int | None = None
+  params: PyTree,
+  pixels: Float[Array, "b F H W 3"],
+  chunk: int | None = None,
+  deviation: bool = False,
 ) -> Float[Array, "b t h w c"]:
-  """The normalised posterior mean, `chunk` latent frames at a time (None: all)."""
+  """The normalised posterior mean, `chunk` latent frames at a time (None: all); with
+  `deviation` that too, in 16 channels behind the mean's.
+  """
   params = params["encoder"]
-  network = Encoder(params["first"]["kernel"].shape[-1])
+  network = Encoder(params["first"]["kernel"].shape[-1], deviation)
   return _in_chunks(network, params, pixels.astype(jnp.float32), GROUP, chunk)
 
 
@@ -123,8 +133,18 @@ class WanVideoCodec(struct.PyTreeNode):
       )
 
   def encode(self, pixels: Float[Array, "b F H W 3"]) -> Float[Array, "b t h w 16"]:
+    return self._encode(pixels)
+
+  def posterior(
+    self, pixels: Float[Array, "b F H W 3"]
+  ) -> tuple[Float[Array, "b t h w 16"], Float[Array, "b t h w 16"]]:
+    """The latents' mean, which is what `encode` gives, and deviation."""
+    mean, std = jnp.split(self._encode(pixels, deviation=True), 2, axis=-1)
+    return mean, std
+
+  def _encode(self, pixels: Array, deviation: bool = False) -> Array:
     _check_sizes(*pixels.shape[1:4])
-    run = lambda x: encode(self.params, x, self.chunk)
+    run = lambda x: encode(self.params, x, self.chunk, deviation)
     return self._tiled(run, pixels, (PATCH, 1))
 
   def decode(self, latent: Float[Array, "b t h w 16"]) -> Float[Array, "b F H W 3"]:

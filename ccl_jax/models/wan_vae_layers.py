@@ -156,9 +156,12 @@ def middle(x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
 
 
 class Encoder(nn.Module):
-  """Pixels in [-1, 1] to the normalised mean of their latents' distribution."""
+  """Pixels in [-1, 1] to the normalised mean of their latents' distribution and, with
+  `deviation`, its normalised deviation behind it, in as many channels again.
+  """
 
   width: int
+  deviation: bool = False
 
   @nn.compact
   def __call__(self, x: Float[Array, "b F H W 3"]) -> Float[Array, "b t h w c"]:
@@ -174,8 +177,12 @@ class Encoder(nn.Module):
     x = nn.silu(Norm(name="norm")(middle(x)))
     x = CausalConv(2 * CHANNELS, name="last")(x)
     mean, std = stats(x.ndim)
-    # The other half of the channels is the variance's logarithm.
-    return (conv(2 * CHANNELS, (1, 1, 1), "moments")(x)[..., :CHANNELS] - mean) / std
+    moments = conv(2 * CHANNELS, (1, 1, 1), "moments")(x)
+    mu = (moments[..., :CHANNELS] - mean) / std
+    if not self.deviation:
+      return mu
+    logvar = jnp.clip(moments[..., CHANNELS:], -30, 20)
+    return jnp.concatenate([mu, jnp.exp(0.5 * logvar) / std], -1)
 
 
 class Decoder(nn.Module):

@@ -32,7 +32,8 @@ def make_finisher(
 
   @jax.jit
   def finish(batch):
-    out = {s: batch[s].astype(jnp.float32) for s in STREAMS if s in batch}
+    names = (*STREAMS, "video_std")
+    out = {k: batch[k].astype(jnp.float32) for k in names if k in batch}
     rows = batch["text"][:, :length]
     short = length - rows.shape[1]
     out["text"] = jnp.pad(rows, ((0, 0), (0, short), (0, 0))).astype(jnp.float32)

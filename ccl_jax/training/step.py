@@ -13,6 +13,14 @@ A batch is {"video": (b, t, h, w, c), "audio": (b, a, c), "text": (b, l, e)} of 
 latents and embeddings, "null_text" (l, e) that stands for no text, and for Wan2.1-I2V's
 form of image condition "condition" (b, t, h, w, 20) and "image" (b, 257, 1280). A batch
 of one stream alone serves the tasks that need no other (`tasks.servable`).
+
+With "video_std" (b, t, h, w, c), "video" is the mean of the VAE's posterior, and every
+step draws the latents of the frames it noises anew:
+
+  x0 = mean + std n,  n ~ N(0, 1)
+
+A frame that is given clean, an image condition among them, stays the mean: that is what
+sampling gives.
 """
 
 import dataclasses
@@ -113,6 +121,17 @@ def frame_sigma(drawn: Draw, latents: Mapping[str, Array]) -> dict[str, Array]:
   return sigma
 
 
+def draw_video(
+  key: jax.Array,
+  mean: Float[Array, "b t h w c"],
+  std: Float[Array, "b t h w c"],
+  sigma: Float[Array, "b t"],
+) -> Float[Array, "b t h w c"]:
+  """The posterior's mean, and a draw from it in the frames that are noised."""
+  noised = (sigma > 0)[:, :, None, None, None]
+  return mean + jnp.where(noised, std * jax.random.normal(key, mean.shape), 0)
+
+
 def sample_losses(
   model: JointDiT,
   params: PyTree,
@@ -204,13 +223,17 @@ def make_train_step(
     return total, by_sample
 
   def step(state, batch):
-    null_text = batch["null_text"]
-    batch = {k: v for k, v in batch.items() if k != "null_text"}
+    null_text, std = batch["null_text"], batch.get("video_std")
+    batch = {k: v for k, v in batch.items() if k not in ("null_text", "video_std")}
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     latents = {s: batch[s] for s in STREAMS if s in batch}
     index = None if task is None else recipe.names.index(task)
     p = servable(recipe.names, recipe.probabilities, tuple(latents))
     drawn = draw(key, latents, dataclasses.replace(recipe, probabilities=p), index)
+    if std is not None:
+      sigma = frame_sigma(drawn, latents)["video"]
+      posterior = jax.random.fold_in(key, 5)  # `draw` has split off 0 to 4
+      batch["video"] = draw_video(posterior, batch["video"], std, sigma)
     counts = {s: jnp.maximum(drawn.tasks.generated[s].sum(), 1) for s in latents}
     gradient = jax.value_and_grad(objective, has_aux=True)
 

@@ -19,18 +19,22 @@ def text_rows(j: int) -> int:
   return j % 5
 
 
-def arrays(bucket: Bucket, j: int) -> dict[str, np.ndarray]:
+def arrays(bucket: Bucket, j: int, video_std: bool = False) -> dict[str, np.ndarray]:
   out = {"text": np.full((text_rows(j), WIDTH), j, np.float32)}
   if bucket.frames:
     t, h, w = (bucket.frames - 1) // 4 + 1, bucket.height // 8, bucket.width // 8
     out["video"] = np.full((t, h, w, 16), j, np.float32)
+    if video_std:
+      out["video_std"] = out["video"] + 0.5
   if bucket.tokens:
     out["audio"] = np.full((bucket.tokens, 20), j, np.float32)
   return out
 
 
-def make_set(root, counts, shard_clips=3, encoders=ENCODERS):
-  """Writes `counts` {bucket: records} below `root` and returns it."""
+def make_set(root, counts, shard_clips=3, encoders=ENCODERS, video_std=False):
+  """Writes `counts` {bucket: records} below `root` and returns it; the deviation of
+  record j is j + 1 / 2, if there is one.
+  """
   items = {
     b: [Item(f"{b.kind} {j}", "", 0.0, None, f"clip {j}") for j in range(n)]
     for b, n in sorted(counts.items())
@@ -42,7 +46,7 @@ def make_set(root, counts, shard_clips=3, encoders=ENCODERS):
     with new_shard(root, shard, encoders) as records:
       for item in shard.items:
         j = int(item.id.split()[1])
-        records.add(item.id, item.text, arrays(shard.bucket, j))
+        records.add(item.id, item.text, arrays(shard.bucket, j, video_std))
   finish(root, made)
   return root
 

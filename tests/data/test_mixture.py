@@ -235,6 +235,32 @@ def test_a_model_of_one_stream_reads_that_alone(root):
   reader.close()
 
 
+def test_sets_with_and_without_deviations_mix(home):
+  """Zero for the records that have none; the order and the rest are as without any."""
+  stored = make_set(home / "stored", {FILM: 6, SOUND: 3}, video_std=True)
+  plain = make_set(home / "plain", {FILM: 5, SILENT: 4})
+  mixture = open_mixture(f"{stored}+{plain}", seed=0, batch_size=4)
+  reader, seen = LatentBatches(mixture), set()
+  for g in range(12):
+    bucket, rows = mixture.rows(g)
+    batch = next(reader)
+    assert ("video_std" in batch) == (bucket == FILM)
+    if bucket != FILM:
+      continue
+    assert batch["video_std"].dtype == batch["video"].dtype
+    assert batch["video_std"].shape == batch["video"].shape
+    for row, mean, std in zip(rows, batch["video"], batch["video_std"]):
+      assert (mean == row.record).all()
+      assert (std == (row.record + 0.5 if row.set == 0 else 0)).all()
+      seen.add(row.set)
+  assert seen == {0, 1}
+  reader.close()
+  films = open_mixture(str(stored), seed=0, batch_size=4, buckets=(FILM.name,))
+  reader = LatentBatches(films, streams=("audio",))
+  assert set(next(reader)) == {"audio", "text"}
+  reader.close()
+
+
 def test_another_order_is_told(root, caplog):
   _, state = batches(root, 3)
   with caplog.at_level(logging.WARNING):

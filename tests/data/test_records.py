@@ -27,6 +27,7 @@ def some_arrays(seed=0):
   rng = np.random.default_rng(seed)
   shapes = {
     "video": (3, 2, 2, 16),
+    "video_std": (3, 2, 2, 16),
     "image": (2, 2, 16),
     "audio": (11, 20),
     "text": (4, 6),
@@ -161,6 +162,14 @@ def test_the_index_tells_counts_lengths_and_moments(root):
   np.testing.assert_allclose(video["mean"], values.mean(), rtol=1e-6)
   np.testing.assert_allclose(video["std"], values.std(), rtol=1e-6)
   assert len(index["latents"]["audio"]["mean"]) == 20
+  assert "video_std" not in index["latents"]
+
+
+def test_the_index_tells_the_deviations_mean(tmp_path):
+  root = make_set(tmp_path / "a", {FILM: 4, SOUND: 2}, video_std=True)
+  latents = RecordSet(root).index["latents"]
+  assert latents["video"]["mean"] == [1.5] * 16
+  assert latents["video_std"]["mean"] == [2.0] * 16
 
 
 def test_a_damaged_record_gives_way_to_the_next_and_is_counted(tmp_path, caplog):

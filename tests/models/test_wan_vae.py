@@ -12,13 +12,15 @@ from ccl_jax.errors import UsageError
 from ccl_jax.models.byte_text import ByteText
 from ccl_jax.models.linear_codec import LinearAudioCodec
 from ccl_jax.models.wan_vae import WanVideoCodec, decode, encode, init_params
-from ccl_jax.models.wan_vae_layers import Downsample, Norm, Upsample
+from ccl_jax.models.wan_vae_layers import MEAN, STD, Downsample, Norm, Upsample
 from tests.parity.cases_wan_vae import cases_wan_vae
 
 WIDTH = 4
 to_latent = jax.jit(encode, static_argnums=2)
 to_pixels = jax.jit(decode, static_argnums=2)
+to_moments = jax.jit(lambda *args: encode(*args, deviation=True), static_argnums=2)
 codec_encode = jax.jit(lambda codec, x: codec.encode(x))
+codec_deviation = jax.jit(lambda codec, x: codec.posterior(x)[1])
 codec_decode = jax.jit(lambda codec, x: codec.decode(x))
 
 
@@ -73,6 +75,26 @@ def test_chunks_give_the_numbers_of_one_call(params, pixels, latent):
   """Five groups after frame 0 by threes; by ones and twos in the tests below."""
   assert_same(to_latent(params, pixels, 3), to_latent(params, pixels, None))
   assert_same(to_pixels(params, latent, 3), to_pixels(params, latent, None))
+  mean, std = np.split(to_moments(params, pixels, 3), 2, axis=-1)
+  assert_same(mean, to_latent(params, pixels, None))
+  assert_same(std, to_moments(params, pixels, None)[..., 16:])
+
+
+def test_the_deviation_is_that_of_the_clipped_variance(params, pixels):
+  """Against numpy, on the logarithms of variances: the mean of a network whose last
+  layer has its halves the other way round.
+  """
+  last = params["encoder"]["moments"]
+  bias = last["bias"].at[16].set(-90).at[17].set(90)  # beyond both limits
+  turn = lambda last: {k: np.roll(x, 16, -1) for k, x in last.items()}
+  of = lambda last: params | {"encoder": params["encoder"] | {"moments": last}}
+  last = last | {"bias": bias}
+  logvar = np.asarray(to_latent(of(turn(last)), pixels, None)) * STD + MEAN
+  assert (logvar[..., 0] < -30).all() and (logvar[..., 1] > 20).all()
+  expected = np.sqrt(np.exp(np.clip(logvar, -30, 20))) / STD
+  std = np.asarray(to_moments(of(last), pixels, None))[..., 16:]
+  np.testing.assert_allclose(std, expected, rtol=1e-5)
+  assert expected[..., 2:].std() > 0.05
 
 
 def test_time_is_causal_and_a_shorter_clip_is_a_prefix(params, pixels, latent):
@@ -141,19 +163,22 @@ def test_a_norm_of_zeros_has_a_finite_gradient():
   assert np.isfinite(slope).all()
 
 
-@pytest.mark.parametrize("direction", ["encode", "decode"])
+@pytest.mark.parametrize("direction", ["encode", "deviation", "decode"])
 def test_tiles_give_the_same_numbers_away_from_seams(params, direction):
   """The convolutions see at most 18 latents far; attention, which sees all, is off."""
   off = jax.tree.map(lambda x: x, params)
   for half in off.values():
     half["middle_1"]["out"] = jax.tree.map(jnp.zeros_like, half["middle_1"]["out"])
-  x = (
-    normal(1, 1, 8, 560, 3) if direction == "encode" else 0.3 * normal(1, 1, 1, 70, 16)
-  )
-  run = codec_encode if direction == "encode" else codec_decode
+  down = direction != "decode"
+  x = normal(1, 1, 8, 560, 3) if down else 0.3 * normal(1, 1, 1, 70, 16)
+  run = {
+    "encode": codec_encode,
+    "deviation": codec_deviation,
+    "decode": codec_decode,
+  }[direction]
   whole = run(WanVideoCodec(off), x)
   tiles = run(WanVideoCodec(off, tile=352, overlap=144), x)
-  pixels = 1 if direction == "encode" else 8
+  pixels = 1 if down else 8
   for clear in (slice(0, 26 * pixels), slice(44 * pixels, None)):
     assert_same(tiles[:, :, :, clear], whole[:, :, :, clear])
   assert np.abs(tiles - whole).max() < np.std(whole)
@@ -194,6 +219,8 @@ def test_save_and_load_are_bitwise(params, tmp_path):
 def test_clips_of_other_sizes_are_refused(params, shape, message):
   with pytest.raises(UsageError, match=message):
     WanVideoCodec(params).encode(jnp.zeros(shape))
+  with pytest.raises(UsageError, match=message):
+    WanVideoCodec(params).posterior(jnp.zeros(shape))
 
 
 @pytest.mark.parametrize(

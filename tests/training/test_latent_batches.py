@@ -54,6 +54,18 @@ def test_a_step_gets_float32_and_whole_texts(root, mesh):
   batches.close()
 
 
+def test_a_step_gets_the_deviations_that_are_stored(tmp_path, mesh):
+  stored = make_set(tmp_path / "a", {FILM: 4}, video_std=True)
+  finish = make_finisher(jnp.zeros((4, WIDTH)), mesh)
+  batches = DevicePrefetch(reader(stored), mesh)
+  batch = finish(next(batches))
+  assert set(batch) == {"video", "video_std", "audio", "text", "null_text"}
+  assert batch["video_std"].dtype == jnp.float32
+  assert batch["video_std"].sharding.is_equivalent_to(batch_sharding(mesh), 5)
+  np.testing.assert_array_equal(batch["video_std"], batch["video"] + 0.5)
+  batches.close()
+
+
 def test_a_text_longer_than_the_models_is_cut(mesh):
   finish = make_finisher(jnp.zeros((4, WIDTH)), mesh)
   rows = jnp.ones((8, 8, WIDTH), ml_dtypes.bfloat16)

@@ -9,6 +9,7 @@ from ccl_jax.models.wan_vae import WanVideoCodec
 from tests.parity.check_case import relative_error
 
 to_latent, to_pixels = jax.jit(WanVideoCodec.encode), jax.jit(WanVideoCodec.decode)
+to_posterior = jax.jit(WanVideoCodec.posterior)
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,24 @@ def test_latents_and_pixels(pair, frames):
   assert relative_error(got, last(encoded.numpy())) < 1e-4
   got = np.asarray(to_pixels(codec, last(latent)))
   assert relative_error(got, last(decoded)) < 1e-4
+
+
+def test_the_posterior(pair):
+  """Mean and deviation of diffusers' distribution, in units of the latents'."""
+  import torch
+
+  rng = np.random.default_rng(0)
+  pixels = rng.uniform(-1, 1, (1, 3, 9, 16, 24)).astype(np.float32)
+  vae = pair.reference
+  with torch.no_grad():
+    expected = vae.encode(torch.tensor(pixels)).latent_dist
+  last = lambda x: np.moveaxis(np.asarray(x), 1, -1)
+  shift, scale = (
+    np.asarray(x, np.float32) for x in (vae.config.latents_mean, vae.config.latents_std)
+  )
+  mean, std = to_posterior(WanVideoCodec(pair.params), last(pixels))
+  assert relative_error(np.asarray(mean), (last(expected.mean) - shift) / scale) < 1e-4
+  assert relative_error(np.asarray(std), last(expected.std) / scale) < 1e-4
 
 
 def test_diffusers_loads_our_export(tmp_path, pair):
