@@ -32,7 +32,7 @@ from ccl_jax.ops.stft import log_mel
 from ccl_jax.ops.weight_norm import join
 from ccl_jax.own_weights import write_network
 from ccl_jax.sharding import global_batch, local_rows, make_mesh
-from ccl_jax.training import loop
+from ccl_jax.training import channel_vocoder, loop
 from ccl_jax.training.checkpoint import Checkpointer
 from ccl_jax.training.log import MetricLog, StepTimer
 from ccl_jax.training.optim import ParamGroup, make_optimizer
@@ -53,6 +53,9 @@ from ccl_jax.training.vocoder_step import (
 BANDS, CHANNELS = 80, mel_codec.CHANNELS  # of the 16 kHz mode, which codecs are of
 HOP = mel_codec.MelAudioCodec.hop
 MEASURED = 512  # windows that the bands' statistics are of
+
+# What a vocoder begins with; none: random parameters.
+STARTS = {"random": lambda key, generator: None, "channels": channel_vocoder.start}
 
 PyTree = Any
 StepOf = Callable[[int, Mapping[str, jax.Array]], tuple[str, Callable]]
@@ -155,6 +158,9 @@ def vocoder_task(config, sounds: Sounds) -> Task:
       f"expected {HOP // 2}"
     )
   optimizer = bind("optim", config.optim, gan_optimizer)
+  if config.start not in STARTS:
+    raise UsageError(f"config.start {config.start!r}: expected {', '.join(STARTS)}")
+  begin = STARTS[config.start](jax.random.key(config.seed), generator)
   vae = find_vae(config.vae.path) if config.vae.path else None
   make = functools.partial(
     make_vocoder_step,
@@ -163,6 +169,7 @@ def vocoder_task(config, sounds: Sounds) -> Task:
     optimizer,
     ema_decay=config.ema_decay,
     spectral_weight=config.loss.spectral_weight,
+    spectral_floor=config.loss.spectral_floor,
   )
 
   def step_of(shardings):
@@ -205,7 +212,9 @@ def vocoder_task(config, sounds: Sounds) -> Task:
   return Task(
     kind="vocoder",
     sizes=json.loads(json.dumps(sizes)),
-    fresh=lambda key: fresh_gan(key, generator, critic, config.window, optimizer),
+    fresh=lambda key: fresh_gan(
+      key, generator, critic, config.window, optimizer, begin
+    ),
     step_of=step_of,
     result=lambda state: join(state.ema),
     score=score,

@@ -50,12 +50,15 @@ def get_config(arg=None):
       },
       # Mels of this VAE from that step on; real ones before.
       "vae": {"path": args.vae, "from_step": 0},
+      # random, or channels: a channel vocoder (ccl_jax.training.channel_vocoder)
+      "start": "random",
       # ccl_jax.training.vocoder_step: of the STFT loss; the first step with a critic.
-      "loss": {"spectral_weight": 0.0, "adversary_from": 0},
+      "loss": {"spectral_weight": 0.0, "spectral_floor": 1e-9, "adversary_from": 0},
       # ccl_jax.training.vocoder_step.gan_optimizer
       "optim": {
         "lr": 1e-4,
         "decay": 0.9999996,
+        "warmup_steps": 0,
         "b1": 0.8,
         "b2": 0.99,
         "weight_decay": 0.01,
@@ -70,13 +73,15 @@ def get_config(arg=None):
     }
   )
   if args.size == "tiny":
-    c.model.channels = 128
-    c.model.rates, c.model.kernels = (8, 8, 4), (16, 16, 8)
-    c.model.blocks = ((7, (1, 3)),)
+    c.start, c.model.channels = "channels", 640
+    c.model.rates, c.model.kernels = (1, 1, 1, 16, 16), (1, 1, 1, 32, 32)
+    c.model.blocks = ((3, (1, 1)),)
     c.critic.width = 4
     c.steps, c.batch.size, c.batch.threads = 2000, 4, 2
-    c.loss.spectral_weight, c.loss.adversary_from = 5.0, 2000
-    c.optim.lr, c.optim.decay, c.ema_decay = 2e-3, 0.9995, 0.99
+    c.loss.spectral_weight, c.loss.spectral_floor = 45.0, 1e-6
+    c.loss.adversary_from = 2000
+    c.optim.lr, c.optim.decay, c.optim.warmup_steps = 3e-4, 0.999, 20
+    c.ema_decay = 0.98
     c.checkpoint.every, c.log_every = 500, 50
   if args.runlocal:
     c.model.channels = 16

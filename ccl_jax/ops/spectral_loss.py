@@ -3,14 +3,14 @@
 `stft_loss` is the multi-resolution STFT loss between two waves (Parallel WaveGAN, arXiv
 1910.11480).
 
-With A and B the amplitudes sqrt(|S|^2 + 1e-9) of the wave and its target, averaged over
-three resolutions:
+With A and B the amplitudes sqrt(|S|^2 + floor) of the wave and its target, averaged
+over three resolutions:
 
   spectral convergence   |A - B|_F / |B|_F     per wave: the loud parts count
   log amplitude          mean |log A - log B|  quiet parts count as much as loud ones
 
-Phase is not looked at: a wave and its negative are equal. The floor of 1e-9 keeps
-amplitudes and gradients finite where there is silence.
+Phase is not looked at: a wave and its negative are equal. The floor, 1e-9 unless
+another is given, keeps amplitudes and gradients finite where there is silence.
 
 `modulation_loss` is the same idea for mels: every band is a signal over frames, and
 A and B are amplitudes of its STFT at three resolutions, in units of white noise,
@@ -42,20 +42,24 @@ MODULATIONS = ((8, 2), (16, 4), (32, 8))  # the same in mel frames
 FLOOR = 1e-6  # of a bin's power, in the distance
 
 
-def amplitudes(x: Float[Array, "b n"], n_fft: int, hop: int) -> Float[Array, "b m k"]:
+def amplitudes(
+  x: Float[Array, "b n"], n_fft: int, hop: int, floor: float = 1e-9
+) -> Float[Array, "b m k"]:
   spectrum = stft(x, n_fft=n_fft, hop=hop)
-  return jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9)
+  return jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + floor)
 
 
 def stft_loss(
   wave: Float[Array, "b n"],
   target: Float[Array, "b n"],
   resolutions: Sequence[tuple[int, int]] = RESOLUTIONS,
+  floor: float = 1e-9,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
   """Spectral convergence and log amplitude, to be added or weighted.
 
   Args:
     resolutions: (n_fft, hop), each n_fft a multiple of its hop.
+    floor: power below which nothing is told apart.
 
   Raises:
     UsageError: the waves are shorter than the longest window.
@@ -66,7 +70,7 @@ def stft_loss(
       f"the STFT loss needs at least {longest} samples, got {wave.shape[1]}: crop "
       "longer pieces"
     )
-  terms = [_terms(wave, target, *resolution) for resolution in resolutions]
+  terms = [_terms(wave, target, *resolution, floor) for resolution in resolutions]
   return tuple(sum(term) / len(terms) for term in zip(*terms))
 
 
@@ -110,8 +114,8 @@ def log_spectral_distance(
   return jnp.sqrt(jnp.mean((a - b) ** 2, 2)).mean(1)
 
 
-def _terms(wave, target, n_fft, hop):
-  a, b = (amplitudes(x, n_fft, hop) for x in (wave, target))
+def _terms(wave, target, n_fft, hop, floor):
+  a, b = (amplitudes(x, n_fft, hop, floor) for x in (wave, target))
   convergence = _norm(a - b) / _norm(b)
   difference = jnp.log(a) - jnp.log(b)
   # |x| as sign(x) x, whose gradient at 0 is 0; that of jnp.abs is 1.

@@ -5,9 +5,10 @@
   G   <- G - L_G'(G; x, y, the new D)      through y alone
 
 L_D and L_G are BigVGAN's (models/gan_losses.py), and so is the optimizer of both: AdamW
-of betas 0.8 and 0.99 and of a rate that falls by a factor in every step. To L_G may be
-added `spectral_weight` times the STFT loss of waves (ops/spectral_loss.py), which a
-small network learns from sooner than from a critic. All kernels have weight norm.
+of betas 0.8 and 0.99 and of a rate that falls by a factor in every step, here after a
+warm up. To L_G may be added `spectral_weight` times the STFT loss of waves
+(ops/spectral_loss.py), which a small network learns from sooner than from a critic. All
+kernels have weight norm.
 
 There are two steps: without the adversary, where only the mel and the STFT count and
 the discriminators rest, and with it.
@@ -48,15 +49,21 @@ def gan_optimizer(
   *,
   lr: float,
   decay: float,
+  warmup_steps: int,
   b1: float,
   b2: float,
   weight_decay: float,
   clip_norm: float,
 ) -> optax.GradientTransformation:
-  """AdamW with the rate lr decay^step, for either network."""
+  """AdamW with the rate lr decay^step, for either network; the first steps' rates rise
+  in a line.
+  """
+  rise = lambda step: jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1))
   return optax.chain(
     optax.clip_by_global_norm(clip_norm),
-    optax.adamw(lambda step: lr * decay**step, b1, b2, weight_decay=weight_decay),
+    optax.adamw(
+      lambda step: lr * rise(step) * decay**step, b1, b2, weight_decay=weight_decay
+    ),
   )
 
 
@@ -66,10 +73,13 @@ def fresh_gan(
   critic: Discriminators,
   samples: int,
   optimizer: optax.GradientTransformation,
+  begin: PyTree | None = None,
 ) -> GanState:
-  """A state of random parameters, for waves of so many samples."""
+  """A state of random parameters, for waves of so many samples; the generator's are
+  `begin`, directions and lengths, if there is one.
+  """
   keys = jax.random.split(key)
-  params = split(init_params(keys[0], generator))
+  params = split(init_params(keys[0], generator)) if begin is None else begin
   critics = split(critic.init(keys[1], jnp.zeros((1, samples)))["params"])
   return GanState(
     step=jnp.zeros((), jnp.int32),
@@ -96,6 +106,7 @@ def make_vocoder_step(
   *,
   ema_decay: float,
   spectral_weight: float,
+  spectral_floor: float,
   adversary: bool,
 ) -> Callable[..., tuple[GanState, dict[str, Array]]]:
   """(state, {"wave": (b n)}, VAE's parameters or None) -> (state, metrics)."""
@@ -105,7 +116,7 @@ def make_vocoder_step(
     """The STFT loss, in its weight, and as a term."""
     if not spectral_weight:
       return 0.0, {}
-    loss = sum(stft_loss(fake, real))
+    loss = sum(stft_loss(fake, real, floor=spectral_floor))
     return spectral_weight * loss, {"spectral": loss}
 
   def alone(fake, real):

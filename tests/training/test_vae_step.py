@@ -61,8 +61,8 @@ def run():
 def trained(run):
   state, step = run
   losses = []
-  for i in range(30):
-    state, metrics = step(state, {"wave": jnp.asarray(waves(seed=i))})
+  for i in range(60):
+    state, metrics = step(state, {"wave": jnp.asarray(waves(seed=i % 2))})
     losses.append(metrics)
   return state, losses
 
@@ -80,7 +80,7 @@ def test_the_bands_statistics_are_those_of_all_frames():
 def test_it_learns(trained):
   _, rows = trained
   loss = [float(r["loss"]) for r in rows]
-  assert np.mean(loss[-5:]) < 0.85 * np.mean(loss[:3]), loss
+  assert np.mean(loss[-5:]) < 0.75 * np.mean(loss[:3]), loss
   terms = {k: float(v) for k, v in rows[-1].items()}
   assert terms.keys() == {
     "loss", "grad_norm", "loss/mel", "loss/kl", "loss/modulation"
@@ -106,7 +106,7 @@ def test_a_step_is_its_number(run, trained):
   """The noise of the posterior too: five steps from the same state are the same."""
   state, step = run
   for i in range(5):
-    state, metrics = step(state, {"wave": jnp.asarray(waves(seed=i))})
+    state, metrics = step(state, {"wave": jnp.asarray(waves(seed=i % 2))})
     assert metrics["loss"] == trained[1][i]["loss"]
   other = state._replace(step=state.step + 1)
   batch = {"wave": jnp.asarray(waves(seed=5))}
