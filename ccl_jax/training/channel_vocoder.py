@@ -31,7 +31,7 @@ from jaxtyping import Array
 from ccl_jax.errors import UsageError
 from ccl_jax.models.vocoder import Generator, init_params
 from ccl_jax.ops.stft import MODES, log_mel, mel_filters
-from ccl_jax.ops.weight_norm import split
+from ccl_jax.ops.weight_norm import DIRECTION, split
 
 PyTree = Any
 MODE = MODES["16k"]
@@ -50,8 +50,8 @@ def start(key: Array, generator: Generator) -> PyTree:
   _check(generator)
   bands, flat = generator.bands, len(generator.rates) - 2
   fresh = jax.jit(init_params, static_argnums=1)(key, generator)
-  params = jax.tree.map(np.array, fresh)
-  params = jax.tree_util.tree_map_with_path(_scaled, params)
+  fresh = jax.tree_util.tree_map_with_path(_scaled, jax.tree.map(np.array, fresh))
+  params = jax.tree.map(np.copy, fresh)
   _exponential(params, bands)
   for i in range(1, flat):  # the bands go on in front
     kernel = params[f"up_{i}"]["kernel"]
@@ -62,7 +62,7 @@ def start(key: Array, generator: Generator) -> PyTree:
   _carriers(params, generator)
   for _ in range(2):  # to the loudness of the mel it is given
     params[f"up_{flat}"]["kernel"][:, :, :bands] *= np.asarray(_lack(generator, params))
-  out = split(jax.tree.map(jnp.asarray, params))
+  out = jax.tree_util.tree_map_with_path(_directed, split(params), split(fresh))
   for i in range(1, len(generator.rates)):
     for name in ("conv2_0", "conv2_1"):
       out[f"block_{i}"][name]["length"] *= 0
@@ -75,6 +75,13 @@ def _scaled(path, x):
     return x
   inputs = x.shape[0] * x.shape[2 if path[0].key.startswith("up_") else 1]
   return 100 * x * inputs**-0.5
+
+
+def _directed(path, x, random):
+  """Filters of length 0 need a direction all the same, for them to grow in."""
+  if path[-1].key != DIRECTION:
+    return jnp.asarray(x)
+  return jnp.where(jnp.any(x != 0, (0, 1), keepdims=True), x, random)
 
 
 def _exponential(params, bands):
@@ -149,7 +156,7 @@ def _carriers(params, generator):
   # Neighbouring frequencies share a channel, and each channel has its negative: what
   # the last activation adds to both is the same.
   half = short.shape[1] // 2
-  short[:] = 0
+  short[:, :, : 2 * ATOMS] = 0
   for i in range(2 * ATOMS):
     place = (i % ATOMS) * half // ATOMS
     short[:, place, i], short[:, half + place, i] = atoms[:, i], -atoms[:, i]

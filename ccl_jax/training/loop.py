@@ -20,11 +20,10 @@ from ccl_jax.tasks import TASKS
 from ccl_jax.training.checkpoint import Checkpointer
 from ccl_jax.training.log import MetricLog, StepTimer
 from ccl_jax.training.signals import ShutdownGuard
-from ccl_jax.training.state import TrainState
 
 
 def train(
-  state: TrainState,
+  state: Any,
   *,
   step_of: Callable[[int, Mapping[str, jax.Array]], tuple[str, Callable]],
   batches: Any,
@@ -39,7 +38,7 @@ def train(
   first_step: int,
   total_steps: int,
   work_of: Callable[[Mapping[str, jax.Array]], tuple[int, float]],
-) -> tuple[TrainState, bool]:
+) -> tuple[Any, bool]:
   """Runs steps `first_step` to `total_steps`.
 
   Args:
