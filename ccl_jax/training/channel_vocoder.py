@@ -7,7 +7,7 @@ goes on from sound instead of silence:
 
   t   = log-mel's band / 8                 `first` and `up_0`
   u   = quadratic of t, nearly 10^t        block 0, by its four activations, because
-  10^mel ~ ((u^2)^2)^2                     x + sin^2(x / 8) 64 ~ (x + 1/2)^2 - 1/4
+  10^mel ~ ((u^2)^2)^2                     x + 64^2 sin^2(x / 64) ~ (x + 1/2)^2 - 1/4
   wave = sum_frames sum_bands 10^mel r_b   the upsampling convolutions
 
 r_b is a chirp of 33 ms in band b: least squares by two transposed convolutions, of
@@ -36,7 +36,7 @@ from ccl_jax.ops.weight_norm import DIRECTION, split
 PyTree = Any
 MODE = MODES["16k"]
 ATOMS = 16  # frequencies of the last upsampling
-SMOOTH = 1 / 8  # alpha of the snakes that square: small, so that sin x is x
+SMOOTH = 1 / 64  # alpha of the snakes that square: so small that sin x is x
 RANGE = (-5.0, 1.0)  # of log-mels
 SPREAD = 0.5  # of a chirp, in frames
 
