@@ -141,7 +141,8 @@ def _carriers(params, generator):
   delay = SPREAD * hop * (bins / len(filters) - 0.5)
   phase = turn * np.cumsum(delay, 0)
   wanted = np.cos(turn * bins * time - phase).T @ shape
-  wanted *= np.hanning(length)[:, None]
+  # Twice in a window of the STFT; louder, they would be in the bend of tanh.
+  wanted *= np.hanning(length)[:, None] / MODE["n_fft"]
   frequency = (np.arange(ATOMS) + 0.5) * np.pi / ATOMS
   angle = np.arange(atom)[:, None] * frequency
   window = np.hanning(atom + 1)[:-1, None]
