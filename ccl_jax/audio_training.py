@@ -32,11 +32,12 @@ from ccl_jax.ops.stft import log_mel
 from ccl_jax.ops.weight_norm import join
 from ccl_jax.own_weights import write_network
 from ccl_jax.sharding import global_batch, local_rows, make_mesh
-from ccl_jax.training import channel_vocoder, loop
+from ccl_jax.training import loop
 from ccl_jax.training.checkpoint import Checkpointer
 from ccl_jax.training.log import MetricLog, StepTimer
 from ccl_jax.training.optim import ParamGroup, make_optimizer
 from ccl_jax.training.processes import first_process
+from ccl_jax.training.profile import Profile
 from ccl_jax.training.vae_step import (
   STATISTICS,
   fresh_vae,
@@ -53,9 +54,6 @@ from ccl_jax.training.vocoder_step import (
 BANDS, CHANNELS = 80, mel_codec.CHANNELS  # of the 16 kHz mode, which codecs are of
 HOP = mel_codec.MelAudioCodec.hop
 MEASURED = 512  # windows that the bands' statistics are of
-
-# What a vocoder begins with; none: random parameters.
-STARTS = {"random": lambda key, generator: None, "channels": channel_vocoder.start}
 
 PyTree = Any
 StepOf = Callable[[int, Mapping[str, jax.Array]], tuple[str, Callable]]
@@ -158,9 +156,6 @@ def vocoder_task(config, sounds: Sounds) -> Task:
       f"expected {HOP // 2}"
     )
   optimizer = bind("optim", config.optim, gan_optimizer)
-  if config.start not in STARTS:
-    raise UsageError(f"config.start {config.start!r}: expected {', '.join(STARTS)}")
-  begin = STARTS[config.start](jax.random.key(config.seed), generator)
   vae = find_vae(config.vae.path) if config.vae.path else None
   make = functools.partial(
     make_vocoder_step,
@@ -212,9 +207,7 @@ def vocoder_task(config, sounds: Sounds) -> Task:
   return Task(
     kind="vocoder",
     sizes=json.loads(json.dumps(sizes)),
-    fresh=lambda key: fresh_gan(
-      key, generator, critic, config.window, optimizer, begin
-    ),
+    fresh=lambda key: fresh_gan(key, generator, critic, config.window, optimizer),
     step_of=step_of,
     result=lambda state: join(state.ema),
     score=score,
@@ -287,6 +280,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
   if chief:
     (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
   log = MetricLog(workdir, config.steps, start_step=first, enabled=chief)
+  profile = Profile(workdir / "profile", config.profile)
   put = lambda batch: global_batch(batch, rows, config.batch.size, mesh)
   try:
     with jax.set_mesh(mesh):
@@ -305,8 +299,10 @@ def train(config, workdir: str | pathlib.Path) -> bool:
         first_step=first,
         total_steps=config.steps,
         work_of=lambda batch: (config.batch.size, 0.0),
+        profile=profile,
       )
   finally:
+    profile.close()
     batches.close()
     log.close()
     checkpointer.close()

@@ -21,21 +21,29 @@ _INSTRUCTION = re.compile(
   r"= (?P<result>\(.*?\)|\S+) (?P<kind>" + "|".join(KINDS) + r")(?P<start>-start)?\("
 )
 _COMPUTATION = re.compile(r"(ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{\s*$")
+_LOOP = re.compile(r" while\(.*condition=%?([\w.\-]+)")
+_LIMIT = re.compile(r"s32\[\]\S* constant\((\d+)\)")
 _CALLED = re.compile(r"(?:body|to_apply|calls|called_computations=\{)=?%?([\w.\-]+)")
 _TRIPS = re.compile(r"known_trip_count[^\d]*(\d+)")
-# Groups of one device: {{0},{1},...} or, as an iota, [devices,1]<=[...].
-_ALONE = re.compile(r"replica_groups=(\{(\{\d+\},?)+\}|\[\d+,1\]<=)")
+# Devices that talk to one another: the first of {{0,1},{2,3}}; [n,size]<=[..]; axes
+# of mesh['a'=4,'b'=2] {'a'}. None named: all.
+_GROUPS = re.compile(
+  r"replica_groups=(?:\{\{(?P<list>[\d,]*)\}|\[\d+,(?P<size>\d+)\]<="
+  r"|mesh\[(?P<mesh>[^\]]*)\] \{(?P<axes>[^}]*)\})"
+)
+_DEVICES = re.compile(r"num_partitions=(\d+)")
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
 class Collective(NamedTuple):
   """One instruction: its kind, the dtype and shape of the largest thing it makes on a
-  device, and how many times it runs.
+  device, how many devices take part, and how many times it runs.
   """
 
   kind: str
   dtype: str
   shape: tuple[int, ...]
+  group: int
   times: int = 1
 
   @property
@@ -46,6 +54,20 @@ class Collective(NamedTuple):
   def nbytes(self) -> int:
     return self.elements * _BYTES[self.dtype]
 
+  @property
+  def moved(self) -> float:
+    """Bytes that a device sends each time, by the best algorithms on rings: an
+    all-reduce is a reduce-scatter and an all-gather; what a reduce-scatter makes is the
+    group's part of what it moves.
+    """
+    others = self.group - 1
+    factor = {
+      "all-reduce": 2 * others / self.group,
+      "reduce-scatter": others,
+      "collective-permute": 1,
+    }.get(self.kind, others / self.group)
+    return float(factor * self.nbytes)
+
   def __str__(self) -> str:
     return f"{self.kind} {self.dtype}[{','.join(map(str, self.shape))}]"
 
@@ -55,37 +77,54 @@ def collectives(text: str) -> list[Collective]:
   one device left out.
   """
   times = _times(text)
+  devices = _DEVICES.search(text)
   found, place = [], ""
   for line in text.splitlines():
     header = _COMPUTATION.match(line)
     if header:
       place = header["name"]
     match = _INSTRUCTION.search(line)
-    if match is None or _ALONE.search(line):
+    if match is None:
       continue
+    group = _group(line) or int(devices[1] if devices else 1)
     for result in _results(match["result"], bool(match["start"])):
-      found.append(Collective(match["kind"], *result, times.get(place, 1)))
-  return found
+      found.append(Collective(match["kind"], *result, group, times.get(place, 1)))
+  return [c for c in found if c.group > 1]
+
+
+def _group(line: str) -> int:
+  """Devices of a group; 0 where the line does not say."""
+  match = _GROUPS.search(line)
+  if match is None:
+    return 0
+  if match["mesh"]:
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", match["mesh"]))
+    return math.prod(int(sizes[a]) for a in re.findall(r"\w+", match["axes"]))
+  return int(match["size"] or 0) or len(match["list"].split(","))
 
 
 def _times(text: str) -> dict[str, int]:
   """How often each computation runs: a loop's body as often as the loop goes round."""
-  calls, place, entry = {}, "", None
+  calls, limits, place, entry = {}, {}, "", None
   for line in text.splitlines():
     header = _COMPUTATION.match(line)
     if header:
       place = header["name"]
       entry = place if line.startswith("ENTRY") else entry
       continue
-    trips = _TRIPS.search(line)
+    if limit := _LIMIT.search(line):
+      limits.setdefault(place, []).append(int(limit[1]))
+    loop, trips = _LOOP.search(line), _TRIPS.search(line)
     for name in _CALLED.findall(line):
-      count = int(trips[1]) if trips and " while(" in line else 1
+      # Compilers for TPUs leave the count to the condition, which compares with it.
+      count = (int(trips[1]) if trips else loop[1]) if loop else 1
       calls.setdefault(place, []).append((name, count))
+  known = lambda n: n if isinstance(n, int) else max(limits.get(n, [1]))
   times, todo = {}, [(entry, 1)]
   while todo:
     name, count = todo.pop()
     times[name] = times.get(name, 0) + count
-    todo += [(callee, count * n) for callee, n in calls.get(name, ())]
+    todo += [(callee, count * known(n)) for callee, n in calls.get(name, ())]
   return times
 
 
@@ -103,10 +142,10 @@ def _results(text: str, started: bool) -> list[tuple[str, tuple[int, ...]]]:
   return shapes
 
 
-def table(found: list[Collective]) -> list[tuple[str, int, int]]:
-  """(kind, runs, bytes of all their results), the largest first."""
+def table(found: list[Collective]) -> list[tuple[str, int, float]]:
+  """(kind, runs, bytes that a device sends), the largest first."""
   counts, sizes = Counter(), Counter()
   for c in found:
     counts[c.kind] += c.times
-    sizes[c.kind] += c.times * c.nbytes
+    sizes[c.kind] += c.times * c.moved
   return [(kind, counts[kind], size) for kind, size in sizes.most_common()]

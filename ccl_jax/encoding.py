@@ -58,6 +58,7 @@ def prepare(
   """The plan and the codecs of the set; process 0 makes what is not there."""
   settings = {
     **{k: config.data[k] for k in ("source", "split")},
+    "loudness": config.data.get("loudness"),
     "root": str(pathlib.Path(config.data.root).absolute()),
     "options": config.data.options.to_dict(),
     "clips": list(config.clips),

@@ -19,13 +19,15 @@ aesthetics, i3d, vggish or whisper, or as they were published; see docs/eval.md.
 metric that cannot run says why, and the others go on.
 
 Exit code: 0; 1 where videos are missing (but for --allow-missing), a metric could not
-run or a clip failed by accident; 2 for a mistake in the command or the manifest.
+run or a clip failed by accident; 2 for a mistake in the command or the manifest; 130
+for Ctrl-C, after which the same command goes on.
 """
 
 import argparse
 import dataclasses
 import os
 import pathlib
+import signal
 import sys
 
 import tqdm
@@ -175,5 +177,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  with one_line_errors():
-    sys.exit(main())
+  try:
+    with one_line_errors():
+      sys.exit(main())
+  except KeyboardInterrupt:
+    print("stopped: the same command goes on where it was", file=sys.stderr)
+    sys.exit(128 + signal.SIGINT)

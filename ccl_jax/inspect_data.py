@@ -8,11 +8,9 @@ of every kind to a contact sheet with waveforms. Of an unfinished set it describ
 is done.
 """
 
-import argparse
 import json
 import math
 import pathlib
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,7 +22,7 @@ from ccl_jax.data import plan
 from ccl_jax.data.buckets import Bucket
 from ccl_jax.data.record_set import RecordSet
 from ccl_jax.data.summary import total
-from ccl_jax.errors import UsageError, one_line_errors
+from ccl_jax.errors import UsageError
 
 
 def describe(root: pathlib.Path) -> list[str]:
@@ -141,22 +139,10 @@ def _numbers(values: list[float]) -> str:
   return " ".join(f"{v:6.2f}" for v in values)
 
 
-def main(argv: list[str] | None = None) -> None:
-  """The command line of `python -m ccl_jax.data`."""
-  parser = argparse.ArgumentParser(prog="python -m ccl_jax.data")
-  commands = parser.add_subparsers(dest="command", required=True)
-  inspect = commands.add_parser("inspect", help="what a set of latents holds")
-  inspect.add_argument("set", type=pathlib.Path)
-  inspect.add_argument("--clips", type=int, default=8, help="on the sheet; 0: no sheet")
-  inspect.add_argument("--out", type=pathlib.Path, help="the sheet: SET/inspect.png")
-  args = parser.parse_args(argv)
-  with one_line_errors():
-    print("\n".join(describe(args.set)))
-    if args.clips > 0 and (args.set / "index.json").is_file():
-      path = args.out or args.set / "inspect.png"
-      contact_sheet(args.set, path, args.clips)
-      print(f"contact sheet: {path}")
-
-
-if __name__ == "__main__":
-  main(sys.argv[1:])
+def show(root: pathlib.Path, clips: int, sheet: pathlib.Path | None) -> None:
+  """Prints what a set holds, and draws `clips` records of a whole one."""
+  print("\n".join(describe(root)))
+  if clips > 0 and (root / "index.json").is_file():
+    path = sheet or root / "inspect.png"
+    contact_sheet(root, path, clips)
+    print(f"contact sheet: {path}")

@@ -39,7 +39,7 @@ class Report:
   model_flops: float
   hardware_flops: float
   traffic_bytes: int
-  collectives: list[tuple[str, int, int]]
+  collectives: list[tuple[str, int, float]]
   largest: str
   seconds: dict[str, float]
   mfu: tuple[float, float]
@@ -168,7 +168,7 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
   # guided sampling is two.
   useful = (2 if generate else 3) * forward
   again = forward if config.model.remat != "none" and not generate else 0.0
-  traffic = sum(c.times * c.nbytes for c in found)
+  traffic = int(sum(c.times * c.moved for c in found))
   if generate:
     traffic //= 50
   moved = (
@@ -182,7 +182,7 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
     "network": traffic / chip.link_rate,
   }
   ideal = useful / chip.flops
-  largest = max(found, key=lambda c: c.nbytes, default="none")
+  largest = max(found, key=lambda c: c.moved, default="none")
   return Report(
     topology=topology,
     mesh=tuple(mesh.shape.values()),

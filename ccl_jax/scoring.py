@@ -63,7 +63,7 @@ class Folder:
     """The file or folder of a network.
 
     Raises:
-      Unscorable: it is not there, or there are several.
+      Unscorable: it is not there, is there several times, or was converted.
     """
     shown = "no --weights given" if self._path is None else f"not in {self._path.name}"
     patterns = RELEASED[network]
@@ -77,6 +77,11 @@ class Folder:
     if len(found) > 1:
       names = ", ".join(p.name for p in found)
       raise Unscorable(f"several weights of {network}: {names}; keep one of them")
+    if (found[0] / "checkpoints").is_dir():
+      raise Unscorable(
+        f"{found[0].name} is what ccl_jax.convert made of {network}; expected its "
+        "release as it was downloaded, or a folder that `convert export` wrote"
+      )
     return found[0]
 
   def protocol(self, *networks: str) -> dict[str, Any]:

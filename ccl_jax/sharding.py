@@ -159,11 +159,14 @@ def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
 def global_batch(
   batch: Mapping[str, np.ndarray], rows: Sequence[int], batch_size: int, mesh: Mesh
 ) -> dict[str, jax.Array]:
-  """The batch over all processes, of which this one has `rows`."""
+  """The batch over all processes; this one has `rows`, as `local_rows` says."""
   place = {row: i for i, row in enumerate(rows)}
 
   def whole(x):
-    part = lambda index: x[[place[row] for row in range(batch_size)[index[0]]]]
+    def part(index):  # a device's rows lie side by side, among a process's too
+      wanted = range(batch_size)[index[0]]
+      return x[place[wanted[0]] : place[wanted[-1]] + 1]
+
     shape = (batch_size, *x.shape[1:])
     return jax.make_array_from_callback(shape, batch_sharding(mesh), part)
 

@@ -52,6 +52,7 @@ from ccl_jax.training.processes import (
   first_process_first,
   join_processes,
 )
+from ccl_jax.training.profile import Profile
 from ccl_jax.training.state import abstract_state, new_state, state_shardings
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file.")
@@ -161,6 +162,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
   recipe = make_recipe(config)
   mesh = make_mesh(config.mesh, slices=tuple(config.slices))
   check_sizes(config, mesh)
+  profile = Profile(workdir / "profile", config.profile)
   with timer("init"), jax.set_mesh(mesh):
     latents = config.data.source == "records"
     if latents:
@@ -181,12 +183,8 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     abstract = jax.eval_shape(fresh, jax.random.key(0))
     shardings = state_shardings(abstract, mesh)
     if latents:
-      reading = {
-        "threads": config.batch.threads,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-      }
-      batches, encode = latent_batches(mixture, model, codecs, mesh, reading)
+      threads = config.batch.threads
+      batches, encode = latent_batches(mixture, model, codecs, mesh, threads)
     else:
       rows = local_rows(mesh, config.batch.size)
       batches = make_iterator(
@@ -240,6 +238,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
         first_step=first,
         total_steps=config.steps,
         work_of=work_of(model, text),
+        profile=profile,
       )
   finally:
     batches.close()

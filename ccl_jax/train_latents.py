@@ -10,6 +10,7 @@ from ccl_jax.data.latent_batches import LatentBatches
 from ccl_jax.data.mixture import Mixture, open_mixture
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.models.joint import JointDiT
+from ccl_jax.sharding import local_rows
 from ccl_jax.tasks import servable
 from ccl_jax.training.latents import DevicePrefetch, make_finisher
 from ccl_jax.training.step import Recipe
@@ -59,14 +60,14 @@ def open_latents(config, model: JointDiT, recipe: Recipe) -> Mixture:
 
 
 def latent_batches(
-  mixture: Mixture, model: JointDiT, codecs: Codecs, mesh: Mesh, reading: Mapping
+  mixture: Mixture, model: JointDiT, codecs: Codecs, mesh: Mesh, threads: int
 ) -> tuple[DevicePrefetch, Callable[[Mapping[str, Any]], Mapping[str, Any]]]:
-  """Batches of the sets, and what makes them the batches of a step.
-
-  Args:
-    reading: threads and process numbers, keywords of `LatentBatches`.
-  """
+  """Batches of the sets, and what makes them the batches of a step."""
   mixture.check_encoders(fingerprints(codecs))
-  streams = tuple(dict(model.streams))
-  batches = DevicePrefetch(LatentBatches(mixture, streams=streams, **reading), mesh)
-  return batches, make_finisher(null_text(codecs), mesh)
+  reader = LatentBatches(
+    mixture,
+    rows=lambda size: local_rows(mesh, size),
+    threads=threads,
+    streams=tuple(dict(model.streams)),
+  )
+  return DevicePrefetch(reader, mesh), make_finisher(null_text(codecs), mesh)

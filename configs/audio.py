@@ -1,7 +1,7 @@
 """Stage 1 of the paper: the audio stream alone, text to sound.
 
   python -m ccl_jax.encode \\
-      --config=configs/encode.py:data=SOUNDS,codecs=weights/codecs,out=SET
+      --config=configs/encode.py:data=SOUNDS,codecs=weights/codecs,out=SET,loudness=-23
   python -m ccl_jax.train --config=configs/audio.py:size=14b,records=SET \\
       --workdir=DIR --distributed
   python -m ccl_jax.generate --ckpt DIR --task t2a --prompt 'rain on a roof' --out out

@@ -48,6 +48,7 @@ def get_config(arg=None):
       "mesh": (-1, 1, 1, 1),  # data, fsdp, context, tensor
       "checkpoint": {"every": 1000, "keep": 2},
       "log_every": 100,
+      "profile": (),  # (first, last) step of an xprof trace in WORKDIR/profile
       # What a finished run is scored on.
       "score": {"windows": 64, "samples": 32_768},
     }

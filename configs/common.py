@@ -6,6 +6,21 @@ follows the colon goes to `get_config(arg)`, further flags override single keys.
 
 from ml_collections import ConfigDict
 
+# Options of the builders of media (ccl_jax.data.media_builder), by source.
+_FILTERS = {
+  "min_seconds": 0.0,
+  "max_seconds": float("inf"),
+  "min_side": 0,
+  "speech": "",
+  "test_share": 0.02,
+  "data_dir": "",
+}
+MEDIA = {
+  "vggsound": _FILTERS,
+  "wavcaps": _FILTERS,
+  "openhumanvid": _FILTERS | {"caption": "", "min_scores": ()},
+}
+
 
 def parse(arg: str | None, **defaults) -> ConfigDict:
   """Reads "a=1,b" into the types of `defaults`; a bare name is True."""
@@ -41,6 +56,8 @@ def base() -> ConfigDict:
         "image_form": "first_frame",
         "remat": "none",
         "dtype": "bfloat16",
+        # Of the residual stream from block to block: what full remat keeps.
+        "residual": "float32",
         # dense, chunked, splash (TPU), cudnn or tokamax (GPU); auto: by the device
         "attention": "auto",
         "blocks": ConfigDict(),
@@ -84,6 +101,8 @@ def base() -> ConfigDict:
       "slices": (1, 1, 1, 1),  # of each, the parts on slices joined by a slow network
       "checkpoint": {"every": 500, "keep": 2},
       "log_every": 10,
+      # (first, last) step of an xprof trace in WORKDIR/profile.
+      "profile": (),
       # What a finished run shows: see ccl_jax.report.
       "report": {
         "tasks": (),

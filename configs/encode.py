@@ -4,7 +4,9 @@
 
   :codecs=DIR              saved codecs; without, the embedded ones are fitted
   :clips=SHAPE+SHAPE       shapes of clips: a film goes to the one that fits it best
-  :source=talking_scene    synthetic scenes, drawn below `data`
+  :source=vggsound         or wavcaps, openhumanvid: media and metadata below `data`; or
+                           tfds (a built data set), talking_scene (drawn below `data`)
+  :loudness=-23            LUFS that every clip is brought to; without, as recorded
   :runlocal                tiny clips and texts
 
 A shape is FRAMESxHEIGHTxWIDTH@FPS, such as 81x480x832@16.
@@ -15,8 +17,11 @@ from ml_collections.config_dict import placeholder
 
 from configs import common
 
+CUT = {"kinds": ("film", "silent", "image", "sound"), "hop": placeholder(float)}
 OPTIONS = {
-  "folder": {"kinds": ("film", "silent", "image", "sound"), "hop": placeholder(float)},
+  "folder": CUT | {"captions": ""},
+  "tfds": CUT,
+  **{kind: CUT | filters for kind, filters in common.MEDIA.items()},
   "talking_scene": {"n_train": 20_000, "n_test": 200},
 }
 
@@ -30,6 +35,7 @@ def get_config(arg=None):
     out="",
     clips="121x352x640@24",
     source="folder",
+    loudness="",
     runlocal=False,
   )
   c = ConfigDict(
@@ -41,6 +47,7 @@ def get_config(arg=None):
         "root": args.data,
         "split": "train",
         "options": OPTIONS.get(args.source, {}),
+        "loudness": float(args.loudness) if args.loudness else placeholder(float),
       },
       "clips": tuple(args.clips.split("+")),
       "codec": {

@@ -31,6 +31,8 @@ def get_config(arg=None):
   c = common.base()
   c.model.preset = "tiny" if args.runlocal else args.size
   c.model.remat = "full"
+  if args.size == "14b" and not args.runlocal:
+    c.model.residual = "bfloat16"  # else 25 GiB a 480p clip: docs/scale.md
   c.steps = 12_000
   c.init = args.init
   c.data.source = "records" if args.records else "folder"

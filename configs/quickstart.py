@@ -7,21 +7,24 @@ and writes joint, audio-to-video and video-to-audio clips, the loss curve, an at
 panel and the synchrony scores beside chance and real clips to WORKDIR/report.
 
   :data=FOLDER    your own clips (mp4, mov, mkv, webm) in place of the scenes
+  :source=vggsound  FOLDER holds VGGSound, or openhumanvid; or it is of tfds
   :runlocal       a few steps, to see that everything works
 """
+
+from ml_collections.config_dict import placeholder
 
 from configs import common
 
 
 def get_config(arg=None):
   """The tiny model on 32 x 32 x 33 frames at 25 fps: 36 video and 41 audio tokens."""
-  args = common.parse(arg, data="", runlocal=False, seed=0)
+  args = common.parse(arg, data="", source="folder", runlocal=False, seed=0)
   c = common.base()
   c.seed = args.seed
   c.steps = 1200
   c.model.dtype = "float32"
   c.model.remat = "full"
-  c.data.source = "folder" if args.data else "talking_scene"
+  c.data.source = args.source if args.data else "talking_scene"
   c.data.root = args.data
   c.batch.size = 16
   c.batch.threads = 2
@@ -42,7 +45,10 @@ def get_config(arg=None):
     c.steps, c.batch.size, c.codec.fit_clips = 4, 4, 16
     c.optim.warmup_steps, c.checkpoint.every, c.log_every = 2, 2, 1
     c.report.clips, c.report.steps, c.report.show = 2, 2, 2
-  if not args.data:
+  if args.data:
+    filters = {"folder": {"captions": ""}, **common.MEDIA}.get(args.source, {})
+    c.data.options = {"hop": placeholder(float), **filters}
+  else:
     # Of the scene's parts those that a short training can learn at 32 x 32.
     c.data.options = {
       "n_train": 64 if args.runlocal else 2048,

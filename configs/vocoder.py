@@ -50,8 +50,6 @@ def get_config(arg=None):
       },
       # Mels of this VAE from that step on; real ones before.
       "vae": {"path": args.vae, "from_step": 0},
-      # random, or channels: a channel vocoder (ccl_jax.training.channel_vocoder)
-      "start": "random",
       # ccl_jax.training.vocoder_step: of the STFT loss; the first step with a critic.
       "loss": {"spectral_weight": 0.0, "spectral_floor": 1e-9, "adversary_from": 0},
       # ccl_jax.training.vocoder_step.gan_optimizer
@@ -68,6 +66,7 @@ def get_config(arg=None):
       "mesh": (-1, 1, 1, 1),  # data, fsdp, context, tensor
       "checkpoint": {"every": 1000, "keep": 2},
       "log_every": 100,
+      "profile": (),  # (first, last) step of an xprof trace in WORKDIR/profile
       # What a finished run is scored on.
       "score": {"windows": 64, "samples": 32_768},
     }

@@ -18,8 +18,7 @@ from ccl_jax.data.record_set import RecordSet
 from ccl_jax.data.stock import FolderStock
 from ccl_jax.encoding import encode
 from ccl_jax.errors import UsageError
-from ccl_jax.inspect_data import decode, decode_some, describe
-from ccl_jax.inspect_data import main as inspect
+from ccl_jax.inspect_data import decode, decode_some, describe, show
 from ccl_jax.viz.media import write_mp4, write_png, write_wav
 from configs.encode import get_config
 
@@ -354,7 +353,7 @@ def test_check_and_inspection(undisturbed, capsys):
   assert len(paths) == 6 and {p.suffix for p in paths} == {".mp4", ".png", ".wav"}
   assert all(p.stat().st_size > 100 for p in paths)
   assert (undisturbed / "check" / "sound.wav@0.000.wav.txt").read_text() == "a knock\n"
-  inspect(["inspect", str(undisturbed), "--clips=5"])
+  show(undisturbed, 5, None)
   out = capsys.readouterr().out
   for text in (
     "10 records",

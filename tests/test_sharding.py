@@ -1,18 +1,24 @@
 """The mesh and the table of rules."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
 from ccl_jax.errors import UsageError
+from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.sharding import (
+  PARAMETERS,
   _arranged,
   batch_sharding,
   global_batch,
   local_rows,
   make_mesh,
   parameter_axes,
+  parameter_shardings,
+  path_of,
   spec,
 )
 
@@ -39,6 +45,26 @@ def test_rules():
   assert spec(axes, (4, 6, 7), mesh) == P(None, "fsdp", None)
   with pytest.raises(KeyError, match="no sharding rule"):
     parameter_axes("/blocks/video/new_thing/kernel", 3)
+
+
+@pytest.mark.parametrize("mesh", [(1, 4, 2, 1), (2, 1, 2, 2), (1, 8, 1, 1)])
+@pytest.mark.parametrize("image_form", ["first_frame", "channels"])
+def test_no_large_parameter_is_whole_anywhere(mesh, image_form):
+  """Of a million numbers and more, in the largest model."""
+  model = build_model("14b", image_form=image_form)
+  init = lambda key: init_params(model, key, (512, 4096))
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  mesh = make_mesh(mesh)
+  parts = mesh.shape["fsdp"] * mesh.shape["context"]
+  for x, where in zip(
+    *map(jax.tree.leaves, (shapes, parameter_shardings(shapes, mesh))), strict=True
+  ):
+    if x.size > 1e6:
+      whole, part = x.size, np.prod(where.shard_shape(x.shape))
+      assert whole >= parts * part
+  paths = ["/" + path_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(shapes)]
+  unused = [r for r, _ in PARAMETERS if not any(re.search(r + "$", p) for p in paths)]
+  assert not unused
 
 
 def test_size_one_axes_are_not_named():
@@ -80,9 +106,8 @@ def test_slices_that_are_not_there(slices):
 def test_each_process_puts_its_rows_into_the_batch():
   mesh = make_mesh((2, 2, 2, 1))
   assert local_rows(mesh, 8) == list(range(8))
-  rows = [6, 1, 0, 2, 3, 4, 5, 7]  # in the order in which they were read
   whole = np.arange(24).reshape(8, 3)
-  batch = global_batch({"x": whole[rows]}, rows, 8, mesh)["x"]
+  batch = global_batch({"x": whole}, local_rows(mesh, 8), 8, mesh)["x"]
   np.testing.assert_array_equal(batch, whole)
   assert batch.sharding == batch_sharding(mesh)
 

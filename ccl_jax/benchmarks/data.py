@@ -1,7 +1,7 @@
 """How fast training data comes: records of latents, pixels, and what a step waits for.
 
-  python -m ccl_jax.benchmarks.data
-  python -m ccl_jax.benchmarks.data --records=400 --folder=/data/tmp --threads=8
+  python -m ccl_jax.bench data
+  python -m ccl_jax.bench data --records=400 --folder=/data/tmp --threads=8
 
 Makes a set of random latents of 81-frame 480p clips (4.2 MB of video, 1 MB of text) and
 measures, in one run,

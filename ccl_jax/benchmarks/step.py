@@ -23,10 +23,10 @@ import optax
 from absl import flags
 
 from ccl_jax import cli
-from ccl_jax.benchmarks.timing import in_turn, matmul_rate, median, ratios
+from ccl_jax.benchmarks.timing import device_ceiling, in_turn, median, ratios, show
+from ccl_jax.building import geometry_of
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
-from ccl_jax.models.cca import Geometry
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.tasks import TASKS, Route, sample_tasks, static_route
@@ -46,16 +46,11 @@ JOINT = flags.DEFINE_bool("joint", True, "Run the joint model.")
 TEXT = (512, 4096)
 
 
-def geometry(spec: ClipSpec) -> Geometry:
-  t, h, w = spec.latent_shape
-  return Geometry(t, h // 2, w // 2, spec.audio_tokens)
-
-
-def make(spec: ClipSpec, streams) -> tuple:
+def make(spec: ClipSpec, streams, depth: int) -> tuple:
   """(model, parameters, inputs) of these streams."""
   model = build_model(
     SIZE.value, streams=streams, dtype=DTYPE.value, attention=ATTENTION.value
-  ).clone(depth=DEPTH.value)
+  ).clone(depth=depth)
   params = jax.jit(lambda k: init_params(model, k, TEXT))(jax.random.key(0))
   # A fresh head is zero, and then so is every gradient.
   params = jax.tree.map(
@@ -161,8 +156,9 @@ def row(
 
 
 def video_rows(spec: ClipSpec, ceiling: float):
-  model, params, inputs = make(spec, ("video",))
-  flops = BATCH.value * sum(forward_flops(model, geometry(spec), *TEXT).values())
+  model, params, inputs = make(spec, ("video",), DEPTH.value)
+  g = geometry_of(model, spec)
+  flops = BATCH.value * sum(forward_flops(model, g, *TEXT).values())
   ours = programs(model, params, inputs)
   theirs = peer(spec, inputs) if PEER.value else {}
   for name, times in (("forward", 1), ("train", 3)):
@@ -175,8 +171,8 @@ def video_rows(spec: ClipSpec, ceiling: float):
 
 def joint_rows(spec: ClipSpec, ceiling: float):
   """What the exchange costs: with every key read, and with context tokens removed."""
-  model, params, inputs = make(spec, ("video", "audio"))
-  parts = forward_flops(model, geometry(spec), *TEXT)
+  model, params, inputs = make(spec, ("video", "audio"), DEPTH.value)
+  parts = forward_flops(model, geometry_of(model, spec), *TEXT)
   apart = dataclasses.replace(model, cross=None)
   task = sample_tasks(jnp.zeros((BATCH.value,), jnp.int32), ("joint",))
   routes = {"joint": static_route(TASKS["joint"]), "by sample": task.route}
@@ -195,12 +191,10 @@ def joint_rows(spec: ClipSpec, ceiling: float):
 
 def main():
   spec = ClipSpec(FRAMES.value, HEIGHT.value, WIDTH.value, 16.0)
-  device = jax.devices()[0]
-  size = 1024 if device.platform == "cpu" else 8192
-  ceiling = matmul_rate(size, jnp.dtype(DTYPE.value))
-  g = geometry(spec)
+  ceiling = device_ceiling(jnp.dtype(DTYPE.value))
+  g = geometry_of(build_model(SIZE.value), spec)
   about = {
-    "device": device.device_kind,
+    "device": jax.devices()[0].device_kind,
     "size": f"{SIZE.value}, {DEPTH.value} blocks, {DTYPE.value}",
     "tokens": g.t * g.h * g.w,
     "matmul GFLOP/s": ceiling / 1e9,
@@ -209,9 +203,7 @@ def main():
   rows = list(video_rows(spec, ceiling))
   if JOINT.value:
     rows += joint_rows(spec, ceiling)
-  for r in rows:
-    print(", ".join(f"{k} {v:.3f}" if k != "what" else v for k, v in r.items()))
-  print(json.dumps(about | {"rows": rows}))
+  show(about, rows)
 
 
 if __name__ == "__main__":

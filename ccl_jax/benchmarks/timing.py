@@ -1,5 +1,6 @@
 """Honest timing: programs in turn, medians, and what the machine can do."""
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -31,6 +32,18 @@ def median(seconds: list[float]) -> float:
 def ratios(ours: list[float], theirs: list[float]) -> list[float]:
   """Round by round, sorted."""
   return sorted(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def device_ceiling(dtype) -> float:
+  """`matmul_rate` of this machine's device, at a size that fills it."""
+  return matmul_rate(1024 if jax.default_backend() == "cpu" else 8192, dtype)
+
+
+def show(about: Mapping, rows: list[Mapping]) -> None:
+  """A line for each row, then everything as JSON; `what` names a row."""
+  for r in rows:
+    print(", ".join(f"{k} {v:.3f}" if k != "what" else v for k, v in r.items()))
+  print(json.dumps({**about, "rows": rows}))
 
 
 def matmul_rate(size: int, dtype, rounds: int = 5) -> float:

@@ -1,7 +1,7 @@
 """How fast the audio codec is: the VAE, and the vocoder beside the public `bigvgan`.
 
-  python -m ccl_jax.benchmarks.vocoder
-  python -m ccl_jax.benchmarks.vocoder --preset 44k
+  python -m ccl_jax.bench vocoder
+  python -m ccl_jax.bench vocoder --preset=44k
 
 Both vocoders have the same random weights, plain kernels and as many threads as there
 are cores. In every round each is run once, so that whatever else the machine does falls
@@ -13,7 +13,6 @@ folded, the factors of encoding and of decoding a mel; the ratio is to torch's v
 too. Needs torch and bigvgan (`pip install --no-deps bigvgan`).
 """
 
-import argparse
 import dataclasses
 import os
 import statistics
@@ -24,14 +23,21 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from flax import traverse_util
 
-from ccl_jax.errors import UsageError, one_line_errors
+from ccl_jax import cli
+from ccl_jax.errors import UsageError
 from ccl_jax.models import audio_vae
 from ccl_jax.models.audio_vae_layers import fold
 from ccl_jax.models.vocoder import PRESETS, Generator, init_params, synthesize
 from ccl_jax.weights.bigvgan import NATIVE, config_of, shapes_of
 from ccl_jax.weights.rules import unload
+
+PRESET = flags.DEFINE_enum("preset", "16k", list(PRESETS), "Sizes of the network.")
+SECONDS = flags.DEFINE_float("seconds", 4.0, "Of sound.")
+CHUNK = flags.DEFINE_integer("chunk", 128, "Mel frames at a time.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs of each.")
 
 RATES = {"16k": 16000, "44k": 44100}  # samples per second of the presets
 
@@ -166,21 +172,11 @@ def _torch(generator, params, mel) -> Callable[[], np.ndarray]:
   return torch.no_grad()(lambda: model(x)[:, 0].numpy())
 
 
-def main(argv: list[str] | None = None) -> None:
-  """The command line."""
-  parser = argparse.ArgumentParser(
-    prog="python -m ccl_jax.benchmarks.vocoder",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  parser.add_argument("--preset", choices=PRESETS, default="16k")
-  parser.add_argument("--seconds", type=float, default=4.0, help="of sound")
-  parser.add_argument("--chunk", type=int, default=128, help="mel frames")
-  parser.add_argument("--rounds", type=int, default=5)
-  args = parser.parse_args(argv)
+def main():
   jax.config.update("jax_platforms", "cpu")
-  with one_line_errors():
-    rows = run(**vars(args))
+  rows = run(
+    PRESET.value, seconds=SECONDS.value, chunk=CHUNK.value, rounds=ROUNDS.value
+  )
   print(f"{'':16} {'real time':>9} {'ratio':>6} {'first':>7} {'difference':>10}")
   for row in rows:
     difference = "" if row.difference is None else f"{row.difference:10.1e}"
@@ -191,4 +187,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-  main()
+  cli.run(main)

@@ -1,5 +1,114 @@
-"""python -m ccl_jax.data inspect SET: see ccl_jax/inspect_data.py."""
+"""Tools for data.
 
-from ccl_jax.inspect_data import main
+python -m ccl_jax.data inspect SET            what a set of latents holds
+python -m ccl_jax.data prepare DIR OUT.jsonl  shots, black bars, loudness, offsets
+python -m ccl_jax.data build SOURCE DIR       a TFDS data set of media that lie in DIR
+"""
 
-main()
+import argparse
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from ccl_jax.errors import UsageError, one_line_errors
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """The command line of `python -m ccl_jax.data`."""
+  parser = argparse.ArgumentParser(
+    prog="python -m ccl_jax.data",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  commands = parser.add_subparsers(dest="command", required=True)
+  inspect = commands.add_parser("inspect", help="what a set of latents holds")
+  inspect.add_argument("set", type=pathlib.Path)
+  inspect.add_argument("--clips", type=int, default=8, help="on the sheet; 0: no sheet")
+  inspect.add_argument("--out", type=pathlib.Path, help="the sheet: SET/inspect.png")
+  build = commands.add_parser("build", help="a TFDS data set of media")
+  build.add_argument("source", help="folder, vggsound, wavcaps or openhumanvid")
+  build.add_argument("dir", type=pathlib.Path, help="media and metadata")
+  build.add_argument("options", nargs="*", metavar="NAME=VALUE", help="filters")
+  _prepare_arguments(commands.add_parser("prepare", help="look into media"))
+  args = parser.parse_args(argv)
+  run = {"inspect": _inspect, "build": _build, "prepare": _prepare}[args.command]
+  with one_line_errors():
+    run(args)
+
+
+def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
+  add = parser.add_argument
+  add("dir", type=pathlib.Path, help="media of all kinds")
+  add("out", type=pathlib.Path, help="the table to write; a second run goes on with it")
+  add("--shots", action=argparse.BooleanOptionalAction, default=True)
+  add("--crop", action=argparse.BooleanOptionalAction, default=True)
+  add("--loudness", type=float, help="LUFS to give a gain to, such as -23")
+  add("--speech", default="", help="module:function of (wave, rate): share of speech")
+  add("--template", default="", help="a caption such as '{caption} \"{speech}\"'")
+  add("--captions", default="", help="the one table to read; default: all in DIR")
+  add("--max_offset_ms", type=float, default=100.0, help="list those further apart")
+  add("--threads", type=int, default=4)
+
+
+def _prepare(args: argparse.Namespace) -> None:
+  from ccl_jax.data.prepare import Options, prepare
+  from ccl_jax.data.prepare_report import summary
+
+  options = Options(**{name: getattr(args, name) for name in Options._fields})
+  try:
+    made = prepare(args.dir, args.out, options, max(args.threads, 1))
+  except OSError as e:
+    raise UsageError(
+      f"cannot write {e.filename or args.out}: {e.strerror or e}; run it again to go on"
+    ) from e
+  print("\n".join(summary(made, options, args.max_offset_ms)))
+  print(f"{args.out}: read it as data.options.captions={args.out.absolute()}")
+
+
+def _inspect(args: argparse.Namespace) -> None:
+  from ccl_jax.inspect_data import show
+
+  show(args.set, args.clips, args.out)
+
+
+def _build(args: argparse.Namespace) -> None:
+  from ccl_jax.data import media_set, sources
+
+  kind = getattr(sources.builder(args.source), "BUILDER", None)
+  if kind is None:
+    raise UsageError(
+      f"{args.source} is no data set of media: it is made where it is used"
+    )
+  made = media_set.prepare(kind, args.dir, **_options(args.options, kind))
+  path = pathlib.Path(made.data_dir)
+  counts = [f"{split.num_examples} {name}" for name, split in made.info.splits.items()]
+  lines = {n: (path / n).read_text("utf-8").count("\n") for n in _REPORTS}
+  told = ", ".join(f"{count} in {name}" for name, count in lines.items())
+  print(f"{path}: {', '.join(counts)}; {told}")
+
+
+_REPORTS = ("missing.txt", "skipped.jsonl")
+
+
+def _options(pairs: Sequence[str], kind: Any) -> dict[str, Any]:
+  """NAME=VALUE in the types of the builder's options; pairs as A:1,B:2."""
+  from ccl_jax.data.media_set import option_types
+
+  types, out = {"data_dir": str} | option_types(kind), {}
+  for pair in pairs:
+    name, equals, value = pair.partition("=")
+    if not equals or name not in types:
+      raise UsageError(f"option {pair!r}: expected NAME=VALUE of {', '.join(types)}")
+    try:
+      if types[name] is tuple:
+        named = (item.partition(":") for item in value.split(","))
+        out[name] = tuple((key, float(least)) for key, _, least in named)
+      else:
+        out[name] = types[name](value)
+    except ValueError as e:
+      raise UsageError(f"option {pair!r}: {e}") from e
+  return out
+
+
+if __name__ == "__main__":
+  main()

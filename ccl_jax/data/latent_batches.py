@@ -1,7 +1,7 @@
 """Batches of latent records on the host, read ahead by threads.
 
-Of batch g, `Mixture.rows(g)`, process p of P reads the rows  p b .. (p + 1) b - 1,
-b = B / P,  so the processes' rows side by side are the batch one process would read.
+Of batch g, `Mixture.rows(g)`, a process reads the rows that its devices hold: together
+the processes hold the batch that one would read, on any mesh.
 The state is g, one number, equal on all processes. A thread copies each record straight
 into its row.
 """
@@ -10,7 +10,7 @@ import collections
 import contextlib
 import ctypes
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -46,17 +46,11 @@ class LatentBatches:
     self,
     mixture: Mixture,
     *,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Callable[[int], Sequence[int]] = range,
     threads: int = 4,
     streams: Sequence[str] = STREAMS,
   ):
-    for bucket, size in mixture.batch_sizes.items():
-      if size % process_count:
-        raise UsageError(
-          f"a batch of {bucket.name} has {size} rows for {process_count} processes: "
-          f"use a multiple of {process_count}"
-        )
+    for bucket in mixture.batch_sizes:
       if not set(bucket.streams) & set(streams):
         raise UsageError(
           f"the bucket {bucket.name} has no {' or '.join(streams)}, which is all the "
@@ -64,8 +58,7 @@ class LatentBatches:
         )
     keep_freed_memory()
     self._mixture, self._streams = mixture, streams
-    self._index, self._count = process_index, process_count
-    self._threads = threads
+    self._rows, self._threads = rows, threads
     self._next = 0
     self._shapes: dict[Bucket, dict[str, tuple[tuple[int, ...], Any]]] = {}
     self._pool: futures.ThreadPoolExecutor | None = None
@@ -118,12 +111,11 @@ class LatentBatches:
 
   def _begin(self, number: int) -> tuple[dict[str, np.ndarray], list]:
     """Batch `number`, still empty, and the calls that fill its rows."""
-    bucket, rows = self._mixture.rows(number)
-    count = len(rows) // self._count
-    rows = rows[self._index * count : (self._index + 1) * count]
+    bucket, everyones = self._mixture.rows(number)
+    rows = [everyones[i] for i in self._rows(len(everyones))]
     shapes = self._row_shapes(bucket, rows[0])
     batch = {
-      k: np.empty((count, *shape), dtype) for k, (shape, dtype) in shapes.items()
+      k: np.empty((len(rows), *shape), dtype) for k, (shape, dtype) in shapes.items()
     }
     return batch, [
       lambda place=place, row=row: self._read(bucket, row, place, batch)

@@ -15,11 +15,11 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Float32, UInt8
 
+from ccl_jax.data.sound import decode_sound
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.data.tracks import (
   SHORT_TAIL,
@@ -48,9 +48,7 @@ __all__ = [
   "read_video",
 ]
 
-_JITTER = 0.01  # seconds off the running sample count: less is noise, more is a gap
-_MARGIN = 0.1  # seconds resampled beyond both ends of the clip
-_DOWNMIX = {"rematrix_maxval": "1"}  # channels' weights add up to 1: never clips
+Crop = tuple[int, ...]  # () or (top, left, height, width): pixels of decoded frames
 
 
 def read_clip(
@@ -58,30 +56,30 @@ def read_clip(
   spec: ClipSpec,
   start: float | int | None = None,
   sound: Path | None = None,
+  crop: Crop = (),
 ) -> tuple[UInt8[np.ndarray, "F H W 3"], Float32[np.ndarray, "n"]]:
   """The clip that begins at `start`, by default the first instant with picture and
-  sound. The picture covers (H, W) and is cropped about its centre; the sound is mono,
-  from the file `sound` (on the same clock) where one is given.
+  sound. The picture, or the part of it in `crop`, covers (H, W) and is cut about its
+  centre; the sound is mono, from the file `sound` (on the same clock) if one is given.
   """
   with opened(path) as picture, opened(sound or path) as other:
     video, audio = track(picture, "video"), track(other, "audio")
     if start is None:
       start = max(first_time(video), first_time(audio))
     return (
-      _picture(picture, video, spec, start),
-      _sound(other, audio, start, spec.samples, spec.sample_rate),
+      _picture(picture, video, spec, start, crop),
+      decode_sound(other, audio, start, spec.samples, spec.sample_rate),
     )
 
 
 def read_video(
-  path: Path, spec: ClipSpec, start: float | int | None = None
+  path: Path, spec: ClipSpec, start: float | int | None = None, crop: Crop = ()
 ) -> UInt8[np.ndarray, "F H W 3"]:
   """The picture alone of the clip that begins at `start` (by default its beginning)."""
   with opened(path) as container:
     video = track(container, "video")
-    return _picture(
-      container, video, spec, first_time(video) if start is None else start
-    )
+    start = first_time(video) if start is None else start
+    return _picture(container, video, spec, start, crop)
 
 
 def read_audio(
@@ -96,35 +94,40 @@ def read_audio(
   with opened(path) as container:
     audio = track(container, "audio")
     start = first_time(audio) if start is None else start
-    return _sound(container, audio, start, samples, sample_rate)
+    return decode_sound(container, audio, start, samples, sample_rate)
 
 
-def read_image(path: Path, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
+def read_image(
+  path: Path, height: int, width: int, crop: Crop = ()
+) -> UInt8[np.ndarray, "H W 3"]:
   """A still, upright by its EXIF tag, covering (height, width), centre crop."""
   from PIL import Image, ImageOps
 
   with _image(path) as image:
-    image = ImageOps.exif_transpose(image).convert("RGB")
+    image = _cut_out(ImageOps.exif_transpose(image), crop, path).convert("RGB")
     image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
     return np.array(image)
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path, crop: Crop = ()) -> tuple[int, int]:
   """(height, width) of a still as it is shown, from its headers."""
+  if crop:
+    return crop[2], crop[3]
   with _image(path) as image:
     turned = image.getexif().get(274, 1) >= 5  # the orientation tag: on its side
     return image.size if turned else image.size[::-1]
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-  """(height, width) of a film as it is shown: its first frame, turned upright, with
-  square pixels of the height of its own.
+def picture_size(path: Path, crop: Crop = ()) -> tuple[int, int]:
+  """(height, width) of a film as it is shown: its first frame, or the part of it in
+  `crop`, turned upright, with square pixels of the height of its own.
   """
   with opened(path) as container:
     stream = track(container, "video")
     for _, frame in frames_from(container, stream, first_time(stream)):
-      width = round(frame.width * float(stream.sample_aspect_ratio or 1))
-      return (width, frame.height) if frame.rotation % 180 else (frame.height, width)
+      _, _, height, width = _box(frame, crop, container.name)
+      width = round(width * float(stream.sample_aspect_ratio or 1))
+      return (width, height) if frame.rotation % 180 else (height, width)
   raise MediaError(f"{path}: no frame can be decoded")
 
 
@@ -140,7 +143,7 @@ def _image(path: Path) -> Iterator[Any]:
 
 
 def _picture(
-  container, stream, spec: ClipSpec, start: float
+  container, stream, spec: ClipSpec, start: float, crop: Crop
 ) -> UInt8[np.ndarray, "F H W 3"]:
   rate = float(spec.rate)
   out = np.empty((spec.frames, spec.height, spec.width, 3), np.uint8)
@@ -152,7 +155,8 @@ def _picture(
     if stop > done:
       if held.is_corrupt:
         raise MediaError(f"{container.name}: damaged picture at {shown:.2f} s")
-      out[done:stop] = _cover(held, spec.height, spec.width, aspect, scaler)
+      box = _box(held, crop, container.name)
+      out[done:stop] = _cover(held, box, spec.height, spec.width, aspect, scaler)
     return stop
 
   for time, frame in frames_from(container, stream, start):
@@ -179,60 +183,44 @@ def _picture(
 
 
 def _cover(
-  frame, height: int, width: int, aspect: float, scaler
+  frame, box: Crop, height: int, width: int, aspect: float, scaler
 ) -> UInt8[np.ndarray, "H W 3"]:
-  """RGB pixels, upright, scaled to cover (height, width), centre crop; `aspect` is a
-  source pixel's width over its height.
+  """RGB pixels, upright: the frame's `box` scaled to cover (height, width), centre cut;
+  `aspect` is a source pixel's width over its height.
   """
   turns = round(frame.rotation / 90)  # counterclockwise
   if turns % 2:
     height, width = width, height
-  scale = max(height / frame.height, width / (frame.width * aspect))
+  y, x, h, w = box
+  scale = max(height / h, width / (w * aspect))
   rows = max(height, round(frame.height * scale))
   columns = max(width, round(frame.width * aspect * scale))
   method = "AREA" if scale < 1 else "BICUBIC"
   rgb = scaler.reformat(frame, columns, rows, "rgb24", interpolation=method)
-  top, left = (rows - height) // 2, (columns - width) // 2
+  top = _middle(y * scale, h * scale, height, rows)
+  left = _middle(x * aspect * scale, w * aspect * scale, width, columns)
   crop = rgb.to_ndarray()[top : top + height, left : left + width]
   return np.rot90(crop, turns)
 
 
-def _sound(
-  container, stream, start: float, samples: int | None, sample_rate: int
-) -> Float32[np.ndarray, "n"]:
-  """Resamples each unbroken run of sound and lays it at its own time."""
-  stop = math.inf if samples is None else start + samples / sample_rate
-  runs, resampler, form, clock = [], None, None, -math.inf
-  for time, frame in frames_from(container, stream, start):
-    length = frame.samples / frame.sample_rate
-    if time + length < start - _MARGIN:
-      continue
-    now = frame.format.name, frame.layout.name, frame.sample_rate
-    if form != now or abs(time - clock) > _JITTER:
-      if runs:
-        runs[-1][1].extend(resampler.resample(None))
-      resampler = av.AudioResampler("flt", "mono", sample_rate, options=_DOWNMIX)
-      runs.append((time, []))
-      form, clock = now, time
-    runs[-1][1].extend(resampler.resample(frame))
-    clock += length
-    if clock > stop + _MARGIN:
-      break
-  if runs:
-    runs[-1][1].extend(resampler.resample(None))
-  if samples is None:
-    samples = round((clock - start) * sample_rate) if runs else 0
-  elif clock < stop - SHORT_TAIL:
+def _middle(begin: float, length: float, wanted: int, whole: int) -> int:
+  """Where `wanted` pixels begin in the middle of a stretch of `whole` ones."""
+  return min(max(int(begin + (length - wanted) / 2 + 1e-6), 0), whole - wanted)
+
+
+def _box(frame, crop: Crop, name: Any) -> Crop:
+  """`crop`, or all of the frame."""
+  if not crop:
+    return 0, 0, frame.height, frame.width
+  top, left, height, width = crop
+  if top + height > frame.height or left + width > frame.width:
     raise MediaError(
-      f"{container.name}: too short, the sound ends at {max(clock, 0.0):.2f} s and the "
-      f"clip at {stop:.2f} s"
+      f"{name}: crop {tuple(crop)} is not within its {frame.height} x {frame.width} "
+      "pixels"
     )
-  out = np.zeros(samples, np.float32)
-  for time, pieces in runs:
-    # A resampler that has nothing to convert flushes None.
-    wave = np.concatenate([p.to_ndarray()[0] for p in pieces if p] or [out[:0]])
-    first = round((time - start) * sample_rate)
-    wave = wave[max(-first, 0) :]
-    first = max(first, 0)
-    out[first : first + len(wave)] = wave[: max(samples - first, 0)]
-  return np.clip(out, -1, 1)
+  return crop
+
+
+def _cut_out(image: Any, crop: Crop, name: Any) -> Any:
+  top, left, height, width = _box(image, crop, name)
+  return image.crop((left, top, left + width, top + height)) if crop else image

@@ -1,8 +1,9 @@
 """Sources by name: a folder of films, a TFDS directory, or a builder of this package.
 
 A source is anything with len and getitem that gives clips. A builder is a module of
-`data.builders` with `build(root, spec, **options) -> {split: source}`, which makes the
-data set below `root` unless it is there.
+`data.builders`, which makes the data set below `root` unless it is there. It has either
+`build(root, spec, **options) -> {split: source}`, or `BUILDER`, a `MediaBuilder`, whose
+data set lists media that stay where they are.
 """
 
 import importlib
@@ -11,8 +12,8 @@ import pathlib
 import pkgutil
 from typing import Any
 
-from ccl_jax.data import builders
-from ccl_jax.data.folder import FolderSource
+from ccl_jax.data import builders, media_set
+from ccl_jax.data.folder import FilmSource, FolderSource
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 
@@ -25,20 +26,50 @@ def open_source(
   **options: Any,
 ) -> Any:
   """Clips of `spec`. `kind` is "folder" (films below `root`; options of
-  `FolderSource`), "tfds" (a built data set with video, audio and text, whose version's
-  directory is `root`), or a builder (its own options).
+  `FolderSource`), "tfds" (a built data set, whose version's directory is `root`: of
+  media, or with video, audio and text), or a builder (its own options; for media those
+  of `media_set.prepare` and `hop`).
   """
   if kind == "folder":
     return _call(kind, FolderSource, root, spec, options)
+  if is_media(kind, root):
+    hop = options.pop("hop", None)
+    root, rows = open_media(kind, root, split, **options)
+    return FilmSource(root, spec, rows, hop)
   if kind == "tfds":
     return _of_split(kind, _tfds_splits(root, spec), split)
+  return _of_split(kind, _call(kind, builder(kind).build, root, spec, options), split)
+
+
+def builder(kind: str) -> Any:
+  """The module of a builder."""
   known = [module.name for module in pkgutil.iter_modules(builders.__path__)]
   if kind not in known:
-    raise UsageError(
-      f"no data source {kind!r}: expected folder, tfds, {', '.join(known)}"
-    )
-  build = importlib.import_module(f"{builders.__name__}.{kind}").build
-  return _of_split(kind, _call(kind, build, root, spec, options), split)
+    names = ", ".join(["folder", "tfds", *(name for name in known if name != "folder")])
+    raise UsageError(f"no data source {kind!r}: expected {names}")
+  return importlib.import_module(f"{builders.__name__}.{kind}")
+
+
+def is_media(kind: str, root: str | pathlib.Path) -> bool:
+  """Whether the source lists media that stay where they are."""
+  if kind == "tfds":
+    return media_set.media_root(root) is not None
+  return hasattr(builder(kind), "BUILDER")
+
+
+def open_media(
+  kind: str, root: str | pathlib.Path, split: str, **options: Any
+) -> tuple[str | pathlib.Path, media_set.Rows]:
+  """(the folder of the media, the captions of every file) of a source of media."""
+  if kind == "tfds":
+    import tensorflow_datasets as tfds
+
+    if options:
+      raise UsageError(f"a built data set has no options, got {', '.join(options)}")
+    made, root = tfds.builder_from_directory(str(root)), media_set.media_root(root)
+  else:
+    made = media_set.prepare(builder(kind).BUILDER, root, **options)
+  return root, _of_split(kind, media_set.splits(made), split)
 
 
 class Cached:

@@ -1,18 +1,19 @@
 """What there is to encode: a list of items by bucket, and a way to read each.
 
-A folder's items are of several shapes and kinds; any other source of `sources.py` gives
-clips of one shape. Both read an item without having made the list, so a process that
-goes on with a plan starts at once.
+The items of a folder, or of a data set of media, are of several shapes and kinds; any
+other source of `sources.py` gives clips of one shape. All read an item without having
+made the list, so a process that goes on with a plan starts at once.
 """
 
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from ccl_jax.data import catalogue
+from ccl_jax.data import catalogue, media_set
 from ccl_jax.data.buckets import Bucket
 from ccl_jax.data.catalogue import Catalogue, Item
-from ccl_jax.data.sources import open_source
+from ccl_jax.data.loudness import amplified, gain_to
+from ccl_jax.data.sources import is_media, open_media, open_source
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
 
@@ -34,6 +35,32 @@ class FolderStock:
 
   def read(self, bucket: Bucket, item: Item) -> dict[str, Any]:
     return catalogue.read(self._root, bucket, item)
+
+
+class MediaStock:
+  """The media that a data set lists; options of its builder and `scan_rows`."""
+
+  def __init__(
+    self,
+    kind: str,
+    root: str | pathlib.Path,
+    specs: Sequence[ClipSpec],
+    split: str,
+    options: Any,
+  ):
+    self._kind, self._specs, self._split = kind, specs, split
+    self._root, self._options = root, dict(options)
+    self._media = media_set.media_root(root) if kind == "tfds" else root
+
+  def scan(self) -> Catalogue:
+    cut = {k: v for k, v in self._options.items() if k in ("hop", "kinds")}
+    own = {k: v for k, v in self._options.items() if k not in cut}
+    root, rows = open_media(self._kind, self._root, self._split, **own)
+    rows = catalogue.without_soundtracks(rows)
+    return catalogue.scan_rows(root, rows, self._specs, **cut)
+
+  def read(self, bucket: Bucket, item: Item) -> dict[str, Any]:
+    return catalogue.read(self._media, bucket, item)
 
 
 class SourceStock:
@@ -63,7 +90,28 @@ class SourceStock:
     return {"video": clip["video"], "audio": clip["audio"], **texts}
 
 
-Stock = FolderStock | SourceStock
+class Levelled:
+  """A stock whose sounds are brought to `target` LUFS (`loudness.gain_to`), each clip
+  by itself.
+  """
+
+  def __init__(
+    self, stock: FolderStock | MediaStock | SourceStock, target: float | int
+  ):
+    self._stock, self._target = stock, target
+
+  def scan(self) -> Catalogue:
+    return self._stock.scan()
+
+  def read(self, bucket: Bucket, item: Item) -> dict[str, Any]:
+    clip = self._stock.read(bucket, item)
+    if "audio" in clip:
+      gain = gain_to(self._target, clip["audio"])
+      clip["audio"] = amplified(clip["audio"], gain)
+    return clip
+
+
+Stock = FolderStock | MediaStock | SourceStock | Levelled
 
 
 def open_stock(
@@ -72,10 +120,27 @@ def open_stock(
   split: str,
   options: Any,
   specs: Sequence[ClipSpec],
+  loudness: float | int | None = None,
 ) -> Stock:
-  """The keywords are a config's section `data`."""
+  """The keywords are a config's section `data`; `loudness` is LUFS or None."""
+  if loudness is None:
+    return _open(source, root, split, options, specs)
+  if not -70 < loudness < 0:
+    raise UsageError(f"loudness: got {loudness} LUFS, expected such as -23, or None")
+  return Levelled(_open(source, root, split, options, specs), loudness)
+
+
+def _open(
+  source: str,
+  root: str | pathlib.Path,
+  split: str,
+  options: Any,
+  specs: Sequence[ClipSpec],
+) -> FolderStock | MediaStock | SourceStock:
   if source == "folder":
     return FolderStock(root, specs, options)
+  if is_media(source, root):
+    return MediaStock(source, root, specs, split, options)
   if len(specs) != 1:
     raise UsageError(f"the source {source} has clips of one shape, got {len(specs)}")
   return SourceStock(source, root, specs[0], split, options)

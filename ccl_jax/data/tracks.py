@@ -14,6 +14,7 @@ from typing import Any
 import av
 
 SHORT_TAIL = 0.25  # seconds that the sound may end before the picture
+RATES = 2000, 768_000  # Hz; a header with another rate is damaged
 _PREROLL = 0.5  # seconds decoded before a late start: codec delay, reordered frames
 
 Path = str | pathlib.Path
@@ -86,6 +87,11 @@ def main_track(container, kind: str) -> Any:
   stream = container.streams.best(kind)
   if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
     return None
+  if kind == "audio" and not RATES[0] <= (stream.rate or 0) <= RATES[1]:
+    raise MediaError(
+      f"{container.name}: the sound has a sample rate of {stream.rate} Hz, expected "
+      f"{RATES[0]} to {RATES[1]}"
+    )
   return stream
 
 

@@ -2,9 +2,10 @@
 
   score = cos(mean_k v_k, mean_k a_k)
 
-Picture: one frame every two seconds; each pair of neighbours, and of each the three
-squares along the longer side (shorter side 224, bicubic, CLIP's normalisation), is a
-unit vector v_k. A single frame is its own neighbour. Sound: the 2 s at the beginning,
+Picture: one frame every two seconds; each frame with the next one, so that all but the
+first and the last are in two pairs, and of each pair the three squares along the longer
+side (shorter side 224, bicubic, CLIP's normalisation), is a unit vector v_k. A single
+frame is its own neighbour. Sound: the 2 s at the beginning,
 middle and end are vectors a_k, by `mels.kaldi_mel` of 198 frames, padded with 0 to 204,
 (x + 4.268) / 9.138.
 

@@ -41,7 +41,7 @@ def _clips(group: Mapping[str, Any]) -> int:
 def _filled(cell: Mapping[str, Any], key: str) -> bool:
   """Columns that are for some clips only do not show where there are none."""
   optional = ("cer", "cer_mean", "wer", "wer_mean", "unrequested")
-  return "mean" in cell or key not in (*optional, "ser", "impact_f1")
+  return "mean" in cell or not (key in optional or COLUMNS[key].metric == "talking")
 
 
 def label(key: str, subset: str | None) -> str:
@@ -108,13 +108,17 @@ def paper_table(summary: Summary, name: str) -> str:
 
 
 def notes(summary: Summary) -> list[str]:
-  """What a reader of the table has to know, a line each."""
-  lines = []
+  """What a reader of the table has to know, a line each; what several metrics say of as
+  many clips is said once.
+  """
+  lines, unscored = [], {}
   for name, about in summary["metrics"].items():
     if "skipped" in about:
       lines.append(f"{name}: skipped, {about['skipped']}")
     for reason, count in about.get("reasons", {}).items():
-      lines.append(f"{name}: {count} not scored, {reason}")
+      unscored.setdefault((count, reason), []).append(name)
+  for (count, reason), names in unscored.items():
+    lines.append(f"{', '.join(names)}: {count} not scored, {reason}")
   for key in DISTANCES:
     cell = cell_of(summary, key, None)
     lines += [f"{key}: {text}" for text in cell.get("warnings", [])]

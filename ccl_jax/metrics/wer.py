@@ -13,7 +13,8 @@ Chinese, Cantonese, Japanese and Thai do not part words: there a word is a chara
 and the rate is called CER. Whisper's normaliser drops the marks above and below letters
 that Thai writes its vowels with, on both sides.
 
-A clip that was to be silent has no rate; whether it speaks is counted by itself.
+A clip that was to be silent has no rate; whether it speaks is counted by itself. Of a
+set, all errors over all words stand beside the mean over clips (metrics/columns.py).
 """
 
 import functools
@@ -103,25 +104,3 @@ def rate(errors: Errors) -> float:
   if not errors.words:
     raise Unscorable("nothing was to be said")
   return errors.total / errors.words
-
-
-def summary(clips: Sequence[Errors]) -> dict[str, float | int]:
-  """The rate of all clips together, and the mean of their rates, which gives short
-  ones more weight; clips in which nothing was to be said only count as such.
-
-  Raises:
-    Unscorable: in none was anything to be said.
-  """
-  spoken = [x for x in clips if x.words]
-  silent = [x for x in clips if not x.words]
-  if not spoken:
-    raise Unscorable(f"of {len(clips)} clips none has anything to say")
-  total = Errors(*map(sum, zip(*spoken)))
-  return {
-    "rate": rate(total),
-    "mean_rate": sum(map(rate, spoken)) / len(spoken),
-    **total._asdict(),
-    "n_scored": len(spoken),
-    "n_silent": len(silent),
-    "n_unrequested_speech": sum(x.insertions > 0 for x in silent),
-  }

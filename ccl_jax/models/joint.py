@@ -17,6 +17,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -30,6 +31,8 @@ from ccl_jax.tasks import Route
 # Keys and values of every block.
 StackedKeys = tuple[Float[Array, "depth b u v n d"], Float[Array, "depth b u v n d"]]
 
+HIDDEN = "hidden"  # the residual stream from block to block
+
 # What the backward pass of a block keeps; all else is computed again.
 REMAT = {
   "none": None,  # no rematerialisation at all
@@ -37,7 +40,7 @@ REMAT = {
   "save_attention": jax.checkpoint_policies.save_only_these_names(SAVED),
   "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
     names_which_can_be_saved=[],
-    names_which_can_be_offloaded=["hidden"],
+    names_which_can_be_offloaded=[HIDDEN],
     offload_src="device",
     offload_dst="pinned_host",
   ),
@@ -61,6 +64,10 @@ class JointBlock(nn.Module):
 
   @nn.compact
   def __call__(self, carry, keys, e0, tables, context, image, route):
+    # Named as it comes in: what goes out is the next block's, and saved in any case.
+    carry = {s: checkpoint_name(v, HIDDEN) for s, v in carry.items()}
+    stored = {s: v.dtype for s, v in carry.items()}
+    carry = {s: v.astype(jnp.float32) for s, v in carry.items()}
     reads, detached = self.static
     configs = dict(self.streams)
     blocks = {s: Block(configs[s], self.dtype, self.kernel, name=s) for s in carry}
@@ -73,10 +80,9 @@ class JointBlock(nn.Module):
       snapshot = {s: self._detach(x[s], s, detached, route.detached) for s in x}
       x, collected = self._exchange(x, snapshot, keys, configs, reads, route.reads)
     x = {s: blocks[s].feed(x[s], e0[s]) for s in x}
+    x = {s: v.astype(stored[s]) for s, v in x.items()}
     x = {s: constrain(v, "batch", None, "space", None) for s, v in x.items()}
-    return {s: jax.ad_checkpoint.checkpoint_name(v, "hidden") for s, v in x.items()}, (
-      collected
-    )
+    return x, collected
 
   def _detach(self, x, stream, static, masks):
     if stream in masks:
@@ -118,6 +124,8 @@ class JointDiT(nn.Module):
     cross: how the streams exchange; None for streams that never do.
     remat: a policy of `REMAT`.
     dtype: of matrix products.
+    residual: dtype of the residual stream from block to block; within one it is
+      float32. What full remat keeps is this, so bfloat16 halves it.
     kernel: of self-attention and text cross-attention.
   """
 
@@ -126,6 +134,7 @@ class JointDiT(nn.Module):
   cross: CrossConfig | None = None
   remat: str = "none"
   dtype: DTypeLike = jnp.float32
+  residual: DTypeLike = jnp.float32
   kernel: Kernel = Kernel()
 
   @nn.compact
@@ -167,6 +176,7 @@ class JointDiT(nn.Module):
     x, context, e, e0, tables, images = {}, {}, {}, {}, {}, {}
     for s in present:
       x[s], context[s] = parts[s].embed(grids[s], text)
+      x[s] = x[s].astype(self.residual)
       e[s], e0[s] = parts[s].embed_time(timesteps[s])
       t, tokens = x[s].shape[1:3]
       tables[s] = configs[s].rope_table(t, rows[s], tokens // rows[s])

@@ -89,3 +89,15 @@ class MLP(nn.Module):
     return dense(self.out, self.dtype, "out")(
       act(dense(self.hidden, self.dtype, "in")(x))
     )
+
+
+def settled(module: nn.Module, x: Float[Array, "*b c"]) -> Float[Array, "*b e"]:
+  """module(x), whose gradients by parameters and by x are made before either is used.
+
+  Compilers put off the products that make weight gradients, and keep what these need:
+  in a block's backward pass the FFN's activations, the largest, beside attention's.
+  """
+  run = lambda module, x: module(x)
+  forward = lambda module, x: nn.vjp(run, module, x)
+  backward = lambda vjp, gradient: jax.lax.optimization_barrier(vjp(gradient))
+  return nn.custom_vjp(run, forward_fn=forward, backward_fn=backward)(module, x)

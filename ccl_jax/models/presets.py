@@ -75,12 +75,14 @@ def build_model(
   image_form: str = "first_frame",
   remat: str = "none",
   dtype: str = "bfloat16",
+  residual: str = "float32",
   attention: str = "auto",
   blocks: Any = None,  # a mapping, or a section of a config
 ) -> JointDiT:
   """The model of a preset.
 
   Args:
+    remat, dtype, residual: see `JointDiT`.
     attention: a kernel of `ops.kernels.NAMES`; "auto": by this host's accelerator.
     blocks: its block sizes, by the names of `Kernel`.
 
@@ -93,7 +95,8 @@ def build_model(
   _one_of("cross_rope", cross_rope, ("3d", "temporal"))
   _one_of("image_form", image_form, IMAGE_FORMS)
   _one_of("remat", remat, REMAT)
-  _one_of("dtype", dtype, ("bfloat16", "float32"))
+  for name, value in (("dtype", dtype), ("residual", residual)):
+    _one_of(name, value, ("bfloat16", "float32"))
   for s in streams:
     _one_of("streams", s, STREAMS)
   size = PRESETS[preset]
@@ -113,6 +116,7 @@ def build_model(
     cross=cross,
     remat=remat,
     dtype=jnp.dtype(dtype),
+    residual=jnp.dtype(residual),
     kernel=build_kernel(attention, dtype, blocks or {}),
   )
 

@@ -21,7 +21,16 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ccl_jax.models.layers import MLP, LayerNorm, RMSNorm, dense, heads, merge, sinusoid
+from ccl_jax.models.layers import (
+  MLP,
+  LayerNorm,
+  RMSNorm,
+  dense,
+  heads,
+  merge,
+  settled,
+  sinusoid,
+)
 from ccl_jax.ops import rope
 from ccl_jax.ops.context_parallel import self_attention, text_attention
 from ccl_jax.ops.kernels import Kernel
@@ -159,7 +168,7 @@ class Block(nn.Module):
   ) -> Float[Array, "b t s c"]:
     """The feed-forward half."""
     shift, scale, gate = self._modulations(e, slice(3, 6))
-    return x + self.ffn(self.norm2(x) * (1 + scale) + shift) * gate
+    return x + settled(self.ffn, self.norm2(x) * (1 + scale) + shift) * gate
 
   def _modulations(self, e, part):
     m = self.modulation[None, None] + e

@@ -12,14 +12,17 @@ slices, each from the index where it starts, add up to the array's.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, PyTree, Shaped, UInt32
 
+Bits = UInt32[Array, "..."] | UInt32[np.ndarray, "..."]
 
-def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-  x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-  x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-  return x ^ (x >> 16)
+
+def _mix(x: Bits) -> Bits:
+  x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+  x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+  return x ^ (x >> np.uint32(16))
 
 
 @jax.jit
@@ -44,6 +47,26 @@ def fingerprint(
     )
   index = index + start + 1
   return jnp.sum(_mix(bits ^ _mix(index)), dtype=jnp.uint32)
+
+
+def host_fingerprint(
+  x: Shaped[np.ndarray, "..."], start: int = 0, run: int = 2**16
+) -> int:
+  """`fingerprint` of what is in the host's memory, elements of 4 bytes at most; without
+  a program for every size, of which a checkpoint has many.
+
+  Args:
+    run: elements at a time, such that they fit a cache.
+  """
+  assert x.dtype.itemsize <= 4, x.dtype
+  bits = np.ascontiguousarray(x).reshape(-1).view(f"u{x.dtype.itemsize}")
+  total = 0
+  for i in range(0, bits.size, run):
+    part = bits[i : i + run].astype(np.uint32)
+    first = (start + i + 1) % 2**32
+    index = np.arange(first, first + part.size, dtype=np.uint64).astype(np.uint32)
+    total += int(_mix(part ^ _mix(index)).sum(dtype=np.uint64))
+  return total % 2**32
 
 
 def leaf_paths(tree: PyTree) -> dict[str, object]:

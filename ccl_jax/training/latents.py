@@ -5,6 +5,7 @@ length, zeros, on the device; so do bf16 latents their float32.
 """
 
 import contextlib
+import math
 import queue
 import threading
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from ccl_jax.axes import STREAMS
-from ccl_jax.sharding import batch_sharding
+from ccl_jax.sharding import LOGICAL, batch_sharding, global_batch, local_rows
 
 _PAUSE = 0.003  # seconds in which a caller that has got a batch starts its step
 
@@ -49,7 +50,9 @@ class DevicePrefetch:
   """
 
   def __init__(self, batches: Any, mesh: Mesh):
-    self._batches, self._sharding = batches, batch_sharding(mesh)
+    self._batches, self._mesh = batches, mesh
+    shards = math.prod(mesh.shape[axis] for axis in LOGICAL["batch"])
+    self._shares = shards // len(local_rows(mesh, shards))  # of a batch, over processes
     self._state = batches.get_state()
     self._ready: queue.Queue | None = None
 
@@ -94,7 +97,7 @@ class DevicePrefetch:
   def _work(self, ready: queue.Queue, stop: threading.Event) -> None:
     while not stop.is_set():
       try:
-        batch = {k: self._put(x) for k, x in next(self._batches).items()}
+        batch = self._put(next(self._batches))
         ready.put((batch, self._batches.get_state(), None))
         # The caller first: a copy of many megabytes would hold the interpreter.
         stop.wait(_PAUSE)
@@ -102,5 +105,6 @@ class DevicePrefetch:
         ready.put((None, None, e))
         return
 
-  def _put(self, x: np.ndarray) -> jax.Array:
-    return jax.make_array_from_process_local_data(self._sharding, x)
+  def _put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    size = self._shares * len(batch["text"])
+    return global_batch(batch, local_rows(self._mesh, size), size, self._mesh)

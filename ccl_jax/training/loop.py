@@ -19,6 +19,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.tasks import TASKS
 from ccl_jax.training.checkpoint import Checkpointer
 from ccl_jax.training.log import MetricLog, StepTimer
+from ccl_jax.training.profile import Profile
 from ccl_jax.training.signals import ShutdownGuard
 
 
@@ -38,6 +39,7 @@ def train(
   first_step: int,
   total_steps: int,
   work_of: Callable[[Mapping[str, jax.Array]], tuple[int, float]],
+  profile: Profile,
 ) -> tuple[Any, bool]:
   """Runs steps `first_step` to `total_steps`.
 
@@ -48,6 +50,7 @@ def train(
     encode: host batch to device batch.
     tasks: names behind the rows of the metric `by_task`; none: there is no such.
     work_of: clips and FLOPs of a batch.
+    profile: which steps to trace.
 
   Returns:
     The state, and whether all steps were done: False after a request to stop, with the
@@ -89,12 +92,14 @@ def train(
       batch = encode(read())
       name, run = step_of(step, batch)
       program = (name, *((k, x.shape) for k, x in sorted(batch.items())))
+      profile.begin(step, state)
       if program in compiled:
         state, metrics = run(state, batch)
       else:
         compiled.add(program)
         with timer("compile"):
           state, metrics = jax.block_until_ready(run(state, batch))
+      profile.end(step, state)
       finish(pending)
       pending = metrics, work_of(batch)
       if window.steps >= log_every:
@@ -107,6 +112,7 @@ def train(
     if not stop:
       save(total_steps)
     checkpointer.wait()
+    profile.close()
   if window.steps:
     log.write(window.last, window.means())
   return state, not stop

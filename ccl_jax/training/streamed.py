@@ -23,11 +23,10 @@ import tensorstore as ts
 
 from ccl_jax.errors import UsageError
 from ccl_jax.training.checkpoint import make_meta, read_meta
-from ccl_jax.training.fingerprint import fingerprint
+from ccl_jax.training.fingerprint import host_fingerprint
 
 NAME = "params"  # the subtree that `restore_params` asks for
 _PIECE = 1024  # elements along each axis of a piece, at most
-_RUN = 2**24  # elements that are fingerprinted at once
 _DTYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "bfloat16"}
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]  # parameter path -> shape and dtype
@@ -166,11 +165,7 @@ class _Slots:
   def add(self, slot, array):
     self._count = math.prod(self._shape[: len(slot)])
     start = sum(n * math.prod(self._shape[i + 1 :]) for i, n in enumerate(slot))
-    flat = np.ascontiguousarray(array).reshape(-1)
-    self._sums[slot] = sum(
-      int(fingerprint(flat[i : i + _RUN], np.uint32((start + i) % 2**32)))
-      for i in range(0, flat.size, _RUN)
-    )
+    self._sums[slot] = host_fingerprint(array, start)
 
   @property
   def complete(self) -> bool:

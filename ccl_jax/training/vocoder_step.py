@@ -73,13 +73,10 @@ def fresh_gan(
   critic: Discriminators,
   samples: int,
   optimizer: optax.GradientTransformation,
-  begin: PyTree | None = None,
 ) -> GanState:
-  """A state of random parameters, for waves of so many samples; the generator's are
-  `begin`, directions and lengths, if there is one.
-  """
+  """A state of random parameters, for waves of so many samples."""
   keys = jax.random.split(key)
-  params = split(init_params(keys[0], generator)) if begin is None else begin
+  params = split(init_params(keys[0], generator))
   critics = split(critic.init(keys[1], jnp.zeros((1, samples)))["params"])
   return GanState(
     step=jnp.zeros((), jnp.int32),

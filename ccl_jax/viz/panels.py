@@ -79,7 +79,8 @@ def attention_panel(
     groups: mean share of (foreground, background) tokens by stream, if masks are known.
   """
   shown = np.linspace(0, len(frames) - 1, min(6, len(frames))).astype(int)
-  figure, axes = _figure(3, len(shown), 2.0 * len(shown), 6.5)
+  columns = max(3, len(shown))  # the plots below need room, however short the clip
+  figure, axes = _figure(3, columns, 2.0 * columns, 6.5)
   low, high = float(video_share.min()), float(video_share.max())
   for ax_picture, ax_map, i in zip(axes[0], axes[1], shown):
     ax_picture.imshow(frames[i])
@@ -87,14 +88,14 @@ def attention_panel(
     for ax in (ax_picture, ax_map):
       ax.set(xticks=[], yticks=[])
   figure.colorbar(image, ax=axes[1], label="on context tokens")
-  for ax in axes[2]:
+  for ax in (*axes[:2, len(shown) :].flat, *axes[2]):
     ax.remove()
   grid = axes[2, 0].get_gridspec()
-  line = figure.add_subplot(grid[2, : len(shown) // 2 + 1])
+  line = figure.add_subplot(grid[2, : columns // 2 + 1])
   line.plot(audio_share)
   line.set(xlabel="audio token", ylabel="on context tokens")
   if groups:
-    bars = figure.add_subplot(grid[2, len(shown) // 2 + 1 :])
+    bars = figure.add_subplot(grid[2, columns // 2 + 1 :])
     x = np.arange(len(groups))
     for k, label in enumerate(("foreground", "background")):
       bars.bar(x + 0.4 * k - 0.2, [g[k] for g in groups.values()], 0.38, label=label)

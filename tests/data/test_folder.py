@@ -132,6 +132,94 @@ def test_captions_without_a_film_are_counted(tmp_path, made, caplog):
   assert "line 1: no file gone" in caplog.text
 
 
+def test_captions_of_a_csv_and_several_parts_of_a_film(tmp_path, made):
+  _folder(tmp_path, made, "a.mp4", "b.mp4")
+  (tmp_path / "c.csv").write_bytes(
+    "\ufefffile,mood,caption,start,end\r\n"
+    'a,calm,"a room, ""grey""",,1.4\r\n'
+    "a,,étage,1.4,2.8\r\nb.mp4,,a lamp,,\r\n".encode()
+  )
+  source = FolderSource(tmp_path, SPEC)
+  found = [(w.name, round(w.start, 2), w.text) for w in source.windows]
+  assert found == [
+    ("a.mp4", 0.0, 'a room, "grey"'),
+    ("a.mp4", 1.4, "étage"),
+    ("b.mp4", 0.0, "a lamp"),
+  ]
+  assert flash(source[0]["video"]) == [25] and flash(source[1]["video"]) == []
+  _rows(tmp_path / "other.jsonl", {"id": "b", "text": "other"})
+  with pytest.raises(UsageError, match=r"other\.jsonl line 1: a second caption"):
+    FolderSource(tmp_path, SPEC)
+  for table in ("other.jsonl", str(tmp_path / "other.jsonl")):
+    texts = {
+      w.name: w.text for w in FolderSource(tmp_path, SPEC, captions=table).windows
+    }
+    assert texts == {"a.mp4": "", "b.mp4": "other"}
+  with pytest.raises(UsageError, match=r"no table of captions gone\.csv"):
+    FolderSource(tmp_path, SPEC, captions="gone.csv")
+
+
+def test_crop_and_gain_of_a_row(tmp_path, made):
+  _folder(tmp_path, made, "b.mp4")
+  pixels = np.zeros((64, 96, 3), np.uint8)
+  pixels[16:48, 24:72] = 200
+  film(tmp_path / "c.mp4", seconds=1.4, event=0.4, size=(96, 64), pixels=pixels)
+  plain = FolderSource(tmp_path, SPEC)
+  row = {"file": "c", "crop": [16, 24, 32, 48], "loudness_gain": -20}
+  _rows(tmp_path / "a.jsonl", row)
+  source = FolderSource(tmp_path, SPEC)
+  assert plain[1]["video"].min() < 10
+  assert source[1]["video"][:, 1:-1, 1:-1].min() > 150
+  np.testing.assert_allclose(source[1]["audio"], plain[1]["audio"] / 10, atol=1e-6)
+  (tmp_path / "a.jsonl").unlink()
+  (tmp_path / "a.csv").write_text('file,crop\nc.mp4,"[16, 24, 32, 48]"\n')
+  np.testing.assert_array_equal(
+    FolderSource(tmp_path, SPEC)[1]["video"], source[1]["video"]
+  )
+  _rows(tmp_path / "b.jsonl", {"file": "b", "crop": [16, 24, 64, 48]})
+  broken = FolderSource(tmp_path, SPEC)
+  assert broken[0]["id"] == "c.mp4@0.000"
+  assert "crop (16, 24, 64, 48) is not within its 48 x 64" in broken.failed["b.mp4"]
+
+
+@pytest.mark.parametrize(
+  ("text", "match"),
+  [
+    ("name,caption\nb,x\n", "line 1: the columns are name, caption, expected one of"),
+    ("id,caption\nb,x,y\n", "line 2: 3 fields, expected 2: id, caption .a text with"),
+    ("id,caption\n,x\n", "line 2: expected an object or row with file or id"),
+    ("id,start\nb,soon\n", "line 2: expected numbers as start, end"),
+    ("id,start,end\nb,2,1\n", "line 2: expected 0 <= start < end, got 2 and 1"),
+    ("id,crop\nb,1 2 3\n", "line 2: crop is top, left, height, width"),
+    ("id,crop\nb,0 0 0 8\n", "line 2: crop is top, left, height, width"),
+    ("id,caption\nb,x\nb,y\n", "line 3: a second caption for b.mp4, .* line 2"),
+    ("id,start\nb,0.1\nb,0.1\n", "line 3: a second caption"),
+    ("id,start\nb,0.1\nb,\n", "line 3: a second caption"),
+    ('id,caption\nb,"x\n', "is not CSV"),
+    ("id,caption\nb,é\n", "line 2 is not UTF-8"),
+  ],
+)
+def test_broken_csv_is_one_line(tmp_path, made, text, match):
+  _folder(tmp_path, made, "b.mp4")
+  (tmp_path / "a.csv").write_bytes(text.encode("latin-1"))
+  with pytest.raises(UsageError, match=match) as e:
+    FolderSource(tmp_path, SPEC)
+  assert "\n" not in str(e.value)
+
+
+def test_a_part_outside_of_the_film_is_skipped(tmp_path, made):
+  _folder(tmp_path, made, "a.mp4")
+  _rows(
+    tmp_path / "a.jsonl",
+    {"file": "a", "start": 0, "end": 1.5},
+    {"file": "a", "start": 7, "end": 9},
+  )
+  source = FolderSource(tmp_path, SPEC)
+  assert len(source) == 1
+  ((name, reason),) = source.skipped
+  assert name == "a.mp4@7.000" and "7 to 9 s is outside of the file" in reason
+
+
 @pytest.mark.parametrize(
   "line", ['{"id": "b", "text": ', '["b"]', '{"text": "x"}', '{"id": "b", "text": 3}']
 )

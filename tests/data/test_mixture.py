@@ -182,12 +182,14 @@ def test_resume_at_any_step_goes_on_with_the_same_stream(root, whole, threads, k
     assert batches(root, 40 - kill, state, threads=after)[0] == whole[kill:]
 
 
+def share(process, count):
+  """The rows of one process of `count`, side by side."""
+  return lambda size: range(size)[size * process // count :][: size // count]
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_processes_together_read_the_whole_and_nothing_twice(root, whole, count):
-  parts = [
-    batches(root, 40, process_index=p, process_count=count, threads=2)
-    for p in range(count)
-  ]
+  parts = [batches(root, 40, rows=share(p, count), threads=2) for p in range(count)]
   assert len({json.dumps(state) for _, state in parts}) == 1
   for g, shares in enumerate(zip(*(rows for rows, _ in parts))):
     fields, shape, numbers = whole[g]
@@ -199,8 +201,7 @@ def test_processes_together_read_the_whole_and_nothing_twice(root, whole, count)
 def test_a_run_goes_on_with_other_processes(root, whole, before, after):
   def together(processes, count, state=None):
     parts = [
-      batches(root, count, state, process_index=p, process_count=processes)
-      for p in range(processes)
+      batches(root, count, state, rows=share(p, processes)) for p in range(processes)
     ]
     shares = zip(*(rows for rows, _ in parts))
     return [flat(numbers for *_, numbers in share) for share in shares], parts[0][1]
@@ -208,6 +209,12 @@ def test_a_run_goes_on_with_other_processes(root, whole, before, after):
   first, state = together(before, 13)
   rest, _ = together(after, 27, state)
   assert first + rest == [numbers for _, _, numbers in whole]
+
+
+def test_rows_that_are_apart(root, whole):
+  """A mesh may give a process the first and the third share of a batch."""
+  parts, _ = batches(root, 40, rows=lambda size: [0, 2], threads=2)
+  assert [n for *_, n in parts] == [[n[0], n[2]] for *_, n in whole]
 
 
 def test_a_damaged_record_keeps_the_order_of_the_others(home):
@@ -263,8 +270,6 @@ def test_mistakes_are_one_line(home, root, films):
     open_mixture(str(films[0]), seed=0, batch_size=0)
   with pytest.raises(UsageError, match="has no clip of"):
     open_mixture(f"{films[0]}+{silent}", buckets=(FILM.name,), **options)
-  with pytest.raises(UsageError, match="use a multiple of 3"):
-    LatentBatches(mixture, process_count=3)
   sounds = open_mixture(str(root), buckets=(SOUND.name,), **options)
   with pytest.raises(UsageError, match="has no video"):
     LatentBatches(sounds, streams=("video",))

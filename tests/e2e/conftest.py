@@ -55,19 +55,45 @@ def finish(home: pathlib.Path, module: str, flags: list[str]) -> tuple[int, str]
   return process.returncode, out
 
 
+class Forks:
+  """An entry point that is imported once, and run again and again (`forks.py`)."""
+
+  def __init__(self, home: pathlib.Path, module: str):
+    self._server = subprocess.Popen(
+      [sys.executable, str(ROOT / "tests/e2e/forks.py"), module],
+      cwd=ROOT,
+      env=environment(home) | {"PYTHONPATH": str(ROOT)},
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+
+  def __enter__(self) -> "Forks":
+    return self
+
+  def __exit__(self, *exc) -> None:
+    self._server.stdin.close()
+    self._server.kill()
+    self._server.wait()
+
+  def start(self, flags: list[str]) -> int:
+    """The id of a process with this command line; the last one has ended."""
+    print(json.dumps(flags), file=self._server.stdin, flush=True)
+    return int(self._server.stdout.readline())
+
+  def wait(self) -> tuple[int, str]:
+    """Exit code and output of what was started."""
+    return tuple(json.loads(self._server.stdout.readline()))
+
+  def finish(self, flags: list[str]) -> tuple[int, str]:
+    self.start(flags)
+    return self.wait()
+
+
 def mistakes(home: pathlib.Path, module: str, cases: list[list[str]]) -> list:
-  """[exit code, output] of each command line, in one process's time."""
-  done = subprocess.run(
-    [sys.executable, str(ROOT / "tests/e2e/mistakes.py"), module],
-    input=json.dumps(cases),
-    cwd=ROOT,
-    env=environment(home) | {"PYTHONPATH": str(ROOT)},
-    capture_output=True,
-    text=True,
-    timeout=400,
-  )
-  assert done.returncode == 0, done.stderr
-  return json.loads(done.stdout.splitlines()[-1])
+  """(exit code, output) of each command line, in one process's time."""
+  with Forks(home, module) as forks:
+    return [forks.finish(flags) for flags in cases]
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +105,7 @@ def home(tmp_path_factory):
 def undisturbed(home):
   """The folder of a run of `STEPS` steps that nothing stopped."""
   workdir = home / "undisturbed"
-  code, out = finish(home, "ccl_jax.train", train_flags(workdir))
+  flags = train_flags(workdir, "--config.profile=(2,3)")
+  code, out = finish(home, "ccl_jax.train", flags)
   assert code == 0, out
   return workdir

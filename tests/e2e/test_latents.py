@@ -8,10 +8,11 @@ import time
 import numpy as np
 import pytest
 
+from ccl_jax.data import __main__ as data
 from ccl_jax.data.media import read_clip
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.viz.media import write_mp4, write_wav
-from tests.e2e.conftest import finish, mistakes, start
+from tests.e2e.conftest import Forks, finish
 
 SPEC = ClipSpec(17, 32, 32, 24.0)
 FILMS = 10
@@ -36,10 +37,20 @@ def encode_flags(films, out, *more):
 
 
 @pytest.fixture(scope="module")
-def latents(home, films):
-  code, out = finish(
-    home, "ccl_jax.encode", encode_flags(films, home / "set", "--check=2")
-  )
+def encoder(home):
+  with Forks(home, "ccl_jax.encode") as forks:
+    yield forks
+
+
+@pytest.fixture(scope="module")
+def trainer(home):
+  with Forks(home, "ccl_jax.train") as forks:
+    yield forks
+
+
+@pytest.fixture(scope="module")
+def latents(home, films, encoder):
+  code, out = encoder.finish(encode_flags(films, home / "set", "--check=2"))
   assert code == 0, out
   assert "clips/s" in out and "100%" in out
   assert len(list((home / "set" / "check").glob("*.mp4"))) == 1
@@ -47,18 +58,18 @@ def latents(home, films):
 
 
 @pytest.mark.parametrize("shards", [0, 5])
-def test_kill_9_and_the_same_command_again(home, films, latents, shards):
+def test_kill_9_and_the_same_command_again(home, films, latents, encoder, shards):
   out = home / f"killed_{shards}"
-  process = start(home, "ccl_jax.encode", encode_flags(films, out))
+  pid = encoder.start(encode_flags(films, out))
   deadline = time.time() + 300
   while len(list(out.glob("shard-*.json"))) < shards or not out.exists():
-    assert process.poll() is None, process.stdout.read()
+    os.kill(pid, 0)  # it is there
     assert time.time() < deadline
     time.sleep(0.002)
-  os.kill(process.pid, signal.SIGKILL)
-  process.communicate()
+  os.kill(pid, signal.SIGKILL)
+  assert encoder.wait()[0] == -signal.SIGKILL
   assert not (out / "index.json").exists()
-  code, text = finish(home, "ccl_jax.encode", encode_flags(films, out))
+  code, text = encoder.finish(encode_flags(films, out))
   assert code == 0, text
   assert (out / "index.json").read_text() == (latents / "index.json").read_text()
   shards = [p.name for p in out.glob("*.array_record")]
@@ -68,12 +79,14 @@ def test_kill_9_and_the_same_command_again(home, films, latents, shards):
   assert not list(out.glob(".*"))
 
 
-def test_inspection(home, latents):
+def test_inspection(home, latents, capsys):
   code, out = finish(home, "ccl_jax.data", ["inspect", str(latents), "--clips=3"])
   assert code == 0, out
   assert "12 records" in out and (latents / "inspect.png").stat().st_size > 1000
-  code, out = finish(home, "ccl_jax.data", ["inspect", str(home)])
-  assert code == 2 and out.startswith("error: no set of latents")
+  with pytest.raises(SystemExit) as e:
+    data.main(["inspect", str(home)])
+  assert e.value.code == 2
+  assert capsys.readouterr().err.startswith("error: no set of latents")
 
 
 def train_flags(latents, workdir, steps):
@@ -81,6 +94,7 @@ def train_flags(latents, workdir, steps):
     f"--config=configs/joint.py:runlocal,records={latents}",
     f"--workdir={workdir}",
     "--config.batch.size=2",
+    "--config.model.remat=none",  # it compiles sooner
     f"--config.steps={steps}",
   ]
 
@@ -91,10 +105,10 @@ def fingerprints(workdir, step):
   return read["leaves"], read["data"]
 
 
-def test_train_on_latents_stop_go_on_and_generate(home, latents):
+def test_train_on_latents_stop_go_on_and_generate(home, latents, trainer):
   whole, parts = home / "latents_whole", home / "latents_parts"
   for workdir, steps in ((whole, 6), (parts, 3), (parts, 6)):
-    code, out = finish(home, "ccl_jax.train", train_flags(latents, workdir, steps))
+    code, out = trainer.finish(train_flags(latents, workdir, steps))
     assert code == 0, out
   assert fingerprints(whole, 6) == fingerprints(parts, 6)
   assert fingerprints(whole, 6)[1]["next_batch"] == 6
@@ -111,7 +125,7 @@ def test_train_on_latents_stop_go_on_and_generate(home, latents):
   assert video.std() > 1 and np.abs(audio).max() > 0
 
 
-def test_mistakes_are_one_line(home, films, latents):
+def test_mistakes_are_one_line(home, films, latents, encoder, trainer):
   new = home / "never"
   encodings = [
     ([f"--config=configs/encode.py:out={new},runlocal"], ["data=DIR"]),
@@ -137,9 +151,9 @@ def test_mistakes_are_one_line(home, films, latents):
       ["+22", "buckets"],
     ),
   ]
-  for module, cases in (("ccl_jax.encode", encodings), ("ccl_jax.train", trainings)):
-    results = mistakes(home, module, [flags for flags, _ in cases])
-    for (flags, words), (code, out) in zip(cases, results):
+  for forks, cases in ((encoder, encodings), (trainer, trainings)):
+    for flags, words in cases:
+      code, out = forks.finish(flags)
       assert code == 2, (flags, out)
       line = out.strip().splitlines()[-1]
       assert line.startswith("error: "), (flags, out)

@@ -46,6 +46,7 @@ def test_a_run_leaves_what_it_should(undisturbed):
   assert all(np.isfinite(r["loss"]) for r in rows)
   assert (undisturbed / "config.json").exists()
   assert (undisturbed / "codecs" / "video.safetensors").exists()
+  assert len(list((undisturbed / "profile").rglob("*.xplane.pb"))) == 1
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])

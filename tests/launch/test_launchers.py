@@ -3,7 +3,6 @@
 import pathlib
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -37,11 +36,10 @@ def launch(*argv, **options):
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
 def test_syntax(script):
   subprocess.run(["bash", "-n", script], check=True)
-  if shutil.which("shellcheck"):
-    done = subprocess.run(
-      ["shellcheck", "-x", script], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout
+  done = subprocess.run(
+    ["shellcheck", "-x", script], cwd=ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stdout
 
 
 def host(options, flags=""):

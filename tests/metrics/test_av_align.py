@@ -73,6 +73,12 @@ def test_the_flow_is_that_of_the_jumps():
   assert flow_curve(wide).shape == (50,)
 
 
+def test_the_flow_of_pairs_at_once_is_that_of_one_after_the_other():
+  video = steps(JUMPS)
+  alone = [flow_curve(video[i : i + 2])[1] for i in range(len(video) - 1)]
+  np.testing.assert_array_equal(flow_curve(video), [alone[0], *alone])
+
+
 def test_peaks_are_strict_high_and_inside():
   curve = np.array([0.9, 0.2, 0.3, 0.2, 0.09, 0.08, 0.5, 0.5, 0.1, 0.15, 0.2])
   np.testing.assert_array_equal(peak_times(curve, 10), [0.2])

@@ -1,4 +1,4 @@
-"""Word error rates: normalisation, edits as jiwer counts them, sets; quotations."""
+"""Word error rates: normalisation, edits as jiwer counts them; quotations."""
 
 import pytest
 from hypothesis import given, settings
@@ -7,15 +7,9 @@ from hypothesis import strategies as st
 from ccl_jax.metrics import packages, wer
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.quotes import quoted
-from ccl_jax.metrics.wer import (
-  Errors,
-  edits,
-  rate,
-  rate_name,
-  speech_errors,
-  summary,
-  words,
-)
+from ccl_jax.metrics.speech import compared
+from ccl_jax.metrics.summary import columns_of
+from ccl_jax.metrics.wer import edits, rate, rate_name, speech_errors, words
 
 
 @pytest.fixture
@@ -104,16 +98,22 @@ def test_edits_by_kind():
   assert of("", "a b") == (0, 0, 2, 0)
 
 
-def test_a_set_is_not_the_mean_of_its_clips():
-  clips = [Errors(0, 0, 0, 9), Errors(1, 0, 0, 1), Errors(0, 0, 0, 0)]
-  got = summary([*clips, Errors(0, 0, 3, 0)])
-  assert got == {
-    "rate": 0.1, "mean_rate": 0.5, "substitutions": 1, "deletions": 0,
-    "insertions": 0, "words": 10, "n_scored": 2, "n_silent": 2,
-    "n_unrequested_speech": 1,
-  }  # fmt: skip
-  with pytest.raises(Unscorable, match="of 1 clips none has anything to say"):
-    summary(clips[2:])
+def test_a_set_is_not_the_mean_of_its_clips(normaliser):
+  """Nine words, all heard, and a single one that is not; two clips ask for none."""
+  texts = [
+    (9 * "day ", 9 * "day "),
+    ("day", "night"),
+    ("", "good day to you"),
+    ("", ""),
+  ]
+  clips = {str(i): compared(*pair, "en") for i, pair in enumerate(texts)}
+  got = columns_of({"wer": clips}, list(clips))
+  mean = lambda key: (got[key]["mean"], got[key]["n_scored"], got[key]["n_total"])
+  assert mean("wer") == (pytest.approx(1 / 10), 2, 4)
+  assert mean("wer_mean") == (pytest.approx(1 / 2), 2, 4)
+  assert mean("unrequested") == (1 / 2, 2, 4)
+  silent = columns_of({"wer": clips}, ["2", "3"])
+  assert silent["wer"] == {"n_scored": 0, "n_total": 2}
 
 
 def test_without_the_normaliser(monkeypatch):

@@ -4,11 +4,8 @@ import string
 
 import pytest
 
-SPECIAL = [
-  "<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|zh|>", "<|translate|>",
-  "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>",
-  "<|notimestamps|>",
-]  # fmt: skip
+from ccl_jax.benchmarks.eval_weights import SPECIAL, write_processor
+
 NEW = 8  # tokens after the prompt
 
 
@@ -25,11 +22,7 @@ def write_whisper(path):
   from transformers.convert_slow_tokenizer import bytes_to_unicode
 
   symbols = [*bytes_to_unicode().values(), *SPECIAL]
-  vocab = {symbol: i for i, symbol in enumerate(symbols)}
-  tokenizer = package.WhisperTokenizer(vocab=vocab, merges=[])
-  tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL})
-  features = package.WhisperFeatureExtractor(feature_size=128)
-  package.WhisperProcessor(features, tokenizer).save_pretrained(path)
+  vocab = write_processor(path, symbols)
   ids = {name: vocab[name] for name in SPECIAL}
   end, start = ids["<|endoftext|>"], ids["<|startoftranscript|>"]
   config = package.WhisperConfig(

@@ -1,5 +1,7 @@
 """What the exchange between the streams must and must not do."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -181,6 +183,40 @@ def test_context_share_is_a_share(model, params, inputs):
   np.testing.assert_allclose(alone, 1.0, rtol=1e-6)
 
 
+def gradient_of(model, inputs):
+  """(the gradient of what becomes of the picture, shapes of the parameters)."""
+  shapes = jax.eval_shape(lambda k: init_params(model, k, TEXT), jax.random.key(0))
+  loss = lambda p: model.apply({"params": p}, **inputs, route=BOTH)["video"].sum()
+  return jax.grad(loss), shapes
+
+
+def test_full_remat_keeps_the_residual_stream_as_it_is_stored(inputs):
+  """Of every block and stream one array (depth, b, t, s, c), of the stream's dtype."""
+
+  def kept(residual):
+    model = small_model().clone(remat="full", residual=residual)
+    loss = lambda p: model.apply({"params": p}, **inputs, route=BOTH)["video"].mean()
+    _, backward = jax.eval_shape(lambda p: jax.vjp(loss, p), random_params(model))
+    stacks = [(2, 2, 4, 6, 48), (2, 2, 11, 1, 36)]
+    return {x.shape: x.dtype for x in jax.tree.leaves(backward) if x.shape in stacks}
+
+  assert set(kept(jnp.bfloat16).values()) == {jnp.dtype(jnp.bfloat16)}
+  assert set(kept(jnp.float32).values()) == {jnp.dtype(jnp.float32)}
+
+
+def test_offloading_moves_the_residual_stream_to_the_host(inputs):
+  """And leaves none of it on the device: (depth, b, t, s, c) of both streams."""
+
+  def kept(policy):
+    gradient, shapes = gradient_of(small_model().clone(remat=policy), inputs)
+    text = str(jax.make_jaxpr(gradient)(shapes))
+    stacks = re.findall(r"f32(<host>)?\[2,2,(?:4,6,48|11,1,36)\]", text)
+    return set(stacks)
+
+  assert kept("full") == {""}
+  assert kept("offload") == {"<host>"}
+
+
 def test_remat_policies_change_no_gradient(inputs):
   base = small_model().clone(depth=1)
   params = random_params(base)
@@ -197,15 +233,27 @@ def test_remat_policies_change_no_gradient(inputs):
     chex.assert_trees_all_close(grads(policy), reference, rtol=1e-4, atol=1e-6)
 
 
-def test_bf16_keeps_the_residual_in_float32_and_stays_near(inputs):
+@pytest.mark.parametrize("residual", [jnp.float32, jnp.bfloat16])
+def test_bf16_stays_near_and_answers_in_float32(inputs, residual):
   model = small_model()
   params = jax.tree.map(lambda x: np.float32(0.5) * x, random_params(model))
   exact = run(model, params, inputs, BOTH)
-  rough = run(model.clone(dtype=jnp.bfloat16), params, inputs, BOTH)
+  rough = run(model.clone(dtype=jnp.bfloat16, residual=residual), params, inputs, BOTH)
   for s in exact:
     assert rough[s].dtype == jnp.float32
     error = np.abs(exact[s] - rough[s]).max() / np.std(exact[s])
     assert 0 < error < 0.05
+
+
+def test_the_program_does_not_grow_with_depth(inputs):
+  """Neither, then, does the time to compile it."""
+
+  def lines(depth):
+    model = small_model().clone(depth=depth, remat="full")
+    gradient, shapes = gradient_of(model, inputs)
+    return len(jax.jit(gradient).lower(shapes).as_text().splitlines())
+
+  assert lines(2) == lines(5)
 
 
 def test_presets_have_wan_sizes():

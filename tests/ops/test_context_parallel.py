@@ -29,9 +29,16 @@ def normal(seed, *shape):
   return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
-def on_mesh(f, shape, *args):
-  """Value and gradients of f, whole and on a mesh, and the compiled program."""
-  program = jax.value_and_grad(f, argnums=tuple(range(len(args))))
+def on_mesh(f, w, shape, *args):
+  """The values of f and the gradients of their product with w, whole and on a mesh, and
+  the compiled program.
+  """
+
+  def product(*args):
+    out = f(*args)
+    return sum((a * b).sum() for a, b in zip(out, w, strict=True)), out
+
+  program = jax.grad(product, argnums=tuple(range(len(args))), has_aux=True)
   whole = jax.jit(program)(*args)
   with jax.set_mesh(make_mesh(shape)):
     compiled = jax.jit(program).lower(*args).compile()
@@ -46,8 +53,8 @@ def assert_close(got, want):
 @pytest.mark.parametrize(("shape", "heads", "kinds"), CASES)
 def test_self_attention(shape, heads, kinds):
   q, k, v, w = (normal(i, 4, 3, 8, heads, 16) for i in range(4))
-  loss = lambda q, k, v: (self_attention(q, k, v, CHUNKED) * w).sum()
-  whole, parted, text = on_mesh(loss, shape, q, k, v)
+  attend = lambda q, k, v: (self_attention(q, k, v, CHUNKED),)
+  whole, parted, text = on_mesh(attend, (w,), shape, q, k, v)
   assert_close(parted, whole)
   seen = {c.kind for c in collectives(text) if c.elements > 1}
   assert kinds <= seen and not seen & ({"all-to-all", "collective-permute"} - kinds)
@@ -56,8 +63,8 @@ def test_self_attention(shape, heads, kinds):
 def test_text_keys_stay_where_they_are():
   q, w = normal(0, 4, 3, 8, 2, 16), normal(1, 4, 3, 8, 2, 16)
   k, v = normal(2, 4, 7, 2, 16), normal(3, 4, 7, 2, 16)
-  loss = lambda q, k, v: (text_attention(q, k, v, CHUNKED) * w).sum()
-  whole, parted, text = on_mesh(loss, (1, 2, 4, 1), q, k, v)
+  attend = lambda q, k, v: (text_attention(q, k, v, CHUNKED),)
+  whole, parted, text = on_mesh(attend, (w,), (1, 2, 4, 1), q, k, v)
   assert_close(parted, whole)
   kinds = {c.kind for c in collectives(text) if c.elements > 1}
   assert kinds <= {"all-gather", "all-reduce"}
@@ -74,9 +81,9 @@ def test_audio_to_the_frames_of_the_video(shape, context):
   tokens = normal(4, 6, 2, 16), normal(5, 6, 2, 16)
   mask = jnp.asarray(np.random.default_rng(6).random((4, 1, 8)) < 0.6)
 
-  def loss(q, keys, tokens):
-    out, share = frame_attention(q, tokens if context else None, keys, mask)
-    return (out * w).sum() + share.sum()
+  def attend(q, keys, tokens):
+    return frame_attention(q, tokens if context else None, keys, mask)
 
-  whole, parted, _ = on_mesh(loss, shape, q, keys, tokens)
+  weights = w, jnp.ones(w.shape[:3])
+  whole, parted, _ = on_mesh(attend, weights, shape, q, keys, tokens)
   assert_close(parted, whole)

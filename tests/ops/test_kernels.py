@@ -53,6 +53,13 @@ def test_kernel(kernel, arrays, expected):
     assert jnp.abs(got - want).max() < 1e-5 * jnp.abs(want).max()
 
 
+def test_tokamax(arrays, expected):
+  """With whatever it has for this device."""
+  pytest.importorskip("tokamax", reason="an optional package")
+  for got, want in zip(value_and_gradients(Kernel("tokamax"), arrays), expected):
+    assert jnp.abs(got - want).max() < 1e-5 * jnp.abs(want).max()
+
+
 def test_chunks_bound_the_memory():
   """Of a gradient: far less than the logits that the dense form holds."""
   x = jax.ShapeDtypeStruct((1, 4096, 1, 16), jnp.float32)

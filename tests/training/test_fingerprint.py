@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ccl_jax.training.fingerprint import fingerprint, fingerprints
+from ccl_jax.training.fingerprint import (
+  fingerprint,
+  fingerprints,
+  host_fingerprint,
+)
 
 DTYPES = ["float32", "bfloat16", "int32", "uint32", "uint8", "bool"]
 
@@ -30,6 +34,17 @@ def test_one_bit(dtype):
     y.view(f"uint{8 * x.dtype.itemsize}")[7, 11] ^= 1 << bit
     seen.add(_print(y))
   assert len(seen) == width + 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_in_the_memory_of_the_host_it_is_the_same(dtype):
+  x = _values(dtype)
+  assert host_fingerprint(x) == host_fingerprint(x, run=7) == _print(x)
+  assert host_fingerprint(x.T) == _print(x.T)
+  assert host_fingerprint(x[3:4, 5]) == _print(x[3, 5])
+  far = 2**32 - 100  # the index begins again on the way
+  expected = int(fingerprint(jnp.asarray(x), np.uint32(far)))
+  assert host_fingerprint(x, far) == expected
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

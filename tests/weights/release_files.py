@@ -60,7 +60,7 @@ def tensors(kind: str, sizes: dict, form: str) -> dict[str, np.ndarray]:
     fan = np.prod(stacked[:-1]) if m.path.endswith("kernel") else 100
     x = rng.standard_normal(shape) / np.sqrt(fan) + m.path.endswith("scale")
     x = m.transform.backward(x.astype(np.float32)[m.slot])
-    out[m.name] = np.ascontiguousarray(x)
+    out[m.name] = np.asarray(x, order="C")  # ascontiguousarray adds an axis to ()
   return out
 
 

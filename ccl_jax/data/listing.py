@@ -1,0 +1,78 @@
+"""The files below a folder, found by any of the names that metadata gives them."""
+
+import functools
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+
+from ccl_jax.errors import UsageError
+
+
+class Listing:
+  """The files below `root` but for hidden ones and those in the folder `without`.
+
+  `digest` changes whenever a file comes, goes or changes its size or time.
+  """
+
+  def __init__(self, root: pathlib.Path, without: pathlib.Path):
+    if not root.is_dir():
+      raise UsageError(f"no folder at {root}: give the one with media and metadata")
+    self.root, self.names, digest = root, [], hashlib.blake2s(digest_size=8)
+    top, without = root.absolute(), without.absolute()
+    for folder, below, names in os.walk(top):
+      here = pathlib.Path(folder)
+      below[:] = [n for n in below if n[0] != "." and here / n != without]
+      for name in names:
+        if name[0] != "." and (here / name).is_file():
+          self.names.append((here / name).relative_to(top).as_posix())
+    self.names.sort()
+    for name in self.names:
+      about = (root / name).stat()
+      digest.update(f"{name}\n{about.st_size}\n{about.st_mtime_ns}\n".encode())
+    self.digest = digest.hexdigest()
+
+  def tables(self, *suffixes: str) -> list[pathlib.Path]:
+    return [self.root / n for n in self.names if n.lower().endswith(suffixes)]
+
+  @functools.cached_property
+  def index(self) -> dict[str, list[str]]:
+    """The files by every name that they can be found by."""
+    index = {}
+    for name in self.names:
+      path = pathlib.PurePosixPath(name)
+      for key in {name, path.name, path.with_suffix("").as_posix(), path.stem}:
+        index.setdefault(key, []).append(name)
+    return index
+
+  def find(
+    self, names: Iterable[str], suffixes: Sequence[str], below: str = ""
+  ) -> str | None:
+    """The file that the first of `names` to match is of: its path below the root, its
+    name, or either without its suffix. Of several the earliest suffix counts.
+
+    Args:
+      below: the beginning of the name of a folder that it is in.
+    """
+    for name in names:
+      found = [n for n in self.index.get(name, ()) if _kind(n) in suffixes]
+      if below:
+        found = [n for n in found if _is_below(n, below)]
+      found.sort(key=lambda n: suffixes.index(_kind(n)))
+      if len(found) > 1 and _kind(found[0]) == _kind(found[1]):
+        raise UsageError(
+          f"two files below {self.root} are called {name}: {found[0]}, {found[1]}: "
+          "leave one"
+        )
+      if found:
+        return found[0]
+    return None
+
+
+def _kind(name: str) -> str:
+  return pathlib.PurePosixPath(name).suffix.lower()
+
+
+def _is_below(name: str, start: str) -> bool:
+  folders = pathlib.PurePosixPath(name).parts[:-1]
+  return any(f.lower().startswith(start.lower()) for f in folders)

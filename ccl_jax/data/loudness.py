@@ -1,0 +1,65 @@
+"""Loudness of a mono wave by ITU-R BS.1770 and EBU R 128, and the gain that sets it.
+
+The wave counts as played on two loudspeakers, so that a stereo film and its mono
+mixdown have one loudness: a 1 kHz sine of amplitude -23 dBFS is at -23 LUFS. Measured
+by ffmpeg's filter `ebur128`, in gated blocks of 0.4 s.
+"""
+
+import fractions
+
+import av
+import numpy as np
+from jaxtyping import Float32
+
+PEAK = -1.0  # dBFS: no gain raises the highest sample above it
+_GATE = -70.0  # LUFS: quieter blocks do not count, so this is silence
+
+
+def integrated(wave: Float32[np.ndarray, "n"], rate: int = 16000) -> float | None:
+  """LUFS; None for silence and for less than a block."""
+  graph = av.filter.Graph()
+  source = graph.add_abuffer(
+    format="flt",
+    layout="mono",
+    sample_rate=rate,
+    time_base=fractions.Fraction(1, rate),
+  )
+  graph.link_nodes(
+    source, graph.add("ebur128", "metadata=1:dualmono=true"), graph.add("abuffersink")
+  ).configure()
+  frame = av.AudioFrame.from_ndarray(wave[None], "flt", "mono")
+  frame.sample_rate, frame.pts = rate, 0
+  source.push(frame)
+  source.push(None)
+  level = _GATE
+  while True:
+    try:
+      level = float(graph.pull().metadata.get("lavfi.r128.I", level))
+    except (av.BlockingIOError, av.EOFError):
+      return level if level > _GATE else None
+
+
+def gain_of(level: float | int, peak: float | int, target: float | int) -> float:
+  """The dB that bring a sound of `level` LUFS to `target`, or its `peak` (dBFS) to
+  `PEAK` if that is less.
+  """
+  return float(min(target - level, PEAK - peak))
+
+
+def gain_to(
+  target: float | int, wave: Float32[np.ndarray, "n"], rate: int = 16000
+) -> float:
+  """`gain_of` the wave; 0 for silence."""
+  level = integrated(wave, rate)
+  if level is None:
+    return 0.0
+  return gain_of(level, 20 * float(np.log10(np.abs(wave).max())), target)
+
+
+def amplified(
+  wave: Float32[np.ndarray, "n"], gain: float | int
+) -> Float32[np.ndarray, "n"]:
+  """The wave raised by `gain` dB."""
+  if not gain:
+    return wave
+  return np.clip(wave * np.float32(10 ** (gain / 20)), -1, 1)
