@@ -22,7 +22,8 @@ from jaxtyping import Float32
 
 from ccl_jax.data import media
 from ccl_jax.data.catalogue import SOUNDS
-from ccl_jax.data.folder import SUFFIXES, files_of, probe_with_sound, relative
+from ccl_jax.data.folder import SUFFIXES, files_of, relative
+from ccl_jax.data.windows import probe_with_sound
 from ccl_jax.errors import UsageError
 
 RATE = 16000

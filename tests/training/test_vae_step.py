@@ -80,7 +80,7 @@ def test_the_bands_statistics_are_those_of_all_frames():
 def test_it_learns(trained):
   _, rows = trained
   loss = [float(r["loss"]) for r in rows]
-  assert np.mean(loss[-5:]) < 0.75 * np.mean(loss[:3]), loss
+  assert np.mean(loss[-2:]) < 0.75 * np.mean(loss[:2]), loss  # of the same two batches
   terms = {k: float(v) for k, v in rows[-1].items()}
   assert terms.keys() == {
     "loss", "grad_norm", "loss/mel", "loss/kl", "loss/modulation"
