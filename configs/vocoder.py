@@ -72,16 +72,16 @@ def get_config(arg=None):
     }
   )
   if args.size == "tiny":
-    c.start, c.model.channels = "channels", 640
+    c.model.channels = 512
     c.model.rates, c.model.kernels = (1, 1, 1, 16, 16), (1, 1, 1, 32, 32)
-    c.model.blocks = ((3, (1, 1)),)
+    c.model.blocks = ((3, (1, 3)),)
     c.critic.width = 4
-    c.steps, c.batch.size, c.batch.threads = 2000, 4, 2
+    c.steps, c.batch.size, c.batch.threads, c.window = 20_000, 1, 2, 4096
     c.loss.spectral_weight, c.loss.spectral_floor = 45.0, 1e-6
-    c.loss.adversary_from = 2000
-    c.optim.lr, c.optim.decay, c.optim.warmup_steps = 3e-4, 0.999, 20
-    c.ema_decay = 0.98
-    c.checkpoint.every, c.log_every = 500, 50
+    c.loss.adversary_from = c.steps
+    c.optim.lr, c.optim.decay, c.optim.warmup_steps = 5e-4, 0.99985, 30
+    c.ema_decay = 0.999
+    c.checkpoint.every, c.log_every = 2000, 200
   if args.runlocal:
     c.model.channels = 16
     c.model.rates, c.model.kernels = (8, 8, 4), (16, 16, 8)
