@@ -87,7 +87,13 @@ def open_source(kind: str, src) -> Source:
 
 
 def import_weights(
-  kind: str, src, dst, *, dtype: str | None = None, verify: bool = False
+  kind: str,
+  src,
+  dst,
+  *,
+  dtype: str | None = None,
+  verify: bool = False,
+  licence: str | None = None,
 ) -> dict[str, Any]:
   """Converts the checkpoint `src` into the folder `dst`; returns its config.json.
 
@@ -95,6 +101,7 @@ def import_weights(
     kind: a name of `weights.upstream.MODULES`.
     dtype: to store everything in; as it is in the source if not given.
     verify: read everything back, and compare it tensor by tensor.
+    licence: the weights' terms; None: those of the published ones.
 
   Raises:
     UsageError: `src` is not what it should be, or `dst` is there already.
@@ -133,7 +140,7 @@ def import_weights(
         "format": form,
         "sha256": source.hexdigest(),
       },
-      "licence": LICENCES.get(kind, ""),
+      "licence": LICENCES.get(kind, "") if licence is None else licence,
       "version": __version__,
     }
     writer.finish(config)

@@ -24,9 +24,10 @@ ALLOWED = {
 }
 ENTRY_POINTS = {
   "train", "generate", "convert", "encode", "eval", "plan", "bench", "app",
-  "__main__", "benchmarks", "building", "chips", "cli", "compiled", "encoding",
-  "inference", "inspect_data", "planning", "prompt_sets", "release", "report",
-  "sampling", "scoring", "shard_encoder", "train_latents",
+  "__main__", "audio_training", "benchmarks", "building", "chips", "cli",
+  "codec_scores", "compiled", "encoding", "inference", "inspect_data", "own_weights",
+  "planning", "prompt_sets", "release", "report", "sampling", "scoring",
+  "shard_encoder", "train_audio", "train_latents",
 }  # fmt: skip
 # Heavy or foreign packages, and the only places that may name them.
 FOREIGN = {"torch": {"benchmarks"}, "tensorflow": set(), "configs": set()}

@@ -1,13 +1,16 @@
-"""How fast the vocoder is, beside the public `bigvgan` package in torch.
+"""How fast the audio codec is: the VAE, and the vocoder beside the public `bigvgan`.
 
   python -m ccl_jax.bench vocoder
+  python -m ccl_jax.bench vocoder --preset=44k
 
-Both have the same random weights, plain kernels and as many threads as there are cores.
-In every round each is run once, so that whatever else the machine does falls on all.
-Prints, per way of running, the median of the rounds in seconds per second of sound (the
-real-time factor: below 1 is faster than it sounds), its ratio to torch's, the seconds
-of the first call, which compiles, and the largest difference from torch's wave relative
-to its deviation. Needs torch and bigvgan (`pip install --no-deps bigvgan`).
+Both vocoders have the same random weights, plain kernels and as many threads as there
+are cores. In every round each is run once, so that whatever else the machine does falls
+on all. Prints, per way of running, the median of the rounds in seconds per second of
+sound (the real-time factor: below 1 is faster than it sounds), its ratio to torch's,
+the seconds of the first call, which compiles, and the largest difference from torch's
+wave relative to its deviation. Of the VAE of the same mode, with random weights,
+folded, the factors of encoding and of decoding a mel; the ratio is to torch's vocoder
+too. Needs torch and bigvgan (`pip install --no-deps bigvgan`).
 """
 
 import dataclasses
@@ -25,6 +28,8 @@ from flax import traverse_util
 
 from ccl_jax import cli
 from ccl_jax.errors import UsageError
+from ccl_jax.models import audio_vae
+from ccl_jax.models.audio_vae_layers import fold
 from ccl_jax.models.vocoder import PRESETS, Generator, init_params, synthesize
 from ccl_jax.weights.bigvgan import NATIVE, config_of, shapes_of
 from ccl_jax.weights.rules import unload
@@ -44,14 +49,15 @@ class Row(NamedTuple):
     real_time_factor: median seconds per second of sound.
     ratio: of that to torch's.
     first: seconds of the first call.
-    difference: from torch's wave, at most, relative to its deviation.
+    difference: from torch's wave, at most, relative to its deviation; None of what
+      has no counterpart there.
   """
 
   name: str
   real_time_factor: float
   ratio: float
   first: float
-  difference: float
+  difference: float | None
 
 
 def run(
@@ -60,21 +66,27 @@ def run(
   seconds: float = 4.0,
   chunk: int = 128,
   rounds: int = 5,
+  hidden: int | None = None,
   **sizes,
 ) -> list[Row]:
-  """Rows of torch, of the whole mel at once, and of `chunk` frames at a time.
+  """Rows of torch, of the whole mel at once, of `chunk` frames at a time, and of the
+  VAE's two ways.
 
   Args:
+    hidden: width of the VAE in place of the preset's.
     sizes: fields of `Generator` in place of the preset's.
   """
   generator = Generator(**PRESETS[preset] | sizes)
   params = _drawn(generator)
-  frames = max(1, round(seconds * RATES[preset] / generator.hop))
+  frames = max(2, round(seconds * RATES[preset] / generator.hop / 2) * 2)
   rng = np.random.default_rng(0)
   mel = rng.standard_normal((1, frames, generator.bands)).astype(np.float32)
   ways = {"torch": _torch(generator, params, mel)}
   for name, pieces in (("whole", None), (f"chunks of {chunk}", chunk)):
     ways[name] = _jax(generator, params, mel, pieces)
+  compared = set(ways)
+  widths = audio_vae.PRESETS[preset] | ({} if hidden is None else {"hidden": hidden})
+  ways |= _vae(widths, mel)
   first, times, waves = {}, {name: [] for name in ways}, {}
   for name, call in ways.items():
     first[name], waves[name] = _timed(call)
@@ -90,7 +102,9 @@ def run(
       factor,
       factor / median["torch"],
       first[name],
-      float(np.abs(waves[name] - expected).max() / expected.std()),
+      float(np.abs(waves[name] - expected).max() / expected.std())
+      if name in compared
+      else None,
     )
     for name, factor in median.items()
   ]
@@ -120,6 +134,19 @@ def _drawn(generator: Generator):
 def _jax(generator, params, mel, chunk) -> Callable[[], np.ndarray]:
   call = jax.jit(lambda params, mel: synthesize(generator, params, mel, chunk))
   return lambda: np.asarray(call(params, mel))
+
+
+def _vae(widths, mel) -> dict[str, Callable[[], np.ndarray]]:
+  """Mel to latent and back."""
+  params = audio_vae.init_params(jax.random.key(0), **widths)
+  params |= {half: fold(params[half]) for half in ("encoder", "decoder")}
+  mean = jax.jit(lambda params, mel: audio_vae.encode_mel(params, mel)[0])
+  decode = jax.jit(audio_vae.decode)
+  latent = mean(params, mel)
+  return {
+    "VAE encode": lambda: np.asarray(mean(params, mel)),
+    "VAE decode": lambda: np.asarray(decode(params, latent)),
+  }
 
 
 def _torch(generator, params, mel) -> Callable[[], np.ndarray]:
@@ -152,9 +179,10 @@ def main():
   )
   print(f"{'':16} {'real time':>9} {'ratio':>6} {'first':>7} {'difference':>10}")
   for row in rows:
+    difference = "" if row.difference is None else f"{row.difference:10.1e}"
     print(
-      f"{row.name:16} {row.real_time_factor:9.3f} {row.ratio:6.2f} {row.first:6.1f}s "
-      f"{row.difference:10.1e}"
+      f"{row.name:16} {row.real_time_factor:9.4f} {row.ratio:6.2f} {row.first:6.1f}s "
+      f"{difference}"
     )
 
 

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float
 
 from ccl_jax.errors import UsageError
 from ccl_jax.models.audio_vae_layers import Decoder, Encoder
+from ccl_jax.ops.spectral_loss import modulation_loss
 
 PyTree = Any
 PAIR = 2  # mel frames of a latent
@@ -95,16 +96,22 @@ def loss(
   key: Array,
   *,
   kl_weight: float | Float[Array, ""],
+  modulation_weight: float = 0.0,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-  """Mean of |decode(z) - mel| / data_std + kl_weight KL; and the two terms.
+  """Mean of |decode(z) - mel| / data_std + kl_weight KL + modulation_weight
+  `modulation_loss`; and the terms.
 
   In units of each band's deviation, so that quiet bands count as much as loud ones.
   """
   mean, logvar = encode_mel(params, mel)
   _, std = _statistics(params)
-  error = jnp.abs(decode(params, sample(key, mean, logvar)) - mel) / std
-  terms = {"mel": error.mean(), "kl": kl(mean, logvar)}
-  return terms["mel"] + kl_weight * terms["kl"], terms
+  decoded = decode(params, sample(key, mean, logvar))
+  terms = {"mel": (jnp.abs(decoded - mel) / std).mean(), "kl": kl(mean, logvar)}
+  total = terms["mel"] + kl_weight * terms["kl"]
+  if modulation_weight:  # its windows are longer than the shortest mels
+    terms["modulation"] = modulation_loss(decoded / std, mel / std)
+    total += modulation_weight * terms["modulation"]
+  return total, terms
 
 
 def _statistics(params: PyTree) -> tuple[Array, Array]:

@@ -23,6 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -32,7 +33,10 @@ from ccl_jax.ops.snake import snake
 
 PyTree = Any
 EXACT = lax.Precision.HIGHEST  # float32 products on every accelerator
-SMALL = nn.initializers.normal(0.01)
+# Kernels keep about half of their input's size, whatever the width, and the last one
+# less. BigVGAN draws all of them with deviation 0.01, which is as much at its widths
+# and leaves a narrow network silent for thousands of steps.
+GAIN, LAST_GAIN = 0.5, 0.05
 ENDS = 7  # samples of the first and the last convolution
 PRESETS = {
   # MMAudio's, from Make-An-Audio 2: version 1 at 16 kHz
@@ -48,9 +52,9 @@ PRESETS = {
 }
 
 
-def conv(features: int, size: int, name: str, **kwargs) -> nn.Conv:
+def conv(features: int, size: int, name: str, gain: float = GAIN, **kwargs) -> nn.Conv:
   """Of `size` samples around each, zeros beyond the ends."""
-  kwargs |= {"precision": EXACT, "kernel_init": SMALL}
+  kwargs |= {"precision": EXACT, "kernel_init": _drawn(gain)}
   return nn.Conv(features, (size,), name=name, **kwargs)
 
 
@@ -85,6 +89,36 @@ class Block(nn.Module):
       y = Snake(name=f"snake_{2 * i + 1}")(y)
       x = x + conv(x.shape[-1], self.size, f"conv2_{i}")(y)
     return x
+
+
+class Up(nn.Module):
+  """A transposed convolution: `rate` samples for each, of `size` that overlap.
+
+  Sample rate q + r of the whole is sum_j x[q - j] kernel[rate j + r], and as many are
+  cropped at each end as the whole is too long. As one product: gradients of transposed
+  convolutions take XLA ten times as long on a CPU.
+  """
+
+  features: int
+  size: int
+  rate: int
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b u d"]:
+    (_, length, channels), features, rate = x.shape, self.features, self.rate
+    init = _drawn(GAIN * rate**0.5, in_axis=-1, out_axis=-2)  # size / rate are met
+    kernel = self.param("kernel", init, (self.size, features, channels))
+    bias = self.param("bias", nn.initializers.zeros, (features,))
+    taps = -(-self.size // rate)
+    kernel = jnp.pad(kernel, ((0, taps * rate - self.size), (0, 0), (0, 0)))
+    kernel = rearrange(kernel, "(j r) d c -> (j c) (r d)", j=taps)
+    x = jnp.pad(x, ((0, 0), (taps - 1, taps - 1), (0, 0)))
+    last = length + taps - 1
+    before = [x[:, taps - 1 - j :][:, :last] for j in range(taps)]
+    y = jnp.matmul(jnp.concatenate(before, -1), kernel, precision=EXACT)
+    y = rearrange(y, "b q (r d) -> b (q r) d", r=rate)
+    padding = _padding(rate, self.size)
+    return y[:, padding : padding + rate * length] + bias[None, None]
 
 
 class Generator(nn.Module):
@@ -142,23 +176,14 @@ class Generator(nn.Module):
     x, channels = conv(self.channels, ENDS, "first")(mel), self.channels
     for i, (rate, kernel) in enumerate(zip(self.rates, self.kernels)):
       channels //= 2
-      edge = kernel - 1 - _padding(rate, kernel)
-      x = nn.ConvTranspose(
-        channels,
-        (kernel,),
-        (rate,),
-        padding=[(edge, edge)],
-        transpose_kernel=True,
-        precision=EXACT,
-        kernel_init=SMALL,
-        name=f"up_{i}",
-      )(x)
+      x = Up(channels, kernel, rate, name=f"up_{i}")(x)
       blocks = [
         Block(size, dilations, name=f"block_{len(self.blocks) * i + j}")
         for j, (size, dilations) in enumerate(self.blocks)
       ]
       x = sum(block(x) for block in blocks) / len(blocks)
-    x = conv(1, ENDS, "last", use_bias=self.bias)(Snake(name="snake")(x))[..., 0]
+    last = conv(1, ENDS, "last", LAST_GAIN, use_bias=self.bias)
+    x = last(Snake(name="snake")(x))[..., 0]
     return jnp.tanh(x) if self.tanh else jnp.clip(x, -1, 1)
 
 
@@ -202,6 +227,11 @@ def synthesize(
   rest = frames - (count - 1) * chunk  # of the last piece, which begins early
   whole = jnp.moveaxis(pieces[:-1], 0, 1).reshape(len(mel), -1)
   return jnp.concatenate([whole, pieces[-1][:, -rest * hop :]], 1)
+
+
+def _drawn(gain: float, **axes: int):
+  """Kernels of normal numbers, of deviation gain / sqrt(numbers that make one)."""
+  return nn.initializers.variance_scaling(gain**2, "fan_in", "normal", **axes)
 
 
 def _padding(rate: int, kernel: int) -> int:

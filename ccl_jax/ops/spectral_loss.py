@@ -1,40 +1,65 @@
-"""Multi-resolution STFT loss between two waves (Parallel WaveGAN, arXiv 1910.11480).
+"""Spectral losses and distances, of waves and of mels over time.
 
-With A and B the amplitudes sqrt(|S|^2 + 1e-9) of the wave and its target, averaged over
-three resolutions:
+`stft_loss` is the multi-resolution STFT loss between two waves (Parallel WaveGAN, arXiv
+1910.11480).
+
+With A and B the amplitudes sqrt(|S|^2 + floor) of the wave and its target, averaged
+over three resolutions:
 
   spectral convergence   |A - B|_F / |B|_F     per wave: the loud parts count
   log amplitude          mean |log A - log B|  quiet parts count as much as loud ones
 
-Phase is not looked at: a wave and its negative are equal. The floor of 1e-9 keeps
-amplitudes and gradients finite where there is silence.
+Phase is not looked at: a wave and its negative are equal. The floor, 1e-9 unless
+another is given, keeps amplitudes and gradients finite where there is silence.
+
+`modulation_loss` is the same idea for mels: every band is a signal over frames, and
+A and B are amplitudes of its STFT at three resolutions, in units of white noise,
+
+  mean |A - B|,   A = sqrt(|S|^2 + 1e-9) / |hann|
+
+A blurred mel, the cheapest answer to a mean of differences, has too small ones: how
+much a band moves is asked for even where the moment cannot be known.
+
+`log_spectral_distance` is a score in decibels, not a loss:
+
+  mean over frames of sqrt(mean over bins of (10 log10 (|S_a|^2 + f)/(|S_b|^2 + f))^2)
+
+with f = 1e-6, the power in a bin of noise at -86 dB of full scale, below which nobody
+listens and codecs differ by rounding.
 """
 
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Float
 
 from ccl_jax.errors import UsageError
 from ccl_jax.ops.stft import stft
 
 RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))  # n_fft, hop
+MODULATIONS = ((8, 2), (16, 4), (32, 8))  # the same in mel frames
+FLOOR = 1e-6  # of a bin's power, in the distance
 
 
-def amplitudes(x: Float[Array, "b n"], n_fft: int, hop: int) -> Float[Array, "b m k"]:
+def amplitudes(
+  x: Float[Array, "b n"], n_fft: int, hop: int, floor: float = 1e-9
+) -> Float[Array, "b m k"]:
   spectrum = stft(x, n_fft=n_fft, hop=hop)
-  return jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9)
+  return jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + floor)
 
 
 def stft_loss(
   wave: Float[Array, "b n"],
   target: Float[Array, "b n"],
   resolutions: Sequence[tuple[int, int]] = RESOLUTIONS,
+  floor: float = 1e-9,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
   """Spectral convergence and log amplitude, to be added or weighted.
 
   Args:
     resolutions: (n_fft, hop), each n_fft a multiple of its hop.
+    floor: power below which nothing is told apart.
 
   Raises:
     UsageError: the waves are shorter than the longest window.
@@ -45,12 +70,52 @@ def stft_loss(
       f"the STFT loss needs at least {longest} samples, got {wave.shape[1]}: crop "
       "longer pieces"
     )
-  terms = [_terms(wave, target, *resolution) for resolution in resolutions]
+  terms = [_terms(wave, target, *resolution, floor) for resolution in resolutions]
   return tuple(sum(term) / len(terms) for term in zip(*terms))
 
 
-def _terms(wave, target, n_fft, hop):
-  a, b = (amplitudes(x, n_fft, hop) for x in (wave, target))
+def modulation_loss(
+  mel: Float[Array, "b m c"],
+  target: Float[Array, "b m c"],
+  resolutions: Sequence[tuple[int, int]] = MODULATIONS,
+) -> Float[Array, ""]:
+  """Distance of the two mels' modulation spectra, averaged over resolutions.
+
+  Args:
+    resolutions: (n_fft, hop) in frames, each n_fft a multiple of its hop.
+
+  Raises:
+    UsageError: the mels are shorter than the longest window.
+  """
+  longest = max(n_fft for n_fft, _ in resolutions)
+  if mel.shape[1] < longest:
+    raise UsageError(
+      f"the modulation loss needs mels of at least {longest} frames, got "
+      f"{mel.shape[1]}: take longer windows"
+    )
+  bands = lambda x: rearrange(x, "b m c -> (b c) m")
+  terms = []
+  for n_fft, hop in resolutions:
+    a, b = (amplitudes(bands(x), n_fft, hop) for x in (mel, target))
+    terms.append(jnp.mean(jnp.abs(a - b)) / (0.375 * n_fft) ** 0.5)
+  return sum(terms) / len(terms)
+
+
+def log_spectral_distance(
+  wave: Float[Array, "b n"],
+  target: Float[Array, "b n"],
+  *,
+  n_fft: int = 1024,
+  hop: int = 256,
+) -> Float[Array, "b"]:
+  """Of each wave from its target, in dB; see the module's docstring."""
+  power = lambda x: jnp.abs(stft(x, n_fft=n_fft, hop=hop)) ** 2
+  a, b = (10 * jnp.log10(power(x) + FLOOR) for x in (wave, target))
+  return jnp.sqrt(jnp.mean((a - b) ** 2, 2)).mean(1)
+
+
+def _terms(wave, target, n_fft, hop, floor):
+  a, b = (amplitudes(x, n_fft, hop, floor) for x in (wave, target))
   convergence = _norm(a - b) / _norm(b)
   difference = jnp.log(a) - jnp.log(b)
   # |x| as sign(x) x, whose gradient at 0 is 0; that of jnp.abs is 1.

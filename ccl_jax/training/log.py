@@ -6,6 +6,7 @@ drops the lines of the steps from k on, which it will take again.
 """
 
 import contextlib
+import datetime
 import json
 import math
 import os
@@ -162,17 +163,28 @@ class _Bar:
 
 
 class _Lines:
-  """A plain line now and then, in a batch job's log."""
+  """A plain line now and then, in a batch job's log; from the second on with the time
+  that is left at the pace since the first.
+  """
 
   def __init__(self, total_steps):
-    self._total = total_steps
+    self._total, self._first = total_steps, None
     self._shown = -math.inf
 
   def show(self, step, summary):
-    last = step + 1 == self._total
-    if last or time.monotonic() - self._shown >= _LINE_SECONDS:
-      self._shown = time.monotonic()
-      print(f"step {step + 1}/{self._total}  {summary}", file=sys.stderr, flush=True)
+    last, now = step + 1 == self._total, time.monotonic()
+    if last or now - self._shown >= _LINE_SECONDS:
+      self._shown = now
+      left = ""
+      if self._first is None:
+        self._first = step, now
+      elif not last:
+        began, at = self._first
+        seconds = (now - at) / (step - began) * (self._total - step - 1)
+        left = f"  {datetime.timedelta(seconds=round(seconds))} left"
+      print(
+        f"step {step + 1}/{self._total}  {summary}{left}", file=sys.stderr, flush=True
+      )
 
   def close(self):
     pass

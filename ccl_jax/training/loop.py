@@ -21,11 +21,10 @@ from ccl_jax.training.checkpoint import Checkpointer
 from ccl_jax.training.log import MetricLog, StepTimer
 from ccl_jax.training.profile import Profile
 from ccl_jax.training.signals import ShutdownGuard
-from ccl_jax.training.state import TrainState
 
 
 def train(
-  state: TrainState,
+  state: Any,
   *,
   step_of: Callable[[int, Mapping[str, jax.Array]], tuple[str, Callable]],
   batches: Any,
@@ -41,15 +40,15 @@ def train(
   total_steps: int,
   work_of: Callable[[Mapping[str, jax.Array]], tuple[int, float]],
   profile: Profile,
-) -> tuple[TrainState, bool]:
+) -> tuple[Any, bool]:
   """Runs steps `first_step` to `total_steps`.
 
   Args:
     step_of: name and jitted function (state, batch) -> (state, metrics) of a step and
       its batch.
     batches: the data iterator, with `get_state`.
-    encode: host batch to device batch of latents and text.
-    tasks: names behind the rows of the metric `by_task`.
+    encode: host batch to device batch.
+    tasks: names behind the rows of the metric `by_task`; none: there is no such.
     work_of: clips and FLOPs of a batch.
     profile: which steps to trace.
 
@@ -154,7 +153,12 @@ class _Window:
     self._work.append(work)
 
   def _blame(self, metrics) -> str:
-    """The tasks whose loss is not finite, among those that the batch drew."""
+    """The tasks whose loss is not finite, among those that the batch drew; of a run
+    without tasks, the terms.
+    """
+    if "by_task" not in metrics:
+      terms = [k for k, x in metrics.items() if not np.isfinite(x)]
+      return f"in {', '.join(terms)}"
 
     def broken(name, row, drawn):
       columns = [j for j, s in enumerate(STREAMS) if s in TASKS[name].generated]
@@ -167,7 +171,11 @@ class _Window:
   def means(self) -> dict[str, float]:
     """Scalars of the window, and a fresh window."""
     rows, self._rows, self._work = self._rows, [], []
-    out = {k: float(np.mean([r[k] for r in rows])) for k in ("loss", "grad_norm")}
+    scalars = [k for k, x in rows[-1].items() if np.ndim(x) == 0]
+    # A term that joined in the middle of the window is averaged from there on.
+    out = {k: float(np.mean([r[k] for r in rows if k in r])) for k in scalars}
+    if not self._tasks:
+      return out
     by_task = np.stack([r["by_task"] for r in rows])
     seen = np.isfinite(by_task)
     sums = np.where(seen, by_task, 0).sum(0)

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from ccl_jax.errors import UsageError
-from ccl_jax.ops.spectral_loss import RESOLUTIONS, stft_loss
+from ccl_jax.ops.spectral_loss import (
+  MODULATIONS,
+  RESOLUTIONS,
+  log_spectral_distance,
+  modulation_loss,
+  stft_loss,
+)
 
 LENGTH = 4096
 terms = jax.jit(stft_loss)
@@ -85,3 +91,70 @@ def test_a_step_down_the_gradient_is_closer(slope):
 def test_waves_shorter_than_a_window_are_refused():
   with pytest.raises(UsageError, match="at least 2048 samples, got 2047"):
     stft_loss(noise(1, 2047), noise(1, 2047))
+
+
+def test_below_the_floor_nothing_is_told_apart():
+  quiet = 1e-6 * noise(1, LENGTH)
+  logs = [float(stft_loss(quiet, 0 * quiet, floor=f)[1]) for f in (1e-12, 1e-6)]
+  assert logs[0] > 0.1 > 1e-3 > logs[1]
+
+
+def hann_spectra(x, n_fft, hop):
+  """(frame, bin) of one row, in float64."""
+  window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+  x = np.pad(np.float64(x), (n_fft - hop) // 2, "reflect")
+  frames = [x[i : i + n_fft] for i in range(0, len(x) - n_fft + 1, hop)]
+  return np.fft.rfft(np.array(frames) * window)
+
+
+def test_the_modulation_loss_is_the_formula():
+  mel, target = noise(2, 32, 3), noise(2, 32, 3, seed=1)
+  expected = []
+  for n_fft, hop in MODULATIONS:
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+    differences = []
+    for row in range(2):
+      for band in range(3):
+        a, b = (
+          np.sqrt(np.abs(hann_spectra(x[row, :, band], n_fft, hop)) ** 2 + 1e-9)
+          for x in (mel, target)
+        )
+        differences.append(np.abs(a - b) / np.sqrt((window**2).sum()))
+    expected.append(np.mean(differences))
+  got = jax.jit(modulation_loss)(mel, target)
+  np.testing.assert_allclose(got, np.mean(expected), rtol=1e-4)
+
+
+def test_a_blurred_mel_lacks_its_modulation():
+  """A constant for a tremolo of 4 frames, cos(pi m / 2), in a window of 8: amplitudes
+  2, 1 and 1 in the bins 2, 1 and 3 of 5, over sqrt(0.375 8).
+  """
+  tremolo = jnp.cos(jnp.pi / 2 * jnp.arange(64.0))[None, :, None]
+  got = modulation_loss(0 * tremolo, tremolo, ((8, 2),))
+  np.testing.assert_allclose(got, (2 + 1 + 1) / 5 / 3**0.5, rtol=0.05)
+  with pytest.raises(UsageError, match="at least 32 frames, got 16"):
+    modulation_loss(tremolo[:, :16], tremolo[:, :16])
+
+
+def test_the_log_spectral_distance_is_the_formula():
+  wave, target = noise(2, LENGTH), noise(2, LENGTH, seed=1)
+  expected = []
+  for x, y in zip(wave, target):
+    a, b = (
+      10 * np.log10(np.abs(hann_spectra(w, 1024, 256)) ** 2 + 1e-6) for w in (x, y)
+    )
+    expected.append(np.sqrt(((a - b) ** 2).mean(1)).mean())
+  got = jax.jit(log_spectral_distance)(wave, target)
+  np.testing.assert_allclose(got, expected, rtol=1e-4)
+  # Two draws of noise: the logarithm of either power deviates by pi / sqrt 6.
+  one = 10 / np.log(10) * np.pi / 6**0.5
+  np.testing.assert_allclose(got, 2**0.5 * one, rtol=0.05)
+
+
+def test_the_log_spectral_distance_in_decibels():
+  loud = noise(1, LENGTH)
+  np.testing.assert_allclose(log_spectral_distance(loud, loud), 0, atol=1e-4)
+  twice = log_spectral_distance(2 * loud, loud)
+  np.testing.assert_allclose(twice, 20 * np.log10(2), rtol=1e-3)
+  silent = jnp.zeros((1, LENGTH))
+  assert log_spectral_distance(1e-7 * loud, silent)[0] < 0.01  # -160 dB, not heard

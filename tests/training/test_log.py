@@ -2,6 +2,7 @@
 
 import json
 import time
+import types
 
 import jax.numpy as jnp
 import pytest
@@ -45,10 +46,24 @@ def test_progress_lines_without_a_terminal(tmp_path, capsys):
     rates["goodput"] = 0.9
     log.write(step, {"loss/joint": 0.25, "other": 3.0} | rates)
   log.close()
+  summary = "loss/joint 0.2500  0.50 s/step  4.00 clips/s  MFU 41.0%  goodput 90.0%"
   assert capsys.readouterr().err.splitlines() == [
-    f"step {n}/100  loss/joint 0.2500  0.50 s/step  4.00 clips/s  MFU 41.0%"
-    "  goodput 90.0%"
-    for n in (1, 100)
+    f"step {n}/100  {summary}" for n in (1, 100)
+  ]
+
+
+def test_progress_lines_tell_the_time_that_is_left(tmp_path, capsys, monkeypatch):
+  log = MetricLog(tmp_path, 100, start_step=10)
+  clock = iter((1000.0, 1040.0, 1041.0, 1100.0))
+  now = types.SimpleNamespace(monotonic=lambda: next(clock))
+  monkeypatch.setattr("ccl_jax.training.log.time", now)
+  for step in (11, 21, 22, 41):
+    log.write(step, {"loss": 1.0})
+  log.close()
+  assert capsys.readouterr().err.splitlines() == [
+    "step 12/100  loss 1.0000",
+    "step 22/100  loss 1.0000  0:05:12 left",  # 4 s a step, 78 to go
+    "step 42/100  loss 1.0000  0:03:13 left",  # 100 / 30 s a step, 58 to go
   ]
 
 

@@ -1,0 +1,45 @@
+"""Trains an audio VAE or a vocoder of your own, from a folder of sounds.
+
+  python -m ccl_jax.train_audio --config=configs/audio_vae.py:data=SOUNDS \\
+      --workdir=runs/vae
+  python -m ccl_jax.train_audio \\
+      --config=configs/vocoder.py:data=SOUNDS,vae=runs/vae --workdir=runs/vocoder
+  python -m ccl_jax.convert codecs --audio runs/vae/audio-vae runs/vocoder/vocoder \\
+      --dst weights/codecs
+
+SOUNDS holds wav, flac, mp3, m4a, ogg, opus, or films (mp4, mov, mkv, webm), at any rate
+and in any layout; a tenth is held out, and scored at the end beside the embedded linear
+codec of the same rate (WORKDIR/scores.json). What you train is yours: the released
+weights of these two networks are for non-commercial use only (docs/licences.md).
+
+Add size=tiny for networks that learn on a laptop's processor, runlocal for a few steps
+to see that everything works. The same command goes on where WORKDIR stopped.
+"""
+
+import json
+import pathlib
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from ccl_jax import cli
+from ccl_jax.audio_training import train
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; resumed if there.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main():
+  done = train(CONFIG.value, WORKDIR.value)
+  if jax.process_index():
+    return
+  if not done:
+    print(json.dumps({"stopped": True, "workdir": WORKDIR.value}))
+    return
+  print((pathlib.Path(WORKDIR.value) / "scores.json").read_text(), end="")
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,95 @@
+"""A vocoder of your own: BigVGAN, mels at 16 kHz to sound.
+
+  python -m ccl_jax.train_audio --config=configs/vocoder.py:data=SOUNDS,vae=runs/vae \\
+      --workdir=runs/vocoder
+
+  :data=FOLDER    sounds, or films with sound, of any sort
+  :test=FOLDER    what to score on; without, a tenth of the data is held out
+  :vae=DIR        a trained VAE, a run's or a converted one: the second half of the
+                  steps is of its mels, and the scores are of the pair
+  :size=tiny      a narrow network that learns on two cores
+  :runlocal       a few steps, to see that everything works
+
+The sizes, losses and optimizer of `16k` are BigVGAN's: 1 M steps of 32 windows of 8192
+samples, all of the loss from the first step. The tiny one learns from spectra alone.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg=None):
+  """Sizes are those of ccl_jax.models.vocoder.PRESETS["16k"]."""
+  args = common.parse(arg, data="", test="", vae="", size="16k", runlocal=False, seed=0)
+  if args.size not in ("16k", "tiny"):
+    raise ValueError(f"size {args.size!r}: expected 16k or tiny")
+  c = ConfigDict(
+    {
+      "kind": "vocoder",
+      "seed": args.seed,
+      "steps": 1_000_000,
+      # ccl_jax.data.sounds.Sounds; all is decoded once if it fits
+      "data": {"root": args.data, "test": args.test, "cache_gb": 8.0},
+      "window": 8192,  # samples
+      "batch": {"size": 32, "threads": 8},
+      # ccl_jax.models.vocoder.Generator
+      "model": {
+        "channels": 1536,
+        "rates": (4, 4, 2, 2, 2, 2),
+        "kernels": (8, 8, 4, 4, 4, 4),
+        "blocks": ((3, (1, 3, 5)), (7, (1, 3, 5)), (11, (1, 3, 5))),
+        "bias": True,
+        "tanh": True,
+      },
+      # ccl_jax.models.discriminators.Discriminators
+      "critic": {
+        "width": 32,
+        "periods": (2, 3, 5, 7, 11),
+        "resolutions": ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240)),
+      },
+      # Mels of this VAE from that step on; real ones before.
+      "vae": {"path": args.vae, "from_step": 0},
+      # ccl_jax.training.vocoder_step: of the STFT loss; the first step with a critic.
+      "loss": {"spectral_weight": 0.0, "spectral_floor": 1e-9, "adversary_from": 0},
+      # ccl_jax.training.vocoder_step.gan_optimizer
+      "optim": {
+        "lr": 1e-4,
+        "decay": 0.9999996,
+        "warmup_steps": 0,
+        "b1": 0.8,
+        "b2": 0.99,
+        "weight_decay": 0.01,
+        "clip_norm": 1000.0,
+      },
+      "ema_decay": 0.0,  # the last parameters are the result
+      "mesh": (-1, 1, 1, 1),  # data, fsdp, context, tensor
+      "checkpoint": {"every": 1000, "keep": 2},
+      "log_every": 100,
+      "profile": (),  # (first, last) step of an xprof trace in WORKDIR/profile
+      # What a finished run is scored on.
+      "score": {"windows": 64, "samples": 32_768},
+    }
+  )
+  if args.size == "tiny":
+    c.model.channels = 512
+    c.model.rates, c.model.kernels = (1, 1, 1, 16, 16), (1, 1, 1, 32, 32)
+    c.model.blocks = ((3, (1, 3)),)
+    c.critic.width = 4
+    c.steps, c.batch.size, c.batch.threads, c.window = 20_000, 1, 2, 4096
+    c.loss.spectral_weight, c.loss.spectral_floor = 45.0, 1e-6
+    c.loss.adversary_from = c.steps
+    c.optim.lr, c.optim.decay, c.optim.warmup_steps = 5e-4, 0.99985, 30
+    c.ema_decay = 0.999
+    c.checkpoint.every, c.log_every = 2000, 200
+  if args.runlocal:
+    c.model.channels = 16
+    c.model.rates, c.model.kernels = (8, 8, 4), (16, 16, 8)
+    c.model.blocks = ((3, (1,)),)
+    c.critic.width, c.critic.periods, c.critic.resolutions = 1, (2,), ((512, 50, 240),)
+    c.steps, c.batch.size, c.batch.threads = 4, 4, 2
+    c.loss.adversary_from = 2
+    c.checkpoint.every, c.log_every = 2, 1
+    c.score.windows, c.score.samples = 4, 8192
+  c.vae.from_step = c.steps // 2
+  return c.lock()
