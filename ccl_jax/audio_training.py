@@ -118,7 +118,7 @@ def vae_task(config, sounds: Sounds) -> Task:
     encode = jax.jit(lambda wave: audio_vae.encode_mel(params, log_mel(wave))[0])
     latent = np.concatenate([np.asarray(encode(wave[None])) for wave in held_out], 1)
     waves = {
-      "vae_griffin_lim": lambda wave: codec_scores.wave_of_mel(mel_of(wave, params)),
+      "vae_griffin_lim": lambda wave: mel_codec.wave_of_mel(mel_of(wave, params)),
       "linear": lambda wave: linear.decode(linear.encode(wave)),
     }
     heard = codec_scores.score_waves(waves, held_out)
@@ -188,14 +188,12 @@ def vocoder_task(config, sounds: Sounds) -> Task:
     linear = codec_scores.linear_codec(train)
     coders = {
       "vocoder": lambda wave: voice(mel_of(wave, None)),
-      "griffin_lim": lambda wave: codec_scores.wave_of_mel(mel_of(wave, None)),
+      "griffin_lim": lambda wave: mel_codec.wave_of_mel(mel_of(wave, None)),
       "linear": lambda wave: linear.decode(linear.encode(wave)),
     }
     if vae is not None:
       coders["codec"] = lambda wave: voice(mel_of(wave, vae))
-      coders["vae_griffin_lim"] = lambda wave: codec_scores.wave_of_mel(
-        mel_of(wave, vae)
-      )
+      coders["vae_griffin_lim"] = lambda wave: mel_codec.wave_of_mel(mel_of(wave, vae))
     scores = codec_scores.score_waves(coders, held_out)
     for name, coder in coders.items():
       late = np.abs(codec_scores.click_errors_ms(coder, *codec_scores.clicks()))

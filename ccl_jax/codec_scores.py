@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from ccl_jax.models.linear_codec import LinearAudioCodec, fit_audio
 from ccl_jax.ops.spectral_loss import log_spectral_distance
-from ccl_jax.ops.stft import griffin_lim, invert_mel, log_mel
+from ccl_jax.ops.stft import log_mel
 
 Coder = Callable[[Float[Array, "b n"]], Array]  # wave -> wave, or -> log10 mel
 RATE = 16000
@@ -47,11 +47,6 @@ def linear_codec(waves: Iterable[Float[np.ndarray, "n"]]) -> LinearAudioCodec:
 def linear_mel(codec: LinearAudioCodec) -> Coder:
   """Wave to the log10 mel that the linear codec keeps of it."""
   return lambda wave: jnp.log10(jnp.maximum(codec.decode_mel(codec.encode(wave)), 1e-5))
-
-
-def wave_of_mel(mel: Float[Array, "b m c"]) -> Float[Array, "b n"]:
-  """Griffin-Lim of a log10 mel: what can be had of it without a vocoder."""
-  return jnp.clip(griffin_lim(invert_mel(10**mel)), -1, 1)
 
 
 def score_mels(

@@ -183,17 +183,27 @@ def _tokenizer_of(folder: pathlib.Path) -> dict[str, Any]:
   return {"tokenizer": Tokenizer(path.read_bytes())}
 
 
-def _generator_of(vae: pathlib.Path, vocoder: pathlib.Path) -> dict[str, Any]:
-  mel, sound = (converted.read_about(folder)["sizes"] for folder in (vae, vocoder))
-  hop = math.prod(sound["rates"])
-  got = (mel["bands"], mel["channels"], sound["bands"], hop)
-  if got != (80, CHANNELS, 80, 256):
+def _check_vae(folder: pathlib.Path) -> dict[str, Any]:
+  """No options: a VAE alone is a codec, with Griffin-Lim."""
+  sizes = converted.read_about(folder)["sizes"]
+  got = sizes["bands"], sizes["channels"]
+  if got != (80, CHANNELS):
     raise UsageError(
-      f"{vae} and {vocoder}: got a VAE of {got[0]} bands and {got[1]} channels, a "
-      f"vocoder of {got[2]} bands and {hop} samples a frame; expected 80, {CHANNELS}, "
-      "80 and 256, the 16 kHz mode"
+      f"{folder}: got a VAE of {got[0]} bands and {got[1]} channels, expected 80 and "
+      f"{CHANNELS}, the 16 kHz mode"
     )
-  return {"generator": json.dumps(sound)}
+  return {}
+
+
+def _generator_of(vae: pathlib.Path, vocoder: pathlib.Path) -> dict[str, Any]:
+  sizes = converted.read_about(vocoder)["sizes"]
+  got = sizes["bands"], math.prod(sizes["rates"])
+  if got != (80, 256):
+    raise UsageError(
+      f"{vocoder}: got a vocoder of {got[0]} bands and {got[1]} samples a frame, "
+      "expected 80 and 256, the 16 kHz mode"
+    )
+  return _check_vae(vae) | {"generator": json.dumps(sizes)}
 
 
 # Kinds of converted folders -> kind of codec, the fields they hold, its other fields.
@@ -205,6 +215,7 @@ LINKED = {
     ("params",),
     lambda folder: {"heads": converted.read_about(folder)["sizes"]["heads"]},
   ),
+  ("audio-vae",): ("mel_audio", ("vae",), _check_vae),
   ("audio-vae", "vocoder"): ("mel_audio", ("vae", "vocoder"), _generator_of),
 }
 
@@ -286,7 +297,7 @@ def _parts(codec):
   for field, _, _ in links:
     leaves.pop(field)
   flat = traverse_util.flatten_dict(leaves, sep="/")
-  arrays = {k: np.asarray(v, order="C") for k, v in flat.items()}
+  arrays = {k: np.asarray(v, order="C") for k, v in flat.items() if v is not None}
   return kind, static, links, arrays, tokenizer
 
 

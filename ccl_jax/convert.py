@@ -343,7 +343,7 @@ def _parser() -> argparse.ArgumentParser:
   sub = command("codecs", "a bundle of converted codecs, by reference")
   for name, text in (
     ("video", "A converted wan-vae."),
-    ("audio", "A converted audio-vae and a converted vocoder."),
+    ("audio", "A converted audio-vae and vocoder; alone: Griffin-Lim."),
     ("text", "A converted umt5."),
     ("image", "A converted clip, for I2V."),
   ):

@@ -3,14 +3,16 @@
   latent = mean of the VAE's posterior of log-mel(wave)      512 samples to 20 channels
   wave   = vocoder(VAE's decoder(latent))
 
-The mean as it is, not standardised, as Ovi trains on it. 16 kHz, 31.25 latents a
-second; sample n of what comes out is of the same instant as sample n of what went in.
-Weights are those of models/audio_vae.py and models/vocoder.py: released or your own.
+Without a vocoder, Griffin-Lim makes sound of the mel. The mean is taken as it is, not
+standardised, as Ovi trains on it. 16 kHz, 31.25 latents a second; sample n of what
+comes out is of the same instant as sample n of what went in. Weights are those of
+models/audio_vae.py and models/vocoder.py: released or your own.
 """
 
 import json
 from typing import Any
 
+import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
@@ -25,7 +27,7 @@ class MelAudioCodec(struct.PyTreeNode):
   """512 a samples at 16 kHz to a latents and back.
 
   Attributes:
-    vae, vocoder: parameters.
+    vae, vocoder: parameters; no vocoder: None.
     generator: the vocoder's fields, as JSON: parameters do not tell its rates.
     chunk: mel frames that the vocoder makes sound of at a time; None: all of them.
     links: where the parameters are stored; see ccl_jax/codecs.py.
@@ -35,8 +37,8 @@ class MelAudioCodec(struct.PyTreeNode):
   hop = 512
 
   vae: Any
-  vocoder: Any
-  generator: str = struct.field(pytree_node=False)
+  vocoder: Any = None
+  generator: str = struct.field(pytree_node=False, default="")
   chunk: int | None = struct.field(pytree_node=False, default=512)
   links: tuple = struct.field(pytree_node=False, default=())
 
@@ -46,8 +48,15 @@ class MelAudioCodec(struct.PyTreeNode):
 
   def decode(self, latent: Float[Array, "b a c"]) -> Float[Array, "b n"]:
     mel = audio_vae.decode(self.vae, latent)
+    if self.vocoder is None:
+      return wave_of_mel(mel)
     fields = {k: _frozen(v) for k, v in json.loads(self.generator).items()}
     return synthesize(Generator(**fields), self.vocoder, mel, self.chunk)
+
+
+def wave_of_mel(mel: Float[Array, "b m c"]) -> Float[Array, "b n"]:
+  """Griffin-Lim of a log10 mel at 16 kHz: what can be had without a vocoder."""
+  return jnp.clip(stft.griffin_lim(stft.invert_mel(10**mel)), -1, 1)
 
 
 def _frozen(value):

@@ -9,9 +9,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ccl_jax import convert
-from ccl_jax.codecs import Codecs, fingerprint, link_codec, load_codecs, save_codecs
+from ccl_jax.codecs import Codecs, fingerprint, link_codec, load_codecs
 from ccl_jax.convert import import_weights
 from ccl_jax.errors import UsageError
+from ccl_jax.models import audio_vae
+from ccl_jax.ops.stft import log_mel
 
 HOP = 512
 
@@ -76,11 +78,40 @@ def test_a_bundle_knows_its_weights(folders, codec):
 
 @pytest.mark.shared
 def test_weights_of_two_modes_do_not_go_together(folders, tmp_path):
-  about = json.loads((folders[0] / "config.json").read_text())
-  about["sizes"]["channels"] = 40
-  (tmp_path / "other").mkdir()
-  (tmp_path / "other" / "config.json").write_text(json.dumps(about))
-  with pytest.raises(UsageError, match="80 bands and 40 channels, .* expected 80, 20"):
-    link_codec(tmp_path / "other", folders[1])
+  def other(folder, **sizes):
+    about = json.loads((folder / "config.json").read_text())
+    about["sizes"] |= sizes
+    (tmp_path / folder.name).mkdir()
+    (tmp_path / folder.name / "config.json").write_text(json.dumps(about))
+    return tmp_path / folder.name
+
+  vae, vocoder = folders
+  wide = other(vae, channels=40)
+  for given in ((wide, vocoder), (wide,)):
+    with pytest.raises(
+      UsageError, match="80 bands and 40 channels, expected 80 and 20"
+    ):
+      link_codec(*given)
+  with pytest.raises(UsageError, match="100 bands and 256 samples"):
+    link_codec(vae, other(vocoder, bands=100))
   with pytest.raises(UsageError, match="expected weights of wan-vae or"):
-    save_codecs(Codecs(audio=link_codec(folders[0])), tmp_path / "b")
+    link_codec(vocoder)
+
+
+@pytest.mark.shared
+def test_a_vae_alone_is_heard_through_griffin_lim(folders, codec, tmp_path):
+  convert.main(["codecs", "--audio", str(folders[0]), "--dst", str(tmp_path / "b")])
+  alone = load_codecs(tmp_path / "b").audio
+  assert alone.vocoder is None and alone.generator == ""
+  assert fingerprint(Codecs(audio=alone)) != fingerprint(Codecs(audio=codec))
+  rng = np.random.default_rng(0)
+  wave = jnp.asarray(0.1 * rng.standard_normal((1, 16 * HOP)), jnp.float32)
+  encode = jax.jit(lambda codec, wave: codec.encode(wave))
+  latent = encode(alone, wave)
+  np.testing.assert_array_equal(latent, encode(codec, wave))
+  back = np.asarray(jax.jit(lambda codec, latent: codec.decode(latent))(alone, latent))
+  assert back.shape == wave.shape and np.abs(back).max() <= 1
+  # Its mel is about that which the VAE decodes: no other sound has the same.
+  mel = np.asarray(audio_vae.decode(alone.vae, latent))
+  distance = lambda x: np.abs(log_mel(jnp.asarray(x)) - mel)[:, 4:-4].mean()
+  assert distance(back) < 0.5 * distance(wave), (distance(back), distance(wave))
