@@ -101,7 +101,7 @@ def make_plan(
   codecs = load_codecs(codec.path) if codec.path else Codecs()
   if config.video_std and not hasattr(codecs.video, "posterior"):
     raise UsageError(
-      f"video_std: the video codec of {codec.path or 'the embedded ones'} has no "
+      f"video_std: the video codec of {codec.path or 'the embedded codecs'} has no "
       "posterior, so no deviation: give codecs=DIR that hold Wan2.1's VAE"
     )
   listed = media.scan()
