@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ccl_jax.errors import UsageError
 from ccl_jax.metrics.base import Metric, Unscorable
 from ccl_jax.metrics.clip import Clip
+from ccl_jax.metrics.interrupts import kept_interrupts
 from ccl_jax.metrics.records import Record, Records, digest, sha256
 
 
@@ -48,7 +49,16 @@ def evaluate(
   records: Records,
   progress: Callable[[str], None] = lambda name: None,
 ) -> Results:
-  """Scores all clips by all metrics; `progress` hears of each clip that is done."""
+  """Scores all clips by all metrics; `progress` hears of each clip that is done.
+
+  Raises:
+    KeyboardInterrupt: all records that were made are kept.
+  """
+  with kept_interrupts() as check:
+    return _evaluate(items, metrics, records, progress, check)
+
+
+def _evaluate(items, metrics, records, progress, check) -> Results:
   found, broken, accidents = {}, {}, []
   scored = decoded = 0
   for item in items:
@@ -64,6 +74,7 @@ def evaluate(
     needs = frozenset().union(*(metric.needs for metric, _ in left))
     clip = Clip(item.path, item.name, item.fields, needs)
     for metric, row in left:
+      check()
       try:
         metric.prepare()
       except (UsageError, Unscorable) as e:

@@ -209,7 +209,7 @@ def main() -> None:
   parser.add_argument("--metrics", default=",".join(NETWORKS))
   parser.add_argument("--clips", type=int, help="of which one is synthetic; or all")
   args = parser.parse_args()
-  # A shell's background jobs are deaf to it, and so would be the runs.
+  # A shell's background job ignores the keyboard, and so would all that it starts.
   signal.signal(signal.SIGINT, signal.default_int_handler)
   folder, names = args.scratch.absolute(), args.metrics.split(",")
   folder.mkdir(parents=True)

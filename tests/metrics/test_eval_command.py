@@ -214,6 +214,7 @@ def test_distances_from_a_reference_run(home, whole):
   more = ("--metrics", "fad,fvd", "--reference", str(whole))
   assert run(home, "near", *more) == 0
   got = summary(home / "near")["overall"]
+  assert list(got) == ["fad", "fvd"]  # in any process: the bytes depend on it
   assert 0 <= got["fad"]["mean"] < 1e-6 and 0 <= got["fvd"]["mean"] < 1e-6
   assert "fewer than two per dimension" in got["fvd"]["warnings"][0]
   with pytest.raises(UsageError, match=r"no fad or fvd\.npz"):
