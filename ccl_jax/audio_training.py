@@ -8,7 +8,6 @@ Both train data-parallel: a batch is split over the mesh's data axes, networks a
 moments are whole on every device. What a run is scored by is in codec_scores.py.
 """
 
-import dataclasses
 import functools
 import itertools
 import json
@@ -25,9 +24,8 @@ from ccl_jax.converted import read_about, restore_converted
 from ccl_jax.data.sounds import Sounds, WindowBatches
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.models import audio_vae, mel_codec
-from ccl_jax.models.audio_vae_layers import fold
 from ccl_jax.models.discriminators import Discriminators
-from ccl_jax.models.vocoder import Generator, synthesize
+from ccl_jax.models.vocoder import Generator, frozen, sizes_of, synthesize
 from ccl_jax.ops.stft import log_mel
 from ccl_jax.ops.weight_norm import join
 from ccl_jax.own_weights import write_network
@@ -109,7 +107,7 @@ def vae_task(config, sounds: Sounds) -> Task:
     return lambda number, batch: ("vae", run)
 
   def score(params, train, held_out):
-    params = params | {half: fold(params[half]) for half in ("encoder", "decoder")}
+    params = audio_vae.folded(params)
     linear = codec_scores.linear_codec(train)
     coders = {
       "vae": lambda wave: mel_of(wave, params),
@@ -145,10 +143,10 @@ def vae_task(config, sounds: Sounds) -> Task:
 def vocoder_task(config, sounds: Sounds) -> Task:
   """The vocoder's, of real mels and, from a step on, of those of a trained VAE."""
   del sounds
-  fields = {key: _frozen(value) for key, value in config.model.items()}
+  fields = {key: frozen(value) for key, value in config.model.items()}
   generator = bind("model", fields, Generator, bands=BANDS)
   critic = bind(
-    "critic", {k: _frozen(v) for k, v in config.critic.items()}, Discriminators
+    "critic", {k: frozen(v) for k, v in config.critic.items()}, Discriminators
   )
   if generator.hop * 2 != HOP:
     raise UsageError(
@@ -201,10 +199,9 @@ def vocoder_task(config, sounds: Sounds) -> Task:
       scores[f"click_ms_max/{name}"] = float(late.max())
     return scores
 
-  sizes = {field.name: getattr(generator, field.name) for field in _fields(generator)}
   return Task(
     kind="vocoder",
-    sizes=json.loads(json.dumps(sizes)),
+    sizes=json.loads(json.dumps(sizes_of(generator))),
     fresh=lambda key: fresh_gan(key, generator, critic, config.window, optimizer),
     step_of=step_of,
     result=lambda state: join(state.ema),
@@ -232,8 +229,7 @@ def find_vae(path: str) -> PyTree:
       f"vae={path}: got {got[0]} of {got[1]} bands and {got[2]} channels, expected an "
       f"audio-vae of {BANDS} and {CHANNELS}"
     )
-  params = restore_converted(folder)
-  return params | {half: fold(params[half]) for half in ("encoder", "decoder")}
+  return audio_vae.folded(restore_converted(folder))
 
 
 def train(config, workdir: str | pathlib.Path) -> bool:
@@ -382,11 +378,3 @@ def _with_vae(run, vae, state, batch):
 def _shapes_of_vae(**sizes: int) -> PyTree:
   init = lambda key: audio_vae.init_params(key, **sizes)
   return jax.eval_shape(init, jax.random.key(0))
-
-
-def _frozen(value):
-  return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
-
-
-def _fields(generator: Generator):
-  return [f for f in dataclasses.fields(generator) if f.name not in ("parent", "name")]

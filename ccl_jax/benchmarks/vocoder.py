@@ -13,7 +13,6 @@ folded, the factors of encoding and of decoding a mel; the ratio is to torch's v
 too. Needs torch and bigvgan (`pip install --no-deps bigvgan`).
 """
 
-import dataclasses
 import os
 import statistics
 import time
@@ -29,8 +28,7 @@ from flax import traverse_util
 from ccl_jax import cli
 from ccl_jax.errors import UsageError
 from ccl_jax.models import audio_vae
-from ccl_jax.models.audio_vae_layers import fold
-from ccl_jax.models.vocoder import PRESETS, Generator, init_params, synthesize
+from ccl_jax.models.vocoder import PRESETS, Generator, init_params, sizes_of, synthesize
 from ccl_jax.weights.bigvgan import NATIVE, config_of, shapes_of
 from ccl_jax.weights.rules import unload
 
@@ -138,8 +136,7 @@ def _jax(generator, params, mel, chunk) -> Callable[[], np.ndarray]:
 
 def _vae(widths, mel) -> dict[str, Callable[[], np.ndarray]]:
   """Mel to latent and back."""
-  params = audio_vae.init_params(jax.random.key(0), **widths)
-  params |= {half: fold(params[half]) for half in ("encoder", "decoder")}
+  params = audio_vae.folded(audio_vae.init_params(jax.random.key(0), **widths))
   mean = jax.jit(lambda params, mel: audio_vae.encode_mel(params, mel)[0])
   decode = jax.jit(audio_vae.decode)
   latent = mean(params, mel)
@@ -160,8 +157,7 @@ def _torch(generator, params, mel) -> Callable[[], np.ndarray]:
       "bigvgan"
     ) from e
   torch.set_num_threads(len(os.sched_getaffinity(0)))
-  fields = {field.name for field in dataclasses.fields(generator)} - {"parent", "name"}
-  sizes = {name: getattr(generator, name) for name in fields}
+  sizes = sizes_of(generator)
   model = BigVGAN(AttrDict(config_of(sizes, "native"))).eval()
   model.remove_weight_norm()
   flat = traverse_util.flatten_dict(params, sep="/")

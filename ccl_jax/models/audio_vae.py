@@ -14,8 +14,8 @@ Latent a is centred on sample (2 a + 1) hop, where its two frames meet.
 `params` is {"encoder", "decoder", "data_mean", "data_std"}; all sizes are read from it.
 The two statistics, per band over the training set, are constants: they get no gradient,
 and an optimizer must leave them out. To train, minimise `loss`, and apply
-`audio_vae_layers.forced` after every step; for inference, `audio_vae_layers.fold` saves
-normalising the weights in every call.
+`audio_vae_layers.forced` after every step; for inference, `folded` saves normalising
+the weights in every call.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ccl_jax.errors import UsageError
-from ccl_jax.models.audio_vae_layers import Decoder, Encoder
+from ccl_jax.models.audio_vae_layers import Decoder, Encoder, fold
 from ccl_jax.ops.spectral_loss import modulation_loss
 
 PyTree = Any
@@ -46,6 +46,11 @@ def init_params(key: Array, *, bands: int, channels: int, hidden: int) -> PyTree
     "data_mean": jnp.zeros(bands),
     "data_std": jnp.ones(bands),
   }
+
+
+def folded(params: PyTree) -> PyTree:
+  """For inference: weights that are not normalised anew in every call."""
+  return params | {half: fold(params[half]) for half in ("encoder", "decoder")}
 
 
 def encode_mel(

@@ -17,7 +17,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from ccl_jax.models import audio_vae
-from ccl_jax.models.vocoder import Generator, synthesize
+from ccl_jax.models.vocoder import Generator, frozen, synthesize
 from ccl_jax.ops import stft
 
 CHANNELS = 20
@@ -50,14 +50,10 @@ class MelAudioCodec(struct.PyTreeNode):
     mel = audio_vae.decode(self.vae, latent)
     if self.vocoder is None:
       return wave_of_mel(mel)
-    fields = {k: _frozen(v) for k, v in json.loads(self.generator).items()}
+    fields = {k: frozen(v) for k, v in json.loads(self.generator).items()}
     return synthesize(Generator(**fields), self.vocoder, mel, self.chunk)
 
 
 def wave_of_mel(mel: Float[Array, "b m c"]) -> Float[Array, "b n"]:
   """Griffin-Lim of a log10 mel at 16 kHz: what can be had without a vocoder."""
   return jnp.clip(stft.griffin_lim(stft.invert_mel(10**mel)), -1, 1)
-
-
-def _frozen(value):
-  return tuple(map(_frozen, value)) if isinstance(value, list) else value

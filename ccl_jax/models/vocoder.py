@@ -16,6 +16,7 @@ Kernels are plain. Training with weight norm, as the published weights were, is 
 of the parameter tree around the network: ops/weight_norm.py.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -185,6 +186,17 @@ class Generator(nn.Module):
     last = conv(1, ENDS, "last", LAST_GAIN, use_bias=self.bias)
     x = last(Snake(name="snake")(x))[..., 0]
     return jnp.tanh(x) if self.tanh else jnp.clip(x, -1, 1)
+
+
+def sizes_of(generator: Generator) -> dict[str, Any]:
+  """The fields that make it."""
+  names = (field.name for field in dataclasses.fields(generator))
+  return {n: getattr(generator, n) for n in names if n not in ("parent", "name")}
+
+
+def frozen(value: Any) -> Any:
+  """A field that may have been JSON: lists as tuples."""
+  return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def init_params(key: Array, generator: Generator) -> PyTree:

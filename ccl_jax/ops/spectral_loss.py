@@ -64,12 +64,7 @@ def stft_loss(
   Raises:
     UsageError: the waves are shorter than the longest window.
   """
-  longest = max(n_fft for n_fft, _ in resolutions)
-  if wave.shape[1] < longest:
-    raise UsageError(
-      f"the STFT loss needs at least {longest} samples, got {wave.shape[1]}: crop "
-      "longer pieces"
-    )
+  _check_length(wave.shape[1], resolutions, "STFT loss", "samples")
   terms = [_terms(wave, target, *resolution, floor) for resolution in resolutions]
   return tuple(sum(term) / len(terms) for term in zip(*terms))
 
@@ -87,12 +82,7 @@ def modulation_loss(
   Raises:
     UsageError: the mels are shorter than the longest window.
   """
-  longest = max(n_fft for n_fft, _ in resolutions)
-  if mel.shape[1] < longest:
-    raise UsageError(
-      f"the modulation loss needs mels of at least {longest} frames, got "
-      f"{mel.shape[1]}: take longer windows"
-    )
+  _check_length(mel.shape[1], resolutions, "modulation loss", "frames")
   bands = lambda x: rearrange(x, "b m c -> (b c) m")
   terms = []
   for n_fft, hop in resolutions:
@@ -112,6 +102,14 @@ def log_spectral_distance(
   power = lambda x: jnp.abs(stft(x, n_fft=n_fft, hop=hop)) ** 2
   a, b = (10 * jnp.log10(power(x) + FLOOR) for x in (wave, target))
   return jnp.sqrt(jnp.mean((a - b) ** 2, 2)).mean(1)
+
+
+def _check_length(length: int, resolutions, loss: str, unit: str) -> None:
+  longest = max(n_fft for n_fft, _ in resolutions)
+  if length < longest:
+    raise UsageError(
+      f"the {loss} needs at least {longest} {unit}, got {length}: take longer windows"
+    )
 
 
 def _terms(wave, target, n_fft, hop, floor):

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
@@ -240,4 +239,4 @@ def load_vocoder(path: str | os.PathLike) -> tuple[Generator, Any]:
   rows = UPSTREAM.tables[format_of(weights)]
   sizes = sizes_of(weights, rows, read_config(path, UPSTREAM.places))
   params = load_tree(rows, weights, shapes_of(sizes))
-  return generator_of(sizes), jax.tree.map(jnp.asarray, params)
+  return generator_of(sizes), params

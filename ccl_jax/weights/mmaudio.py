@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from ccl_jax.errors import UsageError
 from ccl_jax.models.audio_vae import init_params
@@ -113,4 +112,4 @@ def load_audio_vae(path: str | os.PathLike) -> Any:
   weights = open_weights(path, UPSTREAM.places, UPSTREAM.files)
   rows = UPSTREAM.tables[format_of(weights)]
   shapes = shapes_of(sizes_of(weights, rows, {}))
-  return jax.tree.map(jnp.asarray, load_tree(rows, weights, shapes))
+  return load_tree(rows, weights, shapes)
