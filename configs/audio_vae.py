@@ -12,25 +12,17 @@ Two frames of mel become 20 channels: 31.25 latents a second. The sizes of `16k`
 published ones; its length, weights and learning rate are this project's own.
 """
 
-from ml_collections import ConfigDict
-
 from configs import common
 
 
 def get_config(arg=None):
   """The layers keep magnitudes: weights are of rms 1, losses in deviations."""
-  args = common.parse(arg, data="", test="", size="16k", runlocal=False, seed=0)
-  if args.size not in ("16k", "tiny"):
-    raise ValueError(f"size {args.size!r}: expected 16k or tiny")
-  c = ConfigDict(
+  args, c = common.audio_network(arg, "audio-vae")
+  c.update(
     {
-      "kind": "audio-vae",
-      "seed": args.seed,
       "steps": 200_000,
-      # ccl_jax.data.sounds.Sounds; all is decoded once if it fits
-      "data": {"root": args.data, "test": args.test, "cache_gb": 8.0},
       "window": 65_536,  # samples
-      "batch": {"size": 64, "threads": 8},
+      "batch": {"size": 64},
       # ccl_jax.models.audio_vae.init_params
       "model": {"hidden": 384},
       # ccl_jax.models.audio_vae.loss
@@ -45,12 +37,6 @@ def get_config(arg=None):
         "clip_norm": 1e9,  # weights of norm 1 need none
       },
       "ema_decay": 0.9995,
-      "mesh": (-1, 1, 1, 1),  # data, fsdp, context, tensor
-      "checkpoint": {"every": 1000, "keep": 2},
-      "log_every": 100,
-      "profile": (),  # (first, last) step of an xprof trace in WORKDIR/profile
-      # What a finished run is scored on.
-      "score": {"windows": 64, "samples": 32_768},
     }
   )
   if args.size == "tiny":

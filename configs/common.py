@@ -114,3 +114,34 @@ def base() -> ConfigDict:
       },
     }
   )
+
+
+def audio_network(
+  arg: str | None, kind: str, **options
+) -> tuple[ConfigDict, ConfigDict]:
+  """(arguments, what both networks of an audio codec have) for ccl_jax.train_audio.
+
+  Args:
+    options: further arguments than data, test, size, runlocal and seed.
+
+  Raises:
+    ValueError: unknown arguments, or another size than 16k or tiny.
+  """
+  args = parse(arg, data="", test="", **options, size="16k", runlocal=False, seed=0)
+  if args.size not in ("16k", "tiny"):
+    raise ValueError(f"size {args.size!r}: expected 16k or tiny")
+  return args, ConfigDict(
+    {
+      "kind": kind,
+      "seed": args.seed,
+      # ccl_jax.data.sounds.Sounds; all is decoded once if it fits
+      "data": {"root": args.data, "test": args.test, "cache_gb": 8.0},
+      "batch": {"threads": 8},
+      "mesh": (-1, 1, 1, 1),  # data, fsdp, context, tensor
+      "checkpoint": {"every": 1000, "keep": 2},
+      "log_every": 100,
+      "profile": (),  # (first, last) step of an xprof trace in WORKDIR/profile
+      # What a finished run is scored on.
+      "score": {"windows": 64, "samples": 32_768},
+    }
+  )

@@ -14,25 +14,17 @@ The sizes, losses and optimizer of `16k` are BigVGAN's: 1 M steps of 32 windows 
 samples, all of the loss from the first step. The tiny one learns from spectra alone.
 """
 
-from ml_collections import ConfigDict
-
 from configs import common
 
 
 def get_config(arg=None):
   """Sizes are those of ccl_jax.models.vocoder.PRESETS["16k"]."""
-  args = common.parse(arg, data="", test="", vae="", size="16k", runlocal=False, seed=0)
-  if args.size not in ("16k", "tiny"):
-    raise ValueError(f"size {args.size!r}: expected 16k or tiny")
-  c = ConfigDict(
+  args, c = common.audio_network(arg, "vocoder", vae="")
+  c.update(
     {
-      "kind": "vocoder",
-      "seed": args.seed,
       "steps": 1_000_000,
-      # ccl_jax.data.sounds.Sounds; all is decoded once if it fits
-      "data": {"root": args.data, "test": args.test, "cache_gb": 8.0},
       "window": 8192,  # samples
-      "batch": {"size": 32, "threads": 8},
+      "batch": {"size": 32},
       # ccl_jax.models.vocoder.Generator
       "model": {
         "channels": 1536,
@@ -63,23 +55,17 @@ def get_config(arg=None):
         "clip_norm": 1000.0,
       },
       "ema_decay": 0.0,  # the last parameters are the result
-      "mesh": (-1, 1, 1, 1),  # data, fsdp, context, tensor
-      "checkpoint": {"every": 1000, "keep": 2},
-      "log_every": 100,
-      "profile": (),  # (first, last) step of an xprof trace in WORKDIR/profile
-      # What a finished run is scored on.
-      "score": {"windows": 64, "samples": 32_768},
     }
   )
   if args.size == "tiny":
     c.model.channels = 512
-    c.model.rates, c.model.kernels = (1, 1, 1, 16, 16), (1, 1, 1, 32, 32)
-    c.model.blocks = ((3, (1, 3)),)
+    c.model.rates, c.model.kernels = (1, 1, 4, 8, 8), (1, 1, 8, 16, 16)
+    c.model.blocks = ((3, (1,)),)
     c.critic.width = 4
-    c.steps, c.batch.size, c.batch.threads, c.window = 20_000, 1, 2, 4096
+    c.steps, c.batch.size, c.batch.threads = 60_000, 1, 2
     c.loss.spectral_weight, c.loss.spectral_floor = 45.0, 1e-6
     c.loss.adversary_from = c.steps
-    c.optim.lr, c.optim.decay, c.optim.warmup_steps = 5e-4, 0.99985, 30
+    c.optim.lr, c.optim.decay, c.optim.warmup_steps = 5e-4, 0.99995, 30
     c.ema_decay = 0.999
     c.checkpoint.every, c.log_every = 2000, 200
   if args.runlocal:
