@@ -96,7 +96,7 @@ class Folded(Weights):
     return self._weights.file_of(self._parts[name][0])
 
   def read(self, name: str) -> np.ndarray:
-    """Kernels are folded in float32 and given in the dtype they are stored in."""
+    """Kernels are folded in float32 at least, and given in the dtype of their file."""
     v, *g = (self._weights.read(part) for part in self._parts[name])
     return fold(v, *g) if g else v
 
@@ -123,9 +123,9 @@ class Folded(Weights):
 
 def fold(v: np.ndarray, g: np.ndarray) -> np.ndarray:
   """The kernel g v / |v|, with the norm over all axes but the first."""
-  wide = v.astype(np.float32)
+  wide = v.astype(np.promote_types(v.dtype, np.float32))
   norm = np.sqrt(np.sum(wide * wide, axis=tuple(range(1, v.ndim)), keepdims=True))
-  return (wide * (g.astype(np.float32) / norm)).astype(v.dtype)
+  return (wide * (g.astype(wide.dtype) / norm)).astype(v.dtype)
 
 
 def format_of(weights: Weights) -> str:

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from ccl_jax.errors import UsageError
 from ccl_jax.models.vocoder import PRESETS, Generator, init_params, synthesize
+from ccl_jax.ops import antialias, snake
+from ccl_jax.weights import bigvgan
 from tests.parity import bigvgan_reference as reference
 from tests.parity.cases_bigvgan import cases_bigvgan
 
@@ -80,6 +82,36 @@ def test_the_golden_wave_is_as_exact_as_the_reference(golden, shared):
   exact = reference.wave_of(model, mel, double=True)[:, None]
   ours, theirs = (np.sqrt(np.mean((wave - exact) ** 2)) for wave in golden)
   assert ours < 2 * theirs < 1e-3
+
+
+@pytest.mark.shared
+def test_the_golden_network_in_float64_is_the_reference(shared, tmp_path, monkeypatch):
+  """Its weights magnify rounding by 10^4 and more, so that float32 says little of them:
+  in float64, with the taps of the file and the library's sine, all else must be equal.
+  """
+  golden = load_file(shared / "parity/mmaudio_16k/bigvgan_weights.safetensors")
+  case = load_file(shared / "parity/mmaudio_16k/bigvgan_case.safetensors")
+  mel = case["mel"].swapaxes(1, 2).astype(np.float64)
+  wide = {name: x.astype(np.float64) for name, x in golden.items()}
+  save_file(wide, tmp_path / "bigvgan_weights.safetensors")
+  generator, _ = bigvgan.load_vocoder(tmp_path / "bigvgan_weights.safetensors")
+  model = reference.torch_generator(reference.config_of(generator)).double()
+  reference.load_state(model, wide)
+  expected = reference.wave_of(model, mel)
+  taps = next(x for name, x in wide.items() if name.endswith("filter")).ravel()
+  monkeypatch.setattr(antialias, "low_pass", lambda: taps)
+  monkeypatch.setattr(snake, "sin_squared", lambda x: jnp.sin(x) ** 2)
+  in_float64 = lambda sizes: jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, np.float64), shapes_of(sizes)
+  )
+  shapes_of = bigvgan.shapes_of
+  monkeypatch.setattr(bigvgan, "shapes_of", in_float64)
+  with jax.enable_x64(True):
+    _, params = bigvgan.load_vocoder(tmp_path / "bigvgan_weights.safetensors")
+    got = np.asarray(synthesize(generator, params, jnp.asarray(mel)))
+    jax.clear_caches()  # no trace with these taps outlives the test
+  assert got.dtype == np.float64
+  assert np.abs(got - expected).max() < 1e-9 * expected.std()
 
 
 def test_the_published_sizes():
