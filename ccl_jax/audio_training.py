@@ -174,7 +174,7 @@ def vocoder_task(config, sounds: Sounds) -> Task:
     }
 
     def choose(number, batch):
-      late = number >= config.loss.adversary_from
+      late = 0 <= config.loss.adversary_from <= number
       decoded = vae if number >= config.vae.from_step else None
       name = f"vocoder, adversary {late}, VAE {decoded is not None}"
       return name, functools.partial(_with_vae, runs[late], decoded)

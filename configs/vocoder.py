@@ -5,9 +5,9 @@
 
   :data=FOLDER    sounds, or films with sound, of any sort
   :test=FOLDER    what to score on; without, a tenth of the data is held out
-  :vae=DIR        a trained VAE, a run's or a converted one: the second half of the
-                  steps is of its mels, and the scores are of the pair
-  :size=tiny      a narrow network that learns on two cores
+  :vae=DIR        a trained VAE, a run's or a converted one: steps from
+                  config.vae.from_step on are of its mels, the scores are of the pair
+  :size=tiny      a narrow network that learns on two cores in an hour and a half
   :runlocal       a few steps, to see that everything works
 
 The sizes, losses and optimizer of `16k` are BigVGAN's: 1 M steps of 32 windows of 8192
@@ -41,8 +41,9 @@ def get_config(arg=None):
         "resolutions": ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240)),
       },
       # Mels of this VAE from that step on; real ones before.
-      "vae": {"path": args.vae, "from_step": 0},
-      # ccl_jax.training.vocoder_step: of the STFT loss; the first step with a critic.
+      "vae": {"path": args.vae, "from_step": 500_000},
+      # ccl_jax.training.vocoder_step: of the STFT loss; the first step with a critic,
+      # -1: none has one.
       "loss": {"spectral_weight": 0.0, "spectral_floor": 1e-9, "adversary_from": 0},
       # ccl_jax.training.vocoder_step.gan_optimizer
       "optim": {
@@ -62,9 +63,10 @@ def get_config(arg=None):
     c.model.rates, c.model.kernels = (1, 1, 4, 8, 8), (1, 1, 8, 16, 16)
     c.model.blocks = ((3, (1,)),)
     c.critic.width = 4
-    c.steps, c.batch.size, c.batch.threads = 60_000, 1, 2
+    c.steps, c.batch.size, c.batch.threads = 86_000, 1, 2
+    c.vae.from_step = 30_000
     c.loss.spectral_weight, c.loss.spectral_floor = 45.0, 1e-6
-    c.loss.adversary_from = c.steps
+    c.loss.adversary_from = -1
     c.optim.lr, c.optim.decay, c.optim.warmup_steps = 5e-4, 0.99995, 30
     c.ema_decay = 0.999
     c.checkpoint.every, c.log_every = 2000, 200
@@ -74,8 +76,7 @@ def get_config(arg=None):
     c.model.blocks = ((3, (1,)),)
     c.critic.width, c.critic.periods, c.critic.resolutions = 1, (2,), ((512, 50, 240),)
     c.steps, c.batch.size, c.batch.threads = 4, 4, 2
-    c.loss.adversary_from = 2
+    c.loss.adversary_from, c.vae.from_step = 2, 2
     c.checkpoint.every, c.log_every = 2, 1
     c.score.windows, c.score.samples = 4, 8192
-  c.vae.from_step = c.steps // 2
   return c.lock()

@@ -72,10 +72,10 @@ def percussion(folder: pathlib.Path, files: int = 6, seconds: float = 10.0) -> N
       file.writeframes((32767 * np.clip(sound, -1, 1)).astype("<i2").tobytes())
 
 
-def train(config: str, steps: int, workdir: pathlib.Path) -> dict[str, float]:
+def train(config: str, workdir: pathlib.Path) -> dict[str, float]:
   """The scores of a finished run."""
   command = [sys.executable, "-m", "ccl_jax.train_audio", f"--workdir={workdir}"]
-  command += [f"--config=configs/{config},size=tiny", f"--config.steps={steps}"]
+  command += [f"--config=configs/{config},size=tiny"]
   print("$", *command, flush=True)
   subprocess.run(command, cwd=ROOT, check=True)
   return json.loads((workdir / "scores.json").read_text())
@@ -85,8 +85,6 @@ def main() -> None:
   flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   flags.add_argument("clips", type=pathlib.Path)
   flags.add_argument("out", type=pathlib.Path)
-  flags.add_argument("--vae_steps", type=int, default=6000)
-  flags.add_argument("--vocoder_steps", type=int, default=60_000)
   args = flags.parse_args()
   out = args.out.absolute()
   sounds, vae = out / "sounds", out / "vae"
@@ -96,10 +94,8 @@ def main() -> None:
     sentences(out / "making" / "speech")
     percussion(out / "making" / "percussion")
     (out / "making").rename(sounds)
-  of_vae = train(f"audio_vae.py:data={sounds}", args.vae_steps, vae)
-  of_pair = train(
-    f"vocoder.py:data={sounds},vae={vae}", args.vocoder_steps, out / "vocoder"
-  )
+  of_vae = train(f"audio_vae.py:data={sounds}", vae)
+  of_pair = train(f"vocoder.py:data={sounds},vae={vae}", out / "vocoder")
   for scores in (of_vae, of_pair):
     print(json.dumps(scores, indent=2))
   beaten = (
