@@ -16,12 +16,13 @@ import random
 import shutil
 import subprocess
 import sys
-import wave
 
 import numpy as np
 
+from ccl_jax.data.sounds import RATE
+from ccl_jax.viz.media import write_wav
+
 ROOT = pathlib.Path(__file__).parents[2]
-RATE = 16000
 SENTENCES = 120
 VOICES = ("en-us", "en-gb", "en-gb-scotland", "en-us+f3", "en-gb+f2", "en-us+m3")
 VOICES += ("en-gb+m7", "en-us+f5", "de+f1", "fr", "es+m2", "it+f4")
@@ -51,12 +52,12 @@ def sentences(folder: pathlib.Path) -> None:
     subprocess.run(["espeak-ng", *options, text], check=True)
 
 
-def percussion(folder: pathlib.Path, files: int = 6, seconds: float = 10.0) -> None:
-  """Pulses and bursts of noise that die away, on silence or a little noise."""
+def percussion(folder: pathlib.Path) -> None:
+  """A minute of pulses and bursts of noise that die away, on silence or on noise."""
   rng = np.random.default_rng(0)
   folder.mkdir()
-  for i in range(files):
-    sound = rng.normal(size=round(seconds * RATE)) * (i % 2) * 10 ** -rng.uniform(3, 4)
+  for i in range(6):
+    sound = rng.normal(size=10 * RATE) * (i % 2) * 10 ** -rng.uniform(3, 4)
     at = 0
     while (at := at + round(rng.uniform(0.05, 0.6) * RATE)) < len(sound) - RATE // 4:
       level = 0.9 * 10 ** -rng.uniform(0, 1.2)
@@ -67,9 +68,7 @@ def percussion(folder: pathlib.Path, files: int = 6, seconds: float = 10.0) -> N
         n, decay = RATE // 4, rng.uniform(0.002, 0.03) * RATE
         hit = rng.uniform(-1, 1, n) * np.exp(-np.arange(n) / decay)
       sound[at : at + n] += level * hit
-    with wave.open(str(folder / f"{i}.wav"), "wb") as file:
-      file.setparams((1, 2, RATE, 0, "NONE", ""))
-      file.writeframes((32767 * np.clip(sound, -1, 1)).astype("<i2").tobytes())
+    write_wav(folder / f"{i}.wav", sound.astype(np.float32), RATE)
 
 
 def train(config: str, workdir: pathlib.Path) -> dict[str, float]:
@@ -83,8 +82,8 @@ def train(config: str, workdir: pathlib.Path) -> dict[str, float]:
 
 def main() -> None:
   flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  flags.add_argument("clips", type=pathlib.Path)
-  flags.add_argument("out", type=pathlib.Path)
+  flags.add_argument("clips", type=pathlib.Path, help="a folder of media")
+  flags.add_argument("out", type=pathlib.Path, help="sounds and runs")
   args = flags.parse_args()
   out = args.out.absolute()
   sounds, vae = out / "sounds", out / "vae"
