@@ -42,8 +42,8 @@ def get_config(arg=None):
       },
       # Mels of this VAE from that step on; real ones before.
       "vae": {"path": args.vae, "from_step": 500_000},
-      # ccl_jax.training.vocoder_step: of the STFT loss; the first step with a critic,
-      # -1: none has one.
+      # ccl_jax.training.vocoder_step: of the spectral loss; the first step with a
+      # critic, -1: none has one.
       "loss": {"spectral_weight": 0.0, "spectral_floor": 1e-9, "adversary_from": 0},
       # ccl_jax.training.vocoder_step.gan_optimizer
       "optim": {
@@ -63,11 +63,11 @@ def get_config(arg=None):
     c.model.rates, c.model.kernels = (1, 1, 4, 8, 8), (1, 1, 8, 16, 16)
     c.model.blocks = ((3, (1,)),)
     c.critic.width = 4
-    c.steps, c.batch.size, c.batch.threads = 86_000, 1, 2
+    c.steps, c.batch.size, c.batch.threads = 120_000, 1, 2
     c.vae.from_step = 30_000
     c.loss.spectral_weight, c.loss.spectral_floor = 45.0, 1e-6
     c.loss.adversary_from = -1
-    c.optim.lr, c.optim.decay, c.optim.warmup_steps = 5e-4, 0.99995, 30
+    c.optim.lr, c.optim.decay, c.optim.warmup_steps = 5e-4, 0.99997, 30
     c.ema_decay = 0.999
     c.checkpoint.every, c.log_every = 2000, 200
   if args.runlocal:

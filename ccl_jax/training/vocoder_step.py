@@ -6,11 +6,11 @@
 
 L_D and L_G are BigVGAN's (models/gan_losses.py), and so is the optimizer of both: AdamW
 of betas 0.8 and 0.99 and of a rate that falls by a factor in every step, here after a
-warm up. To L_G may be added `spectral_weight` times the STFT loss of waves
+warm up. To L_G may be added `spectral_weight` times the spectral loss of waves
 (ops/spectral_loss.py), which a small network learns from sooner than from a critic. All
 kernels have weight norm.
 
-There are two steps: without the adversary, where only the mel and the STFT count and
+There are two steps: without the adversary, where only the mel and the spectra count and
 the discriminators rest, and with it.
 """
 
@@ -25,7 +25,7 @@ from jaxtyping import Array
 from ccl_jax.models import audio_vae, gan_losses
 from ccl_jax.models.discriminators import Discriminators
 from ccl_jax.models.vocoder import Generator, init_params
-from ccl_jax.ops.spectral_loss import stft_loss
+from ccl_jax.ops.spectral_loss import spectral_loss
 from ccl_jax.ops.stft import MODES, log_mel
 from ccl_jax.ops.weight_norm import join, split
 from ccl_jax.training.optim import ema_update
@@ -110,22 +110,22 @@ def make_vocoder_step(
   judge = lambda critic_params, wave: critic.apply({"params": critic_params}, wave)
 
   def spectral(fake, real):
-    """The STFT loss, in its weight, and as a term."""
+    """The spectral loss, in its weight, and its terms."""
     if not spectral_weight:
       return 0.0, {}
-    loss = sum(stft_loss(fake, real, floor=spectral_floor))
-    return spectral_weight * loss, {"spectral": loss}
+    bands, bins = spectral_loss(fake, real, spectral_floor)
+    return spectral_weight * (bands + bins), {"bands": bands, "bins": bins}
 
   def alone(fake, real):
     mel = gan_losses.mel_distance(fake, real)
-    loss, term = spectral(fake, real)
-    return gan_losses.MEL * mel + loss, {"mel": mel} | term
+    loss, terms = spectral(fake, real)
+    return gan_losses.MEL * mel + loss, {"mel": mel} | terms
 
   def against(critic_params, fake, real):
     outputs = judge(critic_params, real), judge(critic_params, fake)
     loss, terms = gan_losses.generation(fake, real, *outputs)
-    more, term = spectral(fake, real)
-    return loss + more, terms | term
+    more, of_spectra = spectral(fake, real)
+    return loss + more, terms | of_spectra
 
   def step(state, batch, vae=None):
     real = batch["wave"]

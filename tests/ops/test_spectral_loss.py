@@ -1,4 +1,6 @@
-"""The STFT loss: its formula, what it does not hear, and its gradient in silence."""
+"""The spectral loss: its formula, what it does not hear, what may move under it, its
+gradient in silence; and distances of mels and of waves.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,15 +9,16 @@ import pytest
 
 from ccl_jax.errors import UsageError
 from ccl_jax.ops.spectral_loss import (
+  BANDS,
   MODULATIONS,
   RESOLUTIONS,
   log_spectral_distance,
   modulation_loss,
-  stft_loss,
+  spectral_loss,
 )
 
 LENGTH = 4096
-terms = jax.jit(stft_loss)
+terms = jax.jit(spectral_loss, static_argnames="floor")
 
 
 def noise(*shape, seed=0):
@@ -24,7 +27,15 @@ def noise(*shape, seed=0):
 
 
 def total(wave, target):
-  return sum(stft_loss(wave, target))
+  return sum(spectral_loss(wave, target))
+
+
+def hann_spectra(x, n_fft, hop):
+  """(frame, bin) of one row, in float64."""
+  window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+  x = np.pad(np.float64(x), (n_fft - hop) // 2, "reflect")
+  frames = [x[i : i + n_fft] for i in range(0, len(x) - n_fft + 1, hop)]
+  return np.fft.rfft(np.array(frames) * window)
 
 
 @pytest.fixture(scope="module")
@@ -32,24 +43,40 @@ def slope():
   return jax.jit(jax.value_and_grad(total))
 
 
+def slaney(n_fft, bands):
+  """(bin, band) triangles of height 1 where a bin is at their peak."""
+  mel_of = lambda hz: np.where(
+    hz < 1000, 3 * hz / 200, 15 + 27 * np.log(np.maximum(hz, 1) / 1000) / np.log(6.4)
+  )
+  mel = mel_of(np.arange(n_fft // 2 + 1) * 16000 / n_fft)
+  edges = np.linspace(0, mel_of(np.float64(8000)), bands + 2)
+  # Triangles are straight in hertz, so the mel scale gives only their corners.
+  grid = np.linspace(0, 8000, 800_001)
+  corners = np.interp(edges, mel_of(grid), grid)
+  hertz = np.arange(len(mel)) * 16000 / n_fft
+  triangles = [np.interp(hertz, corners[i : i + 3], [0, 1, 0]) for i in range(bands)]
+  return np.stack([t / t.max() for t in triangles], 1)
+
+
 def test_it_is_the_formula():
   """Of both terms, frame by frame in float64."""
-  wave, target = noise(2, LENGTH), noise(2, LENGTH, seed=1)
-  expected = []
+  wave, target, floor = noise(2, LENGTH), noise(2, LENGTH, seed=1), 1e-5
+  convergence, logs = [], []
+  for n_fft, bands in BANDS:
+    for pair in zip(wave, target):
+      a, b = (
+        np.sqrt(
+          np.abs(hann_spectra(x, n_fft, n_fft // 4)) ** 2 @ slaney(n_fft, bands) + floor
+        )
+        for x in pair
+      )
+      convergence.append(np.sqrt(((a - b) ** 2).sum() / (b**2).sum()))
   for n_fft, hop in RESOLUTIONS:
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
-    edge = (n_fft - hop) // 2
-
-    def amplitude(x):
-      x = np.pad(np.float64(x), edge, "reflect")
-      frames = [x[i : i + n_fft] for i in range(0, len(x) - n_fft + 1, hop)]
-      return np.sqrt(np.abs(np.fft.rfft(np.array(frames) * window)) ** 2 + 1e-9)
-
-    pairs = [(amplitude(x), amplitude(y)) for x, y in zip(wave, target)]
-    convergence = [np.sqrt(((a - b) ** 2).sum() / (b**2).sum()) for a, b in pairs]
-    logs = [np.abs(np.log(a / b)).mean() for a, b in pairs]
-    expected.append([np.mean(convergence), np.mean(logs)])
-  np.testing.assert_allclose(terms(wave, target), np.mean(expected, 0), rtol=1e-4)
+    for pair in zip(wave, target):
+      a, b = (np.abs(hann_spectra(x, n_fft, hop)) ** 2 + floor for x in pair)
+      logs.append(np.abs(np.log(a / b) / 2).mean())
+  expected = np.mean(convergence), np.mean(logs)
+  np.testing.assert_allclose(terms(wave, target, floor=floor), expected, rtol=1e-4)
 
 
 def test_what_it_hears_and_what_not():
@@ -66,6 +93,24 @@ def test_what_it_hears_and_what_not():
   np.testing.assert_allclose(gain, [1, np.log(2)], rtol=1e-3)
   closer = np.array(terms(target + 0.1 * wave, target))
   assert (closer < base / 2).all()
+
+
+def test_a_click_may_move_by_growing_at_the_right_place():
+  """Half gone over is nearer by bands, and farther by the convergence of bins."""
+  at = lambda sample: np.pad(np.full(8, 0.5), (sample, LENGTH - 8 - sample))
+  wrong, right = at(2000), at(2080)
+  half = (wrong + right) / 2
+
+  def by_bins(wave):
+    norms = []
+    for n_fft, hop in RESOLUTIONS:
+      a, b = (np.abs(hann_spectra(x, n_fft, hop)) for x in (wave, right))
+      norms.append(np.linalg.norm(a - b) / np.linalg.norm(b))
+    return np.mean(norms)
+
+  by_bands = lambda wave: float(terms(*map(jnp.float32, (wave[None], right[None])))[0])
+  assert by_bands(half) < 0.8 * by_bands(wrong)
+  assert by_bins(half) > 1.2 * by_bins(wrong)
 
 
 @pytest.mark.parametrize("silent", ["wave", "target", "both", "neither, but equal"])
@@ -90,21 +135,13 @@ def test_a_step_down_the_gradient_is_closer(slope):
 
 def test_waves_shorter_than_a_window_are_refused():
   with pytest.raises(UsageError, match="at least 2048 samples, got 2047"):
-    stft_loss(noise(1, 2047), noise(1, 2047))
+    spectral_loss(noise(1, 2047), noise(1, 2047))
 
 
 def test_below_the_floor_nothing_is_told_apart():
   quiet = 1e-6 * noise(1, LENGTH)
-  logs = [float(stft_loss(quiet, 0 * quiet, floor=f)[1]) for f in (1e-12, 1e-6)]
+  logs = [float(terms(quiet, 0 * quiet, floor=f)[1]) for f in (1e-12, 1e-6)]
   assert logs[0] > 0.1 > 1e-3 > logs[1]
-
-
-def hann_spectra(x, n_fft, hop):
-  """(frame, bin) of one row, in float64."""
-  window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
-  x = np.pad(np.float64(x), (n_fft - hop) // 2, "reflect")
-  frames = [x[i : i + n_fft] for i in range(0, len(x) - n_fft + 1, hop)]
-  return np.fft.rfft(np.array(frames) * window)
 
 
 def test_the_modulation_loss_is_the_formula():

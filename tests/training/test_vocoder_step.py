@@ -69,18 +69,25 @@ def all_moved(a, b):
 
 def test_without_an_adversary_the_critic_rests_and_the_loss_falls(state):
   step, losses, now = make(adversary=False), [], state
-  for i in range(16):
+  for i in range(24):
     now, metrics = step(now, batch(i % 4))
     losses.append(float(metrics["loss"]))
-  assert metrics.keys() == {"loss", "grad_norm", "loss/mel", "loss/spectral"}
-  total = 45 * metrics["loss/mel"] + 2.0 * metrics["loss/spectral"]
+  assert metrics.keys() == {
+    "loss",
+    "grad_norm",
+    "loss/mel",
+    "loss/bands",
+    "loss/bins",
+  }
+  total = 45 * metrics["loss/mel"]
+  total += 2.0 * (metrics["loss/bands"] + metrics["loss/bins"])
   np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
   assert np.mean(losses[-4:]) < 0.7 * np.mean(losses[:2]), losses
   for name in CRITICS:
     assert same(getattr(now, name), getattr(state, name))
   for name in NETWORKS:
     assert not same(getattr(now, name), getattr(state, name))
-  assert int(now.step) == 16
+  assert int(now.step) == 24
 
 
 @jax.jit
@@ -110,7 +117,7 @@ def test_each_network_is_moved_by_its_own_loss(state, against):
   for got, expected in zip(*map(jax.tree.leaves, (new.critic, critic))):
     np.testing.assert_allclose(got, expected, atol=2e-5)
   np.testing.assert_allclose(metrics["loss/critic"], loss, rtol=1e-4)
-  total += 2.0 * metrics["loss/spectral"]
+  total += 2.0 * (metrics["loss/bands"] + metrics["loss/bins"])
   np.testing.assert_allclose(metrics["loss"], total, rtol=1e-4)
   for name, term in terms.items():
     np.testing.assert_allclose(metrics[f"loss/{name}"], term, rtol=1e-3)
