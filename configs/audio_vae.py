@@ -5,7 +5,7 @@
 
   :data=FOLDER    sounds, or films with sound, of any sort
   :test=FOLDER    what to score on; without, a tenth of the data is held out
-  :size=tiny      64 channels, which learn in half an hour on two cores
+  :size=tiny      64 channels, which learn in 20 minutes on two cores
   :runlocal       a few steps of 8 channels, to see that everything works
 
 Two frames of mel become 20 channels: 31.25 latents a second. The sizes of `16k` are the
@@ -40,7 +40,7 @@ def get_config(arg=None):
     }
   )
   if args.size == "tiny":
-    c.model.hidden, c.window, c.batch.size, c.steps = 64, 16_384, 8, 6000
+    c.model.hidden, c.window, c.batch.size, c.steps = 64, 16_384, 8, 10_000
     c.optim.lr, c.optim.warmup_steps, c.ema_decay = 1e-2, 100, 0.995
     c.batch.threads, c.checkpoint.every, c.log_every = 2, 500, 50
   if args.runlocal:

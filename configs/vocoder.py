@@ -7,7 +7,7 @@
   :test=FOLDER    what to score on; without, a tenth of the data is held out
   :vae=DIR        a trained VAE, a run's or a converted one: steps from
                   config.vae.from_step on are of its mels, the scores are of the pair
-  :size=tiny      a narrow network that learns on two cores in an hour and a half
+  :size=tiny      a narrow network that learns on two cores in an hour and a quarter
   :runlocal       a few steps, to see that everything works
 
 The sizes, losses and optimizer of `16k` are BigVGAN's: 1 M steps of 32 windows of 8192
@@ -64,7 +64,7 @@ def get_config(arg=None):
     c.model.blocks = ((3, (1,)),)
     c.critic.width = 4
     c.steps, c.batch.size, c.batch.threads = 120_000, 1, 2
-    c.vae.from_step = 30_000
+    c.vae.from_step = 40_000
     c.loss.spectral_weight, c.loss.spectral_floor = 45.0, 1e-6
     c.loss.adversary_from = -1
     c.optim.lr, c.optim.decay, c.optim.warmup_steps = 5e-4, 0.99997, 30
