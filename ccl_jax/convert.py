@@ -114,8 +114,10 @@ def import_weights(
   total = sum(weights.nbytes(m.name) for m in moves)
   stored = sum(x.size * x.dtype.itemsize for x in shapes.values())
   hashes, source = {}, hashlib.sha256()
-  with new_folder(dst, stored) as fresh:
-    writer = SliceWriter(fresh / "checkpoints", shapes)
+  with (
+    new_folder(dst, stored) as fresh,
+    SliceWriter(fresh / "checkpoints", shapes) as writer,
+  ):
     with _bar(total, f"{kind} ({form})") as bar:
       for m in moves:
         tensor = weights.read(m.name)

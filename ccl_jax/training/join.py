@@ -106,8 +106,10 @@ def join(
   fresh = functools.partial(
     _fresh, model, text_dim, tuple(path for path in shapes if owner[path] is None)
   )
-  with new_folder(dst, total) as folder:
-    writer = SliceWriter(folder / "checkpoints", shapes)
+  with (
+    new_folder(dst, total) as folder,
+    SliceWriter(folder / "checkpoints", shapes) as writer,
+  ):
     bar = tqdm.tqdm(
       total=total, desc="join", unit="B", unit_scale=True, file=sys.stderr
     )

@@ -34,14 +34,25 @@ Slot = tuple[int, ...]
 
 
 class SliceWriter:
-  """Writes the parameters of one step, each slice once, in any order."""
+  """Writes the parameters of one step, each slice once, in any order.
+
+  As a context it ends, however that is, with nothing on its way to disk: its folder may
+  then be removed and stays away.
+  """
 
   def __init__(self, checkpoints: str | os.PathLike, shapes: Shapes, step: int = 0):
     self._folder = pathlib.Path(checkpoints).absolute() / str(step)
     self._shapes, self._arrays = shapes, {}
     self._written = {path: _Slots(x.shape) for path, x in shapes.items()}
-    self._pending = None  # a slice is on its way to disk while the next one is made
+    self._pending = None  # is on its way to disk while the next slice is made
     (self._folder / "state").mkdir(parents=True)
+
+  def __enter__(self) -> "SliceWriter":
+    return self
+
+  def __exit__(self, *error) -> None:
+    if self._pending is not None:
+      self._pending.exception()  # waits, and is not what ended the context
 
   def write(self, path: str, slot: Slot, array: np.ndarray) -> None:
     """A slot of parameter `path`; all slots of a parameter are of equal length."""
@@ -49,9 +60,9 @@ class SliceWriter:
     assert array.shape == shape[len(slot) :], (path, slot, array.shape)
     assert array.dtype == dtype, (path, array.dtype)
     array = np.asarray(array, order="C")  # ascontiguousarray adds an axis to ()
+    self._wait()
     if path not in self._arrays:
       self._arrays[path] = self._create(path, axes=len(slot))
-    self._wait()
     self._pending = self._arrays[path][slot].write(array)
     self._written[path].add(slot, array)
 
@@ -92,7 +103,8 @@ class SliceWriter:
       "create": True,
       "store_data_equal_to_fill_value": True,
     }
-    return ts.open(spec).result()
+    self._pending = ts.open(spec)
+    return self._pending.result()
 
 
 class SliceReader:
