@@ -119,6 +119,26 @@ def test_every_slice_must_be_written(tmp_path, arrays):
     writer.finish({})
 
 
+def test_an_interrupted_writer_waits_for_what_is_on_its_way(
+  tmp_path, arrays, monkeypatch
+):
+  """Else an array that is being made comes back after its folder was removed."""
+  waited = []
+
+  class Begun:
+    def result(self):
+      raise KeyboardInterrupt
+
+    def exception(self):
+      waited.append(self)
+
+  monkeypatch.setattr(streamed.ts, "open", lambda spec: Begun())
+  path, shapes = "blocks/q/kernel", shapes_of(arrays)
+  with pytest.raises(KeyboardInterrupt), SliceWriter(tmp_path, shapes) as writer:
+    writer.write(path, (0,), arrays[path][0])
+  assert len(waited) == 1
+
+
 # Orbax leaves reads that nobody waits for where another one has failed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", ["flip", "remove", "meta"])
