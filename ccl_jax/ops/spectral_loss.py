@@ -120,8 +120,7 @@ def log_spectral_distance(
   hop: int = 256,
 ) -> Float[Array, "b"]:
   """Of each wave from its target, in dB; see the module's docstring."""
-  power = lambda x: jnp.abs(stft(x, n_fft=n_fft, hop=hop)) ** 2
-  a, b = (10 * jnp.log10(power(x) + FLOOR) for x in (wave, target))
+  a, b = (10 * jnp.log10(_power(x, n_fft, hop) + FLOOR) for x in (wave, target))
   return jnp.sqrt(jnp.mean((a - b) ** 2, 2)).mean(1)
 
 

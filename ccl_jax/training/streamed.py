@@ -44,7 +44,7 @@ class SliceWriter:
     self._folder = pathlib.Path(checkpoints).absolute() / str(step)
     self._shapes, self._arrays = shapes, {}
     self._written = {path: _Slots(x.shape) for path, x in shapes.items()}
-    self._pending = None  # is on its way to disk while the next slice is made
+    self._pending = None  # what is on its way to disk while the next slice is made
     (self._folder / "state").mkdir(parents=True)
 
   def __enter__(self) -> "SliceWriter":
