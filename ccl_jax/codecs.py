@@ -36,7 +36,7 @@ from jaxtyping import Array, Float
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ccl_jax import converted
+from ccl_jax.checkpoints import converted
 from ccl_jax.errors import UsageError
 from ccl_jax.models.byte_text import ByteText
 from ccl_jax.models.clip_vision import ClipImage

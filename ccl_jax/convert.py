@@ -42,8 +42,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ccl_jax import __version__
+from ccl_jax.checkpoints.folders import new_folder
 from ccl_jax.errors import UsageError, one_line_errors
-from ccl_jax.training.folders import new_folder
 from ccl_jax.weights.reader import Weights, open_weights, read_config
 from ccl_jax.weights.rules import Move, Shapes, match, wanted
 from ccl_jax.weights.upstream import LICENCES, Sizes, Upstream, get_upstream
@@ -106,7 +106,7 @@ def import_weights(
   Raises:
     UsageError: `src` is not what it should be, or `dst` is there already.
   """
-  from ccl_jax.training.streamed import SliceReader, SliceWriter
+  from ccl_jax.checkpoints.slices import SliceReader, SliceWriter
 
   upstream, weights, form, sizes, shapes, moves = open_source(kind, src)
   dtypes = _dtypes(moves, weights, dtype)
@@ -220,8 +220,8 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
 
 def _exportable(src: pathlib.Path):
   """(kind, sizes, reader) of a folder with parameters."""
-  from ccl_jax.training.join import Part
-  from ccl_jax.training.streamed import SliceReader
+  from ccl_jax.checkpoints.slices import SliceReader
+  from ccl_jax.weights.join import Part
 
   about = read_config(src) if src.is_dir() else {}
   if {"kind", "sizes"} <= about.keys():
@@ -370,7 +370,7 @@ def main(argv: list[str] | None = None) -> None:
       if args.command == "export":
         export_weights(args.src, args.dst, form=args.format, verify=args.verify)
       elif args.command == "join":
-        from ccl_jax.training.join import join
+        from ccl_jax.weights.join import join
 
         config = join(
           args.video,
@@ -382,12 +382,12 @@ def main(argv: list[str] | None = None) -> None:
         )
         print(f"random, from seed {args.seed}: {', '.join(config['random'])}")
       elif args.command == "codecs":
-        from ccl_jax.release import link_codecs
+        from ccl_jax.weights.release import link_codecs
 
         named = {n: getattr(args, n) for n in ("video", "audio", "text", "image")}
         link_codecs(args.dst, **named)
       elif args.command == "wan":
-        from ccl_jax.release import convert_release
+        from ccl_jax.weights.release import convert_release
 
         convert_release(args.src, args.dst, dtype=args.dtype, verify=args.verify)
       else:

@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from ccl_jax import cli
-from ccl_jax.encoding import encode
+from ccl_jax.encoding.run import encode
 from ccl_jax.errors import UsageError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "What to encode, and how.")
@@ -50,7 +50,7 @@ def main():
     f"{done['skipped']} skipped (report.jsonl)"
   )
   if CHECK.value:
-    from ccl_jax.inspect_data import decode_some
+    from ccl_jax.encoding.inspect import decode_some
 
     for path in decode_some(config.out, CHECK.value):
       print(path)

@@ -34,7 +34,7 @@ import tqdm
 
 from ccl_jax.data.manifest import Line, read_manifest, write_manifest
 from ccl_jax.errors import UsageError, one_line_errors
-from ccl_jax.scoring import BUILDERS, Options, build_metrics
+from ccl_jax.metrics.registry import BUILDERS, Options, build_metrics
 
 
 def parser() -> argparse.ArgumentParser:

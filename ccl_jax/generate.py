@@ -158,7 +158,7 @@ def default_scales(model) -> dict[str, list[str] | None]:
 
 def read_inputs(spec, copies: int) -> dict[str, np.ndarray]:
   """The files named by the flags, decoded for a clip and repeated for each prompt."""
-  from ccl_jax.data.media import MediaError, read_audio, read_image, read_video
+  from ccl_jax.data.media.decode import MediaError, read_audio, read_image, read_video
 
   readers = {
     "image": (IMAGE.value, lambda f: read_image(f, spec.height, spec.width)),
@@ -216,9 +216,9 @@ def main():
   import tqdm
 
   from ccl_jax.diffusion.guidance import get_guidance
-  from ccl_jax.inference import Pipeline
-  from ccl_jax.prompt_sets import make_set
-  from ccl_jax.sampling import Sampling, variant_of
+  from ccl_jax.generation.manifests import make_set
+  from ccl_jax.generation.pipeline import Pipeline
+  from ccl_jax.generation.sampling import Sampling, variant_of
 
   check_flags()
   pipeline = Pipeline.load(

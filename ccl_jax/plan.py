@@ -33,9 +33,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from ccl_jax import cli
-from ccl_jax.chips import GIB
 from ccl_jax.errors import UsageError
-from ccl_jax.planning import parse_topology, plan, regressions, show, sweep
+from ccl_jax.planning.chips import GIB
+from ccl_jax.planning.compile import parse_topology, plan, regressions, show, sweep
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file.")
 TOPOLOGY = flags.DEFINE_string("topology", "v5p:4x4x4", "KIND:AxBxC")

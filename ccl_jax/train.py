@@ -22,8 +22,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from ccl_jax import cli
-from ccl_jax.building import build_optimizer, build_steps, check_sizes, make_recipe
-from ccl_jax.chips import chip_of
+from ccl_jax.checkpoints.checkpointer import Checkpointer, restore_params
+from ccl_jax.checkpoints.find import find_parameters
 from ccl_jax.codecs import (
   Codecs,
   fingerprint,
@@ -35,18 +35,23 @@ from ccl_jax.codecs import (
   to_unit,
 )
 from ccl_jax.data.pipeline import make_iterator
-from ccl_jax.data.sources import Cached, open_source
+from ccl_jax.data.sources.open import Cached, open_source
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.joint import token_geometry
 from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.planning.chips import chip_of
 from ccl_jax.sharding import batch_sharding, global_batch, local_rows, make_mesh
-from ccl_jax.train_latents import latent_batches, open_latents
 from ccl_jax.training import loop
-from ccl_jax.training.checkpoint import Checkpointer, restore_params
+from ccl_jax.training.build import (
+  build_optimizer,
+  build_steps,
+  check_sizes,
+  make_recipe,
+)
+from ccl_jax.training.latents import latent_batches, open_latents
 from ccl_jax.training.log import MetricLog, StepTimer
-from ccl_jax.training.parameters import find_parameters
 from ccl_jax.training.processes import (
   first_process,
   first_process_first,
@@ -279,7 +284,7 @@ def main():
   config = CONFIG.value
   done = train(config, WORKDIR.value)
   if done and config.report.tasks:
-    from ccl_jax.report import report
+    from ccl_jax.generation.report import report
 
     first_process(lambda: report(config, WORKDIR.value))
   elif not done and jax.process_index() == 0:

@@ -93,8 +93,9 @@ def test_nothing_imports_configs_but_configs():
 @pytest.mark.parametrize(
   "names",
   [
-    "ccl_jax.train, ccl_jax.generate, ccl_jax.report, ccl_jax.convert",
-    "ccl_jax.encode, ccl_jax.inspect_data",  # the flag --config is each program's own
+    "ccl_jax.train, ccl_jax.generate, ccl_jax.generation.report, ccl_jax.convert",
+    # the flag --config is each program's own
+    "ccl_jax.encode, ccl_jax.encoding.inspect",
   ],
 )
 def test_the_core_imports_neither_torch_nor_tensorflow(names):

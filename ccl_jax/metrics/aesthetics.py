@@ -18,7 +18,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from ccl_jax.metrics.base import Unscorable
-from ccl_jax.metrics.nets.aesthetics import AXES, AestheticsNet
+from ccl_jax.models.scorers.aesthetics import AXES, AestheticsNet
 
 RATE = 16000
 WINDOW = 10 * RATE

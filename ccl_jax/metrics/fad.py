@@ -16,7 +16,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from ccl_jax.metrics.base import Unscorable
-from ccl_jax.metrics.nets.vggish import BANDS, FRAMES, VGGish
+from ccl_jax.models.scorers.vggish import BANDS, FRAMES, VGGish
 
 RATE, WINDOW, HOP, FFT = 16000, 400, 160, 512
 LOW, HIGH, OFFSET = 125.0, 7500.0, 0.01

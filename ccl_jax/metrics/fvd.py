@@ -16,7 +16,7 @@ from flax import struct
 from jaxtyping import Array, Float, UInt8
 
 from ccl_jax.metrics.base import Unscorable
-from ccl_jax.metrics.nets.i3d import I3D, LEAST_FRAMES, SIDE
+from ccl_jax.models.scorers.i3d import I3D, LEAST_FRAMES, SIDE
 
 
 class FilmFeatures(struct.PyTreeNode):

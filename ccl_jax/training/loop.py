@@ -15,9 +15,9 @@ import jax
 import numpy as np
 
 from ccl_jax.axes import STREAMS
+from ccl_jax.checkpoints.checkpointer import Checkpointer
 from ccl_jax.errors import UsageError
 from ccl_jax.tasks import TASKS
-from ccl_jax.training.checkpoint import Checkpointer
 from ccl_jax.training.log import MetricLog, StepTimer
 from ccl_jax.training.profile import Profile
 from ccl_jax.training.signals import ShutdownGuard

@@ -9,9 +9,9 @@ import pytest
 from films import film
 
 from ccl_jax.codecs import fit_codecs
-from ccl_jax.data import catalogue
-from ccl_jax.data.buckets import parse_spec
-from ccl_jax.data.media import MediaError, measure, probe, read_audio, read_clip
+from ccl_jax.data.media.decode import MediaError, measure, probe, read_audio, read_clip
+from ccl_jax.data.sets.buckets import parse_spec
+from ccl_jax.data.sources import catalogue
 from ccl_jax.data.spec import ClipSpec
 
 SHAPE = parse_spec("17x32x48@25")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from films import film, flash, onset, truncated
 
-from ccl_jax.data import catalogue
-from ccl_jax.data.buckets import Bucket, parse_spec
-from ccl_jax.data.catalogue import scan
-from ccl_jax.data.media import MediaError, image_size, picture_size
+from ccl_jax.data.media.decode import MediaError, image_size, picture_size
+from ccl_jax.data.sets.buckets import Bucket, parse_spec
+from ccl_jax.data.sources import catalogue
+from ccl_jax.data.sources.catalogue import scan
 from ccl_jax.errors import UsageError
 from ccl_jax.viz.media import write_png, write_wav
 

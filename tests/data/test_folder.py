@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from films import film, flash, onset, truncated
 
-from ccl_jax.data.folder import FolderSource
+from ccl_jax.data.sources.folder import FolderSource
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 

@@ -6,9 +6,9 @@ import tensorflow_datasets as tfds
 from films import film
 
 from ccl_jax.data import builders
-from ccl_jax.data.folder import FolderSource
 from ccl_jax.data.pipeline import make_iterator
-from ccl_jax.data.sources import Cached, open_source
+from ccl_jax.data.sources.folder import FolderSource
+from ccl_jax.data.sources.open import Cached, open_source
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ccl_jax.data.media import read_audio, read_clip
+from ccl_jax.data.media.decode import read_audio, read_clip
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.viz.media import write_mp4, write_png, write_wav
 from tests.e2e.conftest import finish, mistakes

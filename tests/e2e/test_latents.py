@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ccl_jax.data import __main__ as data
-from ccl_jax.data.media import read_clip
+from ccl_jax.data.media.decode import read_clip
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.viz.media import write_mp4, write_wav
 from tests.e2e.conftest import Forks, finish

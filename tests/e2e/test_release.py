@@ -9,16 +9,16 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from ccl_jax import convert, train
+from ccl_jax.checkpoints.slices import SliceReader
 from ccl_jax.codecs import load_codecs
-from ccl_jax.data.media import read_video
+from ccl_jax.data.media.decode import read_video
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
-from ccl_jax.inference import Pipeline
+from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.sampling import Sampling
 from ccl_jax.models import presets
 from ccl_jax.models.stream import StreamConfig
-from ccl_jax.release import convert_release
-from ccl_jax.sampling import Sampling
-from ccl_jax.training.streamed import SliceReader
+from ccl_jax.weights.release import convert_release
 from configs import joint
 from tests.e2e.conftest import finish
 from tests.weights.release_files import diffusers_release, dit_sizes, native_release
@@ -230,7 +230,7 @@ def test_a_download_that_lacks_a_network(tmp_path, capsys):
 
 
 def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch):
-  from ccl_jax import release
+  from ccl_jax.weights import release
 
   download = diffusers_release(tmp_path / "d", image=False)
   done = []

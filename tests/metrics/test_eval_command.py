@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from ccl_jax import eval as command
+from ccl_jax.data.scenes.talking import draw_clip
 from ccl_jax.data.spec import ClipSpec
-from ccl_jax.data.talking_scene import draw_clip
 from ccl_jax.errors import UsageError
 from ccl_jax.metrics import clip as clips
 from ccl_jax.metrics import runner

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ccl_jax import building as entry
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.models.presets import PRESETS, build_model, init_params
 from ccl_jax.sharding import make_mesh, parameter_axes, path_of
+from ccl_jax.training import build as entry
 from ccl_jax.training.state import abstract_state, new_state
 from ccl_jax.training.step import make_train_step
 

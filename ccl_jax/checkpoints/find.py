@@ -1,0 +1,65 @@
+"""Where the parameters of a transformer are: the kinds of folders that hold some.
+
+  a training run           config.json with the run's config; the EMA
+  a joined model           config.json of kind "joint"         (weights/join.py)
+  a converted transformer  config.json of kind "wan-dit"       (ccl_jax/convert.py)
+  a converted release      config.json of kind "wan", the transformer in dit/
+
+all with checkpoints/STEP beside config.json.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+from ccl_jax.errors import UsageError
+
+DIT = "dit"  # the folder of the transformer in a converted release
+
+
+class Parameters(NamedTuple):
+  """Parameters on disk.
+
+  Attributes:
+    folder: with config.json and checkpoints.
+    name: of the subtree of the checkpoint.
+    about: the config.json.
+    codecs: the bundle that belongs to them, if there is one.
+  """
+
+  folder: pathlib.Path
+  name: str
+  about: dict[str, Any]
+  codecs: pathlib.Path | None
+
+
+def find_parameters(folder: str | os.PathLike) -> Parameters:
+  """The parameters that a folder stands for.
+
+  Raises:
+    UsageError: it is of no kind that holds some.
+  """
+  place, about = pathlib.Path(folder), read_config(folder)
+  if about.get("kind") == "wan":
+    place = place / DIT
+    about = read_config(place)
+  bundle = pathlib.Path(about.get("codecs") or pathlib.Path(folder) / "codecs")
+  codecs = bundle if bundle.is_dir() else None
+  if about.get("kind") in ("wan-dit", "joint"):
+    return Parameters(place, "params", about, codecs)
+  if "model" not in about:
+    raise UsageError(
+      f"{folder} holds no model: expected config.json and checkpoints, as a training "
+      "run (--workdir), 'convert wan', 'convert wan-dit' or 'convert join' leave them"
+    )
+  return Parameters(place, "ema", about, codecs)
+
+
+def read_config(folder: str | os.PathLike) -> dict[str, Any]:
+  """The config.json of a folder; empty if there is none, or it cannot be read."""
+  try:
+    about = json.loads((pathlib.Path(folder) / "config.json").read_text())
+  except (OSError, ValueError):
+    return {}
+  return about if isinstance(about, dict) else {}

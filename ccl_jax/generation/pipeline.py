@@ -1,0 +1,261 @@
+"""From a checkpoint and a prompt to pictures and sound.
+
+Every task of `tasks.GENERATIONS` is the same few lines: encode what is given, sample
+what is not (`sampling.py`), decode.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ccl_jax.axes import STREAMS
+from ccl_jax.checkpoints.checkpointer import restore_params
+from ccl_jax.checkpoints.converted import on_one_device
+from ccl_jax.checkpoints.find import find_parameters
+from ccl_jax.codecs import Codecs, image_condition, load_codecs, to_bytes, to_unit
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
+from ccl_jax.generation.sampling import Sampling, sample_latents
+from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.precision import stored_as
+from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.tasks import GENERATIONS, Generation
+from ccl_jax.weights import wan
+
+PyTree = Any
+# What Wan2.1's releases generate, where no training says otherwise.
+WAN_CLIP = {"frames": 81, "height": 480, "width": 832, "fps": 16.0}
+
+
+class Pipeline:
+  """A model, its parameters and codecs, ready to generate.
+
+  Attributes:
+    spec: the clip the model was trained on; `generate` can be given another.
+    negative: text that its unconditional evaluations are best given.
+  """
+
+  def __init__(
+    self,
+    model: JointDiT,
+    params: PyTree,
+    codecs: Codecs,
+    spec: ClipSpec,
+    shift: float | None = None,
+    negative: str = "",
+  ):
+    self.model, self.params, self.codecs, self.spec = model, params, codecs, spec
+    self.negative, self._shift, self._compiled = negative, shift, {}
+
+  @property
+  def takes_channels(self) -> bool:
+    """Whether an image is given as condition channels and CLIP tokens (Wan2.1 I2V)."""
+    video = dict(self.model.streams).get("video")
+    return video is not None and video.image_tokens
+
+  def shift(self, spec: ClipSpec) -> float:
+    """The schedule's shift: that of training, or Wan2.1's for clips of this size."""
+    if self._shift is not None:
+      return self._shift
+    small = spec.height * spec.width <= WAN_CLIP["height"] * WAN_CLIP["width"]
+    return 3.0 if self.takes_channels and small else 5.0
+
+  @classmethod
+  def load(
+    cls,
+    folder: str | pathlib.Path,
+    *,
+    codecs: str | pathlib.Path | None = None,
+    weights: str = "ema",
+    step: int | None = None,
+  ) -> "Pipeline":
+    """Reads a training run, a joined model or a converted Wan2.1.
+
+    Args:
+      folder: see `training.parameters`.
+      codecs: the bundle to use in place of the folder's own.
+      weights: "ema" or "params", of a run.
+      step: of the checkpoint; None: the newest.
+
+    Raises:
+      UsageError: it is none of these, has no codecs, or no checkpoint that is whole.
+    """
+    found = find_parameters(folder)
+    about = found.about
+    negative = ""
+    if about.get("kind") == "wan-dit":
+      negative = wan.negative_prompt(about["sizes"])
+      model = wan.model_of(about["sizes"], jnp.bfloat16)
+    else:
+      model = build_model(**about["model"])
+    codecs = load_codecs(codecs or found.codecs or _no_codecs(folder))
+    if codecs.text is None:
+      raise UsageError(f"the codecs of {folder} have no text codec: see --codecs")
+    text = (codecs.text.length, codecs.text.dim)
+    shapes = jax.eval_shape(lambda k: init_params(model, k, text), jax.random.key(0))
+    name = weights if found.name == "ema" else found.name
+    _, params, metadata = restore_params(
+      found.folder / "checkpoints",
+      name,
+      on_one_device(stored_as(shapes, model.dtype)),
+      step=step,
+    )
+    spec = ClipSpec(**about.get("clip", WAN_CLIP))
+    shift = metadata.get("objective", {}).get("shift")
+    return cls(model, params, codecs, spec, shift=shift, negative=negative)
+
+  def generate(
+    self,
+    task: str,
+    prompts: Sequence[str],
+    *,
+    sampling: Sampling,
+    seed: int | Sequence[int] = 0,
+    negative: str = "",
+    video: np.ndarray | None = None,
+    audio: np.ndarray | None = None,
+    image: np.ndarray | None = None,
+    spec: ClipSpec | None = None,
+    reuse_keys: bool = True,
+    progress: Callable[[Any], None] | None = None,
+  ) -> dict[str, np.ndarray]:
+    """Clips for the prompts.
+
+    Args:
+      task: a name of `GENERATIONS`.
+      seed: of the noise of all clips, or one for each: a clip's noise is then that of
+        the clip made alone.
+      video: uint8 (b, F, H, W, 3), for v2a.
+      audio: float (b, n) at 16 kHz, for a2v.
+      image: uint8 (b, H, W, 3), the first frame: for i2v and ti2av, and welcome in
+        whatever makes a video.
+      negative: the text of the unconditional evaluations.
+
+    Returns:
+      The generated streams: `video` uint8 (b, F, H, W, 3) and `audio` float32 (b, n).
+
+    Raises:
+      UsageError: the model cannot do the task, or an input is missing.
+    """
+    spec = spec or self.spec
+    kind = self._check(task, {"video": video, "audio": audio, "image": image})
+    b = len(prompts)
+    if self.takes_channels and "video" in kind.given:
+      image = video[:, 0]
+    seeds = [seed] if isinstance(seed, int) else seed
+    if len(seeds) not in (1, b):
+      raise UsageError(f"{len(seeds)} seeds for {b} prompts; expected one, or as many")
+    keys = [jax.random.split(jax.random.key(x), 2) for x in seeds]
+    shape = {
+      "video": lambda: (*spec.latent_shape, self.codecs.video.channels),
+      "audio": lambda: (spec.audio_tokens, self.codecs.audio.channels),
+    }
+    noise = {
+      s: jnp.concatenate(
+        [jax.random.normal(k[i], (b // len(seeds), *shape[s]())) for k in keys]
+      )
+      for i, s in enumerate(STREAMS)
+      if s in kind.generated
+    }
+    # float32 and one layout, whatever the caller has
+    inputs = {
+      "video": None if video is None else jnp.asarray(video),
+      "audio": None if audio is None else jnp.asarray(audio, jnp.float32),
+      "image": None if image is None else jnp.asarray(image),
+    }
+    tokens = self.codecs.text.tokenize([*prompts, *[negative] * b])
+    options = (spec.frames, reuse_keys, progress)
+    key = (kind, json.dumps(dataclasses.asdict(sampling), sort_keys=True), *options)
+    if key not in self._compiled:
+      self._compiled[key] = jax.jit(self._program(kind, sampling, *options))
+    return jax.device_get(
+      self._compiled[key](self.params, self.codecs, noise, tokens, inputs)
+    )
+
+  def _program(self, kind, sampling, frames, reuse_keys, progress):
+    """(params, codecs, noise, tokens, inputs) -> decoded streams."""
+
+    def program(params, codecs, noise, tokens, inputs):
+      text = codecs.text.encode(*tokens)
+      conditions = {"text": text.reshape(2, -1, *text.shape[1:]), "given": {}}
+      if "video" in kind.given:
+        conditions["given"]["video"] = codecs.video.encode(to_unit(inputs["video"]))
+      if "audio" in kind.given:
+        conditions["given"]["audio"] = codecs.audio.encode(inputs["audio"])
+      if inputs["image"] is not None:
+        first = to_unit(inputs["image"])
+        if self.takes_channels:
+          conditions["condition"], conditions["clip"] = image_condition(
+            codecs, first, frames
+          )
+        else:
+          conditions["image"] = codecs.video.encode(first[:, None])
+      if sampling.guidance == "sync":
+        conditions["null"] = _null_latents(codecs, noise, conditions)
+      latents = sample_latents(
+        self.model, params, kind, noise, conditions, sampling,
+        reuse_keys=reuse_keys, progress=progress,
+      )  # fmt: skip
+      out = {}
+      if "video" in latents:
+        pixels = codecs.video.decode(latents["video"])
+        out["video"] = to_bytes(pixels)
+      if "audio" in latents:
+        out["audio"] = codecs.audio.decode(latents["audio"])
+      return out
+
+    return program
+
+  def _check(self, task: str, inputs: Mapping[str, Any]) -> Generation:
+    if task not in GENERATIONS:
+      raise UsageError(
+        f"unknown task {task!r}; expected one of {', '.join(GENERATIONS)}"
+      )
+    kind = GENERATIONS[task]
+    have = dict(self.model.streams)
+    missing = [s for s in kind.generated + kind.given if s not in have]
+    if missing:
+      raise UsageError(
+        f"task {task} needs the {missing[0]} stream; this model has {', '.join(have)}"
+      )
+    if self.takes_channels and "video" in kind.generated and inputs["image"] is None:
+      raise UsageError(
+        f"task {task}: this model was made for image to video: --image FILE"
+      )
+    for codec in (*kind.generated, *kind.given, *(["image"] * self.takes_channels)):
+      if getattr(self.codecs, codec) is None:
+        raise UsageError(
+          f"task {task} needs {codec} codec, and the bundle has none: see --codecs"
+        )
+    for name in (*kind.given, *(["image"] if kind.image else [])):
+      if inputs[name] is None:
+        raise UsageError(f"task {task} needs --{name} FILE")
+    return kind
+
+
+def _null_latents(codecs, noise, conditions):
+  """Silence and a static picture (the image if there is one, else mid-grey)."""
+  shapes = {s: x.shape for s, x in {**noise, **conditions["given"]}.items()}
+  null = {}
+  if "audio" in shapes:
+    b, a, _ = shapes["audio"]
+    null["audio"] = codecs.audio.encode(jnp.zeros((b, a * codecs.audio.hop)))
+  if "video" in shapes:
+    b, t, h, w, _ = shapes["video"]
+    still = jnp.zeros((b, 1, 8 * h, 8 * w, 3))
+    if "image" in conditions:
+      still = codecs.video.decode(conditions["image"])
+    null["video"] = codecs.video.encode(jnp.repeat(still, 4 * (t - 1) + 1, 1))
+  return null
+
+
+def _no_codecs(folder):
+  raise UsageError(
+    f"{folder} has no codecs: name a bundle with --codecs, of 'convert codecs' or a run"
+  )

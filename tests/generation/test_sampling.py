@@ -1,0 +1,123 @@
+"""Sampling: reused keys, guidance in one batch or several, given frames and streams."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccl_jax.generation.sampling import Sampling, sample_latents
+from ccl_jax.tasks import GENERATIONS
+from tests.models.conftest import TEXT, random_params, small_model
+
+EULER = Sampling(guidance="ucg2", steps=3, shift=2.0, solver="euler")
+
+
+@pytest.fixture(scope="session")
+def world():
+  """(model, params, noise and clean latents of two clips, texts)."""
+  model = small_model().clone(depth=1)
+  params = jax.tree.map(lambda x: 0.5 * x, random_params(model))
+  rng = np.random.default_rng(2)
+  normal = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+  latents = lambda: {"video": normal(2, 4, 6, 4, 6), "audio": normal(2, 11, 5)}
+  return model, params, latents(), latents(), normal(2, 2, *TEXT)
+
+
+@pytest.fixture(scope="session")
+def channels_world(world):
+  """The same with an image in condition channels and CLIP tokens (Wan2.1 I2V)."""
+  streams = dict(world[0].streams)
+  streams["video"] = dataclasses.replace(
+    streams["video"], in_channels=26, image_tokens=True, text_tokens=TEXT[0]
+  )
+  model = world[0].clone(streams=tuple(streams.items()))
+  # Matrices without a mean: a common part would drown what tells two images apart.
+  centred = lambda x: x - x.mean() if x.ndim > 1 else x
+  return model, jax.tree.map(centred, random_params(model)), *world[2:]
+
+
+@pytest.fixture(scope="session")
+def image():
+  rng = np.random.default_rng(3)
+  normal = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+  return {"condition": normal(2, 4, 6, 4, 20), "clip": normal(2, 9, 1280)}
+
+
+def run(world, task, sampling=EULER, image=None, **kwargs):
+  model, params, noise, clean, text = world
+  kind = GENERATIONS[task]
+  conditions = {
+    "text": text,
+    "given": {s: clean[s] for s in kind.given},
+    "null": {s: 0.1 * clean[s] for s in clean},
+  }
+  if image:
+    conditions |= image
+  elif kind.image:
+    conditions["image"] = clean["video"][:, :1]
+  made = {s: noise[s] for s in kind.generated}
+  return jax.jit(
+    lambda p, n, c: sample_latents(model, p, kind, n, c, sampling, **kwargs)
+  )(params, made, conditions)
+
+
+@pytest.mark.parametrize("task", ["a2v", "v2a"])
+@pytest.mark.parametrize("guidance", ["ucg2", "sync"])
+def test_reused_keys_change_nothing(world, task, guidance):
+  sampling = dataclasses.replace(EULER, guidance=guidance)
+  reused = run(world, task, sampling)
+  again = run(world, task, sampling, reuse_keys=False)
+  assert set(reused) == set(GENERATIONS[task].generated)
+  for s in reused:
+    np.testing.assert_allclose(reused[s], again[s], rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("guidance", ["ucg3", "sync"])
+def test_one_batch_equals_one_after_the_other(world, guidance):
+  sampling = dataclasses.replace(EULER, guidance=guidance)
+  together = run(world, "joint", sampling)
+  apart = run(world, "joint", dataclasses.replace(sampling, batched=False))
+  for s in together:
+    np.testing.assert_allclose(together[s], apart[s], rtol=2e-4, atol=2e-4)
+
+
+def test_scale_one_is_the_conditional_prediction(world):
+  ones = {s: {"s": 1.0} for s in ("video", "audio")}
+  guided = run(world, "joint", dataclasses.replace(EULER, scales=ones))
+  plain = run(world, "joint", dataclasses.replace(EULER, guidance="none"))
+  for s in guided:
+    np.testing.assert_allclose(guided[s], plain[s], rtol=1e-5, atol=1e-5)
+
+
+def test_given_image_stays_and_matters(world):
+  made = run(world, "ti2av")
+  np.testing.assert_array_equal(made["video"][:, 0], world[3]["video"][:, 0])
+  other = run(world, "joint")
+  assert np.abs(made["video"][:, 1:] - other["video"][:, 1:]).max() > 1e-2
+
+
+def test_an_image_in_channels_reaches_every_evaluation(channels_world, image):
+  """A given film's keys, made once, hold its image; both parts of the image matter."""
+  reused = run(channels_world, "v2a", image=image)
+  again = run(channels_world, "v2a", image=image, reuse_keys=False)
+  np.testing.assert_allclose(reused["audio"], again["audio"], rtol=2e-4, atol=2e-4)
+  made = run(channels_world, "i2v", image=image)["video"]
+  assert made.shape[-1] == 6
+  for part in image:
+    other = run(channels_world, "i2v", image=image | {part: -image[part]})["video"]
+    assert np.abs(made - other).max() > 0.01 * made.std(), part
+
+
+def test_one_stream_runs_alone(world):
+  """t2v needs no audio parameters at all."""
+  model, params, noise, clean, text = world
+  bare = {
+    "video": params["video"],
+    "blocks": {k: params["blocks"][k] for k in ("video", "audio_to_video")},
+  }
+  alone = run((model, bare, noise, clean, text), "t2v")
+  full = run(world, "t2v")
+  assert set(alone) == {"video"}
+  np.testing.assert_allclose(alone["video"], full["video"], rtol=1e-5, atol=1e-5)
