@@ -28,7 +28,7 @@ import ml_dtypes
 import numpy as np
 
 from ccl_jax.errors import UsageError
-from ccl_jax.weights.reader import Entry, extent
+from ccl_jax.weights.entries import Entry, extent
 
 NESTED = ("state_dict", "model", "generator")  # where tensors may be, one level down
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
