@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from ccl_jax.errors import UsageError
-from ccl_jax.metrics.aesthetics import Aesthetics
-from ccl_jax.models.scorers.aesthetics import AXES, AestheticsNet
+from ccl_jax.models.scorers.aesthetics import AXES, Aesthetics, AestheticsNet
 from ccl_jax.models.scorers.wavlm import WavLM
 from ccl_jax.weights.pickles import plain_values
 from ccl_jax.weights.reader import PICKLES, Weights, open_weights, read_config

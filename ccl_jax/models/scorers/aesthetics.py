@@ -11,9 +11,13 @@ quality. The scores are normalised; a release says with which mean and deviation
 Tjandra et al. (2025), arXiv 2502.05139.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import struct
 from jaxtyping import Array, Bool, Float
 
 from ccl_jax.models.scorers.wavlm import EXACT, WavLM, dense, gelu, norm
@@ -72,3 +76,25 @@ class AestheticsNet(nn.Module):
         e = e / jnp.maximum(length, LEAST)
       scores[axis] = Head(self.dense, self.norms, name=f"head_{axis}")(e)
     return scores
+
+
+class Aesthetics(struct.PyTreeNode):
+  """A release's network and scale.
+
+  Attributes:
+    params: of `net`.
+    net: the network.
+    scale: (mean, deviation) of every axis, in the order of `AXES`.
+  """
+
+  params: Any  # not typed as arrays: transformations put shapes, shardings here
+  net: AestheticsNet = struct.field(pytree_node=False)
+  scale: tuple[tuple[float, float], ...] = struct.field(pytree_node=False)
+
+  def __call__(
+    self, wave: Float[Array, "b n"], valid: Bool[Array, "b n"]
+  ) -> Float[Array, "axes b"]:
+    """Scores of windows, where `valid` marks the samples that are sound."""
+    scores = self.net.apply({"params": self.params}, wave, valid)
+    mean, std = np.asarray(self.scale, np.float32).T[..., None]
+    return jnp.stack([scores[axis] for axis in AXES]) * std + mean

@@ -13,9 +13,12 @@ Pixels (b F H W 3) are in [-1, 1], 224 x 224. Logits are the mean over time: one
 8 frames, each over two steps, so there must be 9 frames.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float
 
 EXACT = jax.lax.Precision.HIGHEST
@@ -117,3 +120,14 @@ class I3D(nn.Module):
 def _pool(x, window, stride):
   cube = lambda n: n if isinstance(n, tuple) else 3 * (n,)
   return nn.max_pool(x, cube(window), cube(stride), "SAME")
+
+
+class FilmFeatures(struct.PyTreeNode):
+  """Parameters of `net`, and the network."""
+
+  params: Any  # not typed as arrays: transformations put shapes, shardings here
+  net: I3D = struct.field(pytree_node=False, default=I3D())
+
+  def __call__(self, pixels: Float[Array, "F s s 3"]) -> Float[Array, " e"]:
+    """Features of `film_pixels`."""
+    return self.net.apply({"params": self.params}, pixels[None])[0]

@@ -8,8 +8,11 @@ the last. A patch is 96 frames of 64 bands.
 Hershey et al. (2017), arXiv 1609.09430.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
+from flax import struct
 from jaxtyping import Array, Float
 
 EXACT = jax.lax.Precision.HIGHEST
@@ -39,3 +42,14 @@ class VGGish(nn.Module):
     for i, width in enumerate(self.dense):
       x = nn.Dense(width, precision=EXACT, name=f"dense_{i}")(nn.relu(x) if i else x)
     return x
+
+
+class SoundFeatures(struct.PyTreeNode):
+  """Parameters of `net`, and the network."""
+
+  params: Any  # not typed as arrays: transformations put shapes, shardings here
+  net: VGGish = struct.field(pytree_node=False, default=VGGish())
+
+  def __call__(self, mel: Float[Array, "b m c"]) -> Float[Array, "b e"]:
+    """Features of patches."""
+    return self.net.apply({"params": self.params}, mel)
