@@ -24,16 +24,15 @@ from ml_collections import config_flags
 from ccl_jax import cli
 from ccl_jax.checkpoints.checkpointer import Checkpointer, restore_params
 from ccl_jax.checkpoints.find import find_parameters
-from ccl_jax.codecs import (
+from ccl_jax.codecs.bundle import (
   Codecs,
   fingerprint,
-  fit_codecs,
-  image_condition,
   load_codecs,
   null_text,
   save_codecs,
-  to_unit,
 )
+from ccl_jax.codecs.embedded import fit_codecs
+from ccl_jax.codecs.images import image_condition, to_unit
 from ccl_jax.data.pipeline import make_iterator
 from ccl_jax.data.sources.open import Cached, open_source
 from ccl_jax.data.spec import ClipSpec

@@ -8,7 +8,7 @@
   tokenizer.json   of a text encoder
 
 `convert wan` writes several of them into one folder: dit, vae, umt5, clip, and codecs,
-the bundle of those that are codecs (ccl_jax/codecs.py).
+the bundle of those that are codecs (ccl_jax/codecs/bundle.py).
 """
 
 import math

@@ -17,7 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ccl_jax.codecs import Codecs, load_codecs, to_bytes
+from ccl_jax.codecs.bundle import Codecs, load_codecs
+from ccl_jax.codecs.images import to_bytes
 from ccl_jax.data.sets import plan
 from ccl_jax.data.sets.buckets import Bucket
 from ccl_jax.data.sets.record_set import RecordSet

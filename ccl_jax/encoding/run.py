@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ccl_jax.codecs import Codecs, fingerprints, fit_codecs, load_codecs, save_codecs
+from ccl_jax.codecs.bundle import Codecs, fingerprints, load_codecs, save_codecs
+from ccl_jax.codecs.embedded import fit_codecs
 from ccl_jax.data.media.decode import MediaError
 from ccl_jax.data.sets import plan, records
 from ccl_jax.data.sets.buckets import parse_spec

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ccl_jax.codecs import Codecs, to_unit
+from ccl_jax.codecs.bundle import Codecs
+from ccl_jax.codecs.images import to_unit
 from ccl_jax.data.media.decode import MediaError
 from ccl_jax.data.sets import plan, records
 from ccl_jax.data.sets.writer import new_shard

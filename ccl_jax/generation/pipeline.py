@@ -18,7 +18,8 @@ from ccl_jax.axes import STREAMS
 from ccl_jax.checkpoints.checkpointer import restore_params
 from ccl_jax.checkpoints.converted import on_one_device
 from ccl_jax.checkpoints.find import find_parameters
-from ccl_jax.codecs import Codecs, image_condition, load_codecs, to_bytes, to_unit
+from ccl_jax.codecs.bundle import Codecs, load_codecs
+from ccl_jax.codecs.images import image_condition, to_bytes, to_unit
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.sampling import Sampling, sample_latents

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ccl_jax.codecs import to_bytes, to_unit
+from ccl_jax.codecs.images import to_bytes, to_unit
 from ccl_jax.data.sources.open import open_source
 from ccl_jax.diffusion.guidance import get_guidance
 from ccl_jax.generation.pipeline import Pipeline

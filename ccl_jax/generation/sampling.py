@@ -72,7 +72,7 @@ def sample_latents(
     conditions: `text` (2, b, l, e), the prompt's first, then the negative prompt's;
       clean latents `given` and, for guidance "sync", `null`, by stream; for a given
       first frame `image`, its latent (b, 1, h, w, c), or `condition` (b, t, h, w, 20)
-      with `clip` (b, i, 1280): see `codecs.image_condition`.
+      with `clip` (b, i, 1280): see `codecs.images.image_condition`.
     reuse_keys: compute a given stream once, not at every step. The result is the same.
   """
   guidance = get_guidance(sampling.guidance, variant_of(model))

@@ -5,7 +5,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from ccl_jax.codecs import Codecs, fingerprints, null_text
+from ccl_jax.codecs.bundle import Codecs, fingerprints, null_text
 from ccl_jax.data.sets.batches import LatentBatches
 from ccl_jax.data.sets.mixture import Mixture, open_mixture
 from ccl_jax.errors import UsageError, bind

@@ -13,7 +13,8 @@ import pathlib
 from collections.abc import Sequence
 
 from ccl_jax.checkpoints.find import DIT
-from ccl_jax.codecs import Codecs, link_codec, save_codecs
+from ccl_jax.codecs.bundle import Codecs, save_codecs
+from ccl_jax.codecs.links import link_codec
 from ccl_jax.convert import import_weights, open_source
 from ccl_jax.errors import UsageError
 

@@ -12,7 +12,7 @@ import pytest
 from ccl_jax import convert
 from ccl_jax.audio_codec.run import TASKS, open_sounds, train
 from ccl_jax.checkpoints.converted import read_about, restore_converted
-from ccl_jax.codecs import load_codecs
+from ccl_jax.codecs.bundle import load_codecs
 from ccl_jax.data.sources.sounds import WindowBatches
 from ccl_jax.errors import UsageError
 from ccl_jax.sharding import make_mesh

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax.codecs import Codecs, fingerprint, fit_codecs, load_codecs, save_codecs
+from ccl_jax.codecs.bundle import Codecs, fingerprint, load_codecs, save_codecs
+from ccl_jax.codecs.embedded import fit_codecs
 from ccl_jax.data.scenes.talking import draw_clip
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
@@ -131,7 +132,7 @@ def test_a_failed_save_leaves_the_old_folder_whole(codecs, tmp_path, monkeypatch
   def full_disk(*_):
     raise OSError("no space left")
 
-  monkeypatch.setattr("ccl_jax.codecs.save_file", full_disk)
+  monkeypatch.setattr("ccl_jax.codecs.bundle.save_file", full_disk)
   with pytest.raises(OSError, match="no space"):
     save_codecs(codecs._replace(text=codecs.text.replace(length=9)), folder)
   assert load_codecs(folder).text.length == 24

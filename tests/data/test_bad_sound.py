@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from films import film
 
-from ccl_jax.codecs import fit_codecs
+from ccl_jax.codecs.embedded import fit_codecs
 from ccl_jax.data.media.decode import MediaError, measure, probe, read_audio, read_clip
 from ccl_jax.data.sets.buckets import parse_spec
 from ccl_jax.data.sources import catalogue

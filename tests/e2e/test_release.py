@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from ccl_jax import convert, train
 from ccl_jax.checkpoints.slices import SliceReader
-from ccl_jax.codecs import load_codecs
+from ccl_jax.codecs.bundle import load_codecs
 from ccl_jax.data.media.decode import read_video
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from ccl_jax.codecs import fit_codecs, load_codecs, save_codecs
+from ccl_jax.codecs.bundle import load_codecs, save_codecs
+from ccl_jax.codecs.embedded import fit_codecs
 from ccl_jax.data.sets import plan, records
 from ccl_jax.data.sets.buckets import parse_spec
 from ccl_jax.data.sets.record_set import RecordSet

@@ -21,11 +21,9 @@ NAME.json.
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -40,13 +38,8 @@ from ccl_jax.checkpoints import converted
 from ccl_jax.errors import UsageError
 from ccl_jax.models.byte_text import ByteText
 from ccl_jax.models.clip_vision import ClipImage
-from ccl_jax.models.linear_codec import (
-  AudioFit,
-  LinearAudioCodec,
-  LinearVideoCodec,
-  VideoFit,
-)
-from ccl_jax.models.mel_codec import CHANNELS, MelAudioCodec
+from ccl_jax.models.linear_codec import LinearAudioCodec, LinearVideoCodec
+from ccl_jax.models.mel_codec import MelAudioCodec
 from ccl_jax.models.tokenizer import Tokenizer
 from ccl_jax.models.umt5 import UMT5Text
 from ccl_jax.models.wan_vae import WanVideoCodec
@@ -60,7 +53,6 @@ KINDS = {
   "clip": ClipImage,
   "mel_audio": MelAudioCodec,
 }
-TOKENIZER = "tokenizer.json"  # of a converted text encoder
 
 
 class Codecs(NamedTuple):
@@ -70,46 +62,6 @@ class Codecs(NamedTuple):
   audio: Any = None
   text: Any = None
   image: Any = None
-
-
-def to_unit(pixels):
-  """Bytes 0..255 as float32 in [-1, 1]."""
-  return pixels.astype(jnp.float32) / 127.5 - 1
-
-
-def to_bytes(pixels):
-  """[-1, 1], clipped, as the nearest of 0..255."""
-  return jnp.round((pixels.clip(-1, 1) + 1) * 127.5).astype(jnp.uint8)
-
-
-def image_condition(
-  codecs: Codecs, first: Float[Array, "b H W 3"], frames: int
-) -> tuple[Float[Array, "b t h w 20"], Float[Array, "b i 1280"]]:
-  """Wan2.1-I2V's condition on a first frame in [-1, 1], and its CLIP tokens.
-
-  The condition is a mask, 1 in the 4 channels of the first latent frame, and the latent
-  of a clip of that frame followed by mid-grey (reference: WanI2V.generate).
-  """
-  grey = jnp.zeros((first.shape[0], frames - 1, *first.shape[1:]))
-  latent = codecs.video.encode(jnp.concatenate([first[:, None], grey], 1))
-  mask = jnp.zeros((*latent.shape[:-1], 4)).at[:, 0].set(1)
-  return jnp.concatenate([mask, latent], -1), codecs.image.encode(first)
-
-
-def fit_codecs(
-  clips: Iterable[dict[str, Any]], *, text_length: int, text_dim: int
-) -> Codecs:
-  """The embedded codecs, which need no weights, fitted in one pass over clips (dicts
-  with `video` uint8 (F, H, W, 3), `audio` (n,) or both); a few hundred are plenty.
-  """
-  fits, seen = {"video": VideoFit(), "audio": AudioFit()}, 0
-  for seen, clip in enumerate(clips, 1):  # noqa: B007
-    for stream in fits.keys() & clip.keys():
-      fits[stream].add(clip[stream])
-  if not seen:
-    raise UsageError("got no clips to fit the codecs to, expected at least one")
-  video, audio = (fit.codec() for fit in fits.values())
-  return Codecs(video, audio, ByteText(text_length, text_dim))
 
 
 def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
@@ -151,73 +103,6 @@ def load_codecs(folder: str | os.PathLike) -> Codecs:
       "text.json"
     )
   return Codecs(**{name: _load(folder, name) for name in found})
-
-
-def link_codec(*folders: str | os.PathLike, **options):
-  """The codec of converted weights, its parameters not read yet: to be saved.
-
-  Args:
-    folders: of one codec, each as `convert` wrote it.
-    options: fields of the codec that are not in the weights.
-  """
-  kinds = tuple(converted.read_about(folder)["kind"] for folder in folders)
-  if kinds not in LINKED:
-    known = " or ".join(" with ".join(k) for k in LINKED)
-    raise UsageError(f"{' '.join(map(str, folders))}: expected weights of {known}")
-  name, fields, more = LINKED[kinds]
-  links = tuple(
-    (field, str(pathlib.Path(folder).absolute()), converted.digest(folder))
-    for field, folder in zip(fields, folders)
-  )
-  options = more(*map(pathlib.Path, folders)) | options
-  return KINDS[name](**dict.fromkeys(fields), links=links, **options)
-
-
-def _tokenizer_of(folder: pathlib.Path) -> dict[str, Any]:
-  path = folder / TOKENIZER
-  if not path.is_file():
-    raise UsageError(
-      f"{folder} has no {TOKENIZER}: copy that of the UMT5 release (google/umt5-xxl) "
-      "there"
-    )
-  return {"tokenizer": Tokenizer(path.read_bytes())}
-
-
-def _check_vae(folder: pathlib.Path) -> dict[str, Any]:
-  """No options: a VAE alone is a codec, with Griffin-Lim."""
-  sizes = converted.read_about(folder)["sizes"]
-  got = sizes["bands"], sizes["channels"]
-  if got != (80, CHANNELS):
-    raise UsageError(
-      f"{folder}: got a VAE of {got[0]} bands and {got[1]} channels, expected 80 and "
-      f"{CHANNELS}, the 16 kHz mode"
-    )
-  return {}
-
-
-def _generator_of(vae: pathlib.Path, vocoder: pathlib.Path) -> dict[str, Any]:
-  sizes = converted.read_about(vocoder)["sizes"]
-  got = sizes["bands"], math.prod(sizes["rates"])
-  if got != (80, 256):
-    raise UsageError(
-      f"{vocoder}: got a vocoder of {got[0]} bands and {got[1]} samples a frame, "
-      "expected 80 and 256, the 16 kHz mode"
-    )
-  return _check_vae(vae) | {"generator": json.dumps(sizes)}
-
-
-# Kinds of converted folders -> kind of codec, the fields they hold, its other fields.
-LINKED = {
-  ("wan-vae",): ("wan_vae", ("params",), lambda folder: {}),
-  ("umt5",): ("umt5", ("params",), _tokenizer_of),
-  ("clip",): (
-    "clip",
-    ("params",),
-    lambda folder: {"heads": converted.read_about(folder)["sizes"]["heads"]},
-  ),
-  ("audio-vae",): ("mel_audio", ("vae",), _check_vae),
-  ("audio-vae", "vocoder"): ("mel_audio", ("vae", "vocoder"), _generator_of),
-}
 
 
 def fingerprint(codecs: Codecs) -> str:
