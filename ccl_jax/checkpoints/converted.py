@@ -23,10 +23,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ccl_jax.checkpoints.checkpointer import restore_params
 from ccl_jax.checkpoints.find import read_config
+from ccl_jax.checkpoints.slices import Shapes, SliceReader
 from ccl_jax.errors import UsageError
 from ccl_jax.sharding import LOGICAL
-from ccl_jax.weights.rules import Shapes
-from ccl_jax.weights.upstream import get_upstream
 
 PyTree = Any
 LARGE = 2**24  # elements of an array that is not copied to every device
@@ -57,8 +56,8 @@ def restore_converted(folder: str | os.PathLike, dtype: str = "float32") -> PyTr
   """The parameters of converted weights, verified, in `dtype`, on the current mesh or,
   without one, on the first device.
   """
-  about = read_about(folder)
-  shapes = get_upstream(about["kind"]).shapes(about["sizes"])
+  read_about(folder)
+  shapes = SliceReader(pathlib.Path(folder) / "checkpoints").shapes
   shapes = {path: x.update(dtype=jnp.dtype(dtype)) for path, x in shapes.items()}
   mesh = jax.sharding.get_mesh()
   placed = on_one_device(shapes) if mesh.empty else _on_mesh(shapes, mesh)

@@ -15,9 +15,9 @@ import numpy as np
 from flax import traverse_util
 
 from ccl_jax.checkpoints.converted import read_about
-from ccl_jax.convert import import_weights
 from ccl_jax.errors import UsageError
 from ccl_jax.weights.rules import wanted
+from ccl_jax.weights.transfer import import_weights
 from ccl_jax.weights.upstream import get_upstream
 from ccl_jax.weights.writer import Spec, write_safetensors
 

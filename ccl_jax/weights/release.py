@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from ccl_jax.checkpoints.find import DIT
 from ccl_jax.codecs.bundle import Codecs, save_codecs
 from ccl_jax.codecs.links import link_codec
-from ccl_jax.convert import import_weights, open_source
 from ccl_jax.errors import UsageError
+from ccl_jax.weights.transfer import import_weights, open_source
 
 # Network -> the codec it is, and the dtype it is kept in; None: that of the source.
 # The text encoder runs in bfloat16, whatever its files are in.

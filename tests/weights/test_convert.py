@@ -19,12 +19,12 @@ from safetensors.numpy import load_file, save_file
 from ccl_jax import convert
 from ccl_jax.checkpoints import slices as streamed
 from ccl_jax.checkpoints.checkpointer import restore_params
-from ccl_jax.convert import export_weights, import_weights
 from ccl_jax.errors import UsageError
 from ccl_jax.models.presets import init_params
 from ccl_jax.sharding import make_mesh, parameter_shardings
 from ccl_jax.weights import wan
 from ccl_jax.weights.reader import open_weights
+from ccl_jax.weights.transfer import export_weights, import_weights
 from ccl_jax.weights.writer import write_safetensors
 from tests.weights.wan_files import (
   config,

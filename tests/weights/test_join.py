@@ -12,13 +12,13 @@ from safetensors.numpy import save_file
 
 from ccl_jax.checkpoints.checkpointer import Checkpointer, restore_params
 from ccl_jax.checkpoints.slices import SliceReader
-from ccl_jax.convert import export_weights, import_weights
 from ccl_jax.errors import UsageError
 from ccl_jax.models import presets
 from ccl_jax.models.stream import StreamConfig
 from ccl_jax.tasks import Route
 from ccl_jax.weights.join import join
 from ccl_jax.weights.reader import open_weights
+from ccl_jax.weights.transfer import export_weights, import_weights
 from tests.weights.wan_files import FFN, LAYERS, TEXT, WIDTH, wan_tensors
 
 AUDIO = StreamConfig(
