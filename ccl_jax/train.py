@@ -17,7 +17,6 @@ import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
@@ -25,14 +24,8 @@ from ccl_jax import cli
 from ccl_jax.checkpoints.checkpointer import Checkpointer, restore_params
 from ccl_jax.checkpoints.find import find_parameters
 from ccl_jax.codecs.bundle import (
-  Codecs,
   fingerprint,
-  load_codecs,
-  null_text,
-  save_codecs,
 )
-from ccl_jax.codecs.embedded import fit_codecs
-from ccl_jax.codecs.images import image_condition, to_unit
 from ccl_jax.data.pipeline import make_iterator
 from ccl_jax.data.sources.open import Cached, open_source
 from ccl_jax.data.spec import ClipSpec
@@ -41,7 +34,7 @@ from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.joint import token_geometry
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.planning.chips import chip_of
-from ccl_jax.sharding import batch_sharding, global_batch, local_rows, make_mesh
+from ccl_jax.sharding import local_rows, make_mesh
 from ccl_jax.training import loop
 from ccl_jax.training.build import (
   build_optimizer,
@@ -49,6 +42,7 @@ from ccl_jax.training.build import (
   check_sizes,
   make_recipe,
 )
+from ccl_jax.training.films import make_encoder, open_codecs
 from ccl_jax.training.latents import latent_batches, open_latents
 from ccl_jax.training.log import MetricLog, StepTimer
 from ccl_jax.training.processes import (
@@ -90,71 +84,12 @@ def work_of(model, text: tuple[int, int]):
   return work
 
 
-def open_codecs(config, clips, workdir: pathlib.Path):
-  """The run's codecs: those it has, else those that the config names or that belong to
-  the parameters it starts from; what these lack is fitted to the clips.
-  """
-  here = workdir / "codecs"
-  if here.is_dir():
-    return load_codecs(here)
-  path = config.codec.path
-  if not path and config.init:
-    path = find_parameters(config.init).codecs
-  codecs = load_codecs(path) if path else Codecs()
-  if None in (codecs.video, codecs.audio, codecs.text):
-    order = np.random.default_rng(config.seed).permutation(len(clips))
-    chosen = order[: config.codec.fit_clips]
-    fitted = fit_codecs(
-      (clips[int(i)] for i in chosen),
-      text_length=config.codec.text_length,
-      text_dim=config.codec.text_dim,
-    )
-    codecs = Codecs(*(have or fit for have, fit in zip(codecs, fitted)))
-  save_codecs(codecs, here)
-  return codecs
-
-
 def initial_parameters(config, abstract):
   """Those of the folder that config.init names, restored into their shardings: no
   process reads more than its devices hold.
   """
   found = find_parameters(config.init)
   return restore_params(found.folder / "checkpoints", found.name, abstract)[1]
-
-
-def make_encoder(codecs, model, mesh, rows, batch_size):
-  """This host's rows of a batch of clips to the device batch of latents, text
-  embeddings and, for a model that takes them so, image conditions.
-  """
-  streams = dict(model.streams)
-  channels = "video" in streams and streams["video"].image_tokens
-  if channels and codecs.image is None:
-    raise UsageError(
-      "config.model.image_form=channels needs a CLIP codec, and the bundle has none: "
-      "give config.codec.path one that has"
-    )
-  sharding = batch_sharding(mesh)
-  null = null_text(codecs)
-
-  @jax.jit
-  def encode(codecs, batch):
-    pixels = to_unit(batch["video"])
-    out = {"text": codecs.text.encode(batch["ids"], batch["mask"])}
-    if "video" in streams:
-      out["video"] = codecs.video.encode(pixels)
-    if "audio" in streams:
-      out["audio"] = codecs.audio.encode(batch["audio"])
-    if channels:
-      out["condition"], out["image"] = image_condition(
-        codecs, pixels[:, 0], pixels.shape[1]
-      )
-    return jax.lax.with_sharding_constraint(out, sharding)
-
-  def put(batch):
-    batch = global_batch(batch, rows, batch_size, mesh)
-    return encode(codecs, batch) | {"null_text": null}
-
-  return put
 
 
 def train(config, workdir: str | pathlib.Path) -> bool:
