@@ -1,6 +1,7 @@
 """Where the parameters of a transformer are: the kinds of folders that hold some.
 
-  a training run           config.json with the run's config; the EMA
+  a training run           config.json with the run's config; the EMA. What it is, its
+                           checkpoint says: a config may have changed since
   a joined model           config.json of kind "joint"         (weights/join.py)
   a converted transformer  config.json of kind "wan-dit"       (ccl_jax/convert.py)
   a converted release      config.json of kind "wan", the transformer in dit/
@@ -13,6 +14,7 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
+from ccl_jax.checkpoints.checkpointer import read_metadata
 from ccl_jax.errors import UsageError
 
 DIT = "dit"  # the folder of the transformer in a converted release
@@ -24,7 +26,7 @@ class Parameters(NamedTuple):
   Attributes:
     folder: with config.json and checkpoints.
     name: of the subtree of the checkpoint.
-    about: the config.json.
+    about: the config.json; of a run, the metadata of its checkpoint.
     codecs: the bundle that belongs to them, if there is one.
   """
 
@@ -34,8 +36,11 @@ class Parameters(NamedTuple):
   codecs: pathlib.Path | None
 
 
-def find_parameters(folder: str | os.PathLike) -> Parameters:
+def find_parameters(folder: str | os.PathLike, step: int | None = None) -> Parameters:
   """The parameters that a folder stands for.
+
+  Args:
+    step: of the checkpoint; None: the newest.
 
   Raises:
     UsageError: it is of no kind that holds some.
@@ -53,7 +58,13 @@ def find_parameters(folder: str | os.PathLike) -> Parameters:
       f"{folder} holds no model: expected config.json and checkpoints, as a training "
       "run (--workdir), 'convert wan', 'convert wan-dit' or 'convert join' leave them"
     )
-  return Parameters(place, "ema", about, codecs)
+  metadata = read_metadata(place / "checkpoints", step)
+  if "model" not in metadata:
+    raise UsageError(
+      f"{folder} is a run of {metadata.get('kind', 'another program')}, expected one "
+      "of ccl_jax.train"
+    )
+  return Parameters(place, "ema", metadata, codecs)
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ccl_jax.axes import STREAMS
 from ccl_jax.checkpoints.checkpointer import restore_params
 from ccl_jax.checkpoints.converted import on_one_device
 from ccl_jax.checkpoints.find import find_parameters
-from ccl_jax.codecs.bundle import Codecs, load_codecs
+from ccl_jax.codecs.bundle import Codecs, load_codecs, require_same
 from ccl_jax.codecs.images import image_condition, to_bytes, to_unit
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
@@ -87,7 +87,7 @@ class Pipeline:
     Raises:
       UsageError: it is none of these, has no codecs, or no checkpoint that is whole.
     """
-    found = find_parameters(folder)
+    found = find_parameters(folder, step)
     about = found.about
     negative = ""
     if about.get("kind") == "wan-dit":
@@ -96,6 +96,8 @@ class Pipeline:
     else:
       model = build_model(**about["model"])
     codecs = load_codecs(codecs or found.codecs or _no_codecs(folder))
+    if "codecs" in about and found.name == "ema":
+      require_same(codecs, about["codecs"], "leave --codecs away, or name those")
     if codecs.text is None:
       raise UsageError(f"the codecs of {folder} have no text codec: see --codecs")
     text = (codecs.text.length, codecs.text.dim)
