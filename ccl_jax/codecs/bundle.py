@@ -116,7 +116,7 @@ def fingerprints(codecs: Codecs) -> dict[str, str]:
   return {name: _digest(codec) for name, codec in _present(codecs)}
 
 
-def require_same(codecs: Codecs, then: Mapping[str, str], advice: str) -> None:
+def require_same(codecs: Codecs, then: Mapping[str, str] | str, advice: str) -> None:
   """The codecs are those whose `fingerprints` were stored, as far as both have them.
 
   Raises:
