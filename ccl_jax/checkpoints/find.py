@@ -13,6 +13,7 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
+from ccl_jax.checkpoints.damage import not_read
 from ccl_jax.errors import UsageError
 
 DIT = "dit"  # the folder of the transformer in a converted release
@@ -57,9 +58,15 @@ def find_parameters(folder: str | os.PathLike) -> Parameters:
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
-  """The config.json of a folder; empty if there is none, or it cannot be read."""
+  """The config.json of a folder; empty if there is none, or it is no JSON.
+
+  Raises:
+    UsageError: it is there, and the system does not let it be read.
+  """
   try:
     about = json.loads((pathlib.Path(folder) / "config.json").read_text())
-  except (OSError, ValueError):
+  except (FileNotFoundError, NotADirectoryError, ValueError):
     return {}
+  except OSError as e:
+    raise not_read(f"{folder}/config.json", e) from e
   return about if isinstance(about, dict) else {}
