@@ -18,7 +18,7 @@ from ccl_jax.axes import STREAMS
 from ccl_jax.errors import UsageError
 from ccl_jax.models.cca import CrossConfig
 from ccl_jax.models.joint import REMAT, JointDiT
-from ccl_jax.models.stream import CLIP_WIDTH, StreamConfig
+from ccl_jax.models.stream import CLIP_TOKENS, CLIP_WIDTH, StreamConfig
 from ccl_jax.ops.kernels import Kernel, default_kernel
 from ccl_jax.ops.tarp import CENTRES
 from ccl_jax.tasks import Route
@@ -155,7 +155,7 @@ def init_params(
     latents[s] = jnp.zeros((batch, *shape, c.in_channels))
     timesteps[s] = jnp.zeros((batch, 1))
     if c.image_tokens:
-      image[s] = jnp.zeros((batch, 257, CLIP_WIDTH))
+      image[s] = jnp.zeros((batch, CLIP_TOKENS, CLIP_WIDTH))
   route = Route({s: True for s in configs} if len(configs) == 2 else {})
   variables = model.init(
     key, latents, timesteps, jnp.zeros((batch, *text_shape)), route, image=image
