@@ -187,10 +187,13 @@ def train(config, workdir: str | pathlib.Path) -> bool:
 
 
 def _peak() -> float:
-  """FLOP/s of all devices together; of an unknown device, what a matmul reaches."""
+  """FLOP/s of all devices together; of unknown ones, what a matmul reaches on each."""
   chip = chip_of(jax.devices()[0].device_kind)
-  if chip is not None:
-    return chip.flops * jax.device_count()
+  return jax.device_count() * (_matmul_rate() if chip is None else chip.flops)
+
+
+def _matmul_rate() -> float:
+  """FLOP/s of a product of matrices on one device."""
   x = jnp.ones((1024, 1024))
   matmul = jax.jit(jnp.matmul)
   matmul(x, x).block_until_ready()

@@ -121,6 +121,13 @@ def build_model(
   )
 
 
+def with_default_kernel(model: JointDiT) -> JointDiT:
+  """The model with the attention kernel of this host's accelerator, in place of the one
+  that it was trained with, perhaps on another.
+  """
+  return model.clone(kernel=build_kernel("auto", jnp.dtype(model.dtype).name, {}))
+
+
 def build_kernel(name: str, dtype: str, blocks: Any) -> Kernel:
   """The attention kernel of that name.
 
