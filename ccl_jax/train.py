@@ -51,6 +51,7 @@ from ccl_jax.training.processes import (
   join_processes,
 )
 from ccl_jax.training.profile import Profile
+from ccl_jax.training.settings import check_run
 from ccl_jax.training.state import abstract_state, new_state, state_shardings
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file.")
@@ -92,9 +93,24 @@ def initial_parameters(config, abstract):
   return restore_params(found.folder / "checkpoints", found.name, abstract)[1]
 
 
+def check(config) -> None:
+  """Checks every setting before anything is opened or written: those of the report too,
+  which comes last.
+
+  Raises:
+    UsageError: one is wrong.
+  """
+  check_run(config)
+  if config.report.tasks:
+    from ccl_jax.generation.report import check_report
+
+    check_report(config)
+
+
 def train(config, workdir: str | pathlib.Path) -> bool:
   """Trains to the end, or to a request to stop; returns whether it got to the end."""
   workdir = pathlib.Path(workdir)
+  check(config)
   timer = StepTimer(peak_flops=_peak())
   spec = bind("clip", config.clip, ClipSpec)
   model = bind("model", config.model, build_model)

@@ -99,6 +99,10 @@ def build_model(
     _one_of(name, value, ("bfloat16", "float32"))
   for s in streams:
     _one_of("streams", s, STREAMS)
+  if not 0 < len(set(streams)) == len(streams):
+    raise UsageError(
+      f"model.streams: got {tuple(streams)}; expected each stream once, at least one"
+    )
   size = PRESETS[preset]
   configs = {"video": size.video, "audio": size.audio}
   if image_form == "channels":
