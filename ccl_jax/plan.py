@@ -49,6 +49,7 @@ flags.mark_flags_as_required(["config"])
 
 
 def main():
+  _stay_on_the_host()
   config = CONFIG.value
   if config.model.attention == "auto":
     with config.unlocked():
@@ -83,6 +84,18 @@ def main():
     sys.exit(1 if worse else 0)
 
 
+def _stay_on_the_host() -> None:
+  """The compiler runs on this host, whatever it compiles for, and asks nobody where."""
+  # JAX has read JAX_PLATFORMS when it was imported.
+  jax.config.update("jax_platforms", "cpu")
+  os.environ |= {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+  }
+
+
 def _write(value) -> None:
   path = pathlib.Path(OUT.value)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,12 +103,4 @@ def _write(value) -> None:
 
 
 if __name__ == "__main__":
-  # The compiler runs on this host, whatever it compiles for, and asks nobody where.
-  os.environ |= {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-  }
   cli.run(main)

@@ -39,6 +39,7 @@ from ccl_jax.training.latents import open_latents
 from ccl_jax.training.log import MetricLog, StepTimer
 from ccl_jax.training.processes import first_process, join_processes
 from ccl_jax.training.profile import Profile
+from ccl_jax.training.settings import check_run
 from ccl_jax.training.state import TrainState, new_state
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file.")
@@ -86,9 +87,24 @@ def initial_state(config, run: Run) -> TrainState:
   return jax.jit(start, out_shardings=run.shardings, donate_argnums=0)(params)
 
 
+def check(config) -> None:
+  """Checks every setting before anything is opened or written: those of the report too,
+  which comes last.
+
+  Raises:
+    UsageError: one is wrong.
+  """
+  check_run(config)
+  if config.report.tasks:
+    from ccl_jax.generation.report import check_report
+
+    check_report(config)
+
+
 def train(config, workdir: str | pathlib.Path) -> bool:
   """Trains to the end, or to a request to stop; returns whether it got to the end."""
   workdir = pathlib.Path(workdir)
+  check(config)
   timer = StepTimer(peak_flops=_peak())
   profile = Profile(workdir / "profile", config.profile)
   mesh = make_mesh(config.mesh, slices=tuple(config.slices))
@@ -174,10 +190,13 @@ def open_evaluation(config, model, recipe, mesh, workdir) -> Evaluation | None:
 
 
 def _peak() -> float:
-  """FLOP/s of all devices together; of an unknown device, what a matmul reaches."""
+  """FLOP/s of all devices together; of unknown ones, what a matmul reaches on each."""
   chip = chip_of(jax.devices()[0].device_kind)
-  if chip is not None:
-    return chip.flops * jax.device_count()
+  return jax.device_count() * (_matmul_rate() if chip is None else chip.flops)
+
+
+def _matmul_rate() -> float:
+  """FLOP/s of a product of matrices on one device."""
   x = jnp.ones((1024, 1024))
   matmul = jax.jit(jnp.matmul)
   matmul(x, x).block_until_ready()

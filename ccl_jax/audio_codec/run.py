@@ -30,7 +30,7 @@ from ccl_jax.audio_codec.vocoder import (
 from ccl_jax.checkpoints.checkpointer import Checkpointer
 from ccl_jax.checkpoints.converted import read_about, restore_converted
 from ccl_jax.data.sources.sounds import Sounds, WindowBatches
-from ccl_jax.errors import UsageError, bind
+from ccl_jax.errors import UsageError, bind, number, positive, whole
 from ccl_jax.models import audio_vae, mel_codec
 from ccl_jax.models.discriminators import Discriminators
 from ccl_jax.models.vocoder import Generator, frozen, sizes_of, synthesize
@@ -42,11 +42,30 @@ from ccl_jax.training.log import MetricLog, StepTimer
 from ccl_jax.training.optim import ParamGroup, make_optimizer
 from ccl_jax.training.processes import first_process
 from ccl_jax.training.profile import Profile
+from ccl_jax.training.settings import check_loop
 from ccl_jax.weights.own import write_network
 
 BANDS, CHANNELS = 80, mel_codec.CHANNELS  # of the 16 kHz mode, which codecs are of
 HOP = mel_codec.MelAudioCodec.hop
 MEASURED = 512  # windows that the bands' statistics are of
+
+SETTINGS = {
+  "batch.threads": whole(1),
+  "window": whole(1),
+  "score.windows": whole(1),
+  "score.samples": whole(1),
+  "optim.lr": positive(),
+}
+OF_KIND = {
+  "loss.kl_weight": number(0),
+  "loss.modulation_weight": number(0),
+  "loss.spectral_weight": number(0),
+  "loss.spectral_floor": positive(),
+  "loss.adversary_from": whole(-1),
+  "optim.decay": number(0, 1),
+  "optim.weight_decay": number(0),
+  "vae.from_step": whole(0),
+}
 
 PyTree = Any
 StepOf = Callable[[int, Mapping[str, jax.Array]], tuple[str, Callable]]
@@ -347,6 +366,8 @@ def check(config) -> None:
   """
   if config.kind not in TASKS:
     raise UsageError(f"config.kind {config.kind!r}: expected {', '.join(TASKS)}")
+  of_kind = {name: rule for name, rule in OF_KIND.items() if _has(config, name)}
+  check_loop(config, SETTINGS | of_kind)
   if not config.data.root:
     raise UsageError(
       "say where the sounds are: --config=configs/audio_vae.py:data=FOLDER"
@@ -360,6 +381,11 @@ def check(config) -> None:
         f"config.{key}={samples}: expected whole latents, a multiple of {HOP} samples, "
         f"from {8 * HOP} on"
       )
+
+
+def _has(config, name: str) -> bool:
+  section, key = name.split(".")
+  return key in config.get(section, {})
 
 
 def _windows(sounds: Sounds, spans, samples: int, count: int | None):

@@ -75,7 +75,12 @@ def make_vae_step(
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = forced(optax.apply_updates(state.params, updates))
     ema = ema_update(state.ema, params, ema_decay, state.step)
-    metrics = {"loss": loss, "grad_norm": optax.global_norm(gradient)}
+    moved = jax.tree.map(jnp.subtract, params, state.params)  # `forced`, too
+    metrics = {
+      "loss": loss,
+      "grad_norm": optax.global_norm(gradient),
+      "update_norm": optax.global_norm(moved),
+    }
     metrics |= {f"loss/{name}": term for name, term in terms.items()}
     return TrainState(state.step + 1, params, opt_state, ema), metrics
 

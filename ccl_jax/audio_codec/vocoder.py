@@ -133,7 +133,7 @@ def make_vocoder_step(
     voice = lambda params: generator.apply({"params": join(params)}, mel)
     # The wave once for both networks, and the way back to its parameters.
     fake, back = jax.vjp(voice, state.params)
-    moved, extra, objective = {}, {}, alone
+    moved, extra, objective, both = {}, {}, alone, []
     if adversary:
       fixed = jax.lax.stop_gradient(fake)
       discriminate = lambda critic_params: gan_losses.discrimination(
@@ -145,7 +145,7 @@ def make_vocoder_step(
       )
       critics = optax.apply_updates(state.critic, updates)
       moved = {"critic": critics, "critic_opt_state": moments}
-      extra = {"loss/critic": loss}
+      extra, both = {"loss/critic": loss}, [updates]
       objective = lambda fake, real: against(join(critics), fake, real)
     slope = jax.value_and_grad(objective, has_aux=True)
     (loss, terms), of_fake = slope(fake, real)
@@ -156,7 +156,11 @@ def make_vocoder_step(
     state = state._replace(
       step=state.step + 1, params=params, opt_state=moments, ema=ema, **moved
     )
-    metrics = {"loss": loss, "grad_norm": optax.global_norm(gradient)}
+    metrics = {
+      "loss": loss,
+      "grad_norm": optax.global_norm(gradient),
+      "update_norm": optax.global_norm([*both, updates]),
+    }
     metrics |= {f"loss/{name}": term for name, term in terms.items()}
     return state, metrics | extra
 

@@ -3,16 +3,18 @@
 A step is the folder `<directory>/<step>`, which appears by one rename when all of it
 has been written:
   state  the train state's arrays (Orbax; each process writes and reads its own shards)
-  meta   JSON: the data iterator's state, the caller's metadata, and for every array its
-         shape, dtype and fingerprint; a digest covers the whole
+  meta   JSON: the step, the data iterator's state, the caller's metadata, and for every
+         array its shape, dtype and fingerprint; a digest covers the whole
 
 Storage returns flipped bits without a word, so a restore trusts nothing: the digest
 and every fingerprint must agree, or the step counts as damaged and the one before it is
-tried. Arrays of another *shape* than asked for are no damage but a user's mistake.
+tried. Only proof counts (damage.py): a step that cannot be read for another reason, say
+a disk that does not answer, stops the run and stays where it is. Arrays of another
+*shape* than asked for are no damage but a user's mistake.
 """
 
-import contextlib
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -27,6 +29,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from ccl_jax.checkpoints.damage import Damaged, proves_damage, reason, unknown
 from ccl_jax.checkpoints.fingerprint import fingerprints, leaf_paths
 from ccl_jax.errors import UsageError
 
@@ -82,7 +85,8 @@ class Checkpointer:
         f"{self._directory} already holds step {newest}, cannot save step {step}:"
         " resume from it, or give an empty folder"
       )
-    meta = make_meta(leaf_paths(state), fingerprints(state), data_state, metadata)
+    prints = fingerprints(state)
+    meta = make_meta(step, leaf_paths(state), prints, data_state, metadata)
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -97,8 +101,13 @@ class Checkpointer:
     """(step, state, data_state, metadata) of the newest good step; None where none is.
 
     `abstract_state` holds a ShapeDtypeStruct with its sharding per array; mesh and
-    shardings may differ from those of the save. Newer steps found damaged are set aside
-    as `<step>.damaged`, so that the run can save those steps again.
+    shardings may differ from those of the save. Newer steps proven damaged are set
+    aside as `<step>.damaged` (`<step>.damaged.1`, ... where that is taken), so that the
+    run can save those steps again; nothing is ever removed.
+
+    Raises:
+      UsageError: no step is good, one cannot be read though it is not proven damaged,
+        or its arrays are others than those asked for. Then nothing was changed.
     """
     self.wait()
     steps = self._manager.all_steps()
@@ -106,10 +115,13 @@ class Checkpointer:
       return None
     step, state, meta, damaged = _newest_good(self._directory, steps, abstract_state)
     if damaged:
-      if jax.process_index() == 0:
-        for bad in damaged:
-          _set_aside(self._directory / str(bad))
-      multihost_utils.sync_global_devices("ccl_jax:damaged_steps_set_aside")
+      error = _set_aside(self._directory, damaged) if jax.process_index() == 0 else None
+      if _worst(int(error is not None)):
+        cause = reason(error) if error else "see process 0"
+        raise UsageError(
+          f"damaged steps {damaged} of {self._directory} cannot be renamed ({cause}): "
+          "move them away"
+        ) from error
       self._manager.reload()
     self._last = step
     return step, state, meta["data"], meta["metadata"]
@@ -147,9 +159,12 @@ def read_metadata(directory: str | os.PathLike, step: int | None = None) -> dict
   folder = _absolute(directory)
   found = _steps(folder, step)
   for number in sorted(found, reverse=True):
-    with contextlib.suppress(ValueError, KeyError, OSError):
+    try:
       return read_meta(folder / str(number) / "meta")["metadata"]
-  raise UsageError(f"{folder}: the metadata of steps {found} cannot be read")
+    except Exception as e:
+      if not proves_damage(e):
+        raise unknown(f"checkpoint step {number} in {folder}", e) from e
+  raise UsageError(f"{folder}: the metadata of steps {found} are damaged")
 
 
 def _steps(folder: epath.Path, step: int | None) -> list[int]:
@@ -169,15 +184,17 @@ def _steps(folder: epath.Path, step: int | None) -> list[int]:
 
 
 def make_meta(
+  step: int,
   leaves: Mapping[str, jax.ShapeDtypeStruct | jax.Array],
   prints: Mapping[str, int],
   data_state: dict,
   metadata: dict,
 ) -> dict:
-  """The `meta` of a step: shapes, dtypes and fingerprints of its arrays by path, the
-  two dicts of `Checkpointer.save`, and the digest of all that.
+  """The `meta` of a step: its number, shapes, dtypes and fingerprints of its arrays by
+  path, the two dicts of `Checkpointer.save`, and the digest of all that.
   """
   meta = {
+    "step": step,
     "data": data_state,
     "metadata": metadata,
     "leaves": {
@@ -197,17 +214,16 @@ def read_meta(folder: epath.Path | pathlib.Path) -> dict:
   """What `make_meta` made, without the digest, from a step's folder `meta`.
 
   Raises:
-    ValueError: it is not what was written; or whatever else an unreadable file raises.
+    Damaged: it is not what was written, or was written as another step; or whatever
+      else an unreadable file raises (see damage.py).
   """
   meta = ocp.JsonCheckpointHandler().restore(folder)
-  digest = meta.pop("digest")
-  if digest != _digest(meta):
-    raise ValueError(f"{folder} does not match its digest")
+  if not isinstance(meta, dict) or meta.pop("digest", None) != _digest(meta):
+    raise Damaged(f"{folder} does not match its digest")
+  step = folder.parent.name
+  if str(meta.get("step", step)) != step:  # earlier versions did not store it
+    raise Damaged(f"{folder} is that of step {meta['step']}")
   return meta
-
-
-class _Damaged(Exception):
-  """This step cannot be trusted; the message says why."""
 
 
 def _newest_good(directory, steps, abstract, partial=False):
@@ -216,7 +232,7 @@ def _newest_good(directory, steps, abstract, partial=False):
   for step in sorted(steps, reverse=True):
     try:
       tree, meta = _load(directory / str(step), abstract, partial)
-    except _Damaged as e:
+    except Damaged as e:
       print(f"checkpoint step {step} is damaged: {e}", file=sys.stderr, flush=True)
       damaged.append(step)
     else:
@@ -228,27 +244,49 @@ def _newest_good(directory, steps, abstract, partial=False):
 
 
 def _load(folder, abstract, partial):
-  tree, meta, reason = None, None, ""
+  """(tree, meta) of a step, verified; every process comes to the same end.
+
+  Raises:
+    Damaged: it is proven that the step is not what was saved.
+    UsageError: it could not be read, or is not what was asked for.
+  """
+  tree, meta, error = None, None, None
   try:
     meta = read_meta(folder / "meta")
     _check_structure(folder, meta["leaves"], abstract, partial)
+    _check_names(folder / "state", meta["leaves"])
     tree = _read_state(folder / "state", meta["leaves"], abstract, partial)
-  except UsageError:
-    raise
-  except Exception as e:  # any failure to read is damage, whatever its type
-    reason = f"{type(e).__name__}: {e}".splitlines()[0][:300]
-  # One process alone may fail to read; all must then turn away from this step. Arrays
-  # of one process are that one's business: the others may not be reading.
-  shared = any(
+  except Exception as e:
+    error = e
+  verdict = _GOOD if error is None else _BAD if proves_damage(error) else _UNKNOWN
+  # One process alone may fail to read; all must then turn away from this step, or stop.
+  # Arrays of one process are that one's business: the others may not be reading.
+  if any(
     x.sharding is not None and not x.sharding.is_fully_addressable
     for x in jax.tree.leaves(abstract)
-  )
-  if _anywhere(bool(reason)) if shared else reason:
-    raise _Damaged(reason or "another process could not read it")
-  for path, value in fingerprints(tree).items():
+  ):
+    verdict = _worst(verdict)
+  what = f"checkpoint step {folder.name} in {folder.parent}"
+  if verdict == _UNKNOWN:
+    if isinstance(error, UsageError):
+      raise error
+    if error is None or proves_damage(error):
+      raise UsageError(f"{what}: another process stopped at it; nothing was changed")
+    raise unknown(what, error) from error
+  if verdict == _BAD:
+    text = "another process could not read it" if error is None else reason(error)
+    raise Damaged(text) from error
+  try:
+    found = fingerprints(tree)
+  except Exception as e:  # as out of memory
+    raise unknown(what, e) from e
+  for path, value in found.items():
     if value != meta["leaves"][path]["fingerprint"]:
-      raise _Damaged(f"the values of {path} are not those that were saved")
+      raise Damaged(f"the values of {path} are not those that were saved")
   return tree, meta
+
+
+_GOOD, _BAD, _UNKNOWN = range(3)  # what became of a step, from good to worst
 
 
 def _read_state(folder, leaves, abstract, partial):
@@ -260,7 +298,12 @@ def _read_state(folder, leaves, abstract, partial):
     )
     for path, leaf in leaf_paths(abstract).items()
   )
-  return ocp.PyTreeCheckpointHandler().restore(
+  # What Orbax notes of its arrays a second time is not needed, and could be damaged.
+  registry = ocp.type_handlers.create_type_handler_registry(
+    (jax.Array, ocp.type_handlers.ArrayHandler(array_metadata_store=None)),
+    (np.ndarray, ocp.type_handlers.NumpyHandler()),
+  )
+  return ocp.PyTreeCheckpointHandler(type_handler_registry=registry).restore(
     folder,
     args=ocp.args.PyTreeRestore(
       item=item,
@@ -268,6 +311,15 @@ def _read_state(folder, leaves, abstract, partial):
       partial_restore=partial,
     ),
   )
+
+
+def _check_names(state, leaves):
+  """Orbax's own list of the arrays has all that `meta` has: its file has no digest."""
+  listed = json.loads((state / "_METADATA").read_text())["tree_metadata"].values()
+  keys = ((key["key"] for key in entry["key_metadata"]) for entry in listed)
+  missing = set(leaves) - set(map("/".join, keys))
+  if missing:
+    raise Damaged(f"{state}/_METADATA does not list {min(missing)}")
 
 
 def _check_structure(folder, stored, abstract, partial):
@@ -291,22 +343,27 @@ def _check_structure(folder, stored, abstract, partial):
       raise UsageError(f"{folder} holds {path}, which was not expected; {advice}")
 
 
-def _set_aside(folder):
-  target = folder.parent / f"{folder.name}.damaged"
-  if target.exists():
-    target.rmtree()
-  folder.rename(target)
+def _set_aside(directory, steps) -> OSError | None:
+  """Renames steps, each to a name that is free; the error that stopped it, if any."""
+  try:
+    for step in steps:
+      names = itertools.chain([""], (f".{i}" for i in itertools.count(1)))
+      targets = (directory / f"{step}.damaged{name}" for name in names)
+      (directory / str(step)).rename(next(t for t in targets if not t.exists()))
+  except OSError as e:
+    return e
+  return None
 
 
 def _digest(meta: dict) -> str:
   return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
-def _anywhere(flag: bool) -> bool:
-  """Whether `flag` is set in any process."""
+def _worst(verdict: int) -> int:
+  """The largest of all processes' verdicts, in each of them."""
   if jax.process_count() == 1:
-    return flag
-  return bool(multihost_utils.process_allgather(np.array(flag)).any())
+    return verdict
+  return int(multihost_utils.process_allgather(np.array(verdict)).max())
 
 
 def _absolute(directory):

@@ -15,6 +15,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from ccl_jax.checkpoints.checkpointer import read_metadata
+from ccl_jax.checkpoints.damage import not_read
 from ccl_jax.errors import UsageError
 
 DIT = "dit"  # the folder of the transformer in a converted release
@@ -68,9 +69,15 @@ def find_parameters(folder: str | os.PathLike, step: int | None = None) -> Param
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
-  """The config.json of a folder; empty if there is none, or it cannot be read."""
+  """The config.json of a folder; empty if there is none, or it is no JSON.
+
+  Raises:
+    UsageError: it is there, and the system does not let it be read.
+  """
   try:
     about = json.loads((pathlib.Path(folder) / "config.json").read_text())
-  except (OSError, ValueError):
+  except (FileNotFoundError, NotADirectoryError, ValueError):
     return {}
+  except OSError as e:
+    raise not_read(f"{folder}/config.json", e) from e
   return about if isinstance(about, dict) else {}

@@ -1,7 +1,7 @@
 """Checkpoints of parameters that are larger than the memory, slice by slice.
 
 A stacked parameter (depth, ...) of the 14b preset takes 11 GB; one layer of it 0.3 GB.
-`SliceWriter` writes a step that `training.checkpoint.restore_params` reads, sharded,
+`SliceWriter` writes a step that `checkpointer.restore_params` reads, sharded,
 verified and in any dtype: Orbax's layout of one zarr array per parameter, in pieces no
 device has to read far beyond its shard to get. `SliceReader` reads layers of a step.
 
@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 
 from ccl_jax.checkpoints.checkpointer import make_meta, read_meta
+from ccl_jax.checkpoints.damage import not_read
 from ccl_jax.checkpoints.fingerprint import host_fingerprint
 from ccl_jax.errors import UsageError
 
@@ -73,7 +74,7 @@ class SliceWriter:
     assert not unwritten, f"not written: {unwritten}"
     leaves = {f"{NAME}/{path}": x for path, x in self._shapes.items()}
     prints = {f"{NAME}/{p}": slots.fingerprint for p, slots in self._written.items()}
-    meta = make_meta(leaves, prints, {}, metadata)
+    meta = make_meta(int(self._folder.name), leaves, prints, {}, metadata)
     (self._folder / "meta").mkdir()
     _write_json(self._folder / "meta" / "metadata", meta)
     _write_json(self._folder / "state" / "_METADATA", _orbax_tree(self._shapes))
@@ -131,8 +132,8 @@ class SliceReader:
     self._folder = folder / str(max(steps) if step is None else step)
     try:
       meta = read_meta(self._folder / "meta")
-    except Exception as e:  # whatever it is, it cannot be read
-      raise UsageError(f"{self._folder} is damaged: its meta cannot be read") from e
+    except Exception as e:
+      raise not_read(f"the meta of {self._folder}", e) from e
     self.metadata = meta["metadata"]
     self._name, self._arrays = name, {}
     leaves = {
@@ -151,16 +152,16 @@ class SliceReader:
     """A slot of parameter `path`; all slots of a parameter are of equal length.
 
     Raises:
-      UsageError: with this slot, all of the parameter has been read, and it is not
-        what was saved.
+      UsageError: it cannot be read; or with this slot, all of the parameter has been
+        read, and it is not what was saved.
     """
     try:
       if path not in self._arrays:
         state = self._folder / "state"
         self._arrays[path] = ts.open(_spec(state, path, self._name)).result()
       array = np.asarray(self._arrays[path][slot].read().result())
-    except ValueError as e:
-      raise UsageError(f"{self._folder} is damaged: {path} cannot be read") from e
+    except (ValueError, OSError) as e:
+      raise not_read(f"{path} of {self._folder}", e) from e
     slots = self._read[path]
     slots.add(slot, array)
     if slots.complete and slots.fingerprint != self._prints[path]:

@@ -155,6 +155,8 @@ def _load(folder: pathlib.Path, name: str):
     links = tuple(map(tuple, about.get("links", ())))
   except (ValueError, KeyError, TypeError, SafetensorError) as e:
     raise damaged from e
+  except OSError as e:  # of the system: the files may be fine
+    raise UsageError(f"cannot read the {name} codec in {folder}: {e}") from e
   if kind not in KINDS:
     known = ", ".join(KINDS)
     raise UsageError(f"{about_path} names the kind {kind!r}, expected one of {known}")

@@ -25,7 +25,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.generation.sampling import Sampling, sample_latents
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.precision import stored_as
-from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.models.presets import build_model, init_params, with_default_kernel
 from ccl_jax.tasks import GENERATIONS, Generation
 from ccl_jax.weights import wan
 
@@ -95,6 +95,7 @@ class Pipeline:
       model = wan.model_of(about["sizes"], jnp.bfloat16)
     else:
       model = build_model(**about["model"])
+    model = with_default_kernel(model)
     codecs = load_codecs(codecs or found.codecs or _no_codecs(folder))
     if "codecs" in about and found.name == "ema":
       require_same(codecs, about["codecs"], "leave --codecs away, or name those")

@@ -13,20 +13,56 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ccl_jax.axes import STREAMS
 from ccl_jax.codecs.images import to_bytes, to_unit
 from ccl_jax.data.sources.open import open_source
 from ccl_jax.diffusion.guidance import get_guidance
+from ccl_jax.errors import UsageError, bind, check_settings, number, whole
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling import Sampling, variant_of
 from ccl_jax.metrics.films import film_scores
 from ccl_jax.metrics.talking_scene import read_caption, score_set
 from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.presets import build_model
 from ccl_jax.tasks import GENERATIONS, Route
 from ccl_jax.viz import panels
 from ccl_jax.viz.media import write_mp4
 
 SHOWN_SCORES = ("sync_r0", "sync_c", "sync_lag_ms", "ser")
 PANEL_SIGMA = 0.5
+
+
+SETTINGS = {
+  "report.clips": whole(1),
+  "report.steps": whole(1),
+  "report.scale": number(0),
+  "report.show": whole(1),
+}
+
+
+def check_report(config) -> None:
+  """Whether the report can be made of what the config trains.
+
+  Raises:
+    UsageError: a setting is wrong, or the model cannot do what is asked for.
+  """
+  check_settings(config, SETTINGS)
+  model = bind("model", config.model, build_model)
+  get_guidance(config.report.guidance, variant_of(model))
+  streams = dict(model.streams)
+  channels = "video" in streams and streams["video"].image_tokens
+  possible = [
+    name
+    for name, kind in GENERATIONS.items()
+    if set(kind.generated + kind.given) == set(STREAMS) == set(streams)
+    and not (channels and "video" in kind.generated and not kind.image)
+  ]
+  for task in config.report.tasks:
+    if task not in possible:
+      raise UsageError(
+        f"config.report.tasks: got {task!r}; the report shows pictures with sound, of "
+        f"which this model can make {', '.join(possible) or 'none: give ()'}"
+      )
 
 
 def report(config, workdir: str | pathlib.Path) -> dict:

@@ -14,6 +14,7 @@ from ccl_jax.generation.sampling import Sampling, sample_latents
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.models.stream import CLIP_TOKENS, CLIP_WIDTH
 from ccl_jax.planning.chips import CHIPS, GIB, Chip
 from ccl_jax.planning.traffic import collectives, table
 from ccl_jax.sharding import batch_sharding, make_mesh, parameter_shardings
@@ -93,6 +94,7 @@ def compile_train(config, mesh, batch: int):
   run = build_run(config, mesh, text, batch=batch)
   data = _latents(run.model, bind("clip", config.clip, ClipSpec), batch, mesh)
   data["text"] = _array((batch, *text), batch_sharding(mesh))
+  data |= _image(model, spec, batch, mesh)
   data["null_text"] = _array(text, jax.NamedSharding(mesh, jax.P()))
   _, step = run.step_of(0, data)
   with jax.set_mesh(mesh):  # from here on nothing may be computed, only traced
@@ -109,8 +111,10 @@ def compile_generate(config, mesh, batch: int):
   kind = next(g for g in GENERATIONS.values() if g.generated == streams)
   guidance = "ucg2" if len(streams) == 2 else "text"
 
-  def program(params, noise, text):
+  def program(params, noise, text, image):
     conditions = {"text": text, "given": {}}
+    if image:
+      conditions |= {"condition": image["condition"], "clip": image["image"]}
     return sample_latents(
       model, params, kind, noise, conditions, Sampling(guidance=guidance, steps=50)
     )
@@ -122,7 +126,8 @@ def compile_generate(config, mesh, batch: int):
   texts = _array((2, batch, *text), jax.NamedSharding(mesh, jax.P(None, "data")))
   noise = _latents(model, spec, batch, mesh)
   with jax.set_mesh(mesh):
-    return jax.jit(program).lower(shapes, noise, texts).compile()
+    image = _image(model, spec, batch, mesh)
+    return jax.jit(program).lower(shapes, noise, texts, image).compile()
 
 
 def _latents(model, spec: ClipSpec, batch: int, mesh):
@@ -131,6 +136,19 @@ def _latents(model, spec: ClipSpec, batch: int, mesh):
     s: _array((batch, *sizes[s], c.out_channels), batch_sharding(mesh))
     for s, c in model.streams
   }
+
+
+def _image(model, spec: ClipSpec, batch: int, mesh):
+  """What an image conditions a model with beside the latents, if it takes that: the
+  mask with the image's latent, and CLIP tokens (`codecs.images.image_condition`).
+  """
+  video = dict(model.streams).get("video")
+  if video is None or not video.image_tokens:
+    return {}
+  condition = (batch, *spec.latent_shape, video.in_channels - video.out_channels)
+  tokens = (batch, CLIP_TOKENS, CLIP_WIDTH)
+  rows = batch_sharding(mesh)
+  return {"condition": _array(condition, rows), "image": _array(tokens, rows)}
 
 
 def _array(shape, sharding):

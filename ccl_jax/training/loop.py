@@ -4,7 +4,11 @@ At step n, before anything moves: if a save is due, the metrics of step n - 1 ar
 and checked, then the state and the data iterator are saved as they stand, which is
 "after n updates". If an evaluation is due, it sees the same state. Then the iterator
 gives batch n, step n is dispatched, and while it runs the metrics of step n - 1 are
-read, checked and logged. A loss that is not finite never reaches a checkpoint.
+read, checked and logged. A loss or an update that is not finite therefore never reaches
+a checkpoint.
+
+Between the host's batch and the metrics nothing moves unasked: a transfer that is not
+explicit (`jax.device_put`, `jax.device_get`) would make every step wait, and raises.
 """
 
 import time
@@ -61,7 +65,8 @@ def train(
     state saved.
 
   Raises:
-    UsageError: a loss was not finite; the last checkpoint is from before it.
+    UsageError: a scalar among the metrics, such as the loss or the norm of the update,
+      was not finite; the last checkpoint is from before it.
   """
   window = _Window(tasks, first_step)
   pending = None
@@ -99,16 +104,19 @@ def train(
         break
       if evaluate is not None and step % evaluate_every == 0:
         measure(step)
-      batch = encode(read())
+      batch = read()
+      with jax.transfer_guard("disallow"):
+        batch = encode(batch)
       name, run = step_of(step, batch)
       program = (name, *((k, x.shape) for k, x in sorted(batch.items())))
       profile.begin(step, state)
-      if program in compiled:
-        state, metrics = run(state, batch)
-      else:
-        compiled.add(program)
-        with timer("compile"):
-          state, metrics = jax.block_until_ready(run(state, batch))
+      with jax.transfer_guard("disallow"):
+        if program in compiled:
+          state, metrics = run(state, batch)
+        else:
+          compiled.add(program)
+          with timer("compile"):
+            state, metrics = jax.block_until_ready(run(state, batch))
       profile.end(step, state)
       finish(pending)
       pending = metrics, work_of(batch)
@@ -152,9 +160,10 @@ class _Window:
     return sum(clips), sum(flops)
 
   def add(self, metrics: dict, work: tuple[int, float]) -> None:
-    """Takes the metrics of the next step; raises where its loss is not finite."""
+    """Takes the metrics of the next step; raises where a scalar is not finite."""
     step, self._next = self._next, self._next + 1
-    if not np.isfinite(metrics["loss"]) or not np.isfinite(metrics["grad_norm"]):
+    scalars = {k: x for k, x in metrics.items() if np.ndim(x) == 0}
+    if not all(map(np.isfinite, scalars.values())):
       raise UsageError(
         f"step {step}: the loss is {metrics['loss']}, its gradient's norm "
         f"{metrics['grad_norm']}, {self._blame(metrics)}; expected finite numbers. "
@@ -165,11 +174,11 @@ class _Window:
     self._work.append(work)
 
   def _blame(self, metrics) -> str:
-    """The tasks whose loss is not finite, among those that the batch drew; of a run
-    without tasks, the terms.
+    """The tasks whose loss is not finite, among those that the batch drew; without any,
+    the terms.
     """
+    terms = [k for k, x in metrics.items() if np.ndim(x) == 0 and not np.isfinite(x)]
     if "by_task" not in metrics:
-      terms = [k for k, x in metrics.items() if not np.isfinite(x)]
       return f"in {', '.join(terms)}"
 
     def broken(name, row, drawn):
@@ -178,7 +187,9 @@ class _Window:
 
     rows = zip(self._tasks, metrics["by_task"], metrics["drawn"])
     names = [name for name, row, drawn in rows if broken(name, row, drawn)]
-    return f"in task {', '.join(names)}" if names else "though every loss was finite"
+    if names:
+      return f"in task {', '.join(names)}"
+    return f"in {', '.join(terms)}, though the loss of every task was finite"
 
   def means(self) -> dict[str, float]:
     """Scalars of the window, and a fresh window."""

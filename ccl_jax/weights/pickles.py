@@ -150,6 +150,8 @@ def _read(path):
     ) from e
   except (EOFError, struct.error, zipfile.BadZipFile) as e:
     raise UsageError(f"{path} is truncated or damaged: download it again") from e
+  except (OSError, MemoryError) as e:  # of the system: the file may be fine
+    raise UsageError(f"cannot read {path}: {str(e) or type(e).__name__}") from e
   except Exception as e:  # whatever a pickle that is none leads to
     raise UsageError(
       f"{path} is not a weight file: it cannot be read as a torch pickle"

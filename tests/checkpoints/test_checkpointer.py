@@ -343,7 +343,7 @@ def test_restore_params_notices_only_its_own_damage(run, capsys):
 KILLED_IN_MID_SAVE = """
 import sys
 import jax.numpy as jnp
-from ccl_jax.training.checkpoint import Checkpointer
+from ccl_jax.checkpoints.checkpointer import Checkpointer
 
 c = Checkpointer(sys.argv[1], keep=3)
 c.save(1, {"x": jnp.full(100, 1.0)}, {}, {})

@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 CASES = [
   ("quickstart", ""),
   ("joint", "size=14b"),
+  ("joint", "size=14b,image_form=channels"),
   ("joint", "size=1.3b"),
   ("joint", "runlocal"),
   ("joint", "size=tiny,records=SET"),
@@ -49,6 +50,10 @@ def test_train_step_has_the_shapes_it_should(name, arg):
     "text": (config.batch.size, *text),
     "null_text": text,
   }
+  if config.model.image_form == "channels":
+    # Wan2.1-I2V: 4 mask and 16 latent channels beside the video, and CLIP tokens.
+    batch["condition"] = (config.batch.size, *spec.latent_shape, 20)
+    batch["image"] = (config.batch.size, 257, 1280)
   absent = {"video", "audio"} - {s for s, _ in model.streams}
   batch = {
     k: jax.ShapeDtypeStruct(v, jnp.float32) for k, v in batch.items() if k not in absent
