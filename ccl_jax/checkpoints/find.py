@@ -12,11 +12,12 @@ all with checkpoints/STEP beside config.json.
 import json
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ccl_jax.checkpoints.checkpointer import read_metadata
 from ccl_jax.checkpoints.damage import not_read
-from ccl_jax.errors import UsageError
+from ccl_jax.errors import UsageError, bind
 
 DIT = "dit"  # the folder of the transformer in a converted release
 
@@ -36,6 +37,20 @@ class Parameters(NamedTuple):
   about: dict[str, Any]
   codecs: pathlib.Path | None
 
+  def build(self, section: str, function: Callable[..., Any]) -> Any:
+    """What `function` makes of a section of `about`.
+
+    Raises:
+      UsageError: another version of the program wrote it, with other keys or values.
+    """
+    try:
+      return bind(section, self.about[section], function)
+    except UsageError as e:
+      raise UsageError(
+        f"the parameters in {self.folder} are not of this version: use the one that "
+        f"wrote them ({e})"
+      ) from e
+
 
 def find_parameters(folder: str | os.PathLike, step: int | None = None) -> Parameters:
   """The parameters that a folder stands for.
@@ -54,7 +69,7 @@ def find_parameters(folder: str | os.PathLike, step: int | None = None) -> Param
   codecs = bundle if bundle.is_dir() else None
   if about.get("kind") in ("wan-dit", "joint"):
     return Parameters(place, "params", about, codecs)
-  if "model" not in about:
+  if "model" not in about or "kind" in about:  # a kind: a run of train_audio
     raise UsageError(
       f"{folder} holds no model: expected config.json and checkpoints, as a training "
       "run (--workdir), 'convert wan', 'convert wan-dit' or 'convert join' leave them"
