@@ -74,13 +74,7 @@ def find_parameters(folder: str | os.PathLike, step: int | None = None) -> Param
       f"{folder} holds no model: expected config.json and checkpoints, as a training "
       "run (--workdir), 'convert wan', 'convert wan-dit' or 'convert join' leave them"
     )
-  metadata = read_metadata(place / "checkpoints", step)
-  if "model" not in metadata:
-    raise UsageError(
-      f"{folder} is a run of {metadata.get('kind', 'another program')}, expected one "
-      "of ccl_jax.train"
-    )
-  return Parameters(place, "ema", metadata, codecs)
+  return Parameters(place, "ema", read_metadata(place / "checkpoints", step), codecs)
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:

@@ -92,9 +92,9 @@ def compile_train(config, mesh, batch: int):
   """The compiled train step of a config."""
   text = (config.codec.text_length, config.codec.text_dim)
   run = build_run(config, mesh, text, batch=batch)
-  data = _latents(run.model, bind("clip", config.clip, ClipSpec), batch, mesh)
+  spec = bind("clip", config.clip, ClipSpec)
+  data = _latents(run.model, spec, batch, mesh) | _image(run.model, spec, batch, mesh)
   data["text"] = _array((batch, *text), batch_sharding(mesh))
-  data |= _image(model, spec, batch, mesh)
   data["null_text"] = _array(text, jax.NamedSharding(mesh, jax.P()))
   _, step = run.step_of(0, data)
   with jax.set_mesh(mesh):  # from here on nothing may be computed, only traced
