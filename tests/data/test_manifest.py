@@ -1,4 +1,4 @@
-"""Manifests: every field's type, defaults, names, and a file that is whole or as it was."""
+"""Manifests: types, defaults, names, and a file that is whole or as it was."""
 
 import errno
 import json
