@@ -7,18 +7,20 @@ import pytest
 
 from ccl_jax import inspect_data
 from ccl_jax.codecs import Codecs
+from ccl_jax.data.buckets import Bucket
 from ccl_jax.data.record_set import RecordSet
 from ccl_jax.errors import UsageError
 from ccl_jax.inspect_data import _spread, describe, some_clips
 from tests.data.latent_sets import ENCODERS, FILM, IMAGE, SOUND, make_set
+
+SETTINGS = {"source": "folder", "root": "/media"}
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
   """Five films, four stills and three sounds, in shards of 3."""
   root = tmp_path_factory.mktemp("sets") / "a"
-  settings = {"source": "folder", "root": "/media"}
-  return make_set(root, {FILM: 5, IMAGE: 4, SOUND: 3}, settings=settings)
+  return make_set(root, {FILM: 5, IMAGE: 4, SOUND: 3}, settings=SETTINGS)
 
 
 def test_a_description_counts(root):
@@ -43,6 +45,14 @@ def test_a_description_counts(root):
   assert lines[at + 1].split() == ["mean", *[f"{values.mean():.2f}"] * 16]
   assert lines[at + 2].split() == ["std", *[f"{values.std():.2f}"] * 16]
   assert f"  text {ENCODERS['text']}" in lines and lines[-1] == "skipped 0"
+
+
+def test_hours_are_of_all_records(tmp_path):
+  """Two films of 500 seconds."""
+  slow = Bucket(5, 16, 16, 0.01)
+  lines = describe(make_set(tmp_path / "a", {slow: 2}, settings=SETTINGS))
+  assert "2 records, 0.278 h" in lines[1]
+  assert lines[5].split() == ["5x16x16@0.01", "silent", "2", "0.278", "500.00", "s"]
 
 
 def test_an_unfinished_set(root, tmp_path):

@@ -191,6 +191,24 @@ def test_a_key_is_of_seed_batch_and_row(tmp_path):
   batches.close()
 
 
+def test_a_resumed_reader_forgets_what_it_read_ahead(tmp_path):
+  noise(tmp_path / "a.wav", 9 * WINDOW, 0)
+  sounds = Sounds(tmp_path, shortest=WINDOW, cache_gb=1.0, hold=False)
+  batches = WindowBatches(sounds, samples=WINDOW, rows=(0,), seed=3, threads=2)
+  assert batches.get_state() == {"next_batch": 0}
+  for g in (0, 1):
+    np.testing.assert_array_equal(
+      next(batches)["wave"][0], sounds.draw((3, g, 0), WINDOW)
+    )
+  assert batches.get_state() == {"next_batch": 2}
+  for state in (1, 7, 0):
+    batches.set_state({"next_batch": state})
+    expected = sounds.draw((3, state, 0), WINDOW)
+    np.testing.assert_array_equal(next(batches)["wave"][0], expected)
+    assert batches.get_state() == {"next_batch": state + 1}
+  batches.close()
+
+
 def test_what_is_held_out_is_told_by_names(tmp_path):
   """One in ten by a checksum of the path below the folder, else the last tenth."""
   names = [f"{i}.wav" for i in range(12)] + ["x/3.wav"]
