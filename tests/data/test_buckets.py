@@ -64,6 +64,12 @@ def test_seconds_come_before_pixels():
   assert choose([fast, slow], 480, 960, 2.5) == fast
 
 
+def test_the_longest_comes_before_what_needs_no_enlarging():
+  large = ClipSpec(65, 64, 128, 25)
+  assert choose([WIDE, large], 32, 64, 3.0) == large
+  assert choose([WIDE, large], 32, 64, 2.0) == WIDE
+
+
 def test_a_bucket_in_numbers():
   ntsc = ClipSpec(33, 32, 64, 29.97)
   assert Bucket.of(ntsc) == Bucket(33, 32, 64, 29.97, 34)

@@ -64,11 +64,16 @@ def test_a_time_that_is_off_by_little_is_noise_and_by_more_a_gap(decode):
 
 
 def test_noise_in_the_times_does_not_add_up(decode):
-  """Ten frames, each 1 ms late again: the count of samples is the clock."""
+  """Frames that are each 1 ms late again: the count of samples is the clock, until it
+  is off by more than 10 ms.
+  """
   late = pieces(
     *((k / 20 + 0.001 * k, RAMP[800 * k : 800 * k + 800]) for k in range(10))
   )
   np.testing.assert_array_equal(decode(late, 0.0, 8000), RAMP)
+  ones = [(k * 0.0511, np.ones(800, np.float32)) for k in range(14)]
+  got = decode(pieces(*ones), 0.0, 14 * 800)
+  assert np.flatnonzero(got == 0).tolist() == list(range(8000, 8176))  # of frame 10
 
 
 def test_a_tail_may_lack_and_is_silent(decode):
@@ -114,11 +119,12 @@ def test_channels_are_a_mean_unless_one_is_dead(decode):
   np.testing.assert_array_equal(mixed(0.0, 0.05, 800), left[800:])
 
 
-def test_surround_is_mixed_to_less_than_any_channel_alone(decode):
-  """Weights add up to 1: six channels at full scale are full scale."""
-  full = np.ones((6, 1600), np.float32)
-  got = decode(pieces((0.0, full), layout="5.1"), 0.0, 1600)
-  assert 0.8 < got.min() and got.max() <= 1.0
+def test_weights_of_surround_add_up_to_one(decode):
+  """What is alike in all six channels stays as it is: nothing clips."""
+  for level in (0.25, 1.0):
+    full = np.full((6, 1600), level, np.float32)
+    got = decode(pieces((0.0, full), layout="5.1"), 0.0, 1600)
+    np.testing.assert_allclose(got, level, atol=1e-3)
 
 
 def test_the_format_may_change_midway(decode):

@@ -14,6 +14,7 @@ from ccl_jax.errors import UsageError
     (81, 16, 158, 21),
     (121, 24, 157, 31),
     (49, 12.5, 122, 13),
+    (201, 6.25, 1005, 51),  # 1004.9999 in floating point
   ],
 )
 def test_sizes(frames, fps, tokens, latent_frames):

@@ -134,6 +134,16 @@ OTHER_MODELS = {
   "a UMT5 text encoder": {"token_embedding.weight": (4, 4)},
   "a video VAE": {"encoder.conv1.weight": (4, 3, 3, 3, 3)},
   "a CLIP image encoder": {"visual.cls_embedding": (1, 1, 4)},
+  r"Wan2.2-S2V": {"casual_audio_encoder.weights": (4,)},
+  "Wan2.2-Animate": {"face_adapter.fuser.weight": (4,)},
+  "Wan-Fun": {"control_adapter.conv.weight": (4,)},
+  "LTX-Video or": {"proj_in.weight": (4, 4)},
+  "HunyuanVideo or FLUX": {"double_blocks.0.x.weight": (4, 4)},
+  r"first and last frame": {"x.image_embedder.pos_embed": (1, 514, 1280)},
+  r"is Wan2.1-VACE.*vace_blocks": {"vace_blocks.0.x": (4,), "motion_encoder.x": (4,)},
+  r"use: convert umt5": {"shared.weight": (4, 4)},
+  r"use: convert clip": {"vision_model.x": (4, 4)},
+  r"use: convert wan-vae": {"decoder.conv_in.weight": (4, 3, 3, 3, 3)},
   r"is \(256, 30, 1, 2, 2\)": {"patch_embedding.weight": (256, 30, 1, 2, 2)},
 }
 
