@@ -140,6 +140,9 @@ def test_a_large_picture_is_averaged_and_wide_pixels_are_made_square(shown):
   frame = av.VideoFrame.from_ndarray(halves, "rgb24")
   video = shown([(0.0, frame), (9.0, frame)], aspect=2, number=False)
   assert video[:, :, 3:13].max() < 20
+  rows = av.VideoFrame.from_ndarray(halves.swapaxes(0, 1).copy(), "rgb24")
+  video = shown([(0.0, rows), (9.0, rows)], aspect=0.5, number=False)
+  assert video[:, 3:13].max() < 20
 
 
 @pytest.mark.parametrize(("tag", "turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])

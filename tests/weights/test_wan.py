@@ -11,7 +11,6 @@ from ccl_jax.models.presets import build_model
 from ccl_jax.weights import wan
 from ccl_jax.weights.reader import open_weights, read_config
 from ccl_jax.weights.rules import load_tree, match, wanted
-from ccl_jax.weights.upstream import tensor_name
 from tests.weights.wan_files import FFN, LAYERS, TEXT, WIDTH, config, wan_tensors
 
 T2V_14B = {
@@ -92,19 +91,6 @@ def test_sizes_from_the_tensors(tmp_path, image):
   kernel = tree["blocks"]["video"]["cross_attn"]["k"]["kernel"][1]
   np.testing.assert_array_equal(
     kernel, wan_tensors(image)["blocks.1.cross_attn.k.weight"].T
-  )
-
-
-def test_the_renaming_there_and_back():
-  shapes = wan.shapes_of(PUBLISHED["i2v-14B"][0] | {"depth": 8})
-  for move in wanted(wan.NATIVE, shapes):
-    theirs = tensor_name(wan.DIFFUSERS, move.target)
-    (back,) = {t for row in wan.DIFFUSERS if (t := row.forward(theirs))}
-    assert back == move.target
-    assert tensor_name(wan.NATIVE, back) == move.name
-  # What the original calls norm3, diffusers calls norm2.
-  assert tensor_name(wan.DIFFUSERS, "blocks/video/norm3/scale[7]") == (
-    "blocks.7.norm2.weight"
   )
 
 
