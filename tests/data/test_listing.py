@@ -56,6 +56,8 @@ def test_two_of_a_kind_are_one_too_many(tmp_path):
   found = listed(tmp_path, "x/a.mp4", "y/a.mp4", "z/a.wav")
   with pytest.raises(UsageError, match="called a: x/a.mp4, y/a.mp4: leave one"):
     found.find(["a"], FILMS)
+  with pytest.raises(UsageError, match="called a: x/a.mp4, y/a.mp4: leave one"):
+    found.find(["a"], (".mp4",))
   assert found.find(["a"], FILMS, "y") == "y/a.mp4"
   assert found.find(["a"], (".wav", ".mp4")) == "z/a.wav"
   assert found.find(["y/a"], FILMS) == "y/a.mp4"
