@@ -118,7 +118,9 @@ def test_what_a_metric_needs_must_be_there(tmp_path):
   loaded = []
   load = lambda: loaded.append(1) or (lambda clip: {"x": clip.fps})
   metric = Metric("m", {"a": 1}, load, needs=("picture", "sound"))
-  silent = Clip(film(tmp_path / "a.mp4", seconds=0.4, event=0.2, sound=None), needs=BOTH)
+  silent = Clip(
+    film(tmp_path / "a.mp4", seconds=0.4, event=0.2, sound=None), needs=BOTH
+  )
   with pytest.raises(Unscorable, match="no audio track"):
     metric.score(silent)
   assert not loaded

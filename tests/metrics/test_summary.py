@@ -156,7 +156,14 @@ def test_the_papers_table_has_the_right_numbers_under_its_labels():
   assert head == ["", "CU ↑", "PQ ↑", "WER ↓", "DeSync ↓ easy", "DeSync ↓ hard"]
   # 5.555 is 5.55 in binary, 2 / 12 and the means of 0.2, 0.3 and of 0.6, 1.
   assert row == ["ours", "5.55", "6.00", "0.167", "0.250", "0.800"]
-  assert ends == ["95 %", "–", "–", "[0.100, 0.500]", "[0.200, 0.300]", "[0.600, 1.000]"]
+  assert ends == [
+    "95 %",
+    "–",
+    "–",
+    "[0.100, 0.500]",
+    "[0.200, 0.300]",
+    "[0.600, 1.000]",
+  ]
   assert tables.paper_table(summary({}), "ours") == ""
 
 
@@ -186,7 +193,9 @@ def test_clips_in_no_subset_are_judged_too():
 
 def test_what_is_not_known_is_a_dash():
   assert tables.shown(None, "wer") == "–" and tables.shown(0.0, "wer") == "0.000"
-  assert tables.shown(1.005, "fad") == "1.00" and tables.shown(2.5, "talking_lag") == "2"
+  assert (
+    tables.shown(1.005, "fad") == "1.00" and tables.shown(2.5, "talking_lag") == "2"
+  )
   assert tables.interval({"mean": 1}, "wer") == "–"
   assert tables.interval({"low": 1.0, "high": 2.345}, "cu") == "[1.00, 2.35]"
 

@@ -140,7 +140,9 @@ def test_a_mouth_is_what_the_lower_half_lacks():
   video[8][red & ~lower] = (20, 0, 0)
   np.testing.assert_allclose(curves.mouth_curve(video, "red"), lost, atol=1e-6)
   video[7:9][:, red & lower] = (255, 0, 0)
-  np.testing.assert_allclose(curves.mouth_curve(video, "red")[9], 1 - 200 / 255, atol=1e-6)
+  np.testing.assert_allclose(
+    curves.mouth_curve(video, "red")[9], 1 - 200 / 255, atol=1e-6
+  )
   video[8][red & lower] = (200, 0, 0)
   np.testing.assert_allclose(curves.mouth_curve(video, "red")[9], 0, atol=1e-6)
 
@@ -199,9 +201,7 @@ def test_a_voice_is_heard_at_its_harmonics():
   got = curves.voice_curve(tone(1300), "purple")
   np.testing.assert_allclose(got[8:-8], expected, rtol=1e-4)
   between = curves.voice_curve(tone(4.5 * 260), "purple")  # what leaks is all there is
-  np.testing.assert_allclose(
-    between[8:-8], np.sqrt(0.08 * (1 - weight) / 3), rtol=1e-3
-  )
+  np.testing.assert_allclose(between[8:-8], np.sqrt(0.08 * (1 - weight) / 3), rtol=1e-3)
   for hertz in (0.3 * 260, 15 * 260):  # below and above the voice's band
     assert curves.voice_curve(tone(hertz), "purple")[8:-8].max() < 0.02
 
@@ -290,7 +290,9 @@ def test_chance_of_films_is_of_the_sounds_before(monkeypatch):
   }  # fmt: skip
   chance = seen[3:]
   assert sorted(chance) == [(0, 10), (0, 20), (1, 0), (1, 20), (2, 0), (2, 10)]
-  assert got["chance"]["x"]["mean"] == pytest.approx(11) and got["chance"]["x"]["n"] == 3
+  assert (
+    got["chance"]["x"]["mean"] == pytest.approx(11) and got["chance"]["x"]["n"] == 3
+  )
   seen.clear()
   films.film_scores.__wrapped__([{"video": i, "audio": i} for i in range(5)], 25.0, 2)
   assert seen[5:7] == [(0, 40), (0, 30)] and len(seen) == 5 + 10
@@ -337,5 +339,6 @@ def test_a_talker_has_its_own_voice_or_every_voice_of_another_clip(monkeypatch):
   pairs.clear()
   other = scores.pair_scores("speech", one, two, 25)
   assert pairs == [(0, 10), (0, 11), (1, 10), (1, 11)] and other["r"] == 11
-  # "ba do" is heard, or nothing: 0 and 2; "mi" against these: 2 and 1; of 2 + 2 + 1 + 1.
+  # "ba do" is heard, or nothing: 0 and 2 errors; "mi" against these: 2 and 1. They are
+  # of 2 + 2 + 1 + 1 syllables.
   assert other["ser"] == pytest.approx(5 / 6)

@@ -55,7 +55,9 @@ def test_the_formula():
   assert _print(np.array([True, False])) == by_hand([1, 0])
   assert _print(np.array(7, np.int32)) == by_hand([7])
   with jax.enable_x64():
-    wide = jnp.array([1.0, -2.0], jnp.float64)  # two words an element, the low one first
+    wide = jnp.array(
+      [1.0, -2.0], jnp.float64
+    )  # two words an element, the low one first
     assert int(fingerprint(wide)) == by_hand([0, 0x3FF00000, 0, 0xC0000000])
 
 

@@ -203,7 +203,9 @@ def test_a_run_that_is_done_only_saves(monkeypatch):
 def test_what_is_not_finite_reaches_no_checkpoint(monkeypatch, name, value):
   """Also that of the step just before a save."""
   good = {"loss": jnp.float32(1), "grad_norm": 1.0}
-  run = Run(monkeypatch, lambda n: good | ({name: jnp.float32(value)} if n == 7 else {}))
+  run = Run(
+    monkeypatch, lambda n: good | ({name: jnp.float32(value)} if n == 7 else {})
+  )
   with pytest.raises(UsageError, match=rf"step 7: the loss is .* in {name}; expected"):
     run()
   assert [e[1] for e in run.events if e[0] == "save"] == [4]
