@@ -344,6 +344,12 @@ def test_restore_params(run, capsys):
     )
 
 
+def test_restore_params_of_an_older_step(good_run):
+  step, ema, _ = restore_params(good_run, "ema", _abstract(_state(0)["ema"]), step=20)
+  assert step == 20
+  _assert_same_bits(ema, _state(20)["ema"])
+
+
 def test_restore_params_notices_only_its_own_damage(run, capsys):
   before = {p.name for p in run.iterdir()}
   abstract = _abstract(_state(0)["ema"])

@@ -76,6 +76,14 @@ def test_an_odd_row_and_column_are_repeated(tmp_path):
   assert back[:, 33].min() > 200 and back[:, :, 47].min() > 200
 
 
+def test_sound_lasts_as_long_as_the_picture(tmp_path):
+  """To its last sample, which the codec's frame does not end with."""
+  wave = 0.5 * np.sin(np.arange(10_000) / 4).astype(np.float32)
+  write_mp4(tmp_path / "a.mp4", np.zeros((5, 32, 32, 3), np.uint8), 8, wave)
+  back = read_audio(tmp_path / "a.mp4", sample_rate=16000)
+  assert len(back) >= 10_000 and np.abs(back[9_800:10_000]).max() > 0.3
+
+
 def test_a_build_without_x264_is_told(tmp_path, monkeypatch):
   def unknown(name, mode):
     raise av.codec.codec.UnknownCodecError(name)
