@@ -129,3 +129,10 @@ def test_what_a_metric_needs_must_be_there(tmp_path):
     Clip(tmp_path / "b.mp4", needs=BOTH).check(frozenset({"sound"}))
   seen = Metric("m", {}, load, needs=("picture",))
   assert seen.score(silent) == seen.score(silent) == {"x": 25} and loaded == [1]
+
+
+def test_the_picture_ends_with_its_last_frame(tmp_path):
+  path = film(tmp_path / "a.mp4", seconds=0.4, event=0.2)
+  clip = Clip(path, needs=BOTH)
+  assert clip.seconds == pytest.approx(0.4) and clip.fps == 25
+  assert len(clip.frames(25)) == 10 and len(clip.frames(50)) == 20
