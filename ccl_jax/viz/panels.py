@@ -14,11 +14,13 @@ def _figure(rows: int, columns: int, width: float, height: float):
   return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def loss_curves(path: pathlib.Path, rows: Sequence[Mapping[str, float]]) -> None:
+def loss_curves(
+  path: pathlib.Path, rows: Sequence[Mapping[str, float | int | None]]
+) -> None:
   """Loss against step, one line for each task and stream.
 
   Args:
-    rows: of metrics.jsonl: {"step": ..., "loss/TASK/STREAM": ...}.
+    rows: of metrics.jsonl: {"step": ..., "loss/TASK/STREAM": ...}; None is left out.
   """
   figure, axes = _figure(1, 2, 10.0, 4.0)
   names = sorted({k for r in rows for k in r if k.startswith("loss/")})

@@ -165,6 +165,34 @@ def test_the_reader_reads_what_training_saves(tmp_path, arrays):
     SliceReader(tmp_path, step=4)
 
 
+def test_the_newest_step_is_read(tmp_path):
+  for step in (3, 12):
+    array = np.full(2, step, np.float32)
+    writer = SliceWriter(tmp_path, shapes_of({"gain": array}), step)
+    writer.write("gain", (), array)
+    writer.finish({"of": step})
+  assert SliceReader(tmp_path).read("gain", ()).tolist() == [12, 12]
+  older = SliceReader(tmp_path, step=3)
+  assert older.metadata == {"of": 3} and older.read("gain", ())[0] == 3
+
+
+def test_the_last_slice_is_waited_for(tmp_path):
+  """What goes wrong in it ends the writing, and no checkpoint is there."""
+  array = np.zeros(2, np.float32)
+  writer = SliceWriter(tmp_path, shapes_of({"gain": array}))
+  writer.write("gain", (), array)
+
+  class Failed:
+    def result(self):
+      raise ValueError("no space left")
+
+  writer._pending.result()
+  writer._pending = Failed()
+  with pytest.raises(OSError, match="no space left"):
+    writer.finish({})
+  assert not (tmp_path / "0" / "meta").exists()
+
+
 def test_every_slice_must_be_written(tmp_path, arrays):
   writer = SliceWriter(tmp_path, shapes_of(arrays))
   for slot in range(2):
