@@ -22,6 +22,7 @@ from tests.reference.stream import (
   linear,
   rms_norm,
   rotate,
+  shares,
   slots,
   turns,
 )
@@ -78,7 +79,7 @@ def cross_turns(stream, grid, a, d, rule):
   return angle
 
 
-def exchange(p, into, own, other, reads, grid, a, n, rule):
+def exchange(p, into, own, other, reads, grid, a, n, rule, on_context=None):
   """What the direction into the stream `into` adds to its states.
 
   Args:
@@ -86,6 +87,7 @@ def exchange(p, into, own, other, reads, grid, a, n, rule):
     reads: (b,), the samples that see the other stream. The others see the context
       tokens alone; of a gated model, which has none, they get nothing.
     n: heads of the stream that reads.
+    on_context: a list that takes the share of attention on context tokens (figure 6).
   """
   if other is None and "context" not in p:
     return 0.0
@@ -112,5 +114,8 @@ def exchange(p, into, own, other, reads, grid, a, n, rule):
     sees.append(table & reads[:, None, None] if "context" in p else table)
   cat = lambda parts: np.concatenate(parts, 1)
   mask = np.concatenate(sees, -1)[:, None]
+  if on_context is not None:
+    weights = shares(q, cat(keys), mask)
+    on_context.append(weights[..., : len(p["context"])].sum(-1).mean(1))
   out = linear(p["o"], attend(q, cat(keys), cat(values), mask))
   return out if "context" in p else out * reads[:, None, None]

@@ -50,14 +50,17 @@ def heads(x, n):
   return x.reshape(*x.shape[:-1], n, -1)
 
 
-def attend(q, k, v, visible=True):
-  """softmax(q k^T / sqrt(d)) v of (b, tokens, n, d); heads joined again."""
-  q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # (b, n, tokens, d)
-  logits = q @ k.swapaxes(2, 3) / math.sqrt(q.shape[-1])
-  logits = np.where(visible, logits, -np.inf)
+def shares(q, k, visible=True):
+  """softmax(q k^T / sqrt(d)) of (b, tokens, n, d): (b, n, queries, keys)."""
+  q, k = q.swapaxes(1, 2), k.swapaxes(1, 2)
+  logits = np.where(visible, q @ k.swapaxes(2, 3) / math.sqrt(q.shape[-1]), -np.inf)
   weights = np.exp(logits - logits.max(-1, keepdims=True))
-  weights /= weights.sum(-1, keepdims=True)
-  out = (weights @ v).swapaxes(1, 2)
+  return weights / weights.sum(-1, keepdims=True)
+
+
+def attend(q, k, v, visible=True):
+  """Attention to v, heads joined again: (b, queries, n d)."""
+  out = (shares(q, k, visible) @ v.swapaxes(1, 2)).swapaxes(1, 2)
   return out.reshape(*out.shape[:2], -1)
 
 
