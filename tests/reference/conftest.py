@@ -7,9 +7,7 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from ccl_jax.models.cca import CrossConfig
 from ccl_jax.models.joint import JointDiT
@@ -113,8 +111,3 @@ def moved(params, path, step):
     return params + step
   name, *rest = path
   return {**params, name: moved(params[name], rest, step)}
-
-
-@pytest.fixture(scope="session")
-def on_device():
-  return lambda values: jax.tree.map(jnp.asarray, values)

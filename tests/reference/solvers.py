@@ -21,7 +21,7 @@ def schedule(solver, steps, shift):
 
 
 def solve(solver, velocity, x, steps, shift):
-  """Data from noise; `velocity` is (x, timestep) -> v of one array or of a tree."""
+  """Data from noise x, by stream; `velocity` is (x, timestep) -> v, by stream."""
   sigmas, told = schedule(solver, steps, shift)
   return _SOLVERS[solver](velocity, x, sigmas, told)
 
