@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from ccl_jax.tasks import TASKS, Route, sample_tasks
-from ccl_jax.training.state import TrainState, new_state
+from ccl_jax.training.state import new_state
 from ccl_jax.training.step import (
   Draw,
   Recipe,
@@ -445,14 +445,3 @@ def test_parameters_are_held_where_a_stream_is_given(task, held):
   for path, value in flat:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     assert value == (0 if any(name.startswith(f"{h}/") for h in held) else 1), name
-
-
-def test_a_new_state():
-  """Step 0, and an average that is a copy: the step gives away its buffers."""
-  params = {"p": jnp.arange(3.0)}
-  state = new_state(params, optax.adam(1e-3))
-  assert isinstance(state, TrainState)
-  assert int(state.step) == 0 and state.step.dtype == jnp.int32
-  np.testing.assert_array_equal(state.ema["p"], params["p"])
-  assert state.ema["p"].unsafe_buffer_pointer() != params["p"].unsafe_buffer_pointer()
-  assert state.params["p"] is params["p"]
