@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 
+from ccl_jax.errors import UsageError
 from ccl_jax.models.cca import Geometry
 from ccl_jax.sampling import Sampling, sample_latents
 from ccl_jax.tasks import GENERATIONS
@@ -174,8 +175,7 @@ def test_training_drops_the_text_as_often_as_told(dropout, expected):
 def test_training_on_one_stream_alone_reads_nothing(stream):
   run = train_once("single", False, batch={stream: CLEAN[stream]})
   assert set(run.latents) == {stream}
-  assert not any(flags.any() for flags in run.reads.values())
-  assert not any(flags.any() for flags in run.detached.values())
+  assert not run.route.reads and not run.route.detached  # nor a mask of them
   assert_noised(run.latents[stream], CLEAN[stream], run.timesteps[stream])
 
 
@@ -437,6 +437,21 @@ def test_what_sampling_starts_from():
     "guidance": "ucg2", "scales": {}, "steps": 50, "shift": 5.0, "solver": "unipc",
     "batched": True,
   }  # fmt: skip
+
+
+def test_streams_that_never_exchange_have_no_context_tokens():
+  """So the forms that need them do not serve, and all evaluations read nothing."""
+  model, told = recording(answer, variant=None)
+  sample = lambda form: sample_latents(
+    model, {}, GENERATIONS["t2v"], {"video": NOISE["video"]},
+    {"text": jnp.stack([PROMPT, NEGATIVE]), "given": {}},
+    dataclasses.replace(EULER, guidance=form),
+  )  # fmt: skip
+  with jax.disable_jit():
+    sample("text")
+    assert len(told) == 2 and not any(x.any() for x in told[0].reads.values())
+    with pytest.raises(UsageError, match="'ucg2' needs another model"):
+      sample("ucg2")
 
 
 def test_progress_counts_the_steps():

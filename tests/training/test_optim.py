@@ -111,6 +111,18 @@ def test_three_steps_by_hand():
     assert (moved != 0).any() == (k[:4] != "text"), k
 
 
+def test_eps_is_added_to_the_root():
+  """A first gradient of eps moves by half a rate, one of 3 eps by three quarters."""
+  params = {"a": jnp.zeros(2)}
+  optimizer = make_optimizer(
+    [ParamGroup(".*", 1.0, 0.0)], params, warmup_steps=0, total_steps=2,
+    **COMMON | {"eps": 1e-3},
+  )  # fmt: skip
+  gradient = {"a": jnp.asarray([1e-3, -3e-3])}
+  updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+  np.testing.assert_allclose(updates["a"], [-0.5, 0.75], rtol=1e-4)
+
+
 def test_the_rate_falls_along_half_a_cosine():
   """From step 2 to 10: at a quarter of the way 0.5 (1 + cos(pi / 4))."""
   m = lr_multiplier(warmup_steps=2, total_steps=10, schedule="cosine")
