@@ -58,6 +58,12 @@ def params(model):
 
 
 @pytest.fixture(scope="session")
+def fresh(model):
+  """Parameters as training begins with."""
+  return jax.jit(lambda k: init_params(model, k, TEXT))(jax.random.key(3))
+
+
+@pytest.fixture(scope="session")
 def inputs():
   """Two samples of 4 latent frames, 3 x 2 tokens each, and 11 audio tokens."""
   rng = np.random.default_rng(1)

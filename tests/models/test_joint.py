@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ccl_jax.models.joint import JointDiT, token_geometry
-from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.models.presets import init_params
 from ccl_jax.tasks import TASKS, Route, static_route
 from tests.close import assert_close, difference
 from tests.models.conftest import TEXT, random_params, run, small_model
@@ -49,8 +49,7 @@ def test_every_part_of_the_baseline_matters(inputs, variant, tarp):
   assert_every_part_matters(model, random_params(model), inputs)
 
 
-def test_fresh_exchange_is_the_two_streams_bit_for_bit(model, params, inputs):
-  fresh = jax.jit(lambda k: init_params(model, k, TEXT))(jax.random.key(3))
+def test_fresh_exchange_is_the_two_streams_bit_for_bit(model, params, fresh, inputs):
   for direction in ("audio_to_video", "video_to_audio"):
     params = jax.tree.map(lambda x: x, params)
     params["blocks"][direction] = fresh["blocks"][direction]
@@ -231,6 +230,22 @@ def test_offloading_moves_the_residual_stream_to_the_host(inputs):
   assert kept("offload") == {"<host>"}
 
 
+def test_saved_attention_is_kept(inputs):
+  """Beside the residual stream, what self-attention and the text's gave by block and
+  stream, (depth, b, tokens, n, d); full remat keeps none of them.
+  """
+
+  def kept(policy):
+    model = small_model().clone(remat=policy)
+    loss = lambda p: model.apply({"params": p}, **inputs, route=BOTH)["video"].mean()
+    _, backward = jax.eval_shape(lambda p: jax.vjp(loss, p), random_params(model))
+    shapes = [x.shape for x in jax.tree.leaves(backward)]
+    return [shapes.count(s) for s in [(2, 2, 24, 4, 12), (2, 2, 11, 3, 12)]]
+
+  assert kept("full") == [0, 0]
+  assert kept("save_attention") == [2, 2]
+
+
 def test_remat_policies_change_no_gradient(inputs):
   base = small_model().clone(depth=1)
   params = random_params(base)
@@ -269,19 +284,3 @@ def test_the_program_does_not_grow_with_depth(inputs):
     return len(jax.jit(gradient).lower(shapes).as_text().splitlines())
 
   assert lines(2) == lines(5)
-
-
-def test_presets_have_wan_sizes():
-  count = lambda model: sum(
-    x.size
-    for x in jax.tree.leaves(
-      jax.eval_shape(lambda k: init_params(model, k, (512, 4096)), jax.random.key(0))
-    )
-  )
-  assert count(build_model("1.3b", streams=["video"])) == 1_418_996_800
-  assert count(build_model("14b", streams=["video"])) == 14_288_491_584
-  assert (
-    count(build_model("14b", streams=["video"], image_form="channels"))
-    == 16_394_878_784
-  )
-  assert 0.9e8 < count(build_model("lab")) < 1.15e8
