@@ -87,3 +87,33 @@ def test_context_alone_and_keys_alone(parts):
     atol=1e-5,
   )  # fmt: skip
   np.testing.assert_array_equal(share, 0.0)
+
+
+def test_by_hand():
+  """A query of ones of width 4: keys of log 3 and of zeros weigh 3 to 1, as the logit
+  is divided by the width's root, 2; a context token weighs as any key does.
+  """
+  ones, one_third = jnp.ones((1, 1, 1, 1, 4)), np.log(3) / 2
+  keys = jnp.stack([jnp.full((1, 4), one_third), jnp.zeros((1, 4))])[None, None]
+  values = jnp.stack([jnp.full((1, 4), 8.0), jnp.zeros((1, 4))])[None, None]
+  context = jnp.zeros((1, 1, 4)), jnp.full((1, 1, 4), 5.0)
+  out, share = context_attention(ones, None, (keys, values))
+  np.testing.assert_allclose(out, 6, rtol=1e-6)
+  out, share = context_attention(ones, context, (keys, values))
+  np.testing.assert_allclose(out, (3 * 8 + 5) / 5, rtol=1e-6)
+  np.testing.assert_allclose(share, 1 / 5, rtol=1e-6)
+  hidden = jnp.asarray([[[False, True]]])
+  out, share = context_attention(ones, context, (keys, values), hidden)
+  np.testing.assert_allclose([out.max(), share.max()], [2.5, 0.5], rtol=1e-6)
+
+
+def test_large_logits_do_not_overflow(parts):
+  """Only the largest key is seen; it may be a context token or not."""
+  q, context, keys, mask = parts
+  out, share = context_attention(1000 * q, context, keys, mask)
+  assert np.isfinite(out).all() and np.isfinite(share).all()
+  x = np.einsum("bfqnd,rnd->bfnqr", q, context[0])
+  y = np.einsum("bfqnd,bfknd->bfnqk", q, keys[0])
+  y = np.where(np.asarray(mask)[:, :, None, None], y, -np.inf)
+  wins = (x.max(-1) > y.max(-1)).mean(2)
+  np.testing.assert_allclose(share, wins, atol=1e-3)
