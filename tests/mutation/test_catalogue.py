@@ -1,6 +1,4 @@
-"""The mutants still fit: each changes one place of a file that parses, and its tests are
-there.
-"""
+"""The mutants still fit: each changes one place of a file, and its tests are there."""
 
 import ast
 import collections
