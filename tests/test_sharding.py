@@ -13,6 +13,7 @@ from ccl_jax.sharding import (
   PARAMETERS,
   _arranged,
   batch_sharding,
+  constrain,
   global_batch,
   local_rows,
   make_mesh,
@@ -124,3 +125,124 @@ def test_processes_along_the_context_hold_the_same_rows(monkeypatch):
       },
     )
     assert local_rows(make_mesh((1, 2, 4, 1)), 8) == list(rows)
+
+
+# Every parameter of a model with both streams and an image, and how its last axes lie
+# on a mesh where everything divides. In (E) matrices that widen, the inputs lie over
+# fsdp and context and the outputs over tensor; in (M) those that go back, the reverse.
+E, M = (("fsdp", "context"), "tensor"), ("tensor", ("fsdp", "context"))
+LAST = (None, ("fsdp", "context"))  # what has only its channels to share out
+BLOCK = {
+  "self_attn/q/kernel": E, "self_attn/k/kernel": E, "self_attn/v/kernel": E,
+  "self_attn/o/kernel": M,
+  "cross_attn/q/kernel": E, "cross_attn/k/kernel": E, "cross_attn/v/kernel": E,
+  "cross_attn/o/kernel": M,
+  "ffn/in/kernel": E, "ffn/out/kernel": M,
+  "modulation": LAST,
+}  # fmt: skip
+IMAGE = {"cross_attn/k_img/kernel": E, "cross_attn/v_img/kernel": E}
+EXCHANGE = {
+  "q/kernel": E, "k/kernel": E, "v/kernel": E, "o/kernel": M, "context": LAST,
+}  # fmt: skip
+STREAM = {
+  "patch_embedding/kernel": LAST,
+  "text_embedding/in/kernel": E, "text_embedding/out/kernel": E,
+  "time_embedding/in/kernel": E, "time_embedding/out/kernel": E,
+  "time_projection/kernel": E,
+  "head/kernel": (("fsdp", "context"), None),
+  "head_modulation": LAST,
+}  # fmt: skip
+IMAGE_STREAM = {"image_embedding/in/kernel": E, "image_embedding/out/kernel": E}
+WHERE = {
+  f"{prefix}/{path}": axes
+  for prefix, table in {
+    "blocks/video": BLOCK | IMAGE,
+    "blocks/audio": BLOCK,
+    "blocks/audio_to_video": EXCHANGE,
+    "blocks/video_to_audio": EXCHANGE,
+    "video": STREAM | IMAGE_STREAM,
+    "audio": STREAM,
+  }.items()
+  for path, axes in table.items()
+}
+
+
+@pytest.fixture(scope="module")
+def placed():
+  """{path: (shape, sharding)} of the lab model with an image, on eight devices."""
+  model = build_model("lab", image_form="channels")
+  shapes = jax.eval_shape(lambda k: init_params(model, k, (512, 64)), jax.random.key(0))
+  shardings = parameter_shardings(shapes, make_mesh((1, 2, 2, 2)))
+  return {
+    path_of(path): (x.shape, sharding)
+    for (path, x), sharding in zip(
+      jax.tree_util.tree_leaves_with_path(shapes),
+      jax.tree.leaves(shardings),
+      strict=True,
+    )
+  }
+
+
+def test_every_parameter_lies_where_its_rule_says(placed):
+  small = {p for p in placed if p.endswith(("bias", "scale"))}
+  assert placed.keys() - small == WHERE.keys()
+  for path, (shape, sharding) in placed.items():
+    # Vectors are whole everywhere; so is the depth of the blocks.
+    axes = (None,) if path in small else WHERE[path]
+    expected = P(*(None,) * (len(shape) - len(axes)), *axes)
+    assert sharding.spec == expected, path
+
+
+def test_axes_of_activations():
+  mesh = make_mesh((2, 2, 2, 1))
+  assert spec(("batch", None, "space", "heads"), (8, 3, 4, 6), mesh) == P(
+    ("data", "fsdp"), None, "context", None
+  )
+  assert batch_sharding(mesh).spec == P(("data", "fsdp"))
+  assert spec(("heads", "mlp", "embed"), (4, 4, 4), make_mesh((1, 1, 2, 4))) == P(
+    "tensor", "tensor", "context"
+  )
+  # Three rows over data 2 x fsdp 2: whole; six: over data alone.
+  assert spec(("batch",), (3,), mesh) == P(None)
+  assert spec(("batch",), (6,), mesh) == P("data")
+
+
+def test_an_activation_is_pinned_where_there_is_a_mesh():
+  pin = lambda x: constrain(x, "batch", None, "space", None)
+  x = jax.numpy.arange(96.0).reshape(4, 3, 4, 2)
+  assert pin(x) is x
+  with jax.set_mesh(make_mesh((2, 1, 4, 1))):
+    out = jax.jit(pin)(x)
+  assert {s.data.shape for s in out.addressable_shards} == {(2, 3, 1, 2)}
+  np.testing.assert_array_equal(out, x)
+
+
+def test_a_number_is_whole_everywhere():
+  mesh = make_mesh((1, 8, 1, 1))
+  shardings = parameter_shardings({"count": np.float32(3)}, mesh)
+  assert shardings["count"].spec == P() and shardings["count"].mesh == mesh
+
+
+def test_devices_of_a_mesh_are_in_their_order():
+  """Neighbours are tensor's, then context's: those that talk most."""
+  mesh = make_mesh((1, 2, 2, 2))
+  assert mesh.axis_names == ("data", "fsdp", "context", "tensor")
+  numbers = np.vectorize(lambda d: d.id)(mesh.devices)
+  np.testing.assert_array_equal(numbers, np.arange(8).reshape(1, 2, 2, 2))
+
+
+def test_tpus_are_arranged_by_their_wires(monkeypatch):
+  """By JAX, which may split an axis of a torus."""
+  called = {}
+
+  def arrange(sizes, devices, **options):
+    called.update(options, sizes=sizes)
+    return np.array(devices).reshape(sizes)[::-1]
+
+  monkeypatch.setattr("jax.experimental.mesh_utils.create_device_mesh", arrange)
+  devices = [Device(i, 0) for i in range(4)]
+  for d in devices:
+    d.platform = "tpu"
+  placed = _arranged([2, 2, 1, 1], devices, (1, 1, 1, 1))
+  assert called == {"sizes": [2, 2, 1, 1], "allow_split_physical_axes": True}
+  assert placed[0, 0, 0, 0].id == 2

@@ -91,7 +91,7 @@ def part_flops(model: JointDiT, g: Geometry) -> dict[str, float]:
     "ffn": 4 * n * d * c.ffn,
     "cross": forward_flops(model.clone(depth=1), g, *TEXT)["cross"],
   }
-  return {part: step.BATCH.value * flops for part, flops in one_clip.items()}
+  return {k: float(step.BATCH.value * flops) for k, flops in one_clip.items()}
 
 
 def part_rows(spec: ClipSpec, ceiling: float):

@@ -14,13 +14,15 @@ def _figure(rows: int, columns: int, width: float, height: float):
   return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def loss_curves(path: pathlib.Path, rows: Sequence[Mapping[str, float]]) -> None:
+def loss_curves(
+  path: pathlib.Path, rows: Sequence[Mapping[str, float | int | None]]
+) -> None:
   """Loss against step, one line for each task and stream; held-out ones dashed, in the
   colour of their task.
 
   Args:
     rows: of metrics.jsonl: {"step": ..., "loss/TASK/STREAM": ...}, and
-      "held_out/TASK/STREAM".
+      "held_out/TASK/STREAM"; None is left out.
   """
   figure, axes = _figure(1, 2, 10.0, 4.0)
   parts = {tuple(k.split("/")) for r in rows for k in r}

@@ -248,10 +248,11 @@ def _safetensors(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
     try:
       header = json.loads(f.read(length))
       header.pop("__metadata__", None)
-      rows = [
-        (n, h["dtype"], tuple(map(int, h["shape"])), *map(int, h["data_offsets"]))
-        for n, h in header.items()
-      ]
+      rows = []
+      for name, entry in header.items():
+        first, last = map(int, entry["data_offsets"])
+        shape = tuple(map(int, entry["shape"]))
+        rows.append((name, entry["dtype"], shape, first, last))
     except (ValueError, KeyError, TypeError, AttributeError) as e:
       raise not_one from e
   end = 8 + length + max((row[4] for row in rows), default=0)
@@ -266,7 +267,8 @@ def _safetensors(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
         "not supported: take the original ones)"
       )
     dtype = np.dtype(DTYPES[kind])
-    if last - first != math.prod(shape) * dtype.itemsize or first < 0:
+    fits = last - first == math.prod(shape) * dtype.itemsize
+    if not fits or min((first, *shape)) < 0:
       raise UsageError(f"{path}: {name} {shape} {kind} does not fit its data offsets")
     yield name, Entry(path, 8 + length + first, dtype, shape)
 

@@ -57,6 +57,16 @@ def run():
   return state, jax.jit(step)
 
 
+def test_the_average_and_the_gradient_are_of_the_new_and_the_old_weights(run):
+  """The average follows by (1 + step) / (10 + step) at first: 0.9 of the way here."""
+  state, step = run
+  new, metrics = step(state, {"wave": jnp.asarray(waves())})
+  assert int(new.step) == 1 and metrics["grad_norm"] > 0
+  expected = jax.tree.map(lambda e, p: e + 0.9 * (p - e), state.ema, new.params)
+  for a, b in zip(jax.tree.leaves(new.ema), jax.tree.leaves(expected)):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def trained(run):
   state, step = run
@@ -75,6 +85,7 @@ def test_the_bands_statistics_are_those_of_all_frames():
   np.testing.assert_allclose(std, mel.std(0), rtol=1e-3)
   _, silent = measure_bands(np.zeros((2, 4096), np.float32))
   np.testing.assert_allclose(silent, QUIETEST)
+  assert QUIETEST == 0.01
 
 
 def test_it_learns(trained):

@@ -173,3 +173,22 @@ def test_the_rate_rises_and_falls_in_every_step(warmup, expected):
     update, moments = optimizer.update(jnp.ones(()), moments, x)
     sizes.append(float(update))
   np.testing.assert_allclose(sizes, -np.array(expected), rtol=1e-4)
+
+
+def test_the_optimizer_is_adamw_behind_a_clip():
+  """Two steps in numbers: gradients of norm 5 are cut to 2, moments are of 0.8 and
+  0.99, weights decay at the rate, which falls by a tenth.
+  """
+  optimizer = gan_optimizer(
+    lr=0.1, decay=0.9, warmup_steps=0, b1=0.8, b2=0.99, weight_decay=0.05, clip_norm=2.0
+  )
+  x, gradients = np.array([1.0, -2.0]), (np.array([3.0, 4.0]), np.array([0.5, -1.0]))
+  moments, m, v = optimizer.init(jnp.asarray(x)), 0.0, 0.0
+  for t, gradient in enumerate(gradients):
+    update, moments = optimizer.update(jnp.asarray(gradient), moments, jnp.asarray(x))
+    g = gradient * min(1, 2 / np.sqrt((gradient**2).sum()))
+    m, v = 0.8 * m + 0.2 * g, 0.99 * v + 0.01 * g**2
+    best = m / (1 - 0.8 ** (t + 1)) / np.sqrt(v / (1 - 0.99 ** (t + 1)))
+    expected = -0.1 * 0.9**t * (best + 0.05 * x)
+    np.testing.assert_allclose(update, expected, rtol=1e-5)
+    x = x + expected

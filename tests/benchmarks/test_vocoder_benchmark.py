@@ -2,7 +2,10 @@
 
 import pytest
 
-from ccl_jax.benchmarks import vocoder
+from tests.benchmarks.alone import alone
+
+vocoder = alone("vocoder")
+
 
 SMALL = {"channels": 8, "rates": (2, 2), "kernels": (4, 4), "blocks": ((3, (1,)),)}
 

@@ -261,6 +261,22 @@ def test_two_damaged_steps_then_saved_again(run, capsys):
   assert (run / "30.damaged" / "state").is_dir()
 
 
+def test_a_step_that_is_damaged_again_is_set_aside_again(run, capsys):
+  """In the place of what was set aside the first time."""
+  (run / "30.damaged").mkdir()
+  (run / "30.damaged" / "old").write_text("")
+  for i in range(2):
+    _flip(run / "30" / "meta" / "metadata")
+    with _open(run) as c:
+      assert c.restore(_abstract(_state(0)))[0] == c.latest_step == 20
+      c.save(30, _state(31 + i), {"global_next_index": i}, {})
+    assert {p.name for p in (run / "30.damaged").iterdir()} >= {"state", "meta"}
+    assert not (run / "30.damaged" / "old").exists()
+  step, state, data, _ = _restore(run)
+  assert (step, data) == (30, {"global_next_index": 1})
+  _assert_same_bits(state, _state(32))
+
+
 def test_all_damaged(run):
   for step in (10, 20, 30):
     _flip(run / str(step) / "meta" / "metadata")
@@ -326,6 +342,12 @@ def test_restore_params(run, capsys):
     restore_params(
       run, "ema", {**abstract, "text": {"codes": abstract["text"]["codes"]}}
     )
+
+
+def test_restore_params_of_an_older_step(good_run):
+  step, ema, _ = restore_params(good_run, "ema", _abstract(_state(0)["ema"]), step=20)
+  assert step == 20
+  _assert_same_bits(ema, _state(20)["ema"])
 
 
 def test_restore_params_notices_only_its_own_damage(run, capsys):

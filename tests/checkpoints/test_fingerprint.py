@@ -20,6 +20,43 @@ def _print(x):
   return int(fingerprint(jnp.asarray(x)))
 
 
+def by_hand(words, start=0):
+  """The formula in whole numbers, one element after the other."""
+
+  def mix(x):
+    x = (x ^ (x >> 16)) * 0x85EBCA6B % 2**32
+    x = (x ^ (x >> 13)) * 0xC2B2AE35 % 2**32
+    return x ^ (x >> 16)
+
+  each = [mix(w ^ mix((start + i + 1) % 2**32)) for i, w in enumerate(words)]
+  return sum(each) % 2**32
+
+
+def test_the_formula():
+  """Bits of known numbers, row by row. The hash of nothing by MurmurHash3 is published:
+  0x514E28B7 of the seed 1, 0x81F16F39 of 2^32 - 1.
+  """
+  one, last = 0x514E28B7, 0x81F16F39
+  for word, expected in ((one, 0), (one ^ 1, one), (one ^ 0xFFFFFFFF, last)):
+    assert _print(np.array([word], np.uint32)) == by_hand([word]) == expected
+  words = [0x3F800000, 0xC0000000, 0, 0x80000000, 0x7F800000, 0x3DCCCCCD]
+  x = np.array([[1.0, -2.0, 0.0], [-0.0, np.inf, 0.1]], np.float32)
+  assert _print(x) == host_fingerprint(x) == by_hand(words)
+  far = 2**32 - 3
+  assert int(fingerprint(jnp.asarray(x), np.uint32(far))) == by_hand(words, far)
+  half = np.asarray(jnp.array([1.0, -2.0], jnp.bfloat16))
+  assert _print(half) == host_fingerprint(half) == by_hand([0x3F80, 0xC000])
+  small = np.array([[3, 255]], np.uint8)
+  assert _print(small) == host_fingerprint(small) == by_hand([3, 255])
+  assert _print(np.array([True, False])) == by_hand([1, 0])
+  assert _print(np.array(7, np.int32)) == by_hand([7])
+  with jax.enable_x64():
+    wide = jnp.array(
+      [1.0, -2.0], jnp.float64
+    )  # two words an element, the low one first
+    assert int(fingerprint(wide)) == by_hand([0, 0x3FF00000, 0, 0xC0000000])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_bit(dtype):
   x = _values(dtype)

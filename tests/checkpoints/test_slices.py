@@ -86,6 +86,60 @@ def test_slices_add_up_to_the_fingerprint(tmp_path, arrays):
     assert got == int(fingerprint(jnp.asarray(x))), path
 
 
+def test_pieces_are_small_and_of_one_layer(tmp_path, monkeypatch):
+  """At most `_PIECE` along an axis, as equal as can be; layers are never together."""
+  assert streamed._PIECE == 1024
+  monkeypatch.setattr(streamed, "_PIECE", 4)
+  arrays = {"blocks/a": np.ones((3, 9, 4), np.float32), "b": np.ones(5, np.float32)}
+  write(tmp_path, arrays)
+  about = lambda name: json.loads(
+    (tmp_path / "0" / "state" / f"params.{name}" / ".zarray").read_text()
+  )
+  assert about("blocks.a")["chunks"] == [1, 3, 4] and about("b")["chunks"] == [3]
+  assert about("b")["compressor"] is None and about("b")["dtype"] == "<f4"
+  zeros = {"z": np.zeros(3, np.float32)}
+  write(tmp_path / "zeros", zeros)  # are written too: a missing piece is damage
+  assert (tmp_path / "zeros/0/state/params.z/0").is_file()
+
+
+def test_a_slice_is_written_as_it_is_announced(tmp_path, arrays):
+  writer = SliceWriter(tmp_path, shapes_of(arrays))
+  kernel = arrays["blocks/q/kernel"]
+  for slot, wrong in (
+    ((0,), kernel[0].T),
+    ((0,), kernel[0].astype(np.float64)),
+    ((), kernel[0]),
+    ((0, 0), kernel[0]),
+  ):
+    with pytest.raises(AssertionError):
+      writer.write("blocks/q/kernel", slot, wrong)
+  with pytest.raises(AssertionError, match="not written"):
+    writer.finish({})
+
+
+def test_the_last_step_or_the_one_that_is_named(tmp_path):
+  for step, value in ((9, 1.0), (10, 2.0)):
+    x = np.full(2, value, np.float32)
+    writer = SliceWriter(tmp_path, shapes_of({"x": x}), step)
+    writer.write("x", (), x)
+    writer.finish({})
+  read = lambda **options: SliceReader(tmp_path, **options).read("x", ())[0]
+  assert (read(), read(step=9), read(step=10)) == (2, 1, 2)
+  with pytest.raises(UsageError, match="no checkpoint of step 11"):
+    read(step=11)
+
+
+def test_a_slot_read_twice_counts_once(tmp_path, arrays):
+  """The fingerprint is compared when all slots were read, each of them once."""
+  write(tmp_path, arrays)
+  reader = SliceReader(tmp_path)
+  reader._prints["blocks/q/bias"] += 1  # as if other numbers had been saved
+  for slot in (0, 1, 1, 0):
+    reader.read("blocks/q/bias", (slot,))
+  with pytest.raises(UsageError, match="damaged"):
+    reader.read("blocks/q/bias", (2,))
+
+
 @pytest.mark.parametrize("axes", [0, 1, 2])
 def test_the_reader_gives_back_the_slices(tmp_path, arrays, axes):
   """Also larger or smaller ones than were written."""
@@ -109,6 +163,34 @@ def test_the_reader_reads_what_training_saves(tmp_path, arrays):
   np.testing.assert_array_equal(got, arrays["blocks/q/kernel"][2])
   with pytest.raises(UsageError, match="no checkpoint of step 4"):
     SliceReader(tmp_path, step=4)
+
+
+def test_the_newest_step_is_read(tmp_path):
+  for step in (3, 12):
+    array = np.full(2, step, np.float32)
+    writer = SliceWriter(tmp_path, shapes_of({"gain": array}), step)
+    writer.write("gain", (), array)
+    writer.finish({"of": step})
+  assert SliceReader(tmp_path).read("gain", ()).tolist() == [12, 12]
+  older = SliceReader(tmp_path, step=3)
+  assert older.metadata == {"of": 3} and older.read("gain", ())[0] == 3
+
+
+def test_the_last_slice_is_waited_for(tmp_path):
+  """What goes wrong in it ends the writing, and no checkpoint is there."""
+  array = np.zeros(2, np.float32)
+  writer = SliceWriter(tmp_path, shapes_of({"gain": array}))
+  writer.write("gain", (), array)
+
+  class Failed:
+    def result(self):
+      raise ValueError("no space left")
+
+  writer._pending.result()
+  writer._pending = Failed()
+  with pytest.raises(OSError, match="no space left"):
+    writer.finish({})
+  assert not (tmp_path / "0" / "meta").exists()
 
 
 def test_every_slice_must_be_written(tmp_path, arrays):

@@ -4,9 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax.codecs.bundle import Codecs, fingerprint, load_codecs, save_codecs
+from ccl_jax.codecs.bundle import fingerprint, load_codecs, save_codecs
 from ccl_jax.codecs.embedded import fit_codecs
-from ccl_jax.data.scenes.talking import draw_clip
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 
@@ -22,23 +21,6 @@ def clips(seed=0, count=3):
 @pytest.fixture(scope="module")
 def codecs():
   return fit_codecs(clips(), text_length=24, text_dim=32)
-
-
-def test_the_bundle_is_one_argument_of_a_jitted_function(codecs):
-  @jax.jit
-  def encode(codecs: Codecs, pixels, wave, ids, mask):
-    return (
-      codecs.video.encode(pixels),
-      codecs.audio.encode(wave),
-      codecs.text.encode(ids, mask),
-    )
-
-  clip = next(clips(1))
-  pixels = clip["video"][None] / np.float32(127.5) - 1
-  ids, mask = codecs.text.tokenize(["says"])
-  video, audio, text = encode(codecs, pixels, clip["audio"][None], ids, mask)
-  assert (video.shape, audio.shape) == ((1, 3, 2, 3, 16), (1, 11, 20))
-  assert text.shape == (1, 24, 32)
 
 
 SCENE = ClipSpec(frames=33, height=32, width=32, fps=25)

@@ -31,7 +31,9 @@ def arrays(bucket: Bucket, j: int, video_std: bool = False) -> dict[str, np.ndar
   return out
 
 
-def make_set(root, counts, shard_clips=3, encoders=ENCODERS, video_std=False):
+def make_set(
+  root, counts, shard_clips=3, encoders=ENCODERS, video_std=False, settings=None
+):
   """Writes `counts` {bucket: records} below `root` and returns it; the deviation of
   record j is j + 1 / 2, if there is one.
   """
@@ -39,7 +41,7 @@ def make_set(root, counts, shard_clips=3, encoders=ENCODERS, video_std=False):
     b: [Item(f"{b.kind} {j}", "", 0.0, None, f"clip {j}") for j in range(n)]
     for b, n in sorted(counts.items())
   }
-  made = plan.make({}, encoders, Catalogue(items, []), shard_clips)
+  made = plan.make(settings or {}, encoders, Catalogue(items, []), shard_clips)
   root.mkdir(parents=True)
   plan.write(made, root)
   for shard in made.shards:

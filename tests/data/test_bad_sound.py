@@ -13,25 +13,11 @@ from ccl_jax.data.media.decode import MediaError, measure, probe, read_audio, re
 from ccl_jax.data.sets.buckets import parse_spec
 from ccl_jax.data.sources import catalogue
 from ccl_jax.data.spec import ClipSpec
+from tests.data.sound_files import wav
 
 SHAPE = parse_spec("17x32x48@25")
 TIME = np.arange(32000) / 16000
 SINE = (0.25 * np.sin(2 * np.pi * 440 * TIME)).astype(np.float32)
-
-
-def wav(path, waves, rate=16000, form="<f4"):
-  """Channels (c, n) as a wav file of floats, or of integers as they are."""
-  waves = np.atleast_2d(waves)
-  channels, dtype = len(waves), np.dtype(form)
-  data = np.ascontiguousarray(waves.T).astype(dtype).tobytes()
-  kind = 3 if dtype.kind == "f" else 1
-  frame = channels * dtype.itemsize
-  about = (kind, channels, rate, rate * frame % 2**32, frame, 8 * dtype.itemsize)
-  fmt = struct.pack("<HHIIHH", *about)
-  chunks = b"fmt " + struct.pack("<I", 16) + fmt + b"data"
-  chunks += struct.pack("<I", len(data)) + data
-  path.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks)
-  return path
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -118,14 +118,6 @@ def test_late_start_seeks_and_gives_the_same(tmp_path, monkeypatch, name):
   assert np.abs(audio - audio_from_0).max() < 0.3 * audio.max()
 
 
-def test_nearest_frame_but_a_still_stays(tmp_path):
-  film(
-    tmp_path / "still.mp4", times=[0.0, 0.04, 1.0, 1.04, 1.4], event=1.02, seconds=1.5
-  )
-  video, _ = read_clip(tmp_path / "still.mp4", SPEC)
-  assert flash(video) == [25]
-
-
 @pytest.mark.parametrize(("frames", "enough"), [(33, True), (32, True), (31, False)])
 def test_last_frame_is_held_once(tmp_path, frames, enough):
   film(tmp_path / "f.mp4", times=[k / 25 for k in range(frames)], seconds=1.4)

@@ -181,6 +181,19 @@ def test_encode_levels_every_clip(made):
     open_stock("folder", made, "", {}, [parse_spec("17x32x48@25")], 23.0)
 
 
+@pytest.mark.parametrize(
+  ("level", "good"),
+  [(-69.9, True), (-0.1, True), (0, False), (-70, False), (5.0, False)],
+)
+def test_the_levels_that_may_be_asked_for(tmp_path, level, good):
+  options = ("folder", tmp_path, "", {}, [parse_spec("17x32x48@25")], level)
+  if good:
+    assert open_stock(*options)
+  else:
+    with pytest.raises(UsageError, match=f"got {level} LUFS, expected such as -23"):
+      open_stock(*options)
+
+
 def test_what_is_measured_of_a_sound(tmp_path):
   wave = np.concatenate([tone(-20, 1.0), np.zeros(16000, np.float32)])
   assert sound_checks.measured(wave)["silence"] == 0.5

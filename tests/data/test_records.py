@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ccl_jax.data.sets import plan
+from ccl_jax.data.sets import plan, records
 from ccl_jax.data.sets.record_set import RecordSet, allow_open_files
 from ccl_jax.data.sets.records import DamagedRecord, new_shard, pack, unpack, write_json
 from ccl_jax.data.sources.catalogue import Catalogue, Item
@@ -101,6 +101,16 @@ def test_a_file_that_may_not_grow_leaves_nothing(tmp_path, room):
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   assert e.value.errno == errno.EFBIG
+  assert shard_files(tmp_path) == []
+
+
+@pytest.mark.parametrize("written", [1, 3])
+def test_a_shard_of_fewer_or_more_records_is_not_there(tmp_path, monkeypatch, written):
+  monkeypatch.setattr(records, "count_records", lambda path: written)
+  with pytest.raises(OSError, match=f"{written} of 2 records were written"):  # noqa: SIM117
+    with new_shard(tmp_path / "s.array_record") as write:
+      write(b"x")
+      write(b"y")
   assert shard_files(tmp_path) == []
 
 
@@ -227,6 +237,11 @@ def test_a_set_of_many_shards_may_open_them_all():
     resource.setrlimit(resource.RLIMIT_NOFILE, (100, limits[1]))
     allow_open_files(40)
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 100
+    allow_open_files(50)  # half of them
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 100
+    allow_open_files(51)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(151, limits[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, limits[1]))
     allow_open_files(300)
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(400, limits[1])
   finally:

@@ -14,6 +14,7 @@ from ccl_jax.errors import UsageError
     (81, 16, 158, 21),
     (121, 24, 157, 31),
     (49, 12.5, 122, 13),
+    (201, 6.25, 1005, 51),  # 1004.9999 in floating point
   ],
 )
 def test_sizes(frames, fps, tokens, latent_frames):
@@ -44,8 +45,25 @@ def test_ntsc_rate_is_a_fraction():
     ({"width": 8}, "use 16"),
     ({"fps": 0}, "positive"),
     ({"frames": 1, "fps": 60}, "audio token"),
+    ({"frames": 1, "fps": 31.26}, "audio token"),
+    ({"frames": 34}, "33 or 37"),
+    ({"frames": 0}, "use 1"),
+    ({"height": 0}, "use 16"),
+    ({"height": -16}, "use 16"),
+    ({"height": 24}, "16 or 32"),
+    ({"width": 40}, "32 or 48"),
+    ({"fps": -1}, "positive"),
+    ({"sample_rate": 0}, "sample_rate 0"),
   ],
 )
 def test_wrong_sizes_name_the_right_ones(change, hint):
   with pytest.raises(UsageError, match=hint):
     ClipSpec(**({"frames": 33, "height": 64, "width": 64, "fps": 25} | change))
+
+
+def test_the_smallest_there_are():
+  spec = ClipSpec(1, 16, 16, 31.25)  # as long as one token
+  assert (spec.audio_tokens, spec.samples, spec.latent_shape) == (1, 512, (1, 2, 2))
+  assert ClipSpec(5, 16, 32, 25).latent_shape == (2, 2, 4)
+  assert ClipSpec(5, 16, 32, 25).sample_rate == 16000
+  assert ClipSpec(33, 16, 16, 25, 48000).audio_tokens == 123

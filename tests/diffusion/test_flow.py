@@ -20,23 +20,6 @@ def test_interpolation_runs_from_data_to_noise(sigma_shape):
   chex.assert_trees_all_equal(flow.interpolate(x0, eps, jnp.ones(sigma_shape)), eps)
 
 
-@pytest.mark.parametrize("sigma_shape", [(3,), (3, 5)])
-def test_data_prediction_inverts_the_path(sigma_shape):
-  x0, eps = _pair()
-  sigma = jax.random.uniform(jax.random.key(2), sigma_shape)
-  x = flow.interpolate(x0, eps, sigma)
-  got = flow.data_prediction(x, flow.velocity_target(x0, eps), sigma)
-  chex.assert_trees_all_close(got, x0, atol=1e-6)
-
-
-def test_velocity_is_the_derivative_of_the_path():
-  x0, eps = _pair((2, 7))
-  _, dx = jax.jvp(
-    lambda s: flow.interpolate(x0, eps, s), (jnp.array([0.3, 0.8]),), (jnp.ones(2),)
-  )
-  chex.assert_trees_all_close(dx, flow.velocity_target(x0, eps), atol=1e-6)
-
-
 def test_a_noise_level_per_frame_acts_on_its_own_frame():
   x0, eps = _pair((2, 3, 4))
   sigma = jnp.array([[0.0, 0.5, 1.0], [1.0, 0.25, 0.0]])

@@ -14,11 +14,13 @@ from ml_collections import ConfigDict
 
 from ccl_jax.codecs.bundle import load_codecs, save_codecs
 from ccl_jax.codecs.embedded import fit_codecs
+from ccl_jax.data.media.decode import MediaError
 from ccl_jax.data.sets import plan, records
-from ccl_jax.data.sets.buckets import parse_spec
+from ccl_jax.data.sets.buckets import Bucket, parse_spec
 from ccl_jax.data.sets.record_set import RecordSet
+from ccl_jax.data.sources.catalogue import Catalogue, Item
 from ccl_jax.data.sources.stock import FolderStock
-from ccl_jax.encoding.inspect import decode, decode_some, describe, show
+from ccl_jax.encoding import run as encoding
 from ccl_jax.encoding.run import encode
 from ccl_jax.errors import UsageError
 from ccl_jax.models.wan_vae import WanVideoCodec, init_params
@@ -253,6 +255,30 @@ def test_an_encoding_that_is_done_is_left_alone(media, codecs, undisturbed):
   before = {p: p.stat().st_mtime_ns for p in undisturbed.glob("*.array_record")}
   assert encode(config(media, undisturbed, codecs))["records"] == 10
   assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_some_clips_are_as_many_as_asked_for():
+  """Drawn from all buckets, the same at every call; what cannot be read is no clip."""
+  item = lambda j: Item(str(j), "", 0.0, None, "")
+  names = dict(zip("xyz", (Bucket.of(SPEC, k) for k in ("film", "image", "sound"))))
+  items = {b: [item(f"{x} {j}") for j in range(9)] for x, b in names.items()}
+  listed = Catalogue(items, [])
+
+  class Stock(FolderStock):
+    def __init__(self):
+      pass
+
+    def read(self, bucket, item):
+      if item.id.endswith(("3", "4")):
+        raise MediaError("broken")
+      return {"id": item.id}
+
+  take = lambda n: [c["id"] for c in encoding._some_clips(Stock(), listed, n)]
+  every = take(99)
+  assert sorted(every) == [f"{b} {j}" for b in "xyz" for j in (0, 1, 2, 5, 6, 7, 8)]
+  assert every != sorted(every) and {name[0] for name in every[:5]} == set("xyz")
+  for count in (0, 1, 6, 21):
+    assert take(count) == every[:count]
 
 
 def test_embedded_codecs_are_fitted_once(tmp_path, media):

@@ -82,3 +82,61 @@ def test_mistakes_come_before_the_first_clip(manifest, tmp_path):
   rows = [{"id": "big", "prompt": "a cat", "seed": 2**64}]
   manifest.write_text(json.dumps(rows[0]))
   fails("big: seed 18446744073709551616: expected a whole number")
+
+
+def write(path, rows):
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return path
+
+
+@pytest.mark.parametrize("task, ending", [("joint", ".mp4"), ("t2a", ".wav")])
+def test_a_clip_is_there_by_its_whole_id(tmp_path, task, ending):
+  """Ids may have dots: a.1 is not made because there is a.mp4, nor a because of a.1."""
+  ids = ["a", "a.1", "a.2", "b.mp4", "b"]
+  path = write(tmp_path / "set.jsonl", [{"id": i, "prompt": "x"} for i in ids])
+  out, made = tmp_path / "out", []
+  out.mkdir()
+  for name in ("a", "a.2", "b.mp4"):
+    (out / (name + ending)).touch()
+  (out / ("b" + {".mp4": ".wav", ".wav": ".mp4"}[ending])).touch()
+  assert make_set(maker(out, made), path, out, task, batch=9) == 2
+  assert made == [("a.1 b", {})]
+
+
+def test_lines_arrive_as_they_are(tmp_path):
+  """Each with its prompt, seed and picture, which is beside the manifest."""
+  rows = []
+  for i in range(3):
+    (tmp_path / f"{i}.png").touch()
+    rows.append({"id": f"c{i}", "prompt": f"p{i}", "image": f"{i}.png", "seed": 5 + i})
+  path, made = write(tmp_path / "set.jsonl", rows), []
+  make = lambda lines, files: made.append((lines, files))
+  make_set(make, path, tmp_path / "out", "ti2av", batch=2)
+  assert [[x.id for x in lines] for lines, _ in made] == [["c0", "c1"], ["c2"]]
+  lines = [x for lines, _ in made for x in lines]
+  assert [(x.prompt, x.seed) for x in lines] == [("p0", 5), ("p1", 6), ("p2", 7)]
+  images = [path for _, files in made for path in files["image"]]
+  assert images == [tmp_path / f"{i}.png" for i in range(3)]
+
+
+def test_the_parts_of_a_set_are_all_of_it(tmp_path, capsys):
+  """Every count-th line from the index-th on, what is there or not; one at a time."""
+  rows = [{"id": f"c{i}", "prompt": "x"} for i in range(7)]
+  path = write(tmp_path / "set.jsonl", rows)
+  out = tmp_path / "out"
+  out.mkdir()
+  (out / "c1.mp4").touch()
+  for index, expected in ((0, "c0 c3 c6"), (1, "c4"), (2, "c2 c5")):
+    made = []
+    n = make_set(maker(out, made), path, out, "t2v", index, 3)
+    assert " ".join(name for name, _ in made) == expected
+    assert n == len(made)  # a batch is of one line unless told otherwise
+    share = {0: "3 of 3", 1: "1 of 2", 2: "2 of 2"}[index]
+    assert f"{share} clips made" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("index, count", [(-1, 2), (2, 2), (3, 2), (0, 0)])
+def test_a_part_that_is_not_there(tmp_path, index, count):
+  path = write(tmp_path / "set.jsonl", [{"id": "a", "prompt": "x"}])
+  with pytest.raises(UsageError, match=f"--process_index is {index}"):
+    make_set(lambda *_: None, path, tmp_path, "t2v", index, count)

@@ -1,5 +1,6 @@
 """AV-Align: onsets as librosa's, flow peaks, matches, whole clips."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -71,6 +72,16 @@ def test_the_flow_is_that_of_the_jumps():
   np.testing.assert_allclose(peak_times(curve, FPS), np.array(JUMPS) / FPS)
   wide = np.pad(steps(JUMPS), ((0, 0), (0, 0), (0, 64), (0, 0)))
   assert flow_curve(wide).shape == (50,)
+
+
+@pytest.mark.parametrize(("side", "move", "flow"), [(256, 3, 3), (128, 1, 2)])
+def test_the_flow_is_in_pixels_of_a_short_side_of_256(side, move, flow):
+  """Of a texture that moves everywhere, along either side of the picture."""
+  rough = np.random.default_rng(3).integers(0, 256, (48, 96, 3), np.uint8)
+  wide = cv2.resize(rough, (2 * side, side), interpolation=cv2.INTER_CUBIC)
+  video = np.stack([wide[:, move * k : move * k + side + 64] for k in range(3)])
+  for turned in (video, video.transpose(0, 2, 1, 3).copy()):
+    np.testing.assert_allclose(flow_curve(turned), flow, rtol=0.01)
 
 
 def test_the_flow_of_pairs_at_once_is_that_of_one_after_the_other():

@@ -79,6 +79,14 @@ def test_the_surest_of_overlapping_boxes_is_kept():
   assert nms(boxes[:0], scores[:0], 0.3).tolist() == []
 
 
+def test_a_box_at_the_limit_is_kept():
+  """Halves of one another's width: an overlap of exactly a third."""
+  boxes = np.array([[0, 0, 12, 8], [6, 0, 18, 8.0]])
+  assert intersection_over_union(boxes[0], boxes[1:])[0] == 1 / 3
+  assert nms(boxes, np.array([0.9, 0.8]), 1 / 3).tolist() == [0, 1]
+  assert nms(boxes, np.array([0.9, 0.8]), 0.33).tolist() == [0]
+
+
 def test_faces_of_one_picture():
   """Below 0.05 nothing is looked at; faces are in pixels, sure, and apart."""
   boxes = np.array(

@@ -126,6 +126,28 @@ def test_files(tmp_path):
   np.testing.assert_array_equal(read_moments(tmp_path / "plain.npz").mean, read.mean)
 
 
+def test_moments_of_others_are_of_as_many_as_there_should_be(tmp_path):
+  """Two per dimension where nobody says, so that nothing is warned of; else what is
+  said.
+  """
+  mean, sigma = np.array([1.0, -2.0, 0.5]), np.diag([4.0, 1.0, 9.0])
+  np.savez(tmp_path / "plain.npz", mu=mean, sigma=sigma)
+  plain = read_moments(tmp_path / "plain.npz")
+  assert plain.n == 6
+  np.testing.assert_allclose(plain.covariance, sigma)
+  shifted = gaussian(mean + [0, 3, 0], np.diag([1.0, 1.0, 1.0]))
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    # 3^2 between the means, and 2 - 1, 1 - 1, 3 - 1 between the deviations.
+    assert frechet(plain, shifted) == pytest.approx(9 + 1 + 0 + 4)
+  np.savez(tmp_path / "few.npz", mu=mean, sigma=sigma, n=5)
+  few = read_moments(tmp_path / "few.npz")
+  assert few.n == 5
+  np.testing.assert_allclose(few.covariance, sigma)
+  with pytest.warns(UserWarning, match="5 features of width 3"):
+    frechet(few, shifted)
+
+
 def test_mistakes_about_files(tmp_path):
   (tmp_path / "text.npz").write_text("features")
   (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")

@@ -63,6 +63,41 @@ def test_json_by_topic(tmp_path):
   assert taken == 1 and lines[0].image == "/abs/x.png"
 
 
+def lines_of(tmp_path, *rows, form="auto"):
+  path = tmp_path / "set.json"
+  path.write_text("\ufeff" + json.dumps(rows), "utf-8")
+  return read_prompts(path, form)[0]
+
+
+def test_names_of_columns_in_their_order(tmp_path):
+  """The first that is there and not empty; numbers are names too."""
+  (line,) = lines_of(
+    tmp_path,
+    {"prompt": "", "caption": "a b", "id": "", "name": None, "index": 0,
+     "video_id": "v", "image": "", "img_path": "i.png", "category": "hard",
+     "topic": "t", "lang": "fr"},
+  )  # fmt: skip
+  assert (line.id, line.prompt, line.image) == ("0", "a b", "i.png")
+  assert (line.subset, line.language, line.transcript) == ("hard", "fr", "")
+
+
+def test_numbers_stand_for_names(tmp_path):
+  one, two = lines_of(tmp_path, {"text": "x"}, {"text": "他说“好”", "id": "a/b  c"})
+  assert (one.id, two.id) == ("set_0001", "a_b_c")
+  assert (one.language, two.language, two.transcript) == ("en", "zh", "好")
+
+
+def test_parts_of_a_prompt_are_joined_where_there_is_no_whole(tmp_path):
+  one, two, three = lines_of(
+    tmp_path,
+    {"video_prompt": "a girl", "audio_prompt": "rain", "speech_prompt": None},
+    {"audio_prompt": ["rain", "", "wind"], "speech_prompt": {"text": " hi "}},
+    {"video_prompt": "two", "speech_prompt": [{"text": "a"}, {"speaker": "b"}, "c"]},
+  )
+  assert [x.prompt for x in (one, two, three)] == ["a girl rain", "rain wind", "two"]
+  assert [x.transcript for x in (one, two, three)] == ["", "hi", "a"]
+
+
 @pytest.mark.parametrize(
   "text,form,message",
   [

@@ -1,4 +1,4 @@
-"""A small joint model with every path alive: random parameters, awkward sizes."""
+"""A small joint model of awkward sizes in which every part matters."""
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import init_params
 from ccl_jax.models.stream import StreamConfig
 from ccl_jax.tasks import Route
+from tests.params import living_params
 
 TEXT = (7, 24)
 
@@ -32,11 +33,9 @@ def small_model(**cross) -> JointDiT:
 
 
 def random_params(model: JointDiT, seed: int = 0):
-  """Parameters none of which is zero, so that no path is silent."""
+  """Parameters with which every part of the model matters."""
   shapes = jax.eval_shape(lambda k: init_params(model, k, TEXT), jax.random.key(0))
-  rng = np.random.default_rng(seed)
-  draw = lambda x: (0.2 * rng.standard_normal(x.shape) + 0.1).astype(np.float32)
-  return jax.tree.map(lambda x: jnp.asarray(draw(x)), shapes)
+  return living_params(shapes, seed)
 
 
 def run(model: JointDiT, params, inputs, route=Route(), **kwargs):
@@ -56,6 +55,12 @@ def model():
 @pytest.fixture(scope="session")
 def params(model):
   return random_params(model)
+
+
+@pytest.fixture(scope="session")
+def fresh(model):
+  """Parameters as training begins with."""
+  return jax.jit(lambda k: init_params(model, k, TEXT))(jax.random.key(3))
 
 
 @pytest.fixture(scope="session")

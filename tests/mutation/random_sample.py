@@ -6,17 +6,18 @@
 First a place is drawn, each operator, number and loop of the files alike, then one of
 the changes that cosmic-ray knows for it: so a place with twenty variants weighs no more
 than one with two. Type annotations are no places: nothing runs them. Writes
-`mutants/random.toml`; the tests of a mutant are those of its file, by `TESTS`.
+`mutants/random.toml`; the tests of a mutant are those of its file (`tests_of`).
 """
 
 import argparse
 import ast
+import collections
 import difflib
 import json
 import random
 import sys
 
-from tests.mutation.catalogue import FOLDER, ROOT
+from tests.mutation.catalogue import FOLDER, ROOT, load
 
 PLACES = (
   "models/**/*.py",
@@ -28,8 +29,8 @@ PLACES = (
   "prompt_sets.py",
   "report.py",
 )
-# What should notice a bug in a file, the cheapest first.
-TESTS: dict[str, list[str]] = {}
+# What should notice a bug, beside the tests of the mutants made by hand of that file.
+GOLDEN = {"models": "tests/parity/test_check_case.py"}
 
 
 def annotations(tree: ast.AST):
@@ -119,11 +120,15 @@ def main() -> int:
 
 
 def tests_of(file: str) -> list[str]:
-  """The tests of a source file: its row of TESTS, or that of its folder."""
-  inside = file.removeprefix("ccl_jax/")
-  if inside in TESTS:
-    return TESTS[inside]
-  return TESTS[inside.rsplit("/", 1)[0] + "/"]
+  """The test files that the mutants made by hand of a file name, most often first."""
+  counts = collections.Counter(
+    test.split("::")[0]
+    for m in load()
+    if m.file == file and m.area != "random"
+    for test in m.tests
+  )
+  golden = GOLDEN.get(file.split("/")[1])
+  return [test for test, _ in counts.most_common()] + ([golden] if golden else [])
 
 
 if __name__ == "__main__":

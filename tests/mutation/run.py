@@ -24,9 +24,11 @@ import threading
 import time
 
 from tests.mutation.catalogue import ROOT, Mutant, load
+from tests.mutation.server import TIMEOUT
 
 NOTICED, SURVIVED = "noticed", "survived"
-ENDINGS = {0: SURVIVED, 1: NOTICED, 2: NOTICED}  # of pytest: passed, failed, broken
+# Of pytest: passed, failed, broken; and of the server.
+ENDINGS = {0: SURVIVED, 1: NOTICED, 2: NOTICED, TIMEOUT: NOTICED}
 
 
 def main() -> int:
@@ -83,67 +85,84 @@ class Results:
         file.write(json.dumps(row) + "\n")
 
 
+class Worker:
+  """A copy of the repository, and a server that runs tests in it."""
+
+  def __init__(self, folder: pathlib.Path, cache: pathlib.Path):
+    self.folder = _copy(folder)
+    self._server = subprocess.Popen(
+      [sys.executable, "-m", "tests.mutation.server"],
+      cwd=folder,
+      env=os.environ | _environment(folder, cache),
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+
+  def pytest(self, tests: tuple[str, ...], seconds: float) -> tuple[int, str]:
+    """Exit code and the end of the output."""
+    print(
+      json.dumps({"tests": tests, "seconds": seconds}),
+      file=self._server.stdin,
+      flush=True,
+    )
+    answer = json.loads(self._server.stdout.readline())
+    return answer["code"], answer["tail"]
+
+  def close(self) -> None:
+    self._server.stdin.close()
+    self._server.wait()
+
+
 def run_all(todo: list[Mutant], results: Results, args) -> None:
   cache = args.out.resolve() / "compiled"
-  with tempfile.TemporaryDirectory(prefix="mutants") as scratch:
-    copies: queue.Queue = queue.Queue()
-    for i in range(args.workers):
-      copies.put(_copy(pathlib.Path(scratch) / str(i)))
-    clean: dict[tuple[str, ...], str] = {}
-    ready = collections.defaultdict(threading.Lock)
+  clean: dict[tuple[str, ...], str] = {}
+  ready = collections.defaultdict(threading.Lock)
 
-    def pytest(copy: pathlib.Path, tests) -> tuple[int, str]:
-      command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-      try:
-        done = subprocess.run(
-          [*command, *tests],
-          cwd=copy,
-          env=os.environ | _environment(cache),
-          capture_output=True,
-          text=True,
-          timeout=args.timeout,
-        )
-      except subprocess.TimeoutExpired:
-        return 1, "timeout"
-      return done.returncode, (done.stdout + done.stderr)[-1500:]
+  def passes_clean(worker, tests) -> str:
+    """Nothing, or how the tests fail without a mutant."""
+    with ready[tests]:
+      if tests not in clean:
+        code, tail = worker.pytest(tests, args.timeout)
+        clean[tests] = "" if code == 0 else tail
+      return clean[tests]
 
-    def passes_clean(copy, tests) -> str:
-      """Nothing, or how the tests fail without a mutant."""
-      with ready[tests]:
-        if tests not in clean:
-          code, tail = pytest(copy, tests)
-          clean[tests] = "" if code == 0 else tail
-        return clean[tests]
-
-    def one(mutant: Mutant) -> tuple[Mutant, str, float]:
-      copy = copies.get()
+  def one(mutant: Mutant) -> tuple[Mutant, str, float]:
+    worker = workers.get()
+    start = time.monotonic()
+    try:
+      broken = passes_clean(worker, mutant.tests)
       start = time.monotonic()
-      try:
-        broken = passes_clean(copy, mutant.tests)
-        start = time.monotonic()
-        if broken:
-          result, tail = "fails without it", broken
-        else:
-          path = copy / mutant.file
-          source = path.read_text()
-          try:
-            path.write_text(mutant.apply(source))
-            code, tail = pytest(copy, mutant.tests)
-            result = ENDINGS.get(code, f"pytest exit {code}")
-          finally:
-            path.write_text(source)
-      finally:
-        copies.put(copy)
-      seconds = time.monotonic() - start
-      results.add(mutant, result, seconds, tail)
-      return mutant, result, seconds
+      if broken:
+        result, tail = "fails without it", broken
+      else:
+        path = worker.folder / mutant.file
+        source = path.read_text()
+        try:
+          path.write_text(mutant.apply(source))
+          code, tail = worker.pytest(mutant.tests, args.timeout)
+          result = ENDINGS.get(code, f"pytest exit {code}")
+        finally:
+          path.write_text(source)
+    finally:
+      workers.put(worker)
+    seconds = time.monotonic() - start
+    results.add(mutant, result, seconds, tail)
+    return mutant, result, seconds
 
+  with tempfile.TemporaryDirectory(prefix="mutants") as scratch:
+    workers: queue.Queue = queue.Queue()
+    for i in range(args.workers):
+      workers.put(Worker(pathlib.Path(scratch) / str(i), cache))
     with concurrent.futures.ThreadPoolExecutor(args.workers) as pool:
-      jobs = [pool.submit(one, m) for m in todo]
+      # Mutants of the same tests follow one another: their programs are compiled once.
+      jobs = [pool.submit(one, m) for m in sorted(todo, key=lambda m: m.tests)]
       for n, job in enumerate(concurrent.futures.as_completed(jobs), 1):
         mutant, result, seconds = job.result()
         head = f"{n}/{len(todo)} {seconds:5.1f} s {result:>8}"
         print(f"{head}  {mutant.area}: {mutant.name}", flush=True)
+    for _ in range(args.workers):
+      workers.get().close()
 
 
 def _copy(folder: pathlib.Path) -> pathlib.Path:
@@ -157,12 +176,14 @@ def _copy(folder: pathlib.Path) -> pathlib.Path:
   return folder
 
 
-def _environment(cache: pathlib.Path) -> dict[str, str]:
+def _environment(folder: pathlib.Path, cache: pathlib.Path) -> dict[str, str]:
   """One cache of compiled programs, and no byte code of the file before."""
   shared = os.environ.get("CCL_SHARED", str(ROOT.parent / "shared"))
   return {
     "CCL_SHARED": shared,
+    "PYTHONPATH": str(folder),
     "PYTHONDONTWRITEBYTECODE": "1",
+    "JAX_PLATFORMS": "cpu",
     "JAX_COMPILATION_CACHE_DIR": str(cache),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }

@@ -12,13 +12,16 @@ def normal(*shape, seed):
   return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
-def reference(q, k, v):
-  """softmax(q k^T / sqrt(d)) v in float64, for (b, q, n, d)."""
-  q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+def shares(q, k):
+  """softmax(q k^T / sqrt(d)) in float64, for (b, q, n, d)."""
+  q, k = (np.asarray(x, np.float64) for x in (q, k))
   logits = np.einsum("bqnd,bknd->bnqk", q, k) / np.sqrt(q.shape[-1])
   weights = np.exp(logits - logits.max(-1, keepdims=True))
-  weights /= weights.sum(-1, keepdims=True)
-  return np.einsum("bnqk,bknd->bqnd", weights, v)
+  return weights / weights.sum(-1, keepdims=True)
+
+
+def reference(q, k, v):
+  return np.einsum("bnqk,bknd->bqnd", shares(q, k), np.asarray(v, np.float64))
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +44,24 @@ def test_one_softmax_over_context_and_keys(parts):
       k, v = (np.concatenate([c, x[b, f][seen]])[None] for c, x in zip(context, keys))
       expected = reference(q[b, f][None], k, v)[0]
       np.testing.assert_allclose(out[b, f], expected, atol=1e-5)
+      on_context = shares(q[b, f][None], k)[0, ..., :4].sum(-1).mean(0)
+      np.testing.assert_allclose(share[b, f], on_context, rtol=1e-5)
   np.testing.assert_allclose(share[1, 2], 1.0, rtol=1e-6)
-  assert share[0].max() < 1
+
+
+@pytest.mark.parametrize("loud", [0, 1])
+def test_logits_beyond_the_range_of_exp(parts, loud):
+  """Of context or of keys: hundreds apart, the louder part takes everything."""
+  q, context, keys, _ = parts
+  context, keys = list(context), list(keys)
+  (context, keys)[loud][0] *= 500
+  out, share = context_attention(q, tuple(context), tuple(keys))
+  k = np.concatenate([context[0], keys[0][1, 2]])[None]
+  v = np.concatenate([context[1], keys[1][1, 2]])[None]
+  expected = reference(q[1, 2][None], k, v)[0]
+  np.testing.assert_allclose(out[1, 2], expected, atol=1e-4)
+  on_context = shares(q[1, 2][None], k)[0, ..., :4].sum(-1).mean(0)
+  np.testing.assert_allclose(share[1, 2], on_context, atol=1e-4)
 
 
 def test_masked_keys_have_no_gradient(parts):
@@ -68,3 +87,33 @@ def test_context_alone_and_keys_alone(parts):
     atol=1e-5,
   )  # fmt: skip
   np.testing.assert_array_equal(share, 0.0)
+
+
+def test_by_hand():
+  """A query of ones of width 4: keys of log 3 and of zeros weigh 3 to 1, as the logit
+  is divided by the width's root, 2; a context token weighs as any key does.
+  """
+  ones, one_third = jnp.ones((1, 1, 1, 1, 4)), np.log(3) / 2
+  keys = jnp.stack([jnp.full((1, 4), one_third), jnp.zeros((1, 4))])[None, None]
+  values = jnp.stack([jnp.full((1, 4), 8.0), jnp.zeros((1, 4))])[None, None]
+  context = jnp.zeros((1, 1, 4)), jnp.full((1, 1, 4), 5.0)
+  out, share = context_attention(ones, None, (keys, values))
+  np.testing.assert_allclose(out, 6, rtol=1e-6)
+  out, share = context_attention(ones, context, (keys, values))
+  np.testing.assert_allclose(out, (3 * 8 + 5) / 5, rtol=1e-6)
+  np.testing.assert_allclose(share, 1 / 5, rtol=1e-6)
+  hidden = jnp.asarray([[[False, True]]])
+  out, share = context_attention(ones, context, (keys, values), hidden)
+  np.testing.assert_allclose([out.max(), share.max()], [2.5, 0.5], rtol=1e-6)
+
+
+def test_large_logits_do_not_overflow(parts):
+  """Only the largest key is seen; it may be a context token or not."""
+  q, context, keys, mask = parts
+  out, share = context_attention(1000 * q, context, keys, mask)
+  assert np.isfinite(out).all() and np.isfinite(share).all()
+  x = np.einsum("bfqnd,rnd->bfnqr", q, context[0])
+  y = np.einsum("bfqnd,bfknd->bfnqk", q, keys[0])
+  y = np.where(np.asarray(mask)[:, :, None, None], y, -np.inf)
+  wins = (x.max(-1) > y.max(-1)).mean(2)
+  np.testing.assert_allclose(share, wins, atol=1e-3)

@@ -13,3 +13,13 @@ def test_order_is_frames_rows_columns_channels():
   # Token 4 of a frame is row 1, column 1: pixels 2..3 x 2..3.
   np.testing.assert_array_equal(tokens[1, 2, 4], x[1, 2, 2:4, 2:4].reshape(-1))
   np.testing.assert_array_equal(unpatchify(tokens, (1, 2, 2), 2), x)
+
+
+def test_a_patch_of_time_comes_first_in_its_token():
+  """Patches of 2 frames, 1 row and 3 columns, of pixels that are numbered t h w."""
+  x = np.arange(4 * 2 * 6, dtype=np.float32).reshape(1, 4, 2, 6, 1)
+  tokens = patchify(jnp.asarray(x), (2, 1, 3))
+  assert tokens.shape == (1, 2, 4, 6)
+  # Frames 2 and 3, row 1, columns 3 to 5.
+  assert tokens[0, 1, 3].tolist() == [33, 34, 35, 45, 46, 47]
+  np.testing.assert_array_equal(unpatchify(tokens, (2, 1, 3), 2), x)

@@ -1,5 +1,8 @@
 """Rotary embedding: Wan's slots, relative positions, the audio side's slow clock."""
 
+import functools
+import math
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,6 +18,31 @@ def normal(*shape, seed=0):
 def test_slots_are_wans():
   assert rope.slots(128) == (44, 42, 42)
   assert rope.slots(D) == (8, 8, 8)
+
+
+def test_tables_by_hand():
+  """Heads of 12 channels: slots of 4, each of the rates 1 and 10000^(-2/4) = 0.01."""
+  cos_sin = lambda *angles: [[math.cos(x), math.sin(x)] for x in angles]
+  close = functools.partial(np.testing.assert_allclose, atol=1e-7)
+  grid = rope.grid(2, 2, 3, 12)
+  assert grid.shape == (2, 6, 6, 2)
+  close(grid[0, 0], cos_sin(0, 0, 0, 0, 0, 0))
+  close(grid[1, 0], cos_sin(1, 0.01, 0, 0, 0, 0))
+  close(grid[1, 5], cos_sin(1, 0.01, 1, 0.01, 2, 0.02))  # row 1, column 2
+  close(rope.grid(2, 2, 3, 12, spatial=False)[1, 5], cos_sin(1, 0.01, 0, 0, 0, 0))
+  close(rope.temporal(np.array([0.75]), 12)[0], cos_sin(0.75, 0.0075, 0, 0, 0, 0))
+  close(rope.line(np.array([3.0]), 4)[0], cos_sin(3, 0.03))
+  assert rope.slots(16) == (8, 4, 4)
+
+
+def test_a_quarter_turn_takes_each_pair_counterclockwise():
+  """Pairs are neighbours: (1, 0) becomes (0, 1), and the half-angle of it (r, r)."""
+  r = 0.5**0.5
+  table = jnp.asarray([[[0.0, 1.0], [r, r]]])  # one token, two pairs
+  x = jnp.asarray([[[[1.0, 0.0, 1.0, 0.0], [0.0, 2.0, 0.0, 2.0]]]])  # two heads
+  expected = [[0, 1, r, r], [-2, 0, -2 * r, 2 * r]]
+  np.testing.assert_allclose(rope.rotate(x, table)[0, 0], expected, atol=1e-6)
+  assert rope.rotate(x.astype(jnp.bfloat16), table).dtype == jnp.float32
 
 
 def test_rotation_is_complex_multiplication_by_axis():

@@ -9,6 +9,40 @@ from ccl_jax.ops import tarp
 SIZES = [(31, 157), (21, 158), (17, 81), (9, 41), (4, 11), (5, 5), (1, 7)]
 
 
+def test_windows_by_hand():
+  """4 frames and 11 tokens: c = 2, w = 6, one token more before the centre than after.
+  The frames' middles lie at 1.375, 4.125, 6.875 and 9.625 tokens; the literal rule has
+  its centres at 1, 3, 5 and 7.
+  """
+  first = {"aligned": [-2, 1, 3, 6], "floor": [-2, 0, 2, 4]}
+  for centre, starts in first.items():
+    index, valid = tarp.audio_windows(4, 11, centre)
+    for i, start in enumerate(starts):
+      tokens = [j for j in range(start, start + 6) if 0 <= j < 11]
+      assert index[i][valid[i]].tolist() == tokens, (centre, i)
+  # 2 frames and 7 tokens: c = 3, w = 9, as many before the centre as after.
+  index, valid = tarp.audio_windows(2, 7)  # middles at 1.75 and 5.25
+  assert [index[i][valid[i]].tolist() for i in (0, 1)] == [
+    [0, 1, 2, 3, 4, 5],
+    [1, 2, 3, 4, 5, 6],
+  ]
+  assert valid.tolist() == [[False] * 3 + [True] * 6, [True] * 6 + [False] * 3]
+  index, valid = tarp.audio_windows(2, 7, "floor")  # centres at 1 and 4
+  assert [index[i][valid[i]].tolist() for i in (0, 1)] == [
+    [0, 1, 2, 3, 4, 5],
+    [0, 1, 2, 3, 4, 5, 6],
+  ]
+
+
+def test_groups_and_times_by_hand():
+  """3 frames and 7 tokens: token j is of frame floor(3 j / 7), at 3 j / 7 frames."""
+  groups = tarp.frame_groups(3, 7)
+  assert groups.index.tolist() == [[0, 1, 2], [3, 4, 5], [5, 6, 6]]
+  assert groups.valid.tolist() == [[True] * 3, [True, True, False], [True, True, False]]
+  assert groups.place.tolist() == [0, 1, 2, 3, 4, 6, 7]
+  np.testing.assert_allclose(tarp.audio_time(3, 7)[[0, 1, 6]], [0, 3 / 7, 18 / 7])
+
+
 @pytest.mark.parametrize(("t", "a"), SIZES)
 @pytest.mark.parametrize("centre", tarp.CENTRES)
 def test_windows_are_three_frames_of_tokens(t, a, centre):

@@ -4,6 +4,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from ccl_jax.planning.traffic import Collective, collectives, table
 from ccl_jax.sharding import make_mesh
@@ -69,6 +70,49 @@ def test_a_scan_of_a_real_program():
     jitted = jax.jit(program, in_shardings=placed, out_shardings=placed)
     found = collectives(jitted.lower(x).compile().as_text())
   assert found and {c.times for c in found} == {7}
+
+
+@pytest.mark.parametrize(
+  ("kind", "moved"),
+  [
+    ("all-gather", 480 * 3 / 4),  # all but one's own part
+    ("reduce-scatter", 480 * 3),  # what it makes is a fourth of what goes round
+    ("all-reduce", 480 * 2 * 3 / 4),  # one after the other
+    ("all-to-all", 480 * 3 / 4),
+    ("collective-permute", 480),
+  ],
+)
+def test_what_a_device_of_four_sends(kind, moved):
+  one = Collective(kind, "f32", (6, 20), 4, times=3)
+  assert (one.elements, one.nbytes, one.moved) == (120, 480, moved)
+  assert table([one, one]) == [(kind, 6, 6 * moved)]
+
+
+@pytest.mark.parametrize(
+  ("dtype", "nbytes"),
+  [("pred", 1), ("u8", 1), ("f8e4m3fn", 1), ("bf16", 2), ("s32", 4), ("f64", 8)],
+)
+def test_bytes_of_an_element(dtype, nbytes):
+  assert Collective("all-gather", dtype, (), 2).nbytes == nbytes
+
+
+def test_a_computation_runs_as_often_as_all_that_call_it():
+  """Twice from the entry, and once in each of three rounds."""
+  text = """
+HloModule m, num_partitions=4
+%shared (p: f32[4]) -> f32[4] {
+  %ar = f32[4] all-reduce(%p), replica_groups=[2,2]<=[4], to_apply=%add
+}
+%body (p: f32[4]) -> f32[4] {
+  %c = f32[4] call(%p), to_apply=%shared
+}
+ENTRY %main (p: f32[4]) -> f32[4] {
+  %one = f32[4] call(%p), to_apply=%shared
+  %two = f32[4] call(%p), to_apply=%shared
+  %w = f32[4] while(%p), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+}
+"""  # noqa: E501
+  assert collectives(text) == [Collective("all-reduce", "f32", (4,), 2, 5)]
 
 
 def test_kinds_shapes_and_bytes():

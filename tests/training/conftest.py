@@ -12,6 +12,7 @@ from ccl_jax.models.stream import StreamConfig
 from ccl_jax.training.optim import ParamGroup, make_optimizer
 from ccl_jax.training.state import new_state
 from ccl_jax.training.step import Recipe
+from tests.params import living_params
 
 TEXT = (5, 16)
 RECIPE = Recipe(
@@ -47,10 +48,7 @@ def small():
     schedule="constant", b1=0.9, b2=0.99, eps=1e-8, clip_norm=1.0,
     moment_dtype="float32",
   )  # fmt: skip
-  rng = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda x: jnp.asarray(0.2 * rng.standard_normal(x.shape), jnp.float32), shapes
-  )
+  params = living_params(shapes)
   return model, optimizer, jax.jit(lambda p: new_state(p, optimizer))(params)
 
 

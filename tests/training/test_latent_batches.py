@@ -12,6 +12,7 @@ import pytest
 from ccl_jax.data.sets.batches import LatentBatches
 from ccl_jax.data.sets.mixture import open_mixture
 from ccl_jax.sharding import batch_sharding, make_mesh
+from ccl_jax.training import prefetch as latents
 from ccl_jax.training.prefetch import DevicePrefetch, make_finisher
 from tests.data.latent_sets import FILM, SOUND, WIDTH, make_set, text_rows
 
@@ -149,3 +150,42 @@ def test_close_stops_the_threads(root, mesh):
   assert threading.active_count() > before
   batches.close()
   assert threading.active_count() <= before
+
+
+class Numbered:
+  """Batches n = 1, 2 ... of three rows; the state is how many were given."""
+
+  def __init__(self):
+    self.next, self.given = 0, threading.Event()
+
+  def __next__(self):
+    self.next += 1
+    return {"text": np.full((3, 1, 2), self.next, np.float32)}
+
+  def get_state(self):
+    return {"next_batch": self.next}
+
+  def set_state(self, state):
+    self.next = state["next_batch"]
+
+  def close(self):
+    self.given.set()
+
+
+def test_a_process_puts_its_share_of_the_rows(mesh, monkeypatch):
+  """Of eight shards of a batch it holds two, so a batch is four times its rows."""
+  put = []
+  monkeypatch.setattr(latents, "local_rows", lambda mesh, n: range(n // 4))
+
+  def place(batch, *where):
+    put.append(where)
+    return {k: jnp.asarray(x) for k, x in batch.items()}
+
+  monkeypatch.setattr(latents, "global_batch", place)
+  source = Numbered()
+  batches = DevicePrefetch(source, mesh)
+  got = next(batches)
+  assert got["text"][0, 0, 0] == 1 and batches.get_state() == {"next_batch": 1}
+  assert put[0] == (range(3), 12, mesh)
+  batches.close()
+  assert source.given.is_set()

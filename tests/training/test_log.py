@@ -1,6 +1,7 @@
 """The metric log: resume drops what will be taken again; the timer adds up."""
 
 import json
+import pathlib
 import time
 import types
 
@@ -39,6 +40,43 @@ def test_resume_drops_steps_that_will_be_taken_again(tmp_path):
   ]  # fmt: skip
 
 
+def test_a_resume_that_is_killed_loses_no_line(tmp_path, monkeypatch):
+  """What is kept is written beside the lines, and takes their place in the end."""
+  log = MetricLog(tmp_path, 10)
+  log.write(0, {"loss": 1.0})
+  log.close()
+  before = (tmp_path / "metrics.jsonl").read_bytes()
+
+  def killed(self, text, *args):
+    self.write_bytes(text.encode()[:5])
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(pathlib.Path, "write_text", killed)
+  with pytest.raises(KeyboardInterrupt):
+    MetricLog(tmp_path, 10, start_step=1)
+  assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_board_forgets_what_will_be_taken_again(tmp_path, monkeypatch):
+  made = []
+
+  class Board:
+    def __init__(self, folder, purge_step):
+      made.append((pathlib.Path(folder).name, purge_step))
+
+    def add_scalar(self, *row):
+      made.append(row)
+
+    def close(self):
+      made.append("close")
+
+  monkeypatch.setattr("tensorboardX.SummaryWriter", Board)
+  log = MetricLog(tmp_path, 10, start_step=4)
+  log.write(4, {"loss": jnp.float32(2), "mfu": 0.5})
+  log.close()
+  assert made == [("tensorboard", 4), ("loss", 2.0, 4), ("mfu", 0.5, 4), "close"]
+
+
 def test_progress_lines_without_a_terminal(tmp_path, capsys):
   log = MetricLog(tmp_path, 100)
   for step in range(100):
@@ -54,7 +92,7 @@ def test_progress_lines_without_a_terminal(tmp_path, capsys):
 
 def test_progress_lines_tell_the_time_that_is_left(tmp_path, capsys, monkeypatch):
   log = MetricLog(tmp_path, 100, start_step=10)
-  clock = iter((1000.0, 1040.0, 1041.0, 1100.0))
+  clock = iter((1000.0, 1040.0, 1069.9, 1070.0))  # 30 s from line to line
   now = types.SimpleNamespace(monotonic=lambda: next(clock))
   monkeypatch.setattr("ccl_jax.training.log.time", now)
   for step in (11, 21, 22, 41):
@@ -63,7 +101,7 @@ def test_progress_lines_tell_the_time_that_is_left(tmp_path, capsys, monkeypatch
   assert capsys.readouterr().err.splitlines() == [
     "step 12/100  loss 1.0000",
     "step 22/100  loss 1.0000  0:05:12 left",  # 4 s a step, 78 to go
-    "step 42/100  loss 1.0000  0:03:13 left",  # 100 / 30 s a step, 58 to go
+    "step 42/100  loss 1.0000  0:02:15 left",  # 70 / 30 s a step, 58 to go
   ]
 
 
@@ -111,3 +149,13 @@ def test_timer_separates_phases_from_steps(monkeypatch):
   got = timer.rates(steps=5, clips=20, flops=3000.0)
   assert (got["step_seconds"], got["seconds/data"]) == (2.0, 10.0)
   assert got["goodput"] == pytest.approx(20 / 60)
+  with pytest.raises(KeyError), timer("save"):  # time is lost there too
+    now[0] += 3
+    raise KeyError
+  now[0] += 4
+  got = timer.rates(steps=1, clips=2, flops=2000.0)
+  assert (got["step_seconds"], got["seconds/save"], got["mfu"]) == (4.0, 3.0, 0.5)
+  other = StepTimer()  # of a device whose peak nobody knows
+  now[0] += 4
+  got = other.rates(steps=2, clips=6, flops=1.0)
+  assert got == {"step_seconds": 2.0, "clips_per_second": 1.5, "goodput": 1.0}

@@ -5,6 +5,13 @@ import pathlib
 import socket
 import subprocess
 import sys
+import types
+
+import jax
+import pytest
+
+from ccl_jax.errors import UsageError
+from ccl_jax.training import processes
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -99,7 +106,7 @@ def test_two_processes_agree(tmp_path):
   with socket.socket() as s:
     s.bind(("localhost", 0))
     port = s.getsockname()[1]
-  processes = [
+  pair = [
     subprocess.Popen(
       [sys.executable, "-c", PROGRAM, str(rank), str(port), str(tmp_path)],
       stdout=subprocess.PIPE,
@@ -110,9 +117,9 @@ def test_two_processes_agree(tmp_path):
     for rank in range(2)
   ]
   try:
-    results = [p.communicate(timeout=120) for p in processes]
+    results = [p.communicate(timeout=120) for p in pair]
   finally:
-    for p in processes:
+    for p in pair:
       p.kill()
   lines = [line for out, _ in results for line in out.splitlines() if "OUT " in line]
   assert len(lines) == 2, results
@@ -125,3 +132,131 @@ def test_two_processes_agree(tmp_path):
   assert first["heard"] == "no such folder"
   assert "another process could not read it" in results[0][1]
   assert "no such disk" in results[1][1]
+
+
+@pytest.fixture
+def meeting(monkeypatch):
+  """What JAX and the watch are asked; the versions are everybody's."""
+  asked = {}
+
+  class Watch:
+    def __init__(self, seconds, call, args):
+      asked["watch"] = (seconds, call, args)
+
+    def start(self):
+      asked["started"] = True
+
+    def cancel(self):
+      asked["cancelled"] = True
+
+  def initialize(*given, **options):
+    asked["given"], asked["options"] = given, options
+    if given[0] == "deaf:1":
+      raise ValueError("Number of processes must be defined.\nMore.")
+
+  monkeypatch.setattr(processes.threading, "Timer", Watch)
+  monkeypatch.setattr(jax.distributed, "initialize", initialize)
+  monkeypatch.setattr(processes, "check_versions", lambda *x: asked.update(own=x))
+  return asked
+
+
+def test_how_processes_meet(meeting):
+  """JAX's own patience ends a minute after the watch has told the user."""
+  processes.join_processes("host:123", 4, 3, seconds=50)
+  assert meeting["given"] == ("host:123", 4, 3)
+  assert meeting["options"] == {
+    "initialization_timeout": 110,
+    "heartbeat_timeout_seconds": 30,
+    "shutdown_timeout_seconds": 30,
+  }
+  assert meeting["watch"] == (50, processes._nobody_came, (50,))
+  assert meeting["started"] and meeting["cancelled"]
+  index, versions = meeting["own"]
+  assert index == 0 and versions["jax"] == jax.__version__
+  processes.join_processes()
+  assert meeting["given"] == (None, None, None) and meeting["watch"][0] == 300
+
+
+@pytest.mark.parametrize(
+  ("given", "reason"),
+  [
+    (("host:1", 2, None), "give all three, or none"),
+    ((None, None, 0), "give all three, or none"),
+    (("host", 2, 0), "expected HOST:PORT"),
+    ((":80", 2, 0), "expected HOST:PORT"),
+    (("host:port", 2, 0), "expected HOST:PORT"),
+    (("host:1", 2, 2), "got 2; expected 0 to 1 for 2 processes"),
+    (("host:1", 2, -1), "got -1; expected 0 to 1"),
+    (("deaf:1", 1, 0), "--distributed: Number of processes must be defined. Give"),
+  ],
+)
+def test_mistakes_about_who_is_who(meeting, given, reason):
+  with pytest.raises(UsageError, match=reason) as e:
+    processes.join_processes(*given)
+  assert "\n" not in str(e.value)
+  assert meeting.get("cancelled") == meeting.get("started")
+
+
+def test_nobody_came(monkeypatch, capfd):
+  """1 and not 2: no mistake, and another attempt may do better."""
+  monkeypatch.setattr(processes.os, "_exit", lambda code: print(code, flush=True))
+  processes._nobody_came(50)
+  out, err = capfd.readouterr()
+  assert out == "1\n" and "were not there within 50 s" in err
+
+
+@pytest.fixture
+def store(monkeypatch):
+  """Values that process 0 has set, with a switch for who we are."""
+  held = {}
+
+  class Store:
+    def key_value_set(self, key, value):
+      assert key not in held
+      held[key] = value
+
+    def blocking_key_value_get(self, key, milliseconds):
+      held["waited"] = milliseconds
+      return held[key]
+
+  client = types.SimpleNamespace(client=Store())
+  monkeypatch.setattr(processes.distributed, "global_state", client)
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+
+  def be(index, turn):
+    monkeypatch.setattr(jax, "process_index", lambda: index)
+    monkeypatch.setattr(processes, "_turns", iter(range(turn, 100)))
+
+  held["be"] = be
+  return held
+
+
+def test_the_first_process_goes_first(store):
+  made = []
+
+  def make():
+    made.append(jax.process_index())
+    return "made"
+
+  def wrong():
+    raise UsageError("no such folder")
+
+  be = store["be"]
+  be(0, 0)
+  assert processes.first_process(make) == "made"
+  assert processes.first_process_first(make) == "made"
+  with pytest.raises(UsageError, match="no such folder"):
+    processes.first_process(wrong)
+  be(1, 0)
+  assert processes.first_process(make) is None and made == [0, 0]
+  assert processes.first_process_first(make) == "made" and made == [0, 0, 1]
+  with pytest.raises(UsageError, match="no such folder"):
+    processes.first_process(make)
+  assert store["waited"] == 10 * 24 * 3600 * 1000  # as long as building data may take
+
+
+def test_versions_are_those_of_process_0(store):
+  processes.check_versions(0, {"jax": "1", "flax": "2"})
+  processes.check_versions(1, {"jax": "1", "flax": "2"})
+  with pytest.raises(UsageError, match="process 3 has flax 4, not 2 as process 0"):
+    processes.check_versions(3, {"jax": "1", "flax": "4"})

@@ -1,3 +1,6 @@
+import pathlib
+import wave as wave_file
+
 import av
 import numpy as np
 import pytest
@@ -62,6 +65,25 @@ def test_odd_sizes_and_folders_are_made(tmp_path):
   assert (info.height, info.width) == (34, 48)
 
 
+def test_an_odd_row_and_column_are_repeated(tmp_path):
+  """White at the edge stays white in what the format adds."""
+  video = np.full((5, 33, 47, 3), 20, np.uint8)
+  video[:, 24:], video[:, :, 40:] = 235, 235
+  write_mp4(tmp_path / "a.mp4", video, 8)
+  with av.open(str(tmp_path / "a.mp4")) as f:
+    back = np.stack([x.to_ndarray(format="rgb24") for x in f.decode(video=0)])
+  assert back.shape[:3] == (5, 34, 48)
+  assert back[:, 33].min() > 200 and back[:, :, 47].min() > 200
+
+
+def test_sound_lasts_as_long_as_the_picture(tmp_path):
+  """To its last sample, which the codec's frame does not end with."""
+  wave = 0.5 * np.sin(np.arange(10_000) / 4).astype(np.float32)
+  write_mp4(tmp_path / "a.mp4", np.zeros((5, 32, 32, 3), np.uint8), 8, wave)
+  back = read_audio(tmp_path / "a.mp4", sample_rate=16000)
+  assert len(back) >= 10_000 and np.abs(back[9_800:10_000]).max() > 0.3
+
+
 def test_a_build_without_x264_is_told(tmp_path, monkeypatch):
   def unknown(name, mode):
     raise av.codec.codec.UnknownCodecError(name)
@@ -83,6 +105,35 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     write_wav(tmp_path / "a.wav", np.ones(10, np.float32))
   assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
   assert (tmp_path / "a.wav").read_bytes() == before
+
+
+def test_samples_of_a_wav_are_rounded(tmp_path):
+  """To the nearest of 32767 steps, and what is beyond 1 is 1."""
+  wave = np.array([-1.5, -1, -0.6 / 32767, 0.4 / 32767, 0.6 / 32767, 0.5, 1, 2], "f4")
+  write_wav(tmp_path / "a.wav", wave, 8000)
+  with wave_file.open(str(tmp_path / "a.wav")) as f:
+    assert (f.getframerate(), f.getnchannels(), f.getsampwidth()) == (8000, 1, 2)
+    samples = np.frombuffer(f.readframes(99), "<i2")
+  assert samples.tolist() == [-32767, -32767, -1, 0, 1, 16384, 32767, 32767]
+
+
+@pytest.mark.parametrize("kind", ["png", "mp4"])
+def test_a_file_is_whole_or_the_old_one(tmp_path, monkeypatch, kind):
+  """The name is given by one rename when all has been written."""
+  path, renamed = tmp_path / f"a.{kind}", []
+  replace = pathlib.Path.replace
+
+  def spied(self, target):
+    renamed.append((self.stat().st_size, target))
+    return replace(self, target)
+
+  monkeypatch.setattr(pathlib.Path, "replace", spied)
+  if kind == "png":
+    write_png(path, np.zeros((4, 6, 3), np.uint8))
+  else:
+    write_mp4(path, np.zeros((5, 32, 32, 3), np.uint8), 8)
+  assert renamed == [(path.stat().st_size, path)]
+  assert list(tmp_path.iterdir()) == [path]
 
 
 def test_wav_and_png(tmp_path):

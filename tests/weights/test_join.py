@@ -138,6 +138,23 @@ def test_the_joint_model_starts_as_the_video_model(tmp_path, video, variant):
   np.testing.assert_array_equal(got["video"], expected)
 
 
+def test_the_form_of_the_condition_is_the_video_streams(tmp_path):
+  """Weights that take 36 channels are joined as a model that is given them."""
+  tensors = wan_tensors(image=True)
+  save_file(tensors, tmp_path / "model.safetensors")
+  import_weights("wan-dit", tmp_path, tmp_path / "video")
+  config = join(tmp_path / "video", None, tmp_path / "joint", size="mini")
+  assert config["model"]["image_form"] == "channels"
+  reader = SliceReader(tmp_path / "joint" / "checkpoints")
+  kernel = reader.read("video/patch_embedding/kernel", ())
+  patches = tensors["patch_embedding.weight"].transpose(2, 3, 4, 1, 0)
+  np.testing.assert_array_equal(kernel, patches.reshape(4 * 36, WIDTH))
+  np.testing.assert_array_equal(
+    reader.read("blocks/video/cross_attn/v_img/kernel", (1,)),
+    tensors["blocks.1.cross_attn.v_img.weight"].T,
+  )
+
+
 def test_without_an_audio_stream_it_is_random(tmp_path, video):
   config = join(video, None, tmp_path / "a", size="mini", seed=5)
   assert config["random"] == [

@@ -104,6 +104,44 @@ def test_the_layouts(tmp_path, tensors):
   assert stem[0, 1, 2, 3, 4] == tensors["patch.weight"][4, 3, 0, 1, 2]
 
 
+def test_layouts_by_hand():
+  """Small arrays both ways, by their numbers."""
+  two = np.arange(6).reshape(2, 3)
+  cases = {
+    rules.same: (two, two),
+    rules.linear: (two, [[0, 3], [1, 4], [2, 5]]),
+    # (out 2, in 3, taps 1) to (taps, in, out).
+    rules.conv: (two[..., None], [[[0, 3], [1, 4], [2, 5]]]),
+    rules.squeeze: (two[None], two),
+    rules.reshape((2, 3, 1), (3, -1)): (two[..., None], [[0, 1], [2, 3], [4, 5]]),
+    # Two layers of (out 1, in 3), side by side, as (2, in, out).
+    rules.fused_linear(2): (two, [[[0], [1], [2]], [[3], [4], [5]]]),
+    # (out 2, channels 3, 1 x 1 x 1), the channels of a patch as rows.
+    rules.patch_linear((1, 1, 1)): (two[..., None, None, None], two.T),
+  }
+  for transform, (theirs, ours) in cases.items():
+    np.testing.assert_array_equal(transform.forward(theirs), ours)
+    np.testing.assert_array_equal(transform.backward(np.array(ours)), theirs)
+  bias = rules.fused_linear(2)  # of three outputs each
+  np.testing.assert_array_equal(bias.forward(np.arange(6)), two)
+  np.testing.assert_array_equal(bias.backward(two), np.arange(6))
+
+
+def test_parameters_take_the_types_they_are_asked_for(tmp_path, tensors):
+  half = {n: jax.ShapeDtypeStruct(x.shape, np.float16) for n, x in TARGETS.items()}
+  tree = load_tree(ROWS, opened(tmp_path, tensors), half)
+  assert {x.dtype for x in jax.tree.leaves(tree)} == {np.dtype(np.float16)}
+  np.testing.assert_array_equal(tree["gamma"], tensors["gamma"][:, 0, 0].astype("f2"))
+
+
+def test_an_ignored_name_is_ignored_as_a_whole(tmp_path, tensors):
+  weights = opened(tmp_path, tensors | {"lora.up.more": np.zeros(3, np.float32)})
+  for pattern in ("lora", r"lora\.up", r"up\.more"):
+    with pytest.raises(UsageError, match="unexpected tensor"):
+      load_tree(ROWS, weights, TARGETS, ignore=[pattern])
+  load_tree(ROWS, weights, TARGETS, ignore=["other", r"lora\.up\.\w+"])
+
+
 def test_two_tensors_or_one_that_is_both(tmp_path, tensors):
   """What one table takes apart, another puts together."""
   tree = load_tree(ROWS, opened(tmp_path, tensors), TARGETS)

@@ -104,7 +104,8 @@ def rows_of(
   for row in rows:
     caption = row.caption
     sound = caption.sound(root)
-    info = part_of(probe(path, sound), caption)
+    whole = probe(path, sound)
+    info = part_of(whole, caption)
     parts = [(info.start, info.end)]
     if info.has_video and (options.shots or options.crop):
       seen = seen or shots.look(path)
@@ -121,7 +122,7 @@ def rows_of(
         crop = seen.crop(start, end)
         new |= {"crop": list(crop)} if crop else {}
       if info.has_audio:
-        rest = end == info.end  # all there is: headers may promise a little more
+        rest = end == whole.end  # all there is: headers may promise a little more
         new |= _sound(sound or path, start, None if rest else end, options)
       if offset is not None:
         new["av_offset_ms"] = offset

@@ -1,0 +1,260 @@
+"""The loop's events in their order, by hand: a clock that only its parts move."""
+
+import signal
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccl_jax.checkpoints.checkpointer import Checkpointer
+from ccl_jax.errors import UsageError
+from ccl_jax.training.log import MetricLog, StepTimer
+from ccl_jax.training.loop import train
+from ccl_jax.training.profile import Profile
+
+READ, STEP, SAVE = 0.25, 2.0, 5.0  # seconds
+
+
+class Late:
+  """A loss that the device still computes."""
+
+  def __init__(self, value):
+    self.value = value
+
+  def is_ready(self):
+    return False
+
+  def __array__(self, dtype=None, copy=None):
+    return np.asarray(self.value, dtype)
+
+
+class Run:
+  """The parts of a run of which a step's metrics are its number, and what they did.
+
+  The state counts updates; batch n holds n, of which the batch's clips are n and its
+  FLOPs 100 n.
+  """
+
+  def __init__(
+    self,
+    monkeypatch,
+    metrics=None,
+    *,
+    loss=jnp.float32,
+    shape=lambda n: 1,
+    name=lambda n: "step",
+  ):
+    self.now, self.events, self.lines, self.next = 0.0, [], [], 0
+    monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+    self.metrics = metrics or (lambda n: {"loss": loss(n), "grad_norm": 1.0})
+    self.shape, self.name = shape, name
+    run = self
+
+    class Saver(Checkpointer):
+      def __init__(self):
+        pass
+
+      def save(self, step, state, data_state, metadata):
+        run.now += SAVE
+        run.events.append(("save", step, state, data_state["next"], metadata["a"]))
+
+      def wait(self):
+        run.events.append("wait")
+
+    class Lines(MetricLog):
+      def __init__(self):
+        pass
+
+      def write(self, step, metrics):
+        run.events.append(("log", step))
+        run.lines.append((step, metrics))
+
+    class Traces(Profile):
+      def __init__(self):
+        pass
+
+      def begin(self, step, state):
+        run.events.append(("begin", step, state))
+
+      def end(self, step, state):
+        run.events.append(("end", step, state))
+
+      def close(self):
+        run.events.append("close")
+
+    self.checkpointer, self.log, self.profile = Saver(), Lines(), Traces()
+
+  def __next__(self):
+    self.now += READ
+    self.next += 1
+    return np.full(self.shape(self.next - 1), self.next - 1)
+
+  def get_state(self):
+    return {"next": self.next}
+
+  def update(self, state, batch):
+    self.now += STEP
+    return state + 1, self.metrics(int(batch["x"].flat[0]))
+
+  def __call__(self, first=3, total=10, tasks=(), save_every=4, log_every=3):
+    self.next = first
+    self.timer = StepTimer(peak_flops=1000.0)
+    self.names = []
+
+    def step_of(step, batch):
+      self.names.append(step)
+      return self.name(step), self.update
+
+    return train(
+      first,
+      step_of=step_of,
+      batches=self,
+      encode=lambda batch: {"x": batch},
+      checkpointer=self.checkpointer,
+      metadata={"a": 1},
+      save_every=save_every,
+      log=self.log,
+      log_every=log_every,
+      timer=self.timer,
+      tasks=tasks,
+      first_step=first,
+      total_steps=total,
+      work_of=lambda batch: (int(batch["x"].flat[0]), 100.0 * batch["x"].flat[0]),
+      profile=self.profile,
+    )
+
+
+def test_events_come_in_their_order(monkeypatch):
+  """Saves of what n updates made, before batch n is asked for; a line when a window's
+  last metrics are there; at the end one more of each.
+  """
+  run = Run(monkeypatch)
+  assert run() == (10, True)
+  assert run.names == list(range(3, 10))
+  at = lambda n: [("begin", n, n), ("end", n, n + 1)]
+  assert run.events == [
+    *at(3), ("save", 4, 4, 4, 1), *at(4), *at(5), *at(6), ("log", 5),
+    *at(7), ("save", 8, 8, 8, 1), *at(8), *at(9), ("log", 8),
+    ("save", 10, 10, 10, 1), "wait", "close", ("log", 9),
+  ]  # fmt: skip
+
+
+def test_every_window_counts_its_own_work(monkeypatch):
+  """Three steps of 2 s each: 3 + 4 + 5 clips at first, 6 + 7 + 8 then."""
+  run = Run(monkeypatch)
+  run()
+  (_, first), (_, second), (_, rest) = run.lines
+  assert (first["loss"], second["loss"], rest["loss"]) == (4, 7, 9)
+  for line, clips in ((first, 12), (second, 21)):
+    assert line["step_seconds"] == pytest.approx(2)
+    assert line["clips_per_second"] == pytest.approx(clips / 6)
+    assert line["mfu"] == pytest.approx(100 * clips / 6 / 1000)
+  assert rest == {"loss": 9, "grad_norm": 1}
+  # Reads, a compiled step and a save: 4 x 0.25, 2 and 5 of 14 s, then 7, 2 and 10.
+  assert first["seconds/compile"] == second["seconds/compile"] == 2
+  assert (first["seconds/data"], second["seconds/data"]) == (1, 1.75)
+  assert (first["seconds/save"], second["seconds/save"]) == (5, 10)
+  assert first["goodput"] == pytest.approx(6 / 14)
+  assert second["goodput"] == pytest.approx(12 / 25.75)
+
+
+def test_a_read_behind_a_running_step_loses_no_time(monkeypatch):
+  run = Run(monkeypatch, loss=Late)
+  run(save_every=100)
+  # The first read alone had no step before it.
+  assert run.lines[0][1]["seconds/data"] == READ
+
+
+@pytest.mark.parametrize("differ", [{"shape": (2, 3)}, {"name": ("one", "other")}])
+def test_every_program_is_compiled_once(monkeypatch, differ):
+  """Of a name and the shapes of a batch."""
+  ((key, two),) = differ.items()
+  run = Run(monkeypatch, **{key: lambda n: two[n % 2]})
+  run(save_every=100)
+  assert run.lines[0][1]["seconds/compile"] == 2 * STEP
+
+
+def test_a_request_to_stop_saves_the_state_and_its_metrics(monkeypatch):
+  run = Run(monkeypatch)
+  update = run.update
+
+  def asked(state, batch):
+    if batch["x"][0] == 5:
+      signal.raise_signal(signal.SIGTERM)
+    return update(state, batch)
+
+  run.update = asked
+  assert run() == (6, False)
+  assert run.events[-5:] == [
+    ("end", 5, 6), ("save", 6, 6, 6, 1), "wait", "close", ("log", 5)
+  ]  # fmt: skip
+  assert run.lines == [(5, {"loss": 4, "grad_norm": 1})]
+
+
+def test_a_run_that_is_done_only_saves(monkeypatch):
+  run = Run(monkeypatch)
+  assert run(first=7, total=7) == (7, True)
+  assert run.events == [("save", 7, 7, 7, 1), "wait", "close"] and not run.lines
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_reaches_no_checkpoint(monkeypatch, name, value):
+  """Also that of the step just before a save."""
+  good = {"loss": jnp.float32(1), "grad_norm": 1.0}
+  run = Run(
+    monkeypatch, lambda n: good | ({name: jnp.float32(value)} if n == 7 else {})
+  )
+  with pytest.raises(UsageError, match=rf"step 7: the loss is .* in {name}; expected"):
+    run()
+  assert [e[1] for e in run.events if e[0] == "save"] == [4]
+
+
+TASKS = ("single", "a2v", "v2a")
+
+
+def by_task(n):
+  """Rows are tasks, columns video and audio; NaN: not drawn, or no loss of it."""
+  nan = np.nan
+  rows = [[n, 10 * n], [nan, nan], [nan, 2.0 * n]]
+  if n == 5:
+    rows = [[nan, nan], [4.0, nan], [nan, 8.0]]
+  drawn = np.array([n != 5, n == 5, True])
+  return {
+    "loss": jnp.float32(n), "grad_norm": 1.0, "by_task": np.array(rows), "drawn": drawn,
+  }  # fmt: skip
+
+
+def test_losses_by_task_are_means_of_where_they_were_drawn(monkeypatch):
+  run = Run(monkeypatch, by_task)
+  run(tasks=TASKS)
+  line = run.lines[0][1]
+  losses = {k: v for k, v in line.items() if k.startswith("loss")}
+  assert losses == {
+    "loss": 4,
+    "loss/single/video": 3.5,  # of steps 3 and 4
+    "loss/single/audio": 35,
+    "loss/a2v/video": 4,  # of step 5 alone
+    "loss/v2a/audio": (6 + 8 + 8) / 3,
+  }
+
+
+def test_the_task_that_broke_is_named(monkeypatch):
+  """Of the drawn ones, by the streams that they generate."""
+
+  def metrics(n):
+    rows = np.array([[1.0, 1.0], [np.nan, np.nan], [np.nan, np.inf]])
+    drawn = np.array([True, False, True])
+    loss = jnp.float32(np.nan)
+    return {"loss": loss, "grad_norm": 1.0, "by_task": rows, "drawn": drawn}
+
+  with pytest.raises(UsageError, match="in task v2a; expected finite"):
+    Run(monkeypatch, metrics)(tasks=TASKS)
+
+
+def test_a_term_that_joins_within_a_window_is_averaged_from_there_on(monkeypatch):
+  good = lambda n: {"loss": jnp.float32(n), "grad_norm": 1.0}
+  run = Run(monkeypatch, lambda n: good(n) | ({"loss/late": n} if n > 3 else {}))
+  run()
+  assert run.lines[0][1]["loss/late"] == 4.5

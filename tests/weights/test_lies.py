@@ -1,0 +1,230 @@
+"""Files that lie about what is in them, and files written and read by others."""
+
+import json
+import struct
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from ccl_jax.errors import UsageError
+from ccl_jax.weights.entries import Entry, extent
+from ccl_jax.weights.reader import Weights, open_weights, read_config
+from ccl_jax.weights.writer import Spec, write_safetensors
+
+
+def lying(path, header, data=bytes(64)):
+  raw = json.dumps(header).encode() if isinstance(header, dict) else header
+  path.write_bytes(struct.pack("<Q", len(raw)) + raw + data)
+  return path
+
+
+def about(shape, first, last, dtype="F32"):
+  return {"x": {"dtype": dtype, "shape": shape, "data_offsets": [first, last]}}
+
+
+@pytest.mark.parametrize(
+  ("header", "good"),
+  [
+    (about([2, 3], 0, 24), True),
+    (about([2, 3], 40, 64), True),  # the last bytes
+    (about([2, 3], 0, 28), False),  # more than the shape takes
+    (about([2, 3], 0, 20), False),  # and less
+    (about([2, 3], 24, 0), False),
+    (about([2, 3], -4, 20), False),
+    (about([2, 3], 0, 24, "F64"), False),
+    (about([2, 3], 0, 24, "F16"), False),
+    (about([], 4, 8), True),
+    (about([], 4, 4), False),
+    (about([0, 3], 8, 8), True),
+    (about([-2, -3], 0, 24), False),
+    (about([7], 0, 7, "BOOL"), True),
+    (about([7], 0, 14, "BF16"), True),
+  ],
+)
+def test_offsets_fit_the_shape(tmp_path, header, good):
+  path = lying(tmp_path / "m.safetensors", header)
+  if good:
+    weights = open_weights(path)
+    assert weights.shape("x") == tuple(header["x"]["shape"])
+    assert weights.read("x").size == np.prod(weights.shape("x"))
+  else:
+    with pytest.raises(UsageError, match=r"m.safetensors: x .* does not fit its data"):
+      open_weights(path)
+
+
+def test_a_tensor_beyond_the_end(tmp_path):
+  header = about([2, 3], 40, 64)
+  path = lying(tmp_path / "m.safetensors", header, bytes(63))
+  size = path.stat().st_size
+  with pytest.raises(
+    UsageError, match=f"truncated: got {size} bytes, expected {size + 1}"
+  ):
+    open_weights(path)
+  lying(path, header)
+  weights = open_weights(path)
+  path.write_bytes(path.read_bytes()[:-5])  # after it was opened
+  with pytest.raises(UsageError, match="x ends after 19 bytes, expected 24"):
+    weights.read("x")
+  path.unlink()
+  with pytest.raises(UsageError, match="cannot read x: No such file"):
+    weights.read("x")
+
+
+@pytest.mark.parametrize(
+  "header",
+  [
+    b"[1]",
+    b"{",
+    b'{"x": 3}',
+    b'{"x": {"dtype": "F32", "shape": 3}}',
+    b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}',
+    b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}}',
+  ],
+)
+def test_a_header_that_is_none(tmp_path, header):
+  path = lying(tmp_path / "m.safetensors", header)
+  with pytest.raises(UsageError, match="is not a safetensors file"):
+    open_weights(path)
+
+
+def test_a_header_longer_than_the_file(tmp_path):
+  path = tmp_path / "m.safetensors"
+  raw = json.dumps(about([], 0, 4)).encode()
+  path.write_bytes(struct.pack("<Q", len(raw) + 1) + raw)
+  with pytest.raises(UsageError, match="truncated.*expected a header of"):
+    open_weights(path)
+
+
+def test_one_tensor_in_two_shards(tmp_path):
+  x = np.arange(3, dtype=np.float32)
+  name = lambda i: tmp_path / f"m-0000{i}-of-00002.safetensors"
+  save_file({"a": x, "b": x}, name(1))
+  save_file({"b": x, "c": x}, name(2))
+  with pytest.raises(UsageError, match="b is both in .*00001-of.* and in .*00002-of"):
+    open_weights(tmp_path)
+  # An index says which of them counts.
+  index = {"weight_map": {"a": name(1).name, "b": name(2).name, "c": name(2).name}}
+  (tmp_path / "m.safetensors.index.json").write_text(json.dumps(index))
+  weights = open_weights(tmp_path)
+  assert weights.names() == ["a", "b", "c"] and weights.file_of("b") == name(2)
+  assert open_weights(name(1)).names() == ["a", "b", "c"]  # any of them means all
+
+
+@pytest.mark.parametrize("text", ["{}", '{"weight_map": []}', "[1]", "no"])
+def test_an_index_that_is_none(tmp_path, text):
+  (tmp_path / "m.safetensors.index.json").write_text(text)
+  with pytest.raises(UsageError, match=r"index\.json is (no index|not)"):
+    open_weights(tmp_path)
+
+
+def test_two_names_that_become_one(tmp_path):
+  x = np.zeros(2, np.float32)
+  save_file({"module.a": x, "a": x}, tmp_path / "m.safetensors")
+  with pytest.raises(UsageError, match="two tensors are both a"):
+    open_weights(tmp_path)
+
+
+def test_prefixes_are_left_out_each_once(tmp_path):
+  x = np.zeros(2, np.float32)
+  names = ["model.diffusion_model.module.a", "module.b", "module.module.c", "modules.d"]
+  save_file(dict.fromkeys(names, x), tmp_path / "m.safetensors")
+  got = sorted(open_weights(tmp_path).names())
+  assert got == ["a", "b", "module.c", "modules.d"]
+
+
+def test_the_config_beside_a_checkpoint(tmp_path):
+  assert read_config(tmp_path) == {}
+  (tmp_path / "vae").mkdir()
+  (tmp_path / "vae" / "config.json").write_text('{"a": 2}')
+  assert read_config(tmp_path, ("", "vae")) == {"a": 2}
+  assert read_config(tmp_path / "vae" / "x.safetensors", ("", "no")) == {"a": 2}
+  (tmp_path / "config.json").write_text('{"a": 1}')
+  assert read_config(tmp_path, ("", "vae")) == {"a": 1}
+  (tmp_path / "config.json").write_text("version https://git-lfs.github.com")
+  with pytest.raises(UsageError, match="is not JSON .a Git LFS pointer"):
+    read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("shape", "strides", "elements"),
+  [((), (), 1), ((3, 4), (4, 1), 12), ((4, 3), (1, 4), 12), ((3, 2), (10, 1), 22),
+   ((3, 2), (0, 0), 1), ((3, 0), (9, 9), 0), ((2, 3, 2), (100, 10, 1), 122)],
+)  # fmt: skip
+def test_extents(shape, strides, elements):
+  assert extent(shape, strides) == elements
+
+
+def test_strides_that_repeat_and_skip(tmp_path):
+  base = np.arange(30, dtype=np.int16)
+  (tmp_path / "raw").write_bytes(b"ab" + base.tobytes())
+  for offset, shape, strides in ((3, (3, 4), (7, 2)), (5, (2, 3), (0, 1))):
+    entry = Entry(tmp_path / "raw", 2 + 2 * offset, base.dtype, shape, strides)
+    weights = Weights(tmp_path, {"x": entry})
+    expected = [
+      [base[offset + i * strides[0] + j * strides[1]] for j in range(shape[1])]
+      for i in range(shape[0])
+    ]
+    np.testing.assert_array_equal(weights.read("x"), expected)
+    assert weights.nbytes("x") == 2 * shape[0] * shape[1]
+
+
+TENSORS = {
+  "a": np.arange(6, dtype=np.float32).reshape(2, 3),  # 24 bytes
+  "b": np.arange(4, dtype=np.float16),  # 8
+  "c": np.array(5, np.int64),  # 8
+  "d": np.arange(3).astype(ml_dtypes.bfloat16),  # 6
+  "e": np.zeros((0, 3), np.float32),
+  "f": np.arange(8, dtype=np.float32).reshape(4, 2).T,  # 32, not contiguous
+}
+
+
+@pytest.mark.parametrize(
+  ("limit", "expected"),
+  [
+    (10**9, ["abcdef"]),
+    (78, ["abcdef"]),
+    (77, ["abcde", "f"]),
+    (40, ["abc", "def"]),  # three that fill it exactly
+    (39, ["ab", "cde", "f"]),
+    (20, ["a", "bc", "de", "f"]),  # one too large has a shard of its own
+  ],
+)
+def test_shards_hold_as_much_as_they_may(tmp_path, limit, expected):
+  """As safetensors reads them."""
+  specs = [Spec(n, x.shape, x.dtype) for n, x in TENSORS.items()]
+  files = write_safetensors(tmp_path, "m", specs, iter(TENSORS.values()), limit)
+  shards = [f for f in files if f.suffix == ".safetensors"]
+  names = [sorted(json_header(f)) for f in shards]
+  assert ["".join(n) for n in names] == expected
+  got = {}
+  for file in shards:
+    (length,) = struct.unpack("<Q", file.read_bytes()[:8])
+    assert length % 8 == 0
+    got |= load_file(file)
+  for name, x in TENSORS.items():
+    assert (got[name].shape, got[name].dtype) == (x.shape, x.dtype)
+    np.testing.assert_array_equal(got[name], x)
+  assert set(files) == set(tmp_path.iterdir())
+  if len(shards) == 1:
+    assert shards[0].name == "m.safetensors"
+    return
+  count = len(shards)
+  assert [f.name for f in shards] == [
+    f"m-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)
+  ]
+  index = json.loads(files[-1].read_text())
+  assert files[-1].name == "m.safetensors.index.json"
+  assert index["metadata"] == {"total_size": 78}
+  assert index["weight_map"] == {
+    n: shards[i].name for i, part in enumerate(expected) for n in part
+  }
+  assert open_weights(tmp_path).names() == list(TENSORS)
+
+
+def json_header(path):
+  data = path.read_bytes()
+  header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
+  assert header.pop("__metadata__") == {"format": "pt"}
+  return header
