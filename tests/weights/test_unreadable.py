@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 from safetensors.numpy import save_file
 
-from ccl_jax.codecs.bundle import bundle
+from ccl_jax.codecs import bundle
 from ccl_jax.errors import UsageError
 from ccl_jax.weights import pickles
 
