@@ -21,7 +21,7 @@ _OF_BYTES = re.compile(
 _OF_SYSTEM = re.compile("os_error_code|Failed to read")
 
 
-class Damaged(Exception):
+class Damaged(ValueError):
   """What is stored is not what was written; the message says why."""
 
 
