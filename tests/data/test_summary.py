@@ -14,11 +14,7 @@ from ccl_jax.data.record_set import RecordSet
 from ccl_jax.data.set_writer import finish, is_done, new_shard
 from ccl_jax.data.summary import Summary, total
 from ccl_jax.errors import UsageError
-from tests.data.latent_sets import ENCODERS, FILM, IMAGE, SOUND, arrays
-
-
-def item(name, text="a clip"):
-  return Item(name, f"{name}.mp4", 0.25, None, text)
+from tests.data.latent_sets import ENCODERS, FILM, IMAGE, SOUND, arrays, item
 
 
 def test_a_summary_is_sums():
