@@ -6,7 +6,6 @@ import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-
 _CALLED = (types.FunctionType, types.MethodType, type)
 
 

@@ -194,7 +194,9 @@ def test_step(timed, capsys):
 
 
 def test_step_alone(timed):
-  command("bench step").run("--size=tiny", "--nopeer", "--nojoint", "--rounds=1")
+  command("bench step").run(
+    "--size=tiny", "--peer=false", "--joint=false", "--rounds=1"
+  )
   assert timed.calls["turns"] == [(["ours"], 1)] * 2
   _, rows = timed.calls["shown"][-1]
   assert len(rows) == 2 and "theirs" not in rows[0] and not timed.calls["peer"]

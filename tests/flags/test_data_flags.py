@@ -66,7 +66,7 @@ def test_what_starts_apart_is_listed_from_max_offset_ms_on():
   row = lambda name, ms: {"file": name, "caption": "", "av_offset_ms": ms}
   rows = [row("a", 40.0), row("b", -41.0), row("c", 99.0), row("d", 0.0)]
   made = prepare.Prepared(rows, [])
-  lines = prepare_report.summary(made, prepare.Options(), 40.0)
+  lines = prepare_report.summary(made, prepare.Options(), max_offset_ms=40.0)
   assert [line.split(":")[0].strip() for line in lines if "ms" in line][-2:] == [
     "b",
     "c",

@@ -81,7 +81,7 @@ def latents(told, tmp_path, *argv):
 
 
 def test_prompts_pull_and_negative_prompts_push(told, tmp_path):
-  """d is 4, a is 1: 1 + 2 * 3 for the video, 1 + 7 * 3 for the sound."""
+  """Of prompts d (4) and a (1): 1 + 2 * 3 for the video, 1 + 7 * 3 for the sound."""
   ((video, audio),) = latents(told, tmp_path, "--steps=2")
   assert video.shape == (5, 4, 6, 16) and audio.shape == (SPEC.audio_tokens, 20)
   assert abs(video.mean() + 7) < 0.1 and abs(audio.mean() + 22) < 0.2

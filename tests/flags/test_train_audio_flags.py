@@ -289,7 +289,8 @@ def gan(monkeypatch):
 GAN = {
   "model__channels": 24, "model__rates": (4, 4, 4, 4), "model__kernels": (8, 8, 8, 8),
   "model__blocks": ((3, (1, 3)),), "model__bias": False, "model__tanh": False,
-  "critic__width": 3, "critic__periods": (2, 3), "critic__resolutions": ((256, 60, 240),),
+  "critic__width": 3, "critic__periods": (2, 3),
+  "critic__resolutions": ((256, 60, 240),),
   "optim__lr": 0.03, "optim__decay": 0.9, "optim__warmup_steps": 6, "optim__b1": 0.7,
   "optim__b2": 0.6, "optim__weight_decay": 0.5, "optim__clip_norm": 5.0,
   "loss__spectral_weight": 4.0, "loss__spectral_floor": 1e-3,
