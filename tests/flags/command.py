@@ -135,7 +135,7 @@ def _arguments(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def all_flags() -> set[str]:
-  """ "COMMAND --flag" of every command, as their parsers tell."""
+  """Of every command "COMMAND --flag", as its parser tells."""
   out = {f"{name} --{flag}" for name in MODULES for flag in command(name).flags}
   for name in PARSERS:
     out |= set(_arguments(name, _parser_of(name)))

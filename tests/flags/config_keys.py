@@ -64,7 +64,7 @@ def keys(name: str) -> set[str]:
 
 
 def all_keys() -> set[str]:
-  """ "KIND config.KEY" of every config, and "CONFIG:ARGUMENT" of every argument."""
+  """Keys "KIND config.KEY" and arguments "CONFIG:ARGUMENT" of all configs."""
   out = {f"{name}:{a}" for name in names() for a in arguments(name)}
   for kind, members in KINDS.items():
     out |= {f"{kind} config.{key}" for name in members for key in keys(name)}

@@ -103,7 +103,7 @@ def test_eval_of_given_clips_and_weights(scored, tmp_path, capsys):
     (tmp_path / f"{i}.mp4").touch()
   run = lambda *argv: command("bench eval").run("--metrics=wer", *argv)
   run(f"--videos={tmp_path}", "--clips=3", "--weights=W")
-  names, videos, weights = scored.last("measure").args
+  _, videos, weights = scored.last("measure").args
   assert [v.name for v in videos] == ["0.mp4", "1.mp4", "2.mp4"]
   assert weights == pathlib.Path("W") and not scored.calls["draw_weights"]
   place = tmp_path / "scratch"

@@ -1,4 +1,4 @@
-"""What a key of a training config makes of the model, the objective and the optimizer."""
+"""What a key of a config makes of the model, the objective and the optimizer."""
 
 import jax
 import jax.numpy as jnp
@@ -172,7 +172,7 @@ def trained(options, steps):
 def test_the_optimizer_is_adamw_of_the_section():
   """b1, b2, eps, clip_norm, warmup_steps, schedule and groups at once, by hand."""
   steps = 6
-  found, state = trained(OPTIM, steps)
+  found, _ = trained(OPTIM, steps)
   expected = adamw(OPTIM, steps)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected

@@ -181,7 +181,8 @@ TRAINING = [
   (
     "quickstart",
     "data=V,source=vggsound",
-    QUICKSTART | OPTIONS(**HOP, **MEDIA) | {"data.source": "vggsound", "data.root": "V"},
+    QUICKSTART | OPTIONS(**HOP, **MEDIA)
+    | {"data.source": "vggsound", "data.root": "V"},
   ),
   (
     "quickstart",
