@@ -3,11 +3,11 @@ import logging
 
 import numpy as np
 import pytest
-from films import film, flash, onset, truncated
 
 from ccl_jax.data.folder import FolderSource
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
+from tests.data.films import film, flash, onset, truncated
 
 SPEC = ClipSpec(33, 32, 48, 25)
 
