@@ -119,9 +119,8 @@ def test_the_table_has_every_score_beside_its_chance():
   }
   head, row, foot = module.table(scores).splitlines()
   assert head.split() == ["sync_r0", "sync_c", "sync_lag_ms", "ser"]
-  assert row.split() == [
-    "real", "0.500", "+-", "0.050", "(0.100)", "4.000", "+-", "0.400", "(nan)", "-", "-",
-  ]  # fmt: skip
+  cells = ["0.500", "+-", "0.050", "(0.100)", "4.000", "+-", "0.400", "(nan)", "-", "-"]
+  assert row.split() == ["real", *cells]
   assert foot == "mean +- standard error (chance)"
 
 
