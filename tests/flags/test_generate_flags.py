@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ccl_jax import inference
-from ccl_jax.data.media import read_audio, read_clip
+from ccl_jax.data.media import probe, read_audio, read_clip
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.models.presets import build_model
 from ccl_jax.viz.media import write_mp4, write_png, write_wav
@@ -159,6 +159,7 @@ def test_each_clip_in_its_file_beside_its_prompt(monkeypatch, tmp_path):
   )
   spec = ClipSpec(17, 32, 64, 25.0)
   for i, (name, prompt) in enumerate(zip(names, ("a dog", "a cat"))):
+    assert probe(out / f"{name}.mp4").fps == 25
     video, audio = read_clip(out / f"{name}.mp4", spec)
     assert abs(video.mean() - 40 * (i + 1)) < 3
     assert abs(np.abs(audio[2000:8000]).max() - 0.1 * (i + 1)) < 0.03

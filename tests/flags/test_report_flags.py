@@ -103,6 +103,27 @@ def test_clips_are_held_out_where_there_is_a_split(told):
   assert told.last("open_source").args[2] == told.out.parent / "data"
 
 
+def test_shares_inside_and_outside_of_a_mask():
+  """Of attention on context tokens: the foreground's first."""
+  share = np.array([[0.1, 0.5], [0.3, 0.9]])
+  mask = np.array([[True, False], [True, False]])
+  assert module._contrast(share, mask) == pytest.approx((0.2, 0.7))
+
+
+def test_the_table_has_every_score_beside_its_chance():
+  cell = lambda mean: {"mean": mean, "sem": mean / 10}
+  sync = {"sync_r0": cell(0.5), "sync_c": cell(4.0)}
+  scores = {
+    "real": {"given": sync, "chance": {"sync_r0": cell(0.1)}},
+    "attention": {"video": 0.5},
+  }
+  head, row, foot = module.table(scores).splitlines()
+  assert head.split() == ["sync_r0", "sync_c", "sync_lag_ms", "ser"]
+  cells = ["0.500", "+-", "0.050", "(0.100)", "4.000", "+-", "0.400", "(nan)", "-", "-"]
+  assert row.split() == ["real", *cells]
+  assert foot == "mean +- standard error (chance)"
+
+
 def test_scores_of_every_set_and_of_attention(told, capsys):
   """Attention where the model has context tokens."""
   scores = told.run(report__tasks=("v2a",))

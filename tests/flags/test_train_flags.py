@@ -166,6 +166,42 @@ def test_sections_reach_their_functions(parts, tmp_path):
   assert parts.batches.closed
 
 
+def test_whatever_happens_all_is_closed(parts, monkeypatch):
+  """A loss that is not finite, say: what was logged is kept, and threads end."""
+
+  def fails(*_, **__):
+    raise UsageError("not finite")
+
+  monkeypatch.setattr(parts.module.loop, "train", fails)
+  with pytest.raises(UsageError, match="not finite"):
+    parts.run(changed())
+  for name in ("checkpoints closed", "log closed"):
+    assert len(parts.calls[name]) == 1
+  assert parts.batches.closed
+
+
+def test_only_the_first_process_writes(parts, monkeypatch, tmp_path):
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  parts.replace(parts.module, "first_process_first", lambda make: make())
+  parts.run(changed())
+  assert parts.told("MetricLog", "enabled") is False
+  assert not (tmp_path / "config.json").exists()
+  # Data and codecs are made by the first, and found by the others.
+  assert len(parts.calls["first_process_first"]) == 2
+
+
+def test_the_rate_that_a_step_is_held_against(monkeypatch):
+  """All devices of a known chip; of another one, 2 n^3 by the fastest of five."""
+  train = command("train").module
+  monkeypatch.setattr(train, "chip_of", lambda kind: SimpleNamespace(flops=3e12))
+  assert train._peak() == 3e12 * jax.device_count()
+  monkeypatch.setattr(train, "chip_of", lambda kind: None)
+  times = iter([0, 9, 10, 12, 20, 20.5, 30, 34, 40, 44])
+  clock = SimpleNamespace(perf_counter=lambda: next(times))
+  monkeypatch.setattr(train, "time", clock)
+  assert train._peak() == 2 * 1024**3 / 0.5
+
+
 def test_without_a_root_the_data_lie_in_the_run(parts, tmp_path):
   parts.run(changed(data__root=""))
   assert parts.told("open_source", 2) == tmp_path / "data"
