@@ -23,6 +23,9 @@ def run(main: Callable[[], None]) -> None:
     try:
       # --scale-video and --scale_video are one flag.
       rest = flags.FLAGS([_underscored(arg) for arg in argv])
+      # A config file that cannot be read says so when it is first looked at: now.
+      if "config" in flags.FLAGS:
+        getattr(flags.FLAGS["config"].value, "keys", None)
       if len(rest) > 1:
         raise UsageError(f"unexpected argument {rest[1]!r}; see --help")
       return rest

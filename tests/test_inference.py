@@ -226,6 +226,7 @@ def test_given_streams_are_encoded_and_the_made_ones_decoded(calls):
   np.testing.assert_allclose(given["video"][0], -0.05, rtol=1e-5)
   np.testing.assert_allclose(given["video"][1], 0.55, rtol=1e-5)
   assert set(calls[0].noise) == {"audio"} == set(out)
+  assert isinstance(out["audio"], np.ndarray) and out["audio"].dtype == np.float32
   assert out["audio"].shape == (2, 11 * 512)
   np.testing.assert_allclose(
     out["audio"][:, ::512], calls[0].noise["audio"][..., 0] - 0.125, rtol=1e-5

@@ -17,8 +17,7 @@ from ccl_jax.data.sets.record_set import Shard as File
 from ccl_jax.data.sources.stock import FolderStock
 from ccl_jax.encoding.shards import ahead, batched, encode_shard, make_encoder
 from ccl_jax.errors import UsageError
-from tests.data.latent_sets import ENCODERS, FILM
-from tests.data.test_summary import item
+from tests.data.latent_sets import ENCODERS, FILM, item
 
 
 class Video(flax.struct.PyTreeNode):

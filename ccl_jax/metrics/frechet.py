@@ -13,6 +13,7 @@ not be in memory.
 
 import dataclasses
 import os
+import pathlib
 import warnings
 import zipfile
 from collections.abc import Iterable
@@ -121,14 +122,21 @@ def frechet(a: Moments, b: Moments) -> float:
 
 def write_features(path: str | os.PathLike, features: Float[np.ndarray, "n d"]) -> None:
   """Features as an .npz with one array, `features`."""
-  with open(path, "wb") as f:
-    np.savez(f, features=features)
+  _write(path, features=features)
 
 
 def write_moments(path: str | os.PathLike, moments: Moments) -> None:
   """Moments as an .npz with n, mu and sigma, names that others write too."""
-  with open(path, "wb") as f:
-    np.savez(f, n=moments.n, mu=moments.mean, sigma=moments.covariance)
+  _write(path, n=moments.n, mu=moments.mean, sigma=moments.covariance)
+
+
+def _write(path: str | os.PathLike, **arrays) -> None:
+  """Whole or not at all: a file that is there may be another run's reference."""
+  path = pathlib.Path(path)
+  partial = path.with_name(f".{path.name}.part")
+  with open(partial, "wb") as f:
+    np.savez(f, **arrays)
+  partial.replace(path)
 
 
 def read_moments(path: str | os.PathLike) -> Moments:

@@ -111,7 +111,9 @@ def write_html(
     page.append("<div>")
     page += [_figure(out, n, files[n], shown(values[n], key)) for n in order[:WORST]]
     page.append("</div>")
-  (out / "report.html").write_text("\n".join([*page, "</html>"]), "utf-8")
+  partial = out / ".report.html.part"
+  partial.write_text("\n".join([*page, "</html>"]), "utf-8")
+  partial.replace(out / "report.html")
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ccl_jax import convert
-from ccl_jax.audio_codec.run import TASKS, open_sounds, train
+from ccl_jax.audio_codec.run import train
 from ccl_jax.checkpoints.converted import read_about, restore_converted
 from ccl_jax.codecs.bundle import load_codecs
 from ccl_jax.data.sources.sounds import WindowBatches
@@ -89,14 +89,6 @@ def vocoder_run(data, vae_run):
   changes |= {"loss.adversary_from": 3, "model.channels": 8}
   assert train(config_of("vocoder", data, **changes), workdir)
   return workdir
-
-
-@pytest.mark.parametrize("first,number,late", [(-1, 9, 0), (3, 2, 0), (3, 3, 1)])
-def test_when_the_adversary_comes(data, first, number, late):
-  config = config_of("vocoder", data, **{"loss.adversary_from": first})
-  task = TASKS["vocoder"](config, open_sounds(config)[0])
-  name, _ = task.step_of(None)(number, {})
-  assert name == f"vocoder, adversary {bool(late)}, VAE False"
 
 
 def test_a_run_leaves_the_network_and_its_scores(vae_run):

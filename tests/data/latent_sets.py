@@ -15,6 +15,11 @@ ENCODERS = {"video": "v" * 64, "audio": "a" * 64, "text": "t" * 64}
 WIDTH = 8  # of a text
 
 
+def item(name: str, text: str = "a clip") -> Item:
+  """A clip to be, of a film of that name."""
+  return Item(name, f"{name}.mp4", 0.25, None, text)
+
+
 def text_rows(j: int) -> int:
   return j % 5
 

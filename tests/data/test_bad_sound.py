@@ -6,13 +6,13 @@ import av
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from films import film
 
 from ccl_jax.codecs.embedded import fit_codecs
 from ccl_jax.data.media.decode import MediaError, measure, probe, read_audio, read_clip
 from ccl_jax.data.sets.buckets import parse_spec
 from ccl_jax.data.sources import catalogue
 from ccl_jax.data.spec import ClipSpec
+from tests.data.films import film
 from tests.data.sound_files import wav
 
 SHAPE = parse_spec("17x32x48@25")

@@ -4,7 +4,6 @@ import logging
 
 import numpy as np
 import pytest
-from films import film, flash, onset, truncated
 
 from ccl_jax.data.media.decode import MediaError, image_size, picture_size
 from ccl_jax.data.sets.buckets import Bucket, parse_spec
@@ -12,6 +11,7 @@ from ccl_jax.data.sources import catalogue
 from ccl_jax.data.sources.catalogue import scan
 from ccl_jax.errors import UsageError
 from ccl_jax.viz.media import write_png, write_wav
+from tests.data.films import film, flash, onset, truncated
 
 WIDE, TALL, LONG = map(parse_spec, ("33x32x48@25", "33x48x32@25", "65x32x48@25"))
 

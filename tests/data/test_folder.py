@@ -3,11 +3,11 @@ import logging
 
 import numpy as np
 import pytest
-from films import film, flash, onset, truncated
 
 from ccl_jax.data.sources.folder import FolderSource
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
+from tests.data.films import film, flash, onset, truncated
 
 SPEC = ClipSpec(33, 32, 48, 25)
 
@@ -60,6 +60,16 @@ def test_windows_captions_and_clips(tmp_path, made):
   assert flash(source[1]["video"]) == []
   with pytest.raises(IndexError):
     source[4]
+
+
+def test_the_last_frame_of_a_film_is_held(tmp_path):
+  """32 frames are a clip of 33, 31 are none."""
+  for frames in (32, 31):
+    film(tmp_path / f"{frames}.mp4", seconds=frames / 25, event=0.4)
+  source = FolderSource(tmp_path, SPEC)
+  assert [(w.name, w.start) for w in source.windows] == [("32.mp4", 0.0)]
+  video = source[0]["video"]
+  np.testing.assert_array_equal(video[32], video[31])
 
 
 def test_hop(tmp_path, made):

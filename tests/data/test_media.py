@@ -4,7 +4,6 @@ import struct
 import av
 import numpy as np
 import pytest
-from films import film, flash, onset, trimmed, truncated
 from PIL import Image
 
 from ccl_jax.data.media import decode as media
@@ -18,6 +17,7 @@ from ccl_jax.data.media.decode import (
 )
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.viz.media import write_mp4
+from tests.data.films import film, flash, onset, trimmed, truncated
 
 SPEC = ClipSpec(33, 64, 64, 25)
 WEBM = {"codecs": ("libvpx-vp9", "libopus")}

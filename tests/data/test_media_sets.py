@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-from films import film, flash, truncated
 
 from ccl_jax.data.__main__ import main
 from ccl_jax.data.builders.folder import Folder
@@ -21,6 +20,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.viz.media import write_png, write_wav
 from configs.encode import get_config
+from tests.data.films import film, flash, truncated
 
 SPEC = ClipSpec(17, 32, 48, 25)
 SHAPE = parse_spec("17x32x48@25")

@@ -7,7 +7,6 @@ import types
 import av
 import numpy as np
 import pytest
-from films import film
 
 from ccl_jax.data.__main__ import main
 from ccl_jax.data.media.decode import read_audio
@@ -22,6 +21,7 @@ from ccl_jax.data.sources.stock import open_stock
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.viz.media import write_mp4, write_png, write_wav
+from tests.data.films import film
 
 SPEC = ClipSpec(17, 32, 48, 25)
 CUTS = (1.2, 2.4)

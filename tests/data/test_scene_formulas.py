@@ -60,9 +60,13 @@ def test_a_voice_is_as_loud_as_its_envelope_and_begins_with_its_onset():
   # From 0.5 of its length on it is the vowel alone, of rms A.
   vowel = wave[(times >= 0.5) & (times < 0.62)]
   assert np.sqrt((vowel**2).mean()) == pytest.approx(0.16, rel=0.05)
-  loudest = power(vowel[: 16000 // 130 * 15])
-  peak = np.argmax(loudest) * 16000 / (16000 // 130 * 15)
-  assert min(abs(peak - f) for f in (260, 2470)) < 80  # formants at 280 and 2500 Hz
+  # From (250, 1000) Hz at its onset to (280, 2500) Hz, in harmonics of 130 Hz.
+  begin = wave[(times >= 0.24) & (times < 0.3)]
+  band = lambda x, low, high: power(x)[
+    int(low * len(x) / 16000) : int(high * len(x) / 16000) + 1
+  ].sum()
+  assert band(begin, 850, 1200) > 3 * band(begin, 2250, 2700)
+  assert band(vowel, 2250, 2700) > 10 * band(vowel, 850, 1200)
   assert np.abs(middle).max() < 1
 
 
@@ -199,5 +203,7 @@ def test_probabilities_of_none_and_all():
     place = next(p for p in places if p in clip["text"])
     inside = np.ptp(clip["video"][0].astype(int), axis=-1) > 100
     columns = inside.sum(0) @ np.arange(0.5, 96) / inside.sum()
+    ink = (0.12 * 255, 0.03 * 255, 0.06 * 255)  # 30.6, 7.65 and 15.3: to the nearest
+    assert (clip["video"] == np.round(ink)).all(-1).any()
     assert columns / 96 == pytest.approx(places[place], abs=0.01)
     assert inside.any(0).sum() == pytest.approx(2 * 0.24 * 64, abs=2)

@@ -3,7 +3,6 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from films import film
 
 from ccl_jax.data import builders
 from ccl_jax.data.pipeline import make_iterator
@@ -11,6 +10,7 @@ from ccl_jax.data.sources.folder import FolderSource
 from ccl_jax.data.sources.open import Cached, open_source
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
+from tests.data.films import film
 
 SPEC = ClipSpec(33, 32, 48, 25)
 

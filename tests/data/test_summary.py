@@ -14,11 +14,7 @@ from ccl_jax.data.sets.summary import Summary, total
 from ccl_jax.data.sets.writer import finish, is_done, new_shard
 from ccl_jax.data.sources.catalogue import Catalogue, Item
 from ccl_jax.errors import UsageError
-from tests.data.latent_sets import ENCODERS, FILM, IMAGE, SOUND, arrays
-
-
-def item(name, text="a clip"):
-  return Item(name, f"{name}.mp4", 0.25, None, text)
+from tests.data.latent_sets import ENCODERS, FILM, IMAGE, SOUND, arrays, item
 
 
 def test_a_summary_is_sums():

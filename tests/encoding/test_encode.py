@@ -337,7 +337,9 @@ def test_other_settings_for_a_set_that_is_begun(tmp_path, media, codecs, undistu
     encode(config(media, undisturbed, codecs, clips=CLIPS[:1]))
 
 
-def test_mistakes_are_one_line(tmp_path, media, codecs):
+def test_mistakes_are_one_line(tmp_path, media, codecs, monkeypatch):
+  monkeypatch.setattr(encoding, "_PATIENCE", 0.0)  # process 0 is not waited for
+
   def message(**changes):
     index = changes.pop("index", 0)
     out = changes.pop("out", tmp_path / "out")
@@ -353,6 +355,7 @@ def test_mistakes_are_one_line(tmp_path, media, codecs):
   assert "no folder at" in message(media=tmp_path / "absent")
   assert "no set of latents" in message(out=tmp_path / "thesis")
   assert "process_index 1 of process_count 1" in message(index=1)
+  assert "process_index -1 of process_count 1" in message(index=-1)
   assert "FRAMESxHEIGHT" in message(clips=("17",))
   assert "shard_clips" in message(shard_clips=0)
   assert "multiple of 8" in message(batch=ConfigDict({"size": 3, "threads": 1}))

@@ -84,8 +84,9 @@ def test_jitter_is_no_gap_and_a_gap_is_none():
 
 
 def test_what_is_before_time_0_is_cut_and_what_is_loud_is_clipped():
-  got = laid(("-0.002", 5, 3.0))
-  np.testing.assert_array_equal(got.wave[0], [1, 1, 1])
+  rising = np.float32([[0.1, 0.2, 0.3, 4.0, -4.0]])
+  got = _sound([(Fraction("-0.002"), rising)], 1000, av.AudioLayout("mono"))
+  np.testing.assert_array_equal(got.wave[0], np.float32([0.3, 1, -1]))
   assert laid().wave.shape == (1, 0)
   assert laid(("-0.5", 5, 1.0)).wave.shape == (1, 0)
 

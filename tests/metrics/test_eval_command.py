@@ -119,7 +119,6 @@ def test_every_metric_scores_every_clip(whole):
   for key in ("cu", "pq", "sync_c", "sync_d", "desync", "ib", "av_align"):
     cell = got["overall"][key]
     assert (cell["n_scored"], cell["n_total"]) == (3, 3)
-    assert cell["low"] <= cell["mean"] <= cell["high"]
     assert got["subsets"]["easy"][key]["n_scored"] == 1
   by_id = {row["id"]: row["scores"] for row in rows if row["metric"] == "ib"}
   mean = np.mean([scores["ib_score"] for scores in by_id.values()])

@@ -92,6 +92,20 @@ def test_there_are_five_windows_fewer_than_frames(frames, samples, windows):
   assert lips.shape == sounds.shape == (windows, OUT)
 
 
+def test_the_small_network_sees_and_hears():
+  """Its vectors follow the picture and the sound, by a tenth of their deviation at
+  least: else no test of whole clips would prove anything.
+  """
+  rng = np.random.default_rng(0)
+  light = rng.integers(40, 256, (2, 25, 1, 1, 1), np.uint8)
+  one, two = (np.broadcast_to(x, (25, 224, 224, 3)) for x in light)
+  lips, heard = embeddings(one, sound(25 * 640), small_syncnet())
+  others = embeddings(two, sound(25 * 640, 1), small_syncnet())
+  for x, other in zip((lips, heard), others):
+    assert x.std(0).mean() > 0.1 * x.std()
+    assert np.abs(x - other).mean() > 0.1 * x.std()
+
+
 def test_windows_of_sound_are_one_frame_apart():
   wave = sound(20 * 640)
   rows = mfcc(wave)

@@ -22,7 +22,9 @@ VERSEBENCH = [
 ]  # fmt: skip
 MOVA = {
   "solo": [{"id": "m 1", "prompt": "she says “yes”", "image": "/abs/x.png"}],
-  "duo": [{"id": "m2", "prompt": "they sing", "transcript": "", "language": "en"}],
+  "duo": [
+    {"id": "m2", "prompt": 'they sing under "BAR"', "transcript": "", "language": "en"}
+  ],
 }
 
 

@@ -8,7 +8,10 @@ import pathlib
 import numpy as np
 import pytest
 
+from ccl_jax.metrics import outputs
 from ccl_jax.metrics.base import Metric, Unscorable
+from ccl_jax.metrics.frechet import Moments, write_features, write_moments
+from ccl_jax.metrics.html import write_html
 from ccl_jax.metrics.records import Records, digest, sha256
 from ccl_jax.metrics.runner import Item, evaluate
 
@@ -36,6 +39,36 @@ def events(monkeypatch):
   monkeypatch.setattr(np, "save", saved)
   monkeypatch.setattr(pathlib.Path, "replace", replaced)
   return seen
+
+
+def test_what_a_run_leaves_is_whole_or_the_old_one(tmp_path, monkeypatch):
+  """Reports and features are written beside their names, and take them in the end."""
+  x = np.arange(6.0).reshape(3, 2)
+  summary = {"overall": {}, "subsets": {}, "metrics": {}, "missing": []}
+  writers = {
+    "fad.npz": lambda path, k: write_features(path, x + k),
+    "moments.npz": lambda path, k: write_moments(path, Moments.of([x + k])),
+    "summary.json": lambda path, k: outputs._write(path, f"{k}"),
+    "report.html": lambda path, k: write_html(path.parent, summary, {}, {}, {}, f"{k}"),
+  }
+  for name, write in writers.items():
+    write(tmp_path / name, 0)
+  before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+  assert before.keys() == writers.keys() and all(before.values())
+
+  def killed(self, target):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(pathlib.Path, "replace", killed)
+    for name, write in writers.items():
+      with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / name, 1)
+      assert (tmp_path / name).read_bytes() == before[name], name
+  for name, write in writers.items():
+    write(tmp_path / name, 1)
+    assert (tmp_path / name).read_bytes() != before[name]
+  assert {p.name for p in tmp_path.iterdir()} == writers.keys()
 
 
 def row(key, **scores):

@@ -108,6 +108,17 @@ def test_columns_are_of_the_clips_that_are_named():
   assert not {"ib", "sync_c", "av_align"} & got.keys()  # metrics that did not run
 
 
+def test_which_numbers_are_better_when_they_are_higher():
+  better = {
+    True: "cu pq ce sync_c ib av_align film_r talking_r impact_f1",
+    False: "wer cer wer_mean cer_mean unrequested sync_d desync talking_lag ser "
+    "hue_error place_error",
+    None: "pc face_rate",
+  }
+  for higher, keys in better.items():
+    assert {k for k, c in COLUMNS.items() if c.higher is higher} == set(keys.split())
+
+
 def test_subsets_are_paired_by_their_pairs():
   pairs = {"hard": {"p": "c", "q": "b", "z": "b"}, "easy": {"p": "a", "q": "d"}}
   got = paired_subsets(SCORES, pairs)

@@ -87,10 +87,16 @@ def draw(count: int, seed: int) -> list[dict]:
         by_place.setdefault((file, place), []).append((name, occurrence))
   rng = random.Random(seed)
   rows = []
-  for file, place in rng.sample(sorted(by_place), count):
+  for file, place in rng.sample(sorted(by_place), len(by_place)):
+    if len(rows) == count:
+      break
     name, occurrence = rng.choice(by_place[file, place])
     source = (ROOT / file).read_text()
     changed = mutate_code(source, get_operator(name)(), occurrence)
+    try:
+      ast.parse(changed)
+    except SyntaxError:  # the * between arguments is taken for an operator
+      continue
     old, new = replacement(source, changed)
     title = f"{file}:{place[0]}:{place[1]} {name.split('/')[1]}"
     rows.append({"name": title, "file": file, "old": old, "new": new})

@@ -99,9 +99,9 @@ def test_bytes_of_an_element(dtype, nbytes):
 def test_a_computation_runs_as_often_as_all_that_call_it():
   """Twice from the entry, and once in each of three rounds."""
   text = """
-HloModule m, num_partitions=4
+HloModule m, num_partitions=8
 %shared (p: f32[4]) -> f32[4] {
-  %ar = f32[4] all-reduce(%p), replica_groups=[2,2]<=[4], to_apply=%add
+  %ar = f32[4] all-reduce(%p), replica_groups=[2,4]<=[8], to_apply=%add
 }
 %body (p: f32[4]) -> f32[4] {
   %c = f32[4] call(%p), to_apply=%shared
@@ -112,7 +112,7 @@ ENTRY %main (p: f32[4]) -> f32[4] {
   %w = f32[4] while(%p), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"3"}}
 }
 """  # noqa: E501
-  assert collectives(text) == [Collective("all-reduce", "f32", (4,), 2, 5)]
+  assert collectives(text) == [Collective("all-reduce", "f32", (4,), 4, 5)]
 
 
 def test_kinds_shapes_and_bytes():

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +14,6 @@ from ccl_jax.training.state import state_shardings
 from ccl_jax.training.step import (
   draw,
   draw_video,
-  frame_sigma,
   hold_clean_streams,
   make_train_step,
   sample_losses,
@@ -65,29 +63,6 @@ def test_every_part_of_the_model_matters(small, batch):
   assert_every_part_matters(small[0], small[2].params, inputs)
 
 
-def test_draw_follows_the_task_table(batch):
-  latents = {s: batch[s] for s in ("video", "audio")}
-  latents = jax.tree.map(lambda x: np.repeat(x, 64, 0), latents)
-  drawn = jax.jit(lambda k: draw(k, latents, RECIPE))(jax.random.key(0))
-  sigma = frame_sigma(drawn, latents)
-  counts = np.bincount(drawn.tasks.index, minlength=4) / len(drawn.tasks.index)
-  np.testing.assert_allclose(counts, 0.25, atol=0.06)
-  for i, name in enumerate(RECIPE.names):
-    mine = np.asarray(drawn.tasks.index) == i
-    video, audio = drawn.sigma["video"][mine], drawn.sigma["audio"][mine]
-    assert (video > 0).all() == ("video" in TASKS[name].generated)
-    assert (audio > 0).all() == ("audio" in TASKS[name].generated)
-    if name == "joint":
-      np.testing.assert_array_equal(video, audio)
-    if name == "single":
-      assert (video != audio).all()
-  image = np.asarray(drawn.image)
-  assert (sigma["video"][image, 0] == 0).all()
-  np.testing.assert_array_equal(
-    sigma["video"][:, 1:], np.repeat(drawn.sigma["video"][:, None], 2, 1)
-  )
-
-
 def test_a_video_is_drawn_from_its_posterior_where_it_is_noised():
   """Mean and deviation of 4096 draws; clean frames stay the mean, to the bit; the same
   on eight devices.
@@ -110,60 +85,6 @@ def test_a_video_is_drawn_from_its_posterior_where_it_is_noised():
   assert (other[:, 2] != drawn[:, 2]).mean() > 0.999
   shared = jax.device_put(args, batch_sharding(make_mesh((2, 4, 1, 1))))
   np.testing.assert_array_equal(run(jax.random.key(1), *shared), drawn)
-
-
-@pytest.fixture(scope="session")
-def posterior(batch):
-  """The batch with a deviation, and the video that step n draws, computed apart."""
-  std = 0.3 + jnp.abs(batch["video"][::-1])
-
-  @jax.jit
-  def video(n):
-    key = jax.random.fold_in(jax.random.key(0), n)
-    latents = {s: batch[s] for s in ("video", "audio")}
-    sigma = frame_sigma(draw(key, latents, RECIPE), latents)["video"]
-    return draw_video(jax.random.fold_in(key, 5), batch["video"], std, sigma)
-
-  return batch | {"video_std": std}, video
-
-
-def test_a_step_draws_the_video_anew_by_seed_and_step(run, small, batch, posterior):
-  """As a step without deviations is on the video drawn apart: of steps 0 and 7."""
-  state, (stored, video) = small[2], posterior
-  losses = []
-  for n in (0, 7):
-    at = state._replace(step=jnp.asarray(n, state.step.dtype))
-    metrics = run(at, stored)[1]
-    expected = run(at, batch | {"video": video(n)})[1]
-    chex.assert_trees_all_close(metrics, expected, rtol=LOSS)
-    chex.assert_trees_all_equal(run(at, stored)[1], metrics)  # as after a restart
-    losses.append([float(metrics["loss"]), float(run(at, batch)[1]["loss"])])
-  assert np.abs(video(0) - video(7)).max() > 1
-  assert all(abs(a - b) > 1e-2 for a, b in losses)
-
-
-def test_a_deviation_of_zero_is_none(run, small, batch, one_step):
-  zero = batch | {"video_std": jnp.zeros_like(batch["video"])}
-  chex.assert_trees_all_close(run(small[2], zero)[1], one_step[1], rtol=LOSS)
-
-
-def test_loss_is_the_mean_over_generating_samples(one_step):
-  """The reported parts add up to the objective, stream by stream."""
-  _, metrics = one_step
-  by_task, drawn = np.asarray(metrics["by_task"]), np.asarray(metrics["drawn"])
-  assert drawn.sum() == 16
-  total = 0.0
-  for j, s in enumerate(("video", "audio")):
-    makes = np.array([s in TASKS[n].generated for n in RECIPE.names])
-    n = np.where(makes, drawn, 0)
-    total += np.nansum(by_task[:, j] * n) / n.sum()
-  np.testing.assert_allclose(metrics["loss"], total, rtol=LOSS)
-
-
-def test_accumulation_changes_no_number(small, batch, one_step):
-  model, optimizer, state = small
-  step = jax.jit(make_train_step(model, optimizer, RECIPE, seed=0, accumulate=4))
-  assert_same_step(step(state, batch), one_step)
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 2, 1), (2, 2, 1, 2)])
@@ -260,10 +181,3 @@ def _at(tree, path):
   for key in path:
     tree = tree[key]
   return tree
-
-
-def test_a_still_is_never_its_own_image_condition(small, batch):
-  latents = {"video": batch["video"][:, :1]}
-  always = dataclasses.replace(RECIPE, image_probability=1.0)
-  drawn = draw(jax.random.key(0), latents, always, task=RECIPE.names.index("single"))
-  assert (frame_sigma(drawn, latents)["video"] > 0).all()

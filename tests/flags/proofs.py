@@ -1,0 +1,349 @@
+"""Which test proves what of each flag and key: its effect, and in which direction.
+
+By test: the flags "COMMAND --flag", config keys "KIND config.key" and arguments
+"CONFIG:argument" that it proves; `test_proofs.py` compares the table with the parsers
+and the configs themselves.
+"""
+
+NETWORKS = (
+  "aesthetics", "audio-vae", "clip", "i3d", "imagebind", "s3fd", "synchformer",
+  "syncnet", "umt5", "vggish", "vocoder", "wan-dit", "wan-vae",
+)  # fmt: skip
+
+
+def _of(prefix: str, names: str) -> list[str]:
+  return [prefix + name for name in names.split()]
+
+
+def _flags(command: str, names: str) -> list[str]:
+  return _of(f"{command} --", names)
+
+
+def _keys(kind: str, names: str) -> list[str]:
+  return _of(f"{kind} config.", names)
+
+
+HERE = "tests/flags/"
+PROOFS: dict[str, list[str]] = {
+  HERE + "test_generate_flags.py::test_every_setting_goes_to_its_place": _flags(
+    "generate",
+    "task seed steps shift solver sequential guidance scale_video scale_audio frames "
+    "height width negative_prompt prompt",
+  ),
+  HERE + "test_generate_effects.py::test_prompts_pull_and_negative_prompts_push": (
+    _flags("generate", "prompt negative_prompt scale_video scale_audio guidance solver")
+  ),
+  HERE
+  + "test_generate_effects.py::test_noise_is_the_seeds_and_every_clips_and_streams_own"
+  : _flags("generate", "seed"),
+  HERE + "test_generate_effects.py::"
+  "test_steps_and_shift_are_the_times_that_the_network_is_told": _flags(
+    "generate", "steps shift solver"
+  ),
+  HERE + "test_generate_effects.py::"
+  "test_sequential_evaluations_are_alone_and_of_equal_result": _flags(
+    "generate", "sequential"
+  ),
+  HERE + "test_generate_flags.py::test_what_is_loaded": _flags(
+    "generate", "ckpt codecs weights step"
+  ),
+  HERE + "test_generate_flags.py::test_each_clip_in_its_file_beside_its_prompt": (
+    _flags("generate", "out seed task prompt")
+  ),
+  HERE + "test_generate_flags.py::test_what_is_given_is_read_and_kept": _flags(
+    "generate", "image audio video"
+  ),
+  HERE + "test_generate_flags.py::test_a_manifest_in_parts_and_batches": _flags(
+    "generate", "manifest process_index process_count batch"
+  ),
+  # Training: flags, then the sections of a config.
+  HERE + "test_train_flags.py::"
+  "test_the_loop_ends_or_is_stopped_and_the_command_says_so": _flags(
+    "train", "config workdir"
+  ),
+  HERE + "test_train_flags.py::test_processes_meet_as_the_flags_say": _flags(
+    "train", "distributed coordinator num_processes process_id meet_seconds"
+  ),
+  HERE + "test_train_flags.py::test_sections_reach_their_functions": _keys(
+    "train",
+    "seed steps clip.frames clip.height clip.width clip.fps data.source data.root "
+    "data.options data.cache_gb batch.size batch.threads codec.fit_clips "
+    "codec.text_length codec.text_dim mesh slices checkpoint.every checkpoint.keep "
+    "log_every profile",
+  ),
+  HERE + "test_train_flags.py::test_codecs_that_are_named_or_belong_to_the_start": (
+    _keys("train", "codec.path")
+  ),
+  HERE + "test_train_flags.py::test_init_is_where_the_parameters_come_from": _keys(
+    "train", "init"
+  ),
+  HERE + "test_train_flags.py::test_fresh_parameters_are_drawn_by_the_seed": _keys(
+    "train", "seed"
+  ),
+  HERE + "test_config_sections.py::test_a_key_of_the_model": _keys(
+    "train",
+    "model.preset model.streams model.variant model.tarp model.tarp_centre "
+    "model.cross_rope model.image_form model.remat model.dtype model.residual "
+    "model.attention model.blocks",
+  ),
+  HERE + "test_config_sections.py::test_a_key_of_the_objective": _keys(
+    "train",
+    "objective.sigma objective.shift objective.loss_weights objective.text_dropout "
+    "objective.image_probability",
+  ),
+  HERE + "test_config_sections.py::test_probabilities_of_tasks_go_to_their_names": (
+    _keys(
+      "train",
+      "tasks.probabilities.single tasks.probabilities.a2v "
+      "tasks.probabilities.v2a tasks.probabilities.joint",
+    )
+  ),
+  HERE + "test_config_sections.py::test_the_optimizer_is_adamw_of_the_section": _keys(
+    "train",
+    "optim.groups optim.warmup_steps optim.schedule optim.b1 optim.b2 optim.eps "
+    "optim.clip_norm",
+  ),
+  HERE + "test_config_sections.py::test_the_exchange_learns_ten_times_as_fast": _keys(
+    "train", "optim.groups"
+  ),
+  HERE + "test_config_sections.py::test_moment_dtype_is_the_first_moments": _keys(
+    "train", "optim.moment_dtype"
+  ),
+  HERE + "test_config_sections.py::test_one_program_draws_tasks_by_sample": _keys(
+    "train", "accumulate ema_decay tasks.draw"
+  ),
+  HERE + "test_config_sections.py::test_draw_by_step_is_one_static_task_a_step": _keys(
+    "train", "tasks.draw"
+  ),
+  HERE + "test_train_data.py::test_sets_are_opened_as_the_config_says": _keys(
+    "train", "data.root data.options.buckets data.options.batch_sizes"
+  ),
+  HERE + "test_report_flags.py::test_keys_of_the_report": _keys(
+    "train",
+    "report.tasks report.clips report.steps report.guidance report.scale report.show",
+  ),
+  # Options of the sources.
+  HERE + "test_source_options.py::test_borders_of_what_is_taken": [
+    *_keys("train", "data.options.min_seconds data.options.max_seconds "
+           "data.options.min_side"),
+    *_keys("encode", "data.options.min_seconds data.options.max_seconds "
+           "data.options.min_side"),
+  ],
+  HERE + "test_source_options.py::test_speech_is_asked_for_or_kept_out": [
+    *_keys("train", "data.options.speech"),
+    *_keys("encode", "data.options.speech"),
+  ],
+  HERE + "test_source_options.py::test_chances_of_what_a_scene_has": _keys(
+    "train", "data.options.duet data.options.distractor data.options.impacts"
+  ),
+  HERE + "test_source_options.py::test_jitter_moves_faces": _keys(
+    "train", "data.options.jitter"
+  ),
+  HERE + "test_source_options.py::test_squares_and_texture_of_the_background": _keys(
+    "train", "data.options.shapes data.options.texture"
+  ),
+  "tests/data/test_talking_scene.py::"
+  "test_a_build_gives_back_the_clips_and_is_done_once": [
+    *_keys("train", "data.options.n_train data.options.n_test"),
+    *_keys("encode", "data.options.n_train data.options.n_test"),
+  ],
+  "tests/data/test_media_sets.py::test_openhumanvid_chooses_captions_and_scores": [
+    *_keys("train", "data.options.caption data.options.min_scores"),
+    *_keys("encode", "data.options.caption data.options.min_scores"),
+  ],
+  "tests/data/test_media_sets.py::test_all_parts_of_a_film_fall_to_one_split": [
+    *_keys("train", "data.options.test_share"),
+    *_keys("encode", "data.options.test_share"),
+  ],
+  "tests/data/test_media_sets.py::test_relative_paths_and_a_folder_for_sets": [
+    *_keys("train", "data.options.data_dir"),
+    *_keys("encode", "data.options.data_dir"),
+  ],
+  "tests/data/test_folder.py::test_hop": _keys("train", "data.options.hop"),
+  "tests/data/test_media_sets.py::test_vggsound_as_a_source_of_training_and_of_encode":
+  _keys("encode", "data.options.hop"),
+  "tests/data/test_catalogue.py::test_only_the_kinds_asked_for": _keys(
+    "encode", "data.options.kinds"
+  ),
+  "tests/data/test_prepare.py::test_the_table_and_how_it_is_read": [
+    *_keys("train", "data.options.captions"),
+    *_keys("encode", "data.options.captions"),
+  ],
+  # Audio training.
+  HERE + "test_train_audio_flags.py::test_the_command": _flags(
+    "train_audio", "config workdir"
+  ),
+  HERE + "test_train_audio_flags.py::test_sections_reach_their_functions": _keys(
+    "train_audio",
+    "seed steps window batch.size batch.threads data.root data.cache_gb mesh "
+    "checkpoint.every checkpoint.keep log_every profile",
+  ),
+  HERE + "test_train_audio_flags.py::test_what_is_scored": _keys(
+    "train_audio", "score.windows score.samples"
+  ),
+  HERE + "test_train_audio_flags.py::"
+  "test_a_second_folder_is_scored_and_nothing_is_held_out": _keys(
+    "train_audio", "data.test score.samples"
+  ),
+  HERE + "test_train_audio_flags.py::test_mistakes": _keys("train_audio", "kind"),
+  HERE + "test_train_audio_flags.py::test_the_vae_is_what_its_config_says": _keys(
+    "train_audio",
+    "model.hidden optim.lr optim.warmup_steps optim.schedule optim.b1 optim.b2 "
+    "optim.clip_norm loss.kl_weight loss.modulation_weight ema_decay seed kind",
+  ),
+  HERE + "test_train_audio_flags.py::test_the_vocoder_is_what_its_config_says": _keys(
+    "train_audio",
+    "model.channels model.rates model.kernels model.blocks model.bias model.tanh "
+    "critic.width critic.periods critic.resolutions optim.lr optim.decay "
+    "optim.warmup_steps optim.b1 optim.b2 optim.weight_decay optim.clip_norm "
+    "loss.spectral_weight loss.spectral_floor ema_decay window",
+  ),
+  HERE + "test_train_audio_flags.py::test_when_terms_and_mels_join": _keys(
+    "train_audio", "loss.adversary_from vae.path vae.from_step"
+  ),
+  # Encoding.
+  HERE + "test_encode_flags.py::test_the_flags_of_encode": _flags(
+    "encode", "config process_index process_count distributed"
+  )
+  + _keys("encode", "out"),
+  HERE + "test_encode_flags.py::test_check_decodes_so_many_records": _flags(
+    "encode", "check"
+  ),
+  HERE + "test_encode_flags.py::test_processes_share_the_shards": _flags(
+    "encode", "process_index process_count"
+  ),
+  HERE + "test_encode_flags.py::test_media_are_opened_as_the_section_says": _keys(
+    "encode", "data.source data.root data.split data.loudness clips"
+  ),
+  HERE + "test_encode_flags.py::test_loudness_levels_what_is_read": _keys(
+    "encode", "data.loudness"
+  ),
+  HERE + "test_encode_flags.py::test_codecs_are_loaded_or_fitted": _keys(
+    "encode", "codec.path codec.fit_clips codec.text_length codec.text_dim"
+  ),
+  HERE + "test_encode_flags.py::"
+  "test_the_plan_has_the_settings_and_the_size_of_a_shard": _keys(
+    "encode", "shard_clips"
+  ),
+  HERE + "test_encode_flags.py::"
+  "test_the_encoder_is_told_the_batch_and_whether_to_keep_deviations": _keys(
+    "encode", "batch.size batch.threads video_std"
+  ),
+  "tests/encoding/test_encode.py::test_the_deviation_is_stored_where_it_is_asked_for": _keys(
+    "encode", "video_std"
+  ),
+  # Plans.
+  HERE + "test_plan_flags.py::test_defaults": _flags("plan", "config"),
+  HERE + "test_plan_flags.py::test_each_flag": _flags(
+    "plan", "topology mesh batch generate"
+  ),
+  HERE + "test_plan_flags.py::test_sweep_shows_what_fits_and_the_fastest_first": (
+    _flags("plan", "sweep out")
+  ),
+  HERE + "test_plan_flags.py::test_out_and_compare": _flags("plan", "out compare"),
+  # Conversion.
+  HERE + "test_convert_flags.py::test_a_network": [
+    flag for kind in NETWORKS for flag in _flags(f"convert {kind}",
+                                                 "src dst dtype verify")
+  ],
+  HERE + "test_convert_flags.py::test_a_whole_release": _flags(
+    "convert wan", "src dst dtype verify"
+  ),
+  HERE + "test_convert_flags.py::"
+  "test_the_dtype_of_a_release_is_the_transformers": _flags(
+    "convert wan", "dtype verify"
+  ),
+  HERE + "test_convert_flags.py::test_export": _flags(
+    "convert export", "src dst format verify"
+  ),
+  HERE + "test_convert_flags.py::test_join": _flags(
+    "convert join", "video audio size variant seed dst"
+  ),
+  HERE + "test_convert_flags.py::test_codecs": _flags(
+    "convert codecs", "video audio text image dst"
+  ),
+  "tests/weights/test_convert.py::test_another_dtype": _flags(
+    "convert wan-dit", "dtype"
+  ),
+  "tests/weights/test_convert.py::test_a_flipped_bit_is_noticed": _flags(
+    "convert wan-dit", "verify"
+  ),
+  # Scores.
+  HERE + "test_eval_flags.py::"
+  "test_without_a_manifest_every_film_of_the_folder": _flags("eval", "videos out"),
+  HERE + "test_eval_flags.py::test_options_of_the_metrics": _flags(
+    "eval",
+    "metrics weights sync-scale min-track min-face-size recogniser fvd-frames "
+    "transcripts name reference",
+  ),
+  HERE + "test_eval_flags.py::test_each_option_is_part_of_its_metrics_protocol": (
+    _flags("eval", "sync-scale min-track min-face-size fvd-frames")
+  ),
+  HERE + "test_eval_flags.py::test_a_manifest_names_the_clips": _flags(
+    "eval", "manifest"
+  ),
+  HERE + "test_eval_flags.py::test_what_is_missing_or_fails_is_exit_1": _flags(
+    "eval", "allow-missing"
+  ),
+  HERE + "test_eval_flags.py::test_compare_is_of_two_runs_in_their_order": _flags(
+    "eval", "compare"
+  ),
+  "tests/metrics/test_eval_command.py::test_two_runs_side_by_side": _flags(
+    "eval", "compare transcripts"
+  ),
+  HERE + "test_eval_flags.py::test_prompts_become_a_manifest": _flags(
+    "eval make-manifest", "prompts out"
+  ),
+  HERE + "test_eval_flags.py::test_the_format_of_prompts_is_the_named_one": _flags(
+    "eval make-manifest", "format"
+  ),
+  # Tools for data.
+  HERE + "test_data_flags.py::test_inspect": [
+    "data inspect set", *_flags("data inspect", "clips out")
+  ],
+  HERE + "test_data_flags.py::test_prepare": [
+    "data prepare dir", "data prepare out",
+    *_flags("data prepare", "shots crop loudness speech template captions "
+            "max_offset_ms threads"),
+  ],
+  HERE + "test_data_flags.py::test_what_starts_apart_is_listed_from_max_offset_ms_on":
+  _flags("data prepare", "max_offset_ms"),
+  "tests/data/test_prepare.py::test_nothing_that_is_not_asked_for": _flags(
+    "data prepare", "shots crop"
+  ),
+  HERE + "test_data_flags.py::test_build": [
+    "data build source", "data build dir", "data build options"
+  ],
+  # Benchmarks.
+  HERE + "test_bench_flags.py::test_data": _flags(
+    "bench data", "records batch threads folder"
+  ),
+  HERE + "test_bench_flags.py::test_eval_of_all_and_of_some": _flags(
+    "bench eval", "metrics clips together"
+  ),
+  HERE + "test_bench_flags.py::test_eval_of_given_clips_and_weights": _flags(
+    "bench eval", "videos weights folder clips"
+  ),
+  HERE + "test_bench_flags.py::test_vocoder": _flags(
+    "bench vocoder", "preset seconds chunk rounds"
+  ),
+  HERE + "test_bench_flags.py::test_step": _flags(
+    "bench step",
+    "size depth frames height width batch dtype attention rounds",
+  ),
+  HERE + "test_bench_flags.py::test_step_alone": _flags("bench step", "peer joint"),
+  # What follows the colon of a config.
+  HERE + "test_config_values.py::test_a_training_config": [
+    *_of("joint:", "size runlocal data records init image_form"),
+    *_of("audio:", "size runlocal records"),
+    *_of("ablation:", "row size runlocal"),
+    *_of("quickstart:", "data source runlocal seed"),
+  ],
+  HERE + "test_config_values.py::test_the_config_of_encode": _of(
+    "encode:", "data codecs out clips source loudness video_std runlocal"
+  ),
+  HERE + "test_config_values.py::test_a_config_of_sound": [
+    *_of("audio_vae:", "data test size runlocal seed"),
+    *_of("vocoder:", "data test vae size runlocal seed"),
+  ],
+}  # fmt: skip

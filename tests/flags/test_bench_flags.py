@@ -1,0 +1,232 @@
+"""What each benchmark is made of, by its flags; nothing is timed here."""
+
+import json
+import pathlib
+import sys
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.models.flops import forward_flops
+from tests.flags.command import BENCH, BORROWED, MODULES, command
+from tests.flags.recording import Recorder
+
+
+@pytest.fixture
+def r(monkeypatch):
+  return Recorder(monkeypatch)
+
+
+def test_names_are_the_benchmarks(r, monkeypatch, capsys):
+  """`bench NAME flags` runs NAME's main with these flags, and no other's."""
+  import importlib
+
+  bench = importlib.import_module(BENCH)
+  named = {name.split()[1] for name in MODULES if name.startswith("bench ")}
+  assert set(bench.NAMES) == named | set(BORROWED)
+  told = []
+  module = SimpleNamespace(__file__="/x/step.py", main="main")
+  imported = lambda name: told.append(name) or module
+  monkeypatch.setattr(bench.importlib, "import_module", imported)
+  run = lambda main: told.append((main, sys.argv))
+  monkeypatch.setattr(bench.cli, "run", run)
+  monkeypatch.setattr(sys, "argv", ["bench"])
+  bench.main(["bench", "step", "--depth=2", "--nopeer"])
+  assert told == [
+    MODULES["bench step"],
+    ("main", ["/x/step.py", "--depth=2", "--nopeer"]),
+  ]
+  bench.main(["bench", "--help"])
+  assert "NAME is one of data, eval, parts, step, vocoder" in capsys.readouterr().out
+  with pytest.raises(SystemExit) as e:
+    bench.main(["bench", "stepp"])
+  assert e.value.code == 2 and "no benchmark 'stepp'" in capsys.readouterr().err
+
+
+def test_data(r, tmp_path):
+  """--records, --batch, --threads, and --folder, which is left as it was."""
+  data = command("bench data").module
+  r.replace(data, "measure", {"x": 1})
+  command("bench data").run(f"--folder={tmp_path}")
+  folder, *sizes = r.last("measure").args
+  assert sizes == [200, 4, 4] and folder.parent == tmp_path
+  command("bench data").run("--records=7", "--batch=3", "--threads=2")
+  folder, *sizes = r.last("measure").args
+  assert sizes == [7, 3, 2] and folder.parent != tmp_path
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def scored(r, monkeypatch):
+  module = command("bench eval").module
+  rate = module.eval_rates.Rate(30.0, 5.0, 9.0, 2.0)
+  r.replace(module, "draw_weights", lambda names, folder: folder / "drawn")
+  clips = [pathlib.Path(f"{i}.mp4") for i in range(9)]
+  make = lambda folder, count, *_: clips[:count]
+  monkeypatch.setattr(module.eval_rates, "write_clips", r.stub(make, "write_clips"))
+  monkeypatch.setattr(module.eval_rates, "measure", r.stub(rate, "measure"))
+  r.named = lambda: [call.args[0] for call in r.calls["measure"]]
+  return r
+
+
+def test_eval_of_all_and_of_some(scored, capsys):
+  """--metrics, each alone and then --together; --clips that are drawn."""
+  command("bench eval").run()
+  names = command("bench eval").module.NAMES
+  assert "talking" not in names
+  assert scored.named() == [*([n] for n in names), names]
+  folder, *sizes = scored.last("write_clips").args
+  assert sizes == [4, 480, 832, 81, 16.0]
+  assert scored.last("measure").args[2] == folder / "drawn"
+  scored.calls.clear()
+  command("bench eval").run("--metrics=wer,sync", "--clips=6")
+  assert scored.named() == [["wer"], ["sync"], ["wer", "sync"]]
+  assert len(scored.last("measure").args[1]) == 6
+  assert scored.told("draw_weights", 0) == ["wer", "sync"]
+  capsys.readouterr()
+  scored.calls.clear()
+  command("bench eval").run("--metrics=wer,sync", "--notogether")
+  assert scored.named() == [["wer"], ["sync"]]
+  about = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert about["clips"] == 4 and about["rows"]["wer"]["clips_per_minute"] == 2.0
+  scored.calls.clear()
+  command("bench eval").run("--metrics=wer")
+  assert scored.named() == [["wer"]]  # together it would be the same again
+
+
+def test_eval_of_given_clips_and_weights(scored, tmp_path, capsys):
+  """--videos, the first --clips of them, --weights, --folder for what is drawn."""
+  for i in range(5):
+    (tmp_path / f"{i}.mp4").touch()
+  run = lambda *argv: command("bench eval").run("--metrics=wer", *argv)
+  run(f"--videos={tmp_path}", "--clips=3", "--weights=W")
+  _, videos, weights = scored.last("measure").args
+  assert [v.name for v in videos] == ["0.mp4", "1.mp4", "2.mp4"]
+  assert weights == pathlib.Path("W") and not scored.calls["draw_weights"]
+  place = tmp_path / "scratch"
+  place.mkdir()
+  run(f"--folder={place}")
+  assert scored.told("draw_weights", 1).parent == place
+  for argv, words in (
+    ([f"--videos={place}"], "0 mp4 in"),
+    (["--metrics=dance"], "no 'dance'"),
+    (["--metrics=talking"], "no 'talking'"),
+    (["--clips=1"], "clips"),
+  ):
+    with pytest.raises(SystemExit) as e:
+      run(*argv)
+    assert e.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_vocoder(r):
+  """--preset, --seconds, --chunk and --rounds."""
+  vocoder = command("bench vocoder").module
+  r.replace(vocoder, "run", [vocoder.Row("torch", 1.0, 1.0, 2.0, None)])
+  r.replace(vocoder.jax.config, "update")
+  command("bench vocoder").run()
+  expected = (("16k",), {"seconds": 4.0, "chunk": 128, "rounds": 5})
+  assert r.last("run") == expected
+  command("bench vocoder").run(
+    "--preset=44k", "--seconds=1.5", "--chunk=9", "--rounds=2"
+  )
+  assert r.last("run") == (("44k",), {"seconds": 1.5, "chunk": 9, "rounds": 2})
+
+
+@pytest.fixture
+def timed(r, monkeypatch):
+  """The benchmark of a step, whose programs take 2 s (ours) and 4 s (theirs)."""
+  step = command("bench step").module
+  r.replace(step, "device_ceiling", 1e12)
+  r.replace(step, "init_params", lambda model, key, text: {"x": jnp.ones((2, 3))})
+  r.replace(step, "peer", {"forward": "their forward", "train": "their train"})
+
+  def in_turn(programs, rounds):
+    r.calls["turns"].append((sorted(programs), rounds))
+    seconds = {"theirs": 4.0, "apart": 1.5, "by sample": 3.0}
+    return {name: [seconds.get(name, 2.0)] * rounds for name in programs}
+
+  def programs(model, params, inputs, route=None):
+    r.calls["models"].append((model, inputs))
+    return {"forward": "forward", "train": "train"}
+
+  shown = lambda about, rows: r.calls["shown"].append((about, list(rows)))
+  for name, stub in (("in_turn", in_turn), ("programs", programs), ("show", shown)):
+    monkeypatch.setattr(step, name, stub)
+  return r
+
+
+def test_step(timed, capsys):
+  """Sizes: --size, --depth, --frames, --height, --width, --batch; --dtype, --attention;
+  --rounds in turn; and the peer and the joint model unless --nopeer, --nojoint.
+  """
+  command("bench step").run(
+    "--size=tiny", "--depth=3", "--frames=33", "--height=48", "--width=64", "--batch=2",
+    "--dtype=bfloat16", "--attention=chunked", "--rounds=7",
+  )  # fmt: skip
+  spec = ClipSpec(33, 48, 64, 16.0)
+  (video, inputs), *joint = timed.calls["models"]
+  assert video.depth == 3 and [s for s, _ in video.streams] == ["video"]
+  assert video.dtype == jnp.bfloat16 and video.kernel.name == "chunked"
+  assert inputs["latents"]["video"].shape == (2, 9, 6, 8, 16)
+  assert inputs["text"].shape == (2, 512, 4096)
+  assert [m.cross is None for m, _ in joint] == [False, False, True]
+  assert joint[0][1]["latents"]["audio"].shape == (2, spec.audio_tokens, 20)
+  assert all(m.depth == 3 for m, _ in joint)
+  pair, three = ["ours", "theirs"], ["apart", "by sample", "joint"]
+  assert timed.calls["turns"] == [(pair, 7), (pair, 7), (three, 7), (three, 7)]
+  assert timed.told("device_ceiling", 0) == jnp.dtype("bfloat16")
+  about, rows = timed.calls["shown"][-1]
+  assert about["size"] == "tiny, 3 blocks, bfloat16" and about["tokens"] == 9 * 3 * 4
+  flops = forward_flops(video, command("bench step").module.geometry_of(video, spec), 512, 4096)  # fmt: skip  # noqa: E501
+  share = 2 * sum(flops.values()) / 2.0 / 1e12
+  assert [row["what"] for row in rows] == [
+    "video forward", "video train", "joint forward", "joint train",
+  ]  # fmt: skip
+  assert rows[0]["ceiling"] == pytest.approx(share)
+  assert rows[1]["ceiling"] == pytest.approx(3 * share)  # forward, and twice backward
+  assert rows[0]["ours/theirs"] == 0.5 and rows[0]["theirs"] == 4.0
+  assert rows[2]["cross, of time"] == 0.25  # 1.5 of 2 s without it
+  assert rows[2]["masks by sample/static"] == 1.5
+  assert json.loads(capsys.readouterr().out)["tokens"] == 108
+
+
+def test_step_alone(timed):
+  command("bench step").run(
+    "--size=tiny", "--peer=false", "--joint=false", "--rounds=1"
+  )
+  assert timed.calls["turns"] == [(["ours"], 1)] * 2
+  _, rows = timed.calls["shown"][-1]
+  assert len(rows) == 2 and "theirs" not in rows[0] and not timed.calls["peer"]
+  (model, inputs), *_ = timed.calls["models"]
+  assert (
+    model.depth == 4 and model.dtype == jnp.float32 and model.kernel.name == "dense"
+  )
+  assert inputs["latents"]["video"].shape == (1, 5, 32, 32, 16)  # 17 x 256 x 256
+  timed.calls.clear()
+  command("bench step").run("--nopeer", "--nojoint")
+  assert timed.calls["turns"] == [(["ours"], 5)] * 2
+  assert dict(timed.calls["models"][0][0].streams)["video"].width == 512  # lab
+  assert np.isfinite(timed.calls["shown"][-1][1][0]["ceiling"])
+
+
+def test_parts_lend_the_flags_of_step(monkeypatch):
+  """A clip of these sizes, its whole and its halves."""
+  import importlib
+
+  step = command("bench step")
+  parts = importlib.import_module(MODULES["bench step"].replace("step", "parts"))
+  told = []
+  monkeypatch.setattr(parts, "device_ceiling", lambda dtype: float(dtype.itemsize))
+  monkeypatch.setattr(parts, "part_rows", lambda spec, c: [{"spec": spec, "c": c}])
+  monkeypatch.setattr(parts, "scaling_rows", lambda spec, c: [{"spec": spec, "c": c}])
+  monkeypatch.setattr(parts, "show", lambda about, rows: told.append((about, rows)))
+  monkeypatch.setattr(step.module, "main", parts.main)
+  step.run(
+    "--frames=33", "--height=48", "--width=64", "--dtype=bfloat16", "--size=tiny"
+  )
+  (about, rows) = told[0]
+  assert rows == 2 * [{"spec": ClipSpec(33, 48, 64, 16.0), "c": 2.0}]
+  assert about["size"] == "tiny, bfloat16" and about["matmul GFLOP/s"] == 2e-9

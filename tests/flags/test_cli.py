@@ -1,0 +1,113 @@
+"""The command line that all commands of absl share, and networks of one's own."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from ccl_jax import cli
+from ccl_jax.checkpoints.converted import read_about, restore_converted
+from ccl_jax.errors import UsageError
+from ccl_jax.models import audio_vae
+from ccl_jax.weights import own as own_weights
+from tests.flags.command import command
+
+
+def flags(*more, config="configs/joint.py:runlocal"):
+  return [f"--config={config}", "--workdir=W", *more]
+
+
+@pytest.mark.parametrize(
+  ("argv", "code", "words"),
+  [
+    (["--no-such=1"], 2, "no_such"),
+    (["--config.stepps=1"], 2, "stepps"),
+    (["--config.steps=many"], 2, "steps"),
+    (["more"], 2, "unexpected argument 'more'"),
+    (["--meet_seconds=0"], 2, "meet_seconds"),
+    (["--meet-seconds=x"], 2, "meet_seconds"),
+  ],
+)
+def test_a_mistake_is_one_line_and_exit_2(capsys, argv, code, words):
+  with pytest.raises(SystemExit) as e:
+    command("train").run(*flags(*argv))
+  error = capsys.readouterr().err
+  assert e.value.code == code and words in error and "Traceback" not in error
+  assert re.match(r"error: [^\n]*\n$", error), error
+
+
+@pytest.mark.parametrize(
+  ("config", "words"),
+  [
+    ("configs/none.py", "none.py"),
+    ("configs/joint.py:sise=14b", "'sise'"),
+    ("configs/ablation.py:row=full", "'full'"),
+  ],
+)
+def test_a_mistake_in_a_config_is_its_last_line(capsys, config, words):
+  with pytest.raises(SystemExit) as e:
+    command("train").run(*flags(config=config))
+  error = capsys.readouterr().err
+  assert e.value.code == 2 and words in error and error.count("\n") == 1
+
+
+def test_dashes_are_underscores_in_names_only():
+  given = ["--scale-video=a-b", "--negative-prompt", "x-y", "-h", "two-words"]
+  expected = ["--scale_video=a-b", "--negative_prompt", "x-y", "-h", "two-words"]
+  assert [cli._underscored(arg) for arg in given] == expected
+
+
+def test_errors_of_a_user_are_one_line_and_others_are_kept(monkeypatch, capsys):
+  train = command("train").module
+
+  def fails(error):
+    def run(*_):
+      raise error
+
+    monkeypatch.setattr(train, "train", run)
+    command("train").run(*flags())
+
+  with pytest.raises(SystemExit) as e:
+    fails(UsageError("too small"))
+  assert e.value.code == 2 and capsys.readouterr().err == "error: too small\n"
+  with pytest.raises(ZeroDivisionError):
+    fails(ZeroDivisionError())
+
+
+@pytest.fixture(scope="module")
+def network():
+  """Sizes and random parameters of a small audio VAE."""
+  sizes = {"bands": 80, "channels": 20, "hidden": 4}
+  init = lambda key: audio_vae.init_params(key, **sizes)
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  rng = np.random.default_rng(0)
+  draw = lambda x: rng.standard_normal(x.shape).astype(np.float32)
+  return sizes, jax.tree.map(draw, shapes)
+
+
+def test_a_network_of_ones_own_is_read_back(network, tmp_path):
+  """Number by number; its terms are the user's; an earlier one makes way."""
+  sizes, params = network
+  place = tmp_path / "run/audio-vae"
+  place.mkdir(parents=True)
+  (place / "config.json").write_text('{"kind": "audio-vae", "sizes": {}, "source": {}}')
+  (place / "old").touch()
+  about = own_weights.write_network("audio-vae", sizes, params, place, "my run")
+  assert about == read_about(place) == json.loads((place / "config.json").read_text())
+  assert about["licence"].startswith("your own training")
+  assert about["source"]["name"] == "my run" and about["sizes"] == sizes
+  assert about["dtype"] == "float32" and not (place / "old").exists()
+  jax.tree.map(np.testing.assert_array_equal, restore_converted(place), params)
+  assert [p.name for p in place.parent.iterdir()] == ["audio-vae"]
+
+
+def test_another_network_is_not_overwritten(network, tmp_path):
+  sizes, params = network
+  (tmp_path / "config.json").write_text(
+    '{"kind": "vocoder", "sizes": {}, "source": {}}'
+  )
+  with pytest.raises(UsageError, match="holds another network"):
+    own_weights.write_network("audio-vae", sizes, params, tmp_path, "x")
+  assert json.loads((tmp_path / "config.json").read_text())["kind"] == "vocoder"

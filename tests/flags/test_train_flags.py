@@ -1,0 +1,346 @@
+"""Every section of a training config reaches the function it is for, with its values.
+
+`train` runs with stand-ins for all that takes time: data, codecs, checkpoints, the
+loop. What it tells each is compared with a config none of whose values is a default.
+"""
+
+import json
+import pathlib
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccl_jax import sharding
+from ccl_jax.checkpoints.find import Parameters
+from ccl_jax.codecs.bundle import Codecs
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
+from ccl_jax.models.flops import forward_flops
+from ccl_jax.models.presets import build_model
+from ccl_jax.training import build as building
+from configs import common
+from tests.flags.command import command
+from tests.flags.recording import Recorder
+
+
+class Text:
+  """A text codec by its sizes."""
+
+  length, dim = 7, 24
+
+  def tokenize(self, texts):
+    raise NotImplementedError
+
+
+CODECS = Codecs("video", "audio", Text())
+CLIPS = ["clip 0", "clip 1", "clip 2", "clip 3", "clip 4"]
+PARAMS = {
+  "blocks": {"audio_to_video": {"q": {"kernel": jnp.zeros((2, 4, 4))}}},
+  "video": {"head": {"kernel": jnp.zeros((4, 4))}},
+}
+
+
+class Batches:
+  """Stands for an iterator."""
+
+  def __init__(self):
+    self.state, self.closed = None, False
+
+  def set_state(self, state):
+    self.state = state
+
+  def close(self):
+    self.closed = True
+
+
+@pytest.fixture
+def parts(monkeypatch, tmp_path):
+  """The recorder of a run's parts; `run(config)` trains in `tmp_path`."""
+  r, train = Recorder(monkeypatch), command("train").module
+  r.module, r.batches, r.restored, r.done = train, Batches(), None, True
+
+  def fit(clips, **_):
+    r.calls["fitted"].append(list(clips))
+    return CODECS
+
+  one = sharding.make_mesh((1, 1, 1, 1), jax.devices()[:1])
+  r.replace(train, "_peak", 5e12)
+  r.replace(train, "make_mesh", one)
+  r.replace(train, "open_source", CLIPS)
+  r.replace(train, "Cached", lambda source, gigabytes: source)
+  r.replace(train, "fit_codecs", fit)
+  r.replace(train, "load_codecs", CODECS)
+  r.replace(train, "save_codecs")
+  r.replace(train, "fingerprint", "digest")
+  r.replace(train, "make_iterator", r.batches)
+  r.replace(train, "make_encoder", "encoder")
+  r.replace(train, "init_params", PARAMS)
+  r.replace(train, "build_steps", "step_of")
+  r.replace(
+    train, "restore_params", lambda *_: (0, jax.tree.map(jnp.ones_like, PARAMS), {})
+  )
+  r.replace(
+    train, "find_parameters", Parameters(pathlib.Path("F"), "ema", {}, "CODECS")
+  )
+  r.replace(train, "Profile", "profile")
+  r.spy(train, "build_model")
+  r.spy(building, "make_optimizer")
+
+  checkpoints = SimpleNamespace(
+    restore=r.stub(lambda _: r.restored, "restore"),
+    close=r.stub(None, "checkpoints closed"),
+  )
+  log = SimpleNamespace(close=r.stub(None, "log closed"))
+  loop = r.stub(lambda *_, **__: (None, r.done), "loop")
+  monkeypatch.setattr(train, "Checkpointer", r.stub(checkpoints, "Checkpointer"))
+  monkeypatch.setattr(train, "MetricLog", r.stub(log, "MetricLog"))
+  monkeypatch.setattr(train.loop, "train", loop)
+  r.run = lambda config: train.train(config, tmp_path)
+  return r
+
+
+def changed(**changes):
+  """The base with films in tmp, and changes by their dotted names."""
+  config = common.base()
+  config.data.root = "FILMS"
+  config.update_from_flattened_dict(
+    {k.replace("__", "."): v for k, v in changes.items()}
+  )
+  return config
+
+
+OWN = {
+  "seed": 11, "steps": 77, "clip__frames": 17, "clip__height": 48, "clip__width": 64,
+  "clip__fps": 30.0, "data__source": "vggsound", "data__cache_gb": 2.5,
+  "data__options": {"min_side": 9}, "batch__size": 6, "batch__threads": 3,
+  "codec__fit_clips": 2, "codec__text_length": 9, "codec__text_dim": 33,
+  "mesh": (1, 1, -1, 1), "slices": (2, 1, 1, 1), "checkpoint__every": 13,
+  "checkpoint__keep": 5, "log_every": 4, "profile": (3, 4), "optim__warmup_steps": 5,
+}  # fmt: skip
+
+
+def test_sections_reach_their_functions(parts, tmp_path):
+  config = changed(**OWN)
+  assert parts.run(config) is True
+  told = parts.told
+  assert parts.last("make_mesh").args == ((1, 1, -1, 1),)
+  assert told("make_mesh", "slices") == (2, 1, 1, 1)
+  spec = ClipSpec(17, 48, 64, 30.0)
+  assert parts.last("open_source") == (("vggsound", spec, "FILMS"), {"min_side": 9})
+  assert parts.last("Cached").args == (CLIPS, 2.5)
+  assert parts.last("Profile").args == (tmp_path / "profile", (3, 4))
+  assert parts.last("Checkpointer") == ((tmp_path / "checkpoints",), {"keep": 5})
+  assert parts.last("fit_codecs").kwargs == {"text_length": 9, "text_dim": 33}
+  assert len(parts.calls["fitted"][-1]) == 2  # codec.fit_clips
+  assert parts.last("save_codecs").args == (CODECS, tmp_path / "codecs")
+  assert told("init_params", 2) == (7, 24)  # the codec's, not the config's
+  made = parts.last("make_iterator")
+  assert made.args == (CLIPS,)
+  assert made.kwargs == {
+    "batch_size": 6, "threads": 3, "seed": 11, "rows": [0, 1, 2, 3, 4, 5],
+    "tokenize": CODECS.text.tokenize,
+  }  # fmt: skip
+  assert told("make_encoder", 0) == CODECS and told("make_encoder", 4) == 6
+  assert told("build_steps", 0) is config
+  log = parts.last("MetricLog")
+  assert log == ((tmp_path, 77), {"start_step": 0, "enabled": True})
+  loop = parts.last("loop").kwargs
+  expected = {
+    "save_every": 13, "log_every": 4, "total_steps": 77, "first_step": 0,
+    "tasks": ("a2v", "joint", "single", "v2a"), "step_of": "step_of",
+    "encode": "encoder", "batches": parts.batches, "profile": "profile",
+    "metadata": {
+      "model": config.model.to_dict(), "clip": config.clip.to_dict(),
+      "objective": config.objective.to_dict(), "codecs": "digest",
+    },
+  }  # fmt: skip
+  assert {k: loop[k] for k in expected} == expected
+  assert loop["timer"]._peak_flops == 5e12
+  assert json.loads((tmp_path / "config.json").read_text()) == json.loads(
+    config.to_json_best_effort()
+  )
+  for name in ("checkpoints closed", "log closed"):
+    assert len(parts.calls[name]) == 1
+  assert parts.batches.closed
+
+
+def test_whatever_happens_all_is_closed(parts, monkeypatch):
+  """A loss that is not finite, say: what was logged is kept, and threads end."""
+
+  def fails(*_, **__):
+    raise UsageError("not finite")
+
+  monkeypatch.setattr(parts.module.loop, "train", fails)
+  with pytest.raises(UsageError, match="not finite"):
+    parts.run(changed())
+  for name in ("checkpoints closed", "log closed"):
+    assert len(parts.calls[name]) == 1
+  assert parts.batches.closed
+
+
+def test_only_the_first_process_writes(parts, monkeypatch, tmp_path):
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  parts.replace(parts.module, "first_process_first", lambda make: make())
+  parts.run(changed())
+  assert parts.told("MetricLog", "enabled") is False
+  assert not (tmp_path / "config.json").exists()
+  # Data and codecs are made by the first, and found by the others.
+  assert len(parts.calls["first_process_first"]) == 2
+
+
+def test_the_rate_that_a_step_is_held_against(monkeypatch):
+  """All devices of a known chip; of another one, 2 n^3 by the fastest of five."""
+  train = command("train").module
+  monkeypatch.setattr(train, "chip_of", lambda kind: SimpleNamespace(flops=3e12))
+  assert train._peak() == 3e12 * jax.device_count()
+  monkeypatch.setattr(train, "chip_of", lambda kind: None)
+  times = iter([0, 9, 10, 12, 20, 20.5, 30, 34, 40, 44])
+  clock = SimpleNamespace(perf_counter=lambda: next(times))
+  monkeypatch.setattr(train, "time", clock)
+  assert train._peak() == 2 * 1024**3 / 0.5
+
+
+def test_without_a_root_the_data_lie_in_the_run(parts, tmp_path):
+  parts.run(changed(data__root=""))
+  assert parts.told("open_source", 2) == tmp_path / "data"
+
+
+def test_codecs_are_fitted_to_clips_drawn_by_the_seed(parts):
+  drawn = []
+  for seed in (1, 2, 1):
+    parts.run(changed(seed=seed, codec__fit_clips=3))
+    drawn.append(parts.calls["fitted"][-1])
+  assert drawn[0] == drawn[2] != drawn[1] and len(set(drawn[0])) == 3
+
+
+def test_codecs_that_are_named_or_belong_to_the_start(parts, tmp_path):
+  """codec.path, then those of `init`, but a run's own before all."""
+  parts.run(changed(codec__path="BUNDLE", init="W"))
+  assert parts.last("load_codecs").args == ("BUNDLE",) and not parts.calls["fit_codecs"]
+  parts.run(changed(init="W"))
+  assert parts.last("load_codecs").args == ("CODECS",)
+  (tmp_path / "codecs").mkdir()
+  saved = len(parts.calls["save_codecs"])
+  parts.run(changed(codec__path="BUNDLE"))
+  assert parts.last("load_codecs").args == (tmp_path / "codecs",)
+  assert len(parts.calls["save_codecs"]) == saved
+
+
+def test_what_a_bundle_lacks_is_fitted(parts, monkeypatch):
+  monkeypatch.setattr(parts.module, "load_codecs", lambda _: Codecs(video="own"))
+  parts.run(changed(codec__path="BUNDLE"))
+  assert parts.told("save_codecs", 0) == Codecs("own", "audio", CODECS.text)
+
+
+def test_init_is_where_the_parameters_come_from(parts):
+  """But for a run that has a checkpoint; else they are drawn by the seed."""
+  first = lambda: parts.told("loop", 0)
+  leaves = lambda tree: [float(x.ravel()[0]) for x in jax.tree.leaves(tree)]
+  parts.run(changed(init="W"))
+  assert parts.last("find_parameters").args == ("W",)
+  assert leaves(first().params) == leaves(first().ema) == [1, 1]
+  assert int(first().step) == 0
+  parts.run(changed())
+  assert leaves(first().params) == [0, 0]
+  parts.restored = (33, "state", "place", {})
+  read = len(parts.calls["restore_params"])
+  parts.run(changed(init="W"))
+  assert first() == "state" and len(parts.calls["restore_params"]) == read
+  assert parts.batches.state == "place"
+  assert parts.told("loop", "first_step") == 33
+  assert parts.told("MetricLog", "start_step") == 33
+
+
+def test_fresh_parameters_are_drawn_by_the_seed(parts, monkeypatch):
+  seen = []
+
+  def drawn(model, key, text):
+    seen.append(key)
+    return jax.tree.map(lambda x: x + jax.random.normal(key, x.shape), PARAMS)
+
+  monkeypatch.setattr(parts.module, "init_params", drawn)
+  start = {}
+  for seed in (3, 4):
+    parts.run(changed(seed=seed))
+    start[seed] = np.asarray(parts.told("loop", 0).params["video"]["head"]["kernel"])
+  for seed, found in start.items():
+    expected = jax.random.normal(jax.random.key(seed), (4, 4))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_batch_that_does_not_divide_is_refused(parts, monkeypatch):
+  mesh = sharding.make_mesh((2, 2, 2, 1), jax.devices()[:8])
+  for size, accumulate, good in ((8, 2, True), (12, 2, False), (6, 1, False)):
+    config = changed(batch__size=size, accumulate=accumulate)
+    if good:
+      building.check_sizes(config, mesh)
+    else:
+      with pytest.raises(UsageError, match=f"multiple of {4 * accumulate}"):
+        building.check_sizes(config, mesh)
+  building.check_sizes(changed(), mesh, (16, 4))
+  with pytest.raises(UsageError, match="got 10"):
+    building.check_sizes(changed(), mesh, (16, 10))
+
+
+def test_the_loop_ends_or_is_stopped_and_the_command_says_so(
+  parts, monkeypatch, tmp_path, capsys
+):
+  """--config and --workdir; a report where the config asks for one and all is done."""
+  shown = []
+  report = lambda config, workdir: shown.append((config.report.clips, workdir))
+  monkeypatch.setattr("ccl_jax.generation.report.report", report)
+  flags = ["--config=configs/joint.py:runlocal,data=FILMS", "--config.steps=9",
+           f"--workdir={tmp_path}"]  # fmt: skip
+  command("train").run(*flags)
+  assert parts.told("loop", "total_steps") == 9 and not shown
+  assert parts.told("Checkpointer", 0) == tmp_path / "checkpoints"
+  asked = [*flags, "--config.report.tasks=('a2v',)", "--config.report.clips=3"]
+  command("train").run(*asked)
+  assert shown == [(3, str(tmp_path))]
+  parts.done = False
+  capsys.readouterr()
+  command("train").run(*asked)
+  assert len(shown) == 1
+  told = json.loads(capsys.readouterr().out)
+  assert told == {"stopped": True, "workdir": str(tmp_path)}
+  for missing in (flags[:2], flags[2:]):
+    with pytest.raises(SystemExit):
+      command("train").run(*missing)
+
+
+def test_processes_meet_as_the_flags_say(parts, monkeypatch, tmp_path, capsys):
+  parts.replace(parts.module, "join_processes")
+  parts.replace(parts.module, "train", True)
+  flags = ["--config=configs/joint.py:runlocal", f"--workdir={tmp_path}"]
+  command("train").run(*flags)
+  assert not parts.calls["join_processes"]
+  command("train").run(*flags, "--distributed")
+  assert parts.last("join_processes") == ((None, None, None), {"seconds": 300})
+  where = ["--coordinator=host:99", "--num_processes=4", "--process_id=3"]
+  command("train").run(*flags, "--distributed", *where, "--meet_seconds=7")
+  assert parts.last("join_processes") == (("host:99", 4, 3), {"seconds": 7})
+  for flag in where:
+    with pytest.raises(SystemExit) as e:
+      command("train").run(*flags, flag)
+    assert e.value.code == 2 and "--distributed" in capsys.readouterr().err
+  assert len(parts.calls["join_processes"]) == 2
+
+
+def test_work_of_a_batch(parts):
+  """A step is three forward passes of every clip: forward, and twice that backward."""
+  model = build_model("tiny")
+  batch = {
+    "video": jnp.zeros((3, 5, 4, 6, 16)), "audio": jnp.zeros((3, 21, 20)),
+    "text": jnp.zeros((3, 7, 24)),
+  }  # fmt: skip
+  clips, flops = parts.module.work_of(model, (7, 24))(batch)
+  spec = ClipSpec(17, 32, 48, 25.0)
+  geometry = building.geometry_of(model, spec)
+  assert (geometry.t, geometry.h, geometry.w, geometry.a) == (5, 2, 3, 21)
+  assert clips == 3
+  assert flops == 9 * sum(forward_flops(model, geometry, 7, 24).values())
+  alone = {"audio": batch["audio"], "text": batch["text"]}
+  assert parts.module.work_of(model, (7, 24))(alone)[1] < flops
