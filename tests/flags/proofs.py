@@ -229,9 +229,8 @@ PROOFS: dict[str, list[str]] = {
   "test_the_encoder_is_told_the_batch_and_whether_to_keep_deviations": _keys(
     "encode", "batch.size batch.threads video_std"
   ),
-  "tests/encoding/test_encode.py::test_the_deviation_is_stored_where_it_is_asked_for": _keys(
-    "encode", "video_std"
-  ),
+  "tests/encoding/test_encode.py::"
+  "test_the_deviation_is_stored_where_it_is_asked_for": _keys("encode", "video_std"),
   # Plans.
   HERE + "test_plan_flags.py::test_defaults": _flags("plan", "config"),
   HERE + "test_plan_flags.py::test_each_flag": _flags(
