@@ -393,10 +393,8 @@ def test_every_setting_reaches_the_sampler_though_programs_are_kept(calls):
     generate(made, "ti2av", ["a"], image=pictures(9), **more)
   for call, more in zip(calls, options, strict=True):
     assert call.sampling == more.get("sampling", Sampling())
-    assert call.options == {
-      "reuse_keys": more.get("reuse_keys", True),
-      "progress": more.get("progress"),
-    }
+    assert call.options["reuse_keys"] == more.get("reuse_keys", True)
+    assert (call.options["progress"] is not None) == ("progress" in more)
   frames = [call.conditions["condition"].shape[1] for call in calls]
   assert frames == [3] * 7 + [4, 3]
   assert len(built) == 7
@@ -411,17 +409,25 @@ def test_every_setting_reaches_the_sampler_though_programs_are_kept(calls):
   "task, given, message",
   [
     ("dance", {}, "unknown task 'dance'"),
-    ("v2a", {}, "task v2a needs --video FILE"),
-    ("a2v", {}, "task a2v needs --audio FILE"),
-    ("i2v", {}, "task i2v needs --image FILE"),
-    ("ti2av", {}, "task ti2av needs --image FILE"),
-    ("v2a", {"audio": np.zeros((1, 5632), np.float32)}, "task v2a needs --video FILE"),
+    ("v2a", {}, "task v2a needs video: give --video FILE"),
+    ("a2v", {}, "task a2v needs audio: give --audio FILE"),
+    ("i2v", {}, "task i2v needs image: give --image FILE"),
+    ("ti2av", {}, "task ti2av needs image: give --image FILE"),
+    ("v2a", {"audio": np.zeros((1, 5632), np.float32)}, "task v2a needs video"),
+    ("t2v", {"audio": np.zeros((1, 5632), np.float32)}, "t2v makes no use of audio"),
+    ("t2a", {"image": pictures(9)}, "t2a makes no use of image"),
   ],
 )
 def test_what_a_task_needs(calls, task, given, message):
   with pytest.raises(UsageError, match=message):
     generate(pipeline(), task, ["a"], **given)
   assert not calls
+
+
+GIVEN = {
+  "audio": np.zeros((1, 5632), np.float32),
+  "video": pictures(9, frames=(9,)),
+}
 
 
 def test_what_a_model_lacks(calls):
@@ -433,11 +439,13 @@ def test_what_a_model_lacks(calls):
     streams = tuple(x for x in model.streams if x[0] == own)
     alone = Pipeline(model.clone(streams=streams, cross=None), {}, CODECS, SPEC)
     message = f"task {task} needs the {other} stream; this model has {own}"
+    given = {s: GIVEN[s] for s in GENERATIONS[task].given}
     with pytest.raises(UsageError, match=message):
-      generate(alone, task, ["a"])
+      generate(alone, task, ["a"], **given)
   for task in ("t2v", "joint", "a2v"):
+    given = {s: GIVEN[s] for s in GENERATIONS[task].given}
     with pytest.raises(UsageError, match="made for image to video"):
-      generate(pipeline(channels=True), task, ["a"], audio=np.zeros((1, 5632)))
+      generate(pipeline(channels=True), task, ["a"], **given)
   generate(pipeline(channels=True), "t2a", ["a"])
 
 
@@ -448,8 +456,9 @@ def test_what_a_model_lacks(calls):
 def test_what_a_bundle_lacks(calls, codec, tasks):
   bare = pipeline(codecs=CODECS._replace(**{codec: None}))
   for task in tasks:
+    given = {s: GIVEN[s] for s in GENERATIONS[task].given}
     with pytest.raises(UsageError, match=f"needs {codec} codec, and the bundle has"):
-      generate(bare, task, ["a"])
+      generate(bare, task, ["a"], **given)
   other = "t2a" if codec == "video" else "t2v"
   generate(bare, other, ["a"])
   blind = CODECS._replace(image=None)
@@ -466,7 +475,8 @@ TINY = {"preset": "tiny", "dtype": "float32"}
 @pytest.fixture
 def folder(monkeypatch):
   """A folder of a stated kind, and what was read of it."""
-  read = {}
+  read = {"checked": []}
+  checked = read["checked"]
 
   def of(about, name, metadata=None, codecs=CODECS, bundle=pathlib.Path("own")):
     def restore(place, part, abstract, *, step=None):
@@ -478,7 +488,10 @@ def folder(monkeypatch):
       return codecs
 
     found = Parameters(pathlib.Path("there"), name, about, bundle)
-    monkeypatch.setattr(inference, "find_parameters", lambda _: found)
+    monkeypatch.setattr(inference, "find_parameters", lambda *_: found)
+    monkeypatch.setattr(inference, "identity", lambda *_: "fingerprint")
+    monkeypatch.setattr(inference, "fingerprint", lambda _: "fingerprint")
+    monkeypatch.setattr(inference, "require_same", lambda *given: checked.append(given))
     monkeypatch.setattr(inference, "restore_params", restore)
     monkeypatch.setattr(inference, "load_codecs", load)
     return read
@@ -490,12 +503,13 @@ CLIP_OF_RUN = {"frames": 17, "height": 32, "width": 64, "fps": 24.0}
 
 
 def test_a_run_is_read_as_it_was_trained(folder):
-  about = {"model": TINY, "clip": CLIP_OF_RUN}
+  about = {"model": TINY, "clip": CLIP_OF_RUN, "codecs": {"video": "a"}}
   read = folder(about, "ema", {"objective": {"shift": 2.0}})
   made = Pipeline.load("run")
   assert read["place"] == pathlib.Path("there/checkpoints")
   assert (read["part"], read["step"]) == ("ema", None)
   assert read["codecs"] == pathlib.Path("own") and made.codecs is CODECS
+  assert read["checked"][0][:2] == (CODECS, {"video": "a"})  # the same as in training
   assert made.params == "parameters" and made.negative == ""
   assert made.spec == ClipSpec(17, 32, 64, 24.0)
   assert made.shift(made.spec) == 2.0
@@ -529,9 +543,10 @@ def test_a_converted_model_has_its_negative_prompt(folder):
 
 
 def test_codecs_must_be_there_and_read_text(folder):
-  folder({"model": TINY}, "ema", bundle=None)
+  about = {"model": TINY, "codecs": {}}
+  folder(about, "ema", bundle=None)
   with pytest.raises(UsageError, match="run has no codecs"):
     Pipeline.load("run")
-  folder({"model": TINY}, "ema", codecs=CODECS._replace(text=None))
+  folder(about, "ema", codecs=CODECS._replace(text=None))
   with pytest.raises(UsageError, match="have no text codec"):
     Pipeline.load("run")
