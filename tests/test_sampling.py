@@ -78,7 +78,7 @@ def test_every_part_matters(world, channels_world, image):
 
 
 @pytest.mark.parametrize("task", ["a2v", "v2a"])
-@pytest.mark.parametrize("guidance", ["ucg2", "sync"])
+@pytest.mark.parametrize("guidance", ["ucg3", "sync"])  # keys of both texts, of nulls
 def test_reused_keys_change_nothing(world, task, guidance):
   sampling = dataclasses.replace(EULER, guidance=guidance)
   reused = run(world, task, sampling)

@@ -11,6 +11,7 @@ import pytest
 from flax import traverse_util
 
 from ccl_jax.errors import UsageError
+from ccl_jax.models import audio_vae
 from ccl_jax.models.audio_vae import (
   PRESETS,
   decode,
@@ -32,6 +33,7 @@ from ccl_jax.models.audio_vae_layers import (
   mp_sum,
   unit,
 )
+from ccl_jax.ops.spectral_loss import modulation_loss
 from tests.parity.cases_mmaudio import cases_mmaudio
 
 SIZES = {"bands": 16, "channels": 8, "hidden": 16}
@@ -76,7 +78,7 @@ def params():
     params[half]["gain"] = jnp.float32(gain)
   statistics = {
     "data_mean": normal(16, seed=5) - 2,
-    "data_std": jnp.full(16, 0.8, "f4"),
+    "data_std": jnp.linspace(0.5, 1.2, 16),
   }
   return params | statistics
 
@@ -120,6 +122,7 @@ def test_first_parameters():
 
 
 def test_shapes_and_presets():
+  assert PRESETS["44k"] == {"bands": 128, "channels": 40, "hidden": 512}
   for preset in PRESETS.values():
     sizes = preset | {"hidden": 4}
     params = jax.eval_shape(lambda k: init_params(k, **sizes), jax.random.key(0))
@@ -268,10 +271,26 @@ def test_the_loss_is_its_terms(params, mel):
   (value, terms), _ = slope(params, mel, key, weight)
   mean, logvar = to_latent(params, mel)
   shown = to_mel(params, sample(key, mean, logvar))
-  error = (np.abs(shown - mel) / 0.8).mean()
+  error = (np.abs(shown - mel) / np.linspace(0.5, 1.2, 16)).mean()
   np.testing.assert_allclose(terms["mel"], error, rtol=1e-5)
   np.testing.assert_allclose(terms["kl"], kl(mean, logvar), rtol=1e-5)
   np.testing.assert_allclose(value, error + weight * terms["kl"], rtol=1e-5)
+
+
+def test_the_loss_of_modulations_is_of_normalised_mels(monkeypatch):
+  """Of an encoder and a decoder whose answers are known."""
+  mel, decoded = normal(2, 32, 3), normal(2, 32, 3, seed=1)
+  std, mean = jnp.array([0.5, 2.0, 1.0]), jnp.zeros((2, 16, 4))
+  monkeypatch.setattr(audio_vae, "encode_mel", lambda params, mel: (mean, mean))
+  monkeypatch.setattr(audio_vae, "decode", lambda params, z: decoded)
+  params = {"data_mean": jnp.zeros(3), "data_std": std}
+  weights = {"kl_weight": 0.5, "modulation_weight": 0.2}
+  value, terms = loss(params, mel, jax.random.key(0), **weights)
+  scaled = [x / np.asarray(std) for x in (np.asarray(decoded), np.asarray(mel))]
+  modulation = modulation_loss(*map(jnp.asarray, scaled))
+  np.testing.assert_allclose(terms["modulation"], modulation, rtol=1e-6)
+  error = np.abs(scaled[0] - scaled[1]).mean()
+  np.testing.assert_allclose(value, error + 0.2 * modulation, rtol=1e-6)
 
 
 def without_attention(params):

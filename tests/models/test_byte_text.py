@@ -58,27 +58,59 @@ def test_words_and_quotation_are_features_of_each_byte():
   np.testing.assert_array_equal(rows[0, 0], rows[1, 0])  # equal around and before
 
 
+def mix(x):
+  """The hash of an integer."""
+  x &= 0xFFFFFFFF
+  x = (x ^ (x >> 16)) * 0x7FEB352D & 0xFFFFFFFF
+  x = (x ^ (x >> 15)) * 0x846CA68B & 0xFFFFFFFF
+  return x ^ (x >> 16)
+
+
+def rows_of(text, dim):
+  """By the formula, byte by byte in plain integers."""
+  data = list(text.encode())
+  ids = [b + 1 for b in data]
+  letter = [chr(b).isalnum() if b < 128 else True for b in data]
+  rows = []
+  for i in range(len(data)):
+    codes = [mix(ids[i])]
+    for n in (1, 2, 3):
+      codes.append(mix(codes[-1] * 257 + (ids[i - n] if i >= n else 0)))
+    start = i
+    while start and letter[start - 1] == letter[i]:
+      start -= 1
+    end = i
+    while end + 1 < len(data) and letter[end + 1] == letter[i]:
+      end += 1
+    run = range(start, end + 1)
+    codes.append(mix(sum(mix(ids[j] + 257 * (j - start + 1)) for j in run)))
+    quotes = [j for j in range(i + 1) if data[j] == ord('"')]
+    codes.append(mix(len(quotes) % 2 + (7 << 20)))
+    begins = range(quotes[-1] if quotes else 0, i + 1)
+    said = sum(letter[j] and (j == 0 or not letter[j - 1]) for j in begins)
+    eighth, half = dim // 8, dim // 16
+    signs = [
+      [1 - 2 * (mix(c + 0x9E3779B9 * k) >> 31) for k in range(dim - 2 * eighth)]
+      for c in codes
+    ]
+    row = [np.sum(signs, 0) / 6**0.5]
+    for place, span in ((i, 512), (said, 32)):
+      angle = place * float(span) ** (-np.arange(half) / half)
+      row += [2**0.5 * np.sin(angle), 2**0.5 * np.cos(angle)]
+    rows.append(np.concatenate(row))
+  return np.array(rows)
+
+
 def test_rows_equal_the_formula_in_plain_integers():
-  """Row 1 of "ba", whatever the machine and the version of a library."""
-
-  def mix(x):
-    x &= 0xFFFFFFFF
-    x = (x ^ (x >> 16)) * 0x7FEB352D & 0xFFFFFFFF
-    x = (x ^ (x >> 15)) * 0x846CA68B & 0xFFFFFFFF
-    return x ^ (x >> 16)
-
-  b, a = 99, 98
-  codes = [mix(a)]
-  for before in (b, 0, 0):
-    codes.append(mix(codes[-1] * 257 + before))
-  codes += [mix(mix(b + 257) + mix(a + 2 * 257)), mix(7 << 20)]
-  signs = [[1 - 2 * (mix(c + 0x9E3779B9 * k) >> 31) for k in range(192)] for c in codes]
-  expected = np.sum(signs, 0) / 6**0.5
-  row = embed(["ba"])[0, 1]
-  np.testing.assert_allclose(row[:192], expected, atol=1e-6)
-  assert len(np.unique(np.round(expected, 3))) > 4
-  rates = 512.0 ** (-np.arange(16) / 16)
-  np.testing.assert_allclose(row[192:208], 2**0.5 * np.sin(rates), atol=1e-6)
+  """Whatever the machine and the version of a library: words of all sorts of letters,
+  quotation marks that open and close, what is neither.
+  """
+  text = 'A zAp, 09 "do \u00e9Z/x9" and "b a'
+  expected = rows_of(text, TEXT.dim)
+  got = embed([text])[0, : len(expected)]
+  # The waves' rates are float32.
+  np.testing.assert_allclose(got, expected, atol=1e-5)
+  assert len(np.unique(np.round(expected[:, 0], 3))) > 4
 
 
 def test_a_text_does_not_depend_on_its_batch():

@@ -214,6 +214,7 @@ def test_both_releases_are_read(releases):
 
 def test_sizes_and_tensors_of_the_release():
   tower = ClipTower()
+  assert tower.heads == ClipImage({}).heads == 16 and tower.dtype == jnp.bfloat16
   shapes = shapes_of({k: getattr(tower, k) for k in SIZES})
   count = sum(math.prod(x.shape) for x in shapes.values())
   after = 2 * 1280 + 1280 * 1024  # the last norm and the head

@@ -103,6 +103,9 @@ def test_losses_are_the_reference(outputs, theirs):
 
 def test_the_published_sizes():
   """Parameters of HiFi-GAN's five periods and UnivNet's three resolutions."""
+  published = Discriminators()
+  assert published.periods == (2, 3, 5, 7, 11)
+  assert published.resolutions == ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
   shapes = jax.eval_shape(
     Discriminators().init, jax.random.key(0), jnp.zeros((1, 4096))
   )["params"]
@@ -141,6 +144,9 @@ def test_losses_of_what_is_perfect():
   total, terms = gan_losses.generation(2 * sound, sound, real, caught)
   np.testing.assert_allclose(terms["mel"], np.log(2), rtol=1e-3)  # natural logarithm
   np.testing.assert_allclose(total, 1 + 45 * np.log(2), rtol=1e-3)
+  apart = [(zeros, [3 * x for x in map_])]  # maps of 1 and of 3, counted twice
+  total, _ = gan_losses.generation(sound, sound, real, apart)
+  np.testing.assert_allclose(total, 1 + 2 * 2)
 
 
 def test_a_step_of_both_helps_both(params):

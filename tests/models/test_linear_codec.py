@@ -1,11 +1,20 @@
 """The embedded codecs: projections, causality, and that sound and motion survive."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.models.linear_codec import fit_audio, fit_video
+from ccl_jax.models.linear_codec import (
+  Moments,
+  fit_audio,
+  fit_video,
+  half_whitened,
+  principal,
+)
+from ccl_jax.ops.stft import mel_spectrogram
 
 RATE = 16000
 encode = jax.jit(lambda codec, x: codec.encode(x))
@@ -15,6 +24,97 @@ decode = jax.jit(lambda codec, z: codec.decode(z))
 def assert_orthonormal(basis):
   basis = np.asarray(basis, np.float64)
   np.testing.assert_allclose(basis.T @ basis, np.eye(basis.shape[1]), atol=1e-6)
+
+
+def test_principal_directions_by_hand():
+  """Largest first, and of either sign the one whose largest entry is positive."""
+  turn = np.array([[-0.6, 0.8, 0], [0.8, 0.6, 0], [0, 0, -1]])
+  covariance = turn @ np.diag([4.0, 9.0, 1.0]) @ turn.T
+  expected = np.array([[0.8, 0.6, 0], [-0.6, 0.8, 0]]).T
+  np.testing.assert_allclose(principal(covariance, 2), expected, atol=1e-12)
+  for seed in range(9):  # of a library's choice
+    x = np.random.default_rng(seed).normal(size=(5, 4))
+    basis = principal(x.T @ x, 4)
+    assert (basis.max(0) == np.abs(basis).max(0)).all()
+
+
+def test_scales_by_hand():
+  """Deviations 2, 1 and 3 of mean 2, each halved on a logarithmic scale; a direction
+  without variance counts as a thousandth of the largest.
+  """
+  scale = half_whitened(np.eye(3), np.diag([4.0, 1.0, 9.0]))
+  np.testing.assert_allclose(scale**2, [4, 2, 6])
+  scale = half_whitened(np.eye(2), np.diag([4.0, 0.0]))
+  np.testing.assert_allclose(scale**2, [2 * 1.001, 0.002 * 1.001])
+
+
+def test_moments_are_weighted_and_stream():
+  moments = Moments(2)
+  moments.add(np.array([[1.0, 2.0], [3.0, 0.0]]), np.array([1.0, 3.0]))
+  moments.add(np.array([[5.0, 4.0]]), np.array([4.0]))
+  np.testing.assert_allclose(moments.mean(), [30 / 8, 18 / 8])
+  # Around (1, 0): rows (0, 2), (2, 0), (4, 4) of weights 1, 3, 4.
+  expected = np.array([[12 + 64, 64], [64, 4 + 64]]) / 8
+  np.testing.assert_allclose(moments.around(np.array([1.0, 0.0])), expected)
+
+
+def subspace(rows, count):
+  """The projector on the directions of most energy."""
+  directions = np.linalg.svd(rows, full_matrices=False)[2][:count]
+  return directions.T @ directions
+
+
+def test_a_fit_of_videos_is_principal_components():
+  """Of the groups' mean pictures around their mean, and of changes within groups, in
+  which a group counts by the energy of its change. Frame 0 is a group of four stills.
+  """
+  rng = np.random.default_rng(4)
+  strength = rng.uniform(0, 1, 192) ** 4  # so that ten directions stand out
+  videos, groups = [], []
+  for _ in range(3):
+    video = np.zeros((9, 16, 24, 3), np.float32)
+    for y, x in np.ndindex(2, 3):
+      patch = (0.4 * strength * rng.normal(size=(9, 192))).reshape(9, 8, 8, 3) - 0.2
+      video[:, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8] = patch
+      flat = video[:, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8].reshape(9, 192)
+      groups += [np.repeat(flat[:1], 4, 0), flat[1:5], flat[5:]]
+    videos.append(video)
+  groups = np.array(groups, np.float64)
+  pictures = groups.mean(1)
+  change = (groups - pictures[:, None]).reshape(len(groups), -1)
+  weight = np.linalg.norm(change, axis=1, keepdims=True)
+  codec = fit_video(videos)
+  basis = np.asarray(codec.basis, np.float64)
+  close = functools.partial(np.testing.assert_allclose, atol=1e-5)
+  close(codec.mean, np.tile(pictures.mean(0), 4))
+  still = basis[:, :10].reshape(4, 192, 10)
+  close(still - still.mean(0), 0)
+  close(4 * still[0] @ still[0].T, subspace(pictures - pictures.mean(0), 10))
+  close(basis[:, 10:] @ basis[:, 10:].T, subspace(weight * change, 6))
+  rows = groups.reshape(len(groups), -1) - np.asarray(codec.mean)
+  deviation = np.sqrt(np.mean((rows @ basis) ** 2, 0))
+  np.testing.assert_allclose(codec.scale**2, deviation * deviation.mean(), rtol=1e-4)
+
+
+def test_a_fit_of_sounds_is_principal_components():
+  """Of pairs of frames of mel^0.2: half by all alike, half by their changes."""
+  waves = [mixture(np.random.default_rng(s), 16) for s in range(4)]
+  rows = np.concatenate(
+    [
+      np.asarray(mel_spectrogram(jnp.asarray(w)[None])[0], np.float64) ** 0.2
+      for w in waves
+    ]
+  ).reshape(-1, 160)
+  mean = rows.mean(0)
+  weight = np.sum((rows[:, 80:] - rows[:, :80]) ** 2, 1)
+  weight = 1 / len(rows) + weight / weight.sum()
+  codec = fit_audio(waves)
+  basis = np.asarray(codec.basis, np.float64)
+  np.testing.assert_allclose(codec.mean, mean, atol=1e-5)
+  expected = subspace(np.sqrt(weight)[:, None] * (rows - mean), 20)
+  np.testing.assert_allclose(basis @ basis.T, expected, atol=1e-4)
+  deviation = np.sqrt(np.mean(((rows - mean) @ basis) ** 2, 0))
+  np.testing.assert_allclose(codec.scale**2, deviation * deviation.mean(), rtol=1e-3)
 
 
 def moving_discs(rng, frames=17, height=32, width=48):

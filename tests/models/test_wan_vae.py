@@ -190,6 +190,7 @@ def test_codec_is_a_jit_argument_and_clips(params, pixels, latent):
   loud = params | {"decoder": params["decoder"] | {"last": loud}}
   codec = WanVideoCodec(loud)
   assert (codec.channels, codec.stride, codec.chunk) == (16, (4, 8, 8), 1)
+  assert (codec.tile, codec.overlap) == (None, 64)
   assert_same(codec_encode(codec, pixels), to_latent(params, pixels, None))
   wild = to_pixels(loud, latent, None)
   assert np.mean(np.abs(wild) > 1) > 0.1

@@ -87,6 +87,33 @@ def test_lengths_are_padded_to_whole_blocks(length, blocks, padded):
   assert all(padded % min(b, padded) == 0 for b in blocks)
 
 
+@pytest.mark.parametrize("lengths", [(6, 8), (5, 8), (6, 7), (5, 7)])
+def test_cudnn_is_given_even_lengths_and_sees_no_padding(lengths, monkeypatch):
+  """By XLA in its place, which takes the same arguments."""
+  attend, calls = jax.nn.dot_product_attention, []
+
+  def instead(q, k, v, *, implementation, **options):
+    calls.append((implementation, q.shape[1] % 2, k.shape[1] % 2))
+    return attend(q, k, v, implementation="xla", **options)
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", instead)
+  q, k, v = (
+    normal(i, 2, n, 3, 4) for i, n in enumerate((lengths[0], *lengths[1:] * 2))
+  )
+  got = Kernel("cudnn")(q, k, v)
+  # A query of padding before the others, or keys of it, would show.
+  expected = Kernel("dense")(q, k, v)
+  assert got.shape == expected.shape
+  assert jnp.abs(got - expected).max() < 1e-6 and calls == [("cudnn", 0, 0)]
+
+
+def test_defaults():
+  """Those that the tables of speed were measured with."""
+  assert Kernel() == Kernel("dense", 1024, 2048, 1024, 512, 1024, False)
+  for platform, name in (("tpu", "splash"), ("gpu", "cudnn"), ("cpu", "dense")):
+    assert kernels.default_kernel(platform) == Kernel(name)
+
+
 def test_an_unknown_kernel():
   with pytest.raises(UsageError, match="got 'flash'; expected one of dense, chunked"):
     Kernel("flash")

@@ -79,6 +79,21 @@ def test_it_is_the_formula():
   np.testing.assert_allclose(terms(wave, target, floor=floor), expected, rtol=1e-4)
 
 
+def test_resolutions_and_floors_of_the_published_scores():
+  """Scores are comparable only by the same ones."""
+  assert RESOLUTIONS == ((512, 128), (1024, 256), (2048, 512))
+  assert BANDS == ((64, 8), (128, 16), (256, 32), (512, 64), (1024, 128))
+  assert MODULATIONS == ((8, 2), (16, 4), (32, 8))
+  # By default what is told apart is told so from a power of 1e-9 in a bin.
+  quiet, silence = 1e-6 * noise(2, LENGTH), jnp.zeros((2, LENGTH))
+  logs = [
+    np.mean(np.log1p(np.abs(hann_spectra(x, *r)) ** 2 / 1e-9) / 2)
+    for r in RESOLUTIONS
+    for x in quiet
+  ]
+  np.testing.assert_allclose(terms(quiet, silence)[1], np.mean(logs), rtol=1e-3)
+
+
 def test_what_it_hears_and_what_not():
   wave, target = noise(2, LENGTH), noise(2, LENGTH, seed=1)
   base = np.array(terms(wave, target))

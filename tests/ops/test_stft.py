@@ -10,6 +10,11 @@ from ccl_jax.errors import UsageError
 from ccl_jax.ops import stft
 
 RATE = 16000
+# Of MMAudio: (sample rate, window, hop, bands, logarithm).
+PUBLISHED = {
+  "16k": (16000, 1024, 256, 80, np.log10),
+  "44k": (44100, 2048, 512, 128, np.log),
+}
 
 
 def noise(*shape, seed=0):
@@ -24,12 +29,12 @@ def test_mel_equals_the_reference(shared):
     assert error <= 1e-5 * expected.std()
 
 
-@pytest.mark.parametrize("mode", stft.MODES)
+@pytest.mark.parametrize("mode", PUBLISHED)
 def test_mel_equals_librosa(mode):
   """In float64, from its own window, STFT and filters; in a batch, with loud parts."""
   import librosa
 
-  rate, n_fft, hop, bands, log = stft.MODES[mode].values()
+  rate, n_fft, hop, bands, log = PUBLISHED[mode]
   louder = np.linspace(0.01, 1.5, 20 * hop)
   wave = np.random.default_rng(4).normal(size=(2, 20 * hop)) * louder
   pad = (n_fft - hop) // 2
@@ -40,11 +45,10 @@ def test_mel_equals_librosa(mode):
     sr=rate, n_fft=n_fft, n_mels=bands, fmin=0, fmax=rate / 2
   )
   mel = np.maximum(filters @ np.sqrt(power + 1e-9), 1e-5)
-  expected = {"16k": np.log10, "44k": np.log}[mode](mel).swapaxes(1, 2)
+  expected = log(mel).swapaxes(1, 2)
   got = jax.jit(lambda x: stft.log_mel(x, **stft.MODES[mode]))(jnp.float32(wave))
   assert got.shape == expected.shape == (2, 20, bands)
   assert np.abs(got - expected).max() <= 1e-5 * expected.std()
-  assert log is {"16k": jnp.log10, "44k": jnp.log}[mode]
 
 
 @pytest.mark.parametrize("mode", stft.MODES)

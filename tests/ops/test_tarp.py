@@ -27,6 +27,11 @@ def test_windows_by_hand():
     [1, 2, 3, 4, 5, 6],
   ]
   assert valid.tolist() == [[False] * 3 + [True] * 6, [True] * 6 + [False] * 3]
+  index, valid = tarp.audio_windows(2, 7, "floor")  # centres at 1 and 4
+  assert [index[i][valid[i]].tolist() for i in (0, 1)] == [
+    [0, 1, 2, 3, 4, 5],
+    [0, 1, 2, 3, 4, 5, 6],
+  ]
 
 
 def test_groups_and_times_by_hand():
