@@ -66,11 +66,11 @@ def test_an_unfinished_set(root, tmp_path):
 
 def test_a_histogram_in_a_line():
   assert _spread({}) == "none"
-  text = _spread({"1": 3, "2": 1, "17": 4})
-  assert text.startswith("mean 9.1, 1 to 17, median 10 |")
+  text = _spread({"1": 3, "2": 1, "17": 7})
+  assert text.startswith("mean 11.3, 1 to 17, median 17 |")
   bars = text.split("|")[1]
   # 16 bins of width 1: of 1, of 2 and of the last; eighths are rounded up.
-  assert bars == "▆▂" + " " * 13 + "█"
+  assert bars == "▄▂" + " " * 13 + "█"
 
 
 @pytest.mark.parametrize(

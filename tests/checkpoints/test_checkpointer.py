@@ -18,7 +18,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from ccl_jax.checkpoints.checkpointer import Checkpointer, restore_params
+from ccl_jax.checkpoints.checkpointer import Checkpointer, make_meta, restore_params
 from ccl_jax.errors import UsageError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -173,6 +173,10 @@ def test_save_snapshots_the_dicts(tmp_path):
     c.save(1, _state(1), data, {})
     data["global_next_index"] = 99
     assert c.restore(_abstract(_state(0)))[2] == {"global_next_index": 1}
+  held = {"rows": [1, (2, 3)]}
+  meta = make_meta({}, {}, held, {})
+  held["rows"].append(4)  # it is written while the run goes on
+  assert meta["data"] == {"rows": [1, [2, 3]]}
 
 
 def test_keep(tmp_path):

@@ -201,6 +201,19 @@ def test_every_slice_must_be_written(tmp_path, arrays):
     writer.finish({})
 
 
+def test_the_one_slice_that_is_missing_is_named(tmp_path, arrays):
+  writer = SliceWriter(tmp_path, shapes_of(arrays))
+  for path, x in arrays.items():
+    for slot in slots_of(path, x):
+      if (path, slot) != ("blocks/q/bias", (1,)):
+        writer.write(path, slot, np.asarray(x[slot]))
+  with pytest.raises(AssertionError, match=r"not written: \['blocks/q/bias'\]"):
+    writer.finish({})
+  writer.write("blocks/q/bias", (1,), arrays["blocks/q/bias"][1])
+  writer.finish({})
+  np.testing.assert_array_equal(SliceReader(tmp_path).read("stem/bias", ()), 0)
+
+
 def test_an_interrupted_writer_waits_for_what_is_on_its_way(
   tmp_path, arrays, monkeypatch
 ):

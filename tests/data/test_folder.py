@@ -120,6 +120,14 @@ def test_a_file_that_breaks_later_is_replaced(tmp_path, made, caplog):
     source[1]
 
 
+def test_the_next_film_takes_the_place_of_one_that_breaks(tmp_path, made):
+  for name in ("a.mp4", "c.mp4", "d.mp4"):
+    (tmp_path / name).write_bytes(made["b.mp4"])
+  source = FolderSource(tmp_path, SPEC)
+  (tmp_path / "c.mp4").write_bytes(b"x" * 500)
+  assert [source[i]["id"][:5] for i in range(3)] == ["a.mp4", "d.mp4", "d.mp4"]
+
+
 def test_sound_in_a_file_of_its_own(tmp_path, made):
   _folder(tmp_path, made, "mute.mp4", "b.mp4")
   row = {"file": "mute.mp4", "caption": "dub", "audio": "b.mp4"}

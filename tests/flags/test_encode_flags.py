@@ -166,7 +166,8 @@ def test_processes_share_the_shards(parts, monkeypatch, index, count, done, expe
   assert [first(c.args[1]) for c in parts.calls["encode_shard"]] == expected
 
 
-def test_a_process_that_is_none(parts):
+def test_a_process_that_is_none(parts, monkeypatch):
+  monkeypatch.setattr(encoding, "_PATIENCE", 0.0)  # for the plan of process 0
   for index, count in ((2, 2), (-1, 2), (0, 0)):
     with pytest.raises(UsageError, match=f"process_index {index} of process_count"):
       parts.run(index, count)

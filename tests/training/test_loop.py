@@ -192,6 +192,13 @@ def test_a_request_to_stop_saves_the_state_and_its_metrics(monkeypatch):
   assert run.lines == [(5, {"loss": 4, "grad_norm": 1})]
 
 
+def test_a_step_that_was_restored_is_not_saved_again(monkeypatch):
+  run = Run(monkeypatch)
+  run(first=8, total=10)
+  saves = [e for e in run.events if e[0] == "save"]
+  assert saves == [("save", 10, 10, 10, 1)]
+
+
 def test_a_run_that_is_done_only_saves(monkeypatch):
   run = Run(monkeypatch)
   assert run(first=7, total=7) == (7, True)
@@ -244,8 +251,8 @@ def test_the_task_that_broke_is_named(monkeypatch):
   """Of the drawn ones, by the streams that they generate."""
 
   def metrics(n):
-    rows = np.array([[1.0, 1.0], [np.nan, np.nan], [np.nan, np.inf]])
-    drawn = np.array([True, False, True])
+    rows = np.array([[np.nan, np.nan], [1.0, np.nan], [np.nan, np.inf]])
+    drawn = np.array([False, True, True])
     loss = jnp.float32(np.nan)
     return {"loss": loss, "grad_norm": 1.0, "by_task": rows, "drawn": drawn}
 
