@@ -52,7 +52,7 @@ class Recorder:
 
   def __init__(self, **options):
     self.model, self.spec, self.codecs = recording(None, **options)[0], SPEC, CODECS
-    self.params, self.calls = {}, []
+    self.params, self.calls, self.takes_channels = {}, [], False
 
   def generate(self, task, prompts, **options):
     self.calls.append((task, prompts, options))

@@ -174,7 +174,7 @@ def test_save_snapshots_the_dicts(tmp_path):
     data["global_next_index"] = 99
     assert c.restore(_abstract(_state(0)))[2] == {"global_next_index": 1}
   held = {"rows": [1, (2, 3)]}
-  meta = make_meta({}, {}, held, {})
+  meta = make_meta(1, {}, {}, held, {})
   held["rows"].append(4)  # it is written while the run goes on
   assert meta["data"] == {"rows": [1, [2, 3]]}
 
