@@ -247,6 +247,7 @@ REFUSED = [
   (["--manifest=x.jsonl", "--seed=0"], "--seed with --manifest"),
   (["--image=x.png", "--image=y.png"], "--image: got 2 for 1 prompts"),
   (["--seed=1", "--seed=2"], "--seed: got 2 for 1 prompts"),
+  (["--prompt=a", "--prompt=b", "--prompt=c", "--seed=1", "--seed=2"], "got 2 for 3"),
   (["--seed=-1"], "seed -1: expected"),
   (["--settings=x.json", "--manifest=x.jsonl"], "--settings or --manifest"),
   (["--steps=0"], "--steps: got 0"),

@@ -30,9 +30,11 @@ def made(monkeypatch, tmp_path):
   for i, path in enumerate(sounds):
     write_wav(path, np.full(16000, 0.1 * (i + 1), np.float32))
   listener = listening(monkeypatch)
-  given = [f"--audio={path}" for path in sounds[:2]]
+  monkeypatch.chdir(tmp_path)  # settings hold wherever one is
+  given = [f"--audio={path.name}" for path in sounds[:2]]
   first = call(listener, tmp_path, *FLAGS, *given)
   loaded, clips, out = listener.loaded, tmp_path / "out", tmp_path / "again"
+  monkeypatch.chdir("/")
 
   def again(*flags):
     settings = f"--settings={clips / 'a2v_5_1.json'}"
