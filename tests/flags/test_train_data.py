@@ -144,7 +144,7 @@ RECIPE = Recipe(names=("single", "joint"), probabilities=(0.4, 0.6))
 
 @pytest.fixture
 def sets(monkeypatch, tmp_path):
-  """`open(config, mixture)` gives the feed; what reads and moves its batches is kept."""
+  """`open(config, mixture)` gives the feed, of which no batch is read."""
   r = Recorder(monkeypatch)
   r.batches, r.finish = object.__new__(DevicePrefetch), lambda batch: batch
   r.mesh = make_mesh((2, 4, 1, 1), jax.devices()[:8])

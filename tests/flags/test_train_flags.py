@@ -168,7 +168,8 @@ def test_sections_reach_their_functions(parts, tmp_path):
   expected = {
     "save_every": 13, "log_every": 4, "total_steps": 77, "first_step": 0,
     "tasks": ("a2v", "joint", "single", "v2a"), "step_of": step_of,
-    "encode": encode, "evaluate": None, "evaluate_every": 0, "batches": parts.batches, "profile": "profile",
+    "encode": encode, "batches": parts.batches, "profile": "profile",
+    "evaluate": None, "evaluate_every": 0,
     "metadata": {
       "model": config.model.to_dict(), "clip": dataclasses.asdict(spec),
       "objective": config.objective.to_dict(), "codecs": {"text": "digest"},
