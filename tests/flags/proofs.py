@@ -82,6 +82,11 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_train_flags.py::test_codecs_that_are_named_or_belong_to_the_start": (
     _keys("train", "codec.path")
   ),
+  HERE
+  + "test_train_flags.py::test_the_held_out_loss_is_of_clips_that_no_step_reads"
+  : _keys(
+    "train", "evaluate.every evaluate.clips evaluate.root evaluate.sigmas"
+  ),
   HERE + "test_train_flags.py::test_init_is_where_the_parameters_come_from": _keys(
     "train", "init"
   ),
