@@ -30,6 +30,7 @@ that make it.
 """
 
 import argparse
+import pathlib
 import signal
 import sys
 
@@ -150,7 +151,10 @@ def main(argv: list[str] | None = None) -> None:
           terms = f"licence: {LICENCES[args.command]} (docs/licences.md)"
           print(terms, file=sys.stderr)
     except KeyboardInterrupt:
-      print(f"interrupted: nothing was left in {args.dst}", file=sys.stderr)
+      left = "nothing was left in it"
+      if pathlib.Path(args.dst).exists():
+        left = "what is finished stays, the same command goes on"
+      print(f"interrupted: {args.dst}: {left}", file=sys.stderr)
       sys.exit(130)
   print(args.dst)
 

@@ -101,6 +101,14 @@ def base() -> ConfigDict:
       "slices": (1, 1, 1, 1),  # of each, the parts on slices joined by a slow network
       "checkpoint": {"every": 500, "keep": 2},
       "log_every": 10,
+      # Held-out loss by task and noise level every so many steps (0: never), on `clips`
+      # clips of the source's test split or, where it has none, of the data at `root`.
+      "evaluate": {
+        "every": 0,
+        "clips": 64,
+        "root": "",
+        "sigmas": (0.1, 0.3, 0.5, 0.7, 0.9),
+      },
       # (first, last) step of an xprof trace in WORKDIR/profile.
       "profile": (),
       # What a finished run shows: see ccl_jax.generation.report.

@@ -144,17 +144,43 @@ def restore_params(
   job.
   """
   folder = _absolute(directory)
-  steps = ocp.utils.checkpoint_steps(folder)
+  steps = _steps(folder, step)
+  step, tree, meta, _ = _newest_good(folder, steps, {name: abstract}, partial=True)
+  cast = jax.tree.map(lambda x, a: x.astype(a.dtype), tree[name], abstract)
+  return step, cast, meta["metadata"]
+
+
+def read_metadata(directory: str | os.PathLike, step: int | None = None) -> dict:
+  """The metadata saved with a step, of the newest that can be read if none is named.
+
+  Raises:
+    UsageError: there is none.
+  """
+  folder = _absolute(directory)
+  found = _steps(folder, step)
+  for number in sorted(found, reverse=True):
+    try:
+      return read_meta(folder / str(number) / "meta")["metadata"]
+    except Exception as e:
+      if not proves_damage(e):
+        raise unknown(f"checkpoint step {number} in {folder}", e) from e
+  raise UsageError(f"{folder}: the metadata of steps {found} are damaged")
+
+
+def _steps(folder: epath.Path, step: int | None) -> list[int]:
+  """The steps of a folder, or the one that is asked for.
+
+  Raises:
+    UsageError: it is not there.
+  """
+  steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
   if not steps or step not in (None, *steps):
     raise UsageError(
       f"{folder} holds no checkpoint"
       + ("" if step is None else f" of step {step}")
       + (f", only of steps {sorted(steps)}" if steps else "")
     )
-  steps = steps if step is None else [step]
-  step, tree, meta, _ = _newest_good(folder, steps, {name: abstract}, partial=True)
-  cast = jax.tree.map(lambda x, a: x.astype(a.dtype), tree[name], abstract)
-  return step, cast, meta["metadata"]
+  return steps if step is None else [step]
 
 
 def make_meta(

@@ -24,6 +24,7 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -113,6 +114,25 @@ def fingerprint(codecs: Codecs) -> str:
 def fingerprints(codecs: Codecs) -> dict[str, str]:
   """As `fingerprint`, of each codec alone."""
   return {name: _digest(codec) for name, codec in _present(codecs)}
+
+
+def require_same(codecs: Codecs, then: Mapping[str, str] | str, advice: str) -> None:
+  """The codecs are those whose `fingerprints` were stored, as far as both have them.
+
+  Raises:
+    UsageError: one of them is another; `advice` says what to do.
+  """
+  if not isinstance(then, Mapping):
+    raise UsageError(
+      "the checkpoint was written by an earlier version, which stored no fingerprint "
+      "of each codec: train again, or generate with that version"
+    )
+  for name, now in fingerprints(codecs).items():
+    if now != then.get(name, now):
+      raise UsageError(
+        f"the {name} codec ({now[:8]}) is not the one the checkpoint was trained with "
+        f"({then[name][:8]}): {advice}"
+      )
 
 
 def null_text(codecs: Codecs) -> Float[Array, "l e"]:

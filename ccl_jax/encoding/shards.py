@@ -31,8 +31,6 @@ def _program(codecs, batch, video_std):
       made["video"], made["video_std"] = codecs.video.posterior(pixels)
     else:
       made["video"] = codecs.video.encode(pixels)
-    if pixels.shape[1] > 1:
-      made["image"] = codecs.video.encode(pixels[:, :1])[:, 0]
   if "audio" in batch:
     made["audio"] = codecs.audio.encode(batch["audio"])
   return {k: v.astype(records.DTYPES[k]) for k, v in made.items()}

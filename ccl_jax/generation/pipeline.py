@@ -7,7 +7,7 @@ what is not (`sampling.py`), decode.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,15 +18,17 @@ from ccl_jax.axes import STREAMS
 from ccl_jax.checkpoints.checkpointer import restore_params
 from ccl_jax.checkpoints.converted import on_one_device
 from ccl_jax.checkpoints.find import find_parameters
-from ccl_jax.codecs.bundle import Codecs, load_codecs
+from ccl_jax.checkpoints.identity import identity
+from ccl_jax.codecs.bundle import Codecs, fingerprint, load_codecs, require_same
 from ccl_jax.codecs.images import image_condition, to_bytes, to_unit
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.sampling import Sampling, sample_latents
+from ccl_jax.generation.seeds import noise_key
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import build_model, init_params, with_default_kernel
-from ccl_jax.tasks import GENERATIONS, Generation
+from ccl_jax.tasks import Generation, check_inputs
 from ccl_jax.weights import wan
 
 PyTree = Any
@@ -40,6 +42,8 @@ class Pipeline:
   Attributes:
     spec: the clip the model was trained on; `generate` can be given another.
     negative: text that its unconditional evaluations are best given.
+    origin: where it was loaded from, by the names of generate's flags (ckpt, codecs,
+      step, weights), and the fingerprints of its parameters and codecs.
   """
 
   def __init__(
@@ -50,9 +54,12 @@ class Pipeline:
     spec: ClipSpec,
     shift: float | None = None,
     negative: str = "",
+    origin: Mapping[str, Any] | None = None,
   ):
     self.model, self.params, self.codecs, self.spec = model, params, codecs, spec
     self.negative, self._shift, self._compiled = negative, shift, {}
+    self.origin = origin or {"fingerprints": {}}
+    self._progress: Callable[[Any], None] | None = None
 
   @property
   def takes_channels(self) -> bool:
@@ -79,7 +86,7 @@ class Pipeline:
     """Reads a training run, a joined model or a converted Wan2.1.
 
     Args:
-      folder: see `training.parameters`.
+      folder: see `checkpoints.find`.
       codecs: the bundle to use in place of the folder's own.
       weights: "ema" or "params", of a run.
       step: of the checkpoint; None: the newest.
@@ -87,30 +94,43 @@ class Pipeline:
     Raises:
       UsageError: it is none of these, has no codecs, or no checkpoint that is whole.
     """
-    found = find_parameters(folder)
+    found = find_parameters(folder, step)
     about = found.about
     negative = ""
     if about.get("kind") == "wan-dit":
       negative = wan.negative_prompt(about["sizes"])
       model = wan.model_of(about["sizes"], jnp.bfloat16)
     else:
-      model = build_model(**about["model"])
+      model = found.build("model", build_model)
     model = with_default_kernel(model)
-    codecs = load_codecs(codecs or found.codecs or _no_codecs(folder))
-    if codecs.text is None:
+    bundle = load_codecs(codecs or found.codecs or _no_codecs(folder))
+    if found.name == "ema":
+      require_same(bundle, about["codecs"], "leave --codecs away, or name those")
+    if bundle.text is None:
       raise UsageError(f"the codecs of {folder} have no text codec: see --codecs")
-    text = (codecs.text.length, codecs.text.dim)
+    text = (bundle.text.length, bundle.text.dim)
     shapes = jax.eval_shape(lambda k: init_params(model, k, text), jax.random.key(0))
     name = weights if found.name == "ema" else found.name
-    _, params, metadata = restore_params(
-      found.folder / "checkpoints",
-      name,
-      on_one_device(stored_as(shapes, model.dtype)),
-      step=step,
+    checkpoints = found.folder / "checkpoints"
+    step, params, metadata = restore_params(
+      checkpoints, name, on_one_device(stored_as(shapes, model.dtype)), step=step
     )
-    spec = ClipSpec(**about.get("clip", WAN_CLIP))
+    spec = found.build("clip", ClipSpec) if "clip" in about else ClipSpec(**WAN_CLIP)
     shift = metadata.get("objective", {}).get("shift")
-    return cls(model, params, codecs, spec, shift=shift, negative=negative)
+    absolute = lambda path: path and str(pathlib.Path(path).absolute())
+    origin = {
+      "ckpt": absolute(folder),
+      "codecs": absolute(codecs),
+      "step": step,
+      "weights": weights,
+      "fingerprints": {
+        "params": identity(checkpoints, name, step),
+        "codecs": fingerprint(bundle),
+      },
+    }
+    return cls(
+      model, params, bundle, spec, shift=shift, negative=negative, origin=origin
+    )
 
   def generate(
     self,
@@ -118,7 +138,7 @@ class Pipeline:
     prompts: Sequence[str],
     *,
     sampling: Sampling,
-    seed: int | Sequence[int] = 0,
+    seed: Any = 0,
     negative: str = "",
     video: np.ndarray | None = None,
     audio: np.ndarray | None = None,
@@ -132,7 +152,7 @@ class Pipeline:
     Args:
       task: a name of `GENERATIONS`.
       seed: of the noise of all clips, or one for each: a clip's noise is then that of
-        the clip made alone.
+        the clip made alone. See `generation.seeds`.
       video: uint8 (b, F, H, W, 3), for v2a.
       audio: float (b, n) at 16 kHz, for a2v.
       image: uint8 (b, H, W, 3), the first frame: for i2v and ti2av, and welcome in
@@ -143,17 +163,19 @@ class Pipeline:
       The generated streams: `video` uint8 (b, F, H, W, 3) and `audio` float32 (b, n).
 
     Raises:
-      UsageError: the model cannot do the task, or an input is missing.
+      UsageError: the model cannot do the task, an input is missing, or the task would
+        not use one: see `tasks.check_inputs`.
     """
     spec = spec or self.spec
-    kind = self._check(task, {"video": video, "audio": audio, "image": image})
+    given = {"video": video, "audio": audio, "image": image}
+    kind = self._check(task, [name for name, x in given.items() if x is not None])
     b = len(prompts)
     if self.takes_channels and "video" in kind.given:
       image = video[:, 0]
-    seeds = [seed] if isinstance(seed, int) else seed
+    seeds = [seed] if np.ndim(seed) == 0 else seed
     if len(seeds) not in (1, b):
       raise UsageError(f"{len(seeds)} seeds for {b} prompts; expected one, or as many")
-    keys = [jax.random.split(jax.random.key(x), 2) for x in seeds]
+    keys = [jax.random.split(noise_key(x), 2) for x in seeds]
     shape = {
       "video": lambda: (*spec.latent_shape, self.codecs.video.channels),
       "audio": lambda: (spec.audio_tokens, self.codecs.audio.channels),
@@ -172,15 +194,21 @@ class Pipeline:
       "image": None if image is None else jnp.asarray(image),
     }
     tokens = self.codecs.text.tokenize([*prompts, *[negative] * b])
-    options = (spec.frames, reuse_keys, progress)
+    options = (spec.frames, reuse_keys, progress is not None)
     key = (kind, json.dumps(dataclasses.asdict(sampling), sort_keys=True), *options)
     if key not in self._compiled:
       self._compiled[key] = jax.jit(self._program(kind, sampling, *options))
-    return jax.device_get(
-      self._compiled[key](self.params, self.codecs, noise, tokens, inputs)
-    )
+    self._progress = progress
+    made = self._compiled[key](self.params, self.codecs, noise, tokens, inputs)
+    made = jax.device_get(made)
+    jax.effects_barrier()  # the last steps may not have been told yet
+    return made
 
-  def _program(self, kind, sampling, frames, reuse_keys, progress):
+  def _tell(self, step: Any) -> None:
+    """Progress to this call's listener: one function for all that is compiled."""
+    self._progress(step)
+
+  def _program(self, kind, sampling, frames, reuse_keys, told):
     """(params, codecs, noise, tokens, inputs) -> decoded streams."""
 
     def program(params, codecs, noise, tokens, inputs):
@@ -202,7 +230,7 @@ class Pipeline:
         conditions["null"] = _null_latents(codecs, noise, conditions)
       latents = sample_latents(
         self.model, params, kind, noise, conditions, sampling,
-        reuse_keys=reuse_keys, progress=progress,
+        reuse_keys=reuse_keys, progress=self._tell if told else None,
       )  # fmt: skip
       out = {}
       if "video" in latents:
@@ -214,30 +242,19 @@ class Pipeline:
 
     return program
 
-  def _check(self, task: str, inputs: Mapping[str, Any]) -> Generation:
-    if task not in GENERATIONS:
-      raise UsageError(
-        f"unknown task {task!r}; expected one of {', '.join(GENERATIONS)}"
-      )
-    kind = GENERATIONS[task]
+  def _check(self, task: str, inputs: Collection[str]) -> Generation:
+    kind = check_inputs(task, inputs, channels=self.takes_channels)
     have = dict(self.model.streams)
     missing = [s for s in kind.generated + kind.given if s not in have]
     if missing:
       raise UsageError(
         f"task {task} needs the {missing[0]} stream; this model has {', '.join(have)}"
       )
-    if self.takes_channels and "video" in kind.generated and inputs["image"] is None:
-      raise UsageError(
-        f"task {task}: this model was made for image to video: --image FILE"
-      )
     for codec in (*kind.generated, *kind.given, *(["image"] * self.takes_channels)):
       if getattr(self.codecs, codec) is None:
         raise UsageError(
           f"task {task} needs {codec} codec, and the bundle has none: see --codecs"
         )
-    for name in (*kind.given, *(["image"] if kind.image else [])):
-      if inputs[name] is None:
-        raise UsageError(f"task {task} needs --{name} FILE")
     return kind
 
 

@@ -119,9 +119,10 @@ def generate(config, pipeline, task, clips) -> list[dict]:
   """The task's clips for the captions, sounds or pictures of `clips`."""
   kind = GENERATIONS[task]
   stack = lambda key: np.stack([c[key] for c in clips])
-  inputs = {s: stack(s) for s in kind.given}
-  if kind.image:
-    inputs["image"] = stack("video")[:, 0]
+  inputs = {
+    name: stack("video")[:, 0] if name == "image" else stack(name)
+    for name in kind.needs(pipeline.takes_channels)
+  }
   r = config.report
   names = get_guidance(r.guidance, variant_of(pipeline.model)).scales
   scales = {s: dict.fromkeys(names, r.scale) for s in kind.generated}

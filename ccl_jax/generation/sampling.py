@@ -3,22 +3,23 @@
 Only the sampled streams change over the steps:
 
 * a given stream is clean, reads context tokens only, and so never changes: its keys are
-  computed once per text and reused at every step (dynamic context routing makes this
-  exact);
+  computed before the first step, once per text that is read with them, and reused at
+  every step (dynamic context routing makes this exact);
 * a given first frame is written into the video latent before every evaluation, at
   timestep 0; or, for Wan2.1-I2V's form, stands in condition channels beside it;
 * the evaluations of a guidance form run as one batch, or one after the other.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ccl_jax.axes import STREAMS
-from ccl_jax.diffusion.guidance import Evaluation, get_guidance, guided
+from ccl_jax.diffusion.guidance import Evaluation, get_guidance, guided, runs
 from ccl_jax.diffusion.samplers import sample
 from ccl_jax.diffusion.schedules import make_schedule
 from ccl_jax.models.joint import JointDiT, token_geometry
@@ -80,32 +81,45 @@ def sample_latents(
   geometry = token_geometry(model.streams, {**noise, **given})
   texts = conditions["text"]
   clip = {"video": conditions["clip"]} if "clip" in conditions else None
-  keys_of = {}
+  present = (*noise, *given)
+  together = runs(guidance.used(tuple(noise), present), sampling.batched)
 
   def conditioned(x):
     if "condition" not in conditions or "video" not in x:
       return x
     return x | {"video": jnp.concatenate([x["video"], conditions["condition"]], -1)}
 
+  @functools.cache
   def clean_keys(text: bool, null: bool):
     """Keys of the given stream under one text; `null` puts its null in its place."""
-    if (text, null) not in keys_of:
-      (s,) = task.given
-      latent = conditions["null"][s] if null else given[s]
-      _, keys = model.apply(
-        {"params": params},
-        conditioned({s: latent}),
-        {s: jnp.zeros((len(latent), 1))},
-        texts[0 if text else 1],
-        image=clip,
-        collect=True,
-        geometry=geometry,
-      )
-      keys_of[text, null] = keys
-    return keys_of[text, null]
+    (s,) = task.given
+    latent = conditions["null"][s] if null else given[s]
+    _, keys = model.apply(
+      {"params": params},
+      conditioned({s: latent}),
+      {s: jnp.zeros((len(latent), 1))},
+      texts[0 if text else 1],
+      image=clip,
+      collect=True,
+      geometry=geometry,
+    )
+    return keys
+
+  def keys_for(evaluations):
+    """Keys of the given stream for evaluations that run together. Where none of them
+    reads there are none; beside some that read any will do, as they are masked.
+    """
+    reading = [e for e in evaluations if e.cross]
+    if not (given and reuse_keys and reading):
+      return {}
+    source = [e if e.cross else reading[0] for e in evaluations]
+    return joined([clean_keys(e.text, e.null in given) for e in source], 1)
+
+  # Here, and not in the loop over the steps.
+  keys = {evaluations: keys_for(evaluations) for evaluations in together}
 
   def one(latents, timestep, e: Evaluation):
-    """Inputs of one evaluation: latents, timesteps, text, image, reads, cached keys."""
+    """Inputs of one evaluation: latents, timesteps, text, image, reads."""
     x = dict(latents)
     if not reuse_keys:
       x |= given
@@ -121,19 +135,15 @@ def sample_latents(
       x[e.null] = conditions["null"][e.null]
       sigma[e.null] = jnp.zeros_like(sigma[e.null])
     reads = {s: e.cross and s in task.reads and s != e.null for s in STREAMS}
-    keys = {}
-    if given and reuse_keys:
-      keys = clean_keys(e.text, e.null in given)
-    return conditioned(x), sigma, texts[0 if e.text else 1], clip, reads, keys
+    return conditioned(x), sigma, texts[0 if e.text else 1], clip, reads
 
   def evaluate(latents, timestep, evaluations):
-    runs = [one(latents, timestep, e) for e in evaluations]
+    told = [one(latents, timestep, e) for e in evaluations]
     b = len(jax.tree.leaves(latents)[0])
-    join = lambda trees, axis: jax.tree.map(lambda *a: jnp.concatenate(a, axis), *trees)
-    x, sigma, text, image = (join([r[i] for r in runs], 0) for i in range(4))
+    x, sigma, text, image = (joined([each[i] for each in told], 0) for i in range(4))
     reads = {}
     for s in STREAMS:
-      flags = [r[4][s] for r in runs]
+      flags = [each[4][s] for each in told]
       # One answer for all stays static: the unseen keys are then never computed.
       reads[s] = flags[0] if len(set(flags)) == 1 else jnp.repeat(jnp.array(flags), b)
     out = model.apply(
@@ -143,16 +153,23 @@ def sample_latents(
       text,
       Route(reads),
       image=image,
-      keys=join([r[5] for r in runs], 1),
+      keys=keys[evaluations],
       geometry=geometry,
     )
     return [
       {s: out[s][i * b : (i + 1) * b] for s in latents} for i in range(len(evaluations))
     ]
 
-  velocity = guided(evaluate, guidance, sampling.scales, batched=sampling.batched)
+  velocity = guided(
+    evaluate, guidance, sampling.scales, batched=sampling.batched, present=present
+  )
   schedule = make_schedule(sampling.solver, sampling.steps, sampling.shift)
   out = sample(velocity, dict(noise), schedule, sampling.solver, progress)
   if "image" in conditions:
     out["video"] = jnp.concatenate([conditions["image"], out["video"][:, 1:]], 1)
   return out
+
+
+def joined(trees: Sequence[PyTree], axis: int) -> PyTree:
+  """Trees of arrays, concatenated leaf by leaf along `axis`."""
+  return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis), *trees)

@@ -19,13 +19,7 @@ from ccl_jax.planning.chips import CHIPS, GIB, Chip
 from ccl_jax.planning.traffic import collectives, table
 from ccl_jax.sharding import batch_sharding, make_mesh, parameter_shardings
 from ccl_jax.tasks import GENERATIONS
-from ccl_jax.training.build import (
-  build_optimizer,
-  build_steps,
-  geometry_of,
-  make_recipe,
-)
-from ccl_jax.training.state import abstract_state, new_state, state_shardings
+from ccl_jax.training.build import build_run, geometry_of
 
 WORSE = 1.02  # of an earlier report's memory or traffic: more is a regression
 POLICIES = ("full", "save_attention")
@@ -96,23 +90,15 @@ def parse_topology(name: str) -> tuple[Chip, list]:
 
 def compile_train(config, mesh, batch: int):
   """The compiled train step of a config."""
-  spec = bind("clip", config.clip, ClipSpec)
-  model = bind("model", config.model, build_model)
   text = (config.codec.text_length, config.codec.text_dim)
-  init = lambda key: init_params(model, key, text, batch=batch)
-  shapes = jax.eval_shape(init, jax.random.key(0))
-  optimizer = build_optimizer(config, shapes)
-  fresh = lambda key: new_state(init(key), optimizer)
-  abstract = jax.eval_shape(fresh, jax.random.key(0))
-  shardings = state_shardings(abstract, mesh)
-  data = _latents(model, spec, batch, mesh)
+  run = build_run(config, mesh, text, batch=batch)
+  spec = bind("clip", config.clip, ClipSpec)
+  data = _latents(run.model, spec, batch, mesh) | _image(run.model, spec, batch, mesh)
   data["text"] = _array((batch, *text), batch_sharding(mesh))
-  data |= _image(model, spec, batch, mesh)
   data["null_text"] = _array(text, jax.NamedSharding(mesh, jax.P()))
-  step_of = build_steps(config, model, optimizer, make_recipe(config), shardings)
-  _, step = step_of(0, data)
+  _, step = run.step_of(0, data)
   with jax.set_mesh(mesh):  # from here on nothing may be computed, only traced
-    return step.lower(abstract_state(abstract, mesh), data).compile()
+    return step.lower(run.state, data).compile()
 
 
 def compile_generate(config, mesh, batch: int):

@@ -3,16 +3,22 @@
 `train` runs them, `plan` compiles them for machines that are not there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
+import optax
+from jax.sharding import Mesh
 
 from ccl_jax.axes import STREAMS
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.models.cca import Geometry
+from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.tasks import servable, task_of_step, task_table
 from ccl_jax.training.optim import ParamGroup, make_optimizer
+from ccl_jax.training.state import TrainState, abstract_state, new_state
 from ccl_jax.training.step import Recipe, make_train_step
 
 
@@ -45,6 +51,51 @@ def build_optimizer(config, shapes):
   return bind("optim", keys, make_optimizer, groups, shapes, total_steps=config.steps)
 
 
+class Run(NamedTuple):
+  """What follows from a config, the mesh and the size of text embeddings.
+
+  Attributes:
+    init: a key to fresh parameters.
+    fresh: a key to a fresh state.
+    state: shapes and shardings of the state.
+    step_of: (step, batch) to the name and the jitted program of the step.
+  """
+
+  model: JointDiT
+  recipe: Recipe
+  optimizer: optax.GradientTransformation
+  init: Callable[[jax.Array], Any]
+  fresh: Callable[[jax.Array], TrainState]
+  state: TrainState
+  step_of: Callable[[int, Mapping[str, jax.Array]], tuple[str, Callable]]
+
+  @property
+  def shardings(self) -> TrainState:
+    return jax.tree.map(lambda x: x.sharding, self.state)
+
+
+def build_run(config, mesh: Mesh, text: tuple[int, int], *, batch: int = 1) -> Run:
+  """The parts of a run. Nothing is computed: all arrays are shapes.
+
+  Args:
+    text: (l, e) of the text embeddings.
+    batch: rows of the stand-in that parameters are made with; a mesh may ask for a
+      multiple of its devices.
+
+  Raises:
+    UsageError: a setting is wrong.
+  """
+  model = bind("model", config.model, build_model)
+  recipe = make_recipe(config)
+  init = lambda key: init_params(model, key, text, batch=batch)
+  optimizer = build_optimizer(config, jax.eval_shape(init, jax.random.key(0)))
+  fresh = lambda key: new_state(init(key), optimizer)
+  state = abstract_state(jax.eval_shape(fresh, jax.random.key(0)), mesh)
+  shardings = jax.tree.map(lambda x: x.sharding, state)
+  step_of = build_steps(config, model, optimizer, recipe, shardings)
+  return Run(model, recipe, optimizer, init, fresh, state, step_of)
+
+
 def build_steps(config, model, optimizer, recipe, shardings):
   """The (name, program) of every step and batch: one program, or one for each task."""
 
@@ -73,11 +124,15 @@ def build_steps(config, model, optimizer, recipe, shardings):
   return step_of
 
 
-def check_sizes(config, mesh, sizes: Iterable[int] = ()) -> None:
-  """`sizes` are those of batches of another size than config.batch.size."""
+def check_sizes(config, mesh: Mesh, sizes: Iterable[int]) -> None:
+  """Whether batches of `sizes` rows divide over the mesh and its microbatches.
+
+  Raises:
+    UsageError: one does not.
+  """
   rows = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate
-  for size in (config.batch.size, *sizes):
-    if size % rows:
+  for size in sizes:
+    if size < 1 or size % rows:
       raise UsageError(
         f"config.batch.size: got {size}; expected a multiple of {rows} "
         "(data x fsdp devices x accumulated microbatches)"

@@ -1,40 +1,50 @@
-"""Training from films: the codecs of a run, and clips through them."""
+"""Training from films: clips through the codecs, on the devices."""
 
 import pathlib
 
 import jax
-import numpy as np
 
-from ccl_jax.checkpoints.find import find_parameters
-from ccl_jax.codecs.bundle import Codecs, load_codecs, null_text, save_codecs
-from ccl_jax.codecs.embedded import fit_codecs
+from ccl_jax.codecs.bundle import null_text
 from ccl_jax.codecs.images import image_condition, to_unit
-from ccl_jax.errors import UsageError
-from ccl_jax.sharding import batch_sharding, global_batch
+from ccl_jax.data.pipeline import make_iterator
+from ccl_jax.data.sources.open import Cached, open_source
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError, bind
+from ccl_jax.sharding import batch_sharding, global_batch, local_rows
+from ccl_jax.training.feed import Feed, open_codecs
+from ccl_jax.training.processes import first_process_first
 
 
-def open_codecs(config, clips, workdir: pathlib.Path):
-  """The run's codecs: those it has, else those that the config names or that belong to
-  the parameters it starts from; what these lack is fitted to the clips.
+def open_films(
+  config, model, recipe, mesh, workdir: pathlib.Path, *, root: str = "", split="train"
+) -> Feed:
+  """Batches of the clips that `config.data` names.
+
+  Args:
+    root, split: of the source, in place of those of the config.
+
+  Raises:
+    UsageError: a mistake in the source's settings, or a codec is lacking.
   """
-  here = workdir / "codecs"
-  if here.is_dir():
-    return load_codecs(here)
-  path = config.codec.path
-  if not path and config.init:
-    path = find_parameters(config.init).codecs
-  codecs = load_codecs(path) if path else Codecs()
-  if None in (codecs.video, codecs.audio, codecs.text):
-    order = np.random.default_rng(config.seed).permutation(len(clips))
-    chosen = order[: config.codec.fit_clips]
-    fitted = fit_codecs(
-      (clips[int(i)] for i in chosen),
-      text_length=config.codec.text_length,
-      text_dim=config.codec.text_dim,
-    )
-    codecs = Codecs(*(have or fit for have, fit in zip(codecs, fitted)))
-  save_codecs(codecs, here)
-  return codecs
+  del recipe  # every task can be made of a film with sound
+  spec = bind("clip", config.clip, ClipSpec)
+  root = root or config.data.root or workdir / "data"
+  clips = first_process_first(
+    lambda: open_source(config.data.source, spec, root, split, **config.data.options)
+  )
+  clips = Cached(clips, config.data.cache_gb)
+  codecs = first_process_first(lambda: open_codecs(config, workdir, clips=clips))
+  rows = local_rows(mesh, config.batch.size)
+  batches = make_iterator(
+    clips,
+    batch_size=config.batch.size,
+    threads=config.batch.threads,
+    seed=config.seed,
+    tokenize=codecs.text.tokenize,
+    rows=rows,
+  )
+  encode = make_encoder(codecs, model, mesh, rows, config.batch.size)
+  return Feed(spec, codecs, batches, encode, (config.batch.size,))
 
 
 def make_encoder(codecs, model, mesh, rows, batch_size):

@@ -1,30 +1,64 @@
-"""Training from records of latents: the data side of `ccl_jax.train`."""
+"""Training from records of latents: sets of them, on the devices."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import pathlib
 
 from jax.sharding import Mesh
 
-from ccl_jax.codecs.bundle import Codecs, fingerprints, null_text
+from ccl_jax.codecs.bundle import fingerprints, null_text
 from ccl_jax.data.sets.batches import LatentBatches
 from ccl_jax.data.sets.mixture import Mixture, open_mixture
+from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.sharding import local_rows
 from ccl_jax.tasks import servable
+from ccl_jax.training.feed import Feed, open_codecs
 from ccl_jax.training.prefetch import DevicePrefetch, make_finisher
+from ccl_jax.training.processes import first_process_first
 from ccl_jax.training.step import Recipe
 
 
-def open_latents(config, model: JointDiT, recipe: Recipe) -> Mixture:
-  """The mixture of sets that `config.data` names.
+def open_latents(
+  config,
+  model: JointDiT,
+  recipe: Recipe,
+  mesh: Mesh,
+  workdir: pathlib.Path,
+  *,
+  root: str = "",
+) -> Feed:
+  """Batches of the sets that `config.data` names.
 
-  Writes what the sets settle into the config: `codec.path`, unless it is given, and
-  `clip`, what generation makes if not told otherwise: the clips most common in them.
+  The clips that are most common in the sets are what generation makes; the codecs are
+  those of the first set, unless the config names others.
+
+  Args:
+    root: of the sets, in place of that of the config.
 
   Raises:
     UsageError: a mistake in the sets, or clips that no task of the run can use.
   """
+  mixture = find_mixture(config, model, recipe, root or config.data.root)
+  path = str(mixture.sets[0].root / "codecs")
+  codecs = first_process_first(lambda: open_codecs(config, workdir, path=path))
+  mixture.check_encoders(fingerprints(codecs))
+  batches = LatentBatches(
+    mixture,
+    rows=lambda size: local_rows(mesh, size),
+    threads=config.batch.threads,
+    streams=tuple(dict(model.streams)),
+  )
+  return Feed(
+    clip=mixture.common_clip() or bind("clip", config.clip, ClipSpec),
+    codecs=codecs,
+    batches=DevicePrefetch(batches, mesh),
+    encode=make_finisher(null_text(codecs), mesh),
+    batch_sizes=tuple(mixture.batch_sizes.values()),
+  )
+
+
+def find_mixture(config, model: JointDiT, recipe: Recipe, root: str) -> Mixture:
+  """The sets, each of whose buckets serves a task of the run."""
   if config.report.tasks:
     raise UsageError(
       "config.report.tasks: the report wants films and these are latents: give (), and "
@@ -40,7 +74,7 @@ def open_latents(config, model: JointDiT, recipe: Recipe) -> Mixture:
     "data.options",
     config.data.options,
     open_mixture,
-    config.data.root,
+    root,
     seed=config.seed,
     batch_size=config.batch.size,
   )
@@ -52,22 +86,4 @@ def open_latents(config, model: JointDiT, recipe: Recipe) -> Mixture:
         "config.data.options.buckets"
       )
     servable(recipe.names, recipe.probabilities, streams)
-  config.codec.path = config.codec.path or str(mixture.sets[0].root / "codecs")
-  spec = mixture.common_clip()
-  if spec is not None:
-    config.clip = {k: getattr(spec, k) for k in ("frames", "height", "width", "fps")}
   return mixture
-
-
-def latent_batches(
-  mixture: Mixture, model: JointDiT, codecs: Codecs, mesh: Mesh, threads: int
-) -> tuple[DevicePrefetch, Callable[[Mapping[str, Any]], Mapping[str, Any]]]:
-  """Batches of the sets, and what makes them the batches of a step."""
-  mixture.check_encoders(fingerprints(codecs))
-  reader = LatentBatches(
-    mixture,
-    rows=lambda size: local_rows(mesh, size),
-    threads=threads,
-    streams=tuple(dict(model.streams)),
-  )
-  return DevicePrefetch(reader, mesh), make_finisher(null_text(codecs), mesh)

@@ -2,9 +2,10 @@
 
 At step n, before anything moves: if a save is due, the metrics of step n - 1 are read
 and checked, then the state and the data iterator are saved as they stand, which is
-"after n updates". Then the iterator gives batch n, step n is dispatched, and while it
-runs the metrics of step n - 1 are read, checked and logged. A loss or an update that is
-not finite therefore never reaches a checkpoint.
+"after n updates". If an evaluation is due, it sees the same state. Then the iterator
+gives batch n, step n is dispatched, and while it runs the metrics of step n - 1 are
+read, checked and logged. A loss or an update that is not finite therefore never reaches
+a checkpoint.
 
 Between the host's batch and the metrics nothing moves unasked: a transfer that is not
 explicit (`jax.device_put`, `jax.device_get`) would make every step wait, and raises.
@@ -43,6 +44,8 @@ def train(
   total_steps: int,
   work_of: Callable[[Mapping[str, jax.Array]], tuple[int, float]],
   profile: Profile,
+  evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+  evaluate_every: int = 0,
 ) -> tuple[Any, bool]:
   """Runs steps `first_step` to `total_steps`.
 
@@ -54,6 +57,8 @@ def train(
     tasks: names behind the rows of the metric `by_task`; none: there is no such.
     work_of: clips and FLOPs of a batch.
     profile: which steps to trace.
+    evaluate: parameters (the moving average) to metrics, logged every `evaluate_every`
+      steps and at the end.
 
   Returns:
     The state, and whether all steps were done: False after a request to stop, with the
@@ -84,6 +89,10 @@ def train(
     with timer("save"):
       checkpointer.save(step, state, batches.get_state(), metadata)
 
+  def measure(step):
+    with timer("evaluate"):
+      log.write_held_out(step, evaluate(state.ema))
+
   with ShutdownGuard() as guard:
     for step in range(first_step, total_steps):
       stop = guard.agreed(step)
@@ -93,6 +102,8 @@ def train(
         save(step)
       if stop:
         break
+      if evaluate is not None and step % evaluate_every == 0:
+        measure(step)
       batch = read()
       with jax.transfer_guard("disallow"):
         batch = encode(batch)
@@ -118,6 +129,8 @@ def train(
     finish(pending)
     if not stop:
       save(total_steps)
+      if evaluate is not None:
+        measure(total_steps)
     checkpointer.wait()
     profile.close()
   if window.steps:

@@ -38,7 +38,7 @@ class Part:
     except UsageError as e:
       raise UsageError(f"--{stream} {e}") from e
     self.folder, self.stream, self.config = found.folder, stream, found.about
-    self.codecs = found.codecs
+    self.codecs, self._found = found.codecs, found
     self.reader = SliceReader(self.folder / "checkpoints", name=found.name)
     if not any(map(self.owns, self.reader.shapes)):
       raise UsageError(f"--{stream} {folder} has no {stream} stream")
@@ -56,7 +56,7 @@ class Part:
     """What its config.json says of the stream."""
     if "sizes" in self.config:
       return self.config["sizes"]
-    model = build_model(**self.config["model"])
+    model = self._found.build("model", build_model)
     return dataclasses.asdict(dict(model.streams)[self.stream]) | {"depth": model.depth}
 
 

@@ -5,7 +5,7 @@
   DST/config.json            written last: without it the folder is not whole
 
 Every network appears when it is whole, so an interrupted conversion goes on where it
-was.
+was, with the same command: DST/unfinished.json tells which that is.
 """
 
 import json
@@ -18,6 +18,7 @@ from ccl_jax.codecs.links import link_codec
 from ccl_jax.errors import UsageError
 from ccl_jax.weights.transfer import import_weights, open_source
 
+UNFINISHED = "unfinished.json"  # what the conversion under way was asked for
 # Network -> the codec it is, and the dtype it is kept in; None: that of the source.
 # The text encoder runs in bfloat16, whatever its files are in.
 PARTS = {
@@ -41,10 +42,12 @@ def convert_release(
   dst = pathlib.Path(dst)
   if (dst / "config.json").exists():
     raise UsageError(f"{dst} is there already: name a new folder")
+  request = {"src": str(pathlib.Path(src).absolute()), "dtype": dtype}
   dit = open_source("wan-dit", src)
   kinds = [k for k in PARTS if k != "clip" or dit.sizes["image_tokens"]]
   for kind in kinds:
     open_source(kind, src)
+  _begin(dst, request)
   for kind in kinds:
     folder, _, stored = PARTS[kind]
     _import_once(kind, src, dst / folder, stored, verify)
@@ -54,7 +57,28 @@ def convert_release(
   )
   about = {"kind": "wan", "name": pathlib.Path(src).absolute().name}
   (dst / "config.json").write_text(json.dumps(about, indent=2) + "\n")
+  (dst / UNFINISHED).unlink()
   return about
+
+
+def _begin(dst: pathlib.Path, request: dict) -> None:
+  """Notes what is asked for, so that only the same command goes on with it.
+
+  Raises:
+    UsageError: the folder was begun by another.
+  """
+  path = dst / UNFINISHED
+  if path.is_file():
+    begun = json.loads(path.read_text())
+    for key, value in request.items():
+      if begun[key] != value:
+        raise UsageError(
+          f"{dst} was begun with --{key} {begun[key]}, got {value}: give the same, or "
+          "name a new folder"
+        )
+    return
+  dst.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(request) + "\n")
 
 
 def _import_once(kind: str, src, dst: pathlib.Path, dtype, verify) -> None:

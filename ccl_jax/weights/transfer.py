@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ccl_jax import __version__
+from ccl_jax.checkpoints.find import DIT
 from ccl_jax.checkpoints.folders import new_folder
 from ccl_jax.errors import UsageError
 from ccl_jax.weights.reader import Weights, open_weights, read_config
@@ -197,6 +198,9 @@ def _exportable(src: pathlib.Path):
   from ccl_jax.weights.join import Part
 
   about = read_config(src) if src.is_dir() else {}
+  if about.get("kind") == "wan":  # of `convert wan`: its transformer
+    src = src / DIT
+    about = read_config(src)
   if {"kind", "sizes"} <= about.keys():
     return about["kind"], about["sizes"], SliceReader(src / "checkpoints")
   if "model" not in about:

@@ -440,7 +440,7 @@ def test_talking_scenes_and_films(tmp_path):
     write_mp4(tmp_path / f"videos/{name}.mp4", scenes[i]["video"], 25, sound)
     rows.append({"id": name, "prompt": scenes[i]["text"]})
   write_lines(tmp_path / "set.jsonl", [*rows, {"id": "own2", "prompt": "a cat",
-    "video": "own.mp4"}])  # fmt: skip
+    "clip": "own.mp4"}])  # fmt: skip
   flags = ["--videos", tmp_path / "videos", "--manifest", tmp_path / "set.jsonl",
            "--out", tmp_path / "out", "--metrics", "talking,film"]  # fmt: skip
   assert command.main([str(x) for x in flags]) == 0

@@ -63,7 +63,10 @@ def save_run(folder, seed, **model):
   ema = jax.tree.map(draw, shapes_of(**model))
   checkpointer = Checkpointer(folder / "checkpoints", keep=1)
   checkpointer.save(
-    7, {"ema": ema, "params": jax.tree.map(jnp.zeros_like, ema)}, {}, {}
+    7,
+    {"ema": ema, "params": jax.tree.map(jnp.zeros_like, ema)},
+    {},
+    {"model": model},
   )
   checkpointer.close()
   (folder / "config.json").write_text(json.dumps({"model": model}))

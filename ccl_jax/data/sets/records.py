@@ -2,14 +2,15 @@
 
   video       (t, h, w, c)  bf16   latent; one latent frame for a still
   video_std   (t, h, w, c)  bf16   its deviation in the VAE's posterior; optional
-  image       (h, w, c)     bf16   latent of the first frame alone: the image condition
   audio       (a, c)        fp32   latent
   text        (l, e)        bf16   embedding, cut to its true length l
   about       JSON                 id, text (the caption), fps, seconds, encoders
 
-A clip lacks what it does not have. `encoders` are the hashes of the codecs behind each
-array, by "video", "audio", "text". Shards are ArrayRecord files of group size 1, not
-compressed: latents are noise to a compressor. Each record in them has a checksum.
+The first latent frame is that of the first frame alone, as the codecs are causal: it is
+the image condition. A clip lacks what it does not have. `encoders` are the hashes of
+the codecs behind each array, by "video", "audio", "text". Shards are ArrayRecord files
+of group size 1, not compressed: latents are noise to a compressor. Each record in them
+has a checksum.
 """
 
 import contextlib
@@ -32,7 +33,6 @@ from safetensors.numpy import save
 DTYPES = {
   "video": ml_dtypes.bfloat16,
   "video_std": ml_dtypes.bfloat16,
-  "image": ml_dtypes.bfloat16,
   "audio": np.float32,
   "text": ml_dtypes.bfloat16,
 }
