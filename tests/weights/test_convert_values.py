@@ -15,7 +15,7 @@ from tests.weights.wan_files import wan_tensors
 
 @pytest.fixture(scope="module")
 def tensors():
-  """Of a small text-to-video model, whose patch embedding's bias is in half precision."""
+  """Of a small model, whose patch embedding's bias is in half precision."""
   out = wan_tensors()
   out["patch_embedding.bias"] = out["patch_embedding.bias"].astype(np.float16)
   return out
@@ -65,6 +65,22 @@ def test_the_sources_hash_is_of_the_source(whole, tensors, tmp_path, monkeypatch
   moved, _ = imported(tmp_path / "moved", other, dtype="bfloat16", licence="own")
   assert (small["licence"], moved["licence"]) == ("published", "own")
   assert moved["source"]["sha256"] != about["source"]["sha256"]
+
+
+def test_files_beside_the_weights_come_along(whole, tmp_path, monkeypatch, capsys):
+  """From the first place that has one; one that is nowhere is told."""
+  real = convert.get_upstream("wan-dit")
+  places = {"tokenizer.json": ("here", ".", "there"), "gone.txt": (".",)}
+  upstream = real._replace(beside=places)
+  monkeypatch.setattr(convert, "get_upstream", lambda _: upstream)
+  source = whole[0] / "source"
+  (source / "there").mkdir(exist_ok=True)
+  (source / "there/tokenizer.json").write_text("third")
+  (source / "tokenizer.json").write_text("second")
+  convert.import_weights("wan-dit", source / "model.safetensors", tmp_path / "in")
+  assert (tmp_path / "in/tokenizer.json").read_text() == "second"
+  assert not (tmp_path / "in/gone.txt").exists()
+  assert "no gone.txt near" in capsys.readouterr().err
 
 
 def test_an_export_that_the_disk_spoils_is_noticed(whole, tmp_path, monkeypatch):
