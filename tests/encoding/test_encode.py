@@ -21,6 +21,7 @@ from ccl_jax.data.sets.record_set import RecordSet
 from ccl_jax.data.sources.catalogue import Catalogue, Item
 from ccl_jax.data.sources.stock import FolderStock
 from ccl_jax.encoding import run as encoding
+from ccl_jax.encoding.inspect import decode, decode_some, describe, show
 from ccl_jax.encoding.run import encode
 from ccl_jax.errors import UsageError
 from ccl_jax.models.wan_vae import WanVideoCodec, init_params
