@@ -50,6 +50,10 @@ def _groups(rows) -> bool:
     return False
 
 
+def _sigmas(x) -> bool:
+  return len(x) > 0 and all(positive().holds(s) and s <= 1 for s in x)
+
+
 def _weights(x) -> bool:
   return len(x) == 2 and all(map(number(0).holds, x)) and sum(x) > 0
 
@@ -92,6 +96,9 @@ TRANSFORMER = {
   "optim.eps": positive(),
   "optim.moment_dtype": one_of("float32", "bfloat16"),
   "accumulate": whole(1),
+  "evaluate.every": whole(0),
+  "evaluate.clips": whole(1),
+  "evaluate.sigmas": Rule(_sigmas, "noise levels above 0, to 1"),
   "slices": Rule(lambda x: len(x) == 4 and all(map(_SIZE.holds, x)), "four sizes"),
 }
 

@@ -94,7 +94,7 @@ def test_it_learns(trained):
   assert np.mean(loss[-2:]) < 0.75 * np.mean(loss[:2]), loss  # of the same two batches
   terms = {k: float(v) for k, v in rows[-1].items()}
   assert terms.keys() == {
-    "loss", "grad_norm", "loss/mel", "loss/kl", "loss/modulation"
+    "loss", "grad_norm", "update_norm", "loss/mel", "loss/kl", "loss/modulation"
   }  # fmt: skip
   total = terms["loss/mel"] + 1e-3 * terms["loss/kl"] + 0.2 * terms["loss/modulation"]
   np.testing.assert_allclose(terms["loss"], total, rtol=1e-5)

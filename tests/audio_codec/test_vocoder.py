@@ -75,6 +75,7 @@ def test_without_an_adversary_the_critic_rests_and_the_loss_falls(state):
   assert metrics.keys() == {
     "loss",
     "grad_norm",
+    "update_norm",
     "loss/mel",
     "loss/bands",
     "loss/bins",
@@ -127,7 +128,7 @@ def test_without_spectra_the_loss_is_the_published_one(state):
   """45 mel, and no more terms than that."""
   step = make(adversary=False, spectral_weight=0.0)
   _, metrics = jax.eval_shape(step, state, batch())
-  assert metrics.keys() == {"loss", "grad_norm", "loss/mel"}
+  assert metrics.keys() == {"loss", "grad_norm", "update_norm", "loss/mel"}
 
 
 def test_the_average_follows(state, against):

@@ -1,9 +1,9 @@
 """The data benchmark on a set that is over in a second."""
 
 from ccl_jax.data.spec import ClipSpec
-from tests.benchmarks.alone import alone
+from tests.flags.command import command
 
-data = alone("data")
+data = command("bench data").module
 
 
 def test_every_figure_is_measured(tmp_path, monkeypatch):

@@ -15,9 +15,11 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.models.cca import Geometry
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.presets import build_model
-from tests.benchmarks.alone import alone
+from tests.flags.command import command
 
-data, vocoder, step = map(alone, ("data", "vocoder", "step"))
+data, vocoder, step = (
+  command(f"bench {n}").module for n in ("data", "vocoder", "step")
+)
 parts = importlib.import_module("ccl_jax.benchmarks.parts")  # with the flags of step
 
 

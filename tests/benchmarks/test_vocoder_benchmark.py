@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.benchmarks.alone import alone
+from tests.flags.command import command
 
-vocoder = alone("vocoder")
+vocoder = command("bench vocoder").module
 
 
 SMALL = {"channels": 8, "rates": (2, 2), "kernels": (4, 4), "blocks": ((3, (1,)),)}

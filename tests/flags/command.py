@@ -61,7 +61,10 @@ def _only(mine: dict[str, flags.Flag]) -> Iterator[None]:
   finally:
     place.unparse_flags()
     for name in set(place) - before:
-      delattr(place, name)
+      # What a library has defined on the way stays; --config.KEY is the command's.
+      defined = place.find_module_defining_flag(name, "")
+      if name in mine or "." in name or defined.startswith(PACKAGE):
+        delattr(place, name)
     for module, found in aside.items():
       for flag in found:
         place[flag.name] = flag

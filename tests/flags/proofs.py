@@ -53,6 +53,14 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_generate_flags.py::test_what_is_given_is_read_and_kept": _flags(
     "generate", "image audio video"
   ),
+  HERE + "test_generate_flags.py::"
+  "test_each_prompt_may_have_a_seed_and_a_file_of_its_own": _flags(
+    "generate", "image audio video seed prompt"
+  ),
+  HERE + "test_generate_settings.py::test_settings_make_the_clip_again": _flags(
+    "generate", "settings task steps shift solver sequential guidance scale_video "
+    "negative_prompt frames height width weights codecs step ckpt seed prompt audio",
+  ),
   HERE + "test_generate_flags.py::test_a_manifest_in_parts_and_batches": _flags(
     "generate", "manifest process_index process_count batch"
   ),

@@ -37,7 +37,9 @@ def told(monkeypatch, tmp_path):
     return {s: made[s] for s in module.GENERATIONS[task].generated}
 
   model = build_model("tiny")
-  r.pipeline = SimpleNamespace(spec=SPEC, model=model, generate=generate)
+  r.pipeline = SimpleNamespace(
+    spec=SPEC, model=model, generate=generate, takes_channels=False
+  )
   r.loaded = []
   load = lambda folder: r.loaded.append(folder) or r.pipeline
   monkeypatch.setattr(module, "Pipeline", SimpleNamespace(load=load))

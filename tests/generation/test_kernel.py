@@ -25,6 +25,8 @@ def load(monkeypatch, about):
     pipeline, "restore_params", lambda *args, **kwargs: (0, None, {"objective": {}})
   )
   monkeypatch.setattr(pipeline, "init_params", lambda *args: {})
+  for name in ("require_same", "identity", "fingerprint"):  # of what is not there
+    monkeypatch.setattr(pipeline, name, lambda *args: "")
   return pipeline.Pipeline.load("run").model
 
 
@@ -45,7 +47,11 @@ def test_a_run_samples_with_the_kernel_of_its_host(
   clip = {"frames": 17, "height": 32, "width": 32, "fps": 25.0}
   model = load(
     monkeypatch,
-    {"model": {**RUN, "attention": trained, "dtype": dtype}, "clip": clip},
+    {
+      "model": {**RUN, "attention": trained, "dtype": dtype},
+      "clip": clip,
+      "codecs": {},
+    },
   )
   assert model.kernel == Kernel(kernel)
   assert (model.depth, model.dtype) == (PRESETS["tiny"].depth, dtype)
@@ -58,5 +64,5 @@ def test_so_does_a_converted_transformer(monkeypatch):
     "out_channels": 16, "frequencies": 256, "text_dim": 16, "image_tokens": False,
   }  # fmt: skip
   monkeypatch.setattr(pipeline.wan, "negative_prompt", lambda sizes: "")
-  model = load(monkeypatch, {"kind": "wan-dit", "sizes": sizes})
+  model = load(monkeypatch, {"kind": "wan-dit", "sizes": sizes, "codecs": {}})
   assert model.kernel == Kernel("splash")

@@ -122,6 +122,7 @@ def test_first_parameters():
 
 
 def test_shapes_and_presets():
+  assert PRESETS["16k"] == {"bands": 80, "channels": 20, "hidden": 384}
   assert PRESETS["44k"] == {"bands": 128, "channels": 40, "hidden": 512}
   for preset in PRESETS.values():
     sizes = preset | {"hidden": 4}

@@ -103,9 +103,9 @@ def rows_of(text, dim):
 
 def test_rows_equal_the_formula_in_plain_integers():
   """Whatever the machine and the version of a library: words of all sorts of letters,
-  quotation marks that open and close, what is neither.
+  quotation marks that open and close, and all that lies beside the letters.
   """
-  text = 'A zAp, 09 "do \u00e9Z/x9" and "b a'
+  text = 'A zAp, 09 "do \u00e9Z/x9" and "b a9:A@Z[a`z{b'
   expected = rows_of(text, TEXT.dim)
   got = embed([text])[0, : len(expected)]
   # The waves' rates are float32.

@@ -9,6 +9,7 @@ import pytest
 
 from ccl_jax.models.linear_codec import (
   Moments,
+  VideoFit,
   fit_audio,
   fit_video,
   half_whitened,
@@ -94,6 +95,16 @@ def test_a_fit_of_videos_is_principal_components():
   rows = groups.reshape(len(groups), -1) - np.asarray(codec.mean)
   deviation = np.sqrt(np.mean((rows @ basis) ** 2, 0))
   np.testing.assert_allclose(codec.scale**2, deviation * deviation.mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ("rows", "columns", "seen"),
+  [(128, 128, 16384), (5, 3277, 8193)],  # all of 16384 groups; each second of one more
+)
+def test_of_a_large_video_some_groups_are_enough(rows, columns, seen):
+  fit = VideoFit()
+  fit.add(np.zeros((1, 8 * rows, 8 * columns, 3), np.uint8))
+  assert fit.rows.weight == seen
 
 
 def test_a_fit_of_sounds_is_principal_components():

@@ -236,6 +236,10 @@ def test_it_trains():
 
 
 def test_sizes_that_would_shift_the_sound_are_refused():
+  closest = dataclasses.replace(SMALL, rates=(4,), kernels=(4,), blocks=((3, (1,)),))
+  jax.eval_shape(lambda key: init_params(key, closest), jax.random.key(0))
+  with pytest.raises(UsageError, match="kernel of 2 for the rate 4.*aligned"):
+    init_params(jax.random.key(0), dataclasses.replace(closest, kernels=(2,)))
   with pytest.raises(UsageError, match="kernel of 7 for the rate 4.*aligned"):
     init_params(jax.random.key(0), dataclasses.replace(SMALL, kernels=(7, 4)))
   with pytest.raises(UsageError, match="size 4, expected an odd one"):

@@ -191,6 +191,7 @@ def test_codec_is_a_jit_argument_and_clips(params, pixels, latent):
   codec = WanVideoCodec(loud)
   assert (codec.channels, codec.stride, codec.chunk) == (16, (4, 8, 8), 1)
   assert (codec.tile, codec.overlap) == (None, 64)
+  assert WanVideoCodec(codec.params, tile=64, overlap=0).overlap == 0
   assert_same(codec_encode(codec, pixels), to_latent(params, pixels, None))
   wild = to_pixels(loud, latent, None)
   assert np.mean(np.abs(wild) > 1) > 0.1
@@ -230,6 +231,7 @@ def test_clips_of_other_sizes_are_refused(params, shape, message):
     ({"chunk": 0}, "chunk counts latent frames, got 0"),
     ({"tile": 100}, "tiles of 100 pixels"),
     ({"tile": 64, "overlap": 64}, "the overlap less than the tile"),
+    ({"tile": 64, "overlap": -16}, "the overlap less than the tile"),
   ],
 )
 def test_sizes_that_cannot_be_are_refused(sizes, message):

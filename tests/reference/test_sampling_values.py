@@ -55,6 +55,7 @@ CASES = {
   ),
   "ti2av_none": Case("ti2av", "none", "unipc", 3, NO_SCALES),
   "a2v_sync": Case("a2v", "sync", "euler", 2, ONE),
+  "a2v_apart": Case("a2v", "ucg2", "euler", 2, ONE, batched=False),
   "v2a_ucg3": Case("v2a", "ucg3", "dpmpp", 3, TWO),
   "t2v_ucg2": Case("t2v", "ucg2", "euler", 2, ONE),
   "i2v_channels": Case("i2v", "text", "unipc", 3, ONE, channels=True),

@@ -140,14 +140,17 @@ def test_the_rate_falls_along_half_a_cosine():
 
 
 def test_a_pattern_is_of_the_whole_path_and_the_first_one_wins():
-  shapes = {"cca": {"kernel": 0}, "cca2": {"kernel": 0}, "a": {"cca": {"kernel": 0}}}
-  groups = [
-    ParamGroup("cca/kernel", 1.0, 0.0), ParamGroup(".*cca.*", 2.0, 0.0),
-  ]  # fmt: skip
-  labels = assign_groups(shapes, groups)
-  assert labels == {
-    "cca": {"kernel": 0}, "cca2": {"kernel": 1}, "a": {"cca": {"kernel": 1}},
-  }  # fmt: skip
+  shapes = {
+    "cca": {"kernel": 0, "kernel_b": 0},
+    "cca2": {"kernel": 0},
+    "a": {"cca": {"kernel": 0}},
+  }
+  groups = [ParamGroup("cca/kernel", 1.0, 0.0), ParamGroup(".*cca.*", 2.0, 0.0)]
+  assert assign_groups(shapes, groups) == {
+    "cca": {"kernel": 0, "kernel_b": 1},
+    "cca2": {"kernel": 1},
+    "a": {"cca": {"kernel": 1}},
+  }
 
 
 def test_frozen_parameters_keep_their_bits_and_have_no_moments():

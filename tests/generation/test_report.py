@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.generation import report
 from ccl_jax.generation.sampling import Sampling
+from tests.generation.test_inference import CODECS
 from tests.stubs import recording
-from tests.test_inference import CODECS
 
 SPEC = ClipSpec(9, 32, 48, 25.0)  # 3 x 4 x 6 latents in 2 x 3 patches, 11 tokens
 
