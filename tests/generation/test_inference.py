@@ -33,6 +33,8 @@ class Pixels(struct.PyTreeNode):
   channels, stride = 16, (4, 8, 8)
 
   def encode(self, pixels):
+    _, frames, height, width, _ = pixels.shape
+    assert (frames % 4, height % 8, width % 8) == (1, 0, 0)  # as a VAE asks
     corner = pixels[:, ::4, ::8, ::8, :1] / 2 + 0.25
     return jnp.repeat(corner, 16, -1)
 

@@ -37,6 +37,14 @@ def test_a_folder_appears_when_all_of_it_is_there(tmp_path):
   assert [p.name for p in (tmp_path / "new").iterdir()] == ["a"]
 
 
+def test_a_disk_that_is_too_small_is_told_in_gigabytes(tmp_path, disk):
+  disk(12_340_000_000)
+  message = "needs 20.4 GB, its disk has 12.3 GB free"  # 2 % more than 20 GB
+  with pytest.raises(UsageError, match=message), new_folder(tmp_path / "x", 20 * 10**9):
+    pass
+  assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_a_write_that_ends_early_leaves_nothing(tmp_path, error):
   with pytest.raises(error), new_folder(tmp_path / "new", 10) as fresh:

@@ -115,6 +115,16 @@ def test_progress_bar_on_a_terminal(tmp_path, capsys, monkeypatch):
   assert "loss/joint 0.2500" in err
 
 
+def test_a_run_begins_at_step_0_in_a_folder_that_is_made(tmp_path):
+  """All of its path; a later run without a start begins anew."""
+  for loss in (1.0, 2.0):
+    log = MetricLog(tmp_path / "runs" / "a", 10)
+    log.write(0, {"loss": loss})
+    log.close()
+  lines = (tmp_path / "runs" / "a" / "metrics.jsonl").read_text().splitlines()
+  assert lines == ['{"step": 0, "loss": 2.0}']
+
+
 def test_other_processes_write_nothing(tmp_path):
   log = MetricLog(tmp_path / "run", 10, enabled=False)
   log.write(0, {"loss": 1.0})
