@@ -105,20 +105,6 @@ def test_eight_devices_give_the_loss_of_one(small, batch, one_step, shape):
   assert not kernel.sharding.is_fully_replicated
 
 
-@pytest.mark.parametrize("task", ["v2a", "single"])
-def test_a_static_task_is_the_masked_one(small, batch, task):
-  """One program with masks, every sample drawing `task`, against its own program."""
-  model, optimizer, state = small
-  i = RECIPE.names.index(task)
-  only = tuple(float(j == i) for j in range(4))
-  masked = dataclasses.replace(RECIPE, probabilities=only)
-  a = jax.jit(make_train_step(model, optimizer, masked, seed=0))(state, batch)
-  b = jax.jit(make_train_step(model, optimizer, masked, seed=0, task=task))(
-    state, batch
-  )
-  assert_same_step(a, b)
-
-
 def test_clean_streams_are_held(small):
   params = small[2].params
   held = jax.jit(
