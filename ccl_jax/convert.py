@@ -30,260 +30,13 @@ that make it.
 """
 
 import argparse
-import hashlib
-import json
 import pathlib
-import shutil
 import signal
 import sys
-from collections.abc import Iterator
-from typing import Any, NamedTuple
 
-import numpy as np
-
-from ccl_jax import __version__
-from ccl_jax.errors import UsageError, one_line_errors
-from ccl_jax.training.folders import new_folder
-from ccl_jax.weights.reader import Weights, open_weights, read_config
-from ccl_jax.weights.rules import Move, Shapes, match, wanted
-from ccl_jax.weights.upstream import LICENCES, Sizes, Upstream, get_upstream
-from ccl_jax.weights.writer import Spec, write_safetensors
-
-DTYPES = ("float32", "bfloat16", "float16")
-
-
-class Source(NamedTuple):
-  """A checkpoint that has passed every test that its headers allow."""
-
-  upstream: Upstream
-  weights: Weights
-  form: str
-  sizes: Sizes
-  shapes: Shapes
-  moves: list[Move]
-
-
-def open_source(kind: str, src) -> Source:
-  """The checkpoint `src` of a network.
-
-  Args:
-    kind: a name of `weights.upstream.MODULES`.
-
-  Raises:
-    UsageError: it is not what it should be.
-  """
-  upstream = get_upstream(kind)
-  weights = upstream.view(open_weights(src, upstream.places, upstream.files))
-  form = upstream.format_of(weights)
-  if form not in upstream.tables:
-    raise UsageError(
-      f"{src} has {form} names; convert {kind} knows {', '.join(upstream.tables)}"
-    )
-  rows = upstream.tables[form]
-  sizes = upstream.sizes(weights, rows, read_config(src, upstream.places))
-  shapes = upstream.shapes(sizes)
-  moves = match(rows, weights, shapes, upstream.ignore)
-  return Source(upstream, weights, form, sizes, shapes, moves)
-
-
-def import_weights(
-  kind: str,
-  src,
-  dst,
-  *,
-  dtype: str | None = None,
-  verify: bool = False,
-  licence: str | None = None,
-) -> dict[str, Any]:
-  """Converts the checkpoint `src` into the folder `dst`; returns its config.json.
-
-  Args:
-    kind: a name of `weights.upstream.MODULES`.
-    dtype: to store everything in; as it is in the source if not given.
-    verify: read everything back, and compare it tensor by tensor.
-    licence: the weights' terms; None: those of the published ones.
-
-  Raises:
-    UsageError: `src` is not what it should be, or `dst` is there already.
-  """
-  from ccl_jax.training.streamed import SliceReader, SliceWriter
-
-  upstream, weights, form, sizes, shapes, moves = open_source(kind, src)
-  dtypes = _dtypes(moves, weights, dtype)
-  shapes = {path: x.update(dtype=dtypes[path]) for path, x in shapes.items()}
-  total = sum(weights.nbytes(m.name) for m in moves)
-  stored = sum(x.size * x.dtype.itemsize for x in shapes.values())
-  hashes, source = {}, hashlib.sha256()
-  with (
-    new_folder(dst, stored) as fresh,
-    SliceWriter(fresh / "checkpoints", shapes) as writer,
-  ):
-    with _bar(total, f"{kind} ({form})") as bar:
-      for m in moves:
-        tensor = weights.read(m.name)
-        stored_tensor = tensor.astype(dtypes[m.path], copy=False)
-        hashes[m.name] = {
-          "sha256": _sha(stored_tensor),
-          "shape": list(m.shape),
-          "dtype": dtypes[m.path].name,
-        }
-        raw = hashes[m.name]["sha256"] if stored_tensor is tensor else _sha(tensor)
-        source.update(f"{m.target} {tensor.dtype} {m.shape} {raw}\n".encode())
-        writer.write(m.path, m.slot, m.transform.forward(stored_tensor))
-        bar.update(tensor.nbytes)
-    kinds = {d.name for d in dtypes.values()}
-    config = {
-      "kind": kind,
-      "sizes": sizes,
-      "dtype": kinds.pop() if len(kinds) == 1 else "mixed",
-      "parameters": sum(x.size for x in shapes.values()),
-      "source": {
-        "name": pathlib.Path(src).absolute().name,
-        "format": form,
-        "sha256": source.hexdigest(),
-      },
-      "licence": LICENCES.get(kind, "") if licence is None else licence,
-      "version": __version__,
-    }
-    writer.finish(config)
-    if verify:
-      reader = SliceReader(fresh / "checkpoints")
-      with _bar(stored, "verify") as bar:
-        for m in moves:
-          tensor = m.transform.backward(reader.read(m.path, m.slot))
-          _check(tensor, hashes[m.name], m.name, dst)
-          bar.update(tensor.nbytes)
-    for name, file in _beside(src, upstream):
-      shutil.copyfile(file, fresh / name)
-    _write_json(fresh / "tensors.json", hashes)
-    _write_json(fresh / "config.json", config)
-  return config
-
-
-def _beside(src, upstream: Upstream) -> Iterator[tuple[str, pathlib.Path]]:
-  """Files that belong to the weights, where they are found."""
-  folder = pathlib.Path(src)
-  folder = folder if folder.is_dir() else folder.parent
-  for name, places in upstream.beside.items():
-    found = next((f for p in places if (f := folder / p / name).is_file()), None)
-    if found is None:
-      print(f"no {name} near {src}: copy it to the result", file=sys.stderr)
-    else:
-      yield name, found
-
-
-def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, Any]:
-  """Writes parameters under the names of `form`; returns the config.json beside them.
-
-  Args:
-    src: a folder of `import_weights`; of a joint model or a run, the video stream.
-    form: a format of the upstream's tables.
-    verify: read everything back, and compare it tensor by tensor.
-
-  Raises:
-    UsageError: `src` is no such folder, or is damaged, or `dst` is there already.
-  """
-  kind, sizes, reader = _exportable(pathlib.Path(src))
-  upstream = get_upstream(kind)
-  if form not in upstream.tables:
-    raise UsageError(f"--format {form}: {kind} has {', '.join(upstream.tables)}")
-  config, shapes = upstream.config(sizes, form), upstream.shapes(sizes)
-  for path, x in shapes.items():
-    if path not in reader.shapes or reader.shapes[path].shape != x.shape:
-      raise UsageError(f"{src}: {path} is not the {x.shape} its config.json speaks of")
-  moves = wanted(upstream.tables[form], shapes)
-  specs = [Spec(m.name, m.shape, np.dtype(reader.shapes[m.path].dtype)) for m in moves]
-  total = sum(spec.nbytes for spec in specs)
-  hashes = {}
-
-  def tensors(bar):
-    for m in moves:
-      tensor = m.transform.backward(reader.read(m.path, m.slot))
-      tensor = np.asarray(tensor, order="C")  # ascontiguousarray adds an axis to ()
-      hashes[m.name] = {"sha256": _sha(tensor)}
-      yield tensor
-      bar.update(tensor.nbytes)
-
-  with new_folder(dst, total) as fresh:
-    with _bar(total, f"{kind} to {form}") as bar:
-      write_safetensors(fresh, upstream.stem, specs, tensors(bar))
-    if config:
-      _write_json(fresh / "config.json", config)
-    if verify:
-      written = open_weights(fresh)
-      with _bar(total, "verify") as bar:
-        for m in moves:
-          _check(written.read(m.name), hashes[m.name], m.name, dst)
-          bar.update(written.nbytes(m.name))
-  return config
-
-
-def _exportable(src: pathlib.Path):
-  """(kind, sizes, reader) of a folder with parameters."""
-  from ccl_jax.training.join import Part
-  from ccl_jax.training.streamed import SliceReader
-
-  about = read_config(src) if src.is_dir() else {}
-  if {"kind", "sizes"} <= about.keys():
-    return about["kind"], about["sizes"], SliceReader(src / "checkpoints")
-  if "model" not in about:
-    raise UsageError(
-      f"{src} holds neither converted weights nor a run: expected its config.json"
-    )
-  part = Part(src, "video")
-  text_dim, _ = part.shape("video/text_embedding/in/kernel")
-  return "wan-dit", part.sizes() | {"text_dim": text_dim}, part.reader
-
-
-def _dtypes(moves: list[Move], weights, dtype) -> dict[str, np.dtype]:
-  """The dtype each parameter is stored in."""
-  out = {}
-  for m in moves:
-    own = weights.dtype(m.name)
-    if own.name not in DTYPES:
-      raise UsageError(
-        f"{weights.file_of(m.name)}: {m.name} is {own.name}, expected one of "
-        + ", ".join(DTYPES)
-      )
-    chosen = own if dtype is None else _dtype(dtype)
-    if out.setdefault(m.path, chosen) != chosen:
-      raise UsageError(
-        f"{weights.file_of(m.name)}: {m.name} is {own.name}, the layers before it "
-        f"{out[m.path].name}: choose one with --dtype"
-      )
-  return out
-
-
-def _dtype(name: str) -> np.dtype:
-  import jax.numpy as jnp
-
-  if name not in DTYPES:
-    raise UsageError(f"--dtype {name}: expected one of {', '.join(DTYPES)}")
-  return np.dtype(jnp.dtype(name))
-
-
-def _sha(array: np.ndarray) -> str:
-  flat = np.ascontiguousarray(array).reshape(-1)
-  return hashlib.sha256(flat.view(np.uint8)).hexdigest()
-
-
-def _check(tensor, expected, name, dst) -> None:
-  if _sha(tensor) != expected["sha256"]:
-    raise UsageError(
-      f"{dst}: {name} reads back differently; the disk cannot be trusted"
-    )
-
-
-def _bar(total: int, what: str):
-  import tqdm
-
-  return tqdm.tqdm(
-    total=total, desc=what, unit="B", unit_scale=True, file=sys.stderr, mininterval=0.5
-  )
-
-
-def _write_json(path: pathlib.Path, value) -> None:
-  path.write_text(json.dumps(value, indent=2) + "\n")
+from ccl_jax.errors import one_line_errors
+from ccl_jax.weights.transfer import DTYPES, export_weights, import_weights
+from ccl_jax.weights.upstream import LICENCES
 
 
 class _Parser(argparse.ArgumentParser):
@@ -370,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
       if args.command == "export":
         export_weights(args.src, args.dst, form=args.format, verify=args.verify)
       elif args.command == "join":
-        from ccl_jax.training.join import join
+        from ccl_jax.weights.join import join
 
         config = join(
           args.video,
@@ -382,12 +135,12 @@ def main(argv: list[str] | None = None) -> None:
         )
         print(f"random, from seed {args.seed}: {', '.join(config['random'])}")
       elif args.command == "codecs":
-        from ccl_jax.release import link_codecs
+        from ccl_jax.weights.release import link_codecs
 
         named = {n: getattr(args, n) for n in ("video", "audio", "text", "image")}
         link_codecs(args.dst, **named)
       elif args.command == "wan":
-        from ccl_jax.release import convert_release
+        from ccl_jax.weights.release import convert_release
 
         convert_release(args.src, args.dst, dtype=args.dtype, verify=args.verify)
       else:
@@ -398,7 +151,10 @@ def main(argv: list[str] | None = None) -> None:
           terms = f"licence: {LICENCES[args.command]} (docs/licences.md)"
           print(terms, file=sys.stderr)
     except KeyboardInterrupt:
-      print(f"interrupted: nothing was left in {args.dst}", file=sys.stderr)
+      left = "nothing was left in it"
+      if pathlib.Path(args.dst).exists():
+        left = "what is finished stays, the same command goes on"
+      print(f"interrupted: {args.dst}: {left}", file=sys.stderr)
       sys.exit(130)
   print(args.dst)
 

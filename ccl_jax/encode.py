@@ -17,14 +17,15 @@ from absl import flags
 from ml_collections import config_flags
 
 from ccl_jax import cli
-from ccl_jax.encoding import encode
+from ccl_jax.encoding.run import encode
 from ccl_jax.errors import UsageError
+from ccl_jax.training.processes import join_processes
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "What to encode, and how.")
 INDEX = flags.DEFINE_integer("process_index", 0, "Which of the processes this one is.")
 COUNT = flags.DEFINE_integer("process_count", 1, "Processes that share the work.")
 DISTRIBUTED = flags.DEFINE_bool(
-  "distributed", False, "One of several hosts: calls jax.distributed.initialize()."
+  "distributed", False, "One of the hosts of a TPU pod or of a Slurm job."
 )
 CHECK = flags.DEFINE_integer("check", 0, "Records to decode into OUT/check.")
 flags.mark_flags_as_required(["config"])
@@ -32,7 +33,7 @@ flags.mark_flags_as_required(["config"])
 
 def main():
   if DISTRIBUTED.value:
-    jax.distributed.initialize()
+    join_processes(instead="--process_index and --process_count in its place")
   config = CONFIG.value
   for key, value in (("data=DIR", config.data.root), ("out=DIR", config.out)):
     if not value:
@@ -50,7 +51,7 @@ def main():
     f"{done['skipped']} skipped (report.jsonl)"
   )
   if CHECK.value:
-    from ccl_jax.inspect_data import decode_some
+    from ccl_jax.encoding.inspect import decode_some
 
     for path in decode_some(config.out, CHECK.value):
       print(path)

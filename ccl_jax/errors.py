@@ -1,10 +1,14 @@
-"""The one error a user can cause, and how an entry point reports it."""
+"""The one error a user can cause, how an entry point reports it, and what a setting of
+a config may be.
+"""
 
 import contextlib
 import inspect
+import math
+import numbers
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 
 class UsageError(Exception):
@@ -40,3 +44,71 @@ def bind(section: str, keywords: Any, function: Callable, *args, **rest):
       "configs/common.py"
     ) from e
   return function(*args, **rest, **keywords)
+
+
+class Rule(NamedTuple):
+  """What a setting may be: a predicate, and the same in words."""
+
+  predicate: Callable[[Any], bool]
+  words: str
+
+  def holds(self, value: Any) -> bool:
+    """Whether the value is of a type that can hold, and does."""
+    try:
+      return bool(self.predicate(value))
+    except TypeError:
+      return False
+
+
+def whole(least: int) -> Rule:
+  """A whole number from `least` on."""
+  return Rule(
+    lambda x: (
+      isinstance(x, numbers.Integral) and not isinstance(x, bool) and x >= least
+    ),
+    f"a whole number from {least} on",
+  )
+
+
+def number(least: float | int, most: float | int = math.inf) -> Rule:
+  """A finite number within both ends."""
+  words = f"a number from {least:g} " + ("on" if most == math.inf else f"to {most:g}")
+  return Rule(lambda x: _finite(x) and least <= x <= most, words)
+
+
+def positive() -> Rule:
+  """A finite number above 0."""
+  return Rule(lambda x: _finite(x) and x > 0, "a number above 0")
+
+
+def below(most: float | int) -> Rule:
+  """A number from 0 to just below `most`."""
+  return Rule(
+    lambda x: _finite(x) and 0 <= x < most, f"a number from 0 to below {most:g}"
+  )
+
+
+def one_of(*choices: str) -> Rule:
+  """One of some names."""
+  return Rule(lambda x: x in choices, f"one of {', '.join(choices)}")
+
+
+def check_settings(config: Any, rules: Mapping[str, Rule]) -> None:
+  """Holds the settings of a config (a ConfigDict or a dict) to rules by dotted name.
+
+  Raises:
+    UsageError: one is missing, or is not what its rule says.
+  """
+  for name, rule in rules.items():
+    value = config
+    for key in name.split("."):
+      if key not in value:
+        raise UsageError(f"config.{name} is missing; expected {rule.words}")
+      value = value[key]
+    if not rule.holds(value):
+      raise UsageError(f"config.{name}: got {value!r}; expected {rule.words}")
+
+
+def _finite(x: Any) -> bool:
+  real = isinstance(x, numbers.Real) and not isinstance(x, bool)
+  return real and math.isfinite(x)

@@ -34,7 +34,7 @@ import tqdm
 
 from ccl_jax.data.manifest import Line, read_manifest, write_manifest
 from ccl_jax.errors import UsageError, one_line_errors
-from ccl_jax.scoring import BUILDERS, Options, build_metrics
+from ccl_jax.metrics.registry import BUILDERS, Options, build_metrics
 
 
 def parser() -> argparse.ArgumentParser:
@@ -90,7 +90,7 @@ def read_items(args: argparse.Namespace, transcripts):
     fields = {k: v for k, v in dataclasses.asdict(line).items() if v is not None}
     if transcripts is not None:
       fields["hypothesis"] = transcripts.get(line.id)
-    items.append(Item(line.id, folder / (line.video or f"{line.id}.mp4"), fields))
+    items.append(Item(line.id, folder / (line.clip or f"{line.id}.mp4"), fields))
   return items, [item.name for item in items if not item.path.is_file()]
 
 

@@ -20,29 +20,33 @@
   a2v     video            text, --audio
   v2a     sound            text, --video
 
---image is welcome in all that makes a video. CKPT is a training run, or a folder that
+--image is welcome in all that makes a video; an input that a task does not use is an
+error. CKPT is a training run, or a folder that
 'convert wan', 'convert wan-dit' or 'convert join' wrote; those start from Wan2.1's
 settings: 81 frames of 480 x 832 at 16 fps, its negative prompt, shift and scale.
 
 Writes NAME.mp4 (H.264 and AAC; with the given sound or picture, where one was given)
-or NAME.wav, and NAME.json with the settings. --prompt may be given several times.
+or NAME.wav, and NAME.json: what it was made with. --settings NAME.json makes the same
+clip again; flags beside it override what it says.
 
---manifest makes <id>.mp4 of every line (prompt, image, seed; data/manifest.py), leaving
-those that are there: a run that was stopped goes on. Several processes share a set by
---process_index and --process_count; --batch lines are made at a time, each from its own
-seed.
+--prompt may be given several times, and --seed, --image, --audio and --video once, or
+once for each prompt.
+
+--manifest makes <id>.mp4 of every line (prompt, seed, image, audio, video;
+data/manifest.py), leaving those that are there: a run that was stopped goes on. Several
+processes share a set by --process_index and --process_count; --batch lines are made at
+a time, each from its own seed.
 """
 
-import json
+import dataclasses
 import pathlib
 import sys
 
-import numpy as np
 from absl import flags
 
 from ccl_jax import cli
 from ccl_jax.errors import UsageError
-from ccl_jax.tasks import GENERATIONS
+from ccl_jax.tasks import GENERATIONS, check_inputs
 
 CKPT = flags.DEFINE_string("ckpt", None, "A training run, or converted weights.")
 CODECS = flags.DEFINE_string(
@@ -60,13 +64,20 @@ NEGATIVE = flags.DEFINE_string(
   "negative_prompt", None, "Text of unconditional evaluations; if not given none, or "
   "for a converted Wan2.1 that of its release."
 )  # fmt: skip
+SETTINGS = flags.DEFINE_string(
+  "settings", None, "The NAME.json of a clip, to make it again."
+)
 MANIFEST = flags.DEFINE_string("manifest", None, "Prompts, one JSON object a line.")
 INDEX = flags.DEFINE_integer("process_index", 0, "Which part of the manifest.")
 COUNT = flags.DEFINE_integer("process_count", 1, "In how many parts it is made.")
 BATCH = flags.DEFINE_integer("batch", 1, "Lines of the manifest made at a time.")
-IMAGE = flags.DEFINE_string("image", None, "First frame.")
-AUDIO = flags.DEFINE_string("audio", None, "Sound to be shown: any audio or film file.")
-VIDEO = flags.DEFINE_string("video", None, "Film to be given a sound.")
+FILES = {
+  "image": flags.DEFINE_multi_string("image", None, "First frame."),
+  "audio": flags.DEFINE_multi_string(
+    "audio", None, "Sound to be shown: any audio or film file."
+  ),
+  "video": flags.DEFINE_multi_string("video", None, "Film to be given a sound."),
+}
 FRAMES = flags.DEFINE_integer(
   "frames", None, "Frames, 4k + 1; as in training if not given."
 )
@@ -88,10 +99,10 @@ SOLVER = flags.DEFINE_enum("solver", "unipc", ["unipc", "dpmpp", "euler"], "Samp
 SEQUENTIAL = flags.DEFINE_bool(
   "sequential", False, "Evaluations of a step one after the other: half the memory."
 )
-SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
+SEED = flags.DEFINE_multi_integer("seed", [0], "Seed of the noise, below 2^64.")
 OUT = flags.DEFINE_string("out", None, "Folder for the results.")
 WAN_SCALE = "5"
-flags.mark_flags_as_required(["ckpt", "out"])
+flags.mark_flag_as_required("out")
 
 
 def parse_scales(names, given):
@@ -121,27 +132,61 @@ def parse_scales(names, given):
   return out
 
 
+def take_settings():
+  """Gives the flags that were not given the values of --settings; returns these.
+
+  Raises:
+    UsageError: it is no file of settings, or has a value that is none of its flag.
+  """
+  from ccl_jax.generation.settings import read_settings
+
+  if MANIFEST.value is not None:
+    raise UsageError("expected --settings or --manifest, and one of them only")
+  given = {name for name in flags.FLAGS if flags.FLAGS[name].present}
+  settings = read_settings(SETTINGS.value, given)
+  for name, value in settings.values.items():
+    if name in flags.FLAGS:
+      try:
+        flags.FLAGS[name].parse(value)
+      except (flags.Error, TypeError, ValueError) as e:
+        raise UsageError(f"--settings {SETTINGS.value}: {name}: {e}") from e
+  return settings
+
+
 def check_flags() -> None:
-  """What can be said before anything is loaded."""
+  """What can be said before anything is loaded.
+
+  Raises:
+    UsageError: flags that do not go together, or values out of range.
+  """
+  from ccl_jax.generation.seeds import whole_seed
+
+  if CKPT.value is None:
+    raise UsageError("--ckpt is missing: expected a training run or converted weights")
   if (PROMPT.value is None) == (MANIFEST.value is None):
     raise UsageError("expected --prompt or --manifest, and one of them only")
   if any(not p.strip() for p in PROMPT.value or ()):
     raise UsageError("--prompt is empty; expected a description, e.g. 'a red face'")
-  if TASK.value not in GENERATIONS:
-    raise UsageError(
-      f"unknown task {TASK.value!r}; expected one of {', '.join(GENERATIONS)}"
-    )
   if STEPS.value < 1:
     raise UsageError(f"--steps: got {STEPS.value}; expected at least 1")
-  kind = GENERATIONS[TASK.value]
-  needed = [*kind.given, *(["image"] if kind.image and not MANIFEST.value else [])]
-  for name, flag in (("image", IMAGE), ("audio", AUDIO), ("video", VIDEO)):
-    if name in needed and flag.value is None:
-      raise UsageError(f"task {TASK.value} needs --{name} FILE")
-    if flag.value is not None and MANIFEST.value is not None:
+  given = {name: flag.value for name, flag in FILES.items() if flag.value is not None}
+  if MANIFEST.value is not None:
+    for name in [*given, *(["seed"] if SEED.present else [])]:
       raise UsageError(f"--{name} with --manifest: expected it in the manifest's lines")
-    if flag.value is not None and not pathlib.Path(flag.value).is_file():
-      raise UsageError(f"--{name}: no file {flag.value}")
+    return
+  check_inputs(TASK.value, given)
+  for name, values in (given | {"seed": SEED.value}).items():
+    if len(values) not in (1, len(PROMPT.value)):
+      raise UsageError(
+        f"--{name}: got {len(values)} for {len(PROMPT.value)} prompts; expected one, "
+        "or one for each"
+      )
+  for name, paths in given.items():
+    for path in paths:
+      if not pathlib.Path(path).is_file():
+        raise UsageError(f"--{name}: no file {path}")
+  for seed in SEED.value:
+    whole_seed(seed)
 
 
 def default_guidance(model) -> str:
@@ -156,79 +201,25 @@ def default_scales(model) -> dict[str, list[str] | None]:
   return {"video": [WAN_SCALE] if alone else None, "audio": None}
 
 
-def read_inputs(spec, copies: int) -> dict[str, np.ndarray]:
-  """The files named by the flags, decoded for a clip and repeated for each prompt."""
-  from ccl_jax.data.media import MediaError, read_audio, read_image, read_video
+def open_maker():
+  """The model that the flags name, and how it is to make clips.
 
-  readers = {
-    "image": (IMAGE.value, lambda f: read_image(f, spec.height, spec.width)),
-    "audio": (AUDIO.value, lambda f: _whole_sound(f, read_audio(f), spec)),
-    "video": (VIDEO.value, lambda f: read_video(f, spec)),
-  }
-  out = {}
-  for name, (path, read) in readers.items():
-    if path is None:
-      continue
-    try:
-      out[name] = np.repeat(read(path)[None], copies, 0)
-    except MediaError as e:
-      raise UsageError(f"--{name}: {e}") from e
-  return out
-
-
-def _whole_sound(path, wave, spec):
-  if len(wave) < spec.samples:
-    raise UsageError(
-      f"--audio: {path} lasts {len(wave) / spec.sample_rate:.2f} s; expected at least "
-      f"{spec.samples / spec.sample_rate:.2f} s for {spec.frames} frames: give longer "
-      "sound or fewer --frames"
-    )
-  return wave[: spec.samples]
-
-
-def write_clips(out, names, clips, spec, given) -> list[pathlib.Path]:
-  """An mp4 or a wav for every clip, with the picture or sound that was given."""
-  from ccl_jax.viz.media import write_mp4, write_wav
-
-  out.mkdir(parents=True, exist_ok=True)
-  paths = []
-  for i, name in enumerate(names):
-    video = clips.get("video", given.get("video"))
-    audio = clips.get("audio", given.get("audio"))
-    if video is not None:
-      path = out / f"{name}.mp4"
-      write_mp4(path, video[i], spec.fps, None if audio is None else audio[i])
-    else:
-      path = out / f"{name}.wav"
-      write_wav(path, audio[i], spec.sample_rate)
-    paths.append(path)
-  return paths
-
-
-def write_settings(path: pathlib.Path, about: dict) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(about, indent=2) + "\n")
-
-
-def main():
-  import dataclasses
-
-  import tqdm
-
+  Raises:
+    UsageError: there is none, or it cannot do what the flags say.
+  """
   from ccl_jax.diffusion.guidance import get_guidance
-  from ccl_jax.inference import Pipeline
-  from ccl_jax.prompt_sets import make_set
-  from ccl_jax.sampling import Sampling, variant_of
+  from ccl_jax.generation.clips import Maker
+  from ccl_jax.generation.pipeline import Pipeline
+  from ccl_jax.generation.sampling import Sampling, variant_of
 
-  check_flags()
   pipeline = Pipeline.load(
     CKPT.value, codecs=CODECS.value, weights=WEIGHTS.value, step=STEP.value
   )
-  model = pipeline.model
   sizes = {"frames": FRAMES.value, "height": HEIGHT.value, "width": WIDTH.value}
   spec = dataclasses.replace(
     pipeline.spec, **{k: v for k, v in sizes.items() if v is not None}
   )
+  model = pipeline.model
   name = GUIDANCE.value or default_guidance(model)
   guidance = get_guidance(name, variant_of(model))
   given = {"video": SCALE_VIDEO.value, "audio": SCALE_AUDIO.value}
@@ -241,49 +232,55 @@ def main():
     solver=SOLVER.value,
     batched=not SEQUENTIAL.value,
   )
-  out = pathlib.Path(OUT.value)
   negative = pipeline.negative if NEGATIVE.value is None else NEGATIVE.value
-  settings = dataclasses.asdict(sampling) | dataclasses.asdict(spec)
-  if MANIFEST.value is not None:
+  out = pathlib.Path(OUT.value)
+  return Maker(pipeline, TASK.value, sampling, negative, spec, out)
 
-    def make(lines, inputs):
-      for line in lines:
-        about = {"task": TASK.value, "prompt": line.prompt, "seed": line.seed}
-        write_settings(out / f"{line.id}.json", about | settings)
-      clips = pipeline.generate(
-        TASK.value,
-        [line.prompt for line in lines],
-        sampling=sampling,
-        seed=[line.seed for line in lines],
-        negative=negative,
-        spec=spec,
-        **inputs,
-      )
-      write_clips(out, [line.id for line in lines], clips, spec, inputs)
 
-    part = (INDEX.value, COUNT.value, BATCH.value)
-    make_set(make, MANIFEST.value, out, TASK.value, spec, *part)
-    return
+def make_manifest(maker) -> None:
+  """The clips of --manifest that are not there yet."""
+  from ccl_jax.generation.manifests import make_set
+
+  def make(lines, files):
+    names = dict(enumerate(line.id for line in lines))
+    maker.make([x.prompt for x in lines], [x.seed for x in lines], files, names)
+
+  part = INDEX.value, COUNT.value, BATCH.value
+  channels = maker.pipeline.takes_channels
+  make_set(make, MANIFEST.value, maker.out, TASK.value, *part, channels=channels)
+
+
+def make_prompts(maker, settings) -> None:
+  """The clips of the prompts; of --settings the one that it is of."""
+  import tqdm
+
   prompts = PROMPT.value
-  inputs = read_inputs(spec, len(prompts))
-  bar = tqdm.tqdm(total=STEPS.value, desc="sampling", file=sys.stderr)
-  with bar:
-    clips = pipeline.generate(
-      TASK.value,
-      prompts,
-      sampling=sampling,
-      seed=SEED.value,
-      negative=negative,
-      spec=spec,
-      progress=lambda _: bar.update(1),
-      **inputs,
-    )
-  names = [f"{TASK.value}_{SEED.value}_{i}" for i in range(len(prompts))]
-  paths = write_clips(out, names, clips, spec, inputs)
-  for path, prompt in zip(paths, prompts):
-    about = {"task": TASK.value, "prompt": prompt, "seed": SEED.value} | settings
-    write_settings(path.with_suffix(".json"), about)
+  spread = lambda values: values * (len(prompts) // len(values))
+  files = {
+    name: spread([pathlib.Path(path) for path in flag.value])
+    for name, flag in FILES.items()
+    if flag.value is not None
+  }
+  names = {i: f"{TASK.value}_{x}_{i}" for i, x in enumerate(spread(SEED.value))}
+  if settings is not None:
+    settings.check_origin(maker.pipeline.origin)
+    settings.check_files(files)
+    names = {i: name for i, name in names.items() if settings.index in (i, None)}
+  with tqdm.tqdm(total=STEPS.value, desc="sampling", file=sys.stderr) as bar:
+    tell = lambda _: bar.update(1)
+    paths = maker.make(prompts, SEED.value, files, names, tell)
+  for path in paths:
     print(path)
+
+
+def main():
+  settings = take_settings() if SETTINGS.value is not None else None
+  check_flags()
+  maker = open_maker()
+  if MANIFEST.value is not None:
+    make_manifest(maker)
+  else:
+    make_prompts(maker, settings)
 
 
 if __name__ == "__main__":

@@ -33,9 +33,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from ccl_jax import cli
-from ccl_jax.chips import GIB
 from ccl_jax.errors import UsageError
-from ccl_jax.planning import parse_topology, plan, regressions, show, sweep
+from ccl_jax.planning.chips import GIB
+from ccl_jax.planning.compile import parse_topology, plan, regressions, show, sweep
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file.")
 TOPOLOGY = flags.DEFINE_string("topology", "v5p:4x4x4", "KIND:AxBxC")
@@ -49,6 +49,7 @@ flags.mark_flags_as_required(["config"])
 
 
 def main():
+  _stay_on_the_host()
   config = CONFIG.value
   if config.model.attention == "auto":
     with config.unlocked():
@@ -83,6 +84,18 @@ def main():
     sys.exit(1 if worse else 0)
 
 
+def _stay_on_the_host() -> None:
+  """The compiler runs on this host, whatever it compiles for, and asks nobody where."""
+  # JAX has read JAX_PLATFORMS when it was imported.
+  jax.config.update("jax_platforms", "cpu")
+  os.environ |= {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+  }
+
+
 def _write(value) -> None:
   path = pathlib.Path(OUT.value)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,12 +103,4 @@ def _write(value) -> None:
 
 
 if __name__ == "__main__":
-  # The compiler runs on this host, whatever it compiles for, and asks nobody where.
-  os.environ |= {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-  }
   cli.run(main)

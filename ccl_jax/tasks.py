@@ -15,7 +15,7 @@ attention detached, so the loss of the other stream never trains it.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -71,6 +71,21 @@ class Generation:
   image: bool = False
 
   @property
+  def takes(self) -> tuple[str, ...]:
+    """The inputs it can use beside text: a first frame is welcome in all videos."""
+    return (*self.given, "image") if "video" in self.generated else self.given
+
+  def needs(self, channels: bool = False) -> tuple[str, ...]:
+    """The inputs it cannot do without.
+
+    Args:
+      channels: the model takes a first frame as condition channels and CLIP tokens, as
+        Wan2.1-I2V does: it makes no video without one.
+    """
+    image = self.image or (channels and "video" in self.generated)
+    return (*self.given, "image") if image else self.given
+
+  @property
   def reads(self) -> tuple[str, ...]:
     """Generated streams read the other one wherever there is another one."""
     return self.generated if len(self.generated + self.given) == 2 else ()
@@ -85,6 +100,42 @@ GENERATIONS: Mapping[str, Generation] = {
   "a2v": Generation(("video",), given=("audio",)),
   "v2a": Generation(("audio",), given=("video",)),
 }
+
+
+INPUTS = ("image", *STREAMS)  # what a task may be given beside text
+
+
+def check_inputs(
+  task: str, names: Collection[str], *, channels: bool = False
+) -> Generation:
+  """The task of that name, if it takes exactly such inputs.
+
+  Args:
+    task: a name of GENERATIONS.
+    names: the inputs there are, of INPUTS.
+    channels: see `Generation.needs`.
+
+  Raises:
+    UsageError: there is no such task, it lacks an input, or it would not use one.
+  """
+  if task not in GENERATIONS:
+    raise UsageError(f"unknown task {task!r}; expected one of {', '.join(GENERATIONS)}")
+  kind = GENERATIONS[task]
+  for name in kind.needs(channels):
+    if name not in names:
+      why = "" if name in kind.needs() else "; this model was made for image to video"
+      raise UsageError(
+        f"task {task} needs {name}: give --{name} FILE, or {name!r} on every line of a "
+        f"manifest{why}"
+      )
+  for name in names:
+    if name not in kind.takes:
+      users = [n for n, g in GENERATIONS.items() if name in g.takes]
+      raise UsageError(
+        f"task {task} makes no use of {name}: leave it out, or choose a task that "
+        f"does: {', '.join(users)}"
+      )
+  return kind
 
 
 class Route(NamedTuple):

@@ -10,6 +10,7 @@ another, elsewhere add --coordinator=HOST:PORT --num_processes=N --process_id=I.
 must see one WORKDIR.
 """
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -17,43 +18,29 @@ import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
 from ccl_jax import cli
-from ccl_jax.building import build_optimizer, build_steps, check_sizes, make_recipe
-from ccl_jax.chips import chip_of
-from ccl_jax.codecs import (
-  Codecs,
-  fingerprint,
-  fit_codecs,
-  image_condition,
-  load_codecs,
-  null_text,
-  save_codecs,
-  to_unit,
-)
-from ccl_jax.data.pipeline import make_iterator
-from ccl_jax.data.sources import Cached, open_source
-from ccl_jax.data.spec import ClipSpec
+from ccl_jax.checkpoints.checkpointer import Checkpointer, restore_params
+from ccl_jax.checkpoints.find import find_parameters
+from ccl_jax.codecs.bundle import fingerprints, require_same
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.joint import token_geometry
-from ccl_jax.models.presets import build_model, init_params
-from ccl_jax.sharding import batch_sharding, global_batch, local_rows, make_mesh
-from ccl_jax.train_latents import latent_batches, open_latents
+from ccl_jax.models.presets import build_model
+from ccl_jax.planning.chips import chip_of
+from ccl_jax.sharding import make_mesh
 from ccl_jax.training import loop
-from ccl_jax.training.checkpoint import Checkpointer, restore_params
+from ccl_jax.training.build import Run, build_run, check_sizes, make_recipe
+from ccl_jax.training.evaluate import Evaluation
+from ccl_jax.training.films import open_films
+from ccl_jax.training.latents import open_latents
 from ccl_jax.training.log import MetricLog, StepTimer
-from ccl_jax.training.parameters import find_parameters
-from ccl_jax.training.processes import (
-  first_process,
-  first_process_first,
-  join_processes,
-)
+from ccl_jax.training.processes import first_process, join_processes
 from ccl_jax.training.profile import Profile
-from ccl_jax.training.state import abstract_state, new_state, state_shardings
+from ccl_jax.training.settings import check_run
+from ccl_jax.training.state import TrainState, new_state
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; resumed if there.")
@@ -86,172 +73,130 @@ def work_of(model, text: tuple[int, int]):
   return work
 
 
-def open_codecs(config, clips, workdir: pathlib.Path):
-  """The run's codecs: those it has, else those that the config names or that belong to
-  the parameters it starts from; what these lack is fitted to the clips.
+def initial_state(config, run: Run) -> TrainState:
+  """A fresh state, of the parameters that config.init names if it names some: no
+  process reads more of them than its devices hold.
   """
-  here = workdir / "codecs"
-  if here.is_dir():
-    return load_codecs(here)
-  path = config.codec.path
-  if not path and config.init:
-    path = find_parameters(config.init).codecs
-  codecs = load_codecs(path) if path else Codecs()
-  if None in (codecs.video, codecs.audio, codecs.text):
-    order = np.random.default_rng(config.seed).permutation(len(clips))
-    chosen = order[: config.codec.fit_clips]
-    fitted = fit_codecs(
-      (clips[int(i)] for i in chosen),
-      text_length=config.codec.text_length,
-      text_dim=config.codec.text_dim,
-    )
-    codecs = Codecs(*(have or fit for have, fit in zip(codecs, fitted)))
-  save_codecs(codecs, here)
-  return codecs
-
-
-def initial_parameters(config, abstract):
-  """Those of the folder that config.init names, restored into their shardings: no
-  process reads more than its devices hold.
-  """
+  if not config.init:
+    fresh = jax.jit(run.fresh, out_shardings=run.shardings)
+    return fresh(jax.random.key(config.seed))
   found = find_parameters(config.init)
-  return restore_params(found.folder / "checkpoints", found.name, abstract)[1]
+  checkpoints = found.folder / "checkpoints"
+  _, params, _ = restore_params(checkpoints, found.name, run.state.params)
+  start = lambda params: new_state(params, run.optimizer)
+  return jax.jit(start, out_shardings=run.shardings, donate_argnums=0)(params)
 
 
-def make_encoder(codecs, model, mesh, rows, batch_size):
-  """This host's rows of a batch of clips to the device batch of latents, text
-  embeddings and, for a model that takes them so, image conditions.
+def check(config) -> None:
+  """Checks every setting before anything is opened or written: those of the report too,
+  which comes last.
+
+  Raises:
+    UsageError: one is wrong.
   """
-  streams = dict(model.streams)
-  channels = "video" in streams and streams["video"].image_tokens
-  if channels and codecs.image is None:
-    raise UsageError(
-      "config.model.image_form=channels needs a CLIP codec, and the bundle has none: "
-      "give config.codec.path one that has"
-    )
-  sharding = batch_sharding(mesh)
-  null = null_text(codecs)
+  check_run(config)
+  if config.report.tasks:
+    from ccl_jax.generation.report import check_report
 
-  @jax.jit
-  def encode(codecs, batch):
-    pixels = to_unit(batch["video"])
-    out = {"text": codecs.text.encode(batch["ids"], batch["mask"])}
-    if "video" in streams:
-      out["video"] = codecs.video.encode(pixels)
-    if "audio" in streams:
-      out["audio"] = codecs.audio.encode(batch["audio"])
-    if channels:
-      out["condition"], out["image"] = image_condition(
-        codecs, pixels[:, 0], pixels.shape[1]
-      )
-    return jax.lax.with_sharding_constraint(out, sharding)
-
-  def put(batch):
-    batch = global_batch(batch, rows, batch_size, mesh)
-    return encode(codecs, batch) | {"null_text": null}
-
-  return put
+    check_report(config)
 
 
 def train(config, workdir: str | pathlib.Path) -> bool:
   """Trains to the end, or to a request to stop; returns whether it got to the end."""
   workdir = pathlib.Path(workdir)
+  check(config)
   timer = StepTimer(peak_flops=_peak())
-  spec = bind("clip", config.clip, ClipSpec)
-  model = bind("model", config.model, build_model)
-  recipe = make_recipe(config)
-  mesh = make_mesh(config.mesh, slices=tuple(config.slices))
-  check_sizes(config, mesh)
   profile = Profile(workdir / "profile", config.profile)
+  mesh = make_mesh(config.mesh, slices=tuple(config.slices))
+  model, recipe = bind("model", config.model, build_model), make_recipe(config)
+  check_sizes(config, mesh, [config.batch.size])
+  open_feed = open_latents if config.data.source == "records" else open_films
   with timer("init"), jax.set_mesh(mesh):
-    latents = config.data.source == "records"
-    if latents:
-      mixture, clips = open_latents(config, model, recipe), None
-      check_sizes(config, mesh, mixture.batch_sizes.values())
-    else:
-      root = config.data.root or workdir / "data"
-      clips = first_process_first(
-        lambda: open_source(config.data.source, spec, root, **config.data.options)
-      )
-      clips = Cached(clips, config.data.cache_gb)
-    codecs = first_process_first(lambda: open_codecs(config, clips, workdir))
-    text = (codecs.text.length, codecs.text.dim)
-    init = lambda key: init_params(model, key, text)
-    shapes = jax.eval_shape(init, jax.random.key(0))
-    optimizer = build_optimizer(config, shapes)
-    fresh = lambda key: new_state(init(key), optimizer)
-    abstract = jax.eval_shape(fresh, jax.random.key(0))
-    shardings = state_shardings(abstract, mesh)
-    if latents:
-      threads = config.batch.threads
-      batches, encode = latent_batches(mixture, model, codecs, mesh, threads)
-    else:
-      rows = local_rows(mesh, config.batch.size)
-      batches = make_iterator(
-        clips,
-        batch_size=config.batch.size,
-        threads=config.batch.threads,
-        seed=config.seed,
-        tokenize=codecs.text.tokenize,
-        rows=rows,
-      )
-      encode = make_encoder(codecs, model, mesh, rows, config.batch.size)
+    feed = open_feed(config, model, recipe, mesh, workdir)
+    check_sizes(config, mesh, feed.batch_sizes)
+    evaluation = open_evaluation(config, model, recipe, mesh, workdir)
+    run = build_run(config, mesh, feed.text)
     checkpointer = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
-    restored = checkpointer.restore(abstract_state(abstract, mesh))
-    if restored is None and config.init:
-      first = 0
-      params = initial_parameters(config, abstract_state(abstract, mesh).params)
-      start = lambda params: new_state(params, optimizer)
-      state = jax.jit(start, out_shardings=shardings, donate_argnums=0)(params)
-    elif restored is None:
-      first = 0
-      state = jax.jit(fresh, out_shardings=shardings)(jax.random.key(config.seed))
+    restored = checkpointer.restore(run.state)
+    if restored is None:
+      first, state = 0, initial_state(config, run)
     else:
-      first, state, data_state, _ = restored
-      batches.set_state(data_state)
-    step_of = build_steps(config, model, optimizer, recipe, shardings)
+      first, state, data_state, metadata = restored
+      advice = "put the run's own codecs back, or name a new workdir"
+      require_same(feed.codecs, metadata["codecs"], advice)
+      feed.batches.set_state(data_state)
   metadata = {
     "model": config.model.to_dict(),
-    "clip": config.clip.to_dict(),
+    "clip": dataclasses.asdict(feed.clip),
     "objective": config.objective.to_dict(),
-    "codecs": fingerprint(codecs),
+    "codecs": fingerprints(feed.codecs),
   }
-  if jax.process_index() == 0:
+  chief = jax.process_index() == 0
+  if chief:
     (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
-  log = MetricLog(
-    workdir, config.steps, start_step=first, enabled=jax.process_index() == 0
-  )
+  log = MetricLog(workdir, config.steps, start_step=first, enabled=chief)
   try:
     with jax.set_mesh(mesh):
       _, done = loop.train(
         state,
-        step_of=step_of,
-        batches=batches,
-        encode=encode,
+        step_of=run.step_of,
+        batches=feed.batches,
+        encode=feed.encode,
         checkpointer=checkpointer,
         metadata=metadata,
         save_every=config.checkpoint.every,
+        evaluate=evaluation,
+        evaluate_every=config.evaluate.every,
         log=log,
         log_every=config.log_every,
         timer=timer,
         tasks=recipe.names,
         first_step=first,
         total_steps=config.steps,
-        work_of=work_of(model, text),
+        work_of=work_of(model, feed.text),
         profile=profile,
       )
   finally:
-    batches.close()
+    feed.batches.close()
+    if evaluation is not None:
+      evaluation.close()
     log.close()
     checkpointer.close()
   return done
 
 
+def open_evaluation(config, model, recipe, mesh, workdir) -> Evaluation | None:
+  """What measures the held-out loss, if config.evaluate asks for it.
+
+  Raises:
+    UsageError: the source has no held-out split, and no other data are named.
+  """
+  e = config.evaluate
+  if not e.every:
+    return None
+  if config.data.source in ("folder", "records") and not e.root:
+    raise UsageError(
+      f"config.evaluate: the source {config.data.source} has no held-out split: name "
+      "other data with config.evaluate.root, or set config.evaluate.every=0"
+    )
+  where = config, model, recipe, mesh, workdir
+  if config.data.source == "records":
+    feed = open_latents(*where, root=e.root)
+  else:
+    split = "train" if config.data.source == "folder" else "test"
+    feed = open_films(*where, root=e.root, split=split)
+  batches = max(1, e.clips // config.batch.size)
+  return Evaluation(model, recipe, feed, batches, tuple(e.sigmas))
+
+
 def _peak() -> float:
-  """FLOP/s of all devices together; of an unknown device, what a matmul reaches."""
+  """FLOP/s of all devices together; of unknown ones, what a matmul reaches on each."""
   chip = chip_of(jax.devices()[0].device_kind)
-  if chip is not None:
-    return chip.flops * jax.device_count()
+  return jax.device_count() * (_matmul_rate() if chip is None else chip.flops)
+
+
+def _matmul_rate() -> float:
+  """FLOP/s of a product of matrices on one device."""
   x = jnp.ones((1024, 1024))
   matmul = jax.jit(jnp.matmul)
   matmul(x, x).block_until_ready()
@@ -279,7 +224,7 @@ def main():
   config = CONFIG.value
   done = train(config, WORKDIR.value)
   if done and config.report.tasks:
-    from ccl_jax.report import report
+    from ccl_jax.generation.report import report
 
     first_process(lambda: report(config, WORKDIR.value))
   elif not done and jax.process_index() == 0:

@@ -24,7 +24,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from ccl_jax import cli
-from ccl_jax.audio_training import train
+from ccl_jax.audio_codec.run import train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; resumed if there.")

@@ -6,7 +6,7 @@ follows the colon goes to `get_config(arg)`, further flags override single keys.
 
 from ml_collections import ConfigDict
 
-# Options of the builders of media (ccl_jax.data.media_builder), by source.
+# Options of the builders of media (ccl_jax.data.sources.media_builder), by source.
 _FILTERS = {
   "min_seconds": 0.0,
   "max_seconds": float("inf"),
@@ -64,8 +64,8 @@ def base() -> ConfigDict:
       },
       # ccl_jax.data.spec.ClipSpec
       "clip": {"frames": 33, "height": 32, "width": 32, "fps": 25.0},
-      # ccl_jax.data.sources.open_source; `options` are those of the source. Decoded
-      # clips are kept in memory up to `cache_gb`.
+      # ccl_jax.data.sources.open.open_source; `options` are those of the source.
+      # Decoded clips are kept in memory up to `cache_gb`.
       "data": {"source": "folder", "root": "", "options": {}, "cache_gb": 1.0},
       "batch": {"size": 8, "threads": 4},
       # A folder of saved codecs, or "" to fit the embedded ones to the data.
@@ -101,9 +101,17 @@ def base() -> ConfigDict:
       "slices": (1, 1, 1, 1),  # of each, the parts on slices joined by a slow network
       "checkpoint": {"every": 500, "keep": 2},
       "log_every": 10,
+      # Held-out loss by task and noise level every so many steps (0: never), on `clips`
+      # clips of the source's test split or, where it has none, of the data at `root`.
+      "evaluate": {
+        "every": 0,
+        "clips": 64,
+        "root": "",
+        "sigmas": (0.1, 0.3, 0.5, 0.7, 0.9),
+      },
       # (first, last) step of an xprof trace in WORKDIR/profile.
       "profile": (),
-      # What a finished run shows: see ccl_jax.report.
+      # What a finished run shows: see ccl_jax.generation.report.
       "report": {
         "tasks": (),
         "clips": 16,
@@ -134,7 +142,7 @@ def audio_network(
     {
       "kind": kind,
       "seed": args.seed,
-      # ccl_jax.data.sounds.Sounds; all is decoded once if it fits
+      # ccl_jax.data.sources.sounds.Sounds; all is decoded once if it fits
       "data": {"root": args.data, "test": args.test, "cache_gb": 8.0},
       "batch": {"threads": 8},
       "mesh": (-1, 1, 1, 1),  # data, fsdp, context, tensor

@@ -37,7 +37,7 @@ def get_config(arg=None):
   c.init = args.init
   c.data.source = "records" if args.records else "folder"
   c.data.root = args.records or args.data
-  if args.records:  # ccl_jax.data.mixture.open_mixture
+  if args.records:  # ccl_jax.data.sets.mixture.open_mixture
     c.data.options = {"buckets": (), "batch_sizes": ()}
   c.clip = {"frames": 121, "height": 352, "width": 640, "fps": 24.0}
   c.batch.size = 320

@@ -42,10 +42,10 @@ def get_config(arg=None):
       },
       # Mels of this VAE from that step on; real ones before.
       "vae": {"path": args.vae, "from_step": 500_000},
-      # ccl_jax.training.vocoder_step: of the spectral loss; the first step with a
+      # ccl_jax.audio_codec.vocoder: of the spectral loss; the first step with a
       # critic, -1: none has one.
       "loss": {"spectral_weight": 0.0, "spectral_floor": 1e-9, "adversary_from": 0},
-      # ccl_jax.training.vocoder_step.gan_optimizer
+      # ccl_jax.audio_codec.vocoder.gan_optimizer
       "optim": {
         "lr": 1e-4,
         "decay": 0.9999996,

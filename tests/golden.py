@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ccl_jax.generation.sampling import Sampling, sample_latents
 from ccl_jax.models.presets import build_model, init_params
-from ccl_jax.sampling import Sampling, sample_latents
 from ccl_jax.tasks import GENERATIONS
 from ccl_jax.training.optim import ParamGroup, make_optimizer
 from ccl_jax.training.state import new_state
@@ -61,7 +61,8 @@ def _normal(rng, *shape):
 
 
 def golden_step() -> dict:
-  """Two steps: metrics of both; by parameter, the first gradient and what moved.
+  """Two steps: metrics of both, and how far they moved all parameters; by parameter,
+  the first gradient and what moved.
 
   Of an array the norm and the product with a fixed random direction are kept.
   """
@@ -83,9 +84,11 @@ def golden_step() -> dict:
   batch |= {"text": _normal(rng, B, *TEXT), "null_text": _normal(rng, *TEXT)}
   batch["video_std"] = 0.3 * jnp.abs(_normal(rng, B, *SHAPES["video"]))
   step = jax.jit(make_train_step(model, optimizer, recipe, seed=5, ema_decay=0.3))
-  state, out = new_state(params, optimizer), {"metrics": []}
+  state, out = new_state(params, optimizer), {"metrics": [], "lengths": []}
   for n in range(2):
+    before = state.params
     state, metrics = step(state, batch)
+    out["lengths"].append(length(state.params, before))
     rows = jax.tree.map(lambda x: np.asarray(x, float).tolist(), dict(metrics))
     rows["by_task"] = [[None if np.isnan(x) else x for x in r] for r in rows["by_task"]]
     out["metrics"].append(rows)
@@ -95,6 +98,12 @@ def golden_step() -> dict:
   moved = jax.tree.map(lambda x, y: np.asarray(x - y), state.params, params)
   out["moved"] = fingerprints(moved)
   return out
+
+
+def length(tree, other) -> float:
+  """The norm of the difference of two trees of arrays."""
+  apart = jax.tree.map(lambda x, y: np.asarray(x, np.float64) - y, tree, other)
+  return sum(float((x**2).sum()) for x in jax.tree.leaves(apart)) ** 0.5
 
 
 def fingerprints(tree) -> dict[str, list[float]]:

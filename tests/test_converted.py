@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from ccl_jax import converted
+from ccl_jax.checkpoints import converted
 from ccl_jax.errors import UsageError
 from ccl_jax.sharding import make_mesh
 

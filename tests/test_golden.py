@@ -29,6 +29,12 @@ def test_metrics_of_two_steps(step):
   assert (drawn > 0).all()  # every task had its say
 
 
+def test_the_norm_of_an_update_is_how_far_it_moves_the_parameters(step):
+  norms = [row["update_norm"] for row in step["metrics"]]
+  np.testing.assert_allclose(norms, step["lengths"], rtol=1e-4)
+  assert norms[0] != norms[1]
+
+
 @pytest.mark.parametrize("part, tolerance", [("gradient", 1e-4), ("moved", 3e-4)])
 def test_gradients_and_updates_of_every_parameter(step, part, tolerance):
   """Norm and product of every array; what cancels in it counts by its part of all."""

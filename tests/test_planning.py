@@ -6,12 +6,20 @@ import types
 import jax
 import pytest
 
-from ccl_jax import planning
-from ccl_jax.chips import CHIPS, GIB, chip_of
+from ccl_jax.checkpoints.fingerprint import leaf_paths
 from ccl_jax.errors import UsageError
-from ccl_jax.planning import Report, check, meshes, plan, regressions, show, sweep
+from ccl_jax.planning import compile as planning
+from ccl_jax.planning.chips import CHIPS, GIB, chip_of
+from ccl_jax.planning.compile import (
+  Report,
+  check,
+  meshes,
+  plan,
+  regressions,
+  show,
+  sweep,
+)
 from ccl_jax.sharding import make_mesh
-from ccl_jax.training.fingerprint import leaf_paths
 from configs import joint
 
 # A gather of 3200 bytes by four, 2400 of them from others, in each of 50 rounds; and a

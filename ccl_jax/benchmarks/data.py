@@ -27,16 +27,16 @@ import numpy as np
 from absl import flags
 
 from ccl_jax import cli
-from ccl_jax.data import plan
-from ccl_jax.data.buckets import Bucket
-from ccl_jax.data.catalogue import Catalogue, Item
-from ccl_jax.data.latent_batches import LatentBatches
-from ccl_jax.data.media import read_clip
-from ccl_jax.data.mixture import Mixture, open_mixture
-from ccl_jax.data.set_writer import finish, new_shard
+from ccl_jax.data.media.decode import read_clip
+from ccl_jax.data.sets import plan
+from ccl_jax.data.sets.batches import LatentBatches
+from ccl_jax.data.sets.buckets import Bucket
+from ccl_jax.data.sets.mixture import Mixture, open_mixture
+from ccl_jax.data.sets.writer import finish, new_shard
+from ccl_jax.data.sources.catalogue import Catalogue, Item
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.sharding import make_mesh
-from ccl_jax.training.latents import DevicePrefetch
+from ccl_jax.training.prefetch import DevicePrefetch
 from ccl_jax.viz.media import write_mp4
 
 RECORDS = flags.DEFINE_integer("records", 200, "Records of the set, 5.2 MB each.")

@@ -27,7 +27,7 @@ from absl import flags
 from ccl_jax import cli
 from ccl_jax.benchmarks import eval_rates, eval_weights
 from ccl_jax.errors import UsageError
-from ccl_jax.scoring import BUILDERS
+from ccl_jax.metrics.registry import BUILDERS
 
 NAMES = [name for name in BUILDERS if name != "talking"]  # of synthetic scenes alone
 

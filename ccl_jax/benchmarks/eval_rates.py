@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ccl_jax.metrics.records import Records
+from ccl_jax.metrics.registry import Options, build_metrics
 from ccl_jax.metrics.runner import Item, evaluate
-from ccl_jax.scoring import Options, build_metrics
 from ccl_jax.viz.media import write_mp4
 
 PROMPT = 'A woman says, "The night train leaves at a quarter past nine."'

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from ccl_jax.errors import UsageError
-from ccl_jax.metrics.nets.aesthetics import AestheticsNet
-from ccl_jax.metrics.nets.i3d import I3D
-from ccl_jax.metrics.nets.s3fd import S3FDNet
-from ccl_jax.metrics.nets.synchformer import SynchformerNet
-from ccl_jax.metrics.nets.vggish import VGGish
-from ccl_jax.metrics.nets.wavlm import WavLM
+from ccl_jax.models.scorers.aesthetics import AestheticsNet
+from ccl_jax.models.scorers.i3d import I3D
+from ccl_jax.models.scorers.s3fd import S3FDNet
+from ccl_jax.models.scorers.synchformer import SynchformerNet
+from ccl_jax.models.scorers.vggish import VGGish
+from ccl_jax.models.scorers.wavlm import WavLM
 from ccl_jax.weights.rules import wanted
 from ccl_jax.weights.upstream import Sizes, get_upstream
 from ccl_jax.weights.writer import Spec, write_safetensors

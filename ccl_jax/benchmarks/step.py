@@ -24,12 +24,12 @@ from absl import flags
 
 from ccl_jax import cli
 from ccl_jax.benchmarks.timing import device_ceiling, in_turn, median, ratios, show
-from ccl_jax.building import geometry_of
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.tasks import TASKS, Route, sample_tasks, static_route
+from ccl_jax.training.build import geometry_of
 
 SIZE = flags.DEFINE_string("size", "lab", "A preset; its blocks, of which --depth.")
 DEPTH = flags.DEFINE_integer("depth", 4, "Blocks.")

@@ -51,8 +51,8 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-  from ccl_jax.data.prepare import Options, prepare
-  from ccl_jax.data.prepare_report import summary
+  from ccl_jax.data.preparing.report import summary
+  from ccl_jax.data.preparing.run import Options, prepare
 
   options = Options(**{name: getattr(args, name) for name in Options._fields})
   try:
@@ -66,13 +66,14 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> None:
-  from ccl_jax.inspect_data import show
+  from ccl_jax.encoding.inspect import show
 
   show(args.set, args.clips, args.out)
 
 
 def _build(args: argparse.Namespace) -> None:
-  from ccl_jax.data import media_set, sources
+  from ccl_jax.data.sources import media_set
+  from ccl_jax.data.sources import open as sources
 
   kind = getattr(sources.builder(args.source), "BUILDER", None)
   if kind is None:
@@ -92,7 +93,7 @@ _REPORTS = ("missing.txt", "skipped.jsonl")
 
 def _options(pairs: Sequence[str], kind: Any) -> dict[str, Any]:
   """NAME=VALUE in the types of the builder's options; pairs as A:1,B:2."""
-  from ccl_jax.data.media_set import option_types
+  from ccl_jax.data.sources.media_set import option_types
 
   types, out = {"data_dir": str} | option_types(kind), {}
   for pair in pairs:

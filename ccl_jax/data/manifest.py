@@ -4,9 +4,10 @@
    "prompt": "... says, \\"...\\"", "transcript": "...", "language": "en", "seed": 0}
 
 Required are id and prompt. An empty transcript wants no speech; without one it is what
-the prompt has in quotation marks. A clip is <videos>/<id>.mp4, or what `video` names.
-`pair` joins clips of different subsets that are to be compared. Paths are relative to
-the manifest; that of a video is relative to the folder of videos.
+the prompt has in quotation marks. `pair` joins clips of different subsets that are to
+be compared. `image`, `audio` and `video` are what a clip is to be made from; their
+paths are relative to the manifest. The clip that is scored is <videos>/<id>.mp4, or
+what `clip` names in the folder of videos.
 """
 
 import dataclasses
@@ -29,10 +30,12 @@ class Line:
   subset: str | None = None
   pair: str | None = None
   image: str | None = None
+  audio: str | None = None
+  video: str | None = None
   transcript: str | None = None
   language: str = "en"
   seed: int = 0
-  video: str | None = None
+  clip: str | None = None
 
 
 _TYPES = {"seed": int} | {

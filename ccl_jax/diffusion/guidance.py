@@ -52,6 +52,16 @@ class Evaluation:
   cross: bool = True
   null: str | None = None
 
+  def told(self, streams: Sequence[str]) -> "Evaluation":
+    """What is left of it for a network that has only `streams`: one stream alone has no
+    other to see, and an absent one has no null.
+    """
+    return Evaluation(
+      self.text,
+      self.cross and len(streams) > 1,
+      self.null if self.null in streams else None,
+    )
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Guidance:
@@ -71,10 +81,15 @@ class Guidance:
   defaults: Scales
   needs: str | None = None
 
-  def used(self, streams: Sequence[str]) -> tuple[str, ...]:
-    """The evaluations that guide `streams`; without one stream its anchor is idle."""
-    rungs = {name for s in streams for name in self.ladder[s]}
-    return tuple(name for name in self.evaluations if name in rungs)
+  def used(
+    self, sampled: Sequence[str], present: Sequence[str] = STREAMS
+  ) -> dict[str, Evaluation]:
+    """The evaluations that guide the streams `sampled`, by name, as they are told a
+    network of the streams `present`: equal ones are one run. Without a stream its
+    anchor is idle.
+    """
+    rungs = {name for s in sampled for name in self.ladder[s]}
+    return {n: e.told(present) for n, e in self.evaluations.items() if n in rungs}
 
   def resolve(self, given: Scales) -> dict[str, dict[str, Scale]]:
     """The default scales, with those given in their place."""
@@ -189,30 +204,41 @@ def get_guidance(name: str, variant: str) -> Guidance:
   return GUIDANCE[name]
 
 
+def runs(
+  used: Mapping[str, Evaluation], batched: bool
+) -> tuple[tuple[Evaluation, ...], ...]:
+  """What is evaluated together: equal evaluations are one, and all are one batch, or
+  each is a run of its own.
+  """
+  wanted = tuple(dict.fromkeys(used.values()))
+  return (wanted,) if batched else tuple((e,) for e in wanted)
+
+
 def guided(
   evaluate: Callable[[Streams, Array, tuple[Evaluation, ...]], Sequence[Streams]],
   guidance: Guidance,
   scales: Scales,
   batched: bool,
+  present: Sequence[str] = STREAMS,
 ) -> Callable[[Streams, Array], dict[str, Array]]:
   """The guided velocity as a function of (latents, timestep), for the samplers.
 
   Args:
     evaluate: (latents, timestep, evaluations) -> the streams' velocities, one dict per
       evaluation. Given several it is free to stack them on the batch axis.
-    guidance: the form. Evaluations that guide no stream of the latents are not run.
+    guidance: the form. Evaluations that guide no stream of the latents are not run,
+      and equal ones are run once.
     scales: overrides of its default scales.
     batched: all evaluations in one call (fast), or one call each (least memory).
+    present: the streams the network has, sampled or given.
   """
   scales = guidance.resolve(scales)
 
   def velocity(latents, timestep):
-    names = guidance.used(tuple(latents))
-    wanted = tuple(guidance.evaluations[n] for n in names)
-    if batched:
-      results = evaluate(latents, timestep, wanted)
-    else:
-      results = [evaluate(latents, timestep, (e,))[0] for e in wanted]
-    return guidance.combine(dict(zip(names, results, strict=True)), scales)
+    used = guidance.used(tuple(latents), present)
+    results = {}
+    for together in runs(used, batched):
+      results |= zip(together, evaluate(latents, timestep, together), strict=True)
+    return guidance.combine({n: results[e] for n, e in used.items()}, scales)
 
   return velocity

@@ -9,41 +9,15 @@ window's scores leave the network normalised,
 The four are on a scale of about 1 to 10. The sound is mono at 16 kHz, in [-1, 1].
 """
 
-from typing import Any
-
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Float, Int
 
 from ccl_jax.metrics.base import Unscorable
-from ccl_jax.metrics.nets.aesthetics import AXES, AestheticsNet
+from ccl_jax.models.scorers.aesthetics import AXES, Aesthetics
 
 RATE = 16000
 WINDOW = 10 * RATE
-
-
-class Aesthetics(struct.PyTreeNode):
-  """A release's network and scale.
-
-  Attributes:
-    params: of `net`.
-    net: the network.
-    scale: (mean, deviation) of every axis, in the order of `AXES`.
-  """
-
-  params: Any  # not typed as arrays: transformations put shapes, shardings here
-  net: AestheticsNet = struct.field(pytree_node=False)
-  scale: tuple[tuple[float, float], ...] = struct.field(pytree_node=False)
-
-  def __call__(
-    self, wave: Float[Array, "b n"], valid: Bool[Array, "b n"]
-  ) -> Float[Array, "axes b"]:
-    """Scores of windows, where `valid` marks the samples that are sound."""
-    scores = self.net.apply({"params": self.params}, wave, valid)
-    mean, std = np.asarray(self.scale, np.float32).T[..., None]
-    return jnp.stack([scores[axis] for axis in AXES]) * std + mean
 
 
 _scores = jax.jit(lambda model, wave, valid: model(wave, valid))

@@ -17,7 +17,7 @@ import av
 import numpy as np
 from jaxtyping import Float32, Int16, UInt8
 
-from ccl_jax.data.tracks import MediaError, main_track, opened, probe
+from ccl_jax.data.media.tracks import MediaError, main_track, opened, probe
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.fps import fps_indices
 from ccl_jax.metrics.resample import resample

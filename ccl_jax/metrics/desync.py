@@ -22,9 +22,9 @@ from jaxtyping import Array, Float, UInt8
 
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.mels import htk_mel
-from ccl_jax.metrics.nets.synchformer import SEGMENTS, Synchformer
-from ccl_jax.metrics.nets.synchformer_towers import MEL_FRAMES
 from ccl_jax.metrics.pixels import centre, shrink
+from ccl_jax.models.scorers.synchformer import SEGMENTS, Synchformer
+from ccl_jax.models.scorers.synchformer_towers import MEL_FRAMES
 
 FPS, SAMPLE_RATE = 25, 16000
 FRAMES, FRAME_STEP = 16, 8

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
 from ccl_jax.errors import UsageError
-from ccl_jax.metrics.nets.s3fd import S3FD, level_sizes
 from ccl_jax.metrics.resize import scale
+from ccl_jax.models.scorers.s3fd import S3FD, level_sizes
 
 SIZES, STRIDES = (16, 32, 64, 128, 256, 512), (4, 8, 16, 32, 64, 128)
 FIRST_LOOK, FIRST_OVERLAP = 0.05, 0.3  # probability, intersection over union

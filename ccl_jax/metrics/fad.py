@@ -8,30 +8,16 @@ make the set. They see, of a mono sound at 16 kHz,
                      7500 Hz, mel(f) = ln(1 + f / 700)
 """
 
-from typing import Any
-
 import jax
 import numpy as np
-from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from ccl_jax.metrics.base import Unscorable
-from ccl_jax.metrics.nets.vggish import BANDS, FRAMES, VGGish
+from ccl_jax.models.scorers.vggish import BANDS, FRAMES, SoundFeatures
 
 RATE, WINDOW, HOP, FFT = 16000, 400, 160, 512
 LOW, HIGH, OFFSET = 125.0, 7500.0, 0.01
 LEAST_SAMPLES = WINDOW + (FRAMES - 1) * HOP
-
-
-class SoundFeatures(struct.PyTreeNode):
-  """Parameters of `net`, and the network."""
-
-  params: Any  # not typed as arrays: transformations put shapes, shardings here
-  net: VGGish = struct.field(pytree_node=False, default=VGGish())
-
-  def __call__(self, mel: Float[Array, "b m c"]) -> Float[Array, "b e"]:
-    """Features of patches."""
-    return self.net.apply({"params": self.params}, mel)
 
 
 def mel_triangles() -> Float[np.ndarray, "k c"]:

@@ -7,27 +7,14 @@ and whole clips are both common, and do not compare.
 """
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Float, UInt8
 
 from ccl_jax.metrics.base import Unscorable
-from ccl_jax.metrics.nets.i3d import I3D, LEAST_FRAMES, SIDE
-
-
-class FilmFeatures(struct.PyTreeNode):
-  """Parameters of `net`, and the network."""
-
-  params: Any  # not typed as arrays: transformations put shapes, shardings here
-  net: I3D = struct.field(pytree_node=False, default=I3D())
-
-  def __call__(self, pixels: Float[Array, "F s s 3"]) -> Float[Array, " e"]:
-    """Features of `film_pixels`."""
-    return self.net.apply({"params": self.params}, pixels[None])[0]
+from ccl_jax.models.scorers.i3d import LEAST_FRAMES, SIDE, FilmFeatures
 
 
 @jax.jit

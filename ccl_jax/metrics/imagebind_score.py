@@ -20,8 +20,8 @@ from jaxtyping import Array, Float, UInt8
 
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.mels import kaldi_mel
-from ccl_jax.metrics.nets.imagebind import MEL_FRAMES, ImageBind
 from ccl_jax.metrics.pixels import shrink, three_squares
+from ccl_jax.models.scorers.imagebind import MEL_FRAMES, ImageBind
 
 FPS, SAMPLE_RATE = 0.5, 16000
 SECONDS = 2  # of a stretch of sound; a shorter clip has no score

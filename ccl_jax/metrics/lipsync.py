@@ -27,8 +27,8 @@ from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.face_detection import Boxes, find_faces
 from ccl_jax.metrics.face_tracks import Track, crop_track, find_tracks
 from ccl_jax.metrics.mfcc import RATE, mfcc
-from ccl_jax.metrics.nets.s3fd import S3FD
-from ccl_jax.metrics.nets.syncnet import FRAMES, ROWS, SyncNet
+from ccl_jax.models.scorers.s3fd import S3FD
+from ccl_jax.models.scorers.syncnet import FRAMES, ROWS, SyncNet
 
 FPS = 25
 SAMPLES = RATE // FPS  # per frame

@@ -141,7 +141,7 @@ class ClipImage(struct.PyTreeNode):
     params: of `ClipTower`; its sizes are theirs, but for the heads.
     heads: of the transformer.
     dtype: of matrix products, and of the parameters in memory.
-    links: where the parameters are stored; see ccl_jax/codecs.py.
+    links: where the parameters are stored; see ccl_jax/codecs/bundle.py.
   """
 
   params: Any  # not typed as arrays: transformations put shapes, shardings here

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from ccl_jax.axes import other
 from ccl_jax.models.cca import Geometry
 from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.stream import CLIP_TOKENS
 from ccl_jax.ops import tarp
 
 
@@ -30,7 +31,7 @@ def forward_flops(
   depth = model.depth
   for s, c in configs.items():
     n, d = tokens[s], c.width
-    context = text_length + 257 * c.image_tokens
+    context = text_length + CLIP_TOKENS * c.image_tokens
     # q, k, v, o of self-attention, q and o of text attention, two of the FFN.
     parts["linear"] += depth * 2 * n * (6 * d * d + 2 * d * c.ffn)
     parts["self_attention"] += depth * 4 * n * n * d

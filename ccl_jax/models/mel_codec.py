@@ -30,7 +30,7 @@ class MelAudioCodec(struct.PyTreeNode):
     vae, vocoder: parameters; no vocoder: None.
     generator: the vocoder's fields, as JSON: parameters do not tell its rates.
     chunk: mel frames that the vocoder makes sound of at a time; None: all of them.
-    links: where the parameters are stored; see ccl_jax/codecs.py.
+    links: where the parameters are stored; see ccl_jax/codecs/bundle.py.
   """
 
   channels = CHANNELS

@@ -18,7 +18,7 @@ from ccl_jax.axes import STREAMS
 from ccl_jax.errors import UsageError
 from ccl_jax.models.cca import CrossConfig
 from ccl_jax.models.joint import REMAT, JointDiT
-from ccl_jax.models.stream import CLIP_WIDTH, StreamConfig
+from ccl_jax.models.stream import CLIP_TOKENS, CLIP_WIDTH, StreamConfig
 from ccl_jax.ops.kernels import Kernel, default_kernel
 from ccl_jax.ops.tarp import CENTRES
 from ccl_jax.tasks import Route
@@ -99,6 +99,10 @@ def build_model(
     _one_of(name, value, ("bfloat16", "float32"))
   for s in streams:
     _one_of("streams", s, STREAMS)
+  if not 0 < len(set(streams)) == len(streams):
+    raise UsageError(
+      f"model.streams: got {tuple(streams)}; expected each stream once, at least one"
+    )
   size = PRESETS[preset]
   configs = {"video": size.video, "audio": size.audio}
   if image_form == "channels":
@@ -119,6 +123,13 @@ def build_model(
     residual=jnp.dtype(residual),
     kernel=build_kernel(attention, dtype, blocks or {}),
   )
+
+
+def with_default_kernel(model: JointDiT) -> JointDiT:
+  """The model with the attention kernel of this host's accelerator, in place of the one
+  that it was trained with, perhaps on another.
+  """
+  return model.clone(kernel=build_kernel("auto", jnp.dtype(model.dtype).name, {}))
 
 
 def build_kernel(name: str, dtype: str, blocks: Any) -> Kernel:
@@ -155,7 +166,7 @@ def init_params(
     latents[s] = jnp.zeros((batch, *shape, c.in_channels))
     timesteps[s] = jnp.zeros((batch, 1))
     if c.image_tokens:
-      image[s] = jnp.zeros((batch, 257, CLIP_WIDTH))
+      image[s] = jnp.zeros((batch, CLIP_TOKENS, CLIP_WIDTH))
   route = Route({s: True for s in configs} if len(configs) == 2 else {})
   variables = model.init(
     key, latents, timesteps, jnp.zeros((batch, *text_shape)), route, image=image

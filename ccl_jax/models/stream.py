@@ -37,7 +37,7 @@ from ccl_jax.ops.kernels import Kernel
 from ccl_jax.ops.patchify import Patch, patchify, unpatchify
 from ccl_jax.sharding import constrain
 
-CLIP_WIDTH = 1280
+CLIP_TOKENS, CLIP_WIDTH = 257, 1280  # of an image
 
 
 @dataclasses.dataclass(frozen=True)

@@ -159,7 +159,7 @@ class UMT5Text(struct.PyTreeNode):
     tokenizer: of the same release.
     length: rows of a prompt; longer ones are cut (Wan2.1: 512).
     dtype: of matrix products, and of the parameters in memory.
-    links: where the parameters are stored; see ccl_jax/codecs.py.
+    links: where the parameters are stored; see ccl_jax/codecs/bundle.py.
   """
 
   params: Any  # not typed as arrays: transformations put shapes, shardings here

@@ -107,7 +107,7 @@ class WanVideoCodec(struct.PyTreeNode):
   Attributes:
     chunk: latent frames at a time; None: the whole clip.
     tile: side of the tiles in pixels, and `overlap` of two of them; None: no tiles.
-    links: where the parameters are stored; see ccl_jax/codecs.py.
+    links: where the parameters are stored; see ccl_jax/codecs/bundle.py.
   """
 
   channels = CHANNELS

@@ -147,20 +147,27 @@ def _ring(q: Tokens, k: Tokens, v: Tokens, parts: int, chunk: int) -> Tokens:
     w = jnp.exp(x - m[..., None])
     return m, w.sum(-1), jnp.einsum("bnqk,bknd->bnqd", w.astype(v.dtype), v)
 
-  def step(carry, _):
-    k, v, m, total, out = carry
+  def attend(stats, k, v):
+    m, total, out = stats
     new_m, new_total, new_out = lax.map(lambda q: part(q, k, v), blocks)
     top = jnp.maximum(m, new_m)
     old, new = jnp.exp(m - top), jnp.exp(new_m - top)
     total = total * old + new_total * new
     out = out * old[..., None] + new_out.astype(jnp.float32) * new[..., None]
-    k, v = (lax.ppermute(x, AXIS, around) for x in (k, v))
-    return (k, v, top, total, out), None
+    return top, total, out
 
-  stats = jnp.zeros((count, b, n, size), jnp.float32)
+  def step(carry, _):
+    stats, k, v = carry
+    # Keys go on while they are attended to: the next ones come in the meantime.
+    following = (lax.ppermute(x, AXIS, around) for x in (k, v))
+    return (attend(stats, k, v), *following), None
+
+  zeros = jnp.zeros((count, b, n, size), jnp.float32)
+  start = zeros - 1e30, zeros, jnp.zeros((*zeros.shape, d))
   keys = lambda x: x.reshape(b, t * s, n, d)
-  carry = keys(k), keys(v), stats - 1e30, stats, jnp.zeros((*stats.shape, d))
-  (_, _, _, total, out), _ = lax.scan(step, carry, length=parts)
+  # The last keys to come are attended to and sent no further.
+  last, _ = lax.scan(step, (start, keys(k), keys(v)), length=parts - 1)
+  _, total, out = attend(*last)
   out = (out / total[..., None]).astype(q.dtype)  # count b n q d
   out = out.transpose(1, 0, 3, 2, 4).reshape(b, count * size, n, d)
   return out[:, : t * s].reshape(q.shape)

@@ -1,111 +1,89 @@
-"""From batches of stored latents on the host to what a step takes.
+"""Training from records of latents: sets of them, on the devices."""
 
-Text rows travel at the length of the longest text in the data and get their full
-length, zeros, on the device; so do bf16 latents their float32.
-"""
+import pathlib
 
-import contextlib
-import math
-import queue
-import threading
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
 
-from ccl_jax.axes import STREAMS
-from ccl_jax.sharding import LOGICAL, batch_sharding, global_batch, local_rows
-
-_PAUSE = 0.003  # seconds in which a caller that has got a batch starts its step
-
-
-def make_finisher(
-  null_text: Float[Array, "l e"], mesh: Mesh
-) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
-  """A function from `LatentBatches`, on the devices, to the batches of a step."""
-  sharding = batch_sharding(mesh)
-  length = null_text.shape[0]
-
-  @jax.jit
-  def finish(batch):
-    names = (*STREAMS, "video_std")
-    out = {k: batch[k].astype(jnp.float32) for k in names if k in batch}
-    rows = batch["text"][:, :length]
-    short = length - rows.shape[1]
-    out["text"] = jnp.pad(rows, ((0, 0), (0, short), (0, 0))).astype(jnp.float32)
-    return jax.lax.with_sharding_constraint(out, sharding)
-
-  return lambda batch: finish(batch) | {"null_text": null_text}
+from ccl_jax.codecs.bundle import fingerprints, null_text
+from ccl_jax.data.sets.batches import LatentBatches
+from ccl_jax.data.sets.mixture import Mixture, open_mixture
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError, bind
+from ccl_jax.models.joint import JointDiT
+from ccl_jax.sharding import local_rows
+from ccl_jax.tasks import servable
+from ccl_jax.training.feed import Feed, open_codecs
+from ccl_jax.training.prefetch import DevicePrefetch, make_finisher
+from ccl_jax.training.processes import first_process_first
+from ccl_jax.training.step import Recipe
 
 
-class DevicePrefetch:
-  """An iterator of host batches as one of device batches, the next one on its way.
+def open_latents(
+  config,
+  model: JointDiT,
+  recipe: Recipe,
+  mesh: Mesh,
+  workdir: pathlib.Path,
+  *,
+  root: str = "",
+) -> Feed:
+  """Batches of the sets that `config.data` names.
 
-  A thread only moves data: programs that run on several processes stay in the caller's
-  thread, which starts them in the same order everywhere. The state is that of the batch
-  the caller has got.
+  The clips that are most common in the sets are what generation makes; the codecs are
+  those of the first set, unless the config names others.
+
+  Args:
+    root: of the sets, in place of that of the config.
+
+  Raises:
+    UsageError: a mistake in the sets, or clips that no task of the run can use.
   """
+  mixture = find_mixture(config, model, recipe, root or config.data.root)
+  path = str(mixture.sets[0].root / "codecs")
+  codecs = first_process_first(lambda: open_codecs(config, workdir, path=path))
+  mixture.check_encoders(fingerprints(codecs))
+  batches = LatentBatches(
+    mixture,
+    rows=lambda size: local_rows(mesh, size),
+    threads=config.batch.threads,
+    streams=tuple(dict(model.streams)),
+  )
+  return Feed(
+    clip=mixture.common_clip() or bind("clip", config.clip, ClipSpec),
+    codecs=codecs,
+    batches=DevicePrefetch(batches, mesh),
+    encode=make_finisher(null_text(codecs), mesh),
+    batch_sizes=tuple(mixture.batch_sizes.values()),
+  )
 
-  def __init__(self, batches: Any, mesh: Mesh):
-    self._batches, self._mesh = batches, mesh
-    shards = math.prod(mesh.shape[axis] for axis in LOGICAL["batch"])
-    self._shares = shards // len(local_rows(mesh, shards))  # of a batch, over processes
-    self._state = batches.get_state()
-    self._ready: queue.Queue | None = None
 
-  def __iter__(self) -> "DevicePrefetch":
-    return self
-
-  def __next__(self) -> dict[str, jax.Array]:
-    if self._ready is None:
-      self._ready, self._stop = queue.Queue(1), threading.Event()
-      self._thread = threading.Thread(
-        target=self._work, args=(self._ready, self._stop), daemon=True
+def find_mixture(config, model: JointDiT, recipe: Recipe, root: str) -> Mixture:
+  """The sets, each of whose buckets serves a task of the run."""
+  if config.report.tasks:
+    raise UsageError(
+      "config.report.tasks: the report wants films and these are latents: give (), and "
+      "use ccl_jax.generate"
+    )
+  video = dict(model.streams).get("video")
+  if video is not None and video.image_tokens:
+    raise UsageError(
+      "config.data.source=records: sets of latents hold no CLIP tokens, which "
+      "image_form=channels needs: train from films"
+    )
+  mixture = bind(
+    "data.options",
+    config.data.options,
+    open_mixture,
+    root,
+    seed=config.seed,
+    batch_size=config.batch.size,
+  )
+  for bucket in mixture.buckets:
+    streams = [s for s in bucket.streams if s in dict(model.streams)]
+    if not streams:
+      raise UsageError(
+        f"the bucket {bucket.name} has none of the model's streams: name the others in "
+        "config.data.options.buckets"
       )
-      self._thread.start()
-    batch, state, error = self._ready.get()
-    if error is not None:
-      self.close()
-      raise error
-    self._state = state
-    return batch
-
-  def get_state(self) -> dict[str, Any]:
-    return self._state
-
-  def set_state(self, state: Mapping[str, Any]) -> None:
-    self._halt()
-    self._batches.set_state(state)
-    self._state = self._batches.get_state()
-
-  def close(self) -> None:
-    self._halt()
-    self._batches.close()
-
-  def _halt(self) -> None:
-    if self._ready is None:
-      return
-    self._stop.set()
-    while self._thread.is_alive():
-      with contextlib.suppress(queue.Empty):
-        self._ready.get(timeout=0.05)  # it may wait for room
-    self._ready = None
-
-  def _work(self, ready: queue.Queue, stop: threading.Event) -> None:
-    while not stop.is_set():
-      try:
-        batch = self._put(next(self._batches))
-        ready.put((batch, self._batches.get_state(), None))
-        # The caller first: a copy of many megabytes would hold the interpreter.
-        stop.wait(_PAUSE)
-      except BaseException as e:  # it is the caller's
-        ready.put((None, None, e))
-        return
-
-  def _put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    size = self._shares * len(batch["text"])
-    return global_batch(batch, local_rows(self._mesh, size), size, self._mesh)
+    servable(recipe.names, recipe.probabilities, streams)
+  return mixture

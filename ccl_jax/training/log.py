@@ -55,8 +55,18 @@ class MetricLog:
 
   def write(self, step: int, metrics: Mapping[str, object]) -> None:
     """Logs the scalars of one step; also those that are still on a device."""
+    if self._enabled:
+      self._progress.show(step, _summary(self._record(step, metrics)))
+
+  def write_held_out(self, steps: int, metrics: Mapping[str, object]) -> None:
+    """Logs the losses of `training.evaluate` after so many steps."""
     if not self._enabled:
       return
+    values = self._record(steps, metrics)
+    means = [f"{k[9:]} {v:.4f}" for k, v in values.items() if k.count("/") == 2]
+    self._progress.say(f"after {steps} steps, held-out loss: {', '.join(means)}")
+
+  def _record(self, step: int, metrics: Mapping[str, object]) -> dict[str, float]:
     values = {name: float(value) for name, value in metrics.items()}
     # JSON has no NaN: a value that is not finite is null.
     finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
@@ -64,7 +74,7 @@ class MetricLog:
     self._lines.flush()
     for name, value in values.items():
       self._board.add_scalar(name, value, step)
-    self._progress.show(step, _summary(values))
+    return values
 
   def close(self) -> None:
     if self._enabled:
@@ -158,6 +168,9 @@ class _Bar:
     self._bar.set_postfix_str(summary, refresh=False)
     self._bar.update(step + 1 - self._bar.n)
 
+  def say(self, text):
+    self._bar.write(text, file=sys.stderr)
+
   def close(self):
     self._bar.close()
 
@@ -185,6 +198,9 @@ class _Lines:
       print(
         f"step {step + 1}/{self._total}  {summary}{left}", file=sys.stderr, flush=True
       )
+
+  def say(self, text):
+    print(text, file=sys.stderr, flush=True)
 
   def close(self):
     pass

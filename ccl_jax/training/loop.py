@@ -2,9 +2,13 @@
 
 At step n, before anything moves: if a save is due, the metrics of step n - 1 are read
 and checked, then the state and the data iterator are saved as they stand, which is
-"after n updates". Then the iterator gives batch n, step n is dispatched, and while it
-runs the metrics of step n - 1 are read, checked and logged. A loss that is not finite
-therefore never reaches a checkpoint.
+"after n updates". If an evaluation is due, it sees the same state. Then the iterator
+gives batch n, step n is dispatched, and while it runs the metrics of step n - 1 are
+read, checked and logged. A loss or an update that is not finite therefore never reaches
+a checkpoint.
+
+Between the host's batch and the metrics nothing moves unasked: a transfer that is not
+explicit (`jax.device_put`, `jax.device_get`) would make every step wait, and raises.
 """
 
 import time
@@ -15,9 +19,9 @@ import jax
 import numpy as np
 
 from ccl_jax.axes import STREAMS
+from ccl_jax.checkpoints.checkpointer import Checkpointer
 from ccl_jax.errors import UsageError
 from ccl_jax.tasks import TASKS
-from ccl_jax.training.checkpoint import Checkpointer
 from ccl_jax.training.log import MetricLog, StepTimer
 from ccl_jax.training.profile import Profile
 from ccl_jax.training.signals import ShutdownGuard
@@ -40,6 +44,8 @@ def train(
   total_steps: int,
   work_of: Callable[[Mapping[str, jax.Array]], tuple[int, float]],
   profile: Profile,
+  evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+  evaluate_every: int = 0,
 ) -> tuple[Any, bool]:
   """Runs steps `first_step` to `total_steps`.
 
@@ -51,13 +57,16 @@ def train(
     tasks: names behind the rows of the metric `by_task`; none: there is no such.
     work_of: clips and FLOPs of a batch.
     profile: which steps to trace.
+    evaluate: parameters (the moving average) to metrics, logged every `evaluate_every`
+      steps and at the end.
 
   Returns:
     The state, and whether all steps were done: False after a request to stop, with the
     state saved.
 
   Raises:
-    UsageError: a loss was not finite; the last checkpoint is from before it.
+    UsageError: a scalar among the metrics, such as the loss or the norm of the update,
+      was not finite; the last checkpoint is from before it.
   """
   window = _Window(tasks, first_step)
   pending = None
@@ -80,6 +89,10 @@ def train(
     with timer("save"):
       checkpointer.save(step, state, batches.get_state(), metadata)
 
+  def measure(step):
+    with timer("evaluate"):
+      log.write_held_out(step, evaluate(state.ema))
+
   with ShutdownGuard() as guard:
     for step in range(first_step, total_steps):
       stop = guard.agreed(step)
@@ -89,16 +102,21 @@ def train(
         save(step)
       if stop:
         break
-      batch = encode(read())
+      if evaluate is not None and step % evaluate_every == 0:
+        measure(step)
+      batch = read()
+      with jax.transfer_guard("disallow"):
+        batch = encode(batch)
       name, run = step_of(step, batch)
       program = (name, *((k, x.shape) for k, x in sorted(batch.items())))
       profile.begin(step, state)
-      if program in compiled:
-        state, metrics = run(state, batch)
-      else:
-        compiled.add(program)
-        with timer("compile"):
-          state, metrics = jax.block_until_ready(run(state, batch))
+      with jax.transfer_guard("disallow"):
+        if program in compiled:
+          state, metrics = run(state, batch)
+        else:
+          compiled.add(program)
+          with timer("compile"):
+            state, metrics = jax.block_until_ready(run(state, batch))
       profile.end(step, state)
       finish(pending)
       pending = metrics, work_of(batch)
@@ -111,6 +129,8 @@ def train(
     finish(pending)
     if not stop:
       save(total_steps)
+      if evaluate is not None:
+        measure(total_steps)
     checkpointer.wait()
     profile.close()
   if window.steps:
@@ -140,9 +160,10 @@ class _Window:
     return sum(clips), sum(flops)
 
   def add(self, metrics: dict, work: tuple[int, float]) -> None:
-    """Takes the metrics of the next step; raises where its loss is not finite."""
+    """Takes the metrics of the next step; raises where a scalar is not finite."""
     step, self._next = self._next, self._next + 1
-    if not np.isfinite(metrics["loss"]) or not np.isfinite(metrics["grad_norm"]):
+    scalars = {k: x for k, x in metrics.items() if np.ndim(x) == 0}
+    if not all(map(np.isfinite, scalars.values())):
       raise UsageError(
         f"step {step}: the loss is {metrics['loss']}, its gradient's norm "
         f"{metrics['grad_norm']}, {self._blame(metrics)}; expected finite numbers. "
@@ -153,11 +174,11 @@ class _Window:
     self._work.append(work)
 
   def _blame(self, metrics) -> str:
-    """The tasks whose loss is not finite, among those that the batch drew; of a run
-    without tasks, the terms.
+    """The tasks whose loss is not finite, among those that the batch drew; without any,
+    the terms.
     """
+    terms = [k for k, x in metrics.items() if np.ndim(x) == 0 and not np.isfinite(x)]
     if "by_task" not in metrics:
-      terms = [k for k, x in metrics.items() if not np.isfinite(x)]
       return f"in {', '.join(terms)}"
 
     def broken(name, row, drawn):
@@ -166,7 +187,9 @@ class _Window:
 
     rows = zip(self._tasks, metrics["by_task"], metrics["drawn"])
     names = [name for name, row, drawn in rows if broken(name, row, drawn)]
-    return f"in task {', '.join(names)}" if names else "though every loss was finite"
+    if names:
+      return f"in task {', '.join(names)}"
+    return f"in {', '.join(terms)}, though the loss of every task was finite"
 
   def means(self) -> dict[str, float]:
     """Scalars of the window, and a fresh window."""

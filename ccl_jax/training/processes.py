@@ -33,6 +33,7 @@ def join_processes(
   process_id: int | None = None,
   *,
   seconds: int = 300,
+  instead: str = "--coordinator, --num_processes and --process_id",
 ) -> None:
   """Meets the run's other processes; to be called before JAX finds its devices.
 
@@ -40,6 +41,7 @@ def join_processes(
     coordinator: HOST:PORT of process 0; None asks the pod or the job scheduler for
       all three.
     seconds: how long to wait for the others.
+    instead: the flags that are to be given where neither pod nor scheduler tells.
 
   Raises:
     UsageError: the three do not fit together, or nobody tells them. If the others do
@@ -65,10 +67,7 @@ def join_processes(
       shutdown_timeout_seconds=PARTING,
     )
   except ValueError as e:
-    raise UsageError(
-      f"--distributed: {str(e).splitlines()[0]} Give --coordinator, --num_processes "
-      "and --process_id"
-    ) from e
+    raise UsageError(f"--distributed: {str(e).splitlines()[0]} Give {instead}") from e
   finally:
     watch.cancel()
   check_versions(jax.process_index(), {name: version(name) for name in VERSIONS})

@@ -197,8 +197,9 @@ def make_train_step(
     accumulate: microbatches that a batch is cut into, one after the other.
     task: one task for the whole batch with a static route; None draws by sample.
 
-  Metrics: `loss`, `grad_norm`; `by_task` (tasks, streams): mean loss of each task and
-  stream in this batch, not a number where no sample drew it; `drawn` (tasks,): samples.
+  Metrics: `loss`, `grad_norm`, `update_norm`; `by_task` (tasks, streams): mean loss of
+  each task and stream in this batch, not a number where no sample drew it; `drawn`
+  (tasks,): samples.
   """
   static = None if task is None else TASKS[task]
   weights = dict(zip(STREAMS, recipe.loss_weights))
@@ -257,6 +258,7 @@ def make_train_step(
     metrics = {
       "loss": loss,
       "grad_norm": optax.global_norm(grads),
+      "update_norm": optax.global_norm(updates),
       "by_task": _by_task(by_sample, drawn.tasks, len(recipe.names)),
       "drawn": jax.nn.one_hot(drawn.tasks.index, len(recipe.names)).sum(0),
     }

@@ -17,18 +17,28 @@ def _figure(rows: int, columns: int, width: float, height: float):
 def loss_curves(
   path: pathlib.Path, rows: Sequence[Mapping[str, float | int | None]]
 ) -> None:
-  """Loss against step, one line for each task and stream.
+  """Loss against step, one line for each task and stream; held-out ones dashed, in the
+  colour of their task.
 
   Args:
-    rows: of metrics.jsonl: {"step": ..., "loss/TASK/STREAM": ...}; None is left out.
+    rows: of metrics.jsonl: {"step": ..., "loss/TASK/STREAM": ...}, and
+      "held_out/TASK/STREAM"; None is left out.
   """
   figure, axes = _figure(1, 2, 10.0, 4.0)
-  names = sorted({k for r in rows for k in r if k.startswith("loss/")})
-  for name in names:
-    _, task, stream = name.split("/")
+  parts = {tuple(k.split("/")) for r in rows for k in r}
+  parts = sorted(p for p in parts if len(p) == 3 and p[0] in ("loss", "held_out"))
+  tasks = sorted({task for _, task, _ in parts})
+  for kind, task, stream in parts:
+    name = f"{kind}/{task}/{stream}"
     points = [(r["step"], r[name]) for r in rows if r.get(name) is not None]
     ax = axes[0, 0 if stream == "video" else 1]
-    ax.plot(*zip(*points), label=task)
+    held_out = kind == "held_out"
+    ax.plot(
+      *zip(*points),
+      label=f"{task}, held out" if held_out else task,
+      color=f"C{tasks.index(task)}",
+      linestyle="--" if held_out else "-",
+    )
   for ax, stream in zip(axes[0], ("video", "audio")):
     ax.set(title=f"{stream}: velocity error", xlabel="step", yscale="log")
     ax.grid(alpha=0.3)

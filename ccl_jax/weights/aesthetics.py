@@ -17,9 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from ccl_jax.errors import UsageError
-from ccl_jax.metrics.aesthetics import Aesthetics
-from ccl_jax.metrics.nets.aesthetics import AXES, AestheticsNet
-from ccl_jax.metrics.nets.wavlm import WavLM
+from ccl_jax.models.scorers.aesthetics import AXES, Aesthetics, AestheticsNet
+from ccl_jax.models.scorers.wavlm import WavLM
 from ccl_jax.weights.pickles import plain_values
 from ccl_jax.weights.reader import PICKLES, Weights, open_weights, read_config
 from ccl_jax.weights.rules import (

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ccl_jax.errors import UsageError
-from ccl_jax.metrics.fvd import FilmFeatures
-from ccl_jax.metrics.nets.i3d import BRANCHES, I3D, MIXED
+from ccl_jax.models.scorers.i3d import BRANCHES, I3D, MIXED, FilmFeatures
 from ccl_jax.weights.reader import Weights, open_weights
 from ccl_jax.weights.rules import Row, Shapes, Transform, conv, flat_shapes, load_tree
 from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name

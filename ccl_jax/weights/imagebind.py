@@ -19,13 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ccl_jax.errors import UsageError
-from ccl_jax.metrics.nets.imagebind import (
-  BANDS,
-  MEL_FRAMES,
-  PATCH,
-  TOWERS,
-  ImageBind,
-)
+from ccl_jax.models.scorers.imagebind import BANDS, MEL_FRAMES, PATCH, TOWERS, ImageBind
 from ccl_jax.weights.reader import Weights, open_weights, read_config
 from ccl_jax.weights.rules import (
   Row,

@@ -28,7 +28,7 @@ import ml_dtypes
 import numpy as np
 
 from ccl_jax.errors import UsageError
-from ccl_jax.weights.reader import Entry, extent
+from ccl_jax.weights.entries import Entry, extent
 
 NESTED = ("state_dict", "model", "generator")  # where tensors may be, one level down
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -150,6 +150,8 @@ def _read(path):
     ) from e
   except (EOFError, struct.error, zipfile.BadZipFile) as e:
     raise UsageError(f"{path} is truncated or damaged: download it again") from e
+  except (OSError, MemoryError) as e:  # of the system: the file may be fine
+    raise UsageError(f"cannot read {path}: {str(e) or type(e).__name__}") from e
   except Exception as e:  # whatever a pickle that is none leads to
     raise UsageError(
       f"{path} is not a weight file: it cannot be read as a torch pickle"

@@ -16,12 +16,13 @@ import pathlib
 import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from ccl_jax.errors import UsageError
+from ccl_jax.weights.entries import Entry, extent
+from ccl_jax.weights.pickles import pickle_entries
 
 DTYPES = {
   "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
@@ -33,19 +34,6 @@ PREFIXES = ("model.diffusion_model.", "module.")
 PICKLES = (".pth", ".pt", ".bin")
 NAMED_PICKLES = (".model",)  # tokenizers end so too: only if asked for by name
 _LFS = b"version https://git-lfs"
-
-
-class Entry(NamedTuple):
-  """Where a tensor lies: `offset` bytes into `file`.
-
-  `strides` are in elements, None where the tensor has no gaps.
-  """
-
-  file: pathlib.Path
-  offset: int
-  dtype: np.dtype
-  shape: tuple[int, ...]
-  strides: tuple[int, ...] | None = None
 
 
 class Weights:
@@ -236,8 +224,6 @@ def _file_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
   if path.suffix == ".safetensors":
     return _safetensors(path)
   if path.suffix in PICKLES + NAMED_PICKLES:
-    from ccl_jax.weights.pickles import pickle_entries
-
     return pickle_entries(path)
   raise UsageError(f"{path} is not a weight file: expected .safetensors or .pth")
 
@@ -296,10 +282,3 @@ def _json(path: pathlib.Path) -> dict:
   if not isinstance(value, dict):
     raise UsageError(f"{path} is not a JSON object")
   return value
-
-
-def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
-  """Elements from the first to the last one of a strided tensor."""
-  if 0 in shape:
-    return 0
-  return 1 + sum((n - 1) * s for n, s in zip(shape, strides))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ccl_jax.errors import UsageError
-from ccl_jax.metrics.nets.s3fd import S3FD, S3FDNet
+from ccl_jax.models.scorers.s3fd import S3FD, S3FDNet
 from ccl_jax.weights.reader import Weights, open_weights
 from ccl_jax.weights.rules import Row, Shapes, conv, flat_shapes, load_tree
 from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name

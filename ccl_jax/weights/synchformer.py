@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ccl_jax.errors import UsageError
-from ccl_jax.metrics.nets.synchformer import SEGMENTS, Synchformer, SynchformerNet
-from ccl_jax.metrics.nets.synchformer_towers import BANDS, MEL_FRAMES, PATCH
+from ccl_jax.models.scorers.synchformer import SEGMENTS, Synchformer, SynchformerNet
+from ccl_jax.models.scorers.synchformer_towers import BANDS, MEL_FRAMES, PATCH
 from ccl_jax.weights.reader import Weights, open_weights
 from ccl_jax.weights.rules import (
   Row,

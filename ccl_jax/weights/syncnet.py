@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ccl_jax.errors import UsageError
-from ccl_jax.metrics.nets.syncnet import (
+from ccl_jax.models.scorers.syncnet import (
   CEPSTRA,
   FRAMES,
   LIPS,

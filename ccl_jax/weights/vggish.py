@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ccl_jax.errors import UsageError
-from ccl_jax.metrics.fad import SoundFeatures
-from ccl_jax.metrics.nets.vggish import BANDS, FRAMES, VGGish
+from ccl_jax.models.scorers.vggish import BANDS, FRAMES, SoundFeatures, VGGish
 from ccl_jax.weights.reader import Weights, open_weights
 from ccl_jax.weights.rules import Row, Shapes, conv, dense, flat_shapes, load_tree
 from ccl_jax.weights.upstream import Sizes, Upstream

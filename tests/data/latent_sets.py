@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ccl_jax.data import plan
-from ccl_jax.data.buckets import Bucket, parse_spec
-from ccl_jax.data.catalogue import Catalogue, Item
-from ccl_jax.data.set_writer import finish, new_shard
+from ccl_jax.data.sets import plan
+from ccl_jax.data.sets.buckets import Bucket, parse_spec
+from ccl_jax.data.sets.writer import finish, new_shard
+from ccl_jax.data.sources.catalogue import Catalogue, Item
 
 FILM = Bucket.of(parse_spec("5x16x16@25"))
 SILENT = Bucket.of(parse_spec("5x16x32@25"), "silent")

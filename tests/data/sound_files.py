@@ -5,7 +5,7 @@ import wave
 
 import numpy as np
 
-from ccl_jax.data.sounds import RATE
+from ccl_jax.data.sources.sounds import RATE
 
 
 def write(path, samples, *, rate=RATE, channels=1, seed=0):

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.codecs import fit_codecs
-from ccl_jax.data import catalogue
-from ccl_jax.data.buckets import parse_spec
-from ccl_jax.data.media import MediaError, measure, probe, read_audio, read_clip
+from ccl_jax.codecs.embedded import fit_codecs
+from ccl_jax.data.media.decode import MediaError, measure, probe, read_audio, read_clip
+from ccl_jax.data.sets.buckets import parse_spec
+from ccl_jax.data.sources import catalogue
 from ccl_jax.data.spec import ClipSpec
 from tests.data.films import film
 from tests.data.sound_files import wav

@@ -1,6 +1,6 @@
 import pytest
 
-from ccl_jax.data.buckets import KINDS, Bucket, check_specs, choose, parse_spec
+from ccl_jax.data.sets.buckets import KINDS, Bucket, check_specs, choose, parse_spec
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 

@@ -4,15 +4,15 @@ import math
 
 import pytest
 
-from ccl_jax.data.captions import (
+from ccl_jax.data.media.tracks import MediaError
+from ccl_jax.data.sources.captions import (
   Caption,
   read_captions,
   read_rows,
   read_table,
   sidecar,
 )
-from ccl_jax.data.templates import check, fields_of, filled
-from ccl_jax.data.tracks import MediaError
+from ccl_jax.data.sources.templates import check, fields_of, filled
 from ccl_jax.errors import UsageError
 
 NAMES = ["a.wav", "a.mp4", "x/b.mp4"]

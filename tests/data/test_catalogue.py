@@ -5,10 +5,10 @@ import logging
 import numpy as np
 import pytest
 
-from ccl_jax.data import catalogue
-from ccl_jax.data.buckets import Bucket, parse_spec
-from ccl_jax.data.catalogue import scan
-from ccl_jax.data.media import MediaError, image_size, picture_size
+from ccl_jax.data.media.decode import MediaError, image_size, picture_size
+from ccl_jax.data.sets.buckets import Bucket, parse_spec
+from ccl_jax.data.sources import catalogue
+from ccl_jax.data.sources.catalogue import scan
 from ccl_jax.errors import UsageError
 from ccl_jax.viz.media import write_png, write_wav
 from tests.data.films import film, flash, onset, truncated

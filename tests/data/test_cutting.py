@@ -6,15 +6,16 @@ import pathlib
 import numpy as np
 import pytest
 
-from ccl_jax.data import catalogue, media, media_builder
-from ccl_jax.data.buckets import Bucket
 from ccl_jax.data.builders.folder import Folder
 from ccl_jax.data.builders.openhumanvid import Openhumanvid, OpenHumanVidConfig
 from ccl_jax.data.builders.vggsound import Vggsound
-from ccl_jax.data.captions import Caption
-from ccl_jax.data.catalogue import Item, read, scan_rows, without_soundtracks
-from ccl_jax.data.media import MediaError, MediaInfo
-from ccl_jax.data.media_builder import SPEECH, Entry, Example, MediaConfig
+from ccl_jax.data.media import decode as media
+from ccl_jax.data.media.decode import MediaError, MediaInfo
+from ccl_jax.data.sets.buckets import Bucket
+from ccl_jax.data.sources import catalogue, media_builder
+from ccl_jax.data.sources.captions import Caption
+from ccl_jax.data.sources.catalogue import Item, read, scan_rows, without_soundtracks
+from ccl_jax.data.sources.media_builder import SPEECH, Entry, Example, MediaConfig
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 

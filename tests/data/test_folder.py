@@ -4,7 +4,7 @@ import logging
 import numpy as np
 import pytest
 
-from ccl_jax.data.folder import FolderSource
+from ccl_jax.data.sources.folder import FolderSource
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from tests.data.films import film, flash, onset, truncated

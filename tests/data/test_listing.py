@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from ccl_jax.data.listing import Listing
+from ccl_jax.data.sources.listing import Listing
 from ccl_jax.errors import UsageError
 
 FILMS = (".mp4", ".wav", ".png")  # best first

@@ -7,9 +7,9 @@ import av
 import numpy as np
 import pytest
 
-from ccl_jax.data import sound_checks
-from ccl_jax.data.loudness import PEAK, amplified, gain_of, gain_to, integrated
-from ccl_jax.data.sound_checks import clipped, measured, speech_hook
+from ccl_jax.data.media.loudness import PEAK, amplified, gain_of, gain_to, integrated
+from ccl_jax.data.preparing import sound_checks
+from ccl_jax.data.preparing.sound_checks import clipped, measured, speech_hook
 from ccl_jax.errors import UsageError
 
 

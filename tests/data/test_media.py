@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccl_jax.data import media, tracks
-from ccl_jax.data.media import MediaError, probe, read_audio, read_clip, read_image
+from ccl_jax.data.media import decode as media
+from ccl_jax.data.media import tracks
+from ccl_jax.data.media.decode import (
+  MediaError,
+  probe,
+  read_audio,
+  read_clip,
+  read_image,
+)
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.viz.media import write_mp4
 from tests.data.films import film, flash, onset, trimmed, truncated

@@ -7,16 +7,16 @@ import sys
 import numpy as np
 import pytest
 
-from ccl_jax.data import media_set
 from ccl_jax.data.__main__ import main
-from ccl_jax.data.buckets import parse_spec
 from ccl_jax.data.builders.folder import Folder
 from ccl_jax.data.builders.openhumanvid import Openhumanvid
 from ccl_jax.data.builders.vggsound import Vggsound
 from ccl_jax.data.builders.wavcaps import Wavcaps
-from ccl_jax.data.sources import open_source
+from ccl_jax.data.sets.buckets import parse_spec
+from ccl_jax.data.sources import media_set
+from ccl_jax.data.sources.open import open_source
+from ccl_jax.data.sources.stock import open_stock
 from ccl_jax.data.spec import ClipSpec
-from ccl_jax.data.stock import open_stock
 from ccl_jax.errors import UsageError
 from ccl_jax.viz.media import write_png, write_wav
 from configs.encode import get_config

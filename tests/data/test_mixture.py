@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccl_jax.data.latent_batches import LatentBatches
-from ccl_jax.data.mixture import Mixture, open_mixture, pick, whole_weights
-from ccl_jax.data.record_set import RecordSet
+from ccl_jax.data.sets.batches import LatentBatches
+from ccl_jax.data.sets.mixture import Mixture, open_mixture, pick, whole_weights
+from ccl_jax.data.sets.record_set import RecordSet
 from ccl_jax.errors import UsageError
 from tests.data.latent_sets import (
   ENCODERS,

@@ -7,10 +7,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ccl_jax.data.latent_batches import LatentBatches
-from ccl_jax.data.mixture import open_mixture, pick, whole_weights
-from ccl_jax.data.sounds import RATE, Sounds, Span, WindowBatches
-from ccl_jax.data.sources import Cached
+from ccl_jax.data.sets.batches import LatentBatches
+from ccl_jax.data.sets.mixture import open_mixture, pick, whole_weights
+from ccl_jax.data.sources.open import Cached
+from ccl_jax.data.sources.sounds import RATE, Sounds, Span, WindowBatches
 from ccl_jax.errors import UsageError
 from tests.data.latent_sets import ENCODERS, FILM, IMAGE, SILENT, SOUND, make_set
 from tests.data.sound_files import wav

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccl_jax.data import media
+from ccl_jax.data.media import decode as media
+from ccl_jax.data.media.tracks import MediaError, MediaInfo, first_time
 from ccl_jax.data.spec import ClipSpec
-from ccl_jax.data.tracks import MediaError, MediaInfo, first_time
 
 SPEC = ClipSpec(5, 16, 16, 25)
 P = 1 / 25

@@ -8,17 +8,17 @@ import av
 import numpy as np
 import pytest
 
-from ccl_jax.data import prepare as module
-from ccl_jax.data import shots, sound_checks
 from ccl_jax.data.__main__ import main
-from ccl_jax.data.buckets import parse_spec
-from ccl_jax.data.catalogue import read, scan
-from ccl_jax.data.folder import FolderSource
-from ccl_jax.data.loudness import PEAK, amplified, gain_to, integrated
-from ccl_jax.data.media import read_audio
-from ccl_jax.data.prepare import Options, prepare
+from ccl_jax.data.media.decode import read_audio
+from ccl_jax.data.media.loudness import PEAK, amplified, gain_to, integrated
+from ccl_jax.data.preparing import run as module
+from ccl_jax.data.preparing import shots, sound_checks
+from ccl_jax.data.preparing.run import Options, prepare
+from ccl_jax.data.sets.buckets import parse_spec
+from ccl_jax.data.sources.catalogue import read, scan
+from ccl_jax.data.sources.folder import FolderSource
+from ccl_jax.data.sources.stock import open_stock
 from ccl_jax.data.spec import ClipSpec
-from ccl_jax.data.stock import open_stock
 from ccl_jax.errors import UsageError
 from ccl_jax.viz.media import write_mp4, write_png, write_wav
 from tests.data.films import film

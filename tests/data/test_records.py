@@ -6,10 +6,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ccl_jax.data import plan, records
-from ccl_jax.data.catalogue import Catalogue, Item
-from ccl_jax.data.record_set import RecordSet, allow_open_files
-from ccl_jax.data.records import DamagedRecord, new_shard, pack, unpack, write_json
+from ccl_jax.data.sets import plan, records
+from ccl_jax.data.sets.record_set import RecordSet, allow_open_files
+from ccl_jax.data.sets.records import DamagedRecord, new_shard, pack, unpack, write_json
+from ccl_jax.data.sources.catalogue import Catalogue, Item
 from ccl_jax.errors import UsageError
 from tests.data.latent_sets import (
   ENCODERS,

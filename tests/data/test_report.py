@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from ccl_jax.data import prepare, shots
-from ccl_jax.data.captions import Caption, Row
-from ccl_jax.data.media import MediaInfo
-from ccl_jax.data.prepare import Options, Prepared, rows_of
-from ccl_jax.data.prepare_report import summary
+from ccl_jax.data.media.decode import MediaInfo
+from ccl_jax.data.preparing import run as prepare
+from ccl_jax.data.preparing import shots
+from ccl_jax.data.preparing.report import summary
+from ccl_jax.data.preparing.run import Options, Prepared, rows_of
+from ccl_jax.data.sources.captions import Caption, Row
 
 ROWS = [
   {"file": "a.mp4", "caption": "x", "seconds": 1800.0, "start": 0.0, "end": 1800.0,

@@ -3,17 +3,18 @@
 import numpy as np
 import pytest
 
-from ccl_jax.data import talking_picture, talking_voice
-from ccl_jax.data.spec import ClipSpec
-from ccl_jax.data.talking_picture import Ball, Face, Painter, ball_height, throw
-from ccl_jax.data.talking_scene import (
+from ccl_jax.data.scenes import picture as talking_picture
+from ccl_jax.data.scenes import voice as talking_voice
+from ccl_jax.data.scenes.picture import Ball, Face, Painter, ball_height, throw
+from ccl_jax.data.scenes.talking import (
   EVENT,
   Scene,
   draw_clip,
   heard_tokens,
   seen_tokens,
 )
-from ccl_jax.data.talking_voice import Syllable, clicks, envelope, spectrum, voice
+from ccl_jax.data.scenes.voice import Syllable, clicks, envelope, spectrum, voice
+from ccl_jax.data.spec import ClipSpec
 
 SPEC = ClipSpec(9, 32, 48, 25)
 

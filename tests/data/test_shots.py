@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ccl_jax.data import shots
-from ccl_jax.data.shots import Look, _bright, _cuts, _edges
+from ccl_jax.data.preparing import shots
+from ccl_jax.data.preparing.shots import Look, _bright, _cuts, _edges
 
 COUNT, STEP = 16, 0.25  # frames, and the seconds between them
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccl_jax.data.shuffle import key_of, mix, shuffled
+from ccl_jax.data.sets.shuffle import key_of, mix, shuffled
 
 
 @settings(deadline=None, max_examples=50)

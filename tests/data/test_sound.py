@@ -6,10 +6,10 @@ import av
 import numpy as np
 import pytest
 
-from ccl_jax.data import sound
-from ccl_jax.data.media import read_audio
-from ccl_jax.data.sound import decode_sound
-from ccl_jax.data.tracks import MediaError
+from ccl_jax.data.media import sound
+from ccl_jax.data.media.decode import read_audio
+from ccl_jax.data.media.sound import decode_sound
+from ccl_jax.data.media.tracks import MediaError
 from tests.data.sound_files import wav
 
 RATE = 16000

@@ -5,8 +5,8 @@ import wave
 import numpy as np
 import pytest
 
-from ccl_jax.data import media
-from ccl_jax.data.sounds import RATE, Sounds, WindowBatches
+from ccl_jax.data.media import decode as media
+from ccl_jax.data.sources.sounds import RATE, Sounds, WindowBatches
 from ccl_jax.errors import UsageError
 from tests.data.sound_files import write
 

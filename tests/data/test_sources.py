@@ -5,9 +5,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from ccl_jax.data import builders
-from ccl_jax.data.folder import FolderSource
 from ccl_jax.data.pipeline import make_iterator
-from ccl_jax.data.sources import Cached, open_source
+from ccl_jax.data.sources.folder import FolderSource
+from ccl_jax.data.sources.open import Cached, open_source
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from tests.data.films import film

@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from ccl_jax.data import plan, records
-from ccl_jax.data.buckets import Bucket
-from ccl_jax.data.catalogue import Catalogue, Item
-from ccl_jax.data.record_set import RecordSet
-from ccl_jax.data.set_writer import finish, is_done, new_shard
-from ccl_jax.data.summary import Summary, total
+from ccl_jax.data.sets import plan, records
+from ccl_jax.data.sets.buckets import Bucket
+from ccl_jax.data.sets.record_set import RecordSet
+from ccl_jax.data.sets.summary import Summary, total
+from ccl_jax.data.sets.writer import finish, is_done, new_shard
+from ccl_jax.data.sources.catalogue import Catalogue, Item
 from ccl_jax.errors import UsageError
 from tests.data.latent_sets import ENCODERS, FILM, IMAGE, SOUND, arrays, item
 

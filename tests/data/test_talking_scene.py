@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from ccl_jax.data import talking_voice
+from ccl_jax.data.scenes import voice as talking_voice
+from ccl_jax.data.scenes.talking import EVENT, Scene, draw_clip
 from ccl_jax.data.spec import ClipSpec
-from ccl_jax.data.talking_scene import EVENT, Scene, draw_clip
 from ccl_jax.errors import UsageError
 
 QUICK = ClipSpec(33, 32, 32, 25)

@@ -5,8 +5,8 @@ import types
 
 import pytest
 
-from ccl_jax.data import tracks
-from ccl_jax.data.tracks import MediaError, frames_from, main_track
+from ccl_jax.data.media import tracks
+from ccl_jax.data.media.tracks import MediaError, frames_from, main_track
 
 TICK = fractions.Fraction(1, 1000)
 

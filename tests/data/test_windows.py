@@ -5,10 +5,11 @@ import pathlib
 
 import pytest
 
-from ccl_jax.data import media, windows
-from ccl_jax.data.captions import Caption
-from ccl_jax.data.media import MediaError, MediaInfo
-from ccl_jax.data.windows import (
+from ccl_jax.data.media import decode as media
+from ccl_jax.data.media.decode import MediaError, MediaInfo
+from ccl_jax.data.sources import windows
+from ccl_jax.data.sources.captions import Caption
+from ccl_jax.data.sources.windows import (
   check_hop,
   label,
   part_of,

@@ -19,7 +19,7 @@ import sys
 
 import numpy as np
 
-from ccl_jax.data.sounds import RATE
+from ccl_jax.data.sources.sounds import RATE
 from ccl_jax.viz.media import write_wav
 
 ROOT = pathlib.Path(__file__).parents[2]

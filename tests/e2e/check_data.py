@@ -23,8 +23,8 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
-from ccl_jax.data.media import read_clip
-from ccl_jax.data.record_set import RecordSet
+from ccl_jax.data.media.decode import read_clip
+from ccl_jax.data.sets.record_set import RecordSet
 from ccl_jax.data.spec import ClipSpec
 from tests.e2e.conftest import finish
 from tests.weights.release_files import SIZES, tensors, tokenizer_file

@@ -36,11 +36,11 @@ import torch
 from safetensors.numpy import load_file
 
 from ccl_jax.benchmarks import eval_weights
-from ccl_jax.convert import export_weights, import_weights
+from ccl_jax.data.scenes.talking import draw_clip
 from ccl_jax.data.spec import ClipSpec
-from ccl_jax.data.talking_scene import draw_clip
-from ccl_jax.scoring import BUILDERS
+from ccl_jax.metrics.registry import BUILDERS
 from ccl_jax.viz.media import write_mp4
+from ccl_jax.weights.transfer import export_weights, import_weights
 from tests.metrics.tiny_weights import write_clip, write_weights
 from tests.metrics.whisper_files import write_whisper
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ccl_jax.data import __main__ as data
-from ccl_jax.data.media import read_clip
+from ccl_jax.data.media.decode import read_clip
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.viz.media import write_mp4, write_wav
 from tests.e2e.conftest import Forks, finish
@@ -140,7 +140,7 @@ def test_mistakes_are_one_line(home, films, latents, encoder, trainer):
   trainings = [
     (train_flags(home / "nowhere", new, 2), ["no set of latents", "nowhere"]),
     (train_flags(f"{latents}:0", new, 2), ["weight", "more than 0"]),
-    ([*train_flags(latents, new, 2), "--config.batch.size=0"], ["batch size"]),
+    ([*train_flags(latents, new, 2), "--config.batch.size=0"], ["batch.size", "0"]),
     ([*train_flags(latents, new, 2), "--config.report.tasks=('joint',)"], ["report"]),
     (
       [*train_flags(latents, new, 2), "--config.tasks.probabilities.single=0.0"],

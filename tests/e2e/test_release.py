@@ -9,16 +9,18 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from ccl_jax import convert, train
-from ccl_jax.codecs import load_codecs
-from ccl_jax.data.media import read_video
+from ccl_jax.checkpoints.slices import SliceReader
+from ccl_jax.codecs.bundle import load_codecs
+from ccl_jax.data.media.decode import read_video
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
-from ccl_jax.inference import Pipeline
+from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.sampling import Sampling
 from ccl_jax.models import presets
 from ccl_jax.models.stream import StreamConfig
-from ccl_jax.release import convert_release
-from ccl_jax.sampling import Sampling
-from ccl_jax.training.streamed import SliceReader
+from ccl_jax.weights.reader import open_weights
+from ccl_jax.weights.release import convert_release
+from ccl_jax.weights.transfer import export_weights
 from configs import joint
 from tests.e2e.conftest import finish
 from tests.weights.release_files import diffusers_release, dit_sizes, native_release
@@ -218,6 +220,14 @@ def test_other_weights_than_the_bundle_was_made_with(i2v, tmp_path):
   assert not (tmp_path / "b").exists()
 
 
+def test_the_transformer_of_a_release_goes_out_again(i2v, tmp_path):
+  """`export` takes the very folder that `convert wan` writes."""
+  export_weights(i2v / "wan", tmp_path / "out", form="native")
+  got, source = open_weights(tmp_path / "out"), open_weights(i2v / "download")
+  assert sorted(got.names()) == sorted(source.names())
+  assert all(got.read(n).tobytes() == source.read(n).tobytes() for n in got.names())
+
+
 def test_a_download_that_lacks_a_network(tmp_path, capsys):
   """Is refused before anything is written."""
   download = diffusers_release(tmp_path / "d", image=False)
@@ -229,10 +239,12 @@ def test_a_download_that_lacks_a_network(tmp_path, capsys):
   assert not (tmp_path / "wan").exists()
 
 
-def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch):
-  from ccl_jax import release
+def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch, capsys):
+  """With the same command, and no other."""
+  from ccl_jax.weights import release
 
   download = diffusers_release(tmp_path / "d", image=False)
+  copy = diffusers_release(tmp_path / "copy", image=False)
   done = []
   real = release.import_weights
 
@@ -243,8 +255,18 @@ def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch):
     return real(kind, *args, **kwargs)
 
   monkeypatch.setattr(release, "import_weights", failing)
-  with pytest.raises(KeyboardInterrupt):
-    convert_release(download, tmp_path / "wan")
+  given = ["wan", "--src", str(download), "--dst", str(tmp_path / "wan")]
+  with pytest.raises(SystemExit) as e:
+    convert.main(given)
+  assert e.value.code == 130
+  assert "what is finished stays, the same command goes on" in capsys.readouterr().err
+  for other, name in (
+    (["--dtype", "float32"], "--dtype None, got float32"),
+    (["--src", str(copy)], f"--src {download}, got {copy}"),
+  ):
+    with pytest.raises(SystemExit) as e:
+      convert.main([*given, *other])
+    assert e.value.code == 2 and name in capsys.readouterr().err
   before = (tmp_path / "wan" / "vae" / "tensors.json").stat().st_mtime_ns
   with pytest.raises(UsageError, match="holds no model"):
     Pipeline.load(tmp_path / "wan")

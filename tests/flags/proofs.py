@@ -53,6 +53,14 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_generate_flags.py::test_what_is_given_is_read_and_kept": _flags(
     "generate", "image audio video"
   ),
+  HERE + "test_generate_flags.py::"
+  "test_each_prompt_may_have_a_seed_and_a_file_of_its_own": _flags(
+    "generate", "image audio video seed prompt"
+  ),
+  HERE + "test_generate_settings.py::test_settings_make_the_clip_again": _flags(
+    "generate", "settings task steps shift solver sequential guidance scale_video "
+    "negative_prompt frames height width weights codecs step ckpt seed prompt audio",
+  ),
   HERE + "test_generate_flags.py::test_a_manifest_in_parts_and_batches": _flags(
     "generate", "manifest process_index process_count batch"
   ),
@@ -73,6 +81,11 @@ PROOFS: dict[str, list[str]] = {
   ),
   HERE + "test_train_flags.py::test_codecs_that_are_named_or_belong_to_the_start": (
     _keys("train", "codec.path")
+  ),
+  HERE
+  + "test_train_flags.py::test_the_held_out_loss_is_of_clips_that_no_step_reads"
+  : _keys(
+    "train", "evaluate.every evaluate.clips evaluate.root evaluate.sigmas"
   ),
   HERE + "test_train_flags.py::test_init_is_where_the_parameters_come_from": _keys(
     "train", "init"
@@ -229,9 +242,8 @@ PROOFS: dict[str, list[str]] = {
   "test_the_encoder_is_told_the_batch_and_whether_to_keep_deviations": _keys(
     "encode", "batch.size batch.threads video_std"
   ),
-  "tests/test_encode.py::test_the_deviation_is_stored_where_it_is_asked_for": _keys(
-    "encode", "video_std"
-  ),
+  "tests/encoding/test_encode.py::"
+  "test_the_deviation_is_stored_where_it_is_asked_for": _keys("encode", "video_std"),
   # Plans.
   HERE + "test_plan_flags.py::test_defaults": _flags("plan", "config"),
   HERE + "test_plan_flags.py::test_each_flag": _flags(

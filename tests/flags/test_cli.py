@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax import cli, own_weights
-from ccl_jax.converted import read_about, restore_converted
+from ccl_jax import cli
+from ccl_jax.checkpoints.converted import read_about, restore_converted
 from ccl_jax.errors import UsageError
 from ccl_jax.models import audio_vae
+from ccl_jax.weights import own as own_weights
 from tests.flags.command import command
 
 

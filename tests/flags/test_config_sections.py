@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from ccl_jax import building
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.sharding import make_mesh
+from ccl_jax.training import build as building
 from ccl_jax.training.optim import ParamGroup, assign_groups
 from ccl_jax.training.step import Recipe
 from configs import common, joint

@@ -37,6 +37,8 @@ BASE = {
   "accumulate": 1, "ema_decay": 0.999,
   "mesh": (1, -1, 1, 1), "slices": (1, 1, 1, 1),
   "checkpoint.every": 500, "checkpoint.keep": 2, "log_every": 10, "profile": (),
+  "evaluate.every": 0, "evaluate.clips": 64, "evaluate.root": "",
+  "evaluate.sigmas": (0.1, 0.3, 0.5, 0.7, 0.9),
   "report.tasks": (), "report.clips": 16, "report.steps": 20,
   "report.guidance": "ucg2", "report.scale": 2.0, "report.show": 4,
 }  # fmt: skip

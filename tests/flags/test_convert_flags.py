@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from ccl_jax import release
 from ccl_jax.errors import UsageError
-from ccl_jax.training import join as join_module
+from ccl_jax.weights import join as join_module
+from ccl_jax.weights import release
 from tests.flags.command import module_of
 from tests.flags.recording import Recorder
 
@@ -107,14 +107,18 @@ def test_what_is_needed(told, capsys, argv, words):
   assert not told.calls["import_weights"]
 
 
-def test_an_interruption_is_told(told, monkeypatch, capsys):
+def test_an_interruption_is_told(told, monkeypatch, capsys, tmp_path):
   def stopped(*_, **__):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(module_of("convert"), "import_weights", stopped)
   with pytest.raises(SystemExit) as e:
     told.main("clip", "--src", "S", "--dst", "D")
-  assert e.value.code == 130 and "nothing was left in D" in capsys.readouterr().err
+  assert e.value.code == 130
+  assert "interrupted: D: nothing was left in it" in capsys.readouterr().err
+  with pytest.raises(SystemExit):
+    told.main("clip", "--src", "S", "--dst", str(tmp_path))
+  assert f"{tmp_path}: what is finished stays" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -5,9 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from ccl_jax import inspect_data
-from ccl_jax.data import media_set, prepare, prepare_report, sources
 from ccl_jax.data.builders import openhumanvid
+from ccl_jax.data.preparing import report as prepare_report
+from ccl_jax.data.preparing import run as prepare
+from ccl_jax.data.sources import media_set
+from ccl_jax.data.sources import open as sources
+from ccl_jax.encoding import inspect as inspect_data
 from tests.flags.command import module_of
 from tests.flags.recording import Recorder
 

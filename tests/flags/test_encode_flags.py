@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ccl_jax import encoding, inspect_data
-from ccl_jax.codecs import Codecs
-from ccl_jax.data import stock
-from ccl_jax.data.buckets import Bucket
-from ccl_jax.data.catalogue import Catalogue, Item
+from ccl_jax.codecs.bundle import Codecs
+from ccl_jax.data.sets.buckets import Bucket
+from ccl_jax.data.sources import stock
+from ccl_jax.data.sources.catalogue import Catalogue, Item
 from ccl_jax.data.spec import ClipSpec
+from ccl_jax.encoding import inspect as inspect_data
+from ccl_jax.encoding import run as encoding
 from ccl_jax.errors import UsageError
 from tests.flags.command import command
 from tests.flags.config_keys import get
@@ -180,7 +181,7 @@ def told(monkeypatch):
             "buckets": {"film": {"records": 4}, "+21": {"records": 3}}}  # fmt: skip
   r.replace(encode, "encode", lambda *_: r.done)
   r.replace(inspect_data, "decode_some", lambda *_: iter(["a.mp4"]))
-  r.replace(encode.jax.distributed, "initialize")
+  r.replace(encode, "join_processes")
   r.replace(encode.jax, "process_index", 2)
   r.replace(encode.jax, "process_count", 5)
   return r
@@ -194,14 +195,16 @@ def test_the_flags_of_encode(told, capsys):
   command("encode").run(CONFIG, "--config.batch.size=3")
   config, *part = told.last("encode").args
   assert config.data.root == "FILMS" and config.out == "SET" and config.batch.size == 3
-  assert part == [0, 1] and not told.calls["initialize"]
+  assert part == [0, 1] and not told.calls["join_processes"]
   text = capsys.readouterr().out
   sizes = "7 records (4 of film, 3 of +21), 2.5 MB, 3 skipped"
   assert text == f"SET: {sizes} (report.jsonl)\n"
   command("encode").run(CONFIG, "--process_index=1", "--process_count=3")
   assert told.last("encode").args[1:] == (1, 3)
   command("encode").run(CONFIG, "--distributed")
-  assert told.last("encode").args[1:] == (2, 5) and len(told.calls["initialize"]) == 1
+  assert told.last("encode").args[1:] == (2, 5)
+  (met,) = told.calls["join_processes"]
+  assert met.args == () and "--process_index" in met.kwargs["instead"]
 
 
 def test_check_decodes_so_many_records(told, capsys):

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ccl_jax import scoring
 from ccl_jax.errors import UsageError
 from ccl_jax.metrics import outputs, prompts, records, runner
+from ccl_jax.metrics import registry as scoring
 from tests.flags.command import module_of
 from tests.flags.recording import Recorder
 

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from flax import struct
 
-from ccl_jax import inference
-from ccl_jax.codecs import Codecs
+from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.data.spec import ClipSpec
+from ccl_jax.generation import clips
+from ccl_jax.generation import pipeline as inference
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import build_model
 from tests.flags.command import command
@@ -63,7 +64,7 @@ def told(monkeypatch):
   monkeypatch.setattr(inference.Pipeline, "load", lambda *_, **__: pipeline)
   monkeypatch.setattr(inference, "to_bytes", lambda x: x)
   keep = lambda path, video, fps, audio: out["made"].append((video, audio, fps))
-  monkeypatch.setattr("ccl_jax.viz.media.write_mp4", keep)
+  monkeypatch.setattr(clips, "write_mp4", keep)
   out["pipeline"] = pipeline
   return out
 

@@ -6,60 +6,11 @@ import types
 import numpy as np
 import pytest
 
-from ccl_jax import inference
-from ccl_jax.data.media import probe, read_audio, read_clip
+from ccl_jax.data.media.decode import probe, read_audio, read_clip
 from ccl_jax.data.spec import ClipSpec
-from ccl_jax.models.presets import build_model
 from ccl_jax.viz.media import write_mp4, write_png, write_wav
 from tests.flags.command import command
-
-TRAINED = ClipSpec(17, 32, 48, 25.0)
-
-
-class Listener:
-  """Stands for a pipeline: keeps what it is told; clip i is grey of level 40 (i + 1)
-  beside a tone of amplitude 0.1 (i + 1).
-  """
-
-  spec, negative = TRAINED, "blurred"
-
-  def __init__(self, model):
-    self.model, self.loaded, self.calls = model, None, []
-
-  def load(self, folder, **options):
-    self.loaded = {"ckpt": folder, **options}
-    return self
-
-  def shift(self, spec):
-    """Another for every size, so that one sees of which clip it is."""
-    return spec.height / 10 + spec.width / 1000
-
-  def generate(self, task, prompts, *, progress=None, **given):
-    self.calls.append({"task": task, "prompts": prompts, **given})
-    spec, kind = given["spec"], inference.GENERATIONS[task]
-    levels = np.arange(1, len(prompts) + 1)
-    tone = np.sin(np.arange(spec.samples) * (2 * np.pi * 440 / 16000))
-    picture = np.ones((spec.frames, spec.height, spec.width, 3))
-    out = {
-      "video": np.stack([(40 * n * picture).astype(np.uint8) for n in levels]),
-      "audio": np.stack([(0.1 * n * tone).astype(np.float32) for n in levels]),
-    }
-    return {s: out[s] for s in kind.generated}
-
-
-def listening(monkeypatch, preset="tiny", **model):
-  listener = Listener(build_model(preset, **model))
-  monkeypatch.setattr(inference, "Pipeline", listener)
-  return listener
-
-
-def call(listener, tmp_path, *argv):
-  """What the pipeline is told by one command."""
-  given = [f"--ckpt={tmp_path}", f"--out={tmp_path / 'out'}", *argv]
-  if not any(a.startswith(("--prompt", "--manifest")) for a in argv):
-    given.append("--prompt=a cat")
-  command("generate").run(*given)
-  return listener.calls[-1]
+from tests.flags.listener import TRAINED, call, listening
 
 
 def at(told, path):
@@ -72,8 +23,9 @@ def at(told, path):
 SETTINGS = [
   ([], "task", "joint"),
   (["--task=t2a"], "task", "t2a"),
-  ([], "seed", 0),
-  (["--seed=7"], "seed", 7),
+  ([], "seed", [0]),
+  (["--seed=7"], "seed", [7]),
+  (["--prompt=a dog", "--prompt=a cat", "--seed=7", "--seed=5"], "seed", [7, 5]),
   ([], "negative", "blurred"),
   (["--negative_prompt=bad teeth"], "negative", "bad teeth"),
   (["--negative-prompt="], "negative", ""),  # dashes are as good, and nothing is a text
@@ -168,7 +120,10 @@ def test_each_clip_in_its_file_beside_its_prompt(monkeypatch, tmp_path):
       "task": "joint", "prompt": prompt, "seed": 3, "guidance": "ucg2",
       "scales": {"audio": {"s": 2.0}}, "steps": 6, "shift": 4.0, "solver": "unipc",
       "batched": True, "frames": 17, "height": 32, "width": 64, "fps": 25.0,
-      "sample_rate": 16000,
+      "sample_rate": 16000, "negative_prompt": "blurred", "ckpt": str(tmp_path),
+      "codecs": None, "step": 9, "weights": "ema",
+      "fingerprints": {"params": "Pa", "codecs": "Co"},
+      "batch": {"index": i, "prompt": ["a dog", "a cat"], "seed": [3]},
     }  # fmt: skip
 
 
@@ -224,12 +179,44 @@ LINES = [
 ]
 
 
+def test_each_prompt_may_have_a_seed_and_a_file_of_its_own(monkeypatch, tmp_path):
+  """The i-th --image, --audio, --video and --seed are the i-th prompt's."""
+  paths = {name: [] for name in ("image", "audio", "video")}
+  for i in range(2):
+    for name, end in (("image", "png"), ("audio", "wav"), ("video", "mp4")):
+      paths[name].append(tmp_path / f"{i}.{end}")
+    write_png(paths["image"][i], np.full((32, 48, 3), 50 + 100 * i, np.uint8))
+    write_wav(paths["audio"][i], np.full(16000, 0.1 + 0.3 * i, np.float32))
+    film = np.full((17, 32, 48, 3), 200 - 100 * i, np.uint8)
+    write_mp4(paths["video"][i], film, 25.0, np.zeros(TRAINED.samples, np.float32))
+  listener = listening(monkeypatch)
+  flags = ["--prompt=a dog", "--prompt=a cat", "--seed=8", "--seed=5"]
+  for task, means in (
+    ("ti2av", {"image": (50, 150)}),
+    ("a2v", {"audio": (0.1, 0.4), "image": (50, 150)}),
+    ("v2a", {"video": (200, 100)}),
+  ):
+    given = [f"--{name}={path}" for name in means for path in paths[name]]
+    told = call(listener, tmp_path, f"--task={task}", *flags, *given)
+    assert told["prompts"] == ["a dog", "a cat"] and told["seed"] == [8, 5]
+    for name, values in means.items():
+      assert len(told[name]) == 2
+      for row, value in zip(told[name], values):
+        assert abs(row.mean() - value) < 0.02 * value
+    for i, seed in enumerate((8, 5)):
+      about = json.loads((tmp_path / f"out/{task}_{seed}_{i}.json").read_text())
+      assert about["seed"] == seed and about["prompt"] == told["prompts"][i]
+      assert {name: about[name] for name in means} == {
+        name: str(paths[name][i]) for name in means
+      }
+
+
 def test_a_manifest_in_parts_and_batches(monkeypatch, tmp_path, media):
   """Every line once, with its own seed; those with an image first."""
   path = media / "set.jsonl"
   path.write_text("".join(json.dumps(line) + "\n" for line in LINES))
   listener = listening(monkeypatch)
-  given = (f"--manifest={path}", "--seed=99", "--negative_prompt=dull", "--steps=5")
+  given = (f"--manifest={path}", "--negative_prompt=dull", "--steps=5")
   part = ("--process_index=1", "--process_count=2")
   call(listener, tmp_path, *given, *part)
   told = [(c["prompts"], c["seed"], "image" in c) for c in listener.calls]
@@ -251,10 +238,18 @@ def test_a_manifest_in_parts_and_batches(monkeypatch, tmp_path, media):
 REFUSED = [
   (["--prompt=a", "--manifest=x.jsonl"], "one of them only"),
   (["--prompt= "], "--prompt is empty"),
-  (["--task=a2v"], "needs --audio"),
-  (["--task=v2a"], "needs --video"),
-  (["--task=ti2av"], "needs --image"),
+  (["--task=dance"], "unknown task 'dance'"),
+  (["--task=a2v"], "needs audio: give --audio FILE"),
+  (["--task=v2a"], "needs video: give --video FILE"),
+  (["--task=ti2av"], "needs image: give --image FILE"),
+  (["--task=t2v", "--audio=x.wav"], "t2v makes no use of audio"),
   (["--manifest=x.jsonl", "--image=x.png"], "--image with --manifest"),
+  (["--manifest=x.jsonl", "--seed=0"], "--seed with --manifest"),
+  (["--image=x.png", "--image=y.png"], "--image: got 2 for 1 prompts"),
+  (["--seed=1", "--seed=2"], "--seed: got 2 for 1 prompts"),
+  (["--prompt=a", "--prompt=b", "--prompt=c", "--seed=1", "--seed=2"], "got 2 for 3"),
+  (["--seed=-1"], "seed -1: expected"),
+  (["--settings=x.json", "--manifest=x.jsonl"], "--settings or --manifest"),
   (["--steps=0"], "--steps: got 0"),
   (["--image=none.png"], "no file none.png"),
   (["--solver=heun"], "heun"),

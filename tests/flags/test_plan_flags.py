@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ccl_jax.planning import Report
+from ccl_jax.planning.compile import Report
 from tests.flags.command import command
 from tests.flags.recording import Recorder
 

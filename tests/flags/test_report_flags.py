@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ccl_jax import report as module
 from ccl_jax.data.spec import ClipSpec
+from ccl_jax.generation import report as module
 from ccl_jax.models.presets import build_model
 from configs import common
 from tests.flags.recording import Recorder
@@ -37,7 +37,9 @@ def told(monkeypatch, tmp_path):
     return {s: made[s] for s in module.GENERATIONS[task].generated}
 
   model = build_model("tiny")
-  r.pipeline = SimpleNamespace(spec=SPEC, model=model, generate=generate)
+  r.pipeline = SimpleNamespace(
+    spec=SPEC, model=model, generate=generate, takes_channels=False
+  )
   r.loaded = []
   load = lambda folder: r.loaded.append(folder) or r.pipeline
   monkeypatch.setattr(module, "Pipeline", SimpleNamespace(load=load))

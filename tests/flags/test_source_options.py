@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ccl_jax.data import media, talking_picture
-from ccl_jax.data.captions import Caption
-from ccl_jax.data.media_builder import Entry, MediaBuilder, MediaConfig
+from ccl_jax.data.media import decode as media
+from ccl_jax.data.scenes import picture as talking_picture
+from ccl_jax.data.scenes.talking import draw_clip, draw_scene
+from ccl_jax.data.sources.captions import Caption
+from ccl_jax.data.sources.media_builder import Entry, MediaBuilder, MediaConfig
 from ccl_jax.data.spec import ClipSpec
-from ccl_jax.data.talking_scene import draw_clip, draw_scene
 
 ENTRY = Entry("a", ("a",), Caption("a dog barks"), "line 1")
 

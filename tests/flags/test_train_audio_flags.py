@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import audio_training
-from ccl_jax.data.sounds import Sounds, Span
+from ccl_jax.audio_codec import run as audio_training
+from ccl_jax.data.sources.sounds import Sounds, Span
 from ccl_jax.errors import UsageError
 from ccl_jax.sharding import make_mesh
 from tests.flags.command import command
@@ -203,7 +203,7 @@ def test_the_command(parts, tmp_path, capsys):
     ({"window": 8 * 512 - 512}, "config.window=3584"),
     ({"window": 8 * 512 + 1}, "config.window=4097"),
     ({"score__samples": 5000}, "config.score.samples=5000"),
-    ({"batch__size": 0}, "batch.size=0"),
+    ({"batch__size": 0}, "batch.size: got 0"),
   ],
 )
 def test_mistakes(parts, changes, words):

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 from flax import struct
 
-from ccl_jax import train_latents
-from ccl_jax.codecs import Codecs
-from ccl_jax.data.buckets import Bucket
-from ccl_jax.data.mixture import Mixture
+from ccl_jax.codecs.bundle import Codecs
+from ccl_jax.data.sets.buckets import Bucket
+from ccl_jax.data.sets.mixture import Mixture
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.models.presets import build_model
 from ccl_jax.sharding import make_mesh
-from ccl_jax.training.latents import DevicePrefetch
+from ccl_jax.training import feed, films
+from ccl_jax.training import latents as train_latents
+from ccl_jax.training.latents import DevicePrefetch, find_mixture, open_latents
 from ccl_jax.training.step import Recipe
-from configs import common, joint
+from configs import joint
 from tests.flags.command import command
 from tests.flags.recording import Recorder
 
@@ -75,8 +76,7 @@ def clips():
 
 def encoded(clips, **model):
   mesh = make_mesh((1, 1, 1, 1), jax.devices()[:1])
-  make = command("train").module.make_encoder
-  encode = make(CODECS, build_model("tiny", **model), mesh, [0, 1], 2)
+  encode = films.make_encoder(CODECS, build_model("tiny", **model), mesh, [0, 1], 2)
   return {k: np.asarray(v) for k, v in encode(clips).items()}
 
 
@@ -100,7 +100,7 @@ def test_a_stream_that_the_model_lacks_is_left_out(clips, stream):
 def test_conditions_beside_the_latents(clips, monkeypatch):
   """image_form=channels: the condition is on the first frame, of so many frames."""
   condition = lambda codecs, first, frames: (first * frames, codecs.image.encode(first))
-  monkeypatch.setattr(command("train").module, "image_condition", condition)
+  monkeypatch.setattr(films, "image_condition", condition)
   out = encoded(clips, image_form="channels")
   first = clips["video"][:, 0] / 127.5 - 1
   np.testing.assert_allclose(out["condition"], 5 * first, atol=1e-5)
@@ -109,7 +109,7 @@ def test_conditions_beside_the_latents(clips, monkeypatch):
   model = build_model("tiny", image_form="channels")
   with pytest.raises(UsageError, match="needs a CLIP codec"):
     bare = CODECS._replace(image=None)
-    command("train").module.make_encoder(bare, model, mesh, [0, 1], 2)
+    films.make_encoder(bare, model, mesh, [0, 1], 2)
 
 
 FILM = Bucket.of(ClipSpec(17, 32, 48, 25.0))
@@ -118,13 +118,13 @@ FILM = Bucket.of(ClipSpec(17, 32, 48, 25.0))
 class Sets(Mixture):
   """Stands for the sets that a run reads."""
 
-  def __init__(self, buckets, clip=None):
+  def __init__(self, buckets):
     self.buckets, self.batch_sizes = buckets, {b: 4 for b in buckets}
     self.sets = [SimpleNamespace(root=pathlib.Path(n)) for n in ("SET", "OTHER")]
-    self._clip = clip
+    self.clip = None
 
   def common_clip(self):
-    return self._clip
+    return self.clip
 
   def check_encoders(self, hashes):
     self.hashes = hashes
@@ -142,84 +142,102 @@ def records(**changes):
 RECIPE = Recipe(names=("single", "joint"), probabilities=(0.4, 0.6))
 
 
-def opened(monkeypatch, config, mixture, recipe=RECIPE, **model):
+@pytest.fixture
+def sets(monkeypatch, tmp_path):
+  """`open(config, mixture)` gives the feed, of which no batch is read."""
   r = Recorder(monkeypatch)
-  r.replace(train_latents, "open_mixture", mixture)
-  found = train_latents.open_latents(config, build_model("tiny", **model), recipe)
-  assert found is mixture
-  return r.last("open_mixture")
+  r.batches, r.finish = object.__new__(DevicePrefetch), lambda batch: batch
+  r.mesh = make_mesh((2, 4, 1, 1), jax.devices()[:8])
+  r.replace(feed, "load_codecs", CODECS)
+  r.replace(feed, "save_codecs")
+  r.replace(train_latents, "fingerprints", {"video": "hash"})
+  r.replace(train_latents, "LatentBatches", "reader")
+  r.replace(train_latents, "DevicePrefetch", r.batches)
+  r.replace(train_latents, "make_finisher", lambda *_: r.finish)
+
+  def opened(config, mixture, *, root="", **model):
+    r.replace(train_latents, "open_mixture", mixture)
+    model = build_model("tiny", **model)
+    return open_latents(config, model, RECIPE, r.mesh, tmp_path, root=root)
+
+  r.open = opened
+  return r
 
 
-def test_sets_are_opened_as_the_config_says(monkeypatch):
+def test_sets_are_opened_as_the_config_says(sets):
   """data.root, data.options.buckets, .batch_sizes, seed and batch.size."""
   config = records(
     seed=5, batch__size=6, data__options__buckets=("x",),
     data__options__batch_sizes=(("x", 3),),
   )  # fmt: skip
-  clip = ClipSpec(33, 48, 64, 16.0)
-  call = opened(monkeypatch, config, Sets([FILM], clip))
+  clip, mixture = ClipSpec(33, 48, 64, 16.0), Sets([FILM])
+  mixture.clip = clip
+  found = sets.open(config, mixture)
+  call = sets.last("open_mixture")
   assert call.args == ("A:0.7+B:0.3",)
   assert call.kwargs == {
     "seed": 5, "batch_size": 6, "buckets": ("x",), "batch_sizes": (("x", 3),),
   }  # fmt: skip
   # What generation makes later are the clips of the sets, by their codecs.
-  assert config.clip.to_dict() == {"frames": 33, "height": 48, "width": 64, "fps": 16.0}
-  assert config.codec.path == "SET/codecs"
+  assert found.clip == clip and found.codecs is CODECS
+  assert sets.last("load_codecs").args == ("SET/codecs",)
+  assert mixture.hashes == {"video": "hash"}
+  sets.open(config, mixture, root="HELD")
+  assert sets.last("open_mixture").args == ("HELD",)
 
 
-def test_codecs_that_are_given_stay(monkeypatch):
+def test_codecs_that_are_given_stay(sets):
   config = records(codec__path="MINE")
-  before = config.clip.to_dict()
-  opened(monkeypatch, config, Sets([FILM]))
-  assert config.codec.path == "MINE" and config.clip.to_dict() == before
+  found = sets.open(config, Sets([FILM]))
+  assert sets.last("load_codecs").args == ("MINE",)
+  assert found.clip == ClipSpec(**config.clip)
 
 
-def test_sets_that_a_run_cannot_use(monkeypatch):
+def test_sets_that_a_run_cannot_use(sets):
+  def find(config, mixture, recipe=RECIPE, **model):
+    sets.replace(train_latents, "open_mixture", mixture)
+    assert find_mixture(config, build_model("tiny", **model), recipe, "A") is mixture
+
   for config, model, words in (
     (records(report__tasks=("joint",)), {}, "the report wants films"),
     (records(), {"image_form": "channels"}, "hold no CLIP tokens"),
   ):
     with pytest.raises(UsageError, match=words):
-      opened(monkeypatch, config, Sets([FILM]), **model)
+      find(config, Sets([FILM]), **model)
   sound = Bucket.of(ClipSpec(17, 32, 48, 25.0))
   only = {"streams": ("audio",)}
-  opened(monkeypatch, records(), Sets([sound]), **only)  # its pictures are unread
+  find(records(), Sets([sound]), **only)  # its pictures are unread
   silent = Bucket.of(ClipSpec(17, 32, 48, 25.0), "silent")
   with pytest.raises(UsageError, match="17x32x48@25 has none of the model's streams"):
-    opened(monkeypatch, records(), Sets([silent]), **only)
+    find(records(), Sets([silent]), **only)
   pairs = Recipe(names=("joint",), probabilities=(1.0,))
   with pytest.raises(UsageError, match="clips of video alone serve no task"):
-    opened(monkeypatch, records(), Sets([silent]), pairs)
+    find(records(), Sets([silent]), pairs)
 
 
-def test_batches_of_latents(monkeypatch):
+def test_batches_of_latents(sets):
   """Threads, this process's rows, and the streams of the model alone."""
-  r = Recorder(monkeypatch)
-  r.replace(train_latents, "LatentBatches", "reader")
-  batches, finish = object.__new__(DevicePrefetch), lambda batch: batch
-  r.replace(train_latents, "DevicePrefetch", batches)
-  r.replace(train_latents, "make_finisher", lambda *_: finish)
-  r.replace(train_latents, "fingerprints", {"video": "hash"})
-  mesh, mixture = make_mesh((2, 4, 1, 1), jax.devices()[:8]), Sets([FILM])
-  model = build_model("tiny", streams=("audio",))
-  found = train_latents.latent_batches(mixture, model, CODECS, mesh, 3)
-  assert found == (batches, finish) and mixture.hashes == {"video": "hash"}
-  call = r.last("LatentBatches")
+  mixture = Sets([FILM])
+  mixture.batch_sizes = {FILM: 6}
+  found = sets.open(records(batch__threads=3), mixture, streams=("audio",))
+  assert found.batches is sets.batches and found.encode is sets.finish
+  assert found.batch_sizes == (6,)
+  call = sets.last("LatentBatches")
   assert call.args == (mixture,) and call.kwargs["threads"] == 3
   assert call.kwargs["streams"] == ("audio",)
   assert call.kwargs["rows"](16) == list(range(16))
-  assert r.last("DevicePrefetch").args == ("reader", mesh)
-  np.testing.assert_array_equal(r.told("make_finisher", 0)[..., 0], [9, 9, 0])
+  assert sets.last("DevicePrefetch").args == ("reader", sets.mesh)
+  np.testing.assert_array_equal(sets.told("make_finisher", 0)[..., 0], [9, 9, 0])
 
 
-def test_latents_in_place_of_films(monkeypatch, tmp_path):
+def test_latents_in_place_of_films(sets, tmp_path):
   """data.source=records: batches are of the mixture, and their sizes must divide."""
-  r, train = Recorder(monkeypatch), command("train").module
-  mixture = Sets([FILM])
-  r.replace(train, "_peak", 1e12)
-  r.replace(train, "open_latents", mixture)
-  r.replace(train, "make_mesh", make_mesh((2, 2, 2, 1), jax.devices()[:8]))
-  config = records(batch__size=8)
+  train, mixture = command("train").module, Sets([FILM])
+  sets.replace(train, "_peak", 1e12)
+  sets.replace(train, "make_mesh", make_mesh((2, 2, 2, 1), jax.devices()[:8]))
+  sets.replace(train_latents, "open_mixture", mixture)
+  sets.spy(train_latents, "open_codecs")
+  config = records(batch__size=8, batch__threads=7)
   mixture.batch_sizes = {FILM: 6}
   with pytest.raises(UsageError, match="got 6; expected a multiple of 4"):
     train.train(config, tmp_path)
@@ -228,14 +246,12 @@ def test_latents_in_place_of_films(monkeypatch, tmp_path):
   class Reached(Exception):
     pass
 
-  def batches(mixture, model, codecs, mesh, threads):
-    raise Reached(threads)
+  def run(config, mesh, text):
+    raise Reached(text)
 
-  r.replace(train, "open_codecs", CODECS)
-  r.replace(train, "init_params", {"video": {"head": {"kernel": jnp.zeros((4, 4))}}})
-  r.replace(train, "latent_batches", batches)
-  config = records(batch__size=8, batch__threads=7, optim__groups=((".*", 1e-3, 0.0),))
-  with pytest.raises(Reached, match="7"):
+  sets.replace(train, "build_run", run)
+  with pytest.raises(Reached, match=r"\(3, 1\)"):
     train.train(config, tmp_path)
-  assert r.told("open_codecs", 1) is None
-  assert common.base().data.source == "folder"
+  assert sets.told("LatentBatches", "threads") == 7
+  # There are no clips that codecs could be fitted to.
+  assert "clips" not in sets.last("open_codecs").kwargs

@@ -4,6 +4,7 @@
 loop. What it tells each is compared with a config none of whose values is a default.
 """
 
+import dataclasses
 import json
 import pathlib
 from types import SimpleNamespace
@@ -13,13 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import building, sharding
-from ccl_jax.codecs import Codecs
+from ccl_jax import sharding
+from ccl_jax.checkpoints.find import Parameters
+from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.presets import build_model
-from ccl_jax.training.parameters import Parameters
+from ccl_jax.training import build as building
+from ccl_jax.training import feed, films
 from configs import common
 from tests.flags.command import command
 from tests.flags.recording import Recorder
@@ -42,11 +45,24 @@ PARAMS = {
 }
 
 
+def encode(batch):
+  """Stands for what encodes batches."""
+  raise NotImplementedError
+
+
+def step_of(step, batch):
+  """Stands for the programs of a run."""
+  raise NotImplementedError
+
+
 class Batches:
   """Stands for an iterator."""
 
   def __init__(self):
     self.state, self.closed = None, False
+
+  def get_state(self):
+    return "start"
 
   def set_state(self, state):
     self.state = state
@@ -68,22 +84,23 @@ def parts(monkeypatch, tmp_path):
   one = sharding.make_mesh((1, 1, 1, 1), jax.devices()[:1])
   r.replace(train, "_peak", 5e12)
   r.replace(train, "make_mesh", one)
-  r.replace(train, "open_source", CLIPS)
-  r.replace(train, "Cached", lambda source, gigabytes: source)
-  r.replace(train, "fit_codecs", fit)
-  r.replace(train, "load_codecs", CODECS)
-  r.replace(train, "save_codecs")
-  r.replace(train, "fingerprint", "digest")
-  r.replace(train, "make_iterator", r.batches)
-  r.replace(train, "make_encoder", "encoder")
-  r.replace(train, "init_params", PARAMS)
-  r.replace(train, "build_steps", "step_of")
+  r.replace(films, "open_source", CLIPS)
+  r.replace(films, "Cached", lambda source, gigabytes: source)
+  r.replace(feed, "fit_codecs", fit)
+  r.replace(feed, "load_codecs", CODECS)
+  r.replace(feed, "save_codecs")
+  r.replace(train, "fingerprints", {"text": "digest"})
+  r.replace(train, "require_same")
+  r.replace(films, "make_iterator", lambda *_, **__: r.batches)
+  r.replace(films, "make_encoder", lambda *_: encode)
+  r.replace(building, "init_params", PARAMS)
+  r.replace(building, "build_steps", lambda *_: step_of)
   r.replace(
     train, "restore_params", lambda *_: (0, jax.tree.map(jnp.ones_like, PARAMS), {})
   )
-  r.replace(
-    train, "find_parameters", Parameters(pathlib.Path("F"), "ema", {}, "CODECS")
-  )
+  found = Parameters(pathlib.Path("F"), "ema", {}, pathlib.Path("CODECS"))
+  r.replace(train, "find_parameters", found)
+  r.replace(feed, "find_parameters", found)
   r.replace(train, "Profile", "profile")
   r.spy(train, "build_model")
   r.spy(building, "make_optimizer")
@@ -128,7 +145,8 @@ def test_sections_reach_their_functions(parts, tmp_path):
   assert parts.last("make_mesh").args == ((1, 1, -1, 1),)
   assert told("make_mesh", "slices") == (2, 1, 1, 1)
   spec = ClipSpec(17, 48, 64, 30.0)
-  assert parts.last("open_source") == (("vggsound", spec, "FILMS"), {"min_side": 9})
+  where = "vggsound", spec, "FILMS", "train"
+  assert parts.last("open_source") == (where, {"min_side": 9})
   assert parts.last("Cached").args == (CLIPS, 2.5)
   assert parts.last("Profile").args == (tmp_path / "profile", (3, 4))
   assert parts.last("Checkpointer") == ((tmp_path / "checkpoints",), {"keep": 5})
@@ -149,11 +167,12 @@ def test_sections_reach_their_functions(parts, tmp_path):
   loop = parts.last("loop").kwargs
   expected = {
     "save_every": 13, "log_every": 4, "total_steps": 77, "first_step": 0,
-    "tasks": ("a2v", "joint", "single", "v2a"), "step_of": "step_of",
-    "encode": "encoder", "batches": parts.batches, "profile": "profile",
+    "tasks": ("a2v", "joint", "single", "v2a"), "step_of": step_of,
+    "encode": encode, "batches": parts.batches, "profile": "profile",
+    "evaluate": None, "evaluate_every": 0,
     "metadata": {
-      "model": config.model.to_dict(), "clip": config.clip.to_dict(),
-      "objective": config.objective.to_dict(), "codecs": "digest",
+      "model": config.model.to_dict(), "clip": dataclasses.asdict(spec),
+      "objective": config.objective.to_dict(), "codecs": {"text": "digest"},
     },
   }  # fmt: skip
   assert {k: loop[k] for k in expected} == expected
@@ -182,7 +201,7 @@ def test_whatever_happens_all_is_closed(parts, monkeypatch):
 
 def test_only_the_first_process_writes(parts, monkeypatch, tmp_path):
   monkeypatch.setattr(jax, "process_index", lambda: 1)
-  parts.replace(parts.module, "first_process_first", lambda make: make())
+  parts.replace(films, "first_process_first", lambda make: make())
   parts.run(changed())
   assert parts.told("MetricLog", "enabled") is False
   assert not (tmp_path / "config.json").exists()
@@ -191,7 +210,7 @@ def test_only_the_first_process_writes(parts, monkeypatch, tmp_path):
 
 
 def test_the_rate_that_a_step_is_held_against(monkeypatch):
-  """All devices of a known chip; of another one, 2 n^3 by the fastest of five."""
+  """All devices of a known chip; of others, 2 n^3 by the fastest of five, on each."""
   train = command("train").module
   monkeypatch.setattr(train, "chip_of", lambda kind: SimpleNamespace(flops=3e12))
   assert train._peak() == 3e12 * jax.device_count()
@@ -199,7 +218,7 @@ def test_the_rate_that_a_step_is_held_against(monkeypatch):
   times = iter([0, 9, 10, 12, 20, 20.5, 30, 34, 40, 44])
   clock = SimpleNamespace(perf_counter=lambda: next(times))
   monkeypatch.setattr(train, "time", clock)
-  assert train._peak() == 2 * 1024**3 / 0.5
+  assert train._peak() == jax.device_count() * 2 * 1024**3 / 0.5
 
 
 def test_without_a_root_the_data_lie_in_the_run(parts, tmp_path):
@@ -220,7 +239,7 @@ def test_codecs_that_are_named_or_belong_to_the_start(parts, tmp_path):
   parts.run(changed(codec__path="BUNDLE", init="W"))
   assert parts.last("load_codecs").args == ("BUNDLE",) and not parts.calls["fit_codecs"]
   parts.run(changed(init="W"))
-  assert parts.last("load_codecs").args == ("CODECS",)
+  assert parts.last("load_codecs").args == (pathlib.Path("CODECS"),)
   (tmp_path / "codecs").mkdir()
   saved = len(parts.calls["save_codecs"])
   parts.run(changed(codec__path="BUNDLE"))
@@ -229,9 +248,66 @@ def test_codecs_that_are_named_or_belong_to_the_start(parts, tmp_path):
 
 
 def test_what_a_bundle_lacks_is_fitted(parts, monkeypatch):
-  monkeypatch.setattr(parts.module, "load_codecs", lambda _: Codecs(video="own"))
+  monkeypatch.setattr(feed, "load_codecs", lambda _: Codecs(video="own"))
   parts.run(changed(codec__path="BUNDLE"))
   assert parts.told("save_codecs", 0) == Codecs("own", "audio", CODECS.text)
+
+
+@pytest.fixture
+def held_out(parts, monkeypatch):
+  """As `parts`, and `made`, the iterators of a run: of training, of held-out clips."""
+  parts.made = []
+
+  def made(*_, **__):
+    parts.made.append(Batches())
+    return parts.made[-1]
+
+  monkeypatch.setattr(films, "make_iterator", made)
+  parts.spy(parts.module, "Evaluation")
+  return parts
+
+
+MEASURED = {"data__source": "vggsound", "batch__size": 6, "evaluate__every": 9}
+
+
+def test_the_held_out_loss_is_of_clips_that_no_step_reads(held_out):
+  """evaluate.every, clips, sigmas; root: other data than those of the config."""
+  sigmas = (0.25, 0.75)
+  config = changed(**MEASURED, evaluate__clips=20, evaluate__sigmas=sigmas)
+  held_out.run(config)
+  opened = [call.args[2:] for call in held_out.calls["open_source"]]
+  assert opened == [("FILMS", "train"), ("FILMS", "test")]
+  model, recipe, feed_, batches, at = held_out.last("Evaluation").args
+  assert batches == 3 and at == sigmas  # 20 clips, six at a time
+  assert recipe == building.make_recipe(config) and model == build_model("tiny")
+  train, test = held_out.made
+  assert feed_.batches is test and held_out.told("loop", "batches") is train
+  assert held_out.told("loop", "evaluate_every") == 9
+  assert held_out.told("loop", "evaluate")._feed is feed_
+  assert train.closed and test.closed
+  held_out.run(changed(**MEASURED, evaluate__clips=3, evaluate__root="OTHER"))
+  assert held_out.last("open_source").args[2:] == ("OTHER", "test")
+  assert held_out.last("Evaluation").args[3] == 1  # at least one batch
+
+
+def test_data_without_a_held_out_split_need_others_beside_them(held_out, monkeypatch):
+  measured = MEASURED | {"data__source": "folder"}
+  with pytest.raises(UsageError, match="config.evaluate.root"):
+    held_out.run(changed(**measured))
+  assert not held_out.calls["loop"]
+  held_out.run(changed(**measured, evaluate__root="OTHER"))
+  assert held_out.last("open_source").args[2:] == ("OTHER", "train")
+  # Of records, other records.
+  latents = feed.Feed(ClipSpec(17, 48, 64, 30.0), CODECS, Batches(), encode, (6,))
+  held_out.replace(held_out.module, "open_latents", lambda *_, **__: latents)
+  measured |= {"data__source": "records"}
+  with pytest.raises(UsageError, match="records has no held-out split"):
+    held_out.run(changed(**measured))
+  held_out.run(changed(**measured, evaluate__root="SET"))
+  assert [call.kwargs for call in held_out.calls["open_latents"][-2:]] == [
+    {}, {"root": "SET"},
+  ]  # fmt: skip
+  assert held_out.last("Evaluation").args[2] is latents
 
 
 def test_init_is_where_the_parameters_come_from(parts):
@@ -244,11 +320,13 @@ def test_init_is_where_the_parameters_come_from(parts):
   assert int(first().step) == 0
   parts.run(changed())
   assert leaves(first().params) == [0, 0]
-  parts.restored = (33, "state", "place", {})
+  assert not parts.calls["require_same"]
+  parts.restored = (33, "state", "place", {"codecs": "then"})
   read = len(parts.calls["restore_params"])
   parts.run(changed(init="W"))
   assert first() == "state" and len(parts.calls["restore_params"]) == read
   assert parts.batches.state == "place"
+  assert parts.last("require_same").args[:2] == (CODECS, "then")
   assert parts.told("loop", "first_step") == 33
   assert parts.told("MetricLog", "start_step") == 33
 
@@ -256,11 +334,11 @@ def test_init_is_where_the_parameters_come_from(parts):
 def test_fresh_parameters_are_drawn_by_the_seed(parts, monkeypatch):
   seen = []
 
-  def drawn(model, key, text):
+  def drawn(model, key, text, batch):
     seen.append(key)
     return jax.tree.map(lambda x: x + jax.random.normal(key, x.shape), PARAMS)
 
-  monkeypatch.setattr(parts.module, "init_params", drawn)
+  monkeypatch.setattr(building, "init_params", drawn)
   start = {}
   for seed in (3, 4):
     parts.run(changed(seed=seed))
@@ -275,10 +353,10 @@ def test_a_batch_that_does_not_divide_is_refused(parts, monkeypatch):
   for size, accumulate, good in ((8, 2, True), (12, 2, False), (6, 1, False)):
     config = changed(batch__size=size, accumulate=accumulate)
     if good:
-      building.check_sizes(config, mesh)
+      building.check_sizes(config, mesh, [size])
     else:
       with pytest.raises(UsageError, match=f"multiple of {4 * accumulate}"):
-        building.check_sizes(config, mesh)
+        building.check_sizes(config, mesh, [size])
   building.check_sizes(changed(), mesh, (16, 4))
   with pytest.raises(UsageError, match="got 10"):
     building.check_sizes(changed(), mesh, (16, 10))
@@ -290,7 +368,7 @@ def test_the_loop_ends_or_is_stopped_and_the_command_says_so(
   """--config and --workdir; a report where the config asks for one and all is done."""
   shown = []
   report = lambda config, workdir: shown.append((config.report.clips, workdir))
-  monkeypatch.setattr("ccl_jax.report.report", report)
+  monkeypatch.setattr("ccl_jax.generation.report.report", report)
   flags = ["--config=configs/joint.py:runlocal,data=FILMS", "--config.steps=9",
            f"--workdir={tmp_path}"]  # fmt: skip
   command("train").run(*flags)

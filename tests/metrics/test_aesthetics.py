@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ccl_jax.convert import export_weights, import_weights
 from ccl_jax.errors import UsageError
 from ccl_jax.metrics.aesthetics import RATE, WINDOW, Aesthetics, score, windows
 from ccl_jax.metrics.base import Unscorable
-from ccl_jax.metrics.nets.aesthetics import AXES, AestheticsNet
-from ccl_jax.metrics.nets.wavlm import WavLM, bucket, frame_mask
+from ccl_jax.models.scorers.aesthetics import AXES, AestheticsNet
+from ccl_jax.models.scorers.wavlm import WavLM, bucket, frame_mask
 from ccl_jax.weights.aesthetics import load_aesthetics, net_of, shapes_of
+from ccl_jax.weights.transfer import export_weights, import_weights
 from tests.parity.cases_aesthetics import cases_aesthetics
 
 SIZES = dict(

@@ -6,8 +6,8 @@ import pytest
 from ccl_jax.metrics import desync
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.desync import CHANCE, OFFSETS, from_logits, score, segment_count
-from ccl_jax.metrics.nets.synchformer import Synchformer
 from ccl_jax.metrics.pixels import centre, shrink
+from ccl_jax.models.scorers.synchformer import Synchformer
 from ccl_jax.weights.synchformer import shapes_of
 from tests.weights.eval_files import random_tree
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from ccl_jax import eval as command
+from ccl_jax.data.scenes.talking import draw_clip
 from ccl_jax.data.spec import ClipSpec
-from ccl_jax.data.talking_scene import draw_clip
 from ccl_jax.errors import UsageError
 from ccl_jax.metrics import clip as clips
 from ccl_jax.metrics import runner
@@ -439,7 +439,7 @@ def test_talking_scenes_and_films(tmp_path):
     write_mp4(tmp_path / f"videos/{name}.mp4", scenes[i]["video"], 25, sound)
     rows.append({"id": name, "prompt": scenes[i]["text"]})
   write_lines(tmp_path / "set.jsonl", [*rows, {"id": "own2", "prompt": "a cat",
-    "video": "own.mp4"}])  # fmt: skip
+    "clip": "own.mp4"}])  # fmt: skip
   flags = ["--videos", tmp_path / "videos", "--manifest", tmp_path / "set.jsonl",
            "--out", tmp_path / "out", "--metrics", "talking,film"]  # fmt: skip
   assert command.main([str(x) for x in flags]) == 0

@@ -13,7 +13,7 @@ from ccl_jax.metrics.face_detection import (
   priors,
   suppressed,
 )
-from ccl_jax.metrics.nets.s3fd import level_sizes
+from ccl_jax.models.scorers.s3fd import level_sizes
 from tests.metrics.sync_nets import blob_detector
 from tests.parity.cases_s3fd import cases_s3fd
 

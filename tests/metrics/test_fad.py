@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ccl_jax.convert import export_weights, import_weights
 from ccl_jax.errors import UsageError
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.fad import RATE, features, patches
-from ccl_jax.metrics.nets.vggish import VGGish
+from ccl_jax.models.scorers.vggish import VGGish
+from ccl_jax.weights.transfer import export_weights, import_weights
 from ccl_jax.weights.vggish import load_vggish, shapes_of
 
 torch = pytest.importorskip("torch")

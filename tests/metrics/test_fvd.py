@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ccl_jax.convert import export_weights, import_weights
 from ccl_jax.errors import UsageError
 from ccl_jax.metrics.base import Unscorable
-from ccl_jax.metrics.fvd import FilmFeatures, features, film_pixels
-from ccl_jax.metrics.nets.i3d import I3D
+from ccl_jax.metrics.fvd import features, film_pixels
+from ccl_jax.models.scorers.i3d import I3D, FilmFeatures
 from ccl_jax.weights.i3d import load_i3d, shapes_of
+from ccl_jax.weights.transfer import export_weights, import_weights
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional

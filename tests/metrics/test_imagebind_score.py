@@ -15,8 +15,8 @@ from ccl_jax.metrics.imagebind_score import (
   vectors,
 )
 from ccl_jax.metrics.mels import kaldi_mel
-from ccl_jax.metrics.nets.imagebind import ImageBind
 from ccl_jax.metrics.pixels import shrink, three_squares
+from ccl_jax.models.scorers.imagebind import ImageBind
 from ccl_jax.weights.imagebind import shapes_of
 from tests.weights.eval_files import random_tree
 

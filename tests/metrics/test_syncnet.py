@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ccl_jax.metrics.lipsync import embed_lips
-from ccl_jax.metrics.nets.syncnet import EPS, StoredNorm, SyncNet, tower_sizes
+from ccl_jax.models.scorers.syncnet import EPS, StoredNorm, SyncNet, tower_sizes
 from tests.metrics.sync_nets import HIDDEN, OUT, WIDTHS, small_syncnet
 from tests.parity.cases_syncnet import cases_syncnet
 

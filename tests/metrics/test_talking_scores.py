@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from ccl_jax.data import talking_picture, talking_scene, talking_voice
+from ccl_jax.data.scenes import picture as talking_picture
+from ccl_jax.data.scenes import talking as talking_scene
+from ccl_jax.data.scenes import voice as talking_voice
+from ccl_jax.data.scenes.talking import draw_clip
 from ccl_jax.data.spec import ClipSpec
-from ccl_jax.data.talking_scene import draw_clip
 from ccl_jax.metrics import talking_curves as curves
 from ccl_jax.metrics import talking_scene as scores
 from ccl_jax.metrics.base import Unscorable

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 from safetensors.numpy import save_file
 
-from ccl_jax.metrics.nets.aesthetics import AXES
+from ccl_jax.models.scorers.aesthetics import AXES
 from ccl_jax.weights import aesthetics, i3d, vggish
 from ccl_jax.weights.rules import wanted
 from tests.metrics.sync_nets import blob_tensors, syncnet_tensors

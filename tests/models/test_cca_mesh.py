@@ -7,8 +7,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ccl_jax.compiled import collectives
 from ccl_jax.models.cca import CrossAttention, CrossConfig, Geometry
+from ccl_jax.planning.traffic import collectives
 from ccl_jax.sharding import make_mesh
 from tests.close import assert_close
 from tests.params import living_params

@@ -9,11 +9,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ccl_jax import convert
-from ccl_jax.codecs import Codecs, fingerprint, link_codec, load_codecs
-from ccl_jax.convert import import_weights
+from ccl_jax.codecs.bundle import Codecs, fingerprint, load_codecs
+from ccl_jax.codecs.links import link_codec
 from ccl_jax.errors import UsageError
 from ccl_jax.models import audio_vae
 from ccl_jax.ops.stft import log_mel
+from ccl_jax.weights.transfer import import_weights
 
 HOP = 512
 

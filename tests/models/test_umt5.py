@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ccl_jax.codecs import Codecs, fingerprint, load_codecs, save_codecs
+from ccl_jax.codecs.bundle import Codecs, fingerprint, load_codecs, save_codecs
 from ccl_jax.errors import UsageError
 from ccl_jax.models.linear_codec import LinearAudioCodec, LinearVideoCodec
 from ccl_jax.models.tokenizer import Tokenizer

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.codecs import Codecs, fingerprint, load_codecs, save_codecs
+from ccl_jax.codecs.bundle import Codecs, fingerprint, load_codecs, save_codecs
 from ccl_jax.errors import UsageError
 from ccl_jax.models.byte_text import ByteText
 from ccl_jax.models.linear_codec import LinearAudioCodec

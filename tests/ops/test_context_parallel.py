@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.compiled import collectives
 from ccl_jax.ops.context_parallel import (
   frame_attention,
   self_attention,
   text_attention,
 )
 from ccl_jax.ops.kernels import Kernel
+from ccl_jax.planning.traffic import collectives
 from ccl_jax.sharding import make_mesh
 
 CHUNKED = Kernel("chunked", block_q=5)

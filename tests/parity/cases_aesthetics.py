@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from ccl_jax.metrics.nets.aesthetics import AXES
+from ccl_jax.models.scorers.aesthetics import AXES
 from ccl_jax.weights.aesthetics import load_aesthetics
 
 LIMIT = 1e-4

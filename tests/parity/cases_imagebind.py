@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file
 
-from ccl_jax.metrics.nets.imagebind import ImageBind
+from ccl_jax.models.scorers.imagebind import ImageBind
 from ccl_jax.weights.imagebind import load_imagebind
 from tests.parity.recipe_weights import is_recipe, write_weights
 

@@ -18,7 +18,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from ccl_jax.metrics.face_detection import decode, priors, run_s3fd, suppressed
-from ccl_jax.metrics.nets.s3fd import level_sizes
+from ccl_jax.models.scorers.s3fd import level_sizes
 from ccl_jax.weights.s3fd import load_s3fd
 from tests.parity.released import save_released
 

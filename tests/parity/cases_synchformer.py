@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file
 
-from ccl_jax.metrics.nets.synchformer import Synchformer
+from ccl_jax.models.scorers.synchformer import Synchformer
 from ccl_jax.weights.synchformer import load_synchformer
 from tests.parity.recipe_weights import is_recipe, write_weights
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from ccl_jax.metrics.lipsync import embed_sound, mean_distances, synchrony
 from ccl_jax.metrics.mfcc import mfcc
-from ccl_jax.metrics.nets.syncnet import SyncNet
+from ccl_jax.models.scorers.syncnet import SyncNet
 from ccl_jax.weights.syncnet import load_syncnet
 from tests.parity.released import save_released
 

@@ -6,12 +6,12 @@ import pytest
 
 from ccl_jax.diffusion import flow
 from ccl_jax.diffusion.guidance import GUIDANCE, Evaluation
+from ccl_jax.generation.sampling import Sampling
 from ccl_jax.models.cca import CrossConfig
 from ccl_jax.models.layers import EPS, LayerNorm, RMSNorm
 from ccl_jax.models.presets import PRESETS, build_model
 from ccl_jax.models.stream import StreamConfig
 from ccl_jax.ops import rope
-from ccl_jax.sampling import Sampling
 from ccl_jax.training.step import Recipe, make_train_step
 
 

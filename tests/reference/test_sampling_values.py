@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.sampling import Sampling, sample_latents
+from ccl_jax.generation.sampling import Sampling, sample_latents
 from ccl_jax.tasks import GENERATIONS
 from tests.reference import sampling
 from tests.reference.conftest import (

@@ -7,17 +7,17 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ccl_jax import building as entry
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.models.presets import PRESETS, build_model, init_params
 from ccl_jax.sharding import make_mesh, parameter_axes, path_of
-from ccl_jax.training.state import abstract_state, new_state
+from ccl_jax.training.build import build_run
 from ccl_jax.training.step import make_train_step
 
 ROOT = pathlib.Path(__file__).parents[2]
 CASES = [
   ("quickstart", ""),
   ("joint", "size=14b"),
+  ("joint", "size=14b,image_form=channels"),
   ("joint", "size=1.3b"),
   ("joint", "runlocal"),
   ("joint", "size=tiny,records=SET"),
@@ -39,29 +39,28 @@ def test_cases_name_every_config():
 @pytest.mark.parametrize(("name", "arg"), CASES)
 def test_train_step_has_the_shapes_it_should(name, arg):
   config = importlib.import_module(f"configs.{name}").get_config(arg)
-  model = build_model(**config.model)
   spec = ClipSpec(**config.clip)
-  recipe = entry.make_recipe(config)
   text = (config.codec.text_length, config.codec.text_dim)
-  init = lambda key: init_params(model, key, text)
-  shapes = jax.eval_shape(init, jax.random.key(0))
-  optimizer = entry.build_optimizer(config, shapes)
-  fresh = jax.eval_shape(lambda k: new_state(init(k), optimizer), jax.random.key(0))
-  mesh = make_mesh((1, 2, 2, 2))
-  state = abstract_state(fresh, mesh)
+  run = build_run(config, make_mesh((1, 2, 2, 2)), text)
+  model, recipe, state = run.model, run.recipe, run.state
+  fresh = jax.eval_shape(run.fresh, jax.random.key(0))
   batch = {
     "video": (config.batch.size, *spec.latent_shape, 16),
     "audio": (config.batch.size, spec.audio_tokens, 20),
     "text": (config.batch.size, *text),
     "null_text": text,
   }
+  if config.model.image_form == "channels":
+    # Wan2.1-I2V: 4 mask and 16 latent channels beside the video, and CLIP tokens.
+    batch["condition"] = (config.batch.size, *spec.latent_shape, 20)
+    batch["image"] = (config.batch.size, 257, 1280)
   absent = {"video", "audio"} - {s for s, _ in model.streams}
   batch = {
     k: jax.ShapeDtypeStruct(v, jnp.float32) for k, v in batch.items() if k not in absent
   }
   tasks = [None, *recipe.names] if config.model.preset == "tiny" else [None]
   for task in tasks:
-    step = make_train_step(model, optimizer, recipe, seed=0, task=task)
+    step = make_train_step(model, run.optimizer, recipe, seed=0, task=task)
     new, metrics = jax.eval_shape(step, fresh, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
       lambda x: (x.shape, x.dtype), fresh

@@ -8,9 +8,9 @@ import types
 
 import pytest
 
+from ccl_jax.checkpoints.find import find_parameters, read_config
+from ccl_jax.checkpoints.folders import new_folder
 from ccl_jax.errors import UsageError
-from ccl_jax.training.folders import new_folder
-from ccl_jax.training.parameters import find_parameters, read_config
 from ccl_jax.training.profile import Profile
 
 

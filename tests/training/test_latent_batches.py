@@ -9,11 +9,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ccl_jax.data.latent_batches import LatentBatches
-from ccl_jax.data.mixture import open_mixture
+from ccl_jax.data.sets.batches import LatentBatches
+from ccl_jax.data.sets.mixture import open_mixture
 from ccl_jax.sharding import batch_sharding, make_mesh
-from ccl_jax.training import latents
-from ccl_jax.training.latents import DevicePrefetch, make_finisher
+from ccl_jax.training import prefetch as latents
+from ccl_jax.training.prefetch import DevicePrefetch, make_finisher
 from tests.data.latent_sets import FILM, SOUND, WIDTH, make_set, text_rows
 
 

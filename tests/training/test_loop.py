@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ccl_jax.checkpoints.checkpointer import Checkpointer
 from ccl_jax.errors import UsageError
-from ccl_jax.training.checkpoint import Checkpointer
 from ccl_jax.training.log import MetricLog, StepTimer
 from ccl_jax.training.loop import train
 from ccl_jax.training.profile import Profile

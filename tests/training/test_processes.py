@@ -24,7 +24,9 @@ rank, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 jax.config.update("jax_num_cpu_devices", 2)
 jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=rank)
 
-from ccl_jax.training import checkpoint, signals
+from ccl_jax.checkpoints import checkpointer as checkpoint
+from ccl_jax.errors import UsageError
+from ccl_jax.training import processes, signals
 
 mesh = jax.make_mesh((4,), ("fsdp",), axis_types=(AxisType.Auto,))
 fsdp = NamedSharding(mesh, PartitionSpec("fsdp"))
@@ -44,13 +46,22 @@ c = checkpoint.Checkpointer(folder, keep=3)
 for step in (1, 2):
   c.save(step, draw(step), {"i": step}, {})
 
-# One process alone fails to read the newest step.
+# One process alone fails to read the newest step: a disk that is silent stops both, a
+# file that is not there proves damage to both.
 read = checkpoint._read_state
 def failing(folder, *args):
   if rank == 1 and folder.parent.name == "2":
-    raise OSError("no such disk")
+    raise error("no such disk")
   return read(folder, *args)
 checkpoint._read_state = failing
+error = OSError
+try:
+  c.restore(abstract)
+except UsageError as e:
+  text = str(e)
+  assert ("another process stopped" if rank == 0 else "no such disk") in text, text
+  out["left alone"] = sorted(x for x in os.listdir(folder) if x[0].isdigit())
+error = FileNotFoundError
 step, state, data, _ = c.restore(abstract)
 checkpoint._read_state = read
 out["fell back"] = [step, data["i"], same(state, draw(1))]
@@ -71,8 +82,6 @@ out["resumed"] = [got, data["i"], same(state, draw(step))]
 c.close()
 
 # Arrays of one process are read by that one alone, while the others wait.
-from ccl_jax.errors import UsageError
-from ccl_jax.training import processes
 here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 alone = {"w": jax.ShapeDtypeStruct((8, 512), jnp.float32, sharding=here)}
 expected = np.asarray(jax.random.normal(jax.random.key(step), (8, 512)))
@@ -125,6 +134,7 @@ def test_two_processes_agree(tmp_path):
   assert len(lines) == 2, results
   first, second = (json.loads(line.split("OUT ")[1]) for line in lines)
   assert first == second
+  assert first["left alone"] == ["1", "2"]
   assert first["fell back"] == [1, 1, True]
   assert 5 < first["stopped"] < 1999
   assert first["resumed"] == [first["stopped"]] * 2 + [True]

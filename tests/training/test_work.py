@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 
 from ccl_jax import train
-from ccl_jax.chips import CHIPS
 from ccl_jax.models.cca import Geometry
 from ccl_jax.models.presets import build_model
+from ccl_jax.planning.chips import CHIPS
 
 
 def test_the_work_of_a_batch_is_three_passes_of_its_clips(monkeypatch):

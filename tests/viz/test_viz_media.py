@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccl_jax.data.media import probe, read_audio, read_clip, read_image
+from ccl_jax.data.media.decode import probe, read_audio, read_clip, read_image
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.viz.media import write_mp4, write_png, write_wav

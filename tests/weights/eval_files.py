@@ -6,7 +6,8 @@ import numpy as np
 from flax import traverse_util
 
 from ccl_jax.weights import imagebind, synchformer
-from ccl_jax.weights.reader import Entry, Weights
+from ccl_jax.weights.entries import Entry
+from ccl_jax.weights.reader import Weights
 from ccl_jax.weights.rules import wanted
 
 SYNCHFORMER = {

@@ -8,13 +8,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ccl_jax import convert
-from ccl_jax.convert import export_weights, import_weights
 from ccl_jax.errors import UsageError
 from ccl_jax.models.vocoder import Generator, synthesize
 from ccl_jax.ops.antialias import low_pass
 from ccl_jax.weights.bigvgan import Folded, fold, load_vocoder
 from ccl_jax.weights.pickles import pickle_entries
 from ccl_jax.weights.reader import Weights, open_weights
+from ccl_jax.weights.transfer import export_weights, import_weights
 from tests.parity import bigvgan_reference as reference
 from tests.weights.wan_files import save_legacy, save_pth
 

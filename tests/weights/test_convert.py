@@ -17,14 +17,14 @@ from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
 from ccl_jax import convert
-from ccl_jax.convert import export_weights, import_weights
+from ccl_jax.checkpoints import slices as streamed
+from ccl_jax.checkpoints.checkpointer import restore_params
 from ccl_jax.errors import UsageError
 from ccl_jax.models.presets import init_params
 from ccl_jax.sharding import make_mesh, parameter_shardings
-from ccl_jax.training import streamed
-from ccl_jax.training.checkpoint import restore_params
-from ccl_jax.weights import wan
+from ccl_jax.weights import transfer, wan
 from ccl_jax.weights.reader import open_weights
+from ccl_jax.weights.transfer import export_weights, import_weights
 from ccl_jax.weights.writer import write_safetensors
 from tests.weights.wan_files import (
   config,
@@ -77,7 +77,7 @@ def test_in_and_out_again_is_the_same_bytes(tmp_path, imported, tensors):
 
 def test_through_diffusers_names_and_back(tmp_path, imported, tensors, monkeypatch):
   small = functools.partial(write_safetensors, shard_bytes=2_000_000)
-  monkeypatch.setattr(convert, "write_safetensors", small)
+  monkeypatch.setattr(transfer, "write_safetensors", small)
   export_weights(imported, tmp_path / "transformer", form="diffusers", verify=True)
   assert len(list((tmp_path / "transformer").glob("*-of-*.safetensors"))) > 2
   names = open_weights(tmp_path / "transformer").names()

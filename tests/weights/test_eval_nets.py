@@ -10,12 +10,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ccl_jax import convert
-from ccl_jax.convert import export_weights, import_weights
 from ccl_jax.errors import UsageError
-from ccl_jax.metrics.nets.synchformer import SynchformerNet
+from ccl_jax.models.scorers.synchformer import SynchformerNet
 from ccl_jax.weights.imagebind import load_imagebind
 from ccl_jax.weights.rules import match, wanted
 from ccl_jax.weights.synchformer import load_synchformer
+from ccl_jax.weights.transfer import export_weights, import_weights
 from tests.weights.eval_files import KINDS, SYNCHFORMER, UNREAD, Names, eval_tensors
 from tests.weights.wan_files import save_legacy, save_pth
 

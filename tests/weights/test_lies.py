@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ccl_jax.errors import UsageError
-from ccl_jax.weights.reader import Entry, Weights, extent, open_weights, read_config
+from ccl_jax.weights.entries import Entry, extent
+from ccl_jax.weights.reader import Weights, open_weights, read_config
 from ccl_jax.weights.writer import Spec, write_safetensors
 
 

@@ -11,13 +11,13 @@ from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
 from ccl_jax import convert
-from ccl_jax.convert import export_weights, import_weights
+from ccl_jax.checkpoints.checkpointer import restore_params
 from ccl_jax.errors import UsageError
 from ccl_jax.models.audio_vae import PRESETS
-from ccl_jax.training.checkpoint import restore_params
 from ccl_jax.weights.mmaudio import NATIVE, load_audio_vae, shapes_of
 from ccl_jax.weights.reader import open_weights
 from ccl_jax.weights.rules import wanted
+from ccl_jax.weights.transfer import export_weights, import_weights
 from tests.weights.wan_files import save_pth
 
 BANDS, CHANNELS, HIDDEN = 6, 3, 4

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from ccl_jax.errors import UsageError
-from ccl_jax.weights.reader import Entry, Weights
+from ccl_jax.weights.entries import Entry
+from ccl_jax.weights.reader import Weights
 from ccl_jax.weights.rules import Row
 from ccl_jax.weights.upstream import LICENCES, MODULES, get_upstream, tensor_shape
 from ccl_jax.weights.wan import NEGATIVE, NEGATIVE_IMAGE, negative_prompt

@@ -86,7 +86,8 @@ def test_pickles_that_torch_wrote(shared, pickle, plain):
 
 def test_a_view_into_a_storage(tmp_path):
   """Rows 2 and 3, columns transposed, of a larger storage."""
-  from ccl_jax.weights.reader import Entry, Weights
+  from ccl_jax.weights.entries import Entry
+  from ccl_jax.weights.reader import Weights
 
   base = np.arange(20, dtype=np.float32).reshape(5, 4)
   (tmp_path / "raw").write_bytes(b"head" + base.tobytes())

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ccl_jax.convert import export_weights, import_weights
 from ccl_jax.weights.reader import open_weights
+from ccl_jax.weights.transfer import export_weights, import_weights
 from ccl_jax.weights.upstream import get_upstream
 from tests.weights.release_files import tensors
 

@@ -11,11 +11,13 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from ccl_jax.convert import export_weights, import_weights, main
+from ccl_jax.convert import main
 from ccl_jax.errors import UsageError
 from ccl_jax.weights import s3fd, syncnet
-from ccl_jax.weights.reader import Entry, Weights, open_weights
+from ccl_jax.weights.entries import Entry
+from ccl_jax.weights.reader import Weights, open_weights
 from ccl_jax.weights.rules import match
+from ccl_jax.weights.transfer import export_weights, import_weights
 from tests.metrics.sync_nets import opened, s3fd_tensors, syncnet_tensors
 
 KINDS = {

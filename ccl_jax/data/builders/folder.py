@@ -10,11 +10,11 @@ The source "folder" reads such a folder as it is; the data set is read with the 
 import dataclasses
 from collections.abc import Iterator
 
-from ccl_jax.data.captions import Caption, read_captions, sidecar
-from ccl_jax.data.catalogue import media_names, without_soundtracks
-from ccl_jax.data.media_builder import Entry, MediaBuilder, MediaConfig
-from ccl_jax.data.tracks import MediaError
-from ccl_jax.data.windows import label
+from ccl_jax.data.media.tracks import MediaError
+from ccl_jax.data.sources.captions import Caption, read_captions, sidecar
+from ccl_jax.data.sources.catalogue import media_names, without_soundtracks
+from ccl_jax.data.sources.media_builder import Entry, MediaBuilder, MediaConfig
+from ccl_jax.data.sources.windows import label
 
 
 @dataclasses.dataclass(eq=False)

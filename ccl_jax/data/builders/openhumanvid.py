@@ -15,9 +15,9 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
-from ccl_jax.data.captions import Caption, read_table
-from ccl_jax.data.folder import SUFFIXES
-from ccl_jax.data.media_builder import Entry, MediaBuilder, MediaConfig
+from ccl_jax.data.sources.captions import Caption, read_table
+from ccl_jax.data.sources.folder import SUFFIXES
+from ccl_jax.data.sources.media_builder import Entry, MediaBuilder, MediaConfig
 from ccl_jax.errors import UsageError
 
 PATHS, IDS = ("path", "video_path", "file", "url"), ("video_id", "id")

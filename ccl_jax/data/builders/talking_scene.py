@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from ccl_jax.data.scenes.talking import EVENT, draw_clip
 from ccl_jax.data.spec import ClipSpec
-from ccl_jax.data.talking_scene import EVENT, draw_clip
 
 
 class TalkingSceneConfig(tfds.core.BuilderConfig):

@@ -9,9 +9,9 @@ the clip. A file of no more than 10.5 s counts as cut. The label is the caption.
 
 from collections.abc import Iterator
 
-from ccl_jax.data.captions import Caption, read_table
-from ccl_jax.data.media import MediaInfo
-from ccl_jax.data.media_builder import Entry, MediaBuilder
+from ccl_jax.data.media.decode import MediaInfo
+from ccl_jax.data.sources.captions import Caption, read_table
+from ccl_jax.data.sources.media_builder import Entry, MediaBuilder
 from ccl_jax.errors import UsageError
 
 COLUMNS = ("id", "start", "label", "split")

@@ -14,9 +14,9 @@ import json
 import pathlib
 from collections.abc import Iterator
 
-from ccl_jax.data.captions import Caption
-from ccl_jax.data.catalogue import SOUNDS
-from ccl_jax.data.media_builder import Entry, MediaBuilder
+from ccl_jax.data.sources.captions import Caption
+from ccl_jax.data.sources.catalogue import SOUNDS
+from ccl_jax.data.sources.media_builder import Entry, MediaBuilder
 from ccl_jax.errors import UsageError
 
 SOURCES = {

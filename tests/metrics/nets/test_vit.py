@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.metrics.nets.synchformer_towers import DividedAttention, Pool
-from ccl_jax.metrics.nets.vit import Attention, Block
+from ccl_jax.models.scorers.synchformer_towers import DividedAttention, Pool
+from ccl_jax.models.scorers.vit import Attention, Block
 
 WIDTH, HEADS = 12, 3
 TIMES, PLACES = 4, 5

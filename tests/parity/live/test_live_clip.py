@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax.convert import export_weights
 from ccl_jax.models.clip_vision import ClipTower
+from ccl_jax.weights.transfer import export_weights
 from tests.parity.check_case import relative_error
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ccl_jax.diffusion.schedules import make_schedule
-from ccl_jax.sampling import Sampling, sample_latents
+from ccl_jax.generation.sampling import Sampling, sample_latents
 from ccl_jax.tasks import GENERATIONS
 from ccl_jax.weights import wan
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from ccl_jax.convert import export_weights
 from ccl_jax.weights import wan
 from ccl_jax.weights.rules import unload
+from ccl_jax.weights.transfer import export_weights
 from tests.parity.check_case import relative_error
 
 TIMESTEPS = np.array([999, 371])

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax.convert import export_weights
 from ccl_jax.models.wan_vae import WanVideoCodec
+from ccl_jax.weights.transfer import export_weights
 from tests.parity.check_case import relative_error
 
 to_latent, to_pixels = jax.jit(WanVideoCodec.encode), jax.jit(WanVideoCodec.decode)

@@ -1,0 +1,1 @@
+"""Training a mel VAE or a vocoder of one's own."""

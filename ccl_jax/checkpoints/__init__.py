@@ -1,0 +1,1 @@
+"""Checkpoints of every kind: a run's, converted weights', slice by slice."""

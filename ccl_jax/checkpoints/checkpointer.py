@@ -1,0 +1,372 @@
+"""Checkpoints that notice damage: asynchronous atomic saves, verified restores.
+
+A step is the folder `<directory>/<step>`, which appears by one rename when all of it
+has been written:
+  state  the train state's arrays (Orbax; each process writes and reads its own shards)
+  meta   JSON: the step, the data iterator's state, the caller's metadata, and for every
+         array its shape, dtype and fingerprint; a digest covers the whole
+
+Storage returns flipped bits without a word, so a restore trusts nothing: the digest
+and every fingerprint must agree, or the step counts as damaged and the one before it is
+tried. Only proof counts (damage.py): a step that cannot be read for another reason, say
+a disk that does not answer, stops the run and stays where it is. Arrays of another
+*shape* than asked for are no damage but a user's mistake.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from ccl_jax.checkpoints.damage import Damaged, proves_damage, reason, unknown
+from ccl_jax.checkpoints.fingerprint import fingerprints, leaf_paths
+from ccl_jax.errors import UsageError
+
+
+class Checkpointer:
+  """Writes and resumes the checkpoints of one run; every process calls every method.
+
+  Keeps the newest `keep` steps, and each multiple of `keep_every` for good. What a
+  killed save left behind is swept at the start, so only the training job that owns
+  `directory` may hold one; others read with `restore_params`.
+  """
+
+  def __init__(
+    self, directory: str | os.PathLike, *, keep: int, keep_every: int | None = None
+  ):
+    if keep < 1:
+      raise UsageError(f"keep={keep}: a run must keep at least 1 checkpoint")
+    self._directory = _absolute(directory)
+    preserve = [preservation_policy.LatestN(keep)]
+    if keep_every is not None:
+      preserve.append(preservation_policy.EveryNSteps(keep_every))
+    try:
+      self._manager = ocp.CheckpointManager(
+        self._directory,
+        options=ocp.CheckpointManagerOptions(
+          preservation_policy=preservation_policy.AnyPreservationPolicy(preserve),
+          cleanup_tmp_directories=True,
+        ),
+      )
+    except OSError as e:
+      raise UsageError(
+        f"cannot keep checkpoints in {self._directory}: {e.strerror}; give a folder"
+        " that can be written"
+      ) from e
+    self._last: int | None = None  # the step this run saved or restored last
+
+  @property
+  def latest_step(self) -> int | None:
+    """The newest step on disk or being saved, good or not."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, state: PyTree, data_state: dict, metadata: dict) -> None:
+    """Starts to save `state` (arrays) and two JSON dicts; waits for an unfinished save.
+
+    Returns once the arrays have left the devices: they may be donated then. Saving one
+    step twice does nothing the second time. PRNG keys go as their raw key data.
+    """
+    if step == self._last:
+      return
+    newest = self.latest_step
+    if newest is not None and step <= newest:
+      raise UsageError(
+        f"{self._directory} already holds step {newest}, cannot save step {step}:"
+        " resume from it, or give an empty folder"
+      )
+    prints = fingerprints(state)
+    meta = make_meta(step, leaf_paths(state), prints, data_state, metadata)
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        meta=ocp.args.JsonSave(meta),
+      ),
+      force=True,
+    )
+    self._last = step
+
+  def restore(self, abstract_state: PyTree) -> tuple[int, PyTree, dict, dict] | None:
+    """(step, state, data_state, metadata) of the newest good step; None where none is.
+
+    `abstract_state` holds a ShapeDtypeStruct with its sharding per array; mesh and
+    shardings may differ from those of the save. Newer steps proven damaged are set
+    aside as `<step>.damaged` (`<step>.damaged.1`, ... where that is taken), so that the
+    run can save those steps again; nothing is ever removed.
+
+    Raises:
+      UsageError: no step is good, one cannot be read though it is not proven damaged,
+        or its arrays are others than those asked for. Then nothing was changed.
+    """
+    self.wait()
+    steps = self._manager.all_steps()
+    if not steps:
+      return None
+    step, state, meta, damaged = _newest_good(self._directory, steps, abstract_state)
+    if damaged:
+      error = _set_aside(self._directory, damaged) if jax.process_index() == 0 else None
+      if _worst(int(error is not None)):
+        cause = reason(error) if error else "see process 0"
+        raise UsageError(
+          f"damaged steps {damaged} of {self._directory} cannot be renamed ({cause}): "
+          "move them away"
+        ) from error
+      self._manager.reload()
+    self._last = step
+    return step, state, meta["data"], meta["metadata"]
+
+  def wait(self) -> None:
+    """Waits until a running save is on disk; raises what went wrong in it."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    self._manager.close()
+
+
+def restore_params(
+  directory: str | os.PathLike, name: str, abstract: PyTree, *, step: int | None = None
+) -> tuple[int, PyTree, dict]:
+  """(step, params, metadata): one subtree of the state ("ema", "params"), no more.
+
+  Reads and verifies only that subtree, of the newest good step or the one asked for,
+  into the shardings and dtypes of `abstract`. Writes nothing: safe beside a running
+  job.
+  """
+  folder = _absolute(directory)
+  steps = _steps(folder, step)
+  step, tree, meta, _ = _newest_good(folder, steps, {name: abstract}, partial=True)
+  cast = jax.tree.map(lambda x, a: x.astype(a.dtype), tree[name], abstract)
+  return step, cast, meta["metadata"]
+
+
+def read_metadata(directory: str | os.PathLike, step: int | None = None) -> dict:
+  """The metadata saved with a step, of the newest that can be read if none is named.
+
+  Raises:
+    UsageError: there is none.
+  """
+  folder = _absolute(directory)
+  found = _steps(folder, step)
+  for number in sorted(found, reverse=True):
+    try:
+      return read_meta(folder / str(number) / "meta")["metadata"]
+    except Exception as e:
+      if not proves_damage(e):
+        raise unknown(f"checkpoint step {number} in {folder}", e) from e
+  raise UsageError(f"{folder}: the metadata of steps {found} are damaged")
+
+
+def _steps(folder: epath.Path, step: int | None) -> list[int]:
+  """The steps of a folder, or the one that is asked for.
+
+  Raises:
+    UsageError: it is not there.
+  """
+  steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
+  if not steps or step not in (None, *steps):
+    raise UsageError(
+      f"{folder} holds no checkpoint"
+      + ("" if step is None else f" of step {step}")
+      + (f", only of steps {sorted(steps)}" if steps else "")
+    )
+  return steps if step is None else [step]
+
+
+def make_meta(
+  step: int,
+  leaves: Mapping[str, jax.ShapeDtypeStruct | jax.Array],
+  prints: Mapping[str, int],
+  data_state: dict,
+  metadata: dict,
+) -> dict:
+  """The `meta` of a step: its number, shapes, dtypes and fingerprints of its arrays by
+  path, the two dicts of `Checkpointer.save`, and the digest of all that.
+  """
+  meta = {
+    "step": step,
+    "data": data_state,
+    "metadata": metadata,
+    "leaves": {
+      path: {
+        "shape": list(leaf.shape),
+        "dtype": np.dtype(leaf.dtype).name,
+        "fingerprint": prints[path],
+      }
+      for path, leaf in leaves.items()
+    },
+  }
+  meta = json.loads(json.dumps(meta))  # no longer the caller's: it is written later
+  return {"digest": _digest(meta)} | meta
+
+
+def read_meta(folder: epath.Path | pathlib.Path) -> dict:
+  """What `make_meta` made, without the digest, from a step's folder `meta`.
+
+  Raises:
+    Damaged: it is not what was written, or was written as another step; or whatever
+      else an unreadable file raises (see damage.py).
+  """
+  meta = ocp.JsonCheckpointHandler().restore(folder)
+  if not isinstance(meta, dict) or meta.pop("digest", None) != _digest(meta):
+    raise Damaged(f"{folder} does not match its digest")
+  step = folder.parent.name
+  if str(meta.get("step", step)) != step:  # earlier versions did not store it
+    raise Damaged(f"{folder} is that of step {meta['step']}")
+  return meta
+
+
+def _newest_good(directory, steps, abstract, partial=False):
+  """(step, tree, meta, newer damaged steps), trying the newest step first."""
+  damaged = []
+  for step in sorted(steps, reverse=True):
+    try:
+      tree, meta = _load(directory / str(step), abstract, partial)
+    except Damaged as e:
+      print(f"checkpoint step {step} is damaged: {e}", file=sys.stderr, flush=True)
+      damaged.append(step)
+    else:
+      return step, tree, meta, damaged
+  raise UsageError(
+    f"no checkpoint in {directory} can be restored (damaged: {damaged}); put back a"
+    " good copy, or start in an empty folder"
+  )
+
+
+def _load(folder, abstract, partial):
+  """(tree, meta) of a step, verified; every process comes to the same end.
+
+  Raises:
+    Damaged: it is proven that the step is not what was saved.
+    UsageError: it could not be read, or is not what was asked for.
+  """
+  tree, meta, error = None, None, None
+  try:
+    meta = read_meta(folder / "meta")
+    _check_structure(folder, meta["leaves"], abstract, partial)
+    _check_names(folder / "state", meta["leaves"])
+    tree = _read_state(folder / "state", meta["leaves"], abstract, partial)
+  except Exception as e:
+    error = e
+  verdict = _GOOD if error is None else _BAD if proves_damage(error) else _UNKNOWN
+  # One process alone may fail to read; all must then turn away from this step, or stop.
+  # Arrays of one process are that one's business: the others may not be reading.
+  if any(
+    x.sharding is not None and not x.sharding.is_fully_addressable
+    for x in jax.tree.leaves(abstract)
+  ):
+    verdict = _worst(verdict)
+  what = f"checkpoint step {folder.name} in {folder.parent}"
+  if verdict == _UNKNOWN:
+    if isinstance(error, UsageError):
+      raise error
+    if error is None or proves_damage(error):
+      raise UsageError(f"{what}: another process stopped at it; nothing was changed")
+    raise unknown(what, error) from error
+  if verdict == _BAD:
+    text = "another process could not read it" if error is None else reason(error)
+    raise Damaged(text) from error
+  try:
+    found = fingerprints(tree)
+  except Exception as e:  # as out of memory
+    raise unknown(what, e) from e
+  for path, value in found.items():
+    if value != meta["leaves"][path]["fingerprint"]:
+      raise Damaged(f"the values of {path} are not those that were saved")
+  return tree, meta
+
+
+_GOOD, _BAD, _UNKNOWN = range(3)  # what became of a step, from good to worst
+
+
+def _read_state(folder, leaves, abstract, partial):
+  # The bare handler, for CheckpointManager.restore ends in a barrier at which the other
+  # processes would hang when one fails to read.
+  item = jax.tree.structure(abstract).unflatten(
+    jax.ShapeDtypeStruct(
+      leaf.shape, np.dtype(leaves[path]["dtype"]), sharding=leaf.sharding
+    )
+    for path, leaf in leaf_paths(abstract).items()
+  )
+  # What Orbax notes of its arrays a second time is not needed, and could be damaged.
+  registry = ocp.type_handlers.create_type_handler_registry(
+    (jax.Array, ocp.type_handlers.ArrayHandler(array_metadata_store=None)),
+    (np.ndarray, ocp.type_handlers.NumpyHandler()),
+  )
+  return ocp.PyTreeCheckpointHandler(type_handler_registry=registry).restore(
+    folder,
+    args=ocp.args.PyTreeRestore(
+      item=item,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+      partial_restore=partial,
+    ),
+  )
+
+
+def _check_names(state, leaves):
+  """Orbax's own list of the arrays has all that `meta` has: its file has no digest."""
+  listed = json.loads((state / "_METADATA").read_text())["tree_metadata"].values()
+  keys = ((key["key"] for key in entry["key_metadata"]) for entry in listed)
+  missing = set(leaves) - set(map("/".join, keys))
+  if missing:
+    raise Damaged(f"{state}/_METADATA does not list {min(missing)}")
+
+
+def _check_structure(folder, stored, abstract, partial):
+  """The arrays asked for are those stored; a part may be cast, a whole state not."""
+  advice = "restore with the settings that wrote it, or give another folder"
+  wanted = leaf_paths(abstract)
+  for path, leaf in wanted.items():
+    if path not in stored:
+      raise UsageError(f"{folder} holds no {path}; {advice}")
+    got, expected = tuple(stored[path]["shape"]), tuple(leaf.shape)
+    if got != expected:
+      raise UsageError(
+        f"{folder}: {path} has shape {got}, expected {expected}; {advice}"
+      )
+    got, expected = stored[path]["dtype"], leaf.dtype.name
+    if got != expected and not partial:
+      raise UsageError(f"{folder}: {path} is {got}, expected {expected}; {advice}")
+  top = {path.split("/")[0] for path in wanted}
+  for path in stored:
+    if path not in wanted and not (partial and path.split("/")[0] not in top):
+      raise UsageError(f"{folder} holds {path}, which was not expected; {advice}")
+
+
+def _set_aside(directory, steps) -> OSError | None:
+  """Renames steps, each to a name that is free; the error that stopped it, if any."""
+  try:
+    for step in steps:
+      names = itertools.chain([""], (f".{i}" for i in itertools.count(1)))
+      targets = (directory / f"{step}.damaged{name}" for name in names)
+      (directory / str(step)).rename(next(t for t in targets if not t.exists()))
+  except OSError as e:
+    return e
+  return None
+
+
+def _digest(meta: dict) -> str:
+  return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
+def _worst(verdict: int) -> int:
+  """The largest of all processes' verdicts, in each of them."""
+  if jax.process_count() == 1:
+    return verdict
+  return int(multihost_utils.process_allgather(np.array(verdict)).max())
+
+
+def _absolute(directory):
+  text = os.fspath(directory)
+  remote = "://" in text
+  return epath.Path(text if remote else os.path.abspath(os.path.expanduser(text)))

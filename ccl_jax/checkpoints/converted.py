@@ -1,0 +1,88 @@
+"""Converted weights, read back.
+
+`convert KIND` writes
+
+  config.json      what it is (kind), its sizes, a hash of the source
+  tensors.json     a hash of every tensor
+  checkpoints/0    the parameters
+  tokenizer.json   of a text encoder
+
+`convert wan` writes several of them into one folder: dit, vae, umt5, clip, and codecs,
+the bundle of those that are codecs (ccl_jax/codecs/bundle.py).
+"""
+
+import math
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ccl_jax.checkpoints.checkpointer import restore_params
+from ccl_jax.checkpoints.find import read_config
+from ccl_jax.checkpoints.slices import Shapes, SliceReader
+from ccl_jax.errors import UsageError
+from ccl_jax.sharding import LOGICAL
+
+PyTree = Any
+LARGE = 2**24  # elements of an array that is not copied to every device
+
+
+def read_about(folder: str | os.PathLike) -> dict[str, Any]:
+  """The config.json of converted weights: their kind, sizes and source.
+
+  Raises:
+    UsageError: `convert KIND` did not write it.
+  """
+  about = read_config(folder)
+  if not {"kind", "sizes", "source"} <= about.keys():
+    raise UsageError(
+      f"{folder} holds no converted weights: expected a folder that "
+      "'python -m ccl_jax.convert KIND' wrote, with its config.json"
+    )
+  return about
+
+
+def digest(folder: str | os.PathLike) -> str:
+  """What the parameters are worth: a hash of their source, and their dtype."""
+  about = read_about(folder)
+  return f"{about['source']['sha256']}-{about['dtype']}"
+
+
+def restore_converted(folder: str | os.PathLike, dtype: str = "float32") -> PyTree:
+  """The parameters of converted weights, verified, in `dtype`, on the current mesh or,
+  without one, on the first device.
+  """
+  read_about(folder)
+  shapes = SliceReader(pathlib.Path(folder) / "checkpoints").shapes
+  shapes = {path: x.update(dtype=jnp.dtype(dtype)) for path, x in shapes.items()}
+  mesh = jax.sharding.get_mesh()
+  placed = on_one_device(shapes) if mesh.empty else _on_mesh(shapes, mesh)
+  tree = traverse_util.unflatten_dict(placed, sep="/")
+  return restore_params(pathlib.Path(folder) / "checkpoints", "params", tree)[1]
+
+
+def on_one_device(shapes: PyTree) -> PyTree:
+  """Shapes, to be restored whole on the first device of this process."""
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.tree.map(lambda x: x.update(sharding=device), shapes)
+
+
+def _on_mesh(shapes: Shapes, mesh: Mesh) -> Shapes:
+  """On every device whole but for the largest, which are split over all devices that
+  may hold different parameters: a text encoder need not fit beside the model.
+  """
+  axes = [name for name in LOGICAL["embed"] if mesh.shape[name] > 1]
+  parts = math.prod(mesh.shape[name] for name in axes)
+
+  def placed(x):
+    spec = [None] * x.ndim
+    fits = [i for i in range(x.ndim) if x.shape[i] % parts == 0]
+    if axes and fits and x.size >= LARGE:
+      spec[fits[-1]] = tuple(axes)
+    return x.update(sharding=NamedSharding(mesh, PartitionSpec(*spec)))
+
+  return {path: placed(x) for path, x in shapes.items()}

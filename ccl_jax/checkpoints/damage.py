@@ -1,0 +1,69 @@
+"""Damage, and what only looks like it.
+
+A reader may set a stored step aside only where it is proven that the bytes are not
+those that were written: a file is missing, cut short or cannot be parsed, a digest or a
+fingerprint differs. A disk that does not answer, a lost network, missing rights or a
+full memory say nothing of the bytes; nor does an error of a kind not known here.
+"""
+
+import json
+import re
+
+from ccl_jax.errors import UsageError
+
+# TensorStore's errors are ValueErrors that begin with a code of absl::Status; with
+# INVALID_ARGUMENT they have none, and begin with what was done. These codes are of the
+# bytes that were read, ...
+_OF_BYTES = re.compile(
+  "(NOT_FOUND|OUT_OF_RANGE|DATA_LOSS|FAILED_PRECONDITION): |Error (open|read|decod)ing "
+)
+# ... unless the system refused to read them.
+_OF_SYSTEM = re.compile("os_error_code|Failed to read")
+
+
+class Damaged(ValueError):
+  """What is stored is not what was written; the message says why."""
+
+
+def proves_damage(error: BaseException) -> bool:
+  """Whether an error in reading stored arrays or JSON proves them damaged."""
+  error = _cause(error)
+  if isinstance(error, ValueError) and _OF_BYTES.match(str(error)):
+    return not _OF_SYSTEM.search(str(error))
+  # The last: JSON that lacks a field.
+  parsed = Damaged, json.JSONDecodeError, UnicodeDecodeError, KeyError
+  missing = FileNotFoundError, NotADirectoryError, IsADirectoryError
+  return isinstance(error, (*parsed, *missing))
+
+
+def reason(error: BaseException) -> str:
+  """The error in a line, without TensorStore's account of what it was asked to do."""
+  error = _cause(error)
+  lines = str(error).split(" [tensorstore", 1)[0].splitlines() or [""]
+  name = "" if isinstance(error, Damaged) else f"{type(error).__name__}: "
+  return f"{name}{lines[0]}"[:300]
+
+
+def not_read(what: str, error: BaseException) -> UsageError:
+  """The user's line on something stored that could not be read: the error proves
+  damage, or else nothing is known.
+  """
+  if proves_damage(error):
+    return UsageError(f"{what} is damaged ({reason(error)}): put back a good copy")
+  return unknown(what, error)
+
+
+def unknown(what: str, error: BaseException) -> UsageError:
+  """The user's line where an error does not prove damage."""
+  return UsageError(
+    f"{what} cannot be read ({reason(error)}): this does not prove it damaged, and "
+    "nothing was changed; mend the cause and run the same command again, or move it "
+    "away"
+  )
+
+
+def _cause(error: BaseException) -> BaseException:
+  """What Orbax has wrapped in a plain Exception."""
+  while type(error) is Exception and (error.__cause__ or error.__context__):
+    error = error.__cause__ or error.__context__
+  return error

@@ -1,0 +1,92 @@
+"""Where the parameters of a transformer are: the kinds of folders that hold some.
+
+  a training run           config.json with the run's config; the EMA. What it is, its
+                           checkpoint says: a config may have changed since
+  a joined model           config.json of kind "joint"         (weights/join.py)
+  a converted transformer  config.json of kind "wan-dit"       (ccl_jax/convert.py)
+  a converted release      config.json of kind "wan", the transformer in dit/
+
+all with checkpoints/STEP beside config.json.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ccl_jax.checkpoints.checkpointer import read_metadata
+from ccl_jax.checkpoints.damage import not_read
+from ccl_jax.errors import UsageError, bind
+
+DIT = "dit"  # the folder of the transformer in a converted release
+
+
+class Parameters(NamedTuple):
+  """Parameters on disk.
+
+  Attributes:
+    folder: with config.json and checkpoints.
+    name: of the subtree of the checkpoint.
+    about: the config.json; of a run, the metadata of its checkpoint.
+    codecs: the bundle that belongs to them, if there is one.
+  """
+
+  folder: pathlib.Path
+  name: str
+  about: dict[str, Any]
+  codecs: pathlib.Path | None
+
+  def build(self, section: str, function: Callable[..., Any]) -> Any:
+    """What `function` makes of a section of `about`.
+
+    Raises:
+      UsageError: another version of the program wrote it, with other keys or values.
+    """
+    try:
+      return bind(section, self.about[section], function)
+    except UsageError as e:
+      raise UsageError(
+        f"the parameters in {self.folder} are not of this version: use the one that "
+        f"wrote them ({e})"
+      ) from e
+
+
+def find_parameters(folder: str | os.PathLike, step: int | None = None) -> Parameters:
+  """The parameters that a folder stands for.
+
+  Args:
+    step: of the checkpoint; None: the newest.
+
+  Raises:
+    UsageError: it is of no kind that holds some.
+  """
+  place, about = pathlib.Path(folder), read_config(folder)
+  if about.get("kind") == "wan":
+    place = place / DIT
+    about = read_config(place)
+  bundle = pathlib.Path(about.get("codecs") or pathlib.Path(folder) / "codecs")
+  codecs = bundle if bundle.is_dir() else None
+  if about.get("kind") in ("wan-dit", "joint"):
+    return Parameters(place, "params", about, codecs)
+  if "model" not in about or "kind" in about:  # a kind: a run of train_audio
+    raise UsageError(
+      f"{folder} holds no model: expected config.json and checkpoints, as a training "
+      "run (--workdir), 'convert wan', 'convert wan-dit' or 'convert join' leave them"
+    )
+  return Parameters(place, "ema", read_metadata(place / "checkpoints", step), codecs)
+
+
+def read_config(folder: str | os.PathLike) -> dict[str, Any]:
+  """The config.json of a folder; empty if there is none, or it is no JSON.
+
+  Raises:
+    UsageError: it is there, and the system does not let it be read.
+  """
+  try:
+    about = json.loads((pathlib.Path(folder) / "config.json").read_text())
+  except (FileNotFoundError, NotADirectoryError, ValueError):
+    return {}
+  except OSError as e:
+    raise not_read(f"{folder}/config.json", e) from e
+  return about if isinstance(about, dict) else {}

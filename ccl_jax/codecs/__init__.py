@@ -1,0 +1,1 @@
+"""Frozen codecs: text, pixels and waveform to latents and back."""

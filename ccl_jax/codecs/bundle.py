@@ -1,0 +1,221 @@
+"""The frozen translators between the world and the network: video, audio, text, image.
+
+  video.encode(pixels (b F H W 3) in [-1, 1]) -> latents (b t h w 16)     .decode back
+  video.posterior(pixels) -> the latents' mean and deviation, of a VAE
+  audio.encode(wave (b n), n = 512 a at 16 kHz) -> latents (b a 20)       .decode back
+  text.tokenize(list of str) -> ids, mask (b l) on the host
+  text.encode(ids, mask) -> rows (b l e), zero where not mask
+  image.encode(pixels (b H W 3) in [-1, 1]) -> CLIP tokens (b i 1280)
+
+A codec is a `flax.struct.PyTreeNode`: its arrays are leaves and its sizes static, so it
+is passed to jitted functions as an argument. A new kind of codec adds a row to `KINDS`.
+A bundle is a folder that holds, for each codec that it has, NAME.safetensors with the
+arrays and NAME.json with the kind, the sizes and a hash of it all. A codec's field
+`tokenizer`, if it has one, is NAME.tokenizer beside them.
+
+Large arrays are not copied into every bundle: a codec of converted weights has `links`,
+(field, folder, hash) of the folders that `convert` wrote its fields to, and so has its
+NAME.json.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jaxtyping import Array, Float
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from ccl_jax.checkpoints import converted
+from ccl_jax.errors import UsageError
+from ccl_jax.models.byte_text import ByteText
+from ccl_jax.models.clip_vision import ClipImage
+from ccl_jax.models.linear_codec import LinearAudioCodec, LinearVideoCodec
+from ccl_jax.models.mel_codec import MelAudioCodec
+from ccl_jax.models.tokenizer import Tokenizer
+from ccl_jax.models.umt5 import UMT5Text
+from ccl_jax.models.wan_vae import WanVideoCodec
+
+KINDS = {
+  "linear_video": LinearVideoCodec,
+  "linear_audio": LinearAudioCodec,
+  "byte_text": ByteText,
+  "umt5": UMT5Text,
+  "wan_vae": WanVideoCodec,
+  "clip": ClipImage,
+  "mel_audio": MelAudioCodec,
+}
+
+
+class Codecs(NamedTuple):
+  """One codec of each sort, or None; the bundle is a pytree too."""
+
+  video: Any = None
+  audio: Any = None
+  text: Any = None
+  image: Any = None
+
+
+def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
+  """Writes the folder whole or not at all; replaces one that holds codecs only."""
+  folder = pathlib.Path(folder).absolute()
+  ends = (".json", ".safetensors", ".tokenizer")
+  files = {name + end for name in Codecs._fields for end in ends}
+  if folder.exists() and not (
+    folder.is_dir() and {p.name for p in folder.iterdir()} <= files
+  ):
+    raise UsageError(f"{folder} holds more than codecs: name a new or empty folder")
+  fresh, stale = (
+    folder.with_name(f".{folder.name}.{os.getpid()}.{age}") for age in ("new", "old")
+  )
+  fresh.mkdir(parents=True)
+  try:
+    for name, codec in _present(codecs):
+      kind, static, links, arrays, tokenizer = _parts(codec)
+      about = {"kind": kind, "static": static, "links": links, "sha256": _digest(codec)}
+      save_file(arrays, fresh / f"{name}.safetensors")
+      if tokenizer is not None:
+        (fresh / f"{name}.tokenizer").write_bytes(tokenizer.file)
+      (fresh / f"{name}.json").write_text(json.dumps(about, indent=2) + "\n")
+    if folder.exists():
+      folder.rename(stale)
+    fresh.rename(folder)
+    shutil.rmtree(stale, ignore_errors=True)
+  finally:
+    shutil.rmtree(fresh, ignore_errors=True)
+
+
+def load_codecs(folder: str | os.PathLike) -> Codecs:
+  """Reads a folder of `save_codecs`, bit for bit, and what it links to."""
+  folder = pathlib.Path(folder)
+  found = [name for name in Codecs._fields if (folder / f"{name}.json").is_file()]
+  if not found:
+    raise UsageError(
+      f"{folder} holds no codecs: expected a folder with video.json, audio.json, "
+      "text.json"
+    )
+  return Codecs(**{name: _load(folder, name) for name in found})
+
+
+def fingerprint(codecs: Codecs) -> str:
+  """A hash of kinds, sizes and arrays: latents are only worth what made them."""
+  return hashlib.sha256("".join(fingerprints(codecs).values()).encode()).hexdigest()
+
+
+def fingerprints(codecs: Codecs) -> dict[str, str]:
+  """As `fingerprint`, of each codec alone."""
+  return {name: _digest(codec) for name, codec in _present(codecs)}
+
+
+def require_same(codecs: Codecs, then: Mapping[str, str] | str, advice: str) -> None:
+  """The codecs are those whose `fingerprints` were stored, as far as both have them.
+
+  Raises:
+    UsageError: one of them is another; `advice` says what to do.
+  """
+  if not isinstance(then, Mapping):
+    raise UsageError(
+      "the checkpoint was written by an earlier version, which stored no fingerprint "
+      "of each codec: train again, or generate with that version"
+    )
+  for name, now in fingerprints(codecs).items():
+    if now != then.get(name, now):
+      raise UsageError(
+        f"the {name} codec ({now[:8]}) is not the one the checkpoint was trained with "
+        f"({then[name][:8]}): {advice}"
+      )
+
+
+def null_text(codecs: Codecs) -> Float[Array, "l e"]:
+  """The embedding that stands for no text."""
+  return jax.jit(codecs.text.encode)(*codecs.text.tokenize([""]))[0]
+
+
+def _present(codecs: Codecs) -> list[tuple[str, Any]]:
+  return [(name, codec) for name, codec in codecs._asdict().items() if codec]
+
+
+def _load(folder: pathlib.Path, name: str):
+  about_path, array_path = folder / f"{name}.json", folder / f"{name}.safetensors"
+  _require(about_path, array_path)
+  damaged = UsageError(f"the {name} codec in {folder} is damaged: fit or save it again")
+  try:
+    about = json.loads(about_path.read_text())
+    kind, static, digest = about["kind"], about["static"], about["sha256"]
+    arrays = load_file(array_path)
+    links = tuple(map(tuple, about.get("links", ())))
+  except (ValueError, KeyError, TypeError, SafetensorError) as e:
+    raise damaged from e
+  except OSError as e:  # of the system: the files may be fine
+    raise UsageError(f"cannot read the {name} codec in {folder}: {e}") from e
+  if kind not in KINDS:
+    known = ", ".join(KINDS)
+    raise UsageError(f"{about_path} names the kind {kind!r}, expected one of {known}")
+  leaves = {key: jnp.asarray(value) for key, value in arrays.items()}
+  leaves = traverse_util.unflatten_dict(leaves, sep="/")
+  if "tokenizer" in {field.name for field in dataclasses.fields(KINDS[kind])}:
+    path = folder / f"{name}.tokenizer"
+    _require(path)
+    leaves["tokenizer"] = Tokenizer(path.read_bytes())
+  if links:
+    leaves["links"] = links
+  for field, place, sha256 in links:
+    if converted.digest(place) != sha256:
+      raise UsageError(
+        f"{about_path} was made with other weights than those that are in {place} now"
+      )
+    leaves[field] = converted.restore_converted(place, static.get("dtype", "float32"))
+  try:
+    codec = KINDS[kind](**static, **leaves)
+  except TypeError as e:
+    raise damaged from e
+  if _digest(codec) != digest:
+    raise damaged
+  return codec
+
+
+def _require(*paths: pathlib.Path) -> None:
+  for path in paths:
+    if not path.is_file():
+      raise UsageError(
+        f"no {path.name} in {path.parent}: expected a folder written by save_codecs"
+      )
+
+
+def _parts(codec):
+  """A codec's kind, its static fields, its links, its arrays under flat names, its
+  tokenizer.
+  """
+  kind = {cls: name for name, cls in KINDS.items()}[type(codec)]
+  static, leaves = {}, {}
+  for field in dataclasses.fields(codec):
+    is_leaf = field.metadata.get("pytree_node", True)
+    (leaves if is_leaf else static)[field.name] = getattr(codec, field.name)
+  tokenizer, links = static.pop("tokenizer", None), static.pop("links", ())
+  for field, _, _ in links:
+    leaves.pop(field)
+  flat = traverse_util.flatten_dict(leaves, sep="/")
+  arrays = {k: np.asarray(v, order="C") for k, v in flat.items() if v is not None}
+  return kind, static, links, arrays, tokenizer
+
+
+def _digest(codec) -> str:
+  kind, static, links, arrays, tokenizer = _parts(codec)
+  # Not of where a link points to, but of what is there.
+  about = [kind, static, *([field, sha256] for field, _, sha256 in links)]
+  digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+  for key, value in sorted(arrays.items()):
+    digest.update(f"{key} {value.dtype} {value.shape}".encode())
+    digest.update(value.tobytes())
+  if tokenizer is not None:
+    digest.update(tokenizer.file)
+  return digest.hexdigest()

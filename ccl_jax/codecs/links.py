@@ -1,0 +1,82 @@
+"""Codecs of converted weights: which folders make which codec."""
+
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+from ccl_jax.checkpoints import converted
+from ccl_jax.codecs.bundle import KINDS
+from ccl_jax.errors import UsageError
+from ccl_jax.models.mel_codec import CHANNELS
+from ccl_jax.models.tokenizer import Tokenizer
+
+TOKENIZER = "tokenizer.json"  # of a converted text encoder
+
+
+def link_codec(*folders: str | os.PathLike, **options):
+  """The codec of converted weights, its parameters not read yet: to be saved.
+
+  Args:
+    folders: of one codec, each as `convert` wrote it.
+    options: fields of the codec that are not in the weights.
+  """
+  kinds = tuple(converted.read_about(folder)["kind"] for folder in folders)
+  if kinds not in LINKED:
+    known = " or ".join(" with ".join(k) for k in LINKED)
+    raise UsageError(f"{' '.join(map(str, folders))}: expected weights of {known}")
+  name, fields, more = LINKED[kinds]
+  links = tuple(
+    (field, str(pathlib.Path(folder).absolute()), converted.digest(folder))
+    for field, folder in zip(fields, folders)
+  )
+  options = more(*map(pathlib.Path, folders)) | options
+  return KINDS[name](**dict.fromkeys(fields), links=links, **options)
+
+
+def _tokenizer_of(folder: pathlib.Path) -> dict[str, Any]:
+  path = folder / TOKENIZER
+  if not path.is_file():
+    raise UsageError(
+      f"{folder} has no {TOKENIZER}: copy that of the UMT5 release (google/umt5-xxl) "
+      "there"
+    )
+  return {"tokenizer": Tokenizer(path.read_bytes())}
+
+
+def _check_vae(folder: pathlib.Path) -> dict[str, Any]:
+  """No options: a VAE alone is a codec, with Griffin-Lim."""
+  sizes = converted.read_about(folder)["sizes"]
+  got = sizes["bands"], sizes["channels"]
+  if got != (80, CHANNELS):
+    raise UsageError(
+      f"{folder}: got a VAE of {got[0]} bands and {got[1]} channels, expected 80 and "
+      f"{CHANNELS}, the 16 kHz mode"
+    )
+  return {}
+
+
+def _generator_of(vae: pathlib.Path, vocoder: pathlib.Path) -> dict[str, Any]:
+  sizes = converted.read_about(vocoder)["sizes"]
+  got = sizes["bands"], math.prod(sizes["rates"])
+  if got != (80, 256):
+    raise UsageError(
+      f"{vocoder}: got a vocoder of {got[0]} bands and {got[1]} samples a frame, "
+      "expected 80 and 256, the 16 kHz mode"
+    )
+  return _check_vae(vae) | {"generator": json.dumps(sizes)}
+
+
+# Kinds of converted folders -> kind of codec, the fields they hold, its other fields.
+LINKED = {
+  ("wan-vae",): ("wan_vae", ("params",), lambda folder: {}),
+  ("umt5",): ("umt5", ("params",), _tokenizer_of),
+  ("clip",): (
+    "clip",
+    ("params",),
+    lambda folder: {"heads": converted.read_about(folder)["sizes"]["heads"]},
+  ),
+  ("audio-vae",): ("mel_audio", ("vae",), _check_vae),
+  ("audio-vae", "vocoder"): ("mel_audio", ("vae", "vocoder"), _generator_of),
+}

@@ -1,0 +1,226 @@
+"""Decoding: picture and sound of one clip, cut from a file on one presentation clock,
+
+  frame k   shows the instant  start + k / fps,              k < F
+  sample j  is the sound at    start + j / sample_rate,      j < n.
+
+Both are placed by the file's own timestamps, never by counting, so variable rates, edit
+lists, encoder delay and a late track keep their synchrony. A source frame serves the
+instants nearest to it, but none more than half a frame period before it appears (a long
+still stays up); past the end the last one is held for one period at most. Gaps and a
+short tail of the sound are zeros. Seconds and Hz throughout.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from jaxtyping import Float32, UInt8
+
+from ccl_jax.data.media.sound import decode_sound
+from ccl_jax.data.media.tracks import (
+  SHORT_TAIL,
+  MediaError,
+  MediaInfo,
+  Path,
+  first_time,
+  frames_from,
+  measure,
+  opened,
+  probe,
+  track,
+)
+from ccl_jax.data.spec import ClipSpec
+
+__all__ = [
+  "SHORT_TAIL",
+  "MediaError",
+  "MediaInfo",
+  "image_size",
+  "measure",
+  "picture_size",
+  "probe",
+  "read_audio",
+  "read_clip",
+  "read_image",
+  "read_video",
+]
+
+Crop = tuple[int, ...]  # () or (top, left, height, width): pixels of decoded frames
+
+
+def read_clip(
+  path: Path,
+  spec: ClipSpec,
+  start: float | int | None = None,
+  sound: Path | None = None,
+  crop: Crop = (),
+) -> tuple[UInt8[np.ndarray, "F H W 3"], Float32[np.ndarray, "n"]]:
+  """The clip that begins at `start`, by default the first instant with picture and
+  sound. The picture, or the part of it in `crop`, covers (H, W) and is cut about its
+  centre; the sound is mono, from the file `sound` (on the same clock) if one is given.
+  """
+  with opened(path) as picture, opened(sound or path) as other:
+    video, audio = track(picture, "video"), track(other, "audio")
+    if start is None:
+      start = max(first_time(video), first_time(audio))
+    return (
+      _picture(picture, video, spec, start, crop),
+      decode_sound(other, audio, start, spec.samples, spec.sample_rate),
+    )
+
+
+def read_video(
+  path: Path, spec: ClipSpec, start: float | int | None = None, crop: Crop = ()
+) -> UInt8[np.ndarray, "F H W 3"]:
+  """The picture alone of the clip that begins at `start` (by default its beginning)."""
+  with opened(path) as container:
+    video = track(container, "video")
+    start = first_time(video) if start is None else start
+    return _picture(container, video, spec, start, crop)
+
+
+def read_audio(
+  path: Path,
+  samples: int | None = None,
+  sample_rate: int = 16000,
+  start: float | int | None = None,
+) -> Float32[np.ndarray, "n"]:
+  """Mono sound of any container from `start` on (by default its beginning): `samples`
+  of it, or all there is.
+  """
+  with opened(path) as container:
+    audio = track(container, "audio")
+    start = first_time(audio) if start is None else start
+    return decode_sound(container, audio, start, samples, sample_rate)
+
+
+def read_image(
+  path: Path, height: int, width: int, crop: Crop = ()
+) -> UInt8[np.ndarray, "H W 3"]:
+  """A still, upright by its EXIF tag, covering (height, width), centre crop."""
+  from PIL import Image, ImageOps
+
+  with _image(path) as image:
+    image = _cut_out(ImageOps.exif_transpose(image), crop, path).convert("RGB")
+    image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    return np.array(image)
+
+
+def image_size(path: Path, crop: Crop = ()) -> tuple[int, int]:
+  """(height, width) of a still as it is shown, from its headers."""
+  if crop:
+    return crop[2], crop[3]
+  with _image(path) as image:
+    turned = image.getexif().get(274, 1) >= 5  # the orientation tag: on its side
+    return image.size if turned else image.size[::-1]
+
+
+def picture_size(path: Path, crop: Crop = ()) -> tuple[int, int]:
+  """(height, width) of a film as it is shown: its first frame, or the part of it in
+  `crop`, turned upright, with square pixels of the height of its own.
+  """
+  with opened(path) as container:
+    stream = track(container, "video")
+    for _, frame in frames_from(container, stream, first_time(stream)):
+      _, _, height, width = _box(frame, crop, container.name)
+      width = round(width * float(stream.sample_aspect_ratio or 1))
+      return (width, height) if frame.rotation % 180 else (height, width)
+  raise MediaError(f"{path}: no frame can be decoded")
+
+
+@contextlib.contextmanager
+def _image(path: Path) -> Iterator[Any]:
+  from PIL import Image
+
+  try:
+    with Image.open(path) as image:
+      yield image
+  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+    raise MediaError(f"{path}: not a readable image ({e})") from e
+
+
+def _picture(
+  container, stream, spec: ClipSpec, start: float, crop: Crop
+) -> UInt8[np.ndarray, "F H W 3"]:
+  rate = float(spec.rate)
+  out = np.empty((spec.frames, spec.height, spec.width, 3), np.uint8)
+  scaler, aspect = VideoReformatter(), float(stream.sample_aspect_ratio or 1)
+  done, held, shown = 0, None, 0.0  # instants written; the frame on screen, since when
+
+  def hold_until(switch: float) -> int:
+    stop = min(max(math.ceil((switch - start) * rate), done), spec.frames)
+    if stop > done:
+      if held.is_corrupt:
+        raise MediaError(f"{container.name}: damaged picture at {shown:.2f} s")
+      box = _box(held, crop, container.name)
+      out[done:stop] = _cover(held, box, spec.height, spec.width, aspect, scaler)
+    return stop
+
+  for time, frame in frames_from(container, stream, start):
+    if held is not None:
+      done = hold_until(max((shown + time) / 2, time - 0.5 / rate))
+    elif time - 0.5 / rate > start:
+      raise MediaError(
+        f"{container.name}: the picture begins at {time:.2f} s and the clip at "
+        f"{start:.2f} s"
+      )
+    held, shown = frame, time
+    if done == spec.frames:
+      return out
+  if held is not None:
+    end = shown + max(float((held.duration or 0) * held.time_base), 1 / rate)
+    done = hold_until(end + 0.5 / rate)  # one instant past the end
+    shown = end
+  if done < spec.frames:
+    raise MediaError(
+      f"{container.name}: too short, the picture ends at {shown:.2f} s and the clip at "
+      f"{start + spec.seconds:.2f} s"
+    )
+  return out
+
+
+def _cover(
+  frame, box: Crop, height: int, width: int, aspect: float, scaler
+) -> UInt8[np.ndarray, "H W 3"]:
+  """RGB pixels, upright: the frame's `box` scaled to cover (height, width), centre cut;
+  `aspect` is a source pixel's width over its height.
+  """
+  turns = round(frame.rotation / 90)  # counterclockwise
+  if turns % 2:
+    height, width = width, height
+  y, x, h, w = box
+  scale = max(height / h, width / (w * aspect))
+  rows = max(height, round(frame.height * scale))
+  columns = max(width, round(frame.width * aspect * scale))
+  method = "AREA" if scale < 1 else "BICUBIC"
+  rgb = scaler.reformat(frame, columns, rows, "rgb24", interpolation=method)
+  top = _middle(y * scale, h * scale, height, rows)
+  left = _middle(x * aspect * scale, w * aspect * scale, width, columns)
+  crop = rgb.to_ndarray()[top : top + height, left : left + width]
+  return np.rot90(crop, turns)
+
+
+def _middle(begin: float, length: float, wanted: int, whole: int) -> int:
+  """Where `wanted` pixels begin in the middle of a stretch of `whole` ones."""
+  return min(max(int(begin + (length - wanted) / 2 + 1e-6), 0), whole - wanted)
+
+
+def _box(frame, crop: Crop, name: Any) -> Crop:
+  """`crop`, or all of the frame."""
+  if not crop:
+    return 0, 0, frame.height, frame.width
+  top, left, height, width = crop
+  if top + height > frame.height or left + width > frame.width:
+    raise MediaError(
+      f"{name}: crop {tuple(crop)} is not within its {frame.height} x {frame.width} "
+      "pixels"
+    )
+  return crop
+
+
+def _cut_out(image: Any, crop: Crop, name: Any) -> Any:
+  top, left, height, width = _box(image, crop, name)
+  return image.crop((left, top, left + width, top + height)) if crop else image

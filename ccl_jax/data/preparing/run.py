@@ -1,0 +1,230 @@
+"""What is to be known of media before they are encoded, as rows of captions.
+
+Every file gives a row for each of its shots (or each of the parts its captions name),
+with a crop without black bars, loudness and the gain to a target, shares of silence and
+of clipped samples, and how far apart picture and sound start. The rows are a table that
+the folder source and `encode` read: `captions=OUT`.
+
+Files are done one by one and noted in OUT.part, which a second run goes on with; OUT
+appears when it is whole, and OUT.skipped.txt with a reason for every bad file.
+"""
+
+import json
+import math
+import os
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent import futures
+from typing import Any, NamedTuple
+
+from ccl_jax.data.media import decode as media
+from ccl_jax.data.media.loudness import gain_of
+from ccl_jax.data.media.tracks import first_time, main_track, opened
+from ccl_jax.data.preparing import shots, sound_checks
+from ccl_jax.data.sets.records import write_text
+from ccl_jax.data.sources import templates
+from ccl_jax.data.sources.captions import Caption, Row, read_rows, sidecar
+from ccl_jax.data.sources.catalogue import IMAGES, media_names, without_soundtracks
+from ccl_jax.data.sources.windows import part_of, probing
+from ccl_jax.errors import UsageError
+
+_LEAST = 0.2  # seconds: shorter parts of a film are left out
+
+
+class Options(NamedTuple):
+  """What to do; `loudness` is LUFS, `speech` names a function (`speech_hook`)."""
+
+  shots: bool = True
+  crop: bool = True
+  loudness: float | None = None
+  speech: str = ""
+  template: str = ""
+  captions: str = ""
+
+
+class Prepared(NamedTuple):
+  """The rows, and (file, reason) of those that give none."""
+
+  rows: list[dict[str, Any]]
+  skipped: list[tuple[str, str]]
+
+
+def prepare(
+  root: pathlib.Path, out: pathlib.Path, options: Options, threads: int = 4
+) -> Prepared:
+  """Looks into all media below `root` and writes their rows to `out`."""
+  if out.suffix.lower() != ".jsonl":
+    raise UsageError(f"{out}: expected a name that ends in .jsonl")
+  if out.exists():
+    raise UsageError(f"{out} is there already: remove it or name another")
+  names = media_names(root)
+  found, _ = read_rows(root, names, options.captions)
+  rows = {n: found.get(n, [Row(Caption(), {}, n)]) for n in names}
+  captions = {n: [row.caption for row in rows[n]] for n in names}
+  files = list(without_soundtracks(captions))
+  if options.template:
+    fields = (row.fields for found in rows.values() for row in found)
+    templates.check(options.template, [dict.fromkeys(_MEASURES, 0), *fields])
+  if options.speech:
+    sound_checks.speech_hook(options.speech)
+  done = _Journal(out, [str(root.absolute()), list(options)])
+  _run(root, [n for n in files if n not in done.files], rows, options, done, threads)
+  prepared = done.result(files)
+  if not prepared.rows:
+    first = ": ".join(prepared.skipped[0])
+    raise UsageError(f"no usable file among {len(files)} in {root}, first: {first}")
+  lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in prepared.rows)
+  reasons = (f"{name}\t{why}\n" for name, why in prepared.skipped)
+  write_text(out.with_name(f"{out.name}.skipped.txt"), "".join(reasons))
+  write_text(out, "".join(lines))
+  done.remove()
+  return prepared
+
+
+_MEASURES = (
+  "file", "caption", "seconds", "start", "end", "crop", "loudness", "loudness_gain",
+  "peak", "silence", "clipped", "av_offset_ms", "speech_share",
+)  # fmt: skip
+
+
+def rows_of(
+  root: pathlib.Path, name: str, rows: Sequence[Row], options: Options
+) -> list[dict[str, Any]]:
+  """The rows of one file.
+
+  Raises:
+    MediaError: it cannot be read.
+  """
+  path, out = root / name, []
+  if path.suffix.lower() in IMAGES:
+    media.image_size(path)
+    return [_row(name, row, {}, options, path) for row in rows]
+  seen, probe = None, probing()
+  for row in rows:
+    caption = row.caption
+    sound = caption.sound(root)
+    whole = probe(path, sound)
+    info = part_of(whole, caption)
+    parts = [(info.start, info.end)]
+    if info.has_video and (options.shots or options.crop):
+      seen = seen or shots.look(path)
+      if options.shots:
+        parts = seen.shots(*parts[0])
+    offset = _offset_ms(path, sound) if info.has_video and info.has_audio else None
+    for start, end in parts:
+      if end - start < _LEAST and len(parts) > 1:
+        continue
+      new = {"seconds": round(end - start, 3)}
+      if len(parts) > 1 or (caption.start, caption.end) != Caption()[2:4]:
+        new |= {"start": round(start, 6), "end": round(end, 6)}
+      if info.has_video and options.crop and not caption.crop:
+        crop = seen.crop(start, end)
+        new |= {"crop": list(crop)} if crop else {}
+      if info.has_audio:
+        rest = end == whole.end  # all there is: headers may promise a little more
+        new |= _sound(sound or path, start, None if rest else end, options)
+      if offset is not None:
+        new["av_offset_ms"] = offset
+      out.append(_row(name, row, new, options, path))
+  return out
+
+
+def _sound(
+  path: pathlib.Path, start: float, end: float | None, options: Options
+) -> dict[str, Any]:
+  samples = None if end is None else round((end - start) * 16000)
+  wave = media.read_audio(path, samples, start=start)
+  if not wave.size:
+    raise media.MediaError(f"no sound from {start:.2f} s on")
+  out = sound_checks.measured(wave)
+  out["clipped"] = sound_checks.clipped(path, start, end or math.inf)
+  if options.loudness is not None and "loudness" in out:
+    gain = gain_of(out["loudness"], out["peak"], options.loudness)
+    out["loudness_gain"] = round(gain, 2)
+  if options.speech:
+    share = sound_checks.speech_hook(options.speech)(wave, 16000)
+    try:
+      out["speech_share"] = round(float(share), 3)
+    except (TypeError, ValueError) as e:
+      raise UsageError(f"{options.speech} gave {share!r}, expected a share") from e
+  return out
+
+
+def _row(
+  name: str, row: Row, new: Mapping[str, Any], options: Options, path: pathlib.Path
+) -> dict[str, Any]:
+  """The file's row as it was, with what is new."""
+  text = row.caption.text or sidecar(path)
+  old = {k: v for k, v in row.fields.items() if k not in ("id", "prompt", "text")}
+  made = old | {"file": name, "caption": text} | new
+  if options.template:
+    made["caption"] = templates.filled(options.template, made) or text
+  return made
+
+
+def _offset_ms(path: pathlib.Path, sound: pathlib.Path | None) -> float:
+  """How much later the sound starts than the picture."""
+  with opened(path) as picture, opened(sound or path) as other:
+    begin = first_time(main_track(picture, "video"))
+    return round(1000 * (first_time(main_track(other, "audio")) - begin), 1)
+
+
+def _run(root, names, rows, options, done: "_Journal", threads: int) -> None:
+  from tqdm import tqdm
+
+  def work(name):
+    try:
+      return name, rows_of(root, name, rows[name], options)
+    except media.MediaError as e:
+      return name, str(e).removeprefix(f"{root / name}: ")
+
+  bar = tqdm(total=len(names), desc="preparing", unit=" files", file=sys.stderr)
+  pool = futures.ThreadPoolExecutor(threads)
+  try:
+    jobs = [pool.submit(work, name) for name in names]
+    for job in futures.as_completed(jobs):
+      name, result = job.result()
+      done.add(name, result)
+      if isinstance(result, str):
+        bar.write(f"skipped {name}: {result}", file=sys.stderr)
+      bar.update(1)
+  finally:
+    pool.shutdown(cancel_futures=True)
+    bar.close()
+
+
+class _Journal:
+  """OUT.part: the settings, then a line for every file that is done."""
+
+  def __init__(self, out: pathlib.Path, settings: list):
+    self._path, self.files = out.with_name(f"{out.name}.part"), {}
+    lines = self._path.read_bytes().splitlines() if self._path.is_file() else []
+    entries = []
+    for line in lines:
+      try:
+        entries.append(json.loads(line))
+      except ValueError:
+        break  # a run was killed while it wrote this line
+    if entries and entries[0] != json.loads(json.dumps(settings)):
+      raise UsageError(
+        f"{self._path} was begun with other settings, {entries[0]}: remove it, or go "
+        "on with those"
+      )
+    self.files = dict(entries[1:])
+    text = "".join(json.dumps(entry) + "\n" for entry in entries or [settings])
+    write_text(self._path, text)
+
+  def add(self, name: str, result: list | str) -> None:
+    self.files[name] = result
+    with self._path.open("a") as file:
+      file.write(json.dumps([name, result]) + "\n")
+
+  def result(self, names: Sequence[str]) -> Prepared:
+    """In the order of `names`."""
+    bad = [(n, self.files[n]) for n in names if isinstance(self.files[n], str)]
+    good = [self.files[n] for n in names if not isinstance(self.files[n], str)]
+    return Prepared([row for rows in good for row in rows], bad)
+
+  def remove(self) -> None:
+    os.unlink(self._path)

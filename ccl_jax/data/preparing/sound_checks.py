@@ -1,0 +1,70 @@
+"""What is to be known of a clip's sound: loudness, peak, silence, clipping.
+
+loudness   LUFS of the mono sound at 16 kHz (`loudness.py`); none of silence
+peak       dBFS of that sound's highest sample
+silence    the share of its blocks of 0.1 s whose rms is below -60 dBFS
+clipped    the share of the file's own samples, of any channel, at full scale
+"""
+
+import importlib
+from collections.abc import Callable
+
+import av
+import numpy as np
+from jaxtyping import Float32
+
+from ccl_jax.data.media.loudness import integrated
+from ccl_jax.data.media.tracks import Path, frames_from, opened, track
+from ccl_jax.errors import UsageError
+
+_BLOCK, _SILENT, _FULL = 0.1, 1e-3, 0.999
+
+SpeechShare = Callable[[Float32[np.ndarray, "n"], int], float]
+
+
+def measured(wave: Float32[np.ndarray, "n"], rate: int = 16000) -> dict[str, float]:
+  """`loudness`, `peak` and `silence`; the first two not of a silent wave."""
+  size = max(round(_BLOCK * rate), 1)
+  blocks = wave[: len(wave) // size * size].reshape(-1, size)
+  quiet = np.sqrt((blocks**2).mean(1)) < _SILENT if len(blocks) else np.ones(1)
+  out = {"silence": round(float(quiet.mean()), 3)}
+  level, peak = integrated(wave, rate), float(np.abs(wave).max(initial=0))
+  if level is not None:
+    out["loudness"] = round(level, 2)
+  if peak > 0:
+    out["peak"] = round(20 * float(np.log10(peak)), 2)
+  return out
+
+
+def clipped(path: Path, start: float, end: float) -> float:
+  """The share of samples at full scale from `start` to `end` (s)."""
+  full = total = 0
+  with opened(path) as container:
+    stream = track(container, "audio")
+    convert = None
+    for time, frame in frames_from(container, stream, start):
+      if time >= end:
+        break
+      if time < start:
+        continue
+      convert = convert or av.AudioResampler("fltp", frame.layout, frame.sample_rate)
+      for piece in convert.resample(frame):
+        wave = piece.to_ndarray()
+        full, total = full + int((np.abs(wave) >= _FULL).sum()), total + wave.size
+  return round(full / total, 5) if total else 0.0
+
+
+def speech_hook(name: str) -> SpeechShare:
+  """The function "module:function" of a wave and its rate: the share of speech in it.
+
+  Raises:
+    UsageError: there is no such function.
+  """
+  module, _, function = name.partition(":")
+  try:
+    return getattr(importlib.import_module(module), function)
+  except (ImportError, AttributeError, ValueError) as e:
+    raise UsageError(
+      f"speech: got {name!r}, expected module:function, one of (wave, rate) that gives "
+      f"the share of speech ({e})"
+    ) from e

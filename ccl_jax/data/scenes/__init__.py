@@ -1,0 +1,1 @@
+"""Synthetic scenes whose sound and picture are synchronous exactly."""

@@ -1,0 +1,1 @@
+"""Sets of latents: records, shards, buckets, mixtures."""

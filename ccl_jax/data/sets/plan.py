@@ -1,0 +1,99 @@
+"""Which clip goes into which shard: decided once, before anything is encoded.
+
+Whoever goes on with a set, after a kill or on another machine, reads the same plan, so
+no clip is lost or there twice. A shard is done when its JSON file is there.
+"""
+
+import collections
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ccl_jax.data.sets.buckets import Bucket
+from ccl_jax.data.sets.records import write_json
+from ccl_jax.data.sources.catalogue import Catalogue, Item
+from ccl_jax.errors import UsageError
+
+FILE = "plan.json"
+
+
+class Shard(NamedTuple):
+  """The clips of one shard, all of one bucket."""
+
+  name: str
+  bucket: Bucket
+  items: list[Item]
+
+
+class Plan(NamedTuple):
+  """What was asked for, the encoders' hashes, (file, reason) left out, the shards."""
+
+  settings: dict[str, Any]
+  encoders: dict[str, str]
+  skipped: list[tuple[str, str]]
+  shards: list[Shard]
+
+  @property
+  def buckets(self) -> list[Bucket]:
+    return sorted({shard.bucket for shard in self.shards})
+
+
+def make(
+  settings: Mapping[str, Any],
+  encoders: Mapping[str, str],
+  catalogue: Catalogue,
+  shard_clips: int,
+) -> Plan:
+  """Cuts every bucket into shards of at most `shard_clips` clips.
+
+  Raises:
+    UsageError: two clips have one id.
+  """
+  ids = collections.Counter(i.id for items in catalogue.buckets.values() for i in items)
+  if doubled := [name for name, count in ids.items() if count > 1]:
+    raise UsageError(f"two clips are called {doubled[0]!r}: give each its own id")
+  pieces = [
+    (bucket, items[first : first + shard_clips])
+    for bucket, items in catalogue.buckets.items()
+    for first in range(0, len(items), shard_clips)
+  ]
+  shards = [
+    Shard(f"shard-{i:05}-of-{len(pieces):05}", bucket, items)
+    for i, (bucket, items) in enumerate(pieces)
+  ]
+  return Plan(dict(settings), dict(encoders), catalogue.skipped, shards)
+
+
+def write(plan: Plan, root: pathlib.Path) -> None:
+  shards = [(n, dataclasses.asdict(b), items) for n, b, items in plan.shards]
+  write_json(root / FILE, plan._replace(shards=shards)._asdict())
+
+
+def read(root: pathlib.Path) -> Plan | None:
+  """The plan of a folder that has one."""
+  path = root / FILE
+  if not path.is_file():
+    return None
+  try:
+    raw = json.loads(path.read_text())
+    shards = [
+      Shard(name, Bucket(**bucket), [Item(*item) for item in items])
+      for name, bucket, items in raw["shards"]
+    ]
+    skipped = [tuple(entry) for entry in raw["skipped"]]
+    return Plan(raw["settings"], raw["encoders"], skipped, shards)
+  except (ValueError, KeyError, TypeError) as e:
+    raise UsageError(f"{path} is damaged ({e}): encode into a new folder") from e
+
+
+def check_same(plan: Plan, settings: Mapping[str, Any], root: pathlib.Path) -> None:
+  """Raises UsageError where the folder was begun with other settings."""
+  asked = json.loads(json.dumps(dict(settings)))
+  for key in asked:
+    if plan.settings.get(key) != asked[key]:
+      raise UsageError(
+        f"{root} was begun with {key} = {plan.settings.get(key)!r}, now it is "
+        f"{asked[key]!r}: name a new folder, or go on with the old settings"
+      )

@@ -1,0 +1,168 @@
+"""A folder of latent records: its index, and random access to the records.
+
+  index.json                    what the set holds, written when all shards are there
+  plan.json                     what every shard is to hold; see plan.py
+  shard-00003-of-00010.*        .array_record with records of one bucket, .json about it
+  codecs/                       the encoders, to decode and to embed further texts
+
+A record that is damaged gives way to the next readable one of its bucket, always the
+same one, so the order of a run stays a function of the files; it is counted and named.
+`set_writer.py` makes such folders.
+"""
+
+import json
+import logging
+import pathlib
+import resource
+import threading
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+from ccl_jax.data.sets.buckets import Bucket
+from ccl_jax.data.sets.records import DamagedRecord, unpack
+from ccl_jax.errors import UsageError
+
+FORMAT = "ccl_jax latents 1"
+_log = logging.getLogger(__name__)
+
+
+class Shard(NamedTuple):
+  path: pathlib.Path
+  records: int
+
+
+class Records:
+  """The records of some shards by index, as `unpack` gives them.
+
+  `damaged` maps the indices of unreadable records to the reason.
+  """
+
+  def __init__(self, shards: Iterable[Shard]):
+    self._shards = list(shards)
+    self._count = sum(s.records for s in self._shards)
+    # With the counts given, no file is opened before it is read from.
+    self._source = ArrayRecordDataSource([f"{p}[0:{n}]" for p, n in self._shards])
+    self.damaged: dict[int, str] = {}
+    self._lock = threading.Lock()
+
+  def __len__(self) -> int:
+    return self._count
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    if not 0 <= index < self._count:
+      raise IndexError(f"record {index} of {self._count}")
+    for step in range(self._count):
+      at = (index + step) % self._count
+      if at in self.damaged:
+        continue
+      try:
+        return unpack(self._read(at))
+      except DamagedRecord as e:
+        self._give_up(at, str(e))
+    where = self._shards[0].path.parent
+    raise UsageError(f"no record of {where} can be read: {self.damaged[index]}")
+
+  def _read(self, index: int) -> bytes:
+    try:
+      return self._source[index]
+    except RuntimeError as e:
+      if "() failed" in str(
+        e
+      ):  # of the system: the file may be fine, elsewhere or later
+        raise OSError(str(e)) from e
+      raise DamagedRecord(str(e)) from e
+
+  def _give_up(self, index: int, reason: str) -> None:
+    with self._lock:
+      known = index in self.damaged
+      self.damaged.setdefault(index, reason)
+    if not known:
+      _log.warning(
+        "damaged record %d of %d at %s: the next one takes its place, as for %d so far "
+        "(%s)",
+        *(index, self._count, self._shards[0].path, len(self.damaged)),
+        reason.splitlines()[0][:120],
+      )
+
+
+class RecordSet:
+  """A finished set.
+
+  Attributes:
+    index: index.json.
+    buckets: the records of every bucket, in the order of the buckets.
+    encoders: hashes of the codecs, by "video", "audio", "text" as far as there is any.
+  """
+
+  def __init__(self, root: str | pathlib.Path):
+    self.root = pathlib.Path(root)
+    self.index = read_index(self.root)
+    self.encoders: dict[str, str] = self.index["encoders"]
+    by_bucket: dict[Bucket, list[Shard]] = {}
+    for entry in self.index["shards"]:
+      path = self.root / entry["file"]
+      if not path.is_file():
+        raise UsageError(f"{self.root} lacks {entry['file']}: copy the set again")
+      if entry["records"]:
+        bucket = Bucket(**self.index["buckets"][entry["bucket"]]["shape"])
+        by_bucket.setdefault(bucket, []).append(Shard(path, entry["records"]))
+    allow_open_files(len(self.index["shards"]))
+    self.buckets = {b: Records(by_bucket[b]) for b in sorted(by_bucket)}
+
+  def __len__(self) -> int:
+    return sum(map(len, self.buckets.values()))
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return self.locate(index)[1]
+
+  def locate(self, index: int) -> tuple[Bucket, dict[str, Any]]:
+    """Record `index`, the buckets one after the other, and its bucket."""
+    if not 0 <= index < len(self):
+      raise IndexError(f"record {index} of {len(self)}")
+    for bucket, clips in self.buckets.items():
+      if index < len(clips):
+        return bucket, clips[index]
+      index -= len(clips)
+    raise AssertionError
+
+  def text_rows(self, bucket: Bucket) -> int:
+    """The longest text embedding in a bucket."""
+    return self.index["buckets"][bucket.name]["text_rows"]
+
+
+def read_index(root: pathlib.Path) -> dict[str, Any]:
+  """Raises UsageError where there is no finished set."""
+  path = root / "index.json"
+  if not path.is_file():
+    if (root / "plan.json").is_file():
+      done = len(list(root.glob("shard-*.json")))
+      raise UsageError(
+        f"{root} is not finished, {done} shards are: run its encode command again"
+      )
+    raise UsageError(
+      f"no set of latents at {root}: give a folder that python -m ccl_jax.encode made"
+    )
+  index = read_json(path)
+  if index.get("format") != FORMAT:
+    raise UsageError(
+      f"{path} is of format {index.get('format')!r}, this version reads {FORMAT!r}: "
+      "encode the data again"
+    )
+  return index
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text())
+  except ValueError as e:
+    raise UsageError(f"{path} is damaged ({e}): copy or encode the set again") from e
+
+
+def allow_open_files(count: int) -> None:
+  """A reader stays open for every shard: asks the system for as many files."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  if count > soft // 2:
+    most = soft + count if hard == resource.RLIM_INFINITY else min(soft + count, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

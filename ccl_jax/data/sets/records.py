@@ -1,0 +1,157 @@
+"""Records of latents: one clip as the bytes of a safetensors file, many in a shard.
+
+  video       (t, h, w, c)  bf16   latent; one latent frame for a still
+  video_std   (t, h, w, c)  bf16   its deviation in the VAE's posterior; optional
+  audio       (a, c)        fp32   latent
+  text        (l, e)        bf16   embedding, cut to its true length l
+  about       JSON                 id, text (the caption), fps, seconds, encoders
+
+The first latent frame is that of the first frame alone, as the codecs are causal: it is
+the image condition. A clip lacks what it does not have. `encoders` are the hashes of
+the codecs behind each array, by "video", "audio", "text". Shards are ArrayRecord files
+of group size 1, not compressed: latents are noise to a compressor. Each record in them
+has a checksum.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from array_record.python.array_record_module import (
+  ArrayRecordReader,
+  ArrayRecordWriter,
+)
+from safetensors.numpy import save
+
+DTYPES = {
+  "video": ml_dtypes.bfloat16,
+  "video_std": ml_dtypes.bfloat16,
+  "audio": np.float32,
+  "text": ml_dtypes.bfloat16,
+}
+OPTIONS = "group_size:1,uncompressed"
+_NUMPY = {"BF16": np.dtype(ml_dtypes.bfloat16), "F32": np.dtype("<f4")}
+
+
+class DamagedRecord(ValueError):
+  """Bytes that are no record."""
+
+
+def pack(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> bytes:
+  """A record's bytes, the same for the same clip; arrays are rounded to `DTYPES`."""
+  tensors = {k: np.ascontiguousarray(v, DTYPES[k]) for k, v in arrays.items()}
+  return save(tensors, {"about": json.dumps(dict(about), sort_keys=True)})
+
+
+def unpack(data: bytes) -> dict[str, Any]:
+  """The arrays, which share the memory of `data`, and "about".
+
+  Raises:
+    DamagedRecord: it is not what `pack` returned.
+  """
+  try:
+    (length,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8 : 8 + length])
+    record = {"about": json.loads(header.pop("__metadata__")["about"])}
+    for name, entry in header.items():
+      first, last = entry["data_offsets"]
+      dtype, shape = _NUMPY[entry["dtype"]], entry["shape"]
+      flat = np.frombuffer(
+        data, dtype, (last - first) // dtype.itemsize, 8 + length + first
+      )
+      record[name] = flat.reshape(shape)
+  except (struct.error, ValueError, KeyError, TypeError) as e:
+    raise DamagedRecord(f"not a record ({e})") from e
+  return record
+
+
+@contextlib.contextmanager
+def new_shard(path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
+  """A function that adds a record to the shard `path`, which appears when the block
+  ends, whole and on the disk; after an error there is nothing.
+
+  Raises:
+    OSError: it cannot be written, errno tells why.
+  """
+  part = _part(path)
+  count = 0
+  try:
+    with _as_os_error(path):
+      writer = ArrayRecordWriter(str(part), OPTIONS)
+
+    def write(data: bytes) -> None:
+      nonlocal count
+      with _as_os_error(path):
+        writer.write(data)
+      count += 1
+
+    try:
+      yield write
+    finally:
+      with _as_os_error(path):
+        writer.close()
+    with _as_os_error(path):
+      written = count_records(part)
+    if written != count:
+      raise OSError(errno.EIO, f"{written} of {count} records were written", str(path))
+    publish(part, path)
+  finally:
+    part.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  write_text(path, json.dumps(value) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """A file that appears whole or not at all."""
+  part = _part(path)
+  try:
+    part.write_text(text, "utf-8")
+    publish(part, path)
+  finally:
+    part.unlink(missing_ok=True)
+
+
+def publish(part: pathlib.Path, path: pathlib.Path) -> None:
+  """Renames a finished file once the disk has it."""
+  with open(part, "rb") as f:
+    os.fsync(f.fileno())
+  os.replace(part, path)
+
+
+def sweep(folder: pathlib.Path, name: str) -> None:
+  """Removes what killed processes left of the file `name`."""
+  for part in folder.glob(f".{name}.*.part"):
+    part.unlink(missing_ok=True)
+
+
+def count_records(path: pathlib.Path) -> int:
+  reader = ArrayRecordReader(str(path))
+  try:
+    return reader.num_records()
+  finally:
+    reader.close()
+
+
+def _part(path: pathlib.Path) -> pathlib.Path:
+  return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+@contextlib.contextmanager
+def _as_os_error(path: pathlib.Path) -> Iterator[None]:
+  """ArrayRecord's one kind of error as the system's error that it quotes."""
+  try:
+    yield
+  except RuntimeError as e:
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+      if os.strerror(code) in str(e):
+        raise OSError(code, os.strerror(code), str(path)) from e
+    raise OSError(errno.EIO, str(e).splitlines()[0][:200], str(path)) from e

@@ -1,0 +1,105 @@
+"""Writes a set of latent records: shard by shard as the plan says, then the index.
+
+Any latents can become a set to train from:
+
+  made = plan.make({}, encoders, Catalogue({bucket: items}, []), shard_clips=256)
+  plan.write(made, root)
+  for shard in made.shards:
+    with new_shard(root, shard, encoders) as records:
+      for item in shard.items:
+        records.add(item.id, item.text, {"video": ..., "audio": ..., "text": ...})
+  finish(root, made)
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ccl_jax.data.sets import plan, records
+from ccl_jax.data.sets.buckets import Bucket
+from ccl_jax.data.sets.record_set import FORMAT, read_json
+from ccl_jax.data.sets.summary import Summary, total
+
+
+class ShardRecords:
+  """What `new_shard` gives: `add` takes one clip after the other."""
+
+  def __init__(self, shard: plan.Shard, encoders: Mapping[str, str], write: Callable):
+    self.summary, self.skipped = Summary(), []
+    self._write = write
+    bucket = shard.bucket
+    self._about = {
+      "fps": bucket.fps,
+      "seconds": bucket.seconds,
+      "encoders": {s: encoders[s] for s in (*bucket.streams, "text")},
+    }
+
+  def add(self, name: str, text: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Arrays as in `records.py`; `text` is the caption."""
+    about = {"id": name, "text": text, **self._about}
+    data = records.pack(arrays, about)
+    self._write(data)
+    self.summary.add(arrays, about, data)
+
+  def skip(self, name: str, reason: str) -> None:
+    """Notes a clip that could not be had."""
+    self.skipped.append((name, reason))
+
+
+@contextlib.contextmanager
+def new_shard(
+  root: pathlib.Path, shard: plan.Shard, encoders: Mapping[str, str]
+) -> Iterator[ShardRecords]:
+  """Writes one shard and, last, the JSON file that says it is done."""
+  path = root / f"{shard.name}.array_record"
+  records.sweep(root, path.name)
+  with records.new_shard(path) as write:
+    made = ShardRecords(shard, encoders, write)
+    yield made
+  about = {"file": path.name, "bucket": shard.bucket.name, "skipped": made.skipped}
+  records.write_json(_summary_path(root, shard), about | made.summary.to_json())
+
+
+def is_done(root: pathlib.Path, shard: plan.Shard) -> bool:
+  return _summary_path(root, shard).is_file()
+
+
+def finish(root: pathlib.Path, made: plan.Plan) -> dict[str, Any] | None:
+  """Writes report.jsonl and index.json, which it returns, once all shards are done."""
+  if not all(is_done(root, shard) for shard in made.shards):
+    return None
+  shards = [read_json(_summary_path(root, shard)) for shard in made.shards]
+  skipped = [*made.skipped, *(entry for s in shards for entry in s["skipped"])]
+  report = (json.dumps({"file": name, "reason": why}) for name, why in skipped)
+  records.write_text(root / "report.jsonl", "".join(line + "\n" for line in report))
+  used = {"text", *(stream for bucket in made.buckets for stream in bucket.streams)}
+  keys = ("file", "bucket", "records", "bytes", "sha256")
+  index = {
+    "format": FORMAT,
+    "encoders": {k: v for k, v in made.encoders.items() if k in used},
+    **total(shards),
+    "skipped": len(skipped),
+    "buckets": {b.name: _about(b, shards) for b in made.buckets},
+    "shards": [{k: s[k] for k in keys} for s in shards],
+  }
+  records.write_json(root / "index.json", index)
+  return index
+
+
+def _summary_path(root: pathlib.Path, shard: plan.Shard) -> pathlib.Path:
+  return root / f"{shard.name}.json"
+
+
+def _about(bucket: Bucket, shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  whole = total(s for s in shards if s["bucket"] == bucket.name)
+  return {
+    "shape": dataclasses.asdict(bucket),
+    "records": whole["records"],
+    "seconds": whole["seconds"],
+    "text_rows": max(map(int, whole["text_rows"]), default=0),
+  }

@@ -1,0 +1,210 @@
+"""Captions of a folder's files: rows of JSON or CSV, or NAME.txt beside a file.
+
+A row of any *.jsonl (one object a line) or *.csv (a header, then rows) in the folder:
+
+  file | id                  a file below the folder, with or without its suffix
+  prompt | caption | text    the caption
+  audio                      the sound, where it is a file of its own
+  start, end                 seconds on the file's clock: the row's part of the file
+  crop                       top, left, height, width: pixels of the decoded frames
+  loudness_gain              dB by which the sound is to be raised
+
+A file may have several rows, each with a part of its own. Other fields are kept for
+whoever asks (`read_rows`).
+"""
+
+import csv
+import io
+import json
+import logging
+import math
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from ccl_jax.data.media.tracks import MediaError
+from ccl_jax.errors import UsageError
+
+KEYS, TEXTS = ("file", "id"), ("prompt", "caption", "text")
+_WHOLE = 0.0, math.inf  # the part of a row that names none
+_log = logging.getLogger(__name__)
+
+
+class Caption(NamedTuple):
+  """A text for a part of a file; `audio`: the file with the sound, if it is another.
+
+  `crop` is () or (top, left, height, width); `gain` is in dB.
+  """
+
+  text: str = ""
+  audio: str | None = None
+  start: float | int = 0.0
+  end: float | int = math.inf
+  crop: tuple[int, ...] = ()
+  gain: float | int = 0.0
+
+  def sound(self, root: pathlib.Path) -> pathlib.Path | None:
+    """The file with the sound, of a file below `root`; None: it is the same."""
+    return root / self.audio if self.audio else None
+
+
+class Row(NamedTuple):
+  """A caption, all fields of its row, and where it stands."""
+
+  caption: Caption
+  fields: dict[str, Any]
+  where: str
+
+
+def read_captions(
+  root: pathlib.Path, names: Iterable[str], table: str = ""
+) -> tuple[dict[str, list[Caption]], list[str]]:
+  """({file: its captions}, the entries whose file is not among `names`)."""
+  rows, unmatched = read_rows(root, names, table)
+  return {k: [row.caption for row in found] for k, found in rows.items()}, unmatched
+
+
+def read_rows(
+  root: pathlib.Path, names: Iterable[str], table: str = ""
+) -> tuple[dict[str, list[Row]], list[str]]:
+  """As `read_captions`, with everything the rows hold. `table` is one file to read, in
+  the folder or elsewhere; by default all *.jsonl and *.csv of the folder.
+
+  A name without its suffix means the last of the files that share it.
+  """
+  names = {name: name for name in names}
+  names |= {str(pathlib.PurePosixPath(name).with_suffix("")): name for name in names}
+  found, unmatched = {}, []
+  for path in _tables(root, table):
+    for where, fields in read_table(path, KEYS):
+      key, caption = _parse(fields, where)
+      name = names.get(key)
+      if name is None:
+        unmatched.append(key)
+        _log.warning("%s: no file %s in the folder", where, key)
+        continue
+      rows = found.setdefault(name, [])
+      for other in rows:
+        parts = caption[2:4], other.caption[2:4]
+        if _WHOLE in parts or parts[0] == parts[1]:
+          raise UsageError(
+            f"{where}: a second caption for {name}, the first is at {other.where}: "
+            "leave one, or give each its start and end"
+          )
+      rows.append(Row(caption, fields, where))
+  return found, unmatched
+
+
+def read_table(
+  path: pathlib.Path, required: Sequence[str] = (), columns: Sequence[str] = ()
+) -> Iterator[tuple[str, dict[str, Any]]]:
+  """(its place, its fields) of every row of a .jsonl or .csv file; empty fields are
+  left out.
+
+  Args:
+    required: names of which every row has one, and the header of a CSV.
+    columns: of a CSV without a header, the names of its columns.
+  """
+  try:
+    text = path.read_bytes().decode("utf-8-sig")
+  except UnicodeDecodeError as e:
+    line = path.read_bytes()[: e.start].count(b"\n") + 1
+    raise UsageError(f"{path} line {line} is not UTF-8 ({e}): save it as UTF-8") from e
+  read = _read_jsonl if path.suffix.lower() == ".jsonl" else _read_csv
+  for where, row in read(path, text, required, columns):
+    if required and not any(key in row for key in required):
+      raise UsageError(
+        f"{where}: expected an object or row with {' or '.join(required)}, got "
+        f"{', '.join(row) or 'nothing'}"
+      )
+    yield where, row
+
+
+def sidecar(path: pathlib.Path) -> str:
+  """The text beside a file, "" where there is none."""
+  text = path.with_suffix(".txt")
+  try:
+    return text.read_text("utf-8-sig").strip() if text.is_file() else ""
+  except UnicodeDecodeError as e:
+    raise MediaError(f"{path}: its caption {text.name} is not UTF-8 ({e})") from e
+
+
+def _tables(root: pathlib.Path, table: str) -> list[pathlib.Path]:
+  if not table:
+    return sorted([*root.glob("*.jsonl"), *root.glob("*.csv")])
+  for path in (root / table, pathlib.Path(table)):
+    if path.is_file():
+      return [path]
+  raise UsageError(f"no table of captions {table}, in {root} or as a path: name a file")
+
+
+def _read_jsonl(path, text: str, *_) -> Iterator[tuple[str, dict[str, Any]]]:
+  for number, line in enumerate(text.split("\n"), 1):
+    if not line.strip():
+      continue
+    where = f"{path} line {number}"
+    try:
+      row = json.loads(line)
+    except ValueError as e:
+      raise UsageError(f"{where} is not JSON ({e}): expected one object") from e
+    if not isinstance(row, dict):
+      raise UsageError(f"{where}: expected an object, got {str(row)[:80]}")
+    yield where, {k: v for k, v in row.items() if v not in (None, "")}
+
+
+def _read_csv(
+  path, text: str, required: Sequence[str], columns: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+  lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+  names = list(columns)
+  try:
+    for row in lines:
+      where = f"{path} line {lines.line_num}"
+      if not row:
+        continue
+      if not names:
+        names = [name.strip() for name in row]
+        if required and not any(key in names for key in required):
+          raise UsageError(
+            f"{where}: the columns are {', '.join(names)}, expected one of them to be "
+            f"{' or '.join(required)}"
+          )
+        continue
+      if len(row) != len(names):
+        raise UsageError(
+          f"{where}: {len(row)} fields, expected {len(names)}: {', '.join(names)} "
+          "(a text with commas goes in double quotes)"
+        )
+      yield where, {k: v for k, v in zip(names, row) if v != ""}
+  except csv.Error as e:
+    raise UsageError(f"{path} line {lines.line_num} is not CSV ({e})") from e
+
+
+def _parse(row: dict[str, Any], where: str) -> tuple[str, Caption]:
+  key, text = _first_of(row, KEYS), _first_of(row, TEXTS)
+  audio = row.get("audio")
+  if not all(isinstance(value, str) for value in (key, text or "", audio or "")):
+    raise UsageError(
+      f"{where}: expected an object with a string `file` or `id`, and strings "
+      f"`prompt` (or `caption`, `text`) and `audio` if any, got {str(row)[:80]}"
+    )
+  try:
+    start, end = float(row.get("start", 0)), float(row.get("end", math.inf))
+    gain, crop = float(row.get("loudness_gain", 0)), row.get("crop", ())
+    if isinstance(crop, str):
+      crop = crop.strip("[]()").replace(",", " ").split()
+    crop = tuple(int(side) for side in crop)
+  except (TypeError, ValueError) as e:
+    raise UsageError(
+      f"{where}: expected numbers as start, end (s) and loudness_gain (dB), and four "
+      f"of them as crop, got {str(row)[:80]} ({e})"
+    ) from e
+  if not (0 <= start < end and math.isfinite(gain)):
+    raise UsageError(f"{where}: expected 0 <= start < end, got {start:g} and {end:g}")
+  if crop and not (len(crop) == 4 and min(crop) >= 0 and min(crop[2:]) > 0):
+    raise UsageError(f"{where}: crop is top, left, height, width, got {crop}")
+  return key, Caption(text or "", audio, start, end, crop, gain)
+
+
+def _first_of(row: dict, keys: Sequence[str]):
+  return next((row[key] for key in keys if row.get(key)), None)

@@ -1,0 +1,157 @@
+"""Films as a random-access source of clips: those of a folder, or those of a list.
+
+Every film is cut into windows of a clip's length, one every `hop` seconds. Captions are
+those of `captions.py`; a film without one has "".
+"""
+
+import logging
+import pathlib
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent import futures
+from typing import Any, NamedTuple
+
+from ccl_jax.data.media import decode as media
+from ccl_jax.data.media.loudness import amplified
+from ccl_jax.data.sources.captions import Caption, read_captions, sidecar
+from ccl_jax.data.sources.windows import check_hop, label, probing, window_starts
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
+
+SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
+_log = logging.getLogger(__name__)
+
+
+class Window(NamedTuple):
+  """A clip to be: of which file, from when (s), and the row it is of."""
+
+  name: str
+  start: float
+  row: Caption
+  text: str
+
+
+class FilmSource:
+  """Clips `{"video", "audio", "text", "id"}` by index, the same at every reading.
+
+  `skipped` lists (name, reason) of films that give no clip. A clip that turns out
+  unreadable is replaced by the next readable one; `failed` maps such files to the
+  reason.
+  """
+
+  def __init__(
+    self,
+    root: str | pathlib.Path,
+    spec: ClipSpec,
+    rows: Mapping[str, Sequence[Caption]],
+    hop: float | int | None = None,
+  ):
+    """`rows` are the captions of every film below `root`; a film has at least one."""
+    self.root, self.spec = pathlib.Path(root), spec
+    self.skipped: list[tuple[str, str]] = []
+    self.failed: dict[str, str] = {}
+    self._lock = threading.Lock()
+    hop = spec.seconds if hop is None else hop
+    check_hop(hop)
+    with futures.ThreadPoolExecutor(8) as pool:
+      cuts = pool.map(lambda name: self._cut(name, rows[name], hop), rows)
+      self.windows = [window for cut in cuts for window in cut]
+    self.skipped.sort()
+    for name, reason in self.skipped:
+      _log.warning("skipped %s: %s", name, reason)
+    used = {w.name: w.text for w in self.windows}
+    _log.info(
+      "%s: %d clips from %d of %d films; %d films lack a caption",
+      *(self.root, len(self.windows), len(used), len(rows)),
+      list(used.values()).count(""),
+    )
+    if not self.windows:
+      raise UsageError(
+        f"no usable film among {len(rows)} in {self.root}, first: "
+        f"{': '.join(self.skipped[0])} (sounds, stills and silent films are for encode)"
+      )
+
+  def __len__(self) -> int:
+    return len(self.windows)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    count = len(self.windows)
+    if not 0 <= index < count:
+      raise IndexError(f"clip {index} of {count}")
+    for step in range(count):
+      window = self.windows[(index + step) % count]
+      row, path = window.row, self.root / window.name
+      sound = row.sound(self.root)
+      try:
+        video, audio = media.read_clip(path, self.spec, window.start, sound, row.crop)
+      except media.MediaError as e:
+        self._fail(window.name, str(e))
+        continue
+      name = f"{window.name}@{window.start:.3f}"
+      audio = amplified(audio, row.gain)
+      return {"video": video, "audio": audio, "text": window.text, "id": name}
+    raise UsageError(f"no clip of {self.root} can be read any more: {self.failed}")
+
+  def _cut(self, name: str, rows: Sequence[Caption], hop: float | int) -> list[Window]:
+    """The windows of one film, none where it is no use."""
+    path, found, probe = self.root / name, [], probing()
+    for row in rows:
+      try:
+        info = probe(path, row.sound(self.root))
+        if not info.has_video or not info.has_audio:
+          missing = "audio" if info.has_video else "video"
+          raise media.MediaError(f"no {missing} track")
+        starts = window_starts(info, row, self.spec.seconds, hop, 1 / self.spec.fps)
+        text = row.text or sidecar(path)
+      except media.MediaError as e:
+        with self._lock:
+          reason = str(e).removeprefix(f"{path}: ")
+          self.skipped.append((label(name, row), reason))
+        continue
+      found += [Window(name, s, row, text) for s in starts]
+    return found
+
+  def _fail(self, name: str, reason: str) -> None:
+    with self._lock:
+      known = name in self.failed
+      self.failed.setdefault(name, reason)
+    if not known:
+      _log.warning("unreadable, the next clip takes its place: %s", reason)
+
+
+class FolderSource(FilmSource):
+  """Every mp4, mov, mkv or webm below a folder; `captions` names the one table to read
+  (`captions.read_rows`). `unmatched` lists the captions without a film.
+  """
+
+  def __init__(
+    self,
+    root: str | pathlib.Path,
+    spec: ClipSpec,
+    hop: float | int | None = None,
+    captions: str = "",
+  ):
+    root = pathlib.Path(root)
+    names = [relative(path, root) for path in files_of(root, SUFFIXES)]
+    if not names:
+      raise UsageError(f"no films in {root}: expected {' '.join(SUFFIXES)} files")
+    rows, self.unmatched = read_captions(root, names, captions)
+    super().__init__(root, spec, {n: rows.get(n, [Caption()]) for n in names}, hop)
+    if self.unmatched:
+      _log.info("%s: %d captions lack a film", root, len(self.unmatched))
+
+
+def relative(path: pathlib.Path, root: pathlib.Path) -> str:
+  return path.relative_to(root).as_posix()
+
+
+def files_of(root: pathlib.Path, suffixes: tuple[str, ...]) -> list[pathlib.Path]:
+  """All such files below a folder in order, but for hidden ones."""
+  if not root.is_dir():
+    kinds = " ".join(suffixes)
+    raise UsageError(f"no folder at {root}: give a folder of {kinds} files")
+  return [
+    path
+    for path in sorted(root.rglob("*"))
+    if path.suffix.lower() in suffixes and path.name[0] != "." and path.is_file()
+  ]

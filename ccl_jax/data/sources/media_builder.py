@@ -1,0 +1,253 @@
+"""What the TFDS builders of media share: metadata row -> media file -> example.
+
+An example is one clip's file, part and caption: a few hundred bytes. Pixels and bytes
+of the media are not copied: decoded 480p clips are 100 MB each, encoded ones would
+double the disk, and at scale it is latents that are trained from (`ccl_jax.encode`). So
+100,000 clips are some 30 MB, built in the time that reading the files' headers takes,
+and good for as long as the media stay in their folder.
+
+Media and metadata lie in `manual_dir`; nothing is downloaded. Beside the records lie
+missing.txt, the ids whose file is not there, and skipped.jsonl, the files that cannot
+be read or that the filters leave out, each with its reason. TensorFlow is not needed.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from ccl_jax.data.media import decode as media
+from ccl_jax.data.sources.captions import Caption
+from ccl_jax.data.sources.catalogue import IMAGES, SOUNDS
+from ccl_jax.data.sources.folder import SUFFIXES
+from ccl_jax.data.sources.listing import Listing
+from ccl_jax.data.sources.windows import part_of, probing
+from ccl_jax.errors import UsageError
+
+SPEECH = re.compile(
+  r"\b(says?|said|saying|sp(eak|oke)\w*|talk\w*|speech|voice\w*|convers\w+|narrat\w+|"
+  r"whisper\w*|shout\w*|dialog\w*|interview\w*|lectur\w*|announc\w+)\b",
+  re.IGNORECASE,
+)
+_log = logging.getLogger(__name__)
+
+
+class Entry(NamedTuple):
+  """What a row of metadata says of a clip.
+
+  `names` are those its file may have, best first, `below` as in `Listing.find`;
+  `split` is the published one, or "" to draw it by `group` (by default the id);
+  `refused`: why it is left out.
+  """
+
+  id: str
+  names: tuple[str, ...]
+  caption: Caption
+  where: str
+  split: str = ""
+  group: str = ""
+  below: str = ""
+  refused: str = ""
+
+
+@dataclasses.dataclass(eq=False)
+class MediaConfig(tfds.core.BuilderConfig):
+  """Which clips to take.
+
+  Attributes:
+    min_seconds, max_seconds: of a clip's duration.
+    min_side: pixels of the shorter side of a picture; sounds have none and pass.
+    speech: "with" or "without": by whether the caption speaks of speech (`SPEECH`).
+    test_share: of the clips, by a hash of their ids, where no split is published.
+  """
+
+  min_seconds: float | int = 0.0
+  max_seconds: float | int = math.inf
+  min_side: int = 0
+  speech: str = ""
+  test_share: float | int = 0.02
+
+  def __post_init__(self):
+    if self.speech not in ("", "with", "without"):
+      raise UsageError(
+        f"speech: got {self.speech!r}, expected with, without or nothing"
+      )
+    if not 0 <= self.test_share < 1:
+      raise UsageError(f"test_share: got {self.test_share}, expected 0 to less than 1")
+
+
+class Example(NamedTuple):
+  """A clip that is there. `seconds` of its part; a sound has height and width 0."""
+
+  id: str
+  path: str
+  caption: Caption
+  kind: str
+  seconds: float
+  height: int
+  width: int
+  split: str
+  group: str
+
+  def record(self) -> dict[str, Any]:
+    text, audio, start, end, crop, gain = self.caption
+    fields = {k: getattr(self, k) for k in _TEXTS[:3]} | {"text": text}
+    fields |= {"audio": audio or "", "start": start, "end": end, "gain": gain}
+    fields |= {"crop": np.array(crop or (0, 0, 0, 0), np.int32)}
+    return fields | {k: getattr(self, k) for k in ("seconds", "height", "width")}
+
+
+_TEXTS = ("id", "path", "kind", "text", "audio")
+
+
+class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """A subclass says where its metadata is and how to read it."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  MANUAL_DOWNLOAD_INSTRUCTIONS = "manual_dir holds the media and the metadata."
+  CONFIG = MediaConfig
+  MEDIA = (*SUFFIXES, *SOUNDS, *IMAGES)  # the suffixes to look for, best first
+
+  def entries(self, files: Listing) -> Iterator[Entry]:
+    """The rows of the metadata."""
+    raise NotImplementedError
+
+  def part(self, entry: Entry, info: media.MediaInfo) -> Caption:
+    """The entry's caption, once its file is known."""
+    return entry.caption
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    scalar = tfds.features.Scalar
+    features = {k: tfds.features.Text() for k in _TEXTS}
+    features |= {k: scalar(np.float64) for k in ("start", "end", "gain", "seconds")}
+    features |= {k: scalar(np.int32) for k in ("height", "width")}
+    features["crop"] = tfds.features.Tensor(shape=(4,), dtype=np.int32)
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=self.__doc__,
+      features=tfds.features.FeaturesDict(features),
+      metadata=tfds.core.MetadataDict(media_root=""),
+    )
+
+  def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+    root, here = pathlib.Path(dl_manager.manual_dir), pathlib.Path(self.data_dir)
+    files = Listing(root, without=pathlib.Path(self._data_dir_root))
+    entries = _unique(self.entries(files))
+    kept, missing, skipped = self._join(root, files, entries)
+    _log.log(
+      logging.WARNING if missing or skipped else logging.INFO,
+      "%s: %d clips; %d files are missing, %d left out: see missing.txt and "
+      "skipped.jsonl below %s",
+      *(root, len(kept), len(missing), len(skipped), here.parent),
+    )
+    if not kept:
+      first = skipped[0] if skipped else missing[0]
+      raise UsageError(
+        f"no clip of the {len(entries)} in the metadata of {self.name} is usable, "
+        f"{len(missing)} have no file below {root}; the first: {': '.join(first)}"
+      )
+    lines = ("\t".join(entry) + "\n" for entry in missing)
+    (here / "missing.txt").write_text("".join(lines), "utf-8")
+    rows = (json.dumps({"id": name, "reason": why}) for name, why in skipped)
+    (here / "skipped.jsonl").write_text("".join(row + "\n" for row in rows), "utf-8")
+    self.info.metadata["media_root"] = str(root.absolute())
+    splits = self._splits(kept)
+    return {k: self._generate_examples(splits[k]) for k in splits if splits[k]}
+
+  def _generate_examples(
+    self, examples: list[Example]
+  ) -> Iterator[tuple[str, dict[str, Any]]]:
+    for example in examples:
+      yield example.id, example.record()
+
+  def _join(self, root: pathlib.Path, files: Listing, entries: list[Entry]):
+    """(examples, (id, names) without a file, (id, reason) of those left out)."""
+    from tqdm import tqdm
+
+    probe = probing()
+
+    def look(entry):
+      if entry.refused:
+        return entry.refused
+      path = files.find(entry.names, self.MEDIA, entry.below)
+      if path is None:
+        return None
+      try:
+        return self._example(root, path, entry, probe)
+      except media.MediaError as e:
+        return str(e).removeprefix(f"{root / path}: ")
+
+    with futures.ThreadPoolExecutor(8) as pool:
+      looked = pool.map(look, entries)
+      found = list(tqdm(looked, "headers", len(entries), file=sys.stderr, disable=None))
+    pairs = list(zip(entries, found, strict=True))
+    missing = [(e.id, " or ".join(e.names)) for e, made in pairs if made is None]
+    skipped = [(e.id, made) for e, made in pairs if isinstance(made, str)]
+    return [made for _, made in pairs if isinstance(made, Example)], missing, skipped
+
+  def _example(
+    self, root: pathlib.Path, path: str, entry: Entry, probe: Callable
+  ) -> Example:
+    c, row = self.builder_config, entry.caption
+    if c.speech and (c.speech == "with") != bool(SPEECH.search(row.text)):
+      raise media.MediaError(f"its caption is not {c.speech} speech: {row.text[:60]}")
+    kind, seconds, height, width = "image", 0.0, 0, 0
+    if pathlib.PurePosixPath(path).suffix.lower() in IMAGES:
+      height, width = media.image_size(root / path, row.crop)
+    else:
+      info = probe(root / path, row.sound(root))
+      row = self.part(entry, info)
+      if not (info.has_video or info.has_audio):
+        raise media.MediaError("no picture and no sound")
+      seconds = part_of(info, row).duration
+      kind = "silent" if not info.has_audio else "film" if info.has_video else "sound"
+      if info.has_video:
+        height, width = row.crop[2:] or (info.height, info.width)
+    if kind != "image" and not c.min_seconds <= seconds <= c.max_seconds:
+      raise media.MediaError(
+        f"lasts {seconds:.2f} s, asked are {c.min_seconds:g} to {c.max_seconds:g}"
+      )
+    if kind != "sound" and min(height, width) < c.min_side:
+      raise media.MediaError(f"{height} x {width} pixels, asked are {c.min_side}")
+    about = seconds, height, width, entry.split, entry.group
+    return Example(entry.id, path, row, kind, *about)
+
+  def _splits(self, kept: list[Example]) -> dict[str, list[Example]]:
+    """Where no clip falls to the test split, the group with the smallest hash does."""
+    share, drawn = self.builder_config.test_share, {}
+    for e in kept:
+      digest = hashlib.blake2s((e.group or e.id).encode(), digest_size=4).digest()
+      drawn[e.id] = int.from_bytes(digest, "big") / 2**32
+    split = lambda e: e.split or ("test" if drawn[e.id] < share else "train")
+    test = {e.id for e in kept if split(e) == "test"}
+    least = min(drawn.values())
+    if not test and share and max(drawn.values()) > least:
+      test = {name for name in drawn if drawn[name] == least}
+    return {
+      "train": [e for e in kept if e.id not in test],
+      "test": [e for e in kept if e.id in test],
+    }
+
+
+def _unique(entries: Iterator[Entry]) -> list[Entry]:
+  places, out = {}, []
+  for entry in entries:
+    if entry.id in places:
+      raise UsageError(
+        f"{entry.where}: the id {entry.id} was at {places[entry.id]} before: leave one"
+      )
+    places[entry.id] = entry.where
+    out.append(entry)
+  if not out:
+    raise UsageError("the metadata has no rows: expected one for each clip")
+  return out

@@ -1,0 +1,134 @@
+"""Sources by name: a folder of films, a TFDS directory, or a builder of this package.
+
+A source is anything with len and getitem that gives clips. A builder is a module of
+`data.builders`, which makes the data set below `root` unless it is there. It has either
+`build(root, spec, **options) -> {split: source}`, or `BUILDER`, a `MediaBuilder`, whose
+data set lists media that stay where they are.
+"""
+
+import importlib
+import inspect
+import pathlib
+import pkgutil
+from typing import Any
+
+from ccl_jax.data import builders
+from ccl_jax.data.sources import media_set
+from ccl_jax.data.sources.folder import FilmSource, FolderSource
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
+
+
+def open_source(
+  kind: str,
+  spec: ClipSpec,
+  root: str | pathlib.Path,
+  split: str = "train",
+  **options: Any,
+) -> Any:
+  """Clips of `spec`. `kind` is "folder" (films below `root`; options of
+  `FolderSource`), "tfds" (a built data set, whose version's directory is `root`: of
+  media, or with video, audio and text), or a builder (its own options; for media those
+  of `media_set.prepare` and `hop`).
+  """
+  if kind == "folder":
+    return _call(kind, FolderSource, root, spec, options)
+  if is_media(kind, root):
+    hop = options.pop("hop", None)
+    root, rows = open_media(kind, root, split, **options)
+    return FilmSource(root, spec, rows, hop)
+  if kind == "tfds":
+    return _of_split(kind, _tfds_splits(root, spec), split)
+  return _of_split(kind, _call(kind, builder(kind).build, root, spec, options), split)
+
+
+def builder(kind: str) -> Any:
+  """The module of a builder."""
+  known = [module.name for module in pkgutil.iter_modules(builders.__path__)]
+  if kind not in known:
+    names = ", ".join(["folder", "tfds", *(name for name in known if name != "folder")])
+    raise UsageError(f"no data source {kind!r}: expected {names}")
+  return importlib.import_module(f"{builders.__name__}.{kind}")
+
+
+def is_media(kind: str, root: str | pathlib.Path) -> bool:
+  """Whether the source lists media that stay where they are."""
+  if kind == "tfds":
+    return media_set.media_root(root) is not None
+  return hasattr(builder(kind), "BUILDER")
+
+
+def open_media(
+  kind: str, root: str | pathlib.Path, split: str, **options: Any
+) -> tuple[str | pathlib.Path, media_set.Rows]:
+  """(the folder of the media, the captions of every file) of a source of media."""
+  if kind == "tfds":
+    import tensorflow_datasets as tfds
+
+    if options:
+      raise UsageError(f"a built data set has no options, got {', '.join(options)}")
+    made, root = tfds.builder_from_directory(str(root)), media_set.media_root(root)
+  else:
+    made = media_set.prepare(builder(kind).BUILDER, root, **options)
+  return root, _of_split(kind, media_set.splits(made), split)
+
+
+class Cached:
+  """A source that keeps what it has read, up to `gigabytes`: films are slow to decode
+  and a small folder is read many times.
+  """
+
+  def __init__(self, source: Any, gigabytes: float):
+    self._source, self._left, self._kept = source, gigabytes * 1e9, {}
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> Any:
+    if index in self._kept:
+      return self._kept[index]
+    clip = self._source[index]
+    self._left -= clip["video"].nbytes + clip["audio"].nbytes
+    if self._left > 0:
+      self._kept[index] = clip
+    return clip
+
+
+def _call(
+  kind: str, make: Any, root: str | pathlib.Path, spec: ClipSpec, options: dict
+):
+  try:
+    inspect.signature(make).bind(root, spec, **options)
+  except TypeError as e:
+    raise UsageError(f"options of the data source {kind}: {e}") from e
+  return make(root, spec, **options)
+
+
+def _of_split(kind: str, splits: dict[str, Any], split: str) -> Any:
+  if split not in splits:
+    raise UsageError(f"no split {split!r} of {kind}: expected {', '.join(splits)}")
+  return splits[split]
+
+
+def _tfds_splits(root: str | pathlib.Path, spec: ClipSpec) -> dict[str, Any]:
+  import tensorflow_datasets as tfds
+
+  if not (pathlib.Path(root) / "dataset_info.json").is_file():
+    raise UsageError(
+      f"no TFDS data set at {root}: give the directory that holds dataset_info.json"
+    )
+  splits = tfds.builder_from_directory(str(root)).as_data_source()
+  for name, source in splits.items():
+    clip = source[0]
+    if not {"video", "audio", "text"} <= set(clip):
+      raise UsageError(
+        f"{root} has the fields {', '.join(clip)}: expected video, audio and text"
+      )
+    got = clip["video"].shape, clip["audio"].shape
+    expected = (spec.frames, spec.height, spec.width, 3), (spec.samples,)
+    if got != expected:
+      raise UsageError(
+        f"{name} of {root} has pixels and samples {got}, the configuration asks for "
+        f"{expected}: change one of them"
+      )
+  return splits

@@ -1,0 +1,150 @@
+"""Looks into a set of latents: what it holds, and how its clips look and sound.
+
+  python -m ccl_jax.data inspect SET
+  python -m ccl_jax.data inspect SET --clips=12 --out=sheet.png
+
+Prints counts, durations, caption lengths and latent moments, and decodes a few records
+of every kind to a contact sheet with waveforms. Of an unfinished set it describes what
+is done.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from ccl_jax.codecs.bundle import Codecs, load_codecs
+from ccl_jax.codecs.images import to_bytes
+from ccl_jax.data.sets import plan
+from ccl_jax.data.sets.buckets import Bucket
+from ccl_jax.data.sets.record_set import RecordSet
+from ccl_jax.data.sets.summary import total
+from ccl_jax.errors import UsageError
+
+
+def describe(root: pathlib.Path) -> list[str]:
+  """Lines that say what a set holds, from its JSON files alone."""
+  made = plan.read(root)
+  if made is None:
+    raise UsageError(
+      f"no set of latents at {root}: give a folder that python -m ccl_jax.encode made"
+    )
+  paths = [root / f"{shard.name}.json" for shard in made.shards]
+  shards = [json.loads(path.read_text()) for path in paths if path.is_file()]
+  whole = total(shards)
+  state = "" if (root / "index.json").is_file() else ", not finished"
+  lines = [
+    f"{root}: {len(shards)} of {len(paths)} shards{state}",
+    f"{whole['records']} records, {whole['seconds'] / 3600:.3f} h, "
+    f"{whole['bytes'] / 1e6:.1f} MB, sha256 {whole['sha256'][:16]}",
+    f"made from {made.settings['source']} {made.settings['root']}",
+    "",
+    f"{'bucket':24} {'kind':7} {'records':>9} {'hours':>9} {'each':>8}",
+  ]
+  for bucket in made.buckets:
+    n = sum(s["records"] for s in shards if s["bucket"] == bucket.name)
+    hours = n * bucket.seconds / 3600
+    lines.append(
+      f"{bucket.name:24} {bucket.kind:7} {n:9} {hours:9.3f} {bucket.seconds:6.2f} s"
+    )
+  lines += ["", "caption, words     " + _spread(whole["caption_words"])]
+  lines += ["text embedding rows " + _spread(whole["text_rows"])]
+  for stored, moments in whole["latents"].items():
+    about = "deviation of video" if stored == "video_std" else stored
+    lines += ["", f"{about} latents, by channel"]
+    lines += [f"{name:>6} " + _numbers(moments[name]) for name in ("mean", "std")]
+  lines += ["", "encoders"]
+  lines += [f"{name:>6} {digest}" for name, digest in made.encoders.items()]
+  skipped = len(made.skipped) + sum(len(s["skipped"]) for s in shards)
+  lines += ["", f"skipped {skipped}" + (": see report.jsonl" if skipped else "")]
+  return lines
+
+
+def decode(codecs: Codecs, record: Mapping[str, Any]) -> dict[str, Any]:
+  """A record's clip: `video` uint8 (F, H, W, 3) and `audio` (n,), as far as there."""
+  latents = {
+    s: record[s][None].astype(np.float32) for s in ("video", "audio") if s in record
+  }
+  made = jax.device_get(_decoder(codecs, latents))
+  return {k: v[0] for k, v in made.items()} | record["about"]
+
+
+@jax.jit
+def _decoder(codecs, latents):
+  out = {s: getattr(codecs, s).decode(x) for s, x in latents.items()}
+  return out | {"video": to_bytes(out["video"])} if "video" in out else out
+
+
+def decode_some(root: str | pathlib.Path, count: int) -> Iterator[pathlib.Path]:
+  """Writes `count` records, spread over the set, to ROOT/check; yields the files."""
+  from ccl_jax.viz.media import write_mp4, write_png, write_wav
+
+  root = pathlib.Path(root)
+  for bucket, clip in some_clips(root, count):
+    name = "".join(c if c.isalnum() or c in "-_@." else "_" for c in clip["id"])
+    path = (
+      root
+      / "check"
+      / {"image": f"{name}.png", "sound": f"{name}.wav"}.get(bucket.kind, f"{name}.mp4")
+    )
+    if bucket.kind == "image":
+      write_png(path, clip["video"][0])
+    elif bucket.kind == "sound":
+      write_wav(path, clip["audio"])
+    else:
+      write_mp4(path, clip["video"], bucket.fps, clip.get("audio"))
+    path.with_name(f"{path.name}.txt").write_text(clip["text"] + "\n")
+    yield path
+
+
+def some_clips(
+  root: pathlib.Path, count: int
+) -> Iterator[tuple[Bucket, dict[str, Any]]]:
+  """`count` decoded records: one of every bucket first, the others evenly spread."""
+  records, codecs = RecordSet(root), load_codecs(root / "codecs")
+  firsts = np.cumsum([0, *map(len, records.buckets.values())])[:-1].tolist()
+  spread = np.linspace(0, len(records) - 1, count).astype(int).tolist()
+  for index in sorted(list(dict.fromkeys([*firsts, *spread]))[:count]):
+    bucket, record = records.locate(index)
+    yield bucket, decode(codecs, record)
+
+
+def contact_sheet(root: pathlib.Path, path: pathlib.Path, count: int) -> None:
+  from ccl_jax.viz.panels import contact_sheet
+
+  buckets, clips = zip(*some_clips(root, count))
+  titles = [
+    f"{b.name}  {clip['id']}  {clip['text'][:90]}" for b, clip in zip(buckets, clips)
+  ]
+  path.parent.mkdir(parents=True, exist_ok=True)
+  contact_sheet(path, clips, titles, [b.seconds or 1.0 for b in buckets])
+
+
+def _spread(histogram: Mapping[str, int]) -> str:
+  """Mean, middle and extremes of a histogram, and bars of it."""
+  values = np.repeat([int(k) for k in histogram], list(histogram.values()))
+  if not values.size:
+    return "none"
+  counts, _ = np.histogram(values, 16)
+  bars = "".join(" ▁▂▃▄▅▆▇█"[math.ceil(8 * c / counts.max())] for c in counts)
+  low, middle, high = np.percentile(values, (0, 50, 100))
+  return (
+    f"mean {values.mean():.1f}, {low:.0f} to {high:.0f}, median {middle:.0f} |{bars}|"
+  )
+
+
+def _numbers(values: list[float]) -> str:
+  return " ".join(f"{v:6.2f}" for v in values)
+
+
+def show(root: pathlib.Path, clips: int, sheet: pathlib.Path | None) -> None:
+  """Prints what a set holds, and draws `clips` records of a whole one."""
+  print("\n".join(describe(root)))
+  if clips > 0 and (root / "index.json").is_file():
+    path = sheet or root / "inspect.png"
+    contact_sheet(root, path, clips)
+    print(f"contact sheet: {path}")

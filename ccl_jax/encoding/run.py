@@ -1,0 +1,158 @@
+"""Media to a set of latents: the plan, the codecs, this process's shards, the index."""
+
+import contextlib
+import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+
+from ccl_jax.codecs.bundle import Codecs, fingerprints, load_codecs, save_codecs
+from ccl_jax.codecs.embedded import fit_codecs
+from ccl_jax.data.media.decode import MediaError
+from ccl_jax.data.sets import plan, records
+from ccl_jax.data.sets.buckets import parse_spec
+from ccl_jax.data.sets.writer import finish, is_done
+from ccl_jax.data.sources.catalogue import Catalogue
+from ccl_jax.data.sources.stock import Stock, open_stock
+from ccl_jax.encoding.shards import encode_shard, make_encoder
+from ccl_jax.errors import UsageError, bind
+
+_PATIENCE = 3600.0  # seconds to wait for process 0 to list the media
+
+
+def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
+  """Encodes this process's shards; returns the set's index once it is whole.
+
+  Raises:
+    UsageError: a mistake of the user's, or a disk that is full.
+  """
+  if not 0 <= index < count:
+    raise UsageError(f"process_index {index} of process_count {count}: expected less")
+  out = pathlib.Path(config.out)
+  specs = [parse_spec(text) for text in config.clips]
+  media = bind("data", config.data, open_stock, specs=specs)
+  with _disk(out):
+    made, codecs = prepare(config, media, out, index)
+    mine = [s for s in made.shards[index::count] if not is_done(out, s)]
+    if mine:
+      size = config.batch.size
+      run = make_encoder(codecs, size, config.video_std)
+      bar = _bar(sum(len(s.items) for s in mine))
+      pool = futures.ThreadPoolExecutor(max(config.batch.threads, 1))
+      try:
+        for shard in mine:
+          encode_shard(out, shard, made.encoders, media, run, size, pool, bar)
+      finally:
+        pool.shutdown(cancel_futures=True)
+        bar.close()
+    return finish(out, made)
+
+
+def prepare(
+  config, media: Stock, out: pathlib.Path, index: int
+) -> tuple[plan.Plan, Codecs]:
+  """The plan and the codecs of the set; process 0 makes what is not there."""
+  settings = {
+    **{k: config.data[k] for k in ("source", "split")},
+    "loudness": config.data.get("loudness"),
+    "video_std": config.video_std or None,  # None: as in plans that lack it
+    "root": str(pathlib.Path(config.data.root).absolute()),
+    "options": config.data.options.to_dict(),
+    "clips": list(config.clips),
+    "shard_clips": config.shard_clips,
+  }
+  if index == 0:
+    for name in (plan.FILE, "index.json", "report.jsonl"):
+      records.sweep(out, name)
+  made, end = plan.read(out), time.time() + _PATIENCE
+  while made is None and index:
+    if time.time() > end:
+      raise UsageError(
+        f"no {plan.FILE} in {out} after an hour: run process_index 0 too"
+      )
+    time.sleep(0.2)
+    made = plan.read(out)
+  if made is None:
+    return make_plan(config, settings, media, out)
+  plan.check_same(made, settings, out)
+  if config.codec.path:
+    _check_encoders(made, load_codecs(config.codec.path), config.codec.path, out)
+  codecs = load_codecs(out / "codecs")
+  _check_encoders(made, codecs, out / "codecs", out)
+  return made, codecs
+
+
+def make_plan(
+  config, settings: Mapping[str, Any], media: Stock, out: pathlib.Path
+) -> tuple[plan.Plan, Codecs]:
+  """Lists the media and sees to the codecs; plan.json comes last."""
+  if config.shard_clips < 1:
+    raise UsageError(f"shard_clips: got {config.shard_clips}, expected 1 or more")
+  ours = ("codecs", f".{plan.FILE}", ".codecs")
+  if out.exists() and not (
+    out.is_dir() and all(p.name.startswith(ours) for p in out.iterdir())
+  ):
+    raise UsageError(f"{out} is there and no set of latents: name a new folder")
+  codec = config.codec
+  codecs = load_codecs(codec.path) if codec.path else Codecs()
+  if config.video_std and not hasattr(codecs.video, "posterior"):
+    raise UsageError(
+      f"video_std: the video codec of {codec.path or 'the embedded codecs'} has no "
+      "posterior, so no deviation: give codecs=DIR that hold Wan2.1's VAE"
+    )
+  listed = media.scan()
+  out.mkdir(parents=True, exist_ok=True)
+  if not codec.path:
+    sizes = {"text_length": codec.text_length, "text_dim": codec.text_dim}
+    codecs = fit_codecs(_some_clips(media, listed, codec.fit_clips), **sizes)
+  for left_over in out.glob(".codecs.*"):
+    shutil.rmtree(left_over)
+  save_codecs(codecs, out / "codecs")
+  made = plan.make(settings, fingerprints(codecs), listed, config.shard_clips)
+  plan.write(made, out)
+  return made, codecs
+
+
+def _some_clips(
+  media: Stock, listed: Catalogue, count: int
+) -> Iterator[dict[str, Any]]:
+  """Readable clips drawn from all buckets, the same at every call."""
+  pairs = [(b, item) for b, items in listed.buckets.items() for item in items]
+  for i in np.random.default_rng(0).permutation(len(pairs)):
+    if count == 0:
+      return
+    with contextlib.suppress(MediaError):  # it is reported when its turn comes
+      yield media.read(*pairs[i])
+      count -= 1
+
+
+def _check_encoders(made: plan.Plan, codecs: Codecs, where: Any, out: Any) -> None:
+  now = fingerprints(codecs)
+  for name, digest in made.encoders.items():
+    if now[name] != digest:
+      raise UsageError(
+        f"the {name} codec in {where} ({now[name][:8]}) is not the one that {out} is "
+        f"encoded with ({digest[:8]}): name a new folder, or the codecs it began with"
+      )
+
+
+@contextlib.contextmanager
+def _disk(out: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  except OSError as e:
+    raise UsageError(
+      f"cannot write {e.filename or out}: {e.strerror or e}; the shards that are done "
+      "are kept: make room, then run the same command again"
+    ) from e
+
+
+def _bar(total: int) -> Any:
+  from tqdm import tqdm
+
+  return tqdm(total=total, desc="encoding", unit=" clips", file=sys.stderr)

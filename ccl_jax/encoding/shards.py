@@ -1,0 +1,139 @@
+"""A shard's clips through the codecs: decoding, encoding and writing overlap."""
+
+import collections
+import functools
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent import futures
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ccl_jax.codecs.bundle import Codecs
+from ccl_jax.codecs.images import to_unit
+from ccl_jax.data.media.decode import MediaError
+from ccl_jax.data.sets import plan, records
+from ccl_jax.data.sets.writer import new_shard
+from ccl_jax.data.sources.stock import Stock
+from ccl_jax.errors import UsageError
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _program(codecs, batch, video_std):
+  """One program for each bucket."""
+  made = {"text": codecs.text.encode(batch["ids"], batch["mask"])}
+  if "video" in batch:
+    pixels = to_unit(batch["video"])
+    if video_std:
+      made["video"], made["video_std"] = codecs.video.posterior(pixels)
+    else:
+      made["video"] = codecs.video.encode(pixels)
+  if "audio" in batch:
+    made["audio"] = codecs.audio.encode(batch["audio"])
+  return {k: v.astype(records.DTYPES[k]) for k, v in made.items()}
+
+
+def make_encoder(
+  codecs: Codecs, size: int, video_std: bool = False
+) -> Callable[[list[dict]], dict]:
+  """A function from clips of one bucket, at most `size`, to arrays of `size` rows;
+  `video_std`: with the deviation of video latents.
+
+  A batch runs on all devices of this process; what it lacks in rows is filled with its
+  last clip, so that a bucket has one shape.
+  """
+  devices = jax.local_devices()
+  if size < 1 or size % len(devices):
+    raise UsageError(
+      f"config.batch.size: got {size}, expected a multiple of {len(devices)} (devices)"
+    )
+  mesh = Mesh(np.array(devices), ("batch",))
+  rows = NamedSharding(mesh, PartitionSpec("batch"))
+  codecs = jax.device_put(codecs, NamedSharding(mesh, PartitionSpec()))
+
+  def run(clips):
+    ids, mask = codecs.text.tokenize([c["text"] for c in clips])
+    batch = {
+      s: np.stack([c[s] for c in clips]) for s in clips[0].keys() - {"id", "text"}
+    }
+    batch |= {"ids": ids, "mask": mask}
+    short = size - len(clips)
+    batch = {k: np.concatenate([x, *[x[-1:]] * short]) for k, x in batch.items()}
+    arrays = _program(codecs, jax.device_put(batch, rows), video_std)
+    return arrays | {"length": mask.sum(1)}
+
+  return run
+
+
+def encode_shard(
+  out: pathlib.Path,
+  shard: plan.Shard,
+  encoders: Mapping[str, str],
+  media: Stock,
+  run: Callable[[list[dict]], dict],
+  size: int,
+  pool: futures.Executor,
+  bar: Any,
+) -> None:
+  """Writes the records of one shard, in the order of its items."""
+
+  def load(item):
+    try:
+      return media.read(shard.bucket, item)
+    except MediaError as e:
+      return item.id, str(e)
+
+  def readable():
+    for clip in ahead(pool, load, shard.items, 2 * size):
+      if isinstance(clip, dict):
+        yield clip
+        continue
+      made.skip(*clip)
+      bar.write(f"skipped {': '.join(clip)}", file=sys.stderr)
+      bar.update(1)
+
+  def store(clips, arrays):
+    arrays = jax.device_get(arrays)
+    lengths = arrays.pop("length")
+    for i, clip in enumerate(clips):
+      rows = {k: v[i] for k, v in arrays.items()}
+      rows["text"] = rows["text"][: lengths[i]]
+      made.add(clip["id"], clip["text"], rows)
+    bar.update(len(clips))
+
+  with new_shard(out, shard, encoders) as made:
+    under_way = None  # a batch is on the devices while the one before it is written
+    for clips in batched(readable(), size):
+      arrays = run(clips)
+      if under_way:
+        store(*under_way)
+      under_way = clips, arrays
+    if under_way:
+      store(*under_way)
+
+
+def ahead(
+  pool: futures.Executor, function: Callable, items: Iterable, depth: int
+) -> Iterator[Any]:
+  """function(item) of every item in order, `depth` of them under way."""
+  queue = collections.deque()
+  for item in items:
+    queue.append(pool.submit(function, item))
+    if len(queue) > depth:
+      yield queue.popleft().result()
+  while queue:
+    yield queue.popleft().result()
+
+
+def batched(items: Iterable, size: int) -> Iterator[list]:
+  batch = []
+  for item in items:
+    batch.append(item)
+    if len(batch) == size:
+      yield batch
+      batch = []
+  if batch:
+    yield batch

@@ -1,0 +1,83 @@
+"""Clips of a whole manifest: each once, each whole, shared among processes."""
+
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+
+import tqdm
+
+from ccl_jax.data.manifest import Line, read_manifest
+from ccl_jax.errors import UsageError
+from ccl_jax.generation.inputs import Files
+from ccl_jax.generation.seeds import whole_seed
+from ccl_jax.tasks import INPUTS, check_inputs
+
+
+def make_set(
+  make: Callable[[list[Line], Files], None],
+  manifest: str | pathlib.Path,
+  out: pathlib.Path,
+  task: str,
+  index: int = 0,
+  count: int = 1,
+  batch: int = 1,
+  *,
+  channels: bool = False,
+) -> int:
+  """Calls `make` with the lines that have no clip in `out` yet, up to `batch` at once,
+  and with the files that they are made from; lines with the same sorts of files are
+  made together. Returns how many clips it made.
+
+  Args:
+    make: writes the clips; each file must appear whole.
+    index, count: this process makes every count-th line, from the index-th on.
+    channels: see `tasks.check_inputs`.
+
+  Raises:
+    UsageError: the manifest is not what it should be, lacks what the task needs or has
+      what it does not use, or there is no such part of it. Nothing is made then.
+  """
+  if not 0 <= index < count:
+    raise UsageError(
+      f"--process_index is {index}; expected 0 to {count - 1} for --process_count "
+      f"{count}"
+    )
+  if batch < 1:
+    raise UsageError(f"--batch is {batch}; expected 1 at least")
+  folder, lines = pathlib.Path(manifest).parent, read_manifest(manifest)
+  files = {line.id: _files(line, folder) for line in lines}
+  for line in lines:
+    try:
+      whole_seed(line.seed)
+      kind = check_inputs(task, files[line.id], channels=channels)
+    except UsageError as e:
+      raise UsageError(f"{manifest}: {line.id}: {e}") from e
+    for name, path in files[line.id].items():
+      if not path.is_file():
+        raise UsageError(f"{manifest}: {name} of {line.id}: no file {path}")
+  ending = ".mp4" if "video" in kind.generated + kind.given else ".wav"
+  mine = lines[index::count]
+  left = [line for line in mine if not (out / (line.id + ending)).is_file()]
+  with tqdm.tqdm(
+    total=len(mine), initial=len(mine) - len(left), desc="clips", file=sys.stderr
+  ) as bar:
+    for lines in _batches(left, files, batch):
+      make(lines, {n: [files[x.id][n] for x in lines] for n in files[lines[0].id]})
+      bar.update(len(lines))
+  print(f"{len(left)} of {len(mine)} clips made, the others were there: {out}")
+  return len(left)
+
+
+def _files(line: Line, folder: pathlib.Path) -> dict[str, pathlib.Path]:
+  named = {name: getattr(line, name) for name in INPUTS}
+  return {name: folder / path for name, path in named.items() if path is not None}
+
+
+def _batches(
+  lines: list[Line], files: dict[str, dict[str, pathlib.Path]], size: int
+) -> Iterator[list[Line]]:
+  sorts = {tuple(files[line.id]) for line in lines}
+  for sort in sorted(sorts, reverse=True):
+    alike = [line for line in lines if tuple(files[line.id]) == sort]
+    for first in range(0, len(alike), size):
+      yield alike[first : first + size]

@@ -1,0 +1,246 @@
+"""What a finished run shows: clips, loss curves, attention, and synchrony scores.
+
+Every score stands between two others: chance, the same pictures with other clips'
+sounds, and real clips, once as they are and once through the codecs, which is the most
+that a model of these latents can reach.
+"""
+
+import json
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ccl_jax.axes import STREAMS
+from ccl_jax.codecs.images import to_bytes, to_unit
+from ccl_jax.data.sources.open import open_source
+from ccl_jax.diffusion.guidance import get_guidance
+from ccl_jax.errors import UsageError, bind, check_settings, number, whole
+from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.sampling import Sampling, variant_of
+from ccl_jax.metrics.films import film_scores
+from ccl_jax.metrics.talking_scene import read_caption, score_set
+from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.presets import build_model
+from ccl_jax.tasks import GENERATIONS, Route
+from ccl_jax.viz import panels
+from ccl_jax.viz.media import write_mp4
+
+SHOWN_SCORES = ("sync_r0", "sync_c", "sync_lag_ms", "ser")
+PANEL_SIGMA = 0.5
+
+
+SETTINGS = {
+  "report.clips": whole(1),
+  "report.steps": whole(1),
+  "report.scale": number(0),
+  "report.show": whole(1),
+}
+
+
+def check_report(config) -> None:
+  """Whether the report can be made of what the config trains.
+
+  Raises:
+    UsageError: a setting is wrong, or the model cannot do what is asked for.
+  """
+  check_settings(config, SETTINGS)
+  model = bind("model", config.model, build_model)
+  get_guidance(config.report.guidance, variant_of(model))
+  streams = dict(model.streams)
+  channels = "video" in streams and streams["video"].image_tokens
+  possible = [
+    name
+    for name, kind in GENERATIONS.items()
+    if set(kind.generated + kind.given) == set(STREAMS) == set(streams)
+    and not (channels and "video" in kind.generated and not kind.image)
+  ]
+  for task in config.report.tasks:
+    if task not in possible:
+      raise UsageError(
+        f"config.report.tasks: got {task!r}; the report shows pictures with sound, of "
+        f"which this model can make {', '.join(possible) or 'none: give ()'}"
+      )
+
+
+def report(config, workdir: str | pathlib.Path) -> dict:
+  """Writes WORKDIR/report and prints the table; returns the scores."""
+  workdir = pathlib.Path(workdir)
+  out = workdir / "report"
+  out.mkdir(parents=True, exist_ok=True)
+  pipeline = Pipeline.load(workdir)
+  clips = held_out(config, pipeline.spec, workdir)
+  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+  panels.loss_curves(out / "loss.png", rows)
+
+  sets = {"real": clips, "real, through the codecs": through_codecs(pipeline, clips)}
+  show = config.report.show
+  for task in config.report.tasks:
+    start = time.perf_counter()
+    sets[task] = generate(config, pipeline, task, clips)
+    print(
+      f"{task}: {len(clips)} clips in {time.perf_counter() - start:.0f} s", flush=True
+    )
+    for i, clip in enumerate(sets[task][:show]):
+      write_mp4(
+        out / f"{task}_{i}.mp4", clip["video"], pipeline.spec.fps, clip["audio"]
+      )
+  for name, made in sets.items():
+    file = out / f"{name.replace(', ', '_').replace(' ', '_')}.png"
+    titles = [c["text"] for c in made[:show]]
+    panels.contact_sheet(file, made[:show], titles, [pipeline.spec.seconds] * show)
+
+  scores = {name: score(made, pipeline.spec.fps) for name, made in sets.items()}
+  if pipeline.model.cross is not None and pipeline.model.cross.variant == "context":
+    scores["attention"] = attention(pipeline, clips, out / "attention.png")
+  (out / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+  print(table(scores))
+  print(f"clips, loss curves and panels: {out}")
+  return scores
+
+
+def held_out(config, spec, workdir) -> list[dict]:
+  """Clips that training has not seen, where the source has a test split."""
+  root = config.data.root or workdir / "data"
+  split = "train" if config.data.source == "folder" else "test"
+  source = open_source(config.data.source, spec, root, split, **config.data.options)
+  n = min(config.report.clips, len(source))
+  return [_decoded(source[i]) for i in range(n)]
+
+
+def _decoded(clip):
+  text = clip["text"]
+  return {**clip, "text": text.decode() if isinstance(text, bytes) else str(text)}
+
+
+def generate(config, pipeline, task, clips) -> list[dict]:
+  """The task's clips for the captions, sounds or pictures of `clips`."""
+  kind = GENERATIONS[task]
+  stack = lambda key: np.stack([c[key] for c in clips])
+  inputs = {
+    name: stack("video")[:, 0] if name == "image" else stack(name)
+    for name in kind.needs(pipeline.takes_channels)
+  }
+  r = config.report
+  names = get_guidance(r.guidance, variant_of(pipeline.model)).scales
+  scales = {s: dict.fromkeys(names, r.scale) for s in kind.generated}
+  made = pipeline.generate(
+    task,
+    [c["text"] for c in clips],
+    sampling=Sampling(
+      guidance=r.guidance, scales=scales, steps=r.steps, shift=config.objective.shift
+    ),
+    seed=config.seed,
+    **inputs,
+  )
+  made = {**inputs, **made}
+  return [
+    {**c, "video": made["video"][i], "audio": made["audio"][i]}
+    for i, c in enumerate(clips)
+  ]
+
+
+def through_codecs(pipeline, clips) -> list[dict]:
+  """The clips after encoding and decoding."""
+
+  @jax.jit
+  def both(codecs, video, audio):
+    pixels = codecs.video.decode(codecs.video.encode(to_unit(video)))
+    return to_bytes(pixels), codecs.audio.decode(codecs.audio.encode(audio))
+
+  video, audio = both(
+    pipeline.codecs,
+    np.stack([c["video"] for c in clips]),
+    np.stack([c["audio"] for c in clips]),
+  )
+  return [
+    {**c, "video": np.asarray(v), "audio": np.asarray(a)}
+    for c, v, a in zip(clips, video, audio)
+  ]
+
+
+def score(clips: list[dict], fps: float) -> dict:
+  """Scores of a set beside its chance: of talkers where captions name them, else of
+  motion against loudness, as for one's own films.
+  """
+  if any(read_caption(c["text"]) for c in clips):
+    return score_set(clips, fps, np.random.default_rng(0))
+  return film_scores(clips, fps)
+
+
+def attention(pipeline, clips, path) -> dict:
+  """Share of attention on context tokens, foreground against background, at a middle
+  noise level with both streams reading each other; draws the panel of the first clip.
+  """
+  model: JointDiT = pipeline.model
+  codecs = pipeline.codecs
+  video = np.stack([c["video"] for c in clips])
+  audio = np.stack([c["audio"] for c in clips])
+  tokens = codecs.text.tokenize([c["text"] for c in clips])
+
+  @jax.jit
+  def shares(params, codecs, video, audio, tokens):
+    latents = {
+      "video": codecs.video.encode(to_unit(video)),
+      "audio": codecs.audio.encode(audio),
+    }
+    keys = jax.random.split(jax.random.key(0))
+    noisy = {
+      s: (1 - PANEL_SIGMA) * x + PANEL_SIGMA * jax.random.normal(k, x.shape)
+      for (s, x), k in zip(latents.items(), keys)
+    }
+    time = {s: jnp.full((len(video), 1), 1000 * PANEL_SIGMA) for s in latents}
+    _, state = model.apply(
+      {"params": params},
+      noisy,
+      time,
+      codecs.text.encode(*tokens),
+      Route({"video": True, "audio": True}),
+      mutable=["intermediates"],
+    )
+    blocks = state["intermediates"]["blocks"]
+    mean = lambda name: blocks[name]["context_share"][0].mean(0)  # over depth
+    return mean("audio_to_video"), mean("video_to_audio")[..., 0]
+
+  to_video, to_audio = map(
+    np.asarray, shares(pipeline.params, codecs, video, audio, tokens)
+  )
+  t, h, w = pipeline.spec.latent_shape
+  _, ph, pw = dict(model.streams)["video"].patch
+  maps = to_video.reshape(len(clips), t, h // ph, w // pw)
+  groups = None
+  if "video_mask" in clips[0]:
+    groups = {
+      s: _contrast(x, np.stack([c[f"{s}_mask"] for c in clips]).astype(bool))
+      for s, x in (("video", maps), ("audio", to_audio))
+    }
+  first = clips[0]["video"][:: pipeline.codecs.video.stride[0]]
+  panels.attention_panel(path, first, maps[0], to_audio[0], groups)
+  return {
+    "video": float(maps.mean()),
+    "audio": float(to_audio.mean()),
+    "foreground_background": groups,
+  }
+
+
+def _contrast(share, mask) -> tuple[float, float]:
+  return float(share[mask].mean()), float(share[~mask].mean())
+
+
+def table(scores: dict) -> str:
+  """The scores as lines of text, each beside its chance."""
+  lines = [f"{'':26}" + " ".join(f"{s:>24}" for s in SHOWN_SCORES)]
+  for name, entry in scores.items():
+    if name == "attention":
+      continue
+    cells = []
+    for s in SHOWN_SCORES:
+      if s not in entry["given"]:
+        cells.append(f"{'-':>24}")
+        continue
+      g, c = entry["given"][s], entry["chance"].get(s, {"mean": float("nan")})
+      cells.append(f"{g['mean']:.3f} +- {g['sem']:.3f} ({c['mean']:.3f})".rjust(24))
+    lines.append(f"{name:26}" + " ".join(cells))
+  return "\n".join([*lines, "mean +- standard error (chance)"])

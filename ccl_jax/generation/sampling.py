@@ -1,0 +1,175 @@
+"""Latents from noise: what is given stays, what is not is sampled.
+
+Only the sampled streams change over the steps:
+
+* a given stream is clean, reads context tokens only, and so never changes: its keys are
+  computed before the first step, once per text that is read with them, and reused at
+  every step (dynamic context routing makes this exact);
+* a given first frame is written into the video latent before every evaluation, at
+  timestep 0; or, for Wan2.1-I2V's form, stands in condition channels beside it;
+* the evaluations of a guidance form run as one batch, or one after the other.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ccl_jax.axes import STREAMS
+from ccl_jax.diffusion.guidance import Evaluation, get_guidance, guided, runs
+from ccl_jax.diffusion.samplers import sample
+from ccl_jax.diffusion.schedules import make_schedule
+from ccl_jax.models.joint import JointDiT, token_geometry
+from ccl_jax.tasks import Generation, Route
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How to sample.
+
+  Attributes:
+    guidance: a name of `diffusion.guidance.GUIDANCE`.
+    scales: overrides of its scales, {stream: {scale: value}}.
+    steps: evaluations of the network in time.
+    shift: of the schedule; the one of training unless told otherwise.
+    solver: "unipc", "dpmpp" or "euler".
+    batched: all evaluations of a step in one forward pass; else one after the other,
+      with less memory.
+  """
+
+  guidance: str = "ucg2"
+  scales: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+  steps: int = 50
+  shift: float = 5.0
+  solver: str = "unipc"
+  batched: bool = True
+
+
+def variant_of(model: JointDiT) -> str:
+  """The kind of cross-modal attention; one stream alone has no context tokens."""
+  return "gate" if model.cross is None else model.cross.variant
+
+
+def sample_latents(
+  model: JointDiT,
+  params: PyTree,
+  task: Generation,
+  noise: Mapping[str, jax.Array],
+  conditions: Mapping[str, Any],
+  sampling: Sampling,
+  *,
+  reuse_keys: bool = True,
+  progress: Callable[[Any], None] | None = None,
+) -> dict[str, jax.Array]:
+  """Latents of the generated streams; to be jitted.
+
+  Args:
+    noise: N(0, 1) latents of the generated streams.
+    conditions: `text` (2, b, l, e), the prompt's first, then the negative prompt's;
+      clean latents `given` and, for guidance "sync", `null`, by stream; for a given
+      first frame `image`, its latent (b, 1, h, w, c), or `condition` (b, t, h, w, 20)
+      with `clip` (b, i, 1280): see `codecs.images.image_condition`.
+    reuse_keys: compute a given stream once, not at every step. The result is the same.
+  """
+  guidance = get_guidance(sampling.guidance, variant_of(model))
+  given = {s: conditions["given"][s] for s in task.given}
+  geometry = token_geometry(model.streams, {**noise, **given})
+  texts = conditions["text"]
+  clip = {"video": conditions["clip"]} if "clip" in conditions else None
+  present = (*noise, *given)
+  together = runs(guidance.used(tuple(noise), present), sampling.batched)
+
+  def conditioned(x):
+    if "condition" not in conditions or "video" not in x:
+      return x
+    return x | {"video": jnp.concatenate([x["video"], conditions["condition"]], -1)}
+
+  @functools.cache
+  def clean_keys(text: bool, null: bool):
+    """Keys of the given stream under one text; `null` puts its null in its place."""
+    (s,) = task.given
+    latent = conditions["null"][s] if null else given[s]
+    _, keys = model.apply(
+      {"params": params},
+      conditioned({s: latent}),
+      {s: jnp.zeros((len(latent), 1))},
+      texts[0 if text else 1],
+      image=clip,
+      collect=True,
+      geometry=geometry,
+    )
+    return keys
+
+  def keys_for(evaluations):
+    """Keys of the given stream for evaluations that run together. Where none of them
+    reads there are none; beside some that read any will do, as they are masked.
+    """
+    reading = [e for e in evaluations if e.cross]
+    if not (given and reuse_keys and reading):
+      return {}
+    source = [e if e.cross else reading[0] for e in evaluations]
+    return joined([clean_keys(e.text, e.null in given) for e in source], 1)
+
+  # Here, and not in the loop over the steps.
+  keys = {evaluations: keys_for(evaluations) for evaluations in together}
+
+  def one(latents, timestep, e: Evaluation):
+    """Inputs of one evaluation: latents, timesteps, text, image, reads."""
+    x = dict(latents)
+    if not reuse_keys:
+      x |= given
+    b = len(jax.tree.leaves(latents)[0])
+    sigma = {s: jnp.broadcast_to(timestep, (b, 1)) for s in latents}
+    sigma |= {s: jnp.zeros((b, 1)) for s in x if s in given}
+    if "image" in conditions and "video" in x:
+      t = x["video"].shape[1]
+      x["video"] = jnp.concatenate([conditions["image"], x["video"][:, 1:]], 1)
+      first = jnp.arange(t)[None] == 0
+      sigma["video"] = jnp.where(first, 0.0, jnp.broadcast_to(sigma["video"], (b, t)))
+    if e.null in x:
+      x[e.null] = conditions["null"][e.null]
+      sigma[e.null] = jnp.zeros_like(sigma[e.null])
+    reads = {s: e.cross and s in task.reads and s != e.null for s in STREAMS}
+    return conditioned(x), sigma, texts[0 if e.text else 1], clip, reads
+
+  def evaluate(latents, timestep, evaluations):
+    told = [one(latents, timestep, e) for e in evaluations]
+    b = len(jax.tree.leaves(latents)[0])
+    x, sigma, text, image = (joined([each[i] for each in told], 0) for i in range(4))
+    reads = {}
+    for s in STREAMS:
+      flags = [each[4][s] for each in told]
+      # One answer for all stays static: the unseen keys are then never computed.
+      reads[s] = flags[0] if len(set(flags)) == 1 else jnp.repeat(jnp.array(flags), b)
+    out = model.apply(
+      {"params": params},
+      x,
+      sigma,
+      text,
+      Route(reads),
+      image=image,
+      keys=keys[evaluations],
+      geometry=geometry,
+    )
+    return [
+      {s: out[s][i * b : (i + 1) * b] for s in latents} for i in range(len(evaluations))
+    ]
+
+  velocity = guided(
+    evaluate, guidance, sampling.scales, batched=sampling.batched, present=present
+  )
+  schedule = make_schedule(sampling.solver, sampling.steps, sampling.shift)
+  out = sample(velocity, dict(noise), schedule, sampling.solver, progress)
+  if "image" in conditions:
+    out["video"] = jnp.concatenate([conditions["image"], out["video"][:, 1:]], 1)
+  return out
+
+
+def joined(trees: Sequence[PyTree], axis: int) -> PyTree:
+  """Trees of arrays, concatenated leaf by leaf along `axis`."""
+  return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis), *trees)

@@ -1,0 +1,152 @@
+"""What a clip was made with: written beside it as NAME.json, and read to make it again.
+
+Keys that are flags of `generate` are named like them; paths are absolute.
+Clips that were made together are made together again, as the order of float32 sums is a
+batch's: `batch` has the prompts, seeds and files of all, and which of them this one is.
+`fingerprints` are of the parameters, the codecs and the files that went in.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
+from ccl_jax.generation.inputs import Files
+from ccl_jax.generation.sampling import Sampling
+from ccl_jax.tasks import INPUTS
+
+_NEEDED = {"task", "prompt", "seed", "scales", "batched", "fingerprints"}
+
+
+class Settings(NamedTuple):
+  """Settings that were read.
+
+  Attributes:
+    values: by name of a flag.
+    index: which clip of the batch is wanted; None: all there are.
+    fingerprints: by "params", "codecs" and path of a file.
+    given: flags that override what the settings say.
+  """
+
+  values: dict[str, Any]
+  index: int | None
+  fingerprints: dict[str, str]
+  given: frozenset[str]
+
+  def check_origin(self, origin: Mapping[str, Any]) -> None:
+    """Whether parameters and codecs are those of the clip; see `Pipeline.origin`. Where
+    others were asked for, a difference is but a note on stderr.
+
+    Raises:
+      UsageError: they are not.
+    """
+    for name, found in origin["fingerprints"].items():
+      wanted = self.fingerprints.get(name)
+      if found == wanted:
+        continue
+      text = (
+        f"the {name} of {origin['ckpt']}, step {origin['step']}, are not those of the "
+        f"settings (got {found[:8]}, expected {str(wanted)[:8]})"
+      )
+      if not self.given & {"ckpt", "step", "weights", "codecs"}:
+        raise UsageError(
+          f"{text}: put them back, or name what to use with --ckpt, --step, --weights "
+          "or --codecs"
+        )
+      print(f"note: {text}", file=sys.stderr)
+
+  def check_files(self, files: Files) -> None:
+    """Whether files are those the clip was made from, where no others were asked for.
+
+    Raises:
+      UsageError: one of them is not.
+    """
+    for name in files.keys() - self.given:
+      for path in dict.fromkeys(files[name]):
+        if file_digest(path) != self.fingerprints.get(str(path)):
+          raise UsageError(
+            f"{path} is not the file that the settings were made with: put it back, or "
+            f"name what to use with --{name}"
+          )
+
+
+def describe(
+  task: str,
+  prompts: Sequence[str],
+  seeds: Sequence[int],
+  files: Files,
+  *,
+  negative: str,
+  sampling: Sampling,
+  spec: ClipSpec,
+  origin: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+  """The settings of every clip of a batch, as JSON.
+
+  Args:
+    seeds: one of all clips, or one for each.
+    origin: where parameters and codecs come from; see `Pipeline.origin`.
+  """
+  paths = {name: [str(p.absolute()) for p in given] for name, given in files.items()}
+  digests = {path: file_digest(path) for given in paths.values() for path in given}
+  shared = {
+    "negative_prompt": negative,
+    **dataclasses.asdict(sampling),
+    **dataclasses.asdict(spec),
+    **origin,
+    "fingerprints": origin["fingerprints"] | digests,
+  }
+  batch = {"prompt": list(prompts), "seed": list(seeds), **paths}
+  out = []
+  for i in range(len(prompts)):
+    own = {k: v[i if len(v) > 1 else 0] for k, v in batch.items()}
+    together = {"batch": {"index": i, **batch}} if len(prompts) > 1 else {}
+    out.append({"task": task} | own | shared | together)
+  return out
+
+
+def read_settings(path: str | pathlib.Path, given: Collection[str]) -> Settings:
+  """The settings in a NAME.json, but for those that are `given` anew.
+
+  Raises:
+    UsageError: it cannot be read, or has not all that makes a clip.
+  """
+  try:
+    about = json.loads(pathlib.Path(path).read_text("utf-8"))
+  except (OSError, ValueError) as e:
+    raise UsageError(f"--settings {path}: cannot be read as JSON: {e}") from e
+  lacking = _NEEDED - (about.keys() if isinstance(about, dict) else set())
+  if lacking:
+    raise UsageError(
+      f"--settings {path}: no {', '.join(sorted(lacking))}; expected the NAME.json "
+      "that generate wrote beside a clip"
+    )
+  try:
+    return _settings(about, frozenset(given))
+  except (AttributeError, KeyError, TypeError, ValueError) as e:
+    raise UsageError(f"--settings {path}: not as generate wrote it: {e}") from e
+
+
+def _settings(about: Mapping[str, Any], given: frozenset[str]) -> Settings:
+  values, index = dict(about), None
+  batch = values.pop("batch", {})
+  if batch and not given & {"prompt", "seed", *INPUTS}:  # else a clip of its own
+    values |= batch
+    index = values.pop("index")
+  values["sequential"] = not values["batched"]
+  if "guidance" not in given:  # another form has other scales
+    scales = {f"scale_{s}": list(x.values()) for s, x in about["scales"].items()}
+    values |= scales
+  values = {k: v for k, v in values.items() if k not in given and v is not None}
+  return Settings(values, index, dict(about["fingerprints"]), given)
+
+
+def file_digest(path: str | pathlib.Path) -> str:
+  """The SHA-256 of a file."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Programs compiled for machines that may be absent."""

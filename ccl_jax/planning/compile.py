@@ -1,0 +1,317 @@
+"""Programs compiled for chips that may be absent: do they fit, how fast are they?"""
+
+import dataclasses
+import itertools
+import json
+import math
+import time
+
+import jax
+
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError, bind
+from ccl_jax.generation.sampling import Sampling, sample_latents
+from ccl_jax.models.flops import forward_flops
+from ccl_jax.models.precision import stored_as
+from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.models.stream import CLIP_TOKENS, CLIP_WIDTH
+from ccl_jax.planning.chips import CHIPS, GIB, Chip
+from ccl_jax.planning.traffic import collectives, table
+from ccl_jax.sharding import batch_sharding, make_mesh, parameter_shardings
+from ccl_jax.tasks import GENERATIONS
+from ccl_jax.training.build import build_run, geometry_of
+
+WORSE = 1.02  # of an earlier report's memory or traffic: more is a regression
+POLICIES = ("full", "save_attention")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What compiling one program told; bytes and FLOPs are of one chip."""
+
+  topology: str
+  mesh: tuple[int, ...]
+  batch: int
+  program: str
+  remat: str
+  hbm_bytes: int
+  hbm_limit: float
+  model_flops: float
+  hardware_flops: float
+  traffic_bytes: int
+  collectives: list[tuple[str, int, float]]
+  largest: str
+  seconds: dict[str, float]
+  mfu: tuple[float, float]
+  compile_seconds: float
+
+  @property
+  def fits(self) -> bool:
+    return self.hbm_bytes <= self.hbm_limit
+
+
+def parse_topology(name: str) -> tuple[Chip, list]:
+  """The chip, and the devices that the topology has.
+
+  Raises:
+    UsageError: no such kind or arrangement, or no libtpu.
+  """
+  kind, _, shape = name.partition(":")
+  if kind == "cpu" and shape.isdigit():
+    devices = jax.devices("cpu")
+    if len(devices) < int(shape):
+      raise UsageError(
+        f"--topology {name}: this host shows {len(devices)} devices; set "
+        f"JAX_NUM_CPU_DEVICES={shape}"
+      )
+    return CHIPS[kind], devices[: int(shape)]
+  kinds = [k for k in CHIPS if k.startswith("v")]
+  if kind not in kinds or not shape:
+    raise UsageError(
+      f"--topology {name}: expected KIND:AxB or AxBxC with KIND one of "
+      f"{', '.join(kinds)}, e.g. v5p:4x4x4 or v6e:8x8; or cpu:8"
+    )
+  from jax.experimental import topologies
+
+  try:
+    found = topologies.get_topology_desc(platform="tpu", topology_name=name)
+  except Exception as e:  # the compiler's own, of several types
+    text = str(e).splitlines()[0][:200]
+    if "libtpu" in str(e).lower() and "topology" not in str(e).lower():
+      raise UsageError(
+        f"cannot compile for {name}: {text}; pip install 'ccl_jax[tpu]'"
+      ) from e
+    raise UsageError(
+      f"--topology {name}: {text}; v5p and v4 take AxBxC with sides 2, 4, 8, 12, 16, "
+      "v6e and v5e AxB such as 4x4, 8x8, 16x16"
+    ) from e
+  return CHIPS[kind], found.devices
+
+
+def compile_train(config, mesh, batch: int):
+  """The compiled train step of a config."""
+  text = (config.codec.text_length, config.codec.text_dim)
+  run = build_run(config, mesh, text, batch=batch)
+  spec = bind("clip", config.clip, ClipSpec)
+  data = _latents(run.model, spec, batch, mesh) | _image(run.model, spec, batch, mesh)
+  data["text"] = _array((batch, *text), batch_sharding(mesh))
+  data["null_text"] = _array(text, jax.NamedSharding(mesh, jax.P()))
+  _, step = run.step_of(0, data)
+  with jax.set_mesh(mesh):  # from here on nothing may be computed, only traced
+    return step.lower(run.state, data).compile()
+
+
+def compile_generate(config, mesh, batch: int):
+  """The compiled sampling of `batch` clips, of joint generation with guidance."""
+  spec = bind("clip", config.clip, ClipSpec)
+  model = bind("model", config.model, build_model)
+  text = (config.codec.text_length, config.codec.text_dim)
+  init = lambda key: init_params(model, key, text, batch=batch)
+  streams = tuple(s for s, _ in model.streams)
+  kind = next(g for g in GENERATIONS.values() if g.generated == streams)
+  guidance = "ucg2" if len(streams) == 2 else "text"
+
+  def program(params, noise, text, image):
+    conditions = {"text": text, "given": {}}
+    if image:
+      conditions |= {"condition": image["condition"], "clip": image["image"]}
+    return sample_latents(
+      model, params, kind, noise, conditions, Sampling(guidance=guidance, steps=50)
+    )
+
+  shapes = stored_as(jax.eval_shape(init, jax.random.key(0)), model.dtype)
+  shapes = jax.tree.map(
+    lambda x, s: x.update(sharding=s), shapes, parameter_shardings(shapes, mesh)
+  )
+  texts = _array((2, batch, *text), jax.NamedSharding(mesh, jax.P(None, "data")))
+  noise = _latents(model, spec, batch, mesh)
+  with jax.set_mesh(mesh):
+    image = _image(model, spec, batch, mesh)
+    return jax.jit(program).lower(shapes, noise, texts, image).compile()
+
+
+def _latents(model, spec: ClipSpec, batch: int, mesh):
+  sizes = {"video": spec.latent_shape, "audio": (spec.audio_tokens,)}
+  return {
+    s: _array((batch, *sizes[s], c.out_channels), batch_sharding(mesh))
+    for s, c in model.streams
+  }
+
+
+def _image(model, spec: ClipSpec, batch: int, mesh):
+  """What an image conditions a model with beside the latents, if it takes that: the
+  mask with the image's latent, and CLIP tokens (`codecs.images.image_condition`).
+  """
+  video = dict(model.streams).get("video")
+  if video is None or not video.image_tokens:
+    return {}
+  condition = (batch, *spec.latent_shape, video.in_channels - video.out_channels)
+  tokens = (batch, CLIP_TOKENS, CLIP_WIDTH)
+  rows = batch_sharding(mesh)
+  return {"condition": _array(condition, rows), "image": _array(tokens, rows)}
+
+
+def _array(shape, sharding):
+  return jax.ShapeDtypeStruct(shape, jax.numpy.float32, sharding=sharding)
+
+
+def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
+  """Compiles, and reads what came out.
+
+  Raises:
+    UsageError: the mesh, the batch or the clip do not fit one another.
+  """
+  chip, devices = parse_topology(topology)
+  mesh = make_mesh(shape, devices, tuple(config.slices))
+  check(config, mesh, batch)
+  start = time.perf_counter()
+  compiled = (compile_generate if generate else compile_train)(config, mesh, batch)
+  took = time.perf_counter() - start
+  memory = compiled.memory_analysis()
+  found = collectives(compiled.as_text())
+  model = build_model(**config.model)
+  geometry = geometry_of(model, ClipSpec(**config.clip))
+  text = (config.codec.text_length, config.codec.text_dim)
+  forward = sum(forward_flops(model, geometry, *text).values()) * batch / len(devices)
+  # A train step is three forward passes; what remat makes again is a fourth. A step of
+  # guided sampling is two.
+  useful = (2 if generate else 3) * forward
+  again = forward if config.model.remat != "none" and not generate else 0.0
+  traffic = int(sum(c.times * c.moved for c in found))
+  if generate:
+    traffic //= 50
+  moved = (
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    + 2 * memory.temp_size_in_bytes
+  )
+  seconds = {
+    "arithmetic": (useful + again) / chip.flops,
+    "memory": moved / chip.hbm_rate,
+    "network": traffic / chip.link_rate,
+  }
+  ideal = useful / chip.flops
+  largest = max(found, key=lambda c: c.moved, default="none")
+  return Report(
+    topology=topology,
+    mesh=tuple(mesh.shape.values()),
+    batch=batch,
+    program="sampling step" if generate else "train step",
+    remat=config.model.remat,
+    hbm_bytes=memory.peak_memory_in_bytes,
+    hbm_limit=chip.hbm,
+    model_flops=useful,
+    hardware_flops=useful + again,
+    traffic_bytes=traffic,
+    collectives=table(found),
+    largest=str(largest),
+    seconds=seconds,
+    mfu=(ideal / sum(seconds.values()), ideal / max(seconds.values())),
+    compile_seconds=took,
+  )
+
+
+def check(config, mesh, batch: int) -> None:
+  """Whether clips and model divide as the mesh asks.
+
+  Raises:
+    UsageError: they do not; the nearest sizes that do.
+  """
+  rows = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate
+  if batch % rows:
+    below = batch // rows * rows
+    near = " or ".join(str(n) for n in (below, below + rows) if n)
+    raise UsageError(
+      f"--batch {batch}: expected a multiple of {rows} (data x fsdp devices x "
+      f"accumulated microbatches): {near}"
+    )
+  model = bind("model", config.model, build_model)
+  geometry = geometry_of(model, bind("clip", config.clip, ClipSpec))
+  space, parts = geometry.h * geometry.w, mesh.shape["context"]
+  if parts > 1 and space % parts:
+    valid = [n for n in range(1, min(space, mesh.size) + 1) if space % n == 0]
+    near = sorted(valid, key=lambda n: abs(n - parts))[:3]
+    raise UsageError(
+      f"mesh context {parts} does not divide the {space} tokens of a latent frame "
+      f"({geometry.h} x {geometry.w}): nearest that do: {', '.join(map(str, near))}"
+    )
+  for name, c in model.streams:
+    if c.heads % mesh.shape["tensor"]:
+      valid = [n for n in range(1, c.heads + 1) if c.heads % n == 0]
+      raise UsageError(
+        f"mesh tensor {mesh.shape['tensor']} does not divide the {c.heads} heads of "
+        f"{name}: expected one of {', '.join(map(str, valid))}"
+      )
+
+
+def show(r: Report) -> str:
+  """The report for people."""
+  verdict = "fits" if r.fits else "DOES NOT FIT"
+  lines = [
+    f"{r.program} on {r.topology}, mesh {r.mesh} (data, fsdp, context, tensor), "
+    f"batch {r.batch}, remat {r.remat}",
+    f"  memory      {r.hbm_bytes / GIB:.2f} of {r.hbm_limit / GIB:.2f} GiB a chip: "
+    f"{verdict}",
+    f"  FLOPs       {r.model_flops / 1e12:.1f} TFLOP a chip, with recomputation "
+    f"{r.hardware_flops / 1e12:.1f}",
+    f"  network     {r.traffic_bytes / 1e9:.2f} GB a chip; largest {r.largest}",
+  ]
+  for kind, count, size in r.collectives:
+    lines.append(f"    {kind:20} x {count:<6} {size / 1e9:9.3f} GB")
+  floors = ", ".join(f"{k} {v:.3f} s" for k, v in r.seconds.items())
+  lines.append(f"  floors      {floors}")
+  lines.append(
+    f"  step        {max(r.seconds.values()):.2f} s if all overlaps, "
+    f"{sum(r.seconds.values()):.2f} s if nothing does: MFU at most {r.mfu[1]:.0%}, "
+    f"{r.mfu[0]:.0%}"
+  )
+  lines.append(f"  compiled in {r.compile_seconds:.0f} s")
+  return "\n".join(lines)
+
+
+def regressions(new: Report, old: dict) -> list[str]:
+  """What is worse than in an earlier report of the same program."""
+  same = ("topology", "mesh", "batch", "program", "remat")
+  for key in same:
+    value = getattr(new, key)
+    if json.loads(json.dumps(value)) != old[key]:
+      raise UsageError(f"--compare: that report has {key} {old[key]}, this one {value}")
+  return [
+    f"{key}: {old[key]} -> {getattr(new, key)} ({getattr(new, key) / old[key]:.3f}x)"
+    for key in ("hbm_bytes", "traffic_bytes", "hardware_flops")
+    if getattr(new, key) > WORSE * old[key]
+  ]
+
+
+def meshes(devices: int, batch: int, space: int, heads: int):
+  """Meshes worth trying: all fsdp, and powers of two of it as context or tensor."""
+  for context, tensor in itertools.product((1, 2, 4, 8), (1, 2, 4)):
+    rows, rest = divmod(devices, context * tensor)
+    if rest or batch % rows or space % context or heads % tensor:
+      continue
+    yield (1, rows, context, tensor)
+
+
+def sweep(config, topology: str, batch: int, generate: bool):
+  """Reports of every mesh and policy that compiles; prints each as it comes."""
+  _, devices = parse_topology(topology)
+  model = build_model(**config.model)
+  geometry = geometry_of(model, ClipSpec(**config.clip))
+  heads = math.gcd(*(c.heads for _, c in model.streams))
+  policies = (config.model.remat,) if generate else POLICIES
+  space = geometry.h * geometry.w
+  for shape in meshes(len(devices), batch, space, heads):
+    for policy in policies:
+      with config.unlocked():
+        config.model.remat = policy
+      try:
+        report = plan(config, topology, shape, batch, generate)
+      except Exception as e:  # out of memory, or of what the compiler can do
+        if isinstance(e, UsageError) or "RESOURCE_EXHAUSTED" not in str(e):
+          raise
+        print(
+          f"mesh {shape} remat {policy}: {str(e).splitlines()[0][:160]}", flush=True
+        )
+        continue
+      print(show(report), flush=True)
+      yield report

@@ -1,0 +1,139 @@
+"""From a config to the parts of a run; a section of it is the keywords of one function.
+
+`train` runs them, `plan` compiles them for machines that are not there.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from ccl_jax.axes import STREAMS
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError, bind
+from ccl_jax.models.cca import Geometry
+from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.tasks import servable, task_of_step, task_table
+from ccl_jax.training.optim import ParamGroup, make_optimizer
+from ccl_jax.training.state import TrainState, abstract_state, new_state
+from ccl_jax.training.step import Recipe, make_train_step
+
+
+def geometry_of(model, spec: ClipSpec) -> Geometry:
+  """Token counts of a clip."""
+  t, h, w = spec.latent_shape
+  _, ph, pw = (
+    dict(model.streams)["video"].patch if "video" in dict(model.streams) else (1, 2, 2)
+  )
+  return Geometry(t, h // ph, w // pw, spec.audio_tokens)
+
+
+def make_recipe(config) -> Recipe:
+  names, p = task_table(dict(config.tasks.probabilities))
+  if config.tasks.draw not in ("sample", "step"):
+    raise UsageError(
+      f"config.tasks.draw: got {config.tasks.draw!r}; expected 'sample' or 'step'"
+    )
+  if config.model.image_form == "channels" and config.objective.image_probability:
+    raise UsageError(
+      f"config.objective.image_probability: got {config.objective.image_probability}; "
+      "expected 0 with image_form=channels, where every video has an image beside it"
+    )
+  return bind("objective", config.objective, Recipe, names=names, probabilities=p)
+
+
+def build_optimizer(config, shapes):
+  keys = {k: v for k, v in config.optim.items() if k != "groups"}
+  groups = [ParamGroup(*row) for row in config.optim.groups]
+  return bind("optim", keys, make_optimizer, groups, shapes, total_steps=config.steps)
+
+
+class Run(NamedTuple):
+  """What follows from a config, the mesh and the size of text embeddings.
+
+  Attributes:
+    init: a key to fresh parameters.
+    fresh: a key to a fresh state.
+    state: shapes and shardings of the state.
+    step_of: (step, batch) to the name and the jitted program of the step.
+  """
+
+  model: JointDiT
+  recipe: Recipe
+  optimizer: optax.GradientTransformation
+  init: Callable[[jax.Array], Any]
+  fresh: Callable[[jax.Array], TrainState]
+  state: TrainState
+  step_of: Callable[[int, Mapping[str, jax.Array]], tuple[str, Callable]]
+
+  @property
+  def shardings(self) -> TrainState:
+    return jax.tree.map(lambda x: x.sharding, self.state)
+
+
+def build_run(config, mesh: Mesh, text: tuple[int, int], *, batch: int = 1) -> Run:
+  """The parts of a run. Nothing is computed: all arrays are shapes.
+
+  Args:
+    text: (l, e) of the text embeddings.
+    batch: rows of the stand-in that parameters are made with; a mesh may ask for a
+      multiple of its devices.
+
+  Raises:
+    UsageError: a setting is wrong.
+  """
+  model = bind("model", config.model, build_model)
+  recipe = make_recipe(config)
+  init = lambda key: init_params(model, key, text, batch=batch)
+  optimizer = build_optimizer(config, jax.eval_shape(init, jax.random.key(0)))
+  fresh = lambda key: new_state(init(key), optimizer)
+  state = abstract_state(jax.eval_shape(fresh, jax.random.key(0)), mesh)
+  shardings = jax.tree.map(lambda x: x.sharding, state)
+  step_of = build_steps(config, model, optimizer, recipe, shardings)
+  return Run(model, recipe, optimizer, init, fresh, state, step_of)
+
+
+def build_steps(config, model, optimizer, recipe, shardings):
+  """The (name, program) of every step and batch: one program, or one for each task."""
+
+  def jitted(task):
+    step = make_train_step(
+      model,
+      optimizer,
+      recipe,
+      seed=config.seed,
+      accumulate=config.accumulate,
+      ema_decay=config.ema_decay,
+      task=task,
+    )
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+
+  if config.tasks.draw == "sample":
+    by_sample = "sample", jitted(None)
+    return lambda step, batch: by_sample
+  by_task = [(name, jitted(name)) for name in recipe.names]
+
+  def step_of(step, batch):
+    streams = tuple(s for s in STREAMS if s in batch)
+    p = servable(recipe.names, recipe.probabilities, streams)
+    return by_task[task_of_step(config.seed, step, p)]
+
+  return step_of
+
+
+def check_sizes(config, mesh: Mesh, sizes: Iterable[int]) -> None:
+  """Whether batches of `sizes` rows divide over the mesh and its microbatches.
+
+  Raises:
+    UsageError: one does not.
+  """
+  rows = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate
+  for size in sizes:
+    if size < 1 or size % rows:
+      raise UsageError(
+        f"config.batch.size: got {size}; expected a multiple of {rows} "
+        "(data x fsdp devices x accumulated microbatches)"
+      )

@@ -1,0 +1,70 @@
+"""What a run is fed with: batches, and what they fix of the run."""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ccl_jax.checkpoints.find import find_parameters
+from ccl_jax.codecs.bundle import Codecs, load_codecs, save_codecs
+from ccl_jax.codecs.embedded import fit_codecs
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
+
+
+class Feed(NamedTuple):
+  """Batches of a run, of films (training/films.py) or of latents (training/latents.py).
+
+  Attributes:
+    clip: what generation makes if it is not told otherwise.
+    codecs: between films and latents.
+    batches: an iterator of host batches with `get_state`, `set_state` and `close`.
+    encode: a host batch to the batch of a step.
+    batch_sizes: rows of the batches, over all processes.
+  """
+
+  clip: ClipSpec
+  codecs: Codecs
+  batches: Any
+  encode: Callable[[Mapping[str, np.ndarray]], Mapping[str, jax.Array]]
+  batch_sizes: Sequence[int]
+
+  @property
+  def text(self) -> tuple[int, int]:
+    """(l, e) of the text embeddings."""
+    return self.codecs.text.length, self.codecs.text.dim
+
+
+def open_codecs(config, workdir: pathlib.Path, *, path: str = "", clips=None) -> Codecs:
+  """The run's codecs: those it has, else those that the config names, those at `path`,
+  or those of the parameters it starts from. What is lacking is fitted to `clips`, where
+  there are some.
+
+  Raises:
+    UsageError: there are no clips to fit, and no text codec.
+  """
+  own = workdir / "codecs"
+  if own.is_dir():
+    return load_codecs(own)
+  path = config.codec.path or path
+  if not path and config.init:
+    path = find_parameters(config.init).codecs
+  codecs = load_codecs(path) if path else Codecs()
+  if clips is not None and None in (codecs.video, codecs.audio, codecs.text):
+    order = np.random.default_rng(config.seed).permutation(len(clips))
+    chosen = order[: config.codec.fit_clips]
+    fitted = fit_codecs(
+      (clips[int(i)] for i in chosen),
+      text_length=config.codec.text_length,
+      text_dim=config.codec.text_dim,
+    )
+    codecs = Codecs(*(have or fit for have, fit in zip(codecs, fitted)))
+  if codecs.text is None:
+    raise UsageError(
+      f"the codecs in {path} have no text codec, which every run needs: give "
+      "config.codec.path a bundle that has"
+    )
+  save_codecs(codecs, own)
+  return codecs

@@ -1,0 +1,82 @@
+"""Training from films: clips through the codecs, on the devices."""
+
+import pathlib
+
+import jax
+
+from ccl_jax.codecs.bundle import null_text
+from ccl_jax.codecs.images import image_condition, to_unit
+from ccl_jax.data.pipeline import make_iterator
+from ccl_jax.data.sources.open import Cached, open_source
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError, bind
+from ccl_jax.sharding import batch_sharding, global_batch, local_rows
+from ccl_jax.training.feed import Feed, open_codecs
+from ccl_jax.training.processes import first_process_first
+
+
+def open_films(
+  config, model, recipe, mesh, workdir: pathlib.Path, *, root: str = "", split="train"
+) -> Feed:
+  """Batches of the clips that `config.data` names.
+
+  Args:
+    root, split: of the source, in place of those of the config.
+
+  Raises:
+    UsageError: a mistake in the source's settings, or a codec is lacking.
+  """
+  del recipe  # every task can be made of a film with sound
+  spec = bind("clip", config.clip, ClipSpec)
+  root = root or config.data.root or workdir / "data"
+  clips = first_process_first(
+    lambda: open_source(config.data.source, spec, root, split, **config.data.options)
+  )
+  clips = Cached(clips, config.data.cache_gb)
+  codecs = first_process_first(lambda: open_codecs(config, workdir, clips=clips))
+  rows = local_rows(mesh, config.batch.size)
+  batches = make_iterator(
+    clips,
+    batch_size=config.batch.size,
+    threads=config.batch.threads,
+    seed=config.seed,
+    tokenize=codecs.text.tokenize,
+    rows=rows,
+  )
+  encode = make_encoder(codecs, model, mesh, rows, config.batch.size)
+  return Feed(spec, codecs, batches, encode, (config.batch.size,))
+
+
+def make_encoder(codecs, model, mesh, rows, batch_size):
+  """This host's rows of a batch of clips to the device batch of latents, text
+  embeddings and, for a model that takes them so, image conditions.
+  """
+  streams = dict(model.streams)
+  channels = "video" in streams and streams["video"].image_tokens
+  if channels and codecs.image is None:
+    raise UsageError(
+      "config.model.image_form=channels needs a CLIP codec, and the bundle has none: "
+      "give config.codec.path one that has"
+    )
+  sharding = batch_sharding(mesh)
+  null = null_text(codecs)
+
+  @jax.jit
+  def encode(codecs, batch):
+    pixels = to_unit(batch["video"])
+    out = {"text": codecs.text.encode(batch["ids"], batch["mask"])}
+    if "video" in streams:
+      out["video"] = codecs.video.encode(pixels)
+    if "audio" in streams:
+      out["audio"] = codecs.audio.encode(batch["audio"])
+    if channels:
+      out["condition"], out["image"] = image_condition(
+        codecs, pixels[:, 0], pixels.shape[1]
+      )
+    return jax.lax.with_sharding_constraint(out, sharding)
+
+  def put(batch):
+    batch = global_batch(batch, rows, batch_size, mesh)
+    return encode(codecs, batch) | {"null_text": null}
+
+  return put

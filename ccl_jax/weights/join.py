@@ -1,0 +1,182 @@
+"""One joint model from two streams that were trained apart.
+
+The video stream is a converted Wan2.1, or a run's; the audio stream is a run's, or
+random. The exchange between them is fresh, its output projections zero, so the joint
+model starts as the two streams, bit for bit (models/cca.py).
+
+An image condition takes the form the video stream was made for: text-to-video weights
+get a clean first frame among the noisy ones, image-to-video weights their mask and
+condition channels and CLIP tokens.
+"""
+
+import dataclasses
+import functools
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from flax import traverse_util
+
+from ccl_jax.checkpoints.find import find_parameters
+from ccl_jax.checkpoints.folders import new_folder
+from ccl_jax.checkpoints.slices import SliceReader, SliceWriter
+from ccl_jax.errors import UsageError
+from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.presets import build_model, init_params
+
+
+class Part:
+  """A folder with parameters of one stream: converted, or of a run (its EMA)."""
+
+  def __init__(self, folder, stream: str):
+    try:
+      found = find_parameters(folder)
+    except UsageError as e:
+      raise UsageError(f"--{stream} {e}") from e
+    self.folder, self.stream, self.config = found.folder, stream, found.about
+    self.codecs, self._found = found.codecs, found
+    self.reader = SliceReader(self.folder / "checkpoints", name=found.name)
+    if not any(map(self.owns, self.reader.shapes)):
+      raise UsageError(f"--{stream} {folder} has no {stream} stream")
+
+  def owns(self, path: str) -> bool:
+    """Whether a parameter of the joint model is this stream's."""
+    return path.startswith((f"{self.stream}/", f"blocks/{self.stream}/"))
+
+  def shape(self, path: str) -> tuple[int, ...]:
+    if path not in self.reader.shapes:
+      raise UsageError(f"--{self.stream} {self.folder} has no {path}")
+    return self.reader.shapes[path].shape
+
+  def sizes(self) -> dict[str, Any]:
+    """What its config.json says of the stream."""
+    if "sizes" in self.config:
+      return self.config["sizes"]
+    model = self._found.build("model", build_model)
+    return dataclasses.asdict(dict(model.streams)[self.stream]) | {"depth": model.depth}
+
+
+def join(
+  video, audio, dst, *, size: str, variant: str = "context", seed: int = 0
+) -> dict[str, Any]:
+  """Writes the joint checkpoint into the folder `dst`; returns its config.json.
+
+  Args:
+    video: a folder with the video stream.
+    audio: a folder with the audio stream; None draws one from `seed`.
+    size: a name of `models.presets.PRESETS`.
+    variant: of the exchange.
+
+  Raises:
+    UsageError: a stream is not of that size, or `dst` is there already.
+  """
+  parts = [Part(video, "video")] + ([Part(audio, "audio")] if audio else [])
+  kernel = "video/patch_embedding/kernel"
+  options = {
+    "preset": size,
+    "variant": variant,
+    "image_form": "channels" if parts[0].shape(kernel)[0] > 64 else "first_frame",
+  }
+  model = build_model(**options, dtype="float32")
+  text_dim = parts[0].shape("video/text_embedding/in/kernel")[0]
+  shapes = _shapes(model, text_dim)
+  owner = {path: next((p for p in parts if p.owns(path)), None) for path in shapes}
+  for part in parts:
+    _check(part, model, size, {p: x for p, x in shapes.items() if owner[p] is part})
+  shapes = {
+    path: x
+    if owner[path] is None
+    else x.update(dtype=owner[path].reader.shapes[path].dtype)
+    for path, x in shapes.items()
+  }
+  total = sum(x.size * x.dtype.itemsize for x in shapes.values())
+  config = {
+    "kind": "joint",
+    "model": options,
+    "streams": {p.stream: p.config.get("source", str(p.folder)) for p in parts},
+    "random": sorted({_group(path) for path in shapes if owner[path] is None}),
+    "seed": seed,
+  }
+  if parts[0].codecs:
+    config["codecs"] = str(parts[0].codecs.absolute())
+  fresh = functools.partial(
+    _fresh, model, text_dim, tuple(path for path in shapes if owner[path] is None)
+  )
+  with (
+    new_folder(dst, total) as folder,
+    SliceWriter(folder / "checkpoints", shapes) as writer,
+  ):
+    bar = tqdm.tqdm(
+      total=total, desc="join", unit="B", unit_scale=True, file=sys.stderr
+    )
+    with bar:
+      for slot in [None, *range(model.depth)]:
+        drawn = fresh(seed=seed, slot=slot)
+        at = () if slot is None else (slot,)
+        for path in shapes:
+          if path.startswith("blocks/") is (slot is None):
+            continue
+          part = owner[path]
+          array = drawn[path] if part is None else part.reader.read(path, at)
+          writer.write(path, at, np.asarray(array))
+          bar.update(array.nbytes)
+    writer.finish(config)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+  return config
+
+
+def _shapes(model: JointDiT, text_dim: int) -> dict[str, jax.ShapeDtypeStruct]:
+  init = lambda key: init_params(model, key, (8, text_dim))
+  return traverse_util.flatten_dict(jax.eval_shape(init, jax.random.key(0)), sep="/")
+
+
+def _check(part: Part, model: JointDiT, size: str, shapes: Mapping) -> None:
+  """The part is the stream that a model of this size has."""
+  own = dataclasses.asdict(dict(model.streams)[part.stream]) | {"depth": model.depth}
+  for key, value in part.sizes().items():
+    if key in own and _plain(value) != _plain(own[key]):
+      raise UsageError(
+        f"--{part.stream} {part.folder} has {key}={value}, expected {own[key]} for "
+        f"--size {size}"
+      )
+  for path, x in shapes.items():
+    if part.shape(path) != x.shape:
+      raise UsageError(
+        f"--{part.stream} {part.folder}: {path} is {part.shape(path)}, expected "
+        f"{x.shape} for --size {size} and the text embeddings of --video"
+      )
+
+
+def _plain(value):
+  return list(value) if isinstance(value, tuple) else value
+
+
+def _group(path: str) -> str:
+  parts = path.split("/")
+  return "/".join(parts[: 2 if parts[0] == "blocks" else 1])
+
+
+@functools.cache
+def _drawer(model: JointDiT, text_dim: int, paths: tuple[str, ...]):
+  """A program from a key to the parameters at `paths` of a model of one block.
+
+  The compiler drops what the others would have cost.
+  """
+  one = model.clone(depth=1)
+
+  def draw(key):
+    flat = traverse_util.flatten_dict(init_params(one, key, (8, text_dim)), sep="/")
+    return {p: flat[p][0] if p.startswith("blocks/") else flat[p] for p in paths}
+
+  return jax.jit(draw)
+
+
+def _fresh(model, text_dim, paths, *, seed: int, slot: int | None):
+  """Fresh parameters of layer `slot`, or (None) of all that is no layer."""
+  paths = tuple(p for p in paths if p.startswith("blocks/") is (slot is not None))
+  key = jax.random.fold_in(jax.random.key(seed), model.depth if slot is None else slot)
+  return jax.device_get(_drawer(model, text_dim, paths)(key)) if paths else {}

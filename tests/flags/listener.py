@@ -1,0 +1,64 @@
+"""A pipeline that only listens, and the command `generate` before it."""
+
+import numpy as np
+
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.generation import pipeline as inference
+from ccl_jax.models.presets import build_model
+from ccl_jax.tasks import GENERATIONS
+from tests.flags.command import command
+
+TRAINED = ClipSpec(17, 32, 48, 25.0)
+
+
+class Listener:
+  """Stands for a pipeline: keeps what it is told; clip i is grey of level 40 (i + 1)
+  beside a tone of amplitude 0.1 (i + 1).
+  """
+
+  spec, negative, takes_channels = TRAINED, "blurred", False
+  prints = {"params": "Pa", "codecs": "Co"}
+
+  def __init__(self, model):
+    self.model, self.loaded, self.calls = model, None, []
+
+  def load(self, folder, **options):
+    self.loaded = {"ckpt": folder, **options}
+    return self
+
+  @property
+  def origin(self):
+    """As a run whose newest checkpoint is of step 9."""
+    told = self.loaded | {"step": self.loaded["step"] or 9}
+    return told | {"fingerprints": self.prints}
+
+  def shift(self, spec):
+    """Another for every size, so that one sees of which clip it is."""
+    return spec.height / 10 + spec.width / 1000
+
+  def generate(self, task, prompts, *, progress=None, **given):
+    self.calls.append({"task": task, "prompts": prompts, **given})
+    spec, kind = given["spec"], GENERATIONS[task]
+    levels = np.arange(1, len(prompts) + 1)
+    tone = np.sin(np.arange(spec.samples) * (2 * np.pi * 440 / 16000))
+    picture = np.ones((spec.frames, spec.height, spec.width, 3))
+    out = {
+      "video": np.stack([(40 * n * picture).astype(np.uint8) for n in levels]),
+      "audio": np.stack([(0.1 * n * tone).astype(np.float32) for n in levels]),
+    }
+    return {s: out[s] for s in kind.generated}
+
+
+def listening(monkeypatch, preset="tiny", **model):
+  listener = Listener(build_model(preset, **model))
+  monkeypatch.setattr(inference.Pipeline, "load", listener.load)
+  return listener
+
+
+def call(listener, tmp_path, *argv):
+  """What the pipeline is told by one command."""
+  given = [f"--ckpt={tmp_path}", f"--out={tmp_path / 'out'}", *argv]
+  if not any(a.startswith(("--prompt", "--manifest")) for a in argv):
+    given.append("--prompt=a cat")
+  command("generate").run(*given)
+  return listener.calls[-1]

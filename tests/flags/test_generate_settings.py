@@ -1,0 +1,136 @@
+"""`generate --settings NAME.json`: the same clip again, but for the flags beside it."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+
+from ccl_jax.data.media.decode import read_clip
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.viz.media import write_wav
+from tests.flags.command import command
+from tests.flags.listener import call, listening
+
+SPEC = ClipSpec(9, 16, 64, 25.0)
+FLAGS = (
+  "--task=a2v", "--prompt=a dog", "--prompt=a cat", "--seed=8", "--seed=5",
+  "--steps=6", "--shift=4", "--solver=dpmpp", "--sequential", "--guidance=ucg3",
+  "--scale_video=2,4", "--negative_prompt=dull", "--frames=9", "--height=16",
+  "--width=64", "--weights=params", "--codecs=bundle", "--step=7",
+)  # fmt: skip
+
+
+@pytest.fixture
+def made(monkeypatch, tmp_path):
+  """Two clips that were made together: `again(*flags)` is what the pipeline is told by
+  the settings of the second one and by flags; its clips are in `out`.
+  """
+  sounds = [tmp_path / f"{i}.wav" for i in range(3)]
+  for i, path in enumerate(sounds):
+    write_wav(path, np.full(16000, 0.1 * (i + 1), np.float32))
+  listener = listening(monkeypatch)
+  monkeypatch.chdir(tmp_path)  # settings hold wherever one is
+  given = [f"--audio={path.name}" for path in sounds[:2]]
+  first = call(listener, tmp_path, *FLAGS, *given)
+  loaded, clips, out = listener.loaded, tmp_path / "out", tmp_path / "again"
+  monkeypatch.chdir("/")
+
+  def again(*flags):
+    settings = f"--settings={clips / 'a2v_5_1.json'}"
+    command("generate").run(settings, f"--out={out}", *flags)
+    return listener.calls[-1]
+
+  return types.SimpleNamespace(
+    again=again, first=first, loaded=loaded, clips=clips, out=out, sounds=sounds,
+    listener=listener,
+  )  # fmt: skip
+
+
+def plain(told):
+  """What a pipeline is told, but for arrays."""
+  return {k: v for k, v in told.items() if k != "audio"}
+
+
+def test_settings_make_the_clip_again(made):
+  """With the one it was made with beside it, of which nothing is written."""
+  told = made.again()
+  assert plain(told) == plain(made.first) and told["spec"] == SPEC
+  assert told["seed"] == [8, 5] and told["prompts"] == ["a dog", "a cat"]
+  np.testing.assert_array_equal(told["audio"], made.first["audio"])
+  assert told["audio"].shape == (2, SPEC.samples)
+  np.testing.assert_allclose(told["audio"].mean(1), [0.1, 0.2], rtol=0.01)
+  assert told["sampling"].scales == {"video": {"s_m": 2.0, "s_t": 4.0}}
+  expected = {"ckpt": str(made.clips.parent), "weights": "params", "step": 7}
+  assert made.listener.loaded == expected | {"codecs": "bundle"} == made.loaded
+  assert sorted(p.name for p in made.out.iterdir()) == ["a2v_5_1.json", "a2v_5_1.mp4"]
+  for name in ("a2v_5_1.json", "a2v_5_1.mp4"):
+    assert (made.out / name).read_bytes() == (made.clips / name).read_bytes()
+  video, _ = read_clip(made.out / "a2v_5_1.mp4", SPEC)
+  assert abs(video.mean() - 80) < 3  # the second clip's
+
+
+@pytest.mark.parametrize(
+  ("flags", "changes"),
+  [
+    (["--steps=3"], {"steps": 3}),
+    (["--shift=2"], {"shift": 2.0}),
+    (["--solver=euler"], {"solver": "euler"}),
+    (["--nosequential"], {"batched": True}),
+    (["--scale_video=1"], {"scales": {"video": {"s_m": 1.0, "s_t": 1.0}}}),
+    # Another form has scales of other names.
+    (["--guidance=ucg2"], {"guidance": "ucg2", "scales": {}}),
+    (
+      ["--guidance=ucg2", "--scale_video=3"],
+      {"guidance": "ucg2", "scales": {"video": {"s": 3.0}}},
+    ),
+  ],
+)
+def test_flags_beside_settings_win(made, flags, changes):
+  told, first = made.again(*flags), made.first
+  sampling = vars(first["sampling"]) | changes
+  assert vars(told["sampling"]) == sampling
+  assert {**plain(told), "sampling": 0} == {**plain(first), "sampling": 0}
+  assert [p.name for p in made.out.glob("*.mp4")] == ["a2v_5_1.mp4"]
+
+
+@pytest.mark.parametrize(
+  ("flags", "seed", "prompt", "level"),
+  [
+    (["--seed=4"], 4, "a cat", 0.2),
+    (["--prompt=a cow"], 5, "a cow", 0.2),
+    (["--audio={}"], 5, "a cat", 0.3),
+  ],
+)
+def test_a_clip_of_its_own_has_no_other_beside_it(made, flags, seed, prompt, level):
+  told = made.again(*(flag.format(made.sounds[2]) for flag in flags))
+  assert (told["seed"], told["prompts"]) == ([seed], [prompt])
+  np.testing.assert_allclose(told["audio"].mean(1), [level], rtol=0.01)
+  assert told["sampling"] == made.first["sampling"] and told["spec"] == SPEC
+  about = json.loads((made.out / f"a2v_{seed}_0.json").read_text())
+  assert "batch" not in about and about["steps"] == 6
+
+
+def test_another_checkpoint_must_be_asked_for(made, monkeypatch, capsys):
+  count = len(made.listener.calls)
+  monkeypatch.setattr(type(made.listener), "prints", {"params": "New", "codecs": "Co"})
+  with pytest.raises(SystemExit):
+    made.again()
+  error = capsys.readouterr().err
+  assert "the params of" in error and "got New, expected Pa" in error
+  assert len(made.listener.calls) == count and not made.out.exists()
+  for flag in ("--ckpt=other", "--step=8", "--weights=ema", "--codecs=others"):
+    made.again(flag)
+    assert "note: the params of" in capsys.readouterr().err
+  assert made.listener.loaded["codecs"] == "others"
+
+
+def test_another_file_must_be_asked_for(made, capsys):
+  count = len(made.listener.calls)
+  made.sounds[1].write_bytes(made.sounds[2].read_bytes())
+  with pytest.raises(SystemExit):
+    made.again()
+  assert "1.wav is not the file" in capsys.readouterr().err
+  assert len(made.listener.calls) == count and not made.out.exists()
+  made.again(f"--audio={made.sounds[1]}")
+  assert len(made.listener.calls) == count + 1

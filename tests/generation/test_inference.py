@@ -1,0 +1,554 @@
+"""The pipeline: what reaches the sampler, from prompts, seeds, files and checkpoints.
+
+Codecs of a few lines stand for the real ones, and the sampler only records.
+"""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+
+from ccl_jax.checkpoints.find import Parameters
+from ccl_jax.codecs.bundle import Codecs
+from ccl_jax.codecs.images import image_condition
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
+from ccl_jax.generation import pipeline as inference
+from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.sampling import Sampling
+from ccl_jax.tasks import GENERATIONS
+from tests.stubs import recording
+
+SPEC = ClipSpec(9, 32, 48, 25.0)  # 3 x 4 x 6 latents, 11 tokens of sound
+VIDEO, AUDIO = (3, 4, 6, 16), (11, 4)
+
+
+class Pixels(struct.PyTreeNode):
+  """A latent is x / 2 + 1/4 of the pixel in its corner: mid-grey is 1/4."""
+
+  channels, stride = 16, (4, 8, 8)
+
+  def encode(self, pixels):
+    _, frames, height, width, _ = pixels.shape
+    assert (frames % 4, height % 8, width % 8) == (1, 0, 0)  # as a VAE asks
+    corner = pixels[:, ::4, ::8, ::8, :1] / 2 + 0.25
+    return jnp.repeat(corner, 16, -1)
+
+  def decode(self, latent):
+    x = (latent[..., :1] - 0.25) * 2
+    for axis, n in ((2, 8), (3, 8), (4, 3)):
+      x = jnp.repeat(x, n, axis)
+    return jnp.concatenate([x[:, :1], jnp.repeat(x[:, 1:], 4, 1)], 1)
+
+
+class Waves(struct.PyTreeNode):
+  """A latent is the first of its 512 samples and 1/8: silence is 1/8."""
+
+  channels, hop = 4, 512
+
+  def encode(self, wave):
+    return jnp.repeat(wave[:, ::512, None] + 0.125, 4, -1)
+
+  def decode(self, latent):
+    return jnp.repeat(latent[..., 0] - 0.125, 512, 1)
+
+
+class Bytes(struct.PyTreeNode):
+  length, dim = 6, 3
+
+  def tokenize(self, texts):
+    ids = np.zeros((len(texts), 6), np.int32)
+    for row, text in zip(ids, texts):
+      row[: len(text)] = list(text.encode())
+    return ids, ids > 0
+
+  def encode(self, ids, mask):
+    return jnp.repeat((ids * mask)[..., None].astype(jnp.float32), 3, -1)
+
+
+class Clip(struct.PyTreeNode):
+  """Nine tokens of the picture's mean."""
+
+  def encode(self, pixels):
+    mean = pixels.mean((1, 2, 3))[:, None, None]
+    return jnp.broadcast_to(mean, (len(pixels), 9, 1280))
+
+
+CODECS = Codecs(Pixels(), Waves(), Bytes(), Clip())
+
+
+def rows_of(*texts):
+  return np.asarray(CODECS.text.encode(*map(jnp.asarray, CODECS.text.tokenize(texts))))
+
+
+@dataclasses.dataclass
+class Call:
+  """The arguments of the sampler."""
+
+  task: object
+  noise: dict
+  conditions: dict
+  sampling: Sampling
+  options: dict
+
+
+@pytest.fixture
+def calls(monkeypatch):
+  """What the sampler was asked for; it gives back noise as latents."""
+  made = []
+
+  def sampler(model, params, task, noise, conditions, sampling, **options):
+    host = lambda tree: jax.tree.map(np.asarray, tree)
+    made.append(Call(task, host(noise), host(conditions), sampling, options))
+    return dict(noise)
+
+  monkeypatch.setattr(inference, "sample_latents", sampler)
+  return made
+
+
+def pipeline(*, channels=False, codecs=CODECS, spec=SPEC, **options):
+  model, _ = recording(lambda params, told: {}, channels=channels)
+  return Pipeline(model, {}, codecs, spec, **options)
+
+
+def generate(made, task, prompts, **options):
+  with jax.disable_jit():
+    return made.generate(task, prompts, **{"sampling": Sampling()} | options)
+
+
+def pictures(*values, frames=()):
+  """One flat picture (or film) of each value."""
+  shape = (*frames, 32, 48, 3)
+  return np.stack([np.full(shape, v, np.uint8) for v in values])
+
+
+# Texts --------------------------------------------------------------------------------
+
+
+def test_prompts_come_first_and_the_negative_prompt_second(calls):
+  generate(pipeline(), "joint", ["a", "bc", "def"], negative="no")
+  text = calls[0].conditions["text"]
+  assert text.shape == (2, 3, 6, 3)
+  np.testing.assert_array_equal(text[0], rows_of("a", "bc", "def"))
+  np.testing.assert_array_equal(text[1], rows_of("no", "no", "no"))
+
+
+def test_without_a_negative_prompt_there_is_none(calls):
+  """That of the model, if it has one, is its caller's to give."""
+  generate(pipeline(negative="blur"), "t2a", ["a"])
+  assert (calls[0].conditions["text"][1] == 0).all()
+  assert pipeline(negative="blur").negative == "blur"
+  assert pipeline().negative == ""
+
+
+# Noise --------------------------------------------------------------------------------
+
+
+def test_streams_have_noise_of_their_own(calls):
+  """A clip whose streams have as many numbers: 1 x 2 x 2 x 16 and 16 x 4."""
+  spec = ClipSpec(1, 16, 16, 1.95)
+  generate(pipeline(spec=spec), "joint", ["a"], seed=3)
+  video, audio = (calls[0].noise[s].ravel() for s in ("video", "audio"))
+  assert len(video) == len(audio) == 64
+  assert len(np.intersect1d(video, audio)) == 0
+  generate(pipeline(spec=spec), "t2a", ["a"], seed=3)
+  np.testing.assert_array_equal(calls[1].noise["audio"].ravel(), audio)
+  assert set(calls[1].noise) == {"audio"}
+
+
+def test_noise_is_standard_normal_of_the_latents_shape(calls):
+  prompts = ["a"] * 40
+  generate(pipeline(), "joint", prompts, seed=1)
+  for s, shape in (("video", VIDEO), ("audio", AUDIO)):
+    noise = calls[0].noise[s]
+    assert noise.shape == (40, *shape)
+    assert abs(noise.mean()) < 5 / noise.size**0.5
+    np.testing.assert_allclose(noise.std(), 1, rtol=5 / (2 * noise.size) ** 0.5)
+    assert len(np.unique(noise)) > 0.99 * noise.size  # no two clips alike
+
+
+def test_the_clip_of_a_seed_stays_what_it_was(calls):
+  """Stored numbers: who gives a seed again wants the same clip again."""
+  generate(pipeline(), "joint", ["a"], seed=7)
+  noise = calls[0].noise
+  np.testing.assert_allclose(noise["video"].ravel()[:3], NOISE_OF_7["video"], rtol=1e-5)
+  np.testing.assert_allclose(noise["audio"].ravel()[:3], NOISE_OF_7["audio"], rtol=1e-5)
+  generate(pipeline(), "joint", ["a"])
+  generate(pipeline(), "joint", ["a"], seed=0)
+  np.testing.assert_array_equal(calls[1].noise["video"], calls[2].noise["video"])
+  assert (calls[0].noise["video"] != calls[1].noise["video"]).all()
+
+
+NOISE_OF_7 = {
+  "video": [1.1140472, 0.14163129, -0.5224542],
+  "audio": [0.4541335, 0.9391628, -0.26894313],
+}
+
+
+def test_a_seed_for_each_clip_makes_it_as_if_alone(calls):
+  seeds, prompts = [8, 3, 5], ["x", "yy", "zzz"]
+  images = pictures(10, 100, 200)
+  generate(pipeline(), "ti2av", prompts, seed=seeds, image=images)
+  for i in range(3):
+    generate(
+      pipeline(), "ti2av", prompts[i : i + 1], seed=seeds[i], image=images[i : i + 1]
+    )
+    alone = calls[-1]
+    for s in ("video", "audio"):
+      np.testing.assert_array_equal(calls[0].noise[s][i : i + 1], alone.noise[s])
+    text = calls[0].conditions["text"]
+    np.testing.assert_array_equal(text[:, i : i + 1], alone.conditions["text"])
+    image = calls[0].conditions["image"]
+    np.testing.assert_array_equal(image[i : i + 1], alone.conditions["image"])
+
+
+def test_seeds_are_one_or_as_many_as_prompts(calls):
+  generate(pipeline(), "t2a", ["a", "b"], seed=[4])
+  generate(pipeline(), "t2a", ["a", "b"], seed=4)
+  np.testing.assert_array_equal(calls[0].noise["audio"], calls[1].noise["audio"])
+  with pytest.raises(UsageError, match="2 seeds for 3 prompts"):
+    generate(pipeline(), "t2a", ["a", "b", "c"], seed=[1, 2])
+  assert len(calls) == 2
+
+
+# Inputs -------------------------------------------------------------------------------
+
+
+def test_given_streams_are_encoded_and_the_made_ones_decoded(calls):
+  """Byte 51 is -0.6, whose latent is -0.05; sound of 0.3 is 0.425."""
+  video = pictures(51, 204, frames=(9,))
+  out = generate(pipeline(), "v2a", ["a", "b"], video=video)
+  given = calls[0].conditions["given"]
+  assert set(given) == {"video"} and calls[0].task == GENERATIONS["v2a"]
+  assert given["video"].shape == (2, *VIDEO)
+  np.testing.assert_allclose(given["video"][0], -0.05, rtol=1e-5)
+  np.testing.assert_allclose(given["video"][1], 0.55, rtol=1e-5)
+  assert set(calls[0].noise) == {"audio"} == set(out)
+  assert isinstance(out["audio"], np.ndarray) and out["audio"].dtype == np.float32
+  assert out["audio"].shape == (2, 11 * 512)
+  np.testing.assert_allclose(
+    out["audio"][:, ::512], calls[0].noise["audio"][..., 0] - 0.125, rtol=1e-5
+  )
+  audio = np.full((2, 11 * 512), 0.3)  # float64, as readers give it
+  out = generate(pipeline(), "a2v", ["a", "b"], audio=audio)
+  np.testing.assert_allclose(calls[1].conditions["given"]["audio"], 0.425, rtol=1e-5)
+  assert calls[1].conditions["given"]["audio"].dtype == np.float32
+  assert set(out) == {"video"} and "image" not in calls[1].conditions
+  assert out["video"].shape == (2, 9, 32, 48, 3) and out["video"].dtype == np.uint8
+  latent = calls[1].noise["video"][..., 0]
+  pixel = np.clip((latent - 0.25) * 2, -1, 1)
+  np.testing.assert_allclose(
+    out["video"][:, 0, ::8, ::8, 0].astype(float), (pixel[:, 0] + 1) * 127.5, atol=0.51
+  )
+
+
+@pytest.mark.parametrize("task", ["i2v", "ti2av", "joint", "t2v", "a2v"])
+def test_an_image_is_the_first_latent_frame(calls, task):
+  """Welcome in all that makes a video: byte 255 is 1, whose latent is 0.75."""
+  audio = {"audio": np.zeros((2, 11 * 512), np.float32)} if task == "a2v" else {}
+  generate(pipeline(), task, ["a", "b"], image=pictures(255, 0), **audio)
+  conditions = calls[0].conditions
+  assert conditions["image"].shape == (2, 1, 4, 6, 16)
+  np.testing.assert_allclose(conditions["image"][0], 0.75)
+  np.testing.assert_allclose(conditions["image"][1], -0.25)
+  assert not {"condition", "clip", "null"} & set(conditions)
+
+
+def test_a_model_of_condition_channels_gets_them_and_clip_tokens(calls):
+  made = pipeline(channels=True)
+  generate(made, "i2v", ["a", "b"], image=pictures(255, 0))
+  conditions = calls[0].conditions
+  assert "image" not in conditions
+  np.testing.assert_allclose(
+    conditions["clip"], [[[1.0] * 1280] * 9, [[-1.0] * 1280] * 9]
+  )
+  assert_condition(conditions["condition"], first=[0.75, -0.25])
+
+
+def assert_condition(condition, first):
+  """Mask channels, then the latent: the picture, then mid-grey, whose latent is 1/4."""
+  assert condition.shape == (len(first), 3, 4, 6, 4 + 16)
+  np.testing.assert_array_equal(condition[:, 0, ..., :4], 1)
+  np.testing.assert_array_equal(condition[:, 1:, ..., :4], 0)
+  for row, value in zip(condition, first):
+    np.testing.assert_allclose(row[0, ..., 4:], value)
+    np.testing.assert_allclose(row[1:, ..., 4:], 0.25)
+
+
+def test_a_condition_on_an_image_by_value():
+  first = jnp.stack([jnp.full((32, 48, 3), v) for v in (1.0, -1.0, 0.5)])
+  condition, clip = image_condition(CODECS, first, 9)
+  assert_condition(np.asarray(condition), first=[0.75, -0.25, 0.5])
+  np.testing.assert_allclose(clip[:, 0, 0], [1, -1, 0.5])
+
+
+def test_a_given_film_is_its_own_image(calls):
+  film = pictures(0, 0, frames=(9,))
+  film[:, 0] = 255
+  generate(pipeline(channels=True), "v2a", ["a", "b"], video=film)
+  assert_condition(calls[0].conditions["condition"], first=[0.75, 0.75])
+  np.testing.assert_allclose(calls[0].conditions["clip"], 1)
+  generate(pipeline(), "v2a", ["a", "b"], video=film)
+  assert not {"condition", "clip", "image"} & set(calls[1].conditions)
+
+
+def test_another_size_of_clip_is_another_size_of_noise(calls):
+  made = pipeline(channels=True)
+  generate(made, "ti2av", ["a"], image=pictures(9))
+  long = ClipSpec(13, 32, 48, 25.0)
+  generate(made, "ti2av", ["a"], image=pictures(9), spec=long)
+  assert calls[0].noise["video"].shape == (1, *VIDEO)
+  assert calls[1].noise["video"].shape == (1, 4, 4, 6, 16)
+  assert calls[1].conditions["condition"].shape == (1, 4, 4, 6, 20)
+  assert calls[1].noise["audio"].shape == (1, 16, 4)
+
+
+# What stands for no sound, and for no motion ------------------------------------------
+
+SYNC = Sampling(guidance="sync")
+
+
+def test_null_streams_are_silence_and_mid_grey(calls):
+  generate(pipeline(), "joint", ["a", "b"], sampling=SYNC)
+  null = calls[0].conditions["null"]
+  assert null["audio"].shape == (2, *AUDIO) and null["video"].shape == (2, *VIDEO)
+  np.testing.assert_allclose(null["audio"], 0.125)
+  np.testing.assert_allclose(null["video"], 0.25)
+  generate(pipeline(), "joint", ["a", "b"])
+  assert "null" not in calls[1].conditions
+
+
+def test_a_null_video_is_the_image_that_stands_still(calls):
+  generate(pipeline(), "ti2av", ["a", "b"], sampling=SYNC, image=pictures(255, 0))
+  null = calls[0].conditions["null"]["video"]
+  assert null.shape == (2, *VIDEO)
+  np.testing.assert_allclose(null[0], 0.75, rtol=1e-6)
+  np.testing.assert_allclose(null[1], -0.25, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "task, given",
+  [
+    ("a2v", {"audio": np.full((2, 11 * 512), 0.5, np.float32)}),
+    ("v2a", {"video": pictures(200, 100, frames=(9,))}),
+    ("t2v", {}),
+    ("t2a", {}),
+  ],
+)
+def test_null_streams_are_those_of_the_clip(calls, task, given):
+  generate(pipeline(), task, ["a", "b"], sampling=SYNC, **given)
+  null = calls[0].conditions["null"]
+  alone = {"t2v": {"video"}, "t2a": {"audio"}}
+  assert set(null) == alone.get(task, {"video", "audio"})
+  for s, value in (("audio", 0.125), ("video", 0.25)):
+    if s in null:
+      assert null[s].shape == (2, *(AUDIO if s == "audio" else VIDEO))
+      np.testing.assert_allclose(null[s], value)
+
+
+# Settings -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  "height, width, channels, plain",
+  [
+    (480, 832, 3.0, 5.0),  # Wan2.1's smaller size is the border, and is small
+    (832, 480, 3.0, 5.0),
+    (400, 992, 3.0, 5.0),  # by area, not by side
+    (480, 848, 5.0, 5.0),
+    (496, 832, 5.0, 5.0),
+    (720, 1280, 5.0, 5.0),
+    (32, 48, 3.0, 5.0),
+  ],
+)
+def test_shift_is_wans_by_size_and_by_kind(height, width, channels, plain):
+  spec = ClipSpec(9, height, width, 16.0)
+  assert pipeline(channels=True).shift(spec) == channels
+  assert pipeline().shift(spec) == plain
+  # Where a training said otherwise, that holds.
+  assert pipeline(channels=True, shift=2.5).shift(spec) == 2.5
+  assert pipeline(shift=2.5).shift(spec) == 2.5
+
+
+def test_every_setting_reaches_the_sampler_though_programs_are_kept(calls):
+  """A second call with another setting is another program; with the same, the same."""
+  made = pipeline(channels=True)
+  built, program = [], made._program
+  made._program = lambda *args: built.append(args) or program(*args)
+  seen = print
+  options = [
+    {},
+    {},
+    {"sampling": Sampling(steps=7)},
+    {"sampling": Sampling(scales={"video": {"s": 2.0}})},
+    {"sampling": Sampling(scales={"video": {"s": 3.0}})},
+    {"reuse_keys": False},
+    {"progress": seen},
+    {"spec": ClipSpec(13, 32, 48, 25.0)},
+    {},
+  ]
+  for more in options:
+    generate(made, "ti2av", ["a"], image=pictures(9), **more)
+  for call, more in zip(calls, options, strict=True):
+    assert call.sampling == more.get("sampling", Sampling())
+    assert call.options["reuse_keys"] == more.get("reuse_keys", True)
+    assert (call.options["progress"] is not None) == ("progress" in more)
+  frames = [call.conditions["condition"].shape[1] for call in calls]
+  assert frames == [3] * 7 + [4, 3]
+  assert len(built) == 7
+  generate(made, "i2v", ["a"], image=pictures(9))
+  assert calls[-1].task == GENERATIONS["i2v"] and len(built) == 8
+
+
+# Mistakes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  "task, given, message",
+  [
+    ("dance", {}, "unknown task 'dance'"),
+    ("v2a", {}, "task v2a needs video: give --video FILE"),
+    ("a2v", {}, "task a2v needs audio: give --audio FILE"),
+    ("i2v", {}, "task i2v needs image: give --image FILE"),
+    ("ti2av", {}, "task ti2av needs image: give --image FILE"),
+    ("v2a", {"audio": np.zeros((1, 5632), np.float32)}, "task v2a needs video"),
+    ("t2v", {"audio": np.zeros((1, 5632), np.float32)}, "t2v makes no use of audio"),
+    ("t2a", {"image": pictures(9)}, "t2a makes no use of image"),
+  ],
+)
+def test_what_a_task_needs(calls, task, given, message):
+  with pytest.raises(UsageError, match=message):
+    generate(pipeline(), task, ["a"], **given)
+  assert not calls
+
+
+GIVEN = {
+  "audio": np.zeros((1, 5632), np.float32),
+  "video": pictures(9, frames=(9,)),
+}
+
+
+def test_what_a_model_lacks(calls):
+  model = pipeline().model
+  for own, other, task in (
+    ("video", "audio", "joint"), ("video", "audio", "t2a"), ("audio", "video", "a2v"),
+    ("audio", "video", "v2a"), ("video", "audio", "v2a"),
+  ):  # fmt: skip
+    streams = tuple(x for x in model.streams if x[0] == own)
+    alone = Pipeline(model.clone(streams=streams, cross=None), {}, CODECS, SPEC)
+    message = f"task {task} needs the {other} stream; this model has {own}"
+    given = {s: GIVEN[s] for s in GENERATIONS[task].given}
+    with pytest.raises(UsageError, match=message):
+      generate(alone, task, ["a"], **given)
+  for task in ("t2v", "joint", "a2v"):
+    given = {s: GIVEN[s] for s in GENERATIONS[task].given}
+    with pytest.raises(UsageError, match="made for image to video"):
+      generate(pipeline(channels=True), task, ["a"], **given)
+  generate(pipeline(channels=True), "t2a", ["a"])
+
+
+@pytest.mark.parametrize(
+  "codec, tasks",
+  [("video", ("t2v", "v2a", "joint")), ("audio", ("t2a", "a2v", "joint"))],
+)
+def test_what_a_bundle_lacks(calls, codec, tasks):
+  bare = pipeline(codecs=CODECS._replace(**{codec: None}))
+  for task in tasks:
+    given = {s: GIVEN[s] for s in GENERATIONS[task].given}
+    with pytest.raises(UsageError, match=f"needs {codec} codec, and the bundle has"):
+      generate(bare, task, ["a"], **given)
+  other = "t2a" if codec == "video" else "t2v"
+  generate(bare, other, ["a"])
+  blind = CODECS._replace(image=None)
+  with pytest.raises(UsageError, match="needs image codec"):
+    generate(pipeline(channels=True, codecs=blind), "i2v", ["a"], image=pictures(9))
+  generate(pipeline(codecs=blind), "i2v", ["a"], image=pictures(9))
+
+
+# Loading ------------------------------------------------------------------------------
+
+TINY = {"preset": "tiny", "dtype": "float32"}
+
+
+@pytest.fixture
+def folder(monkeypatch):
+  """A folder of a stated kind, and what was read of it."""
+  read = {"checked": []}
+  checked = read["checked"]
+
+  def of(about, name, metadata=None, codecs=CODECS, bundle=pathlib.Path("own")):
+    def restore(place, part, abstract, *, step=None):
+      read.update(place=place, part=part, abstract=abstract, step=step)
+      return 0, "parameters", metadata or {}
+
+    def load(place):
+      read["codecs"] = place
+      return codecs
+
+    found = Parameters(pathlib.Path("there"), name, about, bundle)
+    monkeypatch.setattr(inference, "find_parameters", lambda *_: found)
+    monkeypatch.setattr(inference, "identity", lambda *_: "fingerprint")
+    monkeypatch.setattr(inference, "fingerprint", lambda _: "fingerprint")
+    monkeypatch.setattr(inference, "require_same", lambda *given: checked.append(given))
+    monkeypatch.setattr(inference, "restore_params", restore)
+    monkeypatch.setattr(inference, "load_codecs", load)
+    return read
+
+  return of
+
+
+CLIP_OF_RUN = {"frames": 17, "height": 32, "width": 64, "fps": 24.0}
+
+
+def test_a_run_is_read_as_it_was_trained(folder):
+  about = {"model": TINY, "clip": CLIP_OF_RUN, "codecs": {"video": "a"}}
+  read = folder(about, "ema", {"objective": {"shift": 2.0}})
+  made = Pipeline.load("run")
+  assert read["place"] == pathlib.Path("there/checkpoints")
+  assert (read["part"], read["step"]) == ("ema", None)
+  assert read["codecs"] == pathlib.Path("own") and made.codecs is CODECS
+  assert read["checked"][0][:2] == (CODECS, {"video": "a"})  # the same as in training
+  assert made.params == "parameters" and made.negative == ""
+  assert made.spec == ClipSpec(17, 32, 64, 24.0)
+  assert made.shift(made.spec) == 2.0
+  # Text of the codec's width, 3.
+  text = read["abstract"]["video"]["text_embedding"]["in"]["kernel"]
+  assert text.shape == (3, 128)
+  Pipeline.load("run", weights="params", step=40, codecs="mine")
+  assert (read["part"], read["step"], read["codecs"]) == ("params", 40, "mine")
+
+
+def test_a_joined_model_starts_from_wans_settings(folder):
+  read = folder({"kind": "joint", "model": TINY}, "params")
+  made = Pipeline.load("joined", weights="ema")
+  assert read["part"] == "params"  # it has no average
+  assert made.spec == ClipSpec(81, 480, 832, 16.0)
+  assert made.shift(made.spec) == 5.0 and made.negative == ""
+
+
+def test_a_converted_model_has_its_negative_prompt(folder):
+  sizes = {
+    "width": 24, "ffn": 32, "heads": 2, "in_channels": 36, "out_channels": 16,
+    "image_tokens": True, "depth": 1, "text_dim": 3,
+  }  # fmt: skip
+  read = folder({"kind": "wan-dit", "sizes": sizes}, "params")
+  made = Pipeline.load("wan")
+  assert made.negative == inference.wan.negative_prompt(sizes) != ""
+  assert made.model.dtype == jnp.bfloat16 and made.takes_channels
+  assert made.spec == ClipSpec(81, 480, 832, 16.0) and made.shift(made.spec) == 3.0
+  kernel = read["abstract"]["blocks"]["video"]["ffn"]["in"]["kernel"]
+  assert kernel.dtype == jnp.bfloat16
+
+
+def test_codecs_must_be_there_and_read_text(folder):
+  about = {"model": TINY, "codecs": {}}
+  folder(about, "ema", bundle=None)
+  with pytest.raises(UsageError, match="run has no codecs"):
+    Pipeline.load("run")
+  folder(about, "ema", codecs=CODECS._replace(text=None))
+  with pytest.raises(UsageError, match="have no text codec"):
+    Pipeline.load("run")

@@ -1,0 +1,110 @@
+"""The pipeline: what a task takes, progress, and seeds, with an untrained model."""
+
+import jax
+import numpy as np
+import pytest
+
+from ccl_jax.codecs.embedded import fit_codecs
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
+from ccl_jax.generation import pipeline as module
+from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.sampling import Sampling
+from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.tasks import GENERATIONS, INPUTS, check_inputs
+
+SPEC = ClipSpec(5, 16, 16, 25.0)
+FAST = Sampling(guidance="none", steps=3, solver="euler")
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+  rng = np.random.default_rng(0)
+  clips = [
+    {
+      "video": rng.integers(0, 255, (5, 16, 16, 3), np.uint8),
+      "audio": 0.2 * rng.standard_normal(SPEC.samples).astype(np.float32),
+    }
+    for _ in range(3)
+  ]
+  codecs = fit_codecs(clips, text_length=4, text_dim=16)
+  model = build_model("tiny", dtype="float32").clone(depth=1)
+  shapes = jax.eval_shape(lambda k: init_params(model, k, (4, 16)), jax.random.key(0))
+  draw = lambda x: 0.1 * rng.standard_normal(x.shape).astype(np.float32)
+  return Pipeline(model, jax.tree.map(draw, shapes), codecs, SPEC, shift=5.0)
+
+
+def sound(pipeline, seed=0, **options):
+  return pipeline.generate("t2a", ["a"], sampling=FAST, seed=seed, **options)["audio"]
+
+
+def test_one_compilation_whoever_listens(pipeline, monkeypatch):
+  """Each call's steps are told to its own listener."""
+  traces, real = [], module.sample_latents
+
+  def counted(*args, **options):
+    traces.append(args[2])
+    return real(*args, **options)
+
+  monkeypatch.setattr(module, "sample_latents", counted)
+  heard = {"first": [], "second": []}
+  for name, steps in heard.items():
+    sound(pipeline, progress=lambda i, steps=steps: steps.append(int(i)))
+    assert sorted(steps) == [0, 1, 2], name
+  assert len(traces) == 1
+  silent = sound(pipeline)
+  assert all(len(steps) == 3 for steps in heard.values())
+  np.testing.assert_array_equal(silent, sound(pipeline, progress=print))
+  assert len(traces) == 2  # with a listener, and without one
+
+
+def test_seeds_of_a_clip(pipeline):
+  first = sound(pipeline, 7)
+  for same in (np.int64(7), np.array(7), [7], np.array([7])):
+    np.testing.assert_array_equal(first, sound(pipeline, same))
+  assert (first != sound(pipeline, 2**32 + 7)).any()
+  for wrong in (True, 7.0, 2**64, [7, 8]):
+    with pytest.raises(UsageError, match="seed"):
+      sound(pipeline, wrong)
+
+
+# By task: what it cannot do without, what is welcome, and what it has no use for.
+TAKES = {
+  "joint": ("", "image", "audio video"),
+  "ti2av": ("image", "", "audio video"),
+  "t2v": ("", "image", "audio video"),
+  "i2v": ("image", "", "audio video"),
+  "t2a": ("", "", "image audio video"),
+  "a2v": ("audio", "image", "video"),
+  "v2a": ("video", "", "image audio"),
+}
+
+
+@pytest.mark.parametrize("task", GENERATIONS)
+def test_one_place_says_what_a_task_takes(pipeline, task):
+  needed, welcome, useless = (names.split() for names in TAKES[task])
+  assert sorted([*needed, *welcome, *useless]) == sorted(INPUTS)
+  given = dict.fromkeys(INPUTS, np.zeros(1))
+  make = lambda names: pipeline.generate(
+    task, ["a"], sampling=FAST, **{name: given[name] for name in names}
+  )
+  assert check_inputs(task, [*needed, *welcome]) is GENERATIONS[task]
+  for name in needed:
+    with pytest.raises(UsageError, match=f"task {task} needs {name}"):
+      make([])
+  for name in useless:
+    with pytest.raises(UsageError, match=f"task {task} makes no use of {name}") as e:
+      make([*needed, name])
+    users = str(e.value).split(": ")[-1].split(", ")
+    assert users == [n for n, takes in TAKES.items() if name not in takes[2].split()]
+
+
+@pytest.mark.parametrize("task", GENERATIONS)
+def test_a_model_of_image_to_video_makes_no_video_without_an_image(task):
+  needed = TAKES[task][0].split()
+  if "video" not in GENERATIONS[task].generated:
+    assert check_inputs(task, needed, channels=True)
+    return
+  with pytest.raises(UsageError, match="needs image"):
+    check_inputs(task, [n for n in needed if n != "image"], channels=True)
+  assert check_inputs(task, {*needed, "image"}, channels=True)
