@@ -41,6 +41,7 @@ class Processes:
       s.bind(("localhost", 0))
       address = f"localhost:{s.getsockname()[1]}"
     several = ["--distributed", f"--coordinator={address}", f"--num_processes={count}"]
+    several += ["--heartbeat_seconds=5"]
     self._workdir = workdir
     self.all = []
     for i, path in enumerate(self._outputs):
