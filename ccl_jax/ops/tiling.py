@@ -19,6 +19,7 @@ def tile_starts(size: int, tile: int, overlap: int) -> Int[np.ndarray, " n"]:
   """Starts of the fewest tiles that cover `size` and overlap by at least `overlap`."""
   if tile >= size:
     return np.zeros(1, int)
+  # The fewest n with n tile - (n - 1) overlap >= size.
   count = -(-(size - overlap) // (tile - overlap))
   return np.round(np.linspace(0, size - tile, count)).astype(int)
 
@@ -26,7 +27,12 @@ def tile_starts(size: int, tile: int, overlap: int) -> Int[np.ndarray, " n"]:
 def tile_weights(
   size: int, tile: int, overlap: int, scale: int
 ) -> Float[np.ndarray, "n p"]:
-  """Weights of the tiles' places, of which there are `scale` to a unit of length."""
+  """Weights of the n tiles along one axis; at every place they sum to one.
+
+  Args:
+    size, tile, overlap: lengths, as of `tile_starts`.
+    scale: places per unit of length, so that a tile has p = tile * scale.
+  """
   starts, tile = tile_starts(size, tile, overlap) * scale, min(size, tile) * scale
   middle = np.arange(tile) + 0.5
   seams = np.maximum([0, *(tile - np.diff(starts)), 0], 0.5)  # 0.5: no ramp
@@ -85,4 +91,5 @@ def tiled(
 
 def _place(corner: Int[Array, "2"]) -> tuple:
   zero = jnp.zeros((), corner.dtype)
+  # dynamic_slice wants one integer type for all of its indices.
   return (zero, zero, corner[0], corner[1], zero)
