@@ -24,7 +24,15 @@ GOLDEN = np.uint32(0x9E3779B9)
 
 
 class ByteText(struct.PyTreeNode):
-  """Texts of at most `length` bytes to rows of `dim` numbers."""
+  """Embedder of texts of at most `length` bytes: a row of `dim` numbers per byte.
+
+  Attributes:
+    length: bytes, and rows.
+    dim: e, a multiple of 16.
+
+  Raises:
+    UsageError: a length below 1, or a width that is no multiple of 16.
+  """
 
   length: int = struct.field(pytree_node=False)
   dim: int = struct.field(pytree_node=False)
@@ -49,10 +57,12 @@ class ByteText(struct.PyTreeNode):
   def encode(
     self, ids: Int[Array, "b l"], mask: Bool[Array, "b l"]
   ) -> Float[Array, "b l e"]:
+    """Rows of `tokenize`'s ids by the module's formula; zero where `mask` is False."""
     eighth = self.dim // 8
     word, in_word, spoken = _words(ids)
     quoted = jnp.cumsum(ids == QUOTE, 1) % 2
     codes = [*_grams(ids), _word_hash(ids, word, in_word), _hash(quoted + (7 << 20))]
+    # Six codes of independent signs: divided by sqrt(6), entries have variance one.
     content = sum(_signs(c, self.dim - 2 * eighth) for c in codes) / len(codes) ** 0.5
     place = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
     waves = [_wave(place, eighth, span=512), _wave(spoken, eighth, span=32)]

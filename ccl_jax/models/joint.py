@@ -50,8 +50,10 @@ REMAT = {
 class JointBlock(nn.Module):
   """One block of every stream and, with two of them, the exchange between.
 
-  `static` is the part of the route known at trace time: the streams that read the other
-  one, and those that are detached. Masks by sample arrive with the call.
+  Attributes:
+    static: the part of the route known at trace time: the streams that read the other
+      one, and those that are detached. Masks by sample arrive with the call.
+    collect: also return the keys that absent streams would read.
   """
 
   streams: tuple[tuple[str, StreamConfig], ...]
@@ -78,6 +80,7 @@ class JointBlock(nn.Module):
     collected = {}
     if self.cross is not None:
       snapshot = {s: self._detach(x[s], s, detached, route.detached) for s in x}
+      # Eqs. 3 and 4, in both directions.
       x, collected = self._exchange(x, snapshot, keys, configs, reads, route.reads)
     x = {s: blocks[s].feed(x[s], e0[s]) for s in x}
     x = {s: v.astype(stored[s]) for s, v in x.items()}
@@ -102,6 +105,7 @@ class JointBlock(nn.Module):
         name=f"{source}_to_{into}",
       )  # fmt: skip
       table = lambda s: self.geometry.cross_table(s, c.head_width, self.cross)
+      # Kept keys of a given stream go before those of a stream that is there.
       seen = keys.get(into)
       if seen is None and source in snapshot and (into in reads or self.collect):
         seen = attention.keys(snapshot[source], table(source))
@@ -188,6 +192,7 @@ class JointDiT(nn.Module):
     scan = nn.scan(
       _rematted(self.remat),
       variable_axes={"params": 0, "intermediates": 0},
+      # Parameters get a leading axis of depth, and each block draws its own.
       split_rngs={"params": True},
       in_axes=(0,) + (nn.broadcast,) * 5,
       length=self.depth,
@@ -210,10 +215,12 @@ class JointDiT(nn.Module):
 
 
 def as_grid(stream: str, x: Float[Array, "b ..."]) -> Float[Array, "b t h w c"]:
+  """A stream's latents as video-like (b, t, h, w, c): audio has h = w = 1."""
   return x if stream == "video" else x[:, :, None, None]
 
 
 def from_grid(stream: str, x: Float[Array, "b t h w c"]) -> Float[Array, "b ..."]:
+  """Latents in the stream's own shape again: the inverse of `as_grid`."""
   return x if stream == "video" else x[:, :, 0, 0]
 
 

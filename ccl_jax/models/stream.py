@@ -69,16 +69,25 @@ class StreamConfig:
 
   @property
   def head_width(self) -> int:
+    """d, the channels of an attention head: width / heads."""
     return self.width // self.heads
 
   def rope_table(self, t: int, h: int, w: int) -> Float[Array, "t s p 2"]:
-    """Self-attention positions of t x h x w tokens."""
+    """(cos, sin) of the positions of t x h x w tokens in self-attention, p = d/2."""
     if self.positions == "grid":
       return rope.grid(t, h, w, self.head_width)
     return rope.line(np.arange(t), self.head_width)[:, None]
 
 
 class SelfAttention(nn.Module):
+  """Wan2.1's self-attention: norms of q and k over all heads, then RoPE.
+
+  Attributes:
+    width, heads: of the stream.
+    dtype: of matrix products.
+    kernel: of attention.
+  """
+
   width: int
   heads: int
   dtype: DTypeLike
@@ -158,16 +167,32 @@ class Block(nn.Module):
     text: Float[Array, "b l c"],
     image: Float[Array, "b i c"] | None = None,
   ) -> Float[Array, "b t s c"]:
-    """Self-attention and text cross-attention."""
+    """First half of the block: self-attention and text cross-attention.
+
+    Args:
+      x: tokens of the stream.
+      e: the six modulations of every frame; f is t, or 1 for all frames.
+      table: RoPE of the tokens.
+      text: embedded text, padding included.
+      image: embedded CLIP tokens, for a stream that has them.
+    """
     shift, scale, gate = self._modulations(e, slice(0, 3))
+    # x += SelfAttn(norm1(x) (1 + m1) + m0) m2
     x = x + self.self_attn(self.norm1(x) * (1 + scale) + shift, table) * gate
+    # x += TextAttn(norm3(x), context): neither modulated nor gated in Wan2.1.
     return x + self.cross_attn(self.norm3(x), text, image)
 
   def feed(
     self, x: Float[Array, "b t s c"], e: Float[Array, "b f 6 c"]
   ) -> Float[Array, "b t s c"]:
-    """The feed-forward half."""
+    """Second half of the block: the feed-forward network.
+
+    Args:
+      x: tokens of the stream.
+      e: the six modulations of every frame.
+    """
     shift, scale, gate = self._modulations(e, slice(3, 6))
+    # x += FFN(norm2(x) (1 + m4) + m3) m5
     return x + settled(self.ffn, self.norm2(x) * (1 + scale) + shift) * gate
 
   def _modulations(self, e, part):
@@ -176,7 +201,7 @@ class Block(nn.Module):
 
 
 class Stream(nn.Module):
-  """What a stream has outside its blocks: patches, time, text, image, and the head."""
+  """A stream's layers outside its blocks: patches, time, text, image, and the head."""
 
   config: StreamConfig
   dtype: DTypeLike
@@ -213,7 +238,11 @@ class Stream(nn.Module):
   def embed_time(
     self, timestep: Float[Array, "b f"]
   ) -> tuple[Float[Array, "b f c"], Float[Array, "b f 6 c"]]:
-    """The time embedding e, for the head, and its projections e0, for the blocks."""
+    """The time embedding e, for the head, and its projections e0, for the blocks.
+
+    Args:
+      timestep: 1000 sigma of every frame, f = t, or of all, f = 1.
+    """
     # Pinned to the batch axes: left to itself the partitioner has split these small
     # arrays over parameter axes, and on one mesh returned wrong gradients.
     pin = lambda x: constrain(x, "batch", None, None)
@@ -243,5 +272,6 @@ class Stream(nn.Module):
     """The velocity of the latent, from `rows` rows of tokens."""
     m = self.head_modulation[None, None] + e[:, :, None]
     shift, scale = m[:, :, 0, None], m[:, :, 1, None]
+    # Wan's Head: the same modulation as a block's, of two parts, by e itself.
     out = self.head(self.head_norm(x) * (1 + scale) + shift)
     return unpatchify(out, self.config.patch, rows)

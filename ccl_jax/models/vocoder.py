@@ -54,7 +54,12 @@ PRESETS = {
 
 
 def conv(features: int, size: int, name: str, gain: float = GAIN, **kwargs) -> nn.Conv:
-  """Of `size` samples around each, zeros beyond the ends."""
+  """A centred convolution of `size` samples, with zeros beyond the ends.
+
+  Args:
+    gain: deviation of the results of normal inputs, at the start.
+    kwargs: of `nn.Conv`.
+  """
   kwargs |= {"precision": EXACT, "kernel_init": _drawn(gain)}
   return nn.Conv(features, (size,), name=name, **kwargs)
 
@@ -95,9 +100,14 @@ class Block(nn.Module):
 class Up(nn.Module):
   """A transposed convolution: `rate` samples for each, of `size` that overlap.
 
-  Sample rate q + r of the whole is sum_j x[q - j] kernel[rate j + r], and as many are
-  cropped at each end as the whole is too long. As one product: gradients of transposed
-  convolutions take XLA ten times as long on a CPU.
+  Sample rate q + r of the whole is sum_j x[q - j] kernel[rate j + r]; what the whole
+  has too many is cropped at both ends alike. It is computed as one product: gradients
+  of transposed convolutions take XLA ten times as long on a CPU.
+
+  Attributes:
+    features: channels of the result.
+    size: samples of the kernel.
+    rate: samples for each.
   """
 
   features: int
@@ -148,7 +158,7 @@ class Generator(nn.Module):
 
   @property
   def hop(self) -> int:
-    """Samples of a frame."""
+    """Samples of a mel frame: the product of the rates."""
     return math.prod(self.rates)
 
   @property
@@ -189,18 +199,18 @@ class Generator(nn.Module):
 
 
 def sizes_of(generator: Generator) -> dict[str, Any]:
-  """The fields that make it."""
+  """The fields of a generator by name, as JSON can hold them: its sizes."""
   names = (field.name for field in dataclasses.fields(generator))
   return {n: getattr(generator, n) for n in names if n not in ("parent", "name")}
 
 
 def frozen(value: Any) -> Any:
-  """A field that may have been JSON: lists as tuples."""
+  """A field that may have been through JSON: lists become tuples, at any depth."""
   return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def init_params(key: Array, generator: Generator) -> PyTree:
-  """Random parameters; the network is nearly silent."""
+  """Random parameters, with which the network is nearly silent."""
   return generator.init(key, jnp.zeros((1, 1, generator.bands)))["params"]
 
 
@@ -210,11 +220,17 @@ def synthesize(
   mel: Float[Array, "b m c"],
   chunk: int | None = None,
 ) -> Float[Array, "b n"]:
-  """The wave of a log-mel, m hop samples.
+  """The wave of a log-mel, n = m hop samples in [-1, 1].
 
   Args:
+    generator, params: the network.
+    mel: log-mel of its bands, as it was trained on.
     chunk: frames at a time, for memory that does not grow with m but for the wave
-      itself; each piece takes the `reach` around it along. None: all at once.
+      itself; each piece takes the `reach` around it along. None: all at
+      once.
+
+  Raises:
+    UsageError: a chunk below 1.
   """
   call = lambda mel: generator.apply({"params": params}, mel)
   if chunk is None:

@@ -33,19 +33,19 @@ STD = (
 
 
 def stats(ndim: int) -> tuple[Array, Array]:
-  """Mean and deviation of the latent channels, for arrays of `ndim` axes."""
+  """Mean and deviation of the 16 latent channels, as the last of `ndim` axes."""
   shape = (1,) * (ndim - 1) + (CHANNELS,)
   return jnp.array(MEAN).reshape(shape), jnp.array(STD).reshape(shape)
 
 
 def conv(features: int, kernel: tuple[int, ...], name: str, **kwargs) -> nn.Conv:
-  """Unpadded; a kernel of two axes is applied to each frame."""
+  """A convolution without padding; a kernel of two axes is applied to each frame."""
   kwargs = {"padding": "VALID", "precision": EXACT} | kwargs
   return nn.Conv(features, kernel, name=name, **kwargs)
 
 
 def past(module: nn.Module, x: Array, frames: int) -> nn.Variable:
-  """The `frames` inputs before x, zeros if there were none."""
+  """The module's cache of the `frames` inputs before x: zeros if there were none."""
   shape = (x.shape[0], frames, *x.shape[2:])
   return module.variable("cache", "past", lambda: jnp.zeros(shape, x.dtype))
 
@@ -66,7 +66,7 @@ class CausalConv(nn.Module):
 
 
 class Norm(nn.Module):
-  """x / |x| * sqrt(c) * scale, over channels."""
+  """The norm x / |x| * sqrt(c) * scale, over channels."""
 
   @nn.compact
   def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
@@ -78,7 +78,7 @@ class Norm(nn.Module):
 
 
 class ResBlock(nn.Module):
-  """x + two of (norm, SiLU, convolution); x is projected where the width changes."""
+  """x plus two of (norm, SiLU, convolution); x is projected where the width changes."""
 
   features: int
 
@@ -150,14 +150,21 @@ class Upsample(nn.Module):
 
 
 def middle(x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
+  """Two residual blocks and attention between them, at the lowest resolution.
+
+  To be called in a compact `__call__`: its layers are `middle_0` to `middle_2`.
+  """
   x = ResBlock(x.shape[-1], name="middle_0")(x)
   x = Attention(name="middle_1")(x)
   return ResBlock(x.shape[-1], name="middle_2")(x)
 
 
 class Encoder(nn.Module):
-  """Pixels in [-1, 1] to the normalised mean of their latents' distribution and, with
-  `deviation`, its normalised deviation behind it, in as many channels again.
+  """Pixels in [-1, 1] to the normalised mean of their latents' distribution.
+
+  Attributes:
+    width: channels of the first level.
+    deviation: whether the normalised deviation follows, in as many channels again.
   """
 
   width: int

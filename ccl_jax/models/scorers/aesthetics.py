@@ -30,8 +30,8 @@ class Head(nn.Module):
   """One axis's score of an embedding.
 
   Attributes:
-    dense: numbers of the dense layers, as the release counts.
-    norms: whether norms follow them, all but the last.
+    dense: the dense layers' numbers in the release, which counts all its layers.
+    norms: whether a norm follows every dense layer but the last.
   """
 
   dense: tuple[int, ...]
@@ -64,7 +64,9 @@ class AestheticsNet(nn.Module):
     self, wave: Float[Array, "b n"], valid: Bool[Array, "b n"]
   ) -> dict[str, Float[Array, " b"]]:
     states, mask = self.wavlm(wave, valid)
+    # Weights of a mean over the frames of sound; padding has none.
     share = mask / jnp.maximum(mask.sum(1, keepdims=True), 1)
+    # The mean over time first: layers and frames commute, and this is smaller.
     means = jnp.einsum("lbtc,bt->lbc", states, share, precision=EXACT)
     scores = {}
     for axis in AXES:
@@ -79,7 +81,7 @@ class AestheticsNet(nn.Module):
 
 
 class Aesthetics(struct.PyTreeNode):
-  """A release's network and scale.
+  """A release's network with its parameters and the scale of its scores.
 
   Attributes:
     params: of `net`.

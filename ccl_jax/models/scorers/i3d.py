@@ -29,7 +29,7 @@ BRANCHES = ("b0", "b1a", "b1b", "b2a", "b2b", "b3b")
 
 
 class Unit(nn.Module):
-  """Convolution, normalised by the statistics of training, and relu."""
+  """A convolution, normalised by the stored statistics of training, and relu."""
 
   features: int
   kernel: int
@@ -48,6 +48,7 @@ class Unit(nn.Module):
     x = conv(x)
     ones, zeros = nn.initializers.ones, nn.initializers.zeros
     value = lambda name, init: self.param(name, init, (self.features,))
+    # (x - mean) / sqrt(var + eps) scale + bias as x factor + offset.
     factor = value("scale", ones) * jax.lax.rsqrt(value("var", ones) + EPS)
     offset = value("bias", zeros) - value("mean", zeros) * factor
     return nn.relu(
@@ -56,7 +57,11 @@ class Unit(nn.Module):
 
 
 class Mixed(nn.Module):
-  """Four branches, joined; `widths` are in the order of `BRANCHES`."""
+  """Four branches side by side, joined on channels.
+
+  Attributes:
+    widths: of the units, in the order of `BRANCHES`.
+  """
 
   widths: tuple[int, ...]
 
@@ -123,7 +128,12 @@ def _pool(x, window, stride):
 
 
 class FilmFeatures(struct.PyTreeNode):
-  """Parameters of `net`, and the network."""
+  """The network with its parameters, as a function of one film's pixels.
+
+  Attributes:
+    params: of `net`.
+    net: the network.
+  """
 
   params: Any  # not typed as arrays: transformations put shapes, shardings here
   net: I3D = struct.field(pytree_node=False, default=I3D())

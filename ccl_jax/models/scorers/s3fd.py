@@ -84,7 +84,7 @@ class S3FDNet(nn.Module):
 
 
 class S3FD(struct.PyTreeNode):
-  """The detector.
+  """The detector with its parameters, an argument of jitted functions.
 
   Attributes:
     params: of `S3FDNet`; its sizes are theirs.

@@ -29,7 +29,13 @@ JOINT_EPS = 1e-5
 
 
 class JointHead(nn.Module):
-  """Rows of both towers, (b, rows of the window, c), to the logits of the classes."""
+  """Rows of a window, of both towers, to the logits of the classes.
+
+  Attributes:
+    heads, hidden, depth: of the transformer.
+    classes: o, the offsets that are told apart.
+    dtype: of matrix products.
+  """
 
   heads: int
   hidden: int
@@ -85,14 +91,17 @@ class SynchformerNet(nn.Module):
     )
 
   def video_rows(self, frames: Float[Array, "b F H W 3"]) -> Float[Array, "b t c"]:
+    """Rows (b, t, c) of b video segments in [-1, 1], one for every two frames."""
     return self.video(frames)
 
   def audio_rows(self, mel: Float[Array, "b bands frames"]) -> Float[Array, "b t c"]:
+    """Rows (b, t, c) of the normalised mels of b sound segments."""
     return self.audio(mel)
 
   def compare(
     self, video: Float[Array, "b v c"], audio: Float[Array, "b a c"]
   ) -> Float[Array, "b o"]:
+    """Logits of the classes from a window's v rows of video and a rows of sound."""
     return self.joint(video, audio)
 
   def __call__(
@@ -121,6 +130,7 @@ class Synchformer(struct.PyTreeNode):
 
   @property
   def net(self) -> SynchformerNet:
+    """The network, with all sizes but the heads read from the parameters' shapes."""
     parts = [self.params[name] for name in ("video", "audio", "joint")]
     layers = [part["blocks"]["mlp"]["in"]["kernel"].shape for part in parts]
     return SynchformerNet(

@@ -57,7 +57,7 @@ SOUND = (  # (cepstra, rows)
 
 
 class StoredNorm(nn.Module):
-  """Batch norm by stored statistics."""
+  """Batch norm by the statistics that training stored, never by the batch's."""
 
   @nn.compact
   def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
@@ -71,7 +71,7 @@ class StoredNorm(nn.Module):
 
 
 class Tower(nn.Module):
-  """One side.
+  """One of the two sides: six convolutions and two dense layers.
 
   Attributes:
     layers: `LIPS` or `SOUND`.
@@ -104,7 +104,7 @@ class Tower(nn.Module):
 
 
 class SyncNet(struct.PyTreeNode):
-  """Both towers.
+  """Both towers with their parameters, an argument of jitted functions.
 
   Attributes:
     params: {"lips": ..., "sound": ...} of `Tower`; its sizes are theirs.

@@ -45,7 +45,12 @@ class VGGish(nn.Module):
 
 
 class SoundFeatures(struct.PyTreeNode):
-  """Parameters of `net`, and the network."""
+  """The network with its parameters, as a function of patches of log mel.
+
+  Attributes:
+    params: of `net`.
+    net: the network.
+  """
 
   params: Any  # not typed as arrays: transformations put shapes, shardings here
   net: VGGish = struct.field(pytree_node=False, default=VGGish())

@@ -40,8 +40,10 @@ gelu = functools.partial(jax.nn.gelu, approximate=False)
 
 
 def bucket(offset: Int[np.ndarray, "*s"], buckets: int) -> Int[np.ndarray, "*s"]:
-  """The row of B for key - query: a half for each sign, of it a half exact, the rest
-  in ranges of equal ratio up to `FARTHEST`; float32, as the reference.
+  """The row of B for an offset key - query, as the reference computes it, in float32.
+
+  Each sign has half of the rows; of these one half are exact offsets, the others ranges
+  of equal ratio up to `FARTHEST`.
   """
   half, exact = buckets // 2, buckets // 4
   distance = np.abs(offset)
@@ -52,7 +54,12 @@ def bucket(offset: Int[np.ndarray, "*s"], buckets: int) -> Int[np.ndarray, "*s"]
 
 
 class Features(nn.Module):
-  """Sound to one vector every 320 samples."""
+  """Sound to one vector of c numbers every 320 samples.
+
+  Attributes:
+    channels: c, of all convolutions.
+    kernels: their sizes in samples, one for each of `STRIDES`.
+  """
 
   channels: int
   kernels: tuple[int, ...]
@@ -79,7 +86,7 @@ class Features(nn.Module):
 
 
 class PositionConv(nn.Module):
-  """Grouped convolution over 128 frames; the last of the even kernel's is dropped."""
+  """Grouped convolution over `taps` frames; an even kernel's last frame is dropped."""
 
   taps: int
   groups: int
@@ -91,6 +98,7 @@ class PositionConv(nn.Module):
     v = self.param("v", nn.initializers.lecun_normal(), shape)
     g = self.param("g", nn.initializers.ones, (self.taps,))
     bias = self.param("bias", nn.initializers.zeros, (c,))
+    # The norm is per tap: PyTorch's weight_norm(dim=2) on (out, in, taps).
     length = jnp.sqrt(jnp.sum(v * v, (1, 2), keepdims=True))
     y = jax.lax.conv_general_dilated(
       x,
@@ -105,7 +113,7 @@ class PositionConv(nn.Module):
 
 
 class Attention(nn.Module):
-  """Every frame reads the frames of the mask."""
+  """Gated relative attention: every frame reads the frames of the mask."""
 
   heads: int
 
@@ -121,7 +129,9 @@ class Attention(nn.Module):
     q, k, v = (split(dense(c, name=name)(x)) for name in "qkv")
     scale = self.param("gate_scale", nn.initializers.ones, (self.heads,))
     parts = rearrange(dense(8, name="gate")(split(x)), "... (i j) -> ... i j", j=4)
+    # a and b of the module's docstring: sums of four of the eight numbers each.
     a, b = jnp.moveaxis(jax.nn.sigmoid(parts.sum(-1)), -1, 0)
+    # g = a (b c - 1) + 2, by query and head.
     gate = a * (b * scale[None, :, None] - 1) + 2
     logits = jnp.einsum("bnqd,bnkd->bnqk", q, k, precision=EXACT) * q.shape[-1] ** -0.5
     logits += gate[..., None] * bias[None]
