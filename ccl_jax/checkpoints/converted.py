@@ -1,4 +1,4 @@
-"""Converted weights, read back.
+"""Reads the folders of converted weights that `convert` writes.
 
 `convert KIND` writes
 
@@ -47,14 +47,27 @@ def read_about(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def digest(folder: str | os.PathLike) -> str:
-  """What the parameters are worth: a hash of their source, and their dtype."""
+  """The identity of converted weights: the hash of their source, and their dtype.
+
+  Raises:
+    UsageError: the folder holds no converted weights.
+  """
   about = read_about(folder)
   return f"{about['source']['sha256']}-{about['dtype']}"
 
 
 def restore_converted(folder: str | os.PathLike, dtype: str = "float32") -> PyTree:
-  """The parameters of converted weights, verified, in `dtype`, on the current mesh or,
-  without one, on the first device.
+  """The parameters of converted weights, verified.
+
+  They are placed on the current mesh, the largest split over its devices, or without a
+  mesh on the first device.
+
+  Args:
+    folder: as `convert KIND` wrote it.
+    dtype: of the arrays in memory.
+
+  Raises:
+    UsageError: the folder holds no converted weights, or damaged ones.
   """
   read_about(folder)
   shapes = SliceReader(pathlib.Path(folder) / "checkpoints").shapes
@@ -66,7 +79,7 @@ def restore_converted(folder: str | os.PathLike, dtype: str = "float32") -> PyTr
 
 
 def on_one_device(shapes: PyTree) -> PyTree:
-  """Shapes, to be restored whole on the first device of this process."""
+  """The shapes with a sharding: whole, on the first device of this process."""
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return jax.tree.map(lambda x: x.update(sharding=device), shapes)
 

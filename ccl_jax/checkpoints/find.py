@@ -1,4 +1,4 @@
-"""Where the parameters of a transformer are: the kinds of folders that hold some.
+"""Finds the parameters of a transformer: which kinds of folders hold them, and where.
 
   a training run           config.json with the run's config; the EMA. What it is, its
                            checkpoint says: a config may have changed since
@@ -56,10 +56,11 @@ def find_parameters(folder: str | os.PathLike, step: int | None = None) -> Param
   """The parameters that a folder stands for.
 
   Args:
+    folder: of a run, a joined model, or converted weights.
     step: of the checkpoint; None: the newest.
 
   Raises:
-    UsageError: it is of no kind that holds some.
+    UsageError: the folder is of none of these kinds.
   """
   place, about = pathlib.Path(folder), read_config(folder)
   if about.get("kind") == "wan":

@@ -42,6 +42,7 @@ def fingerprint(
   bits = lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * width}")).astype(jnp.uint32)
   index = jnp.zeros(bits.shape, jnp.uint32)
   for axis, size in enumerate(bits.shape):
+    # Row-major, mod 2^32: what wraps around wraps around on the host too.
     index = index * jnp.uint32(size) + lax.broadcasted_iota(
       jnp.uint32, bits.shape, axis
     )
@@ -52,10 +53,13 @@ def fingerprint(
 def host_fingerprint(
   x: Shaped[np.ndarray, "..."], start: int = 0, run: int = 2**16
 ) -> int:
-  """`fingerprint` of what is in the host's memory, elements of 4 bytes at most; without
-  a program for every size, of which a checkpoint has many.
+  """`fingerprint` of an array in the host's memory, with elements of 4 bytes at most.
+
+  It compiles no program for every size, of which a checkpoint has many.
 
   Args:
+    x: an array, or elements of one that follow each other.
+    start: the index of the first of them.
     run: elements at a time, such that they fit a cache.
   """
   assert x.dtype.itemsize <= 4, x.dtype
@@ -78,7 +82,7 @@ def leaf_paths(tree: PyTree) -> dict[str, object]:
 
 
 def fingerprints(tree: PyTree) -> dict[str, int]:
-  """The fingerprints of all leaves by path."""
+  """The fingerprints of all leaves of a tree, by path."""
   # One at a time: on virtual CPU devices many collectives in flight can deadlock.
   jax.block_until_ready(tree)
   return {path: int(fingerprint(leaf)) for path, leaf in leaf_paths(tree).items()}
