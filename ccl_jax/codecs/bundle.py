@@ -66,7 +66,14 @@ class Codecs(NamedTuple):
 
 
 def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
-  """Writes the folder whole or not at all; replaces one that holds codecs only."""
+  """Writes a bundle: the folder appears whole or not at all.
+
+  Args:
+    folder: new, or one that holds codecs only, which is replaced.
+
+  Raises:
+    UsageError: the folder holds something else.
+  """
   folder = pathlib.Path(folder).absolute()
   ends = (".json", ".safetensors", ".tokenizer")
   files = {name + end for name in Codecs._fields for end in ends}
@@ -95,7 +102,12 @@ def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
 
 
 def load_codecs(folder: str | os.PathLike) -> Codecs:
-  """Reads a folder of `save_codecs`, bit for bit, and what it links to."""
+  """Reads a folder of `save_codecs`, bit for bit, and the weights that it links to.
+
+  Raises:
+    UsageError: the folder holds no codecs, damaged ones, or links to weights that have
+      changed.
+  """
   folder = pathlib.Path(folder)
   found = [name for name in Codecs._fields if (folder / f"{name}.json").is_file()]
   if not found:
@@ -107,20 +119,25 @@ def load_codecs(folder: str | os.PathLike) -> Codecs:
 
 
 def fingerprint(codecs: Codecs) -> str:
-  """A hash of kinds, sizes and arrays: latents are only worth what made them."""
+  """A hash of all codecs: kinds, sizes and arrays. It identifies what made latents."""
   return hashlib.sha256("".join(fingerprints(codecs).values()).encode()).hexdigest()
 
 
 def fingerprints(codecs: Codecs) -> dict[str, str]:
-  """As `fingerprint`, of each codec alone."""
+  """The hash of each codec of the bundle, by name: its kind, sizes and arrays."""
   return {name: _digest(codec) for name, codec in _present(codecs)}
 
 
 def require_same(codecs: Codecs, then: Mapping[str, str] | str, advice: str) -> None:
-  """The codecs are those whose `fingerprints` were stored, as far as both have them.
+  """Checks that codecs are those whose `fingerprints` were stored.
+
+  Args:
+    codecs: the bundle; what only one of both has is not compared.
+    then: the stored fingerprints.
+    advice: what the user is to do.
 
   Raises:
-    UsageError: one of them is another; `advice` says what to do.
+    UsageError: a codec is another one, or `then` is of an earlier version.
   """
   if not isinstance(then, Mapping):
     raise UsageError(
@@ -136,7 +153,7 @@ def require_same(codecs: Codecs, then: Mapping[str, str] | str, advice: str) -> 
 
 
 def null_text(codecs: Codecs) -> Float[Array, "l e"]:
-  """The embedding that stands for no text."""
+  """The embedding (l, e) of the empty prompt, which stands for no text."""
   return jax.jit(codecs.text.encode)(*codecs.text.tokenize([""]))[0]
 
 

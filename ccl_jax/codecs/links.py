@@ -1,4 +1,4 @@
-"""Codecs of converted weights: which folders make which codec."""
+"""Makes codecs of converted weights: which kinds of folders make which codec."""
 
 import json
 import math
@@ -16,11 +16,14 @@ TOKENIZER = "tokenizer.json"  # of a converted text encoder
 
 
 def link_codec(*folders: str | os.PathLike, **options):
-  """The codec of converted weights, its parameters not read yet: to be saved.
+  """The codec of converted weights, with links in place of its parameters: to be saved.
 
   Args:
     folders: of one codec, each as `convert` wrote it.
     options: fields of the codec that are not in the weights.
+
+  Raises:
+    UsageError: the folders' kinds make no codec, or their sizes do not fit.
   """
   kinds = tuple(converted.read_about(folder)["kind"] for folder in folders)
   if kinds not in LINKED:
