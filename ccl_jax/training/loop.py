@@ -50,11 +50,16 @@ def train(
   """Runs steps `first_step` to `total_steps`.
 
   Args:
+    state: the train state; it is donated.
     step_of: name and jitted function (state, batch) -> (state, metrics) of a step and
       its batch.
     batches: the data iterator, with `get_state`.
     encode: host batch to device batch.
+    checkpointer, metadata: where steps are saved, and what is saved with each.
+    save_every, log_every: steps between two of each.
+    log, timer: of the run.
     tasks: names behind the rows of the metric `by_task`; none: there is no such.
+    first_step, total_steps: the first to run, and the first that is not run.
     work_of: clips and FLOPs of a batch.
     profile: which steps to trace.
     evaluate: parameters (the moving average) to metrics, logged every `evaluate_every`
