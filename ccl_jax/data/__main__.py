@@ -1,4 +1,4 @@
-"""Tools for data.
+"""Command-line tools for data.
 
 python -m ccl_jax.data inspect SET            what a set of latents holds
 python -m ccl_jax.data prepare DIR OUT.jsonl  shots, black bars, loudness, offsets

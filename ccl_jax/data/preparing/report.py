@@ -1,4 +1,4 @@
-"""What `prepare` found, in a few lines for the terminal."""
+"""Reports the results of `prepare` in a few lines for the terminal."""
 
 import collections
 import re
@@ -12,8 +12,15 @@ _SHOWN = 20
 
 
 def summary(made: Prepared, options: Options, max_offset_ms: float | int) -> list[str]:
-  """A table of counts, the files whose picture and sound start apart, and the reasons
-  of those that were skipped.
+  """The lines of the report on prepared media.
+
+  A table of counts, the files whose picture and sound start apart, and the reasons of
+  those that were skipped.
+
+  Args:
+    made: the result of `prepare`.
+    options: it was made with.
+    max_offset_ms: offset beyond which a file is listed.
   """
   rows = made.rows
   has = lambda key: [row[key] for row in rows if key in row]

@@ -1,4 +1,4 @@
-"""What is to be known of media before they are encoded, as rows of captions.
+"""Examines media files before they are encoded, and writes a table of captions.
 
 Every file gives a row for each of its shots (or each of the parts its captions name),
 with a crop without black bars, loudness and the gain to a target, shares of silence and
@@ -33,7 +33,16 @@ _LEAST = 0.2  # seconds: shorter parts of a film are left out
 
 
 class Options(NamedTuple):
-  """What to do; `loudness` is LUFS, `speech` names a function (`speech_hook`)."""
+  """Settings of `prepare`.
+
+  Attributes:
+    shots: whether films are cut into shots.
+    crop: whether black bars are looked for.
+    loudness: LUFS that a gain is computed to; None: no gain.
+    speech: "module:function" that measures speech (`speech_hook`).
+    template: of captions (`sources/templates.py`).
+    captions: the one table to read; "": all in the folder.
+  """
 
   shots: bool = True
   crop: bool = True
@@ -44,7 +53,12 @@ class Options(NamedTuple):
 
 
 class Prepared(NamedTuple):
-  """The rows, and (file, reason) of those that give none."""
+  """The result of `prepare`.
+
+  Attributes:
+    rows: of the table, in the order of the files.
+    skipped: (file, reason) of those that give none.
+  """
 
   rows: list[dict[str, Any]]
   skipped: list[tuple[str, str]]
@@ -53,7 +67,17 @@ class Prepared(NamedTuple):
 def prepare(
   root: pathlib.Path, out: pathlib.Path, options: Options, threads: int = 4
 ) -> Prepared:
-  """Looks into all media below `root` and writes their rows to `out`."""
+  """Examines all media below `root` and writes their rows to `out`.
+
+  Args:
+    root: folder of media.
+    out: a new file, *.jsonl.
+    options: what to measure.
+    threads: files at a time.
+
+  Raises:
+    UsageError: a wrong setting, no usable file, or an `out` that is there already.
+  """
   if out.suffix.lower() != ".jsonl":
     raise UsageError(f"{out}: expected a name that ends in .jsonl")
   if out.exists():
@@ -91,7 +115,7 @@ _MEASURES = (
 def rows_of(
   root: pathlib.Path, name: str, rows: Sequence[Row], options: Options
 ) -> list[dict[str, Any]]:
-  """The rows of one file.
+  """The rows of one file: one for each shot of each part that its captions name.
 
   Raises:
     MediaError: it cannot be read.

@@ -108,9 +108,11 @@ def _cuts(
   cuts, last = [], times[0]
   for t in range(1, len(times)):
     # At both ends of a film there is no frame beyond to compare with.
+    # d(t-1, t+1) and d(t-2, t): a flash differs from its neighbours, not these.
     after = skip[t + 1] if t + 1 < len(times) else math.inf
     before = skip[t] if t > 1 else math.inf
     around = [*step[max(t - 2, 1) : t], *step[t + 1 : t + 3]]
+    # c_t of the module's docstring.
     change = min(step[t], after, before)
     moves = np.mean(around) if around else 0.0
     if change >= max(_CHANGE, _RATIO * moves) and times[t] - last >= _SHORTEST:

@@ -27,7 +27,12 @@ from ccl_jax.data.sets.summary import Summary, total
 
 
 class ShardRecords:
-  """What `new_shard` gives: `add` takes one clip after the other."""
+  """A shard that is being written; `add` takes one clip after the other.
+
+  Attributes:
+    summary: of the records so far.
+    skipped: (clip, reason) of those that could not be read.
+  """
 
   def __init__(self, shard: plan.Shard, encoders: Mapping[str, str], write: Callable):
     self.summary, self.skipped = Summary(), []
@@ -40,14 +45,20 @@ class ShardRecords:
     }
 
   def add(self, name: str, text: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Arrays as in `records.py`; `text` is the caption."""
+    """Writes the record of one clip.
+
+    Args:
+      name: its id.
+      text: its caption.
+      arrays: as in `records.py`.
+    """
     about = {"id": name, "text": text, **self._about}
     data = records.pack(arrays, about)
     self._write(data)
     self.summary.add(arrays, about, data)
 
   def skip(self, name: str, reason: str) -> None:
-    """Notes a clip that could not be had."""
+    """Notes a clip that could not be read, and why."""
     self.skipped.append((name, reason))
 
 
@@ -55,7 +66,16 @@ class ShardRecords:
 def new_shard(
   root: pathlib.Path, shard: plan.Shard, encoders: Mapping[str, str]
 ) -> Iterator[ShardRecords]:
-  """Writes one shard and, last, the JSON file that says it is done."""
+  """Writes one shard and, last, the JSON file that says it is done.
+
+  Args:
+    root: folder of the set.
+    shard: of its plan.
+    encoders: hashes of the codecs, by name.
+
+  Raises:
+    OSError: the shard cannot be written; nothing of it is left.
+  """
   path = root / f"{shard.name}.array_record"
   records.sweep(root, path.name)
   with records.new_shard(path) as write:
@@ -66,11 +86,16 @@ def new_shard(
 
 
 def is_done(root: pathlib.Path, shard: plan.Shard) -> bool:
+  """Whether a shard of the set in the folder `root` is written."""
   return _summary_path(root, shard).is_file()
 
 
 def finish(root: pathlib.Path, made: plan.Plan) -> dict[str, Any] | None:
-  """Writes report.jsonl and index.json, which it returns, once all shards are done."""
+  """Writes report.jsonl and index.json once all shards are done.
+
+  Returns:
+    The content of index.json; None where a shard is not done.
+  """
   if not all(is_done(root, shard) for shard in made.shards):
     return None
   shards = [read_json(_summary_path(root, shard)) for shard in made.shards]

@@ -31,9 +31,14 @@ _log = logging.getLogger(__name__)
 
 
 class Caption(NamedTuple):
-  """A text for a part of a file; `audio`: the file with the sound, if it is another.
+  """A text for a part of a file.
 
-  `crop` is () or (top, left, height, width); `gain` is in dB.
+  Attributes:
+    text: the caption.
+    audio: the file with the sound below the folder; None: the file itself.
+    start, end: of the part, in seconds.
+    crop: () or (top, left, height, width), in pixels of decoded frames.
+    gain: of the sound, in dB.
   """
 
   text: str = ""
@@ -44,12 +49,12 @@ class Caption(NamedTuple):
   gain: float | int = 0.0
 
   def sound(self, root: pathlib.Path) -> pathlib.Path | None:
-    """The file with the sound, of a file below `root`; None: it is the same."""
+    """The path of the file with the sound, below `root`; None: it is the same file."""
     return root / self.audio if self.audio else None
 
 
 class Row(NamedTuple):
-  """A caption, all fields of its row, and where it stands."""
+  """A row of a table: its caption, all of its fields, and where it stands."""
 
   caption: Caption
   fields: dict[str, Any]
@@ -59,7 +64,19 @@ class Row(NamedTuple):
 def read_captions(
   root: pathlib.Path, names: Iterable[str], table: str = ""
 ) -> tuple[dict[str, list[Caption]], list[str]]:
-  """({file: its captions}, the entries whose file is not among `names`)."""
+  """The captions of files.
+
+  Args:
+    root: folder of the files and tables.
+    names: of the files.
+    table: the one table to read; "": all of the folder.
+
+  Returns:
+    Captions by file, and the entries whose file is not among `names`.
+
+  Raises:
+    UsageError: a table cannot be read, or a row is wrong.
+  """
   rows, unmatched = read_rows(root, names, table)
   return {k: [row.caption for row in found] for k, found in rows.items()}, unmatched
 
@@ -67,8 +84,7 @@ def read_captions(
 def read_rows(
   root: pathlib.Path, names: Iterable[str], table: str = ""
 ) -> tuple[dict[str, list[Row]], list[str]]:
-  """As `read_captions`, with everything the rows hold. `table` is one file to read, in
-  the folder or elsewhere; by default all *.jsonl and *.csv of the folder.
+  """As `read_captions`, with all fields of the rows.
 
   A name without its suffix means the last of the files that share it.
   """
@@ -98,12 +114,15 @@ def read_rows(
 def read_table(
   path: pathlib.Path, required: Sequence[str] = (), columns: Sequence[str] = ()
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-  """(its place, its fields) of every row of a .jsonl or .csv file; empty fields are
-  left out.
+  """(place, fields) of every row of a .jsonl or .csv file; empty fields are left out.
 
   Args:
+    path: of the file.
     required: names of which every row has one, and the header of a CSV.
     columns: of a CSV without a header, the names of its columns.
+
+  Raises:
+    UsageError: the file cannot be read, or a row is wrong.
   """
   try:
     text = path.read_bytes().decode("utf-8-sig")
@@ -121,7 +140,11 @@ def read_table(
 
 
 def sidecar(path: pathlib.Path) -> str:
-  """The text beside a file, "" where there is none."""
+  """The text of NAME.txt beside a file; "" where there is none.
+
+  Raises:
+    MediaError: it is not UTF-8.
+  """
   text = path.with_suffix(".txt")
   try:
     return text.read_text("utf-8-sig").strip() if text.is_file() else ""

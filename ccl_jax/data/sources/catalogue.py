@@ -1,4 +1,4 @@
-"""What a folder of media gives: films, silent films, stills and sounds, by shape.
+"""Catalogues of a folder's clips by shape: films, silent films, stills and sounds.
 
 Every file is cut into items, and each item falls to the bucket of the shape it is
 nearest to (`buckets.choose`). An item is a few strings and a number, so that a list of
@@ -32,8 +32,14 @@ _log = logging.getLogger(__name__)
 
 
 class Item(NamedTuple):
-  """One clip to be: its name, its file and its sound's below the folder, its start;
-  `crop` and `gain` as in `Caption`.
+  """A clip that can be read: a few strings and numbers, no pixels.
+
+  Attributes:
+    id: its name.
+    path, sound: of its file and of its sound's, below the folder; None: the same file.
+    start: in seconds.
+    text: the caption.
+    crop, gain: as in `Caption`.
   """
 
   id: str
@@ -60,13 +66,17 @@ def scan(
   kinds: Iterable[str] = KINDS,
   captions: str = "",
 ) -> Catalogue:
-  """Reads the headers of all media below `root`.
+  """The catalogue of all media below `root`; only their headers are read.
 
   Args:
+    root: folder of media.
     specs: the shapes on offer; stills and sounds take a shape's size or duration.
     hop: seconds between the clips of one file; None: its clip's duration.
     kinds: which of `KINDS` to take; without "film", films do not turn silent.
     captions: the one table of captions to read; by default all in the folder.
+
+  Raises:
+    UsageError: a wrong setting, or no file that can be used.
   """
   root = pathlib.Path(root)
   rows = list_media(root, captions)
@@ -74,15 +84,24 @@ def scan(
 
 
 def list_media(root: pathlib.Path, captions: str = "") -> dict[str, list[Caption]]:
-  """All media below `root`, in order, with their captions."""
+  """All media below `root`, in order, with their captions.
+
+  Args:
+    captions: the one table to read; by default all in the folder.
+  """
   names = media_names(root)
   rows, _ = read_captions(root, names, captions)
   return without_soundtracks({name: rows.get(name, [Caption()]) for name in names})
 
 
 def media_names(root: pathlib.Path) -> list[str]:
-  """All media below `root`; films last, so that a caption without a suffix means a film
-  rather than its soundtrack or its thumbnail.
+  """Names of all media below `root`, films last.
+
+  So a caption without a suffix means a film rather than its soundtrack or its
+  thumbnail.
+
+  Raises:
+    UsageError: there is no folder, or no media in it.
   """
   suffixes = (*IMAGES, *SOUNDS, *SUFFIXES)
   names = [relative(path, root) for path in files_of(root, suffixes)]
@@ -94,7 +113,7 @@ def media_names(root: pathlib.Path) -> list[str]:
 def without_soundtracks(
   rows: Mapping[str, Sequence[Caption]],
 ) -> dict[str, Sequence[Caption]]:
-  """The files in order, without those that are the sound of another."""
+  """The files in order, without those that are the sound of another film."""
   sounds = {r.audio for name in rows for r in rows[name] if r.audio != name}
   return {name: rows[name] for name in sorted(rows) if name not in sounds}
 
@@ -107,7 +126,7 @@ def scan_rows(
   hop: float | int | None = None,
   kinds: Iterable[str] = KINDS,
 ) -> Catalogue:
-  """As `scan`, of the files in `rows`."""
+  """As `scan`, of the files in `rows` with their captions."""
   root = pathlib.Path(root)
   check_specs(specs)
   if hop is not None:
@@ -147,8 +166,11 @@ def scan_rows(
 
 
 def read(root: str | pathlib.Path, bucket: Bucket, item: Item) -> dict[str, Any]:
-  """Decodes an item: `id`, `text`, and of `video` uint8 (F, H, W, 3) and `audio`
-  float32 (n,) those that its bucket has.
+  """Decodes an item of a catalogue.
+
+  Returns:
+    `id`, `text`, and of `video` uint8 (F, H, W, 3) and `audio` float32 (n,) those that
+    its bucket has.
 
   Raises:
     MediaError: it cannot be read.

@@ -1,4 +1,4 @@
-"""The files below a folder, found by any of the names that metadata gives them."""
+"""Lists the files below a folder, and finds them by the names that metadata give."""
 
 import functools
 import hashlib
@@ -12,7 +12,12 @@ from ccl_jax.errors import UsageError
 class Listing:
   """The files below `root` but for hidden ones and those in the folder `without`.
 
-  `digest` changes whenever a file comes, goes or changes its size or time.
+  Attributes:
+    names: their paths below `root`, in order.
+    digest: changes whenever a file comes, goes or changes its size or time.
+
+  Raises:
+    UsageError: there is no such folder.
   """
 
   def __init__(self, root: pathlib.Path, without: pathlib.Path):
@@ -33,6 +38,7 @@ class Listing:
     self.digest = digest.hexdigest()
 
   def tables(self, *suffixes: str) -> list[pathlib.Path]:
+    """The files with one of the suffixes, such as ".csv", in order."""
     return [self.root / n for n in self.names if n.lower().endswith(suffixes)]
 
   @functools.cached_property
@@ -48,11 +54,17 @@ class Listing:
   def find(
     self, names: Iterable[str], suffixes: Sequence[str], below: str = ""
   ) -> str | None:
-    """The file that the first of `names` to match is of: its path below the root, its
-    name, or either without its suffix. Of several the earliest suffix counts.
+    """The file that the first of `names` to match is of.
+
+    A name is its path below the root, its name, or either without its suffix.
 
     Args:
+      names: in order.
+      suffixes: of media; of several files the one with the earliest suffix counts.
       below: the beginning of the name of a folder that it is in.
+
+    Raises:
+      UsageError: two files fit.
     """
     for name in names:
       found = [n for n in self.index.get(name, ()) if _kind(n) in suffixes]

@@ -1,4 +1,4 @@
-"""What the TFDS builders of media share: metadata row -> media file -> example.
+"""The base class of TFDS builders of media: metadata row -> media file -> example.
 
 An example is one clip's file, part and caption: a few hundred bytes. Pixels and bytes
 of the media are not copied: decoded 480p clips are 100 MB each, encoded ones would
@@ -43,11 +43,17 @@ _log = logging.getLogger(__name__)
 
 
 class Entry(NamedTuple):
-  """What a row of metadata says of a clip.
+  """A row of metadata about one clip.
 
-  `names` are those its file may have, best first, `below` as in `Listing.find`;
-  `split` is the published one, or "" to draw it by `group` (by default the id);
-  `refused`: why it is left out.
+  Attributes:
+    id: of the clip, unique.
+    names: that its file may have, best first.
+    caption: its text and part of the file.
+    where: the row's place, for messages.
+    split: the published one, or "" to draw it.
+    group: clips of one group fall to one split; "": the id.
+    below: as in `Listing.find`.
+    refused: why it is left out; "": it is not.
   """
 
   id: str
@@ -62,13 +68,16 @@ class Entry(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class MediaConfig(tfds.core.BuilderConfig):
-  """Which clips to take.
+  """Filters of a data set of media: which clips to take.
 
   Attributes:
     min_seconds, max_seconds: of a clip's duration.
     min_side: pixels of the shorter side of a picture; sounds have none and pass.
     speech: "with" or "without": by whether the caption speaks of speech (`SPEECH`).
     test_share: of the clips, by a hash of their ids, where no split is published.
+
+  Raises:
+    UsageError: a value that is not among these.
   """
 
   min_seconds: float | int = 0.0
@@ -87,7 +96,15 @@ class MediaConfig(tfds.core.BuilderConfig):
 
 
 class Example(NamedTuple):
-  """A clip that is there. `seconds` of its part; a sound has height and width 0."""
+  """A clip whose file is there.
+
+  Attributes:
+    id, path, caption: see `Entry`; the path is below the folder.
+    kind: of `buckets.KINDS`.
+    seconds: of its part of the file.
+    height, width: in pixels; 0 of a sound.
+    split, group: see `Entry`.
+  """
 
   id: str
   path: str
@@ -100,6 +117,7 @@ class Example(NamedTuple):
   group: str
 
   def record(self) -> dict[str, Any]:
+    """The fields of the example's TFDS record."""
     text, audio, start, end, crop, gain = self.caption
     fields = {k: getattr(self, k) for k in _TEXTS[:3]} | {"text": text}
     fields |= {"audio": audio or "", "start": start, "end": end, "gain": gain}
@@ -111,7 +129,7 @@ _TEXTS = ("id", "path", "kind", "text", "audio")
 
 
 class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """A subclass says where its metadata is and how to read it."""
+  """A TFDS builder of media; a subclass says how its metadata are found and read."""
 
   VERSION = tfds.core.Version("1.0.0")
   MANUAL_DOWNLOAD_INSTRUCTIONS = "manual_dir holds the media and the metadata."
@@ -119,11 +137,15 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   MEDIA = (*SUFFIXES, *SOUNDS, *IMAGES)  # the suffixes to look for, best first
 
   def entries(self, files: Listing) -> Iterator[Entry]:
-    """The rows of the metadata."""
+    """The clips that the metadata among `files` name, in order.
+
+    Raises:
+      UsageError: the metadata are missing or wrong.
+    """
     raise NotImplementedError
 
   def part(self, entry: Entry, info: media.MediaInfo) -> Caption:
-    """The entry's caption, once its file is known."""
+    """The caption of an entry and its part, once the headers of its file are known."""
     return entry.caption
 
   def _info(self) -> tfds.core.DatasetInfo:

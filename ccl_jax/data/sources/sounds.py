@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class Span(NamedTuple):
-  """Samples `start` to `stop` of a file, which begins at `origin` seconds."""
+  """Samples `start` to `stop` of a file, whose first sample is at `origin` seconds."""
 
   path: pathlib.Path
   origin: float
@@ -43,13 +43,18 @@ class Span(NamedTuple):
 
   @property
   def samples(self) -> int:
+    """The number of samples of the span."""
     return self.stop - self.start
 
 
 class Sounds:
-  """The sounds below a folder: `train` and `held_out` spans, and their windows.
+  """The sounds below a folder, and windows of them.
 
-  `skipped` lists (name, reason) of the files that give none.
+  Attributes:
+    root: the folder.
+    shortest: samples below which a span is of no use.
+    train, held_out: the spans to draw from, and those that are never drawn.
+    skipped: (name, reason) of the files that give none.
   """
 
   def __init__(
@@ -88,7 +93,7 @@ class Sounds:
 
   @property
   def seconds(self) -> float:
-    """Of sound to train on."""
+    """Seconds of all sound to train on."""
     return sum(span.samples for span in self.train) / RATE
 
   def read(self, span: Span, start: int, samples: int) -> Float32[np.ndarray, "n"]:
@@ -103,7 +108,11 @@ class Sounds:
     return media.read_audio(span.path, samples, RATE, span.origin + start / RATE)
 
   def draw(self, key: Sequence[int], samples: int) -> Float32[np.ndarray, "n"]:
-    """The window that belongs to a key, of the spans to train on."""
+    """The window of `samples` that belongs to a key, of the spans to train on.
+
+    Raises:
+      UsageError: no span is so long, or windows in turn cannot be read.
+    """
     rng, reason = np.random.default_rng(key), ""
     spans = [span for span in self.train if span.samples >= samples]
     ends = np.cumsum([span.samples - samples + 1 for span in spans])
@@ -126,8 +135,10 @@ class Sounds:
   def windows(
     self, spans: Sequence[Span], samples: int
   ) -> Iterator[Float32[np.ndarray, "n"]]:
-    """All windows of spans, one after another, round by round: the first of every span,
-    then the second, so that the first few are of many files.
+    """All windows of `samples` of the spans, in rounds.
+
+    The first window of every span comes first, then the second of each, so that the
+    first few windows are of many files.
     """
     rounds = max((span.samples // samples for span in spans), default=0)
     for i in range(rounds):
@@ -183,9 +194,14 @@ class Sounds:
 
 
 class WindowBatches:
-  """Endless batches {"wave": float32 (rows, samples)}, by their number.
+  """Endless batches {"wave": float32 (rows, samples)}, drawn by their number.
 
-  `rows` are those of this process. `close` stops the threads.
+  Args:
+    sounds: to draw from.
+    samples: of a window.
+    rows: of a batch, those of this process.
+    seed: of all windows.
+    threads: that decode.
   """
 
   def __init__(
@@ -205,12 +221,15 @@ class WindowBatches:
     return {"wave": np.stack(windows)}
 
   def get_state(self) -> dict[str, Any]:
+    """The state after the batch that was returned last, as JSON."""
     return {"next_batch": self._next}
 
   def set_state(self, state: dict[str, Any]) -> None:
+    """Continues from a state of `get_state`; batches under way are dropped."""
     self._next, self._coming = int(state["next_batch"]), {}
 
   def close(self) -> None:
+    """Stops the threads that decode windows ahead."""
     self._pool.shutdown(cancel_futures=True)
 
   def _submit(self, batch: int, row: int) -> futures.Future:
