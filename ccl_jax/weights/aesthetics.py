@@ -76,7 +76,7 @@ _FIRST = f"{_CONV}.0.0.weight"
 
 
 def format_of(weights: Weights) -> str:
-  """Which of the two names the tensors have.
+  """The format by the tensors' names: "native" or "checkpoint".
 
   Raises:
     UsageError: they are another network's.
@@ -92,8 +92,10 @@ def format_of(weights: Weights) -> str:
 
 
 def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
-  """The sizes of `WavLM` and of a `Head` from the tensors' shapes, scales from the
-  config, or from what a pickle holds beside its tensors.
+  """The sizes of `WavLM` and of a `Head`, and the scales of the scores.
+
+  Sizes are read from the tensors' shapes, scales from the config, or from what a pickle
+  holds beside its tensors.
 
   Raises:
     UsageError: a tensor is missing that they are read from, or the config is not that
@@ -162,6 +164,7 @@ def _settings(weights: Weights, config: dict) -> tuple[list[list[float]], bool]:
 
 
 def net_of(sizes: Sizes) -> AestheticsNet:
+  """The network of sizes that `sizes_of` gave, which may have been JSON."""
   wavlm = sizes["wavlm"] | {"kernels": tuple(sizes["wavlm"]["kernels"])}
   return AestheticsNet(
     WavLM(**wavlm), tuple(sizes["dense"]), sizes["norms"], sizes["unit"]
@@ -169,13 +172,14 @@ def net_of(sizes: Sizes) -> AestheticsNet:
 
 
 def shapes_of(sizes: Sizes) -> Shapes:
+  """Shapes by path of the parameters of `Aesthetics`, in float32."""
   wave = jnp.zeros((1, 4000))
   init = lambda key: net_of(sizes).init(key, wave, wave == 0)["params"]
   return flat_shapes(jax.eval_shape(init, jax.random.key(0)))
 
 
 def config_of(sizes: Sizes, form: str) -> dict:
-  """The config.json of the release."""
+  """The config.json of the release, for an export."""
   return {
     "proj_num_layer": len(sizes["dense"]),
     "proj_ln": sizes["norms"],
@@ -218,5 +222,10 @@ def load_aesthetics(path: str | os.PathLike) -> Aesthetics:
 
 
 def scorer(params: Any, sizes: Sizes) -> Aesthetics:
-  """The scorer with these parameters, of sizes that `sizes_of` gave."""
+  """The scorer with these parameters.
+
+  Args:
+    params: of the network.
+    sizes: as `sizes_of` gave them.
+  """
   return Aesthetics(params, net_of(sizes), tuple(map(tuple, sizes["scale"])))

@@ -33,7 +33,7 @@ from ccl_jax.weights.upstream import Sizes, Upstream
 
 
 def _conv(source: str, target: str) -> list[Row]:
-  """Also of a transposed one, whose first axis is its inputs there, the last here."""
+  """The rows of a convolution, transposed ones too: in torch these have inputs first."""
   return [
     Row(f"{source}.weight", f"{target}/kernel", conv),
     Row(f"{source}.bias", f"{target}/bias"),
@@ -62,10 +62,11 @@ _FILTER = re.compile(r".*\.(upsample|downsample\.lowpass)\.filter")
 
 
 class Folded(Weights):
-  """A checkpoint whose kernels are whole and whose filters are ours.
+  """A checkpoint with its weight norm folded into kernels, and without its filters.
 
   Raises:
-    UsageError: a low-pass filter is another one.
+    UsageError: a low-pass filter is another one than ours, or a length has another
+      shape than its direction asks for.
   """
 
   def __init__(self, weights: Weights):
@@ -96,7 +97,7 @@ class Folded(Weights):
     return self._weights.file_of(self._parts[name][0])
 
   def read(self, name: str) -> np.ndarray:
-    """Kernels are folded in float32 at least, and given in the dtype of their file."""
+    """The tensor; a kernel is folded in float32 at least, and has its file's dtype."""
     v, *g = (self._weights.read(part) for part in self._parts[name])
     return fold(v, *g) if g else v
 
@@ -129,10 +130,11 @@ def fold(v: np.ndarray, g: np.ndarray) -> np.ndarray:
 
 
 def format_of(weights: Weights) -> str:
-  """The one there is.
+  """Checks that the tensors are BigVGAN's generator's, and returns "native", the one
+  format.
 
   Raises:
-    UsageError: the tensors are another network's.
+    UsageError: they are another network's.
   """
   if "activation_post.act.alpha" in weights:  # other vocoders have conv_pre, too
     return "native"
@@ -185,19 +187,20 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 
 
 def generator_of(sizes: Sizes) -> Generator:
-  """The network of these sizes, which may have been JSON."""
+  """The network of sizes that `sizes_of` gave, which may have been JSON."""
   blocks = tuple((size, tuple(dilations)) for size, dilations in sizes["blocks"])
   fixed = {name: tuple(sizes[name]) for name in ("rates", "kernels")}
   return Generator(**sizes | fixed | {"blocks": blocks})
 
 
 def shapes_of(sizes: Sizes) -> Shapes:
+  """Shapes by path of the parameters of `Generator`, in float32."""
   init = lambda key: init_params(key, generator_of(sizes))
   return flat_shapes(jax.eval_shape(init, jax.random.key(0)))
 
 
 def config_of(sizes: Sizes, form: str) -> dict:
-  """What BigVGAN's config.json says of the network."""
+  """The fields of BigVGAN's config.json that describe the network."""
   return {
     "num_mels": sizes["bands"],
     "upsample_initial_channel": sizes["channels"],

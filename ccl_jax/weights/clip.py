@@ -89,7 +89,7 @@ IGNORE = (
 
 
 def format_of(weights: Weights) -> str:
-  """Whose names the tensors have.
+  """The format by the tensors' names: "native", "diffusers" or "transformers".
 
   Raises:
     UsageError: they are another network's.
@@ -108,8 +108,10 @@ def format_of(weights: Weights) -> str:
 
 
 def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
-  """The fields of `ClipTower`, from the tensors' shapes; the number of heads from a
-  config.json, if it is of this network.
+  """The fields of `ClipTower`.
+
+  They are read from the tensors' shapes; the number of heads from a config.json, if it
+  is of this network.
 
   Raises:
     UsageError: a tensor is missing that they are read from, or a config.json speaks of
@@ -142,6 +144,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 
 
 def shapes_of(sizes: Sizes, dtype=jnp.float32) -> Shapes:
+  """Shapes by path of the parameters of `ClipTower`, in `dtype`."""
   side = sizes["patch"] * sizes["grid"]
   image = jnp.zeros((1, side, side, 3))
   init = lambda key: ClipTower(**sizes).init(key, image)["params"]

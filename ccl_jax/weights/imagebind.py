@@ -79,10 +79,10 @@ NATIVE = [
 
 
 def format_of(weights: Weights) -> str:
-  """Native.
+  """Checks that the tensors are ImageBind's, and returns "native", the one format.
 
   Raises:
-    UsageError: the tensors are another network's.
+    UsageError: they are another network's.
   """
   if _STEM["vision"] in weights:
     return "native"
@@ -93,8 +93,7 @@ def format_of(weights: Weights) -> str:
 
 
 def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
-  """Width, heads, hidden width, depth and outputs of both towers, and the rows of
-  patches that a picture has.
+  """The sizes of both towers, and `grid`, the rows of patches of a picture.
 
   Raises:
     UsageError: a tensor is missing that they are read from.
@@ -125,6 +124,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 
 
 def shapes_of(sizes: Sizes, dtype=jnp.float32) -> Shapes:
+  """Shapes by path of the parameters of both towers, in `dtype`."""
   frames, height, width = np.multiply(PATCH, (1, sizes["grid"], sizes["grid"]))
   inputs = {"vision": (frames, height, width, 3), "audio": (BANDS, MEL_FRAMES)}
   params = {}
@@ -137,7 +137,7 @@ def shapes_of(sizes: Sizes, dtype=jnp.float32) -> Shapes:
 
 
 def config_of(sizes: Sizes, form: str) -> dict:
-  """What the tensors do not tell, and whose they are."""
+  """The heads of both towers, which tensors do not tell, and the licence."""
   heads = lambda tower: {"dim": tower["width"], "heads": tower["heads"]}
   return {name: heads(sizes[name]) for name in TOWERS} | {
     "licence": LICENCES["imagebind"]

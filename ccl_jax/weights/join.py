@@ -1,4 +1,4 @@
-"""One joint model from two streams that were trained apart.
+"""Joins two streams that were trained apart into one model.
 
 The video stream is a converted Wan2.1, or a run's; the audio stream is a run's, or
 random. The exchange between them is fresh, its output projections zero, so the joint
@@ -30,7 +30,20 @@ from ccl_jax.models.presets import build_model, init_params
 
 
 class Part:
-  """A folder with parameters of one stream: converted, or of a run (its EMA)."""
+  """One stream's parameters in a folder: converted, or of a run (its EMA).
+
+  Args:
+    folder: as of `find_parameters`.
+    stream: "video" or "audio".
+
+  Attributes:
+    config: the folder's config.json, or the metadata of the run's checkpoint.
+    codecs: the bundle that belongs to the parameters, if there is one.
+    reader: of the parameters, layer by layer.
+
+  Raises:
+    UsageError: the folder holds no such stream.
+  """
 
   def __init__(self, folder, stream: str):
     try:
@@ -48,12 +61,17 @@ class Part:
     return path.startswith((f"{self.stream}/", f"blocks/{self.stream}/"))
 
   def shape(self, path: str) -> tuple[int, ...]:
+    """The shape of a parameter.
+
+    Raises:
+      UsageError: the part does not have it.
+    """
     if path not in self.reader.shapes:
       raise UsageError(f"--{self.stream} {self.folder} has no {path}")
     return self.reader.shapes[path].shape
 
   def sizes(self) -> dict[str, Any]:
-    """What its config.json says of the stream."""
+    """The fields of the stream's `StreamConfig`, and its depth."""
     if "sizes" in self.config:
       return self.config["sizes"]
     model = self._found.build("model", build_model)
@@ -68,8 +86,10 @@ def join(
   Args:
     video: a folder with the video stream.
     audio: a folder with the audio stream; None draws one from `seed`.
+    dst: a new folder.
     size: a name of `models.presets.PRESETS`.
     variant: of the exchange.
+    seed: of the parameters that no part has.
 
   Raises:
     UsageError: a stream is not of that size, or `dst` is there already.

@@ -1,4 +1,4 @@
-"""Networks of our own training, as `convert` leaves published ones.
+"""Writes networks of our own training as `convert` writes published ones.
 
 Parameters go out under the published names and come in again through the converter, so
 that a folder of ours is in no way different from one of theirs: same layout, same
@@ -27,12 +27,13 @@ LICENCE = "your own training: the terms are yours, as far as those of your data 
 def write_network(
   kind: str, sizes: dict[str, Any], params: Any, dst: pathlib.Path, name: str
 ) -> dict[str, Any]:
-  """Writes a network into the folder `dst`, in place of an earlier one of its kind;
-  returns its config.json.
+  """Writes a network into the folder `dst`; returns its config.json.
 
   Args:
     kind: a command of `convert`.
     sizes: what its upstream reads from a checkpoint.
+    params: of the network.
+    dst: a new folder, or one with an earlier network of the kind, which is replaced.
     name: of the source.
 
   Raises:

@@ -1,4 +1,4 @@
-"""Where the tensors of a torch pickle lie, without torch and without running anything.
+"""Reads where the tensors of a torch pickle lie, without torch, and runs nothing of it.
 
 A .pth is a pickled dict whose tensors name storages, raw bytes kept outside the pickle:
 
@@ -124,7 +124,7 @@ def pickle_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
 
 
 def plain_values(path: pathlib.Path) -> dict:
-  """What a file of torch.save holds beside its tensors: settings by name.
+  """The settings that a file of torch.save holds beside its tensors, by name.
 
   Raises:
     UsageError: as `pickle_entries`.

@@ -37,31 +37,44 @@ _LFS = b"version https://git-lfs"
 
 
 class Weights:
-  """The tensors of one checkpoint, by name."""
+  """The tensors of one checkpoint, by name; headers are read, tensors on demand.
+
+  Attributes:
+    path: that the checkpoint was opened by.
+  """
 
   def __init__(self, path: pathlib.Path, entries: dict[str, Entry]):
     self.path, self._entries = path, entries
 
   def names(self) -> list[str]:
+    """The names of all tensors, in the order of the file."""
     return list(self._entries)
 
   def __contains__(self, name: str) -> bool:
     return name in self._entries
 
   def shape(self, name: str) -> tuple[int, ...]:
+    """The shape of a tensor, by the header."""
     return self._entries[name].shape
 
   def dtype(self, name: str) -> np.dtype:
+    """The dtype of a tensor as it is stored."""
     return self._entries[name].dtype
 
   def nbytes(self, name: str) -> int:
+    """The number of bytes of a tensor."""
     return math.prod(self.shape(name)) * self.dtype(name).itemsize
 
   def file_of(self, name: str) -> pathlib.Path:
+    """The path of the file that holds a tensor."""
     return self._entries[name].file
 
   def read(self, name: str) -> np.ndarray:
-    """The tensor, in memory of its own."""
+    """The tensor, in memory of its own.
+
+    Raises:
+      UsageError: the file is truncated, or cannot be read.
+    """
     e = self._entries[name]
     dense = e.strides is None
     count = math.prod(e.shape) if dense else extent(e.shape, e.strides)
@@ -83,7 +96,11 @@ class Weights:
     return np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, e.shape, steps))
 
   def renamed(self, rename: Callable[[str], str]) -> "Weights":
-    """The same tensors under other names."""
+    """The same tensors under other names.
+
+    Raises:
+      UsageError: two of them would have one name.
+    """
     entries = {}
     for name, entry in self._entries.items():
       if rename(name) in entries:

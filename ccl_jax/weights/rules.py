@@ -36,7 +36,11 @@ _BACKREF = re.compile(r"\\(\d)")
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-  """An invertible change of layout: torch tensor -> our array, and back."""
+  """An invertible change of layout: torch tensor -> our array, and back.
+
+  Attributes:
+    forward, backward: the two functions.
+  """
 
   forward: Callable[[np.ndarray], np.ndarray]
   backward: Callable[[np.ndarray], np.ndarray]
@@ -91,7 +95,11 @@ def patch_linear(patch: tuple[int, int, int]) -> Transform:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One line of a table; see the module's docstring."""
+  """One line of a table: a source name, a target, and the transform between.
+
+  Raises:
+    ValueError: a group of the source does not stand in the target.
+  """
 
   source: str
   target: str
@@ -104,12 +112,12 @@ class Row:
       raise ValueError(f"{self}: every group of the source must stand in the target")
 
   def forward(self, name: str) -> str | None:
-    """The target of a source name, or None."""
+    """The target of a source name; None if it is not this row's."""
     found = self._source.fullmatch(name)
     return None if found is None else found.expand(self.target)
 
   def backward(self, target: str) -> str | None:
-    """The source name of a target, or None."""
+    """The source name of a target; None if it is not this row's."""
     found = self._target.fullmatch(target)
     if found is None:
       return None
@@ -148,8 +156,12 @@ def _literal(text: str) -> str:
 def dense(
   source: str, target: str, bias: bool = True, kernel: Transform = linear
 ) -> list[Row]:
-  """The rows of a torch Linear and a Flax Dense, or by another `kernel` of layers with
-  the same two parameters; `target` may end in a slot.
+  """The rows of a torch Linear's weight (our kernel) and, if it has one, its bias.
+
+  Args:
+    source, target: of the layer; `target` may end in a slot.
+    bias: whether it has one.
+    kernel: the transform of the weight, for layers that are no Linear.
   """
   path, slot = _split_slot_text(target)
   rows = [Row(f"{source}.weight", f"{path}/kernel{slot}", kernel)]
@@ -192,7 +204,7 @@ def _target(path: str, slot: Slot) -> str:
 
 
 def flat_shapes(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
-  """A tree of shapes by '/'-joined paths."""
+  """The leaves of a tree of shapes, by '/'-joined paths."""
   return traverse_util.flatten_dict(tree, sep="/")
 
 
@@ -264,7 +276,11 @@ def match(
 def load(
   rows: Sequence[Row], weights: Weights, shapes: Shapes, ignore: Sequence[str] = ()
 ) -> Iterator[tuple[str, Slot, np.ndarray]]:
-  """(path, slot, array) for everything in `shapes`, one tensor in memory at a time."""
+  """(path, slot, array) of all parameters, one tensor in memory at a time.
+
+  Raises:
+    UsageError: as `match`.
+  """
   for m in match(rows, weights, shapes, ignore):
     yield m.path, m.slot, m.transform.forward(weights.read(m.name))
 
@@ -272,8 +288,12 @@ def load(
 def load_tree(
   rows: Sequence[Row], weights: Weights, shapes: Shapes, ignore: Sequence[str] = ()
 ) -> dict[str, Any]:
-  """All parameters at once, as a tree of arrays in the dtypes of `shapes`, on the
-  device; for what fits there.
+  """All parameters at once, as a tree of arrays on the device; for what fits there.
+
+  They have the dtypes of `shapes`.
+
+  Raises:
+    UsageError: as `match`.
   """
   flat = {path: np.empty(x.shape, x.dtype) for path, x in shapes.items()}
   for path, slot, array in load(rows, weights, shapes, ignore):
@@ -290,7 +310,9 @@ def unload(
 ) -> Iterator[tuple[str, np.ndarray]]:
   """(name, tensor) of the checkpoint that holds these parameters: `load` backwards.
 
-  `read` gives the array of a path and slot.
+  Args:
+    rows, shapes: of the network.
+    read: (path, slot) to the array of the parameter there.
   """
   for m in wanted(rows, shapes):
     yield m.name, m.transform.backward(read(m.path, m.slot))

@@ -105,10 +105,10 @@ NATIVE = [
 
 
 def format_of(weights: Weights) -> str:
-  """Native.
+  """Checks that the tensors are Synchformer's, and returns "native", the one format.
 
   Raises:
-    UsageError: the tensors are another network's.
+    UsageError: they are another network's.
   """
   if "transformer.OFF_tok" in weights:
     return "native"
@@ -119,8 +119,9 @@ def format_of(weights: Weights) -> str:
 
 
 def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
-  """The fields of `SynchformerNet`, and the patches of a segment: `times` and a square
-  of `grid` by `grid`.
+  """The fields of `SynchformerNet`, and the patches of a segment.
+
+  These are `times`, and a square of `grid` by `grid`.
 
   Raises:
     UsageError: a tensor is missing that they are read from.
@@ -151,6 +152,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 
 
 def shapes_of(sizes: Sizes, dtype=jnp.float32) -> Shapes:
+  """Shapes by path of the parameters of `SynchformerNet`, in `dtype`."""
   sizes = dict(sizes)
   times, grid = sizes.pop("times"), sizes.pop("grid")
   frames, height, width = np.multiply(PATCH, (times, grid, grid))

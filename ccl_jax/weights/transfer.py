@@ -27,7 +27,15 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Source(NamedTuple):
-  """A checkpoint that has passed every test that its headers allow."""
+  """A checkpoint that has passed every test that its headers allow.
+
+  Attributes:
+    upstream: the network that it is of.
+    weights: its tensors.
+    form: its format.
+    sizes, shapes: of the network, and of our parameters.
+    moves: which tensor becomes which parameter.
+  """
 
   upstream: Upstream
   weights: Weights
@@ -38,10 +46,11 @@ class Source(NamedTuple):
 
 
 def open_source(kind: str, src) -> Source:
-  """The checkpoint `src` of a network.
+  """The checkpoint `src` of a network, held to account; no tensor is read.
 
   Args:
     kind: a name of `weights.upstream.MODULES`.
+    src: a file or folder.
 
   Raises:
     UsageError: it is not what it should be.
@@ -73,6 +82,8 @@ def import_weights(
 
   Args:
     kind: a name of `weights.upstream.MODULES`.
+    src: a file or folder.
+    dst: a new folder.
     dtype: to store everything in; as it is in the source if not given.
     verify: read everything back, and compare it tensor by tensor.
     licence: the weights' terms; None: those of the published ones.
@@ -151,6 +162,7 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
 
   Args:
     src: a folder of `import_weights`; of a joint model or a run, the video stream.
+    dst: a new folder.
     form: a format of the upstream's tables.
     verify: read everything back, and compare it tensor by tensor.
 

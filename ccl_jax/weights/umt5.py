@@ -53,7 +53,7 @@ TOKENIZERS = ("google/umt5-xxl", "tokenizer", "../tokenizer", "")  # beside the 
 
 
 def format_of(weights: Weights) -> str:
-  """Which of the two names the tensors have.
+  """The format by the tensors' names: "native" or "diffusers".
 
   Raises:
     UsageError: they are another network's.
@@ -97,6 +97,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 
 
 def shapes_of(sizes: Sizes, dtype=jnp.float32) -> Shapes:
+  """Shapes by path of the parameters of `UMT5Encoder`, in `dtype`."""
   ids = jnp.zeros((1, 8), jnp.int32)
   init = lambda key: UMT5Encoder(**sizes).init(key, ids, ids > 0)["params"]
   shapes = flat_shapes(jax.eval_shape(init, jax.random.key(0)))
@@ -162,7 +163,11 @@ def load_umt5(
 
 
 def load_params(path: str | os.PathLike, dtype: str):
-  """The parameters of `UMT5Encoder` from a checkpoint, in `dtype`."""
+  """The parameters of `UMT5Encoder` from a checkpoint, in `dtype`.
+
+  Raises:
+    UsageError: nothing there, or not the weights of a UMT5 encoder.
+  """
   weights = open_weights(path, UPSTREAM.places, UPSTREAM.files)
   rows = UPSTREAM.tables[format_of(weights)]
   shapes = shapes_of(sizes_of(weights, rows, {}), jnp.dtype(dtype))

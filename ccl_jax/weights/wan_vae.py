@@ -30,7 +30,13 @@ from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name, tensor_shape
 
 
 class Names(NamedTuple):
-  """What a release calls the parts; `down` and `up` are numbered layers in order."""
+  """The names that a release gives to the parts of its VAE.
+
+  Attributes:
+    down, up: of the numbered layers, in order.
+    block: of a residual block's norm, convolution, norm, convolution and shortcut.
+    middle: of the two blocks, and the attention between them.
+  """
 
   first: str
   down: Sequence[str]
@@ -44,6 +50,7 @@ class Names(NamedTuple):
 
 
 def table(names: Names) -> list[Row]:
+  """The rows of both networks, by the names of a release."""
   return [
     *_conv(names.moments, "encoder/moments"),
     *_half("encoder", "down", names.down, names),
@@ -121,7 +128,7 @@ DIFFUSERS = table(
 
 
 def format_of(weights: Weights) -> str:
-  """Which of the two names the tensors have.
+  """The format by the tensors' names: "native" or "diffusers".
 
   Raises:
     UsageError: they are another network's.
@@ -136,7 +143,7 @@ def format_of(weights: Weights) -> str:
 
 
 def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
-  """The base width.
+  """The base width, from the shape of the first convolution.
 
   Raises:
     UsageError: the tensor that has it is missing, or latents have other channels.
@@ -151,6 +158,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 
 
 def shapes_of(sizes: Sizes) -> Shapes:
+  """Shapes by path of the parameters of both networks, in float32."""
   init = lambda key: init_params(key, **sizes)
   return flat_shapes(jax.eval_shape(init, jax.random.key(0)))
 
