@@ -1,4 +1,4 @@
-"""A clip as metrics see it: decoded once, then shown at every rate that is asked for.
+"""A clip for metrics: decoded once, then given at every rate that is asked for.
 
 The clock begins with the first instant that has both picture and sound. Pictures change
 their rate as ffmpeg's fps filter does it (metrics/fps.py); sound does by sinc
@@ -26,7 +26,13 @@ _JITTER = 0.01  # seconds off the running sample count: less is noise, more is a
 
 
 class Picture(NamedTuple):
-  """All frames of a file, when each appears (s), and when the last one goes."""
+  """All frames of a file, with their times in seconds.
+
+  Attributes:
+    times: when each appears.
+    end: when the last one goes.
+    rate: frames per second.
+  """
 
   frames: UInt8[np.ndarray, "F H W 3"]
   times: list[Fraction]
@@ -35,7 +41,13 @@ class Picture(NamedTuple):
 
 
 class Sound(NamedTuple):
-  """All samples of a file, by channel."""
+  """All samples of a file, by channel.
+
+  Attributes:
+    wave: in [-1, 1].
+    rate: in Hz.
+    layout: the channels' names, such as "stereo".
+  """
 
   wave: Float32[np.ndarray, "c n"]
   rate: int
@@ -43,9 +55,10 @@ class Sound(NamedTuple):
 
 
 class Clip:
-  """One clip.
+  """A clip that is to be scored; its file is decoded when it is first needed.
 
   Attributes:
+    path: of the file.
     name: its id.
     fields: its line of the manifest.
   """
@@ -77,11 +90,14 @@ class Clip:
 
   @property
   def decoded(self) -> bool:
-    """Whether it has been."""
+    """Whether the file has been decoded so far."""
     return "_decoded" in vars(self)
 
   def check(self, kinds: frozenset[str]) -> None:
-    """Decodes the clip.
+    """Decodes the clip, and checks that it has what is needed.
+
+    Args:
+      kinds: of "picture" and "sound".
 
     Raises:
       Unscorable: the file is damaged, or lacks one of these.
@@ -96,11 +112,11 @@ class Clip:
 
   @property
   def seconds(self) -> float:
-    """Length of the picture."""
+    """Duration of the clip's picture, in seconds."""
     return float(self._part("picture").end)
 
   def frames(self, fps: float | int | None = None) -> UInt8[np.ndarray, "F H W 3"]:
-    """The frames, all of them or at another rate, from time 0."""
+    """The frames from time 0 on, at `fps` frames per second; None: all as they are."""
     picture = self._part("picture")
     if fps is None:
       return picture.frames
@@ -112,17 +128,17 @@ class Clip:
     return picture.frames[shown[early:]]
 
   def sound(self, rate: int) -> Float32[np.ndarray, " n"]:
-    """Mono, the mean of the channels."""
+    """Mono sound at `rate` Hz in [-1, 1], the mean of the channels."""
     sound = self._part("sound")
     return resample(sound.wave.mean(0), sound.rate, rate)
 
   def first_channel(self, rate: int) -> Float32[np.ndarray, " n"]:
-    """Of stereo the left one."""
+    """The first channel's sound at `rate` Hz: of stereo the left one."""
     sound = self._part("sound")
     return resample(sound.wave[0], sound.rate, rate)
 
   def integers(self, rate: int) -> Int16[np.ndarray, " n"]:
-    """Mono at the scale of int16."""
+    """Mono sound at `rate` Hz, at the scale of int16, by libswresample."""
     sound = self._part("sound")
     if not sound.wave.size:
       return np.zeros(0, np.int16)
@@ -136,8 +152,14 @@ class Clip:
 
 
 def decode(path: str | pathlib.Path, needs: frozenset[str]) -> dict[str, Any]:
-  """Picture and sound of a file in one pass; None for a track that is not there, or is
-  not needed.
+  """Picture and sound of a file, in one pass.
+
+  Args:
+    path: of the file.
+    needs: of "picture" and "sound".
+
+  Returns:
+    `picture` and `sound`; None for one that is not there, or not needed.
 
   Raises:
     MediaError: it is damaged, or no media file.
@@ -199,6 +221,7 @@ def _sound(held, rate: int, layout) -> Sound:
   wave = np.zeros((layout.nb_channels, length), np.float32)
   for time, pieces in runs:
     joined = np.concatenate(pieces, 1)
+    # What is before time 0 is cut off, what is past the end too.
     first = round(time * rate)
     joined = joined[:, max(-first, 0) :]
     first = max(first, 0)

@@ -23,7 +23,12 @@ PREEMPHASIS = 0.97
 def triangles(
   places: Float[np.ndarray, " k"], edges: Float[np.ndarray, " e"]
 ) -> Float[np.ndarray, "k c"]:
-  """Weights of height 1 at edge c + 1 that fall to 0 at edges c and c + 2."""
+  """Weights of c triangles: height 1 at edge c + 1, 0 at edges c and c + 2.
+
+  Args:
+    places: of the k bins.
+    edges: in the same unit, c + 2 of them.
+  """
   low, peak, high = edges[:-2], edges[1:-1], edges[2:]
   rise = (places[:, None] - low) / (peak - low)
   fall = (high - places[:, None]) / (high - peak)
@@ -44,7 +49,7 @@ def _frames(x, size: int):
 
 
 def htk_mel(wave: Float[np.ndarray, "*b n"]) -> Float[np.ndarray, "*b c m"]:
-  """Log mel of 1 + n / 160 frames."""
+  """Log mel of a sound at 16 kHz, m = 1 + n / 160 frames of c = 128 bands."""
   edges = 700 * np.expm1(np.linspace(0, _mel(RATE / 2), BANDS + 2))
   around = [(0, 0)] * (wave.ndim - 1) + [(HTK_FFT // 2, HTK_FFT // 2)]
   frames = _frames(np.pad(wave, around, mode="reflect"), HTK_FFT)
@@ -56,7 +61,7 @@ def htk_mel(wave: Float[np.ndarray, "*b n"]) -> Float[np.ndarray, "*b c m"]:
 
 
 def kaldi_mel(wave: Float[np.ndarray, "*b n"]) -> Float[np.ndarray, "*b c m"]:
-  """Log mel of 1 + (n - 400) / 160 frames."""
+  """Log mel of a sound at 16 kHz, m = 1 + (n - 400) / 160 frames of c = 128 bands."""
   edges = np.linspace(_mel(KALDI_LOW), _mel(RATE / 2), BANDS + 2)
   frames = _frames(wave, WINDOW)
   frames = frames - frames.mean(-1, keepdims=True)

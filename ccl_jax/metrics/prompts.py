@@ -1,4 +1,4 @@
-"""Published sets of prompts as lines of a manifest.
+"""Reads published sets of prompts as lines of a manifest.
 
   ovi         CSV with text_prompt and image_path; speech <S>...<E>
   versebench  JSON items with video_prompt, audio_prompt, speech_prompt {speaker, text}
@@ -67,6 +67,10 @@ def read_prompts(
   path: str | pathlib.Path, form: str = "auto"
 ) -> tuple[list[Line], int]:
   """The lines of a set, and how many transcripts were taken from quotation marks.
+
+  Args:
+    path: of the set.
+    form: of `FORMATS`, or "auto": by the fields of its first row.
 
   Raises:
     UsageError: the file cannot be read, or a row has no prompt.

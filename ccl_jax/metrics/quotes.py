@@ -1,4 +1,4 @@
-"""What a prompt wants said: the text between its quotation marks.
+"""Finds the speech that a prompt asks for: the text between its quotation marks.
 
   "..."  “...”  «...»  「...」  『...』      in their order, joined by a space
 
