@@ -1,4 +1,4 @@
-"""The metrics by name: where their weights lie, and how their networks are read.
+"""The metrics by name: where their weights are found, and how networks are read.
 
 A builder gives a `Metric` without reading a network: it names the protocol, for which
 the weights' files are hashed, and checks that what it needs is there.
@@ -32,7 +32,7 @@ _sha256 = functools.cache(sha256)
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What the command line may set; each is part of the protocol of its metric.
+  """Settings of the metrics; each is part of the protocol of its metric.
 
   Attributes:
     sync_scale: of the frames that the face detector sees.
@@ -52,7 +52,11 @@ class Options:
 
 
 class Folder:
-  """A folder of weights."""
+  """A folder of the networks' released weights, or none.
+
+  Raises:
+    UsageError: there is no such folder.
+  """
 
   def __init__(self, path: str | pathlib.Path | None):
     self._path = None if path is None else pathlib.Path(path)
@@ -85,7 +89,11 @@ class Folder:
     return found[0]
 
   def protocol(self, *networks: str) -> dict[str, Any]:
-    """The weights of networks as a part of a protocol."""
+    """The hashes of networks' weights, as a part of a protocol.
+
+    Raises:
+      Unscorable: as `find`.
+    """
     return {"weights": {n: _sha256(self.find(n)) for n in networks}}
 
 

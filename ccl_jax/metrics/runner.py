@@ -18,7 +18,13 @@ from ccl_jax.metrics.records import Record, Records, digest, sha256
 
 
 class Item(NamedTuple):
-  """A clip to score: its id, its file, and its line of the manifest."""
+  """A clip that is to be scored.
+
+  Attributes:
+    name: its id.
+    path: its file.
+    fields: its line of the manifest.
+  """
 
   name: str
   path: pathlib.Path
@@ -26,7 +32,7 @@ class Item(NamedTuple):
 
 
 class Results(NamedTuple):
-  """What a run came to.
+  """The results of a run.
 
   Attributes:
     records: by metric and id.
@@ -49,7 +55,13 @@ def evaluate(
   records: Records,
   progress: Callable[[str], None] = lambda name: None,
 ) -> Results:
-  """Scores all clips by all metrics; `progress` hears of each clip that is done.
+  """Scores all clips by all metrics.
+
+  Args:
+    items: the clips.
+    metrics: each is prepared when its first clip needs it.
+    records: where results are looked up and kept.
+    progress: is called with the id of each clip that is done.
 
   Raises:
     KeyboardInterrupt: all records that were made are kept.

@@ -1,4 +1,4 @@
-"""The word error rate of one clip, from its line of the manifest and what is heard."""
+"""The word error rate of one clip: its line of the manifest against what is heard."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from ccl_jax.metrics.whisper import RATE, Recogniser
 
 
 def wanted(fields: Mapping[str, Any]) -> str:
-  """What is to be said: the transcript, or what the prompt quotes.
+  """The text that a clip is to say: its transcript, or what its prompt quotes.
 
   Raises:
     Unscorable: there is neither.
@@ -24,8 +24,10 @@ def wanted(fields: Mapping[str, Any]) -> str:
 
 
 def compared(reference: str, heard: str, language: str) -> dict[str, Any]:
-  """A clip's edits by kind and its rate, named after the language's unit; where nothing
-  was to be said, no rate but whether something was.
+  """The scores of a clip: its edits by kind and its rate.
+
+  The rate is named after the language's unit, wer or cer. Where nothing was to be said
+  there is none, but `unrequested`: whether something was.
   """
   errors = wer.speech_errors(reference, heard, language)
   out = {"reference": reference, "hypothesis": heard, "language": language}
@@ -44,7 +46,7 @@ def compared(reference: str, heard: str, language: str) -> dict[str, Any]:
 
 
 def of_sounds(recognise: Recogniser) -> Scorer:
-  """Rates of what a recogniser hears."""
+  """A scorer of clips by what a recogniser hears in their sound."""
 
   def score(clip: Clip) -> dict[str, Any]:
     reference = wanted(clip.fields)
@@ -56,7 +58,7 @@ def of_sounds(recognise: Recogniser) -> Scorer:
 
 
 def of_transcripts(texts: Mapping[str, str]) -> Scorer:
-  """Rates of what was heard elsewhere, by id."""
+  """A scorer of clips by transcripts that were made elsewhere, by id."""
 
   def score(clip: Clip) -> dict[str, Any]:
     if clip.name not in texts:

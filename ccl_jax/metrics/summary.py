@@ -1,4 +1,4 @@
-"""Sums of per-clip numbers: means or rates, intervals, and differences of pairs.
+"""Sums up per-clip numbers: means or rates, intervals, and differences of pairs.
 
 An interval is the 2.5 and 97.5 percentiles of a number over 2000 draws of as many clips
 with replacement, by a fixed seed. Two sets are compared on the clips that both have:
@@ -22,14 +22,14 @@ Scores = Mapping[str, Mapping[str, Any]]  # id -> the scores of its record
 
 
 def terms(column: Column, scores: Mapping[str, Any]) -> tuple[float, float] | None:
-  """A clip's part of a column: (value, per); None if it has none."""
+  """The (value, per) that a clip adds to a column; None if it has none."""
   value = scores.get(column.value)
   per = 1 if column.per is None else scores.get(column.per)
   return None if value is None or not per else (float(value), float(per))
 
 
 def parts_of(column: Column, scores: Scores) -> dict[str, tuple[float, float]]:
-  """The parts of all clips that have one."""
+  """The (value, per) of a column by clip, of all clips that have one."""
   found = {name: terms(column, row) for name, row in scores.items()}
   return {name: pair for name, pair in found.items() if pair is not None}
 
@@ -49,7 +49,10 @@ def _ends(samples: np.ndarray) -> dict[str, float]:
 
 
 def sum_up(parts: Sequence[tuple[float, float]]) -> dict[str, float]:
-  """The number of a column and its interval, which takes two clips; {} of none."""
+  """The number of a column: `mean`, and from two clips on `low` and `high`.
+
+  {} of no clips.
+  """
   if not parts:
     return {}
   pairs = np.array(parts, np.float64)
@@ -61,7 +64,11 @@ def sum_up(parts: Sequence[tuple[float, float]]) -> dict[str, float]:
 def difference(
   first: Mapping[str, tuple[float, float]], second: Mapping[str, tuple[float, float]]
 ) -> dict[str, float | int]:
-  """By how much the second exceeds the first on the clips that both have."""
+  """How much the second set exceeds the first, on the clips that both have.
+
+  Returns:
+    n, the common clips; from one on `difference`, from two on `low` and `high`.
+  """
   common = sorted(first.keys() & second.keys())
   if not common:
     return {"n": 0}
@@ -78,6 +85,7 @@ def columns_of(
 
   Args:
     scores: by metric and id.
+    names: ids of the clips.
   """
   out = {}
   for key, column in COLUMNS.items():
@@ -96,6 +104,7 @@ def paired_subsets(
   """Differences of subsets over the pairs that they share.
 
   Args:
+    scores: by metric and id.
     pairs: subset -> pair -> id.
   """
   out, subsets = {}, sorted(pairs)
@@ -119,8 +128,10 @@ def paired_subsets(
 def distance(
   features: Sequence[np.ndarray], reference: Moments | None
 ) -> dict[str, Any]:
-  """The Frechet distance of the clips' features to those of a reference set, and what
-  speaks against it.
+  """The Frechet distance of the clips' features to those of a reference set.
+
+  Returns:
+    `mean`, or the `reason` for having none; `n_scored`, and `warnings` if any.
   """
   out: dict[str, Any] = {"n_scored": len(features)}
   if reference is None:
