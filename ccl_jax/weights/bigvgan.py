@@ -33,7 +33,7 @@ from ccl_jax.weights.upstream import Sizes, Upstream
 
 
 def _conv(source: str, target: str) -> list[Row]:
-  """The rows of a convolution, transposed ones too: in torch these have inputs first."""
+  """The rows of a convolution; a transposed one has its inputs first in torch."""
   return [
     Row(f"{source}.weight", f"{target}/kernel", conv),
     Row(f"{source}.bias", f"{target}/bias"),

@@ -120,6 +120,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 
 def shapes_of(sizes: Sizes) -> Shapes:
   """Shapes by path of the parameters of both towers, in float32."""
+
   def init(key):
     params = {}
     for name, size in sizes.items():
