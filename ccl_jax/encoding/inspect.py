@@ -27,7 +27,11 @@ from ccl_jax.errors import UsageError
 
 
 def describe(root: pathlib.Path) -> list[str]:
-  """Lines that say what a set holds, from its JSON files alone."""
+  """Lines that say what a set holds, from its JSON files alone.
+
+  Raises:
+    UsageError: there is no set in the folder `root`.
+  """
   made = plan.read(root)
   if made is None:
     raise UsageError(
@@ -65,7 +69,7 @@ def describe(root: pathlib.Path) -> list[str]:
 
 
 def decode(codecs: Codecs, record: Mapping[str, Any]) -> dict[str, Any]:
-  """A record's clip: `video` uint8 (F, H, W, 3) and `audio` (n,), as far as there."""
+  """The clip of a record: `video` uint8 (F, H, W, 3), `audio` (n,), if it has them."""
   latents = {
     s: record[s][None].astype(np.float32) for s in ("video", "audio") if s in record
   }
@@ -80,7 +84,11 @@ def _decoder(codecs, latents):
 
 
 def decode_some(root: str | pathlib.Path, count: int) -> Iterator[pathlib.Path]:
-  """Writes `count` records, spread over the set, to ROOT/check; yields the files."""
+  """Writes `count` records, spread over the set, into ROOT/check; yields the files.
+
+  Raises:
+    UsageError: there is no finished set.
+  """
   from ccl_jax.viz.media import write_mp4, write_png, write_wav
 
   root = pathlib.Path(root)
@@ -104,7 +112,7 @@ def decode_some(root: str | pathlib.Path, count: int) -> Iterator[pathlib.Path]:
 def some_clips(
   root: pathlib.Path, count: int
 ) -> Iterator[tuple[Bucket, dict[str, Any]]]:
-  """`count` decoded records: one of every bucket first, the others evenly spread."""
+  """Decodes `count` records: one of every bucket first, the others evenly spread."""
   records, codecs = RecordSet(root), load_codecs(root / "codecs")
   firsts = np.cumsum([0, *map(len, records.buckets.values())])[:-1].tolist()
   spread = np.linspace(0, len(records) - 1, count).astype(int).tolist()
@@ -114,6 +122,7 @@ def some_clips(
 
 
 def contact_sheet(root: pathlib.Path, path: pathlib.Path, count: int) -> None:
+  """Draws `count` decoded records of a set, with their sound, into a PNG at `path`."""
   from ccl_jax.viz.panels import contact_sheet
 
   buckets, clips = zip(*some_clips(root, count))
@@ -142,7 +151,13 @@ def _numbers(values: list[float]) -> str:
 
 
 def show(root: pathlib.Path, clips: int, sheet: pathlib.Path | None) -> None:
-  """Prints what a set holds, and draws `clips` records of a whole one."""
+  """Prints what a set holds, and draws `clips` records of a finished one.
+
+  Args:
+    root: folder of the set.
+    clips: records to draw; 0: no drawing.
+    sheet: the PNG; None: ROOT/inspect.png.
+  """
   print("\n".join(describe(root)))
   if clips > 0 and (root / "index.json").is_file():
     path = sheet or root / "inspect.png"

@@ -1,4 +1,4 @@
-"""Media to a set of latents: the plan, the codecs, this process's shards, the index."""
+"""Encodes media into a set: its plan, its codecs, this process's shards, its index."""
 
 import contextlib
 import pathlib
@@ -26,7 +26,11 @@ _PATIENCE = 3600.0  # seconds to wait for process 0 to list the media
 
 
 def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
-  """Encodes this process's shards; returns the set's index once it is whole.
+  """Encodes this process's shards; returns the set's index once all shards are done.
+
+  Args:
+    config: see configs/encode.py.
+    index, count: this process encodes every count-th shard, from the index-th on.
 
   Raises:
     UsageError: a mistake of the user's, or a disk that is full.
@@ -56,7 +60,17 @@ def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
 def prepare(
   config, media: Stock, out: pathlib.Path, index: int
 ) -> tuple[plan.Plan, Codecs]:
-  """The plan and the codecs of the set; process 0 makes what is not there."""
+  """The plan and the codecs of the set; process 0 makes what is not there.
+
+  Args:
+    config: see configs/encode.py.
+    media: that are encoded.
+    out: folder of the set.
+    index: of this process; all but 0 wait for the plan.
+
+  Raises:
+    UsageError: the set was begun with other settings or codecs, or no plan appears.
+  """
   settings = {
     **{k: config.data[k] for k in ("source", "split")},
     "loudness": config.data.get("loudness"),
@@ -90,7 +104,11 @@ def prepare(
 def make_plan(
   config, settings: Mapping[str, Any], media: Stock, out: pathlib.Path
 ) -> tuple[plan.Plan, Codecs]:
-  """Lists the media and sees to the codecs; plan.json comes last."""
+  """Lists the media, and loads or fits the codecs; writes plan.json last.
+
+  Raises:
+    UsageError: a wrong setting, or a folder that holds something else.
+  """
   if config.shard_clips < 1:
     raise UsageError(f"shard_clips: got {config.shard_clips}, expected 1 or more")
   ours = ("codecs", f".{plan.FILE}", ".codecs")

@@ -1,4 +1,4 @@
-"""A shard's clips through the codecs: decoding, encoding and writing overlap."""
+"""Encodes the clips of a shard: decoding, encoding and writing overlap."""
 
 import collections
 import functools
@@ -39,11 +39,18 @@ def _program(codecs, batch, video_std):
 def make_encoder(
   codecs: Codecs, size: int, video_std: bool = False
 ) -> Callable[[list[dict]], dict]:
-  """A function from clips of one bucket, at most `size`, to arrays of `size` rows;
-  `video_std`: with the deviation of video latents.
+  """A function from clips of one bucket, at most `size`, to arrays of `size` rows.
 
   A batch runs on all devices of this process; what it lacks in rows is filled with its
   last clip, so that a bucket has one shape.
+
+  Args:
+    codecs: of the set.
+    size: rows, a multiple of the devices.
+    video_std: whether the deviation of video latents is computed too.
+
+  Raises:
+    UsageError: the size does not divide over the devices.
   """
   devices = jax.local_devices()
   if size < 1 or size % len(devices):
@@ -78,7 +85,18 @@ def encode_shard(
   pool: futures.Executor,
   bar: Any,
 ) -> None:
-  """Writes the records of one shard, in the order of its items."""
+  """Writes the records of one shard, in the order of its items.
+
+  Args:
+    out: folder of the set.
+    shard: of its plan.
+    encoders: hashes of the codecs.
+    media: to read items from.
+    run: as of `make_encoder`.
+    size: clips of a batch.
+    pool: of threads that decode.
+    bar: of progress, in clips.
+  """
 
   def load(item):
     try:
@@ -118,7 +136,7 @@ def encode_shard(
 def ahead(
   pool: futures.Executor, function: Callable, items: Iterable, depth: int
 ) -> Iterator[Any]:
-  """function(item) of every item in order, `depth` of them under way."""
+  """Yields function(item) of every item in order, `depth` of them under way."""
   queue = collections.deque()
   for item in items:
     queue.append(pool.submit(function, item))
@@ -129,6 +147,7 @@ def ahead(
 
 
 def batched(items: Iterable, size: int) -> Iterator[list]:
+  """Yields lists of `size` items in order; the last may be shorter."""
   batch = []
   for item in items:
     batch.append(item)
