@@ -5,7 +5,7 @@
   WORKDIR/scores.json    held-out sound through it, beside the linear codec
 
 Both train data-parallel: a batch is split over the mesh's data axes, networks and
-moments are whole on every device. What a run is scored by is in codec_scores.py.
+moments are whole on every device. What a run is scored by is in scores.py.
 """
 
 import functools
@@ -72,7 +72,7 @@ StepOf = Callable[[int, Mapping[str, jax.Array]], tuple[str, Callable]]
 
 
 class Task(NamedTuple):
-  """What is trained.
+  """The parts of a run that depend on the network that is trained.
 
   Attributes:
     kind, sizes: of the converted weights.
@@ -91,7 +91,13 @@ class Task(NamedTuple):
 
 
 def vae_task(config, sounds: Sounds) -> Task:
-  """The VAE's; reads windows of the data for the bands' statistics."""
+  """The task of training the VAE.
+
+  It reads windows of the data for the bands' statistics.
+
+  Raises:
+    UsageError: a wrong setting.
+  """
   sizes = {"bands": BANDS, "channels": CHANNELS, **config.model}
   groups = [(STATISTICS, 0.0, 0.0), (".*", config.optim.lr, 0.0)]
   shapes = bind("model", sizes, _shapes_of_vae)
@@ -155,7 +161,13 @@ def vae_task(config, sounds: Sounds) -> Task:
 
 
 def vocoder_task(config, sounds: Sounds) -> Task:
-  """The vocoder's, of real mels and, from a step on, of those of a trained VAE."""
+  """The task of training the vocoder.
+
+  It learns from real mels and, from a step on, from those of a trained VAE.
+
+  Raises:
+    UsageError: a wrong setting.
+  """
   del sounds
   fields = {key: frozen(value) for key, value in config.model.items()}
   generator = bind("model", fields, Generator, bands=BANDS)
@@ -227,10 +239,10 @@ TASKS = {"audio-vae": vae_task, "vocoder": vocoder_task}
 
 
 def find_vae(path: str) -> PyTree:
-  """The parameters of a converted audio VAE, or of the one a run has made.
+  """The folded parameters of a converted audio VAE, or of the one a run has made.
 
   Raises:
-    UsageError: there is none.
+    UsageError: there is none of the 16 kHz mode at `path`.
   """
   folder = pathlib.Path(path)
   if (folder / "audio-vae").is_dir():
@@ -247,8 +259,16 @@ def find_vae(path: str) -> PyTree:
 
 
 def train(config, workdir: str | pathlib.Path) -> bool:
-  """Trains to the end, or to a request to stop; returns whether it got to the end, and
-  then the result and its scores are written.
+  """Trains to the end, or to a request to stop; returns whether it got to the end.
+
+  Then the network and its scores are written.
+
+  Args:
+    config: see configs/audio_vae.py and configs/vocoder.py.
+    workdir: of the run, which goes on where it stopped.
+
+  Raises:
+    UsageError: a wrong setting, or too little sound.
   """
   workdir, timer = pathlib.Path(workdir), StepTimer()
   check(config)
@@ -321,7 +341,13 @@ def train(config, workdir: str | pathlib.Path) -> bool:
 
 
 def finish(config, task: Task, params, sounds, held_out, workdir: pathlib.Path) -> dict:
-  """Writes the network and its scores; returns the scores."""
+  """Writes the network and its scores into `workdir`; returns the scores.
+
+  Args:
+    config, task: of the run.
+    params: its result.
+    sounds, held_out: as of `open_sounds`.
+  """
   place = workdir / task.kind
   write_network(task.kind, task.sizes, params, place, workdir.absolute().name)
   train_windows = _windows(sounds, sounds.train, config.score.samples, None)
@@ -359,10 +385,10 @@ def open_sounds(config) -> tuple[Sounds, Sounds]:
 
 
 def check(config) -> None:
-  """What can be wrong with a config before anything is opened.
+  """Checks the settings of a config before anything is opened.
 
   Raises:
-    UsageError: it is.
+    UsageError: a setting is missing or wrong.
   """
   if config.kind not in TASKS:
     raise UsageError(f"config.kind {config.kind!r}: expected {', '.join(TASKS)}")
