@@ -1,4 +1,4 @@
-"""Programs compiled for chips that may be absent: do they fit, how fast are they?"""
+"""Compiles programs for chips that may be absent: do they fit, how fast are they?"""
 
 import dataclasses
 import itertools
@@ -27,7 +27,19 @@ POLICIES = ("full", "save_attention")
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What compiling one program told; bytes and FLOPs are of one chip."""
+  """The facts about one compiled program; bytes and FLOPs are of one chip.
+
+  Attributes:
+    topology, mesh, batch, program, remat: what was compiled.
+    hbm_bytes, hbm_limit: peak memory, and what the chip has.
+    model_flops, hardware_flops: without and with what is recomputed.
+    traffic_bytes: sent per step.
+    collectives: (kind, runs, bytes sent).
+    largest: the collective that sends most.
+    seconds: floors of a step: "arithmetic", "memory", "network".
+    mfu: if nothing overlaps, and if everything does.
+    compile_seconds: of the compiler.
+  """
 
   topology: str
   mesh: tuple[int, ...]
@@ -47,11 +59,15 @@ class Report:
 
   @property
   def fits(self) -> bool:
+    """Whether the program's peak memory is within the chip's."""
     return self.hbm_bytes <= self.hbm_limit
 
 
 def parse_topology(name: str) -> tuple[Chip, list]:
   """The chip, and the devices that the topology has.
+
+  Args:
+    name: KIND:AxB or KIND:AxBxC of TPUs, or cpu:N.
 
   Raises:
     UsageError: no such kind or arrangement, or no libtpu.
@@ -89,7 +105,7 @@ def parse_topology(name: str) -> tuple[Chip, list]:
 
 
 def compile_train(config, mesh, batch: int):
-  """The compiled train step of a config."""
+  """The compiled train step of a config, for `batch` clips on the mesh."""
   text = (config.codec.text_length, config.codec.text_dim)
   run = build_run(config, mesh, text, batch=batch)
   spec = bind("clip", config.clip, ClipSpec)
@@ -102,7 +118,10 @@ def compile_train(config, mesh, batch: int):
 
 
 def compile_generate(config, mesh, batch: int):
-  """The compiled sampling of `batch` clips, of joint generation with guidance."""
+  """The compiled sampling of `batch` clips, of joint generation with guidance.
+
+  It has 50 steps, in one scan.
+  """
   spec = bind("clip", config.clip, ClipSpec)
   model = bind("model", config.model, build_model)
   text = (config.codec.text_length, config.codec.text_dim)
@@ -156,7 +175,14 @@ def _array(shape, sharding):
 
 
 def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
-  """Compiles, and reads what came out.
+  """Compiles a program, and reports on it.
+
+  Args:
+    config: of the run.
+    topology: see `parse_topology`.
+    shape: of the mesh.
+    batch: clips, over all chips.
+    generate: a sampling step, in place of a train step.
 
   Raises:
     UsageError: the mesh, the batch or the clip do not fit one another.
@@ -212,10 +238,10 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
 
 
 def check(config, mesh, batch: int) -> None:
-  """Whether clips and model divide as the mesh asks.
+  """Checks that clips and model divide as the mesh asks.
 
   Raises:
-    UsageError: they do not; the nearest sizes that do.
+    UsageError: they do not; it names the nearest sizes that do.
   """
   rows = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate
   if batch % rows:
@@ -245,7 +271,7 @@ def check(config, mesh, batch: int) -> None:
 
 
 def show(r: Report) -> str:
-  """The report for people."""
+  """A report as lines of text for people."""
   verdict = "fits" if r.fits else "DOES NOT FIT"
   lines = [
     f"{r.program} on {r.topology}, mesh {r.mesh} (data, fsdp, context, tensor), "
@@ -270,7 +296,15 @@ def show(r: Report) -> str:
 
 
 def regressions(new: Report, old: dict) -> list[str]:
-  """What is worse than in an earlier report of the same program."""
+  """Lines on what is worse than in an earlier report of the same program.
+
+  Args:
+    new: the report.
+    old: the earlier one, as JSON.
+
+  Raises:
+    UsageError: the reports are of different programs.
+  """
   same = ("topology", "mesh", "batch", "program", "remat")
   for key in same:
     value = getattr(new, key)
@@ -284,7 +318,16 @@ def regressions(new: Report, old: dict) -> list[str]:
 
 
 def meshes(devices: int, batch: int, space: int, heads: int):
-  """Meshes worth trying: all fsdp, and powers of two of it as context or tensor."""
+  """Shapes of meshes worth trying.
+
+  All chips are fsdp, but for powers of two of them as context or tensor.
+
+  Args:
+    devices: chips.
+    batch: clips, which fsdp must divide.
+    space: tokens of a latent frame, which context must divide.
+    heads: which tensor must divide.
+  """
   for context, tensor in itertools.product((1, 2, 4, 8), (1, 2, 4)):
     rows, rest = divmod(devices, context * tensor)
     if rest or batch % rows or space % context or heads % tensor:
@@ -293,7 +336,11 @@ def meshes(devices: int, batch: int, space: int, heads: int):
 
 
 def sweep(config, topology: str, batch: int, generate: bool):
-  """Reports of every mesh and policy that compiles; prints each as it comes."""
+  """Yields reports of every mesh and policy that compiles, and prints each.
+
+  Args:
+    config, topology, batch, generate: see `plan`.
+  """
   _, devices = parse_topology(topology)
   model = build_model(**config.model)
   geometry = geometry_of(model, ClipSpec(**config.clip))

@@ -1,4 +1,4 @@
-"""What a compiled program moves between devices, read from its text.
+"""Reads from a compiled program's text what it moves between devices.
 
 XLA's cost analysis does not count communication, so the instructions are read: each has
 a kind, the shape of its result, and a computation that it stands in. The body of a scan
@@ -36,8 +36,13 @@ _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
 class Collective(NamedTuple):
-  """One instruction: its kind, the dtype and shape of the largest thing it makes on a
-  device, how many devices take part, and how many times it runs.
+  """A collective instruction.
+
+  Attributes:
+    kind: of `KINDS`.
+    dtype, shape: of the largest array it makes on a device.
+    group: devices that take part.
+    times: how often it runs.
   """
 
   kind: str
@@ -48,17 +53,20 @@ class Collective(NamedTuple):
 
   @property
   def elements(self) -> int:
+    """Elements of the largest array that it makes."""
     return math.prod(self.shape)
 
   @property
   def nbytes(self) -> int:
+    """Bytes of the largest array that it makes."""
     return self.elements * _BYTES[self.dtype]
 
   @property
   def moved(self) -> float:
-    """Bytes that a device sends each time, by the best algorithms on rings: an
-    all-reduce is a reduce-scatter and an all-gather; what a reduce-scatter makes is the
-    group's part of what it moves.
+    """Bytes that a device sends each time, by the best algorithms on rings.
+
+    An all-reduce is a reduce-scatter and an all-gather; what a reduce-scatter makes is
+    the group's part of what it moves.
     """
     others = self.group - 1
     factor = {
@@ -73,8 +81,9 @@ class Collective(NamedTuple):
 
 
 def collectives(text: str) -> list[Collective]:
-  """All collectives in `compiled.as_text()`, in order, as often as they run; those of
-  one device left out.
+  """All collectives in `compiled.as_text()`, in order, with how often they run.
+
+  Those of one device are left out.
   """
   times = _times(text)
   devices = _DEVICES.search(text)
@@ -143,7 +152,7 @@ def _results(text: str, started: bool) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def table(found: list[Collective]) -> list[tuple[str, int, float]]:
-  """(kind, runs, bytes that a device sends), the largest first."""
+  """(kind, runs, bytes that a device sends) by kind, the largest first."""
   counts, sizes = Counter(), Counter()
   for c in found:
     counts[c.kind] += c.times
