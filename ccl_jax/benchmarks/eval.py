@@ -40,7 +40,7 @@ FOLDER = flags.DEFINE_string("folder", None, "Where weights are drawn for the wh
 
 
 def draw_weights(names: list[str], folder: pathlib.Path) -> pathlib.Path:
-  """Random networks of these metrics."""
+  """Writes random networks of these metrics into `folder`, which it returns."""
   for kind in dict.fromkeys(
     k for name in names for k in eval_weights.NETWORKS.get(name, ())
   ):
@@ -52,7 +52,11 @@ def draw_weights(names: list[str], folder: pathlib.Path) -> pathlib.Path:
 
 
 def clips(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The first clips of --videos, or drawn ones."""
+  """The first clips of the folder --videos, or else drawn ones.
+
+  Raises:
+    UsageError: the folder has fewer than two.
+  """
   if VIDEOS.value is None:
     return eval_rates.write_clips(folder, CLIPS.value, 480, 832, 81, 16.0)
   found = sorted(pathlib.Path(VIDEOS.value).glob("*.mp4"))[: CLIPS.value]
@@ -62,7 +66,7 @@ def clips(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def main() -> None:
-  """The command."""
+  """Measures the metrics that the flags name, and prints a table and a JSON object."""
   names = METRICS.value
   if wrong := [name for name in names if name not in NAMES]:
     raise UsageError(f"--metrics: no {wrong[0]!r}; expected some of {', '.join(NAMES)}")

@@ -78,6 +78,7 @@ def draw(kind: str, folder: pathlib.Path, sizes: Sizes | None = None) -> None:
 
   Args:
     kind: a name of `SIZES`.
+    folder: above that of the network.
     sizes: as the network's converter reads them; those of the release if not given.
   """
   upstream, sizes = get_upstream(kind), sizes or SIZES[kind]
@@ -108,8 +109,13 @@ def _tensors(specs: Sequence[Spec]) -> Iterator[np.ndarray]:
 
 
 def write_processor(path: pathlib.Path, symbols: Sequence[str]) -> dict[str, int]:
-  """Writes Whisper's tokenizer of these symbols, `SPECIAL` among them, and its front
-  end; returns the symbols' numbers.
+  """Writes Whisper's tokenizer and front end into the folder `path`.
+
+  Args:
+    symbols: of the tokenizer, `SPECIAL` among them.
+
+  Returns:
+    The symbols' numbers.
   """
   import transformers
 

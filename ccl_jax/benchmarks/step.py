@@ -47,7 +47,13 @@ TEXT = (512, 4096)
 
 
 def make(spec: ClipSpec, streams, depth: int) -> tuple:
-  """(model, parameters, inputs) of these streams."""
+  """A model of these streams, random parameters, and random inputs.
+
+  Args:
+    spec: of the clip.
+    streams: names.
+    depth: blocks.
+  """
   model = build_model(
     SIZE.value, streams=streams, dtype=DTYPE.value, attention=ATTENTION.value
   ).clone(depth=depth)
@@ -68,7 +74,12 @@ def make(spec: ClipSpec, streams, depth: int) -> tuple:
 
 
 def programs(model, params, inputs, route=Route()):
-  """{"forward", "train"}: one step each."""
+  """Calls of one step each: "forward", and "train" with AdamW.
+
+  Args:
+    model, params, inputs: as of `make`.
+    route: what cross-modal attention sees.
+  """
   apply = lambda p, x: model.apply({"params": p}, **x, route=route)
   forward = jax.jit(apply)
   optimizer = optax.adamw(1e-5)
@@ -94,7 +105,11 @@ def programs(model, params, inputs, route=Route()):
 
 
 def peer(spec: ClipSpec, inputs):
-  """Diffusers' network of the same sizes, on the same inputs."""
+  """Calls of one step each of diffusers' network of the same sizes, on the same inputs.
+
+  Raises:
+    UsageError: torch or diffusers is not installed.
+  """
   try:
     import torch
     from diffusers import WanTransformer3DModel
@@ -139,6 +154,14 @@ def peer(spec: ClipSpec, inputs):
 def row(
   name: str, ours: list[float], theirs: list[float] | None, flops: float, ceiling
 ):
+  """A row of the table: the median seconds of a program, and what they compare to.
+
+  Args:
+    name: of the row.
+    ours, theirs: seconds by round; None: no peer.
+    flops: of a run.
+    ceiling: FLOP/s of a matrix product.
+  """
   out = {
     "what": name,
     "seconds": median(ours),
@@ -156,6 +179,12 @@ def row(
 
 
 def video_rows(spec: ClipSpec, ceiling: float):
+  """Rows of the video stream's two steps, beside the peer's.
+
+  Args:
+    spec: of the clip.
+    ceiling: FLOP/s of a matrix product.
+  """
   model, params, inputs = make(spec, ("video",), DEPTH.value)
   g = geometry_of(model, spec)
   flops = BATCH.value * sum(forward_flops(model, g, *TEXT).values())
@@ -170,7 +199,12 @@ def video_rows(spec: ClipSpec, ceiling: float):
 
 
 def joint_rows(spec: ClipSpec, ceiling: float):
-  """What the exchange costs: with every key read, and with context tokens removed."""
+  """Rows of what the exchange costs, with every key read, against a model without it.
+
+  Args:
+    spec: of the clip.
+    ceiling: FLOP/s of a matrix product.
+  """
   model, params, inputs = make(spec, ("video", "audio"), DEPTH.value)
   parts = forward_flops(model, geometry_of(model, spec), *TEXT)
   apart = dataclasses.replace(model, cross=None)
@@ -190,6 +224,7 @@ def joint_rows(spec: ClipSpec, ceiling: float):
 
 
 def main():
+  """Measures by the flags, and prints a table and a JSON object."""
   spec = ClipSpec(FRAMES.value, HEIGHT.value, WIDTH.value, 16.0)
   ceiling = device_ceiling(jnp.dtype(DTYPE.value))
   g = geometry_of(build_model(SIZE.value), spec)

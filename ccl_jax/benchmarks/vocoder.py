@@ -1,4 +1,4 @@
-"""How fast the audio codec is: the VAE, and the vocoder beside the public `bigvgan`.
+"""Measures the audio codec's speed: the VAE, and the vocoder beside `bigvgan`.
 
   python -m ccl_jax.bench vocoder
   python -m ccl_jax.bench vocoder --preset=44k
@@ -41,9 +41,10 @@ RATES = {"16k": 16000, "44k": 44100}  # samples per second of the presets
 
 
 class Row(NamedTuple):
-  """One way of running.
+  """The figures of one way of running.
 
   Attributes:
+    name: of the way.
     real_time_factor: median seconds per second of sound.
     ratio: of that to torch's.
     first: seconds of the first call.
@@ -67,12 +68,18 @@ def run(
   hidden: int | None = None,
   **sizes,
 ) -> list[Row]:
-  """Rows of torch, of the whole mel at once, of `chunk` frames at a time, and of the
-  VAE's two ways.
+  """Figures of torch, of the whole mel at once, of chunks, and of the VAE's two ways.
 
   Args:
+    preset: of the vocoder and the VAE.
+    seconds: of sound.
+    chunk: mel frames at a time.
+    rounds: of timed runs.
     hidden: width of the VAE in place of the preset's.
     sizes: fields of `Generator` in place of the preset's.
+
+  Raises:
+    UsageError: torch or bigvgan is not installed.
   """
   generator = Generator(**PRESETS[preset] | sizes)
   params = _drawn(generator)
@@ -169,6 +176,7 @@ def _torch(generator, params, mel) -> Callable[[], np.ndarray]:
 
 
 def main():
+  """Measures by the flags, on the CPU, and prints a table."""
   jax.config.update("jax_platforms", "cpu")
   rows = run(
     PRESET.value, seconds=SECONDS.value, chunk=CHUNK.value, rounds=ROUNDS.value
