@@ -1,4 +1,4 @@
-"""What all commands share: flags with a config file, and errors in one line."""
+"""Runs a command: flags with a config file, and errors in one line."""
 
 import sys
 from collections.abc import Callable

@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-  """The command line. A mistake is one line and exit 2."""
+  """Runs the command line. A mistake is one line and exit code 2."""
   args = _parser().parse_args(argv)
   # An interruption by the scheduler cleans up as Ctrl-C does.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -1,4 +1,4 @@
-"""The paper's metrics of a folder of clips.
+"""Scores a folder of clips by the paper's metrics.
 
   python -m ccl_jax.eval --videos out/clips --manifest set.jsonl --out out/scores \\
       --metrics sync,desync,ib,aesthetics,wer --weights weights/eval
@@ -38,7 +38,7 @@ from ccl_jax.metrics.registry import BUILDERS, Options, build_metrics
 
 
 def parser() -> argparse.ArgumentParser:
-  """Of the flags."""
+  """The parser of the command's flags."""
   p = argparse.ArgumentParser(
     prog="python -m ccl_jax.eval",
     description=__doc__,
@@ -68,7 +68,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read_items(args: argparse.Namespace, transcripts):
-  """(clips to score, ids of those that are not there).
+  """The clips to score, and the ids of those without a file.
+
+  Args:
+    args: flags.
+    transcripts: texts by id, of another recogniser; None: there are none.
 
   Raises:
     UsageError: the folder or the manifest is not what it should be.
@@ -95,7 +99,11 @@ def read_items(args: argparse.Namespace, transcripts):
 
 
 def score(args: argparse.Namespace) -> int:
-  """Scores the clips; the exit code."""
+  """Scores the clips that the flags name, writes the results, returns the exit code.
+
+  Raises:
+    UsageError: a flag is missing or wrong.
+  """
   from ccl_jax.metrics.outputs import read_reference, write_outputs
   from ccl_jax.metrics.records import Records
   from ccl_jax.metrics.runner import evaluate
@@ -150,7 +158,7 @@ def score(args: argparse.Namespace) -> int:
 
 
 def make_manifest(argv: list[str]) -> int:
-  """Writes a manifest of published prompts; the exit code."""
+  """Writes a manifest of published prompts, by its own flags; returns the exit code."""
   from ccl_jax.metrics.prompts import FORMATS, read_prompts
 
   p = argparse.ArgumentParser(prog="python -m ccl_jax.eval make-manifest")
@@ -172,7 +180,7 @@ def make_manifest(argv: list[str]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs the command; the exit code."""
+  """Runs the command line, and returns the exit code."""
   argv = sys.argv[1:] if argv is None else argv
   if argv[:1] == ["make-manifest"]:
     return make_manifest(argv[1:])

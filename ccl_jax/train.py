@@ -59,7 +59,14 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def work_of(model, text: tuple[int, int]):
-  """A function from a batch of latents to its clips and the FLOPs of a step of it."""
+  """A function from a batch of latents to its clips and the FLOPs of a step of it.
+
+  A train step is three forward passes.
+
+  Args:
+    model: whose FLOPs are counted.
+    text: (l, e) of the text embeddings.
+  """
 
   @functools.cache
   def flops(geometry):
@@ -74,8 +81,12 @@ def work_of(model, text: tuple[int, int]):
 
 
 def initial_state(config, run: Run) -> TrainState:
-  """A fresh state, of the parameters that config.init names if it names some: no
-  process reads more of them than its devices hold.
+  """A fresh state, of the parameters that config.init names if it names some.
+
+  No process reads more of them than its devices hold.
+
+  Raises:
+    UsageError: there are no such parameters, or of other shapes.
   """
   if not config.init:
     fresh = jax.jit(run.fresh, out_shardings=run.shardings)
@@ -88,8 +99,9 @@ def initial_state(config, run: Run) -> TrainState:
 
 
 def check(config) -> None:
-  """Checks every setting before anything is opened or written: those of the report too,
-  which comes last.
+  """Checks every setting before anything is opened or written.
+
+  Those of the report, which comes last, are checked too.
 
   Raises:
     UsageError: one is wrong.
@@ -102,7 +114,16 @@ def check(config) -> None:
 
 
 def train(config, workdir: str | pathlib.Path) -> bool:
-  """Trains to the end, or to a request to stop; returns whether it got to the end."""
+  """Trains to the end, or to a request to stop; returns whether it got to the end.
+
+  Args:
+    config: of the run.
+    workdir: of the run, which goes on where it stopped.
+
+  Raises:
+    UsageError: a wrong setting, data or codecs that do not fit, or a loss that is not
+      finite.
+  """
   workdir = pathlib.Path(workdir)
   check(config)
   timer = StepTimer(peak_flops=_peak())
@@ -166,7 +187,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
 
 
 def open_evaluation(config, model, recipe, mesh, workdir) -> Evaluation | None:
-  """What measures the held-out loss, if config.evaluate asks for it.
+  """The evaluation of the held-out loss; None if config.evaluate asks for none.
 
   Raises:
     UsageError: the source has no held-out split, and no other data are named.
@@ -209,7 +230,11 @@ def _matmul_rate() -> float:
 
 
 def join() -> None:
-  """Meets the other processes, if there are any."""
+  """Connects to the other processes, if the flags say that there are any.
+
+  Raises:
+    UsageError: flags that do not go together.
+  """
   where = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
   if DISTRIBUTED.value:
     join_processes(*where, seconds=MEET_SECONDS.value)
@@ -220,6 +245,7 @@ def join() -> None:
 
 
 def main():
+  """Trains by the flags, then writes the report."""
   join()
   config = CONFIG.value
   done = train(config, WORKDIR.value)
