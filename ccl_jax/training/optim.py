@@ -141,9 +141,9 @@ def make_optimizer(
     return jax.tree.map(one, updates, params, labels, kernels)
 
   return optax.chain(
+    # Within `masked`, the norm is that of the trained parameters alone.
     optax.masked(
       optax.chain(
-        # Within `masked`, the norm is that of the trained parameters alone.
         optax.clip_by_global_norm(clip_norm),
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=moment_dtype),
       ),

@@ -41,8 +41,8 @@ def decode_sound(
       continue
     now = frame.format.name, frame.layout.name, frame.sample_rate
     if form != now or abs(time - clock) > _JITTER:
+      # A run ends: what the resampler holds back belongs to it.
       if runs:
-        # A run ends: what the resampler holds back belongs to it.
         runs[-1][1].extend(resampler.resample(None))
       layout = "stereo" if frame.layout.nb_channels == 2 else "mono"
       resampler = av.AudioResampler("fltp", layout, sample_rate, options=_DOWNMIX)

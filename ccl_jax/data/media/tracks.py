@@ -160,8 +160,8 @@ def _header_end(container, stream) -> float | None:
 def _info(container, ends: dict) -> MediaInfo:
   video, audio = (main_track(container, kind) for kind in ("video", "audio"))
   last = [ends[stream.index] for stream in _main_tracks(container)]
+  # Sound that ends a little early is filled up with zeros (media/sound.py).
   if video and audio and last[1] is not None:
-    # Sound that ends a little early is filled up with zeros (media/sound.py).
     last[1] += SHORT_TAIL
   rate = video and (video.average_rate or video.guessed_rate)
   return MediaInfo(
