@@ -94,7 +94,7 @@ class MLP(nn.Module):
     )
 
 
-def settled(module: nn.Module, x: Float[Array, "*b c"]) -> Float[Array, "*b e"]:
+def eager_gradients(module: nn.Module, x: Float[Array, "*b c"]) -> Float[Array, "*b e"]:
   """module(x), whose gradients by parameters and by x are made before either is used.
 
   Compilers put off the products that make weight gradients, and keep what these need:

@@ -26,9 +26,9 @@ from ccl_jax.models.layers import (
   LayerNorm,
   RMSNorm,
   dense,
+  eager_gradients,
   heads,
   merge,
-  settled,
   sinusoid,
 )
 from ccl_jax.ops import rope
@@ -193,7 +193,7 @@ class Block(nn.Module):
     """
     shift, scale, gate = self._modulations(e, slice(3, 6))
     # x += FFN(norm2(x) (1 + m4) + m3) m5
-    return x + settled(self.ffn, self.norm2(x) * (1 + scale) + shift) * gate
+    return x + eager_gradients(self.ffn, self.norm2(x) * (1 + scale) + shift) * gate
 
   def _modulations(self, e, part):
     m = self.modulation[None, None] + e
