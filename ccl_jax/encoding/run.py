@@ -18,7 +18,7 @@ from ccl_jax.data.sets import plan, records
 from ccl_jax.data.sets.buckets import parse_spec
 from ccl_jax.data.sets.writer import finish, is_done
 from ccl_jax.data.sources.catalogue import Catalogue
-from ccl_jax.data.sources.stock import Stock, open_stock
+from ccl_jax.data.sources.items import ItemSource, open_items
 from ccl_jax.encoding.shards import encode_shard, make_encoder
 from ccl_jax.errors import UsageError, bind
 
@@ -39,7 +39,7 @@ def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
     raise UsageError(f"process_index {index} of process_count {count}: expected less")
   out = pathlib.Path(config.out)
   specs = [parse_spec(text) for text in config.clips]
-  media = bind("data", config.data, open_stock, specs=specs)
+  media = bind("data", config.data, open_items, specs=specs)
   with _disk(out):
     made, codecs = prepare(config, media, out, index)
     mine = [s for s in made.shards[index::count] if not is_done(out, s)]
@@ -58,7 +58,7 @@ def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
 
 
 def prepare(
-  config, media: Stock, out: pathlib.Path, index: int
+  config, media: ItemSource, out: pathlib.Path, index: int
 ) -> tuple[plan.Plan, Codecs]:
   """The plan and the codecs of the set; process 0 makes what is not there.
 
@@ -102,7 +102,7 @@ def prepare(
 
 
 def make_plan(
-  config, settings: Mapping[str, Any], media: Stock, out: pathlib.Path
+  config, settings: Mapping[str, Any], media: ItemSource, out: pathlib.Path
 ) -> tuple[plan.Plan, Codecs]:
   """Lists the media, and loads or fits the codecs; writes plan.json last.
 
@@ -137,7 +137,7 @@ def make_plan(
 
 
 def _some_clips(
-  media: Stock, listed: Catalogue, count: int
+  media: ItemSource, listed: Catalogue, count: int
 ) -> Iterator[dict[str, Any]]:
   """Readable clips drawn from all buckets, the same at every call."""
   pairs = [(b, item) for b, items in listed.buckets.items() for item in items]

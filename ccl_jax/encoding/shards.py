@@ -17,7 +17,7 @@ from ccl_jax.codecs.images import to_unit
 from ccl_jax.data.media.decode import MediaError
 from ccl_jax.data.sets import plan, records
 from ccl_jax.data.sets.writer import new_shard
-from ccl_jax.data.sources.stock import Stock
+from ccl_jax.data.sources.items import ItemSource
 from ccl_jax.errors import UsageError
 
 
@@ -79,7 +79,7 @@ def encode_shard(
   out: pathlib.Path,
   shard: plan.Shard,
   encoders: Mapping[str, str],
-  media: Stock,
+  media: ItemSource,
   run: Callable[[list[dict]], dict],
   size: int,
   pool: futures.Executor,

@@ -17,7 +17,7 @@ from ccl_jax.data.preparing.run import Options, prepare
 from ccl_jax.data.sets.buckets import parse_spec
 from ccl_jax.data.sources.catalogue import read, scan
 from ccl_jax.data.sources.folder import FolderSource
-from ccl_jax.data.sources.stock import open_stock
+from ccl_jax.data.sources.items import open_items
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.viz.media import write_mp4, write_png, write_wav
@@ -167,8 +167,8 @@ def test_gain_stops_at_the_peak_and_leaves_silence():
 
 
 def test_encode_levels_every_clip(made):
-  levelled = open_stock("folder", made, "", {}, [parse_spec("17x32x48@25")], -20.0)
-  plain = open_stock("folder", made, "", {}, [parse_spec("17x32x48@25")])
+  levelled = open_items("folder", made, "", {}, [parse_spec("17x32x48@25")], -20.0)
+  plain = open_items("folder", made, "", {}, [parse_spec("17x32x48@25")])
   for bucket, items in levelled.scan().buckets.items():
     for item in items:
       clip, was = levelled.read(bucket, item), plain.read(bucket, item)
@@ -178,7 +178,7 @@ def test_encode_levels_every_clip(made):
         assert abs(integrated(clip["audio"]) + 20) < 0.2
         assert abs(integrated(was["audio"]) + 30) < 0.2
   with pytest.raises(UsageError, match="loudness: got 23.0 LUFS"):
-    open_stock("folder", made, "", {}, [parse_spec("17x32x48@25")], 23.0)
+    open_items("folder", made, "", {}, [parse_spec("17x32x48@25")], 23.0)
 
 
 @pytest.mark.parametrize(
@@ -188,10 +188,10 @@ def test_encode_levels_every_clip(made):
 def test_the_levels_that_may_be_asked_for(tmp_path, level, good):
   options = ("folder", tmp_path, "", {}, [parse_spec("17x32x48@25")], level)
   if good:
-    assert open_stock(*options)
+    assert open_items(*options)
   else:
     with pytest.raises(UsageError, match=f"got {level} LUFS, expected such as -23"):
-      open_stock(*options)
+      open_items(*options)
 
 
 def test_what_is_measured_of_a_sound(tmp_path):
