@@ -69,12 +69,12 @@ def table(path):
 
 
 def test_cuts_are_found_and_flashes_are_none(made, tmp_path):
-  found = shots.look(made / "cut.mp4")
+  found = shots.scan_film(made / "cut.mp4")
   np.testing.assert_allclose(found.cuts, CUTS, atol=0.021)
   assert found.shots(1.0, 2.4) == [(1.0, found.cuts[0]), (found.cuts[0], 2.4)]
   fade = scenes(moving=False)[0] * np.linspace(1, 0, 50)[:, None, None, None]
   write_mp4(tmp_path / "fade.mp4", fade.astype(np.uint8), 25)
-  assert shots.look(tmp_path / "fade.mp4").cuts == ()
+  assert shots.scan_film(tmp_path / "fade.mp4").cuts == ()
   rng = np.random.default_rng(1)  # so much motion that nothing stands out
   write_mp4(
     tmp_path / "noise.mp4",
@@ -83,7 +83,7 @@ def test_cuts_are_found_and_flashes_are_none(made, tmp_path):
     ),
     25,
   )
-  assert shots.look(tmp_path / "noise.mp4").cuts == ()
+  assert shots.scan_film(tmp_path / "noise.mp4").cuts == ()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_black_bars(tmp_path, top, bottom, side, box):
   video[:, :top] = video[:, 64 - bottom :] = 0
   video[:, :, :side] = video[:, :, 96 - side :] = 0
   write_mp4(tmp_path / "a.mp4", video, 25)
-  assert shots.look(tmp_path / "a.mp4").crop(0.0, 1.2) == box
+  assert shots.scan_film(tmp_path / "a.mp4").crop(0.0, 1.2) == box
 
 
 def test_frames_that_change_their_size_give_no_crop(tmp_path):
@@ -120,8 +120,8 @@ def test_frames_that_change_their_size_give_no_crop(tmp_path):
   film(tmp_path / "b.ts", seconds=2.0, sound="stereo", size=(48, 32), pixels=small)
   both = (tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes()
   (tmp_path / "both.ts").write_bytes(both)
-  assert shots.look(tmp_path / "a.ts").crop(0.0, 9.0) == (8, 0, 48, 96)
-  found = shots.look(tmp_path / "both.ts")
+  assert shots.scan_film(tmp_path / "a.ts").crop(0.0, 9.0) == (8, 0, 48, 96)
+  found = shots.scan_film(tmp_path / "both.ts")
   assert not len(found.times) and found.crop(0.0, 9.0) == ()
 
 

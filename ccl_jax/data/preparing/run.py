@@ -124,7 +124,7 @@ def rows_of(
   if path.suffix.lower() in IMAGES:
     media.image_size(path)
     return [_row(name, row, {}, options, path) for row in rows]
-  seen, probe = None, probing()
+  scanned, probe = None, probing()
   for row in rows:
     caption = row.caption
     sound = caption.sound(root)
@@ -132,9 +132,9 @@ def rows_of(
     info = part_of(whole, caption)
     parts = [(info.start, info.end)]
     if info.has_video and (options.shots or options.crop):
-      seen = seen or shots.look(path)
+      scanned = scanned or shots.scan_film(path)
       if options.shots:
-        parts = seen.shots(*parts[0])
+        parts = scanned.shots(*parts[0])
     offset = _offset_ms(path, sound) if info.has_video and info.has_audio else None
     for start, end in parts:
       if end - start < _LEAST and len(parts) > 1:
@@ -143,7 +143,7 @@ def rows_of(
       if len(parts) > 1 or (caption.start, caption.end) != Caption()[2:4]:
         new |= {"start": round(start, 6), "end": round(end, 6)}
       if info.has_video and options.crop and not caption.crop:
-        crop = seen.crop(start, end)
+        crop = scanned.crop(start, end)
         new |= {"crop": list(crop)} if crop else {}
       if info.has_audio:
         rest = end == whole.end  # all there is: headers may promise a little more
