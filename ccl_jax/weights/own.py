@@ -16,7 +16,7 @@ from flax import traverse_util
 
 from ccl_jax.checkpoints.converted import read_about
 from ccl_jax.errors import UsageError
-from ccl_jax.weights.rules import wanted
+from ccl_jax.weights.rules import expected_tensors
 from ccl_jax.weights.transfer import import_weights
 from ccl_jax.weights.upstream import get_upstream
 from ccl_jax.weights.writer import Spec, write_safetensors
@@ -45,11 +45,11 @@ def write_network(
   form, rows = next(iter(upstream.tables.items()))
   shapes = upstream.shapes(sizes)
   flat = traverse_util.flatten_dict(params, sep="/")
-  moves = wanted(rows, shapes)
-  specs = [Spec(m.name, m.shape, np.dtype(np.float32)) for m in moves]
+  matches = expected_tensors(rows, shapes)
+  specs = [Spec(m.name, m.shape, np.dtype(np.float32)) for m in matches]
   tensors = (
     np.asarray(m.transform.backward(np.asarray(flat[m.path])), np.float32, order="C")
-    for m in moves
+    for m in matches
   )
   dst.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=dst.parent, prefix=".published-") as scratch:

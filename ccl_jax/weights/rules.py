@@ -180,12 +180,13 @@ def _split_slot_text(target: str) -> tuple[str, str]:
   return path, bracket + rest
 
 
-class Move(NamedTuple):
-  """One tensor's way.
+class Match(NamedTuple):
+  """One tensor of a checkpoint, and the parameter that it becomes.
 
   Attributes:
     name, shape: of the tensor in the checkpoint.
-    path, slot: of the parameter here.
+    path, slot: of our parameter.
+    transform: of the tensor's layout.
   """
 
   name: str
@@ -196,6 +197,7 @@ class Move(NamedTuple):
 
   @property
   def target(self) -> str:
+    """Our parameter with its slot, as a table's targets have it: path[slot]."""
     return _target(self.path, self.slot)
 
 
@@ -208,14 +210,14 @@ def flat_shapes(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
   return traverse_util.flatten_dict(tree, sep="/")
 
 
-def wanted(rows: Sequence[Row], shapes: Shapes) -> list[Move]:
-  """The tensors a whole checkpoint holds, parameter by parameter, layer by layer.
+def expected_tensors(rows: Sequence[Row], shapes: Shapes) -> list[Match]:
+  """The tensors that a whole checkpoint holds, parameter by parameter, layer by layer.
 
   Raises:
     ValueError: a parameter that no row, or more than one row, reaches: the table is
       wrong, not the checkpoint.
   """
-  moves = []
+  matches = []
   reach = lambda target: [(row, n) for row in rows if (n := row.backward(target))]
   for path, leaf in shapes.items():
     axes = next((k for k in range(3) if reach(_target(path, (0,) * k))), 0)
@@ -227,30 +229,34 @@ def wanted(rows: Sequence[Row], shapes: Shapes) -> list[Move]:
         )
       row, name = found[0]
       source = row.transform.backward(_hollow(leaf.shape[axes:])).shape
-      moves.append(Move(name, path, slot, row.transform, source))
-  return sorted(moves, key=lambda m: m.slot[:1])
+      matches.append(Match(name, path, slot, row.transform, source))
+  return sorted(matches, key=lambda m: m.slot[:1])
 
 
 def match(
   rows: Sequence[Row], weights: Weights, shapes: Shapes, ignore: Sequence[str] = ()
-) -> list[Move]:
-  """The moves that turn `weights` into parameters of `shapes`; reads no tensor.
+) -> list[Match]:
+  """The matches that turn `weights` into parameters of `shapes`; reads no tensor.
 
-  Names that match a regex of `ignore` may be left unread.
+  Args:
+    rows: of the table.
+    weights: the checkpoint.
+    shapes: of our parameters.
+    ignore: regexes of names that may be left unread.
 
   Raises:
     UsageError: the checkpoint has a tensor too many or too few, or of another shape.
   """
-  moves = wanted(rows, shapes)
-  names = {m.name for m in moves}
-  if len(names) < len(moves):
+  matches = expected_tensors(rows, shapes)
+  names = {m.name for m in matches}
+  if len(names) < len(matches):
     raise ValueError("two parameters come from one tensor: the table is wrong")
   extra = [
     n
     for n in weights.names()
     if n not in names and not any(re.fullmatch(p, n) for p in ignore)
   ]
-  missing = [m for m in moves if m.name not in weights]
+  missing = [m for m in matches if m.name not in weights]
   if missing:
     m = missing[0]
     hint = f"; it does hold {extra[0]}" if extra else ""
@@ -261,16 +267,16 @@ def match(
   if extra:
     raise UsageError(
       f"{weights.file_of(extra[0])}: unexpected tensor {extra[0]} "
-      f"{weights.shape(extra[0])}{_more(extra)}; expected exactly the {len(moves)} "
+      f"{weights.shape(extra[0])}{_more(extra)}; expected exactly the {len(matches)} "
       "tensors of this model"
     )
-  for m in moves:
+  for m in matches:
     if weights.shape(m.name) != m.shape:
       raise UsageError(
         f"{weights.file_of(m.name)}: {m.name} has shape {weights.shape(m.name)}, "
         f"expected {m.shape}"
       )
-  return moves
+  return matches
 
 
 def load(
@@ -314,7 +320,7 @@ def unload(
     rows, shapes: of the network.
     read: (path, slot) to the array of the parameter there.
   """
-  for m in wanted(rows, shapes):
+  for m in expected_tensors(rows, shapes):
     yield m.name, m.transform.backward(read(m.path, m.slot))
 
 

@@ -19,7 +19,7 @@ from ccl_jax.checkpoints.find import DIT
 from ccl_jax.checkpoints.folders import new_folder
 from ccl_jax.errors import UsageError
 from ccl_jax.weights.reader import Weights, open_weights, read_config
-from ccl_jax.weights.rules import Move, Shapes, match, wanted
+from ccl_jax.weights.rules import Match, Shapes, expected_tensors, match
 from ccl_jax.weights.upstream import LICENCES, Sizes, Upstream, get_upstream
 from ccl_jax.weights.writer import Spec, write_safetensors
 
@@ -34,7 +34,7 @@ class Source(NamedTuple):
     weights: its tensors.
     form: its format.
     sizes, shapes: of the network, and of our parameters.
-    moves: which tensor becomes which parameter.
+    matches: which tensor becomes which parameter.
   """
 
   upstream: Upstream
@@ -42,7 +42,7 @@ class Source(NamedTuple):
   form: str
   sizes: Sizes
   shapes: Shapes
-  moves: list[Move]
+  matches: list[Match]
 
 
 def open_source(kind: str, src) -> Source:
@@ -65,8 +65,8 @@ def open_source(kind: str, src) -> Source:
   rows = upstream.tables[form]
   sizes = upstream.sizes(weights, rows, read_config(src, upstream.places))
   shapes = upstream.shapes(sizes)
-  moves = match(rows, weights, shapes, upstream.ignore)
-  return Source(upstream, weights, form, sizes, shapes, moves)
+  matches = match(rows, weights, shapes, upstream.ignore)
+  return Source(upstream, weights, form, sizes, shapes, matches)
 
 
 def import_weights(
@@ -93,10 +93,10 @@ def import_weights(
   """
   from ccl_jax.checkpoints.slices import SliceReader, SliceWriter
 
-  upstream, weights, form, sizes, shapes, moves = open_source(kind, src)
-  dtypes = _dtypes(moves, weights, dtype)
+  upstream, weights, form, sizes, shapes, matches = open_source(kind, src)
+  dtypes = _dtypes(matches, weights, dtype)
   shapes = {path: x.update(dtype=dtypes[path]) for path, x in shapes.items()}
-  total = sum(weights.nbytes(m.name) for m in moves)
+  total = sum(weights.nbytes(m.name) for m in matches)
   stored = sum(x.size * x.dtype.itemsize for x in shapes.values())
   hashes, source = {}, hashlib.sha256()
   with (
@@ -104,7 +104,7 @@ def import_weights(
     SliceWriter(fresh / "checkpoints", shapes) as writer,
   ):
     with _bar(total, f"{kind} ({form})") as bar:
-      for m in moves:
+      for m in matches:
         tensor = weights.read(m.name)
         stored_tensor = tensor.astype(dtypes[m.path], copy=False)
         hashes[m.name] = {
@@ -134,7 +134,7 @@ def import_weights(
     if verify:
       reader = SliceReader(fresh / "checkpoints")
       with _bar(stored, "verify") as bar:
-        for m in moves:
+        for m in matches:
           tensor = m.transform.backward(reader.read(m.path, m.slot))
           _check(tensor, hashes[m.name], m.name, dst)
           bar.update(tensor.nbytes)
@@ -177,13 +177,15 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
   for path, x in shapes.items():
     if path not in reader.shapes or reader.shapes[path].shape != x.shape:
       raise UsageError(f"{src}: {path} is not the {x.shape} its config.json speaks of")
-  moves = wanted(upstream.tables[form], shapes)
-  specs = [Spec(m.name, m.shape, np.dtype(reader.shapes[m.path].dtype)) for m in moves]
+  matches = expected_tensors(upstream.tables[form], shapes)
+  specs = [
+    Spec(m.name, m.shape, np.dtype(reader.shapes[m.path].dtype)) for m in matches
+  ]
   total = sum(spec.nbytes for spec in specs)
   hashes = {}
 
   def tensors(bar):
-    for m in moves:
+    for m in matches:
       tensor = m.transform.backward(reader.read(m.path, m.slot))
       tensor = np.asarray(tensor, order="C")  # ascontiguousarray adds an axis to ()
       hashes[m.name] = {"sha256": _sha(tensor)}
@@ -198,7 +200,7 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
     if verify:
       written = open_weights(fresh)
       with _bar(total, "verify") as bar:
-        for m in moves:
+        for m in matches:
           _check(written.read(m.name), hashes[m.name], m.name, dst)
           bar.update(written.nbytes(m.name))
   return config
@@ -224,10 +226,10 @@ def _exportable(src: pathlib.Path):
   return "wan-dit", part.sizes() | {"text_dim": text_dim}, part.reader
 
 
-def _dtypes(moves: list[Move], weights, dtype) -> dict[str, np.dtype]:
+def _dtypes(matches: list[Match], weights, dtype) -> dict[str, np.dtype]:
   """The dtype each parameter is stored in."""
   out = {}
-  for m in moves:
+  for m in matches:
     own = weights.dtype(m.name)
     if own.name not in DTYPES:
       raise UsageError(
