@@ -28,7 +28,7 @@ from ccl_jax.audio_codec.vocoder import (
   mel_of,
 )
 from ccl_jax.checkpoints.checkpointer import Checkpointer
-from ccl_jax.checkpoints.converted import read_about, restore_converted
+from ccl_jax.checkpoints.converted import read_description, restore_converted
 from ccl_jax.data.sources.sounds import Sounds, WindowBatches
 from ccl_jax.errors import UsageError, bind, number, positive, whole
 from ccl_jax.models import audio_vae, mel_codec
@@ -247,9 +247,9 @@ def find_vae(path: str) -> PyTree:
   folder = pathlib.Path(path)
   if (folder / "audio-vae").is_dir():
     folder = folder / "audio-vae"
-  about = read_about(folder)
-  sizes = about["sizes"]
-  got = about["kind"], sizes.get("bands"), sizes.get("channels")
+  description = read_description(folder)
+  sizes = description["sizes"]
+  got = description["kind"], sizes.get("bands"), sizes.get("channels")
   if got != ("audio-vae", BANDS, CHANNELS):
     raise UsageError(
       f"vae={path}: got {got[0]} of {got[1]} bands and {got[2]} channels, expected an "

@@ -31,19 +31,19 @@ PyTree = Any
 LARGE = 2**24  # elements of an array that is not copied to every device
 
 
-def read_about(folder: str | os.PathLike) -> dict[str, Any]:
+def read_description(folder: str | os.PathLike) -> dict[str, Any]:
   """The config.json of converted weights: their kind, sizes and source.
 
   Raises:
-    UsageError: `convert KIND` did not write it.
+    UsageError: the folder is not one that `convert KIND` wrote.
   """
-  about = read_config(folder)
-  if not {"kind", "sizes", "source"} <= about.keys():
+  description = read_config(folder)
+  if not {"kind", "sizes", "source"} <= description.keys():
     raise UsageError(
       f"{folder} holds no converted weights: expected a folder that "
       "'python -m ccl_jax.convert KIND' wrote, with its config.json"
     )
-  return about
+  return description
 
 
 def digest(folder: str | os.PathLike) -> str:
@@ -52,8 +52,8 @@ def digest(folder: str | os.PathLike) -> str:
   Raises:
     UsageError: the folder holds no converted weights.
   """
-  about = read_about(folder)
-  return f"{about['source']['sha256']}-{about['dtype']}"
+  description = read_description(folder)
+  return f"{description['source']['sha256']}-{description['dtype']}"
 
 
 def restore_converted(folder: str | os.PathLike, dtype: str = "float32") -> PyTree:
@@ -69,7 +69,7 @@ def restore_converted(folder: str | os.PathLike, dtype: str = "float32") -> PyTr
   Raises:
     UsageError: the folder holds no converted weights, or damaged ones.
   """
-  read_about(folder)
+  read_description(folder)
   shapes = SliceReader(pathlib.Path(folder) / "checkpoints").shapes
   shapes = {path: x.update(dtype=jnp.dtype(dtype)) for path, x in shapes.items()}
   mesh = jax.sharding.get_mesh()

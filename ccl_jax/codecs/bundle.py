@@ -88,11 +88,16 @@ def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
   try:
     for name, codec in _present(codecs):
       kind, static, links, arrays, tokenizer = _parts(codec)
-      about = {"kind": kind, "static": static, "links": links, "sha256": _digest(codec)}
+      description = {
+        "kind": kind,
+        "static": static,
+        "links": links,
+        "sha256": _digest(codec),
+      }
       save_file(arrays, fresh / f"{name}.safetensors")
       if tokenizer is not None:
         (fresh / f"{name}.tokenizer").write_bytes(tokenizer.file)
-      (fresh / f"{name}.json").write_text(json.dumps(about, indent=2) + "\n")
+      (fresh / f"{name}.json").write_text(json.dumps(description, indent=2) + "\n")
     if folder.exists():
       folder.rename(stale)
     fresh.rename(folder)
@@ -162,21 +167,27 @@ def _present(codecs: Codecs) -> list[tuple[str, Any]]:
 
 
 def _load(folder: pathlib.Path, name: str):
-  about_path, array_path = folder / f"{name}.json", folder / f"{name}.safetensors"
-  _require(about_path, array_path)
+  description_path, array_path = folder / f"{name}.json", folder / f"{name}.safetensors"
+  _require(description_path, array_path)
   damaged = UsageError(f"the {name} codec in {folder} is damaged: fit or save it again")
   try:
-    about = json.loads(about_path.read_text())
-    kind, static, digest = about["kind"], about["static"], about["sha256"]
+    description = json.loads(description_path.read_text())
+    kind, static, digest = (
+      description["kind"],
+      description["static"],
+      description["sha256"],
+    )
     arrays = load_file(array_path)
-    links = tuple(map(tuple, about.get("links", ())))
+    links = tuple(map(tuple, description.get("links", ())))
   except (ValueError, KeyError, TypeError, SafetensorError) as e:
     raise damaged from e
   except OSError as e:  # of the system: the files may be fine
     raise UsageError(f"cannot read the {name} codec in {folder}: {e}") from e
   if kind not in KINDS:
     known = ", ".join(KINDS)
-    raise UsageError(f"{about_path} names the kind {kind!r}, expected one of {known}")
+    raise UsageError(
+      f"{description_path} names the kind {kind!r}, expected one of {known}"
+    )
   leaves = {key: jnp.asarray(value) for key, value in arrays.items()}
   leaves = traverse_util.unflatten_dict(leaves, sep="/")
   if "tokenizer" in {field.name for field in dataclasses.fields(KINDS[kind])}:
@@ -188,7 +199,7 @@ def _load(folder: pathlib.Path, name: str):
   for field, place, sha256 in links:
     if converted.digest(place) != sha256:
       raise UsageError(
-        f"{about_path} was made with other weights than those that are in {place} now"
+        f"{description_path} was made with other weights than those that are in {place} now"
       )
     leaves[field] = converted.restore_converted(place, static.get("dtype", "float32"))
   try:
@@ -228,8 +239,8 @@ def _parts(codec):
 def _digest(codec) -> str:
   kind, static, links, arrays, tokenizer = _parts(codec)
   # Not of where a link points to, but of what is there.
-  about = [kind, static, *([field, sha256] for field, _, sha256 in links)]
-  digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+  description = [kind, static, *([field, sha256] for field, _, sha256 in links)]
+  digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
   for key, value in sorted(arrays.items()):
     digest.update(f"{key} {value.dtype} {value.shape}".encode())
     digest.update(value.tobytes())

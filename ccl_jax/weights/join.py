@@ -50,7 +50,7 @@ class Part:
       found = find_parameters(folder)
     except UsageError as e:
       raise UsageError(f"--{stream} {e}") from e
-    self.folder, self.stream, self.config = found.folder, stream, found.about
+    self.folder, self.stream, self.config = found.folder, stream, found.description
     self.codecs, self._found = found.codecs, found
     self.reader = SliceReader(self.folder / "checkpoints", name=found.name)
     if not any(map(self.owns, self.reader.shapes)):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from ccl_jax.checkpoints.converted import read_about
+from ccl_jax.checkpoints.converted import read_description
 from ccl_jax.errors import UsageError
 from ccl_jax.weights.rules import expected_tensors
 from ccl_jax.weights.transfer import import_weights
@@ -39,7 +39,7 @@ def write_network(
   Raises:
     UsageError: `dst` holds something else.
   """
-  if dst.exists() and read_about(dst)["kind"] != kind:
+  if dst.exists() and read_description(dst)["kind"] != kind:
     raise UsageError(f"{dst} holds another network: name another folder")
   upstream = get_upstream(kind)
   form, rows = next(iter(upstream.tables.items()))
@@ -59,8 +59,8 @@ def write_network(
     config = upstream.config(sizes, form)
     if config:
       (source / "config.json").write_text(json.dumps(config))
-    about = import_weights(kind, source, fresh, licence=LICENCE)
+    description = import_weights(kind, source, fresh, licence=LICENCE)
     if dst.exists():
       shutil.rmtree(dst)
     fresh.rename(dst)
-  return about
+  return description

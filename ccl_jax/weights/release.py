@@ -58,10 +58,10 @@ def convert_release(
   link_codecs(
     dst / "codecs", **{PARTS[kind][1]: [dst / PARTS[kind][0]] for kind in kinds}
   )
-  about = {"kind": "wan", "name": pathlib.Path(src).absolute().name}
-  (dst / "config.json").write_text(json.dumps(about, indent=2) + "\n")
+  config = {"kind": "wan", "name": pathlib.Path(src).absolute().name}
+  (dst / "config.json").write_text(json.dumps(config, indent=2) + "\n")
   (dst / UNFINISHED).unlink()
-  return about
+  return config
 
 
 def _begin(dst: pathlib.Path, request: dict) -> None:

@@ -211,13 +211,13 @@ def _exportable(src: pathlib.Path):
   from ccl_jax.checkpoints.slices import SliceReader
   from ccl_jax.weights.join import Part
 
-  about = read_config(src) if src.is_dir() else {}
-  if about.get("kind") == "wan":  # of `convert wan`: its transformer
+  description = read_config(src) if src.is_dir() else {}
+  if description.get("kind") == "wan":  # of `convert wan`: its transformer
     src = src / DIT
-    about = read_config(src)
-  if {"kind", "sizes"} <= about.keys():
-    return about["kind"], about["sizes"], SliceReader(src / "checkpoints")
-  if "model" not in about:
+    description = read_config(src)
+  if {"kind", "sizes"} <= description.keys():
+    return description["kind"], description["sizes"], SliceReader(src / "checkpoints")
+  if "model" not in description:
     raise UsageError(
       f"{src} holds neither converted weights nor a run: expected its config.json"
     )
