@@ -73,7 +73,7 @@ def scanned(monkeypatch, tmp_path):
     monkeypatch.setattr(shots.FilmScan, "crop", lambda self, start, end: bars)
     monkeypatch.setattr(shots, "scan_film", lambda path: picture)
     info = MediaInfo(True, True, 0.0, 10.0, 25.0, 48, 64)
-    monkeypatch.setattr(prepare, "probing", lambda: lambda path, sound: info)
+    monkeypatch.setattr(prepare, "cached_probe", lambda: lambda path, sound: info)
     monkeypatch.setattr(prepare, "_offset_ms", lambda *_: 12.5)
     sound = lambda path, start, end, options: calls.append((start, end)) or {}
     monkeypatch.setattr(prepare, "_sound", sound)

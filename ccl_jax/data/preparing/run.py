@@ -26,7 +26,7 @@ from ccl_jax.data.sets.records import write_text
 from ccl_jax.data.sources import templates
 from ccl_jax.data.sources.captions import Caption, Row, read_rows, sidecar
 from ccl_jax.data.sources.catalogue import IMAGES, media_names, without_soundtracks
-from ccl_jax.data.sources.windows import part_of, probing
+from ccl_jax.data.sources.windows import cached_probe, part_of
 from ccl_jax.errors import UsageError
 
 _LEAST = 0.2  # seconds: shorter parts of a film are left out
@@ -124,7 +124,7 @@ def rows_of(
   if path.suffix.lower() in IMAGES:
     media.image_size(path)
     return [_row(name, row, {}, options, path) for row in rows]
-  scanned, probe = None, probing()
+  scanned, probe = None, cached_probe()
   for row in rows:
     caption = row.caption
     sound = caption.sound(root)

@@ -17,10 +17,10 @@ from ccl_jax.data.sets.buckets import KINDS, Bucket, check_specs, choose
 from ccl_jax.data.sources.captions import Caption, read_captions, sidecar
 from ccl_jax.data.sources.folder import SUFFIXES, files_of, relative
 from ccl_jax.data.sources.windows import (
+  cached_probe,
   check_hop,
   label,
   part_of,
-  probing,
   window_starts,
 )
 from ccl_jax.data.spec import ClipSpec
@@ -134,7 +134,7 @@ def scan_rows(
   if unknown := sorted(set(kinds) - set(KINDS)):
     raise UsageError(f"unknown kind {unknown[0]!r}: expected {', '.join(KINDS)}")
 
-  probe = probing()
+  probe = cached_probe()
 
   def cut(entry):
     name, row = entry

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ccl_jax.data.media import decode as media
 from ccl_jax.data.media.loudness import amplified
 from ccl_jax.data.sources.captions import Caption, read_captions, sidecar
-from ccl_jax.data.sources.windows import check_hop, label, probing, window_starts
+from ccl_jax.data.sources.windows import cached_probe, check_hop, label, window_starts
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 
@@ -98,7 +98,7 @@ class FilmSource:
 
   def _cut(self, name: str, rows: Sequence[Caption], hop: float | int) -> list[Window]:
     """The windows of one film, none where it is no use."""
-    path, found, probe = self.root / name, [], probing()
+    path, found, probe = self.root / name, [], cached_probe()
     for row in rows:
       try:
         info = probe(path, row.sound(self.root))

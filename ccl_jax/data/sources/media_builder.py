@@ -31,7 +31,7 @@ from ccl_jax.data.sources.captions import Caption
 from ccl_jax.data.sources.catalogue import IMAGES, SOUNDS
 from ccl_jax.data.sources.folder import SUFFIXES
 from ccl_jax.data.sources.listing import Listing
-from ccl_jax.data.sources.windows import part_of, probing
+from ccl_jax.data.sources.windows import cached_probe, part_of
 from ccl_jax.errors import UsageError
 
 SPEECH = re.compile(
@@ -196,7 +196,7 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """(examples, (id, names) without a file, (id, reason) of those left out)."""
     from tqdm import tqdm
 
-    probe = probing()
+    probe = cached_probe()
 
     def look(entry):
       if entry.refused:

@@ -37,7 +37,7 @@ def probe_with_sound(
   )
 
 
-def probing() -> Callable[..., media.MediaInfo]:
+def cached_probe() -> Callable[..., media.MediaInfo]:
   """A `probe_with_sound` that remembers the last 64 files.
 
   It opens a file with many rows once, and is for one pass over a folder.
