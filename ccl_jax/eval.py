@@ -130,10 +130,10 @@ def score(args: argparse.Namespace) -> int:
   reference = read_reference(args.reference, [n for n in names if n in ("fad", "fvd")])
   metrics, skipped = build_metrics(names, args.weights, options)
   out = pathlib.Path(args.out)
-  here = [item for item in items if item.name not in set(missing)]
+  present = [item for item in items if item.name not in set(missing)]
   records = Records(out)
-  with tqdm.tqdm(total=len(here), desc="clips", file=sys.stderr) as bar:
-    results = evaluate(here, metrics, records, lambda _: bar.update(1))
+  with tqdm.tqdm(total=len(present), desc="clips", file=sys.stderr) as bar:
+    results = evaluate(present, metrics, records, lambda _: bar.update(1))
   name = args.name or pathlib.Path(args.videos).absolute().name
   summary = write_outputs(
     out, items, missing, metrics, skipped, results, reference, name

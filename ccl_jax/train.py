@@ -94,9 +94,9 @@ def initial_state(config, run: Run) -> TrainState:
   if not config.init:
     fresh = jax.jit(run.fresh, out_shardings=run.shardings)
     return fresh(jax.random.key(config.seed))
-  found = find_parameters(config.init)
-  checkpoints = found.folder / "checkpoints"
-  _, params, _ = restore_params(checkpoints, found.name, run.state.params)
+  parameters = find_parameters(config.init)
+  checkpoints = parameters.folder / "checkpoints"
+  _, params, _ = restore_params(checkpoints, parameters.name, run.state.params)
   start = lambda params: new_state(params, run.optimizer)
   return jax.jit(start, out_shardings=run.shardings, donate_argnums=0)(params)
 

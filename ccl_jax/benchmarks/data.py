@@ -58,8 +58,8 @@ def make_set(root: pathlib.Path, count: int) -> None:
   bucket = Bucket.of(SPEC)
   items = [Item(f"clip {i}", "", 0.0, None, "a clip") for i in range(count)]
   encoders = dict.fromkeys(("video", "audio", "text"), "0")
-  made = plan.make({}, encoders, Catalogue({bucket: items}, []), 64)
-  plan.write(made, root)
+  set_plan = plan.make({}, encoders, Catalogue({bucket: items}, []), 64)
+  plan.write(set_plan, root)
   rng = np.random.default_rng(0)
   shapes = {
     "video": (*SPEC.latent_shape, 16),
@@ -67,12 +67,12 @@ def make_set(root: pathlib.Path, count: int) -> None:
     "text": TEXT,
   }
   arrays = {k: rng.standard_normal(s, np.float32) for k, s in shapes.items()}
-  for shard in made.shards:
+  for shard in set_plan.shards:
     with new_shard(root, shard, encoders) as records:
       for item in shard.items:
         arrays = {k: np.roll(x, 1, 0) for k, x in arrays.items()}
         records.add(item.id, item.text, arrays)
-  finish(root, made)
+  finish(root, set_plan)
 
 
 def forget(root: pathlib.Path) -> None:
@@ -176,12 +176,12 @@ def measure(folder: pathlib.Path, count: int, batch: int, most_threads: int) -> 
     readers[f"batches, {threads} threads"] = lambda n=threads: batches(mixture, n)
   os.sync()
   for state, before in (("cold", lambda: forget(root)), ("warm", lambda: None)):
-    found = rates(readers, before)
-    for name, got in found.items():
+    speeds = rates(readers, before)
+    for name, got in speeds.items():
       out[f"{name}, {state}"] = {
         "MB/s": round(got),
         "records/s": round(got / each, 1),
-        "of sequential": round(got / found["sequential"], 2),
+        "of sequential": round(got / speeds["sequential"], 2),
       }
   seconds = waits(mixture, most_threads)
   out["a step waits, ms"] = {

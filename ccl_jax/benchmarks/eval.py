@@ -59,10 +59,10 @@ def clips(folder: pathlib.Path) -> list[pathlib.Path]:
   """
   if VIDEOS.value is None:
     return eval_rates.write_clips(folder, CLIPS.value, 480, 832, 81, 16.0)
-  found = sorted(pathlib.Path(VIDEOS.value).glob("*.mp4"))[: CLIPS.value]
-  if len(found) < 2:
-    raise UsageError(f"--videos: {len(found)} mp4 in {VIDEOS.value}; expected 2")
-  return found
+  videos = sorted(pathlib.Path(VIDEOS.value).glob("*.mp4"))[: CLIPS.value]
+  if len(videos) < 2:
+    raise UsageError(f"--videos: {len(videos)} mp4 in {VIDEOS.value}; expected 2")
+  return videos
 
 
 def main() -> None:
@@ -87,8 +87,8 @@ def main() -> None:
       shown = " ".join(f"{x:9.1f}" for x in numbers if x is not None)
       print(f"{name:12} {shown or rate.reason}", flush=True)
   device = jax.devices()[0]
-  about = {"device": device.device_kind, "cores": os.cpu_count(), "clips": len(videos)}
-  print(json.dumps(about | {"rows": rows}))
+  setup = {"device": device.device_kind, "cores": os.cpu_count(), "clips": len(videos)}
+  print(json.dumps(setup | {"rows": rows}))
 
 
 if __name__ == "__main__":

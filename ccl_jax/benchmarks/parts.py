@@ -157,12 +157,12 @@ def main():
   """Measures by the flags, and prints a table and a JSON object."""
   spec = ClipSpec(step.FRAMES.value, step.HEIGHT.value, step.WIDTH.value, 16.0)
   ceiling = device_ceiling(jnp.dtype(step.DTYPE.value))
-  about = {
+  setup = {
     "device": jax.devices()[0].device_kind,
     "size": f"{step.SIZE.value}, {step.DTYPE.value}",
     "matmul GFLOP/s": ceiling / 1e9,
   }
-  show(about, [*part_rows(spec, ceiling), *scaling_rows(spec, ceiling)])
+  show(setup, [*part_rows(spec, ceiling), *scaling_rows(spec, ceiling)])
 
 
 if __name__ == "__main__":

@@ -228,17 +228,17 @@ def main():
   spec = ClipSpec(FRAMES.value, HEIGHT.value, WIDTH.value, 16.0)
   ceiling = device_ceiling(jnp.dtype(DTYPE.value))
   g = geometry_of(build_model(SIZE.value), spec)
-  about = {
+  setup = {
     "device": jax.devices()[0].device_kind,
     "size": f"{SIZE.value}, {DEPTH.value} blocks, {DTYPE.value}",
     "tokens": g.t * g.h * g.w,
     "matmul GFLOP/s": ceiling / 1e9,
   }
-  print(json.dumps(about))
+  print(json.dumps(setup))
   rows = list(video_rows(spec, ceiling))
   if JOINT.value:
     rows += joint_rows(spec, ceiling)
-  show(about, rows)
+  show(setup, rows)
 
 
 if __name__ == "__main__":

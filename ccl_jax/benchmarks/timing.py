@@ -44,16 +44,16 @@ def device_ceiling(dtype) -> float:
   return matmul_rate(1024 if jax.default_backend() == "cpu" else 8192, dtype)
 
 
-def show(about: Mapping, rows: list[Mapping]) -> None:
+def show(setup: Mapping, rows: list[Mapping]) -> None:
   """Prints a line for each row, then everything as JSON.
 
   Args:
-    about: the run's circumstances.
+    setup: the run's circumstances.
     rows: of numbers; `what` names a row.
   """
   for r in rows:
     print(", ".join(f"{k} {v:.3f}" if k != "what" else v for k, v in r.items()))
-  print(json.dumps({**about, "rows": rows}))
+  print(json.dumps({**setup, "rows": rows}))
 
 
 def matmul_rate(size: int, dtype, rounds: int = 5) -> float:

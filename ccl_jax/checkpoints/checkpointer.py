@@ -172,14 +172,14 @@ def read_metadata(directory: str | os.PathLike, step: int | None = None) -> dict
     UsageError: the step is not there, or its metadata are damaged or cannot be read.
   """
   folder = _absolute(directory)
-  found = _steps(folder, step)
-  for number in sorted(found, reverse=True):
+  steps = _steps(folder, step)
+  for number in sorted(steps, reverse=True):
     try:
       return read_meta(folder / str(number) / "meta")["metadata"]
     except Exception as e:
       if not proves_damage(e):
         raise unknown(f"checkpoint step {number} in {folder}", e) from e
-  raise UsageError(f"{folder}: the metadata of steps {found} are damaged")
+  raise UsageError(f"{folder}: the metadata of steps {steps} are damaged")
 
 
 def _steps(folder: epath.Path, step: int | None) -> list[int]:
@@ -300,10 +300,10 @@ def _load(folder, abstract, partial):
     text = "another process could not read it" if error is None else reason(error)
     raise Damaged(text) from error
   try:
-    found = fingerprints(tree)
+    prints = fingerprints(tree)
   except Exception as e:  # as out of memory
     raise unknown(what, e) from e
-  for path, value in found.items():
+  for path, value in prints.items():
     if value != meta["leaves"][path]["fingerprint"]:
       raise Damaged(f"the values of {path} are not those that were saved")
   return tree, meta

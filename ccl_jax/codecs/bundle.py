@@ -88,16 +88,11 @@ def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
   try:
     for name, codec in _present(codecs):
       kind, static, links, arrays, tokenizer = _parts(codec)
-      description = {
-        "kind": kind,
-        "static": static,
-        "links": links,
-        "sha256": _digest(codec),
-      }
+      entry = {"kind": kind, "static": static, "links": links, "sha256": _digest(codec)}
       save_file(arrays, fresh / f"{name}.safetensors")
       if tokenizer is not None:
         (fresh / f"{name}.tokenizer").write_bytes(tokenizer.file)
-      (fresh / f"{name}.json").write_text(json.dumps(description, indent=2) + "\n")
+      (fresh / f"{name}.json").write_text(json.dumps(entry, indent=2) + "\n")
     if folder.exists():
       folder.rename(stale)
     fresh.rename(folder)
@@ -114,13 +109,13 @@ def load_codecs(folder: str | os.PathLike) -> Codecs:
       changed.
   """
   folder = pathlib.Path(folder)
-  found = [name for name in Codecs._fields if (folder / f"{name}.json").is_file()]
-  if not found:
+  names = [name for name in Codecs._fields if (folder / f"{name}.json").is_file()]
+  if not names:
     raise UsageError(
       f"{folder} holds no codecs: expected a folder with video.json, audio.json, "
       "text.json"
     )
-  return Codecs(**{name: _load(folder, name) for name in found})
+  return Codecs(**{name: _load(folder, name) for name in names})
 
 
 def fingerprint(codecs: Codecs) -> str:
@@ -167,27 +162,21 @@ def _present(codecs: Codecs) -> list[tuple[str, Any]]:
 
 
 def _load(folder: pathlib.Path, name: str):
-  description_path, array_path = folder / f"{name}.json", folder / f"{name}.safetensors"
-  _require(description_path, array_path)
+  entry_path, array_path = folder / f"{name}.json", folder / f"{name}.safetensors"
+  _require(entry_path, array_path)
   damaged = UsageError(f"the {name} codec in {folder} is damaged: fit or save it again")
   try:
-    description = json.loads(description_path.read_text())
-    kind, static, digest = (
-      description["kind"],
-      description["static"],
-      description["sha256"],
-    )
+    entry = json.loads(entry_path.read_text())
+    kind, static, digest = entry["kind"], entry["static"], entry["sha256"]
     arrays = load_file(array_path)
-    links = tuple(map(tuple, description.get("links", ())))
+    links = tuple(map(tuple, entry.get("links", ())))
   except (ValueError, KeyError, TypeError, SafetensorError) as e:
     raise damaged from e
   except OSError as e:  # of the system: the files may be fine
     raise UsageError(f"cannot read the {name} codec in {folder}: {e}") from e
   if kind not in KINDS:
     known = ", ".join(KINDS)
-    raise UsageError(
-      f"{description_path} names the kind {kind!r}, expected one of {known}"
-    )
+    raise UsageError(f"{entry_path} names the kind {kind!r}, expected one of {known}")
   leaves = {key: jnp.asarray(value) for key, value in arrays.items()}
   leaves = traverse_util.unflatten_dict(leaves, sep="/")
   if "tokenizer" in {field.name for field in dataclasses.fields(KINDS[kind])}:
@@ -199,7 +188,7 @@ def _load(folder: pathlib.Path, name: str):
   for field, place, sha256 in links:
     if converted.digest(place) != sha256:
       raise UsageError(
-        f"{description_path} was made with other weights than those that are in {place} now"
+        f"{entry_path} was made with other weights than those that are in {place} now"
       )
     leaves[field] = converted.restore_converted(place, static.get("dtype", "float32"))
   try:
@@ -239,8 +228,8 @@ def _parts(codec):
 def _digest(codec) -> str:
   kind, static, links, arrays, tokenizer = _parts(codec)
   # Not of where a link points to, but of what is there.
-  description = [kind, static, *([field, sha256] for field, _, sha256 in links)]
-  digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+  entry = [kind, static, *([field, sha256] for field, _, sha256 in links)]
+  digest = hashlib.sha256(json.dumps(entry, sort_keys=True).encode())
   for key, value in sorted(arrays.items()):
     digest.update(f"{key} {value.dtype} {value.shape}".encode())
     digest.update(value.tobytes())

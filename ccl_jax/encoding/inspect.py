@@ -32,12 +32,12 @@ def describe(root: pathlib.Path) -> list[str]:
   Raises:
     UsageError: there is no set in the folder `root`.
   """
-  made = plan.read(root)
-  if made is None:
+  set_plan = plan.read(root)
+  if set_plan is None:
     raise UsageError(
       f"no set of latents at {root}: give a folder that python -m ccl_jax.encode made"
     )
-  paths = [root / f"{shard.name}.json" for shard in made.shards]
+  paths = [root / f"{shard.name}.json" for shard in set_plan.shards]
   shards = [json.loads(path.read_text()) for path in paths if path.is_file()]
   whole = total(shards)
   state = "" if (root / "index.json").is_file() else ", not finished"
@@ -45,11 +45,11 @@ def describe(root: pathlib.Path) -> list[str]:
     f"{root}: {len(shards)} of {len(paths)} shards{state}",
     f"{whole['records']} records, {whole['seconds'] / 3600:.3f} h, "
     f"{whole['bytes'] / 1e6:.1f} MB, sha256 {whole['sha256'][:16]}",
-    f"made from {made.settings['source']} {made.settings['root']}",
+    f"made from {set_plan.settings['source']} {set_plan.settings['root']}",
     "",
     f"{'bucket':24} {'kind':7} {'records':>9} {'hours':>9} {'each':>8}",
   ]
-  for bucket in made.buckets:
+  for bucket in set_plan.buckets:
     n = sum(s["records"] for s in shards if s["bucket"] == bucket.name)
     hours = n * bucket.seconds / 3600
     lines.append(
@@ -58,12 +58,12 @@ def describe(root: pathlib.Path) -> list[str]:
   lines += ["", "caption, words     " + _spread(whole["caption_words"])]
   lines += ["text embedding rows " + _spread(whole["text_rows"])]
   for stored, moments in whole["latents"].items():
-    about = "deviation of video" if stored == "video_std" else stored
-    lines += ["", f"{about} latents, by channel"]
+    title = "deviation of video" if stored == "video_std" else stored
+    lines += ["", f"{title} latents, by channel"]
     lines += [f"{name:>6} " + _numbers(moments[name]) for name in ("mean", "std")]
   lines += ["", "encoders"]
-  lines += [f"{name:>6} {digest}" for name, digest in made.encoders.items()]
-  skipped = len(made.skipped) + sum(len(s["skipped"]) for s in shards)
+  lines += [f"{name:>6} {digest}" for name, digest in set_plan.encoders.items()]
+  skipped = len(set_plan.skipped) + sum(len(s["skipped"]) for s in shards)
   lines += ["", f"skipped {skipped}" + (": see report.jsonl" if skipped else "")]
   return lines
 
@@ -73,8 +73,8 @@ def decode(codecs: Codecs, record: Mapping[str, Any]) -> dict[str, Any]:
   latents = {
     s: record[s][None].astype(np.float32) for s in ("video", "audio") if s in record
   }
-  made = jax.device_get(_decoder(codecs, latents))
-  return {k: v[0] for k, v in made.items()} | record["about"]
+  clip = jax.device_get(_decoder(codecs, latents))
+  return {k: v[0] for k, v in clip.items()} | record["about"]
 
 
 @jax.jit

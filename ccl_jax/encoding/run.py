@@ -41,8 +41,8 @@ def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
   specs = [parse_spec(text) for text in config.clips]
   media = bind("data", config.data, open_items, specs=specs)
   with _disk(out):
-    made, codecs = prepare(config, media, out, index)
-    mine = [s for s in made.shards[index::count] if not is_done(out, s)]
+    set_plan, codecs = prepare(config, media, out, index)
+    mine = [s for s in set_plan.shards[index::count] if not is_done(out, s)]
     if mine:
       size = config.batch.size
       run = make_encoder(codecs, size, config.video_std)
@@ -50,11 +50,11 @@ def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
       pool = futures.ThreadPoolExecutor(max(config.batch.threads, 1))
       try:
         for shard in mine:
-          encode_shard(out, shard, made.encoders, media, run, size, pool, bar)
+          encode_shard(out, shard, set_plan.encoders, media, run, size, pool, bar)
       finally:
         pool.shutdown(cancel_futures=True)
         bar.close()
-    return finish(out, made)
+    return finish(out, set_plan)
 
 
 def prepare(
@@ -83,22 +83,22 @@ def prepare(
   if index == 0:
     for name in (plan.FILE, "index.json", "report.jsonl"):
       records.sweep(out, name)
-  made, end = plan.read(out), time.time() + _PATIENCE
-  while made is None and index:
+  set_plan, end = plan.read(out), time.time() + _PATIENCE
+  while set_plan is None and index:
     if time.time() > end:
       raise UsageError(
         f"no {plan.FILE} in {out} after an hour: run process_index 0 too"
       )
     time.sleep(0.2)
-    made = plan.read(out)
-  if made is None:
+    set_plan = plan.read(out)
+  if set_plan is None:
     return make_plan(config, settings, media, out)
-  plan.check_same(made, settings, out)
+  plan.check_same(set_plan, settings, out)
   if config.codec.path:
-    _check_encoders(made, load_codecs(config.codec.path), config.codec.path, out)
+    _check_encoders(set_plan, load_codecs(config.codec.path), config.codec.path, out)
   codecs = load_codecs(out / "codecs")
-  _check_encoders(made, codecs, out / "codecs", out)
-  return made, codecs
+  _check_encoders(set_plan, codecs, out / "codecs", out)
+  return set_plan, codecs
 
 
 def make_plan(
@@ -131,9 +131,9 @@ def make_plan(
   for left_over in out.glob(".codecs.*"):
     shutil.rmtree(left_over)
   save_codecs(codecs, out / "codecs")
-  made = plan.make(settings, fingerprints(codecs), listed, config.shard_clips)
-  plan.write(made, out)
-  return made, codecs
+  set_plan = plan.make(settings, fingerprints(codecs), listed, config.shard_clips)
+  plan.write(set_plan, out)
+  return set_plan, codecs
 
 
 def _some_clips(
@@ -149,9 +149,9 @@ def _some_clips(
       count -= 1
 
 
-def _check_encoders(made: plan.Plan, codecs: Codecs, where: Any, out: Any) -> None:
+def _check_encoders(set_plan: plan.Plan, codecs: Codecs, where: Any, out: Any) -> None:
   now = fingerprints(codecs)
-  for name, digest in made.encoders.items():
+  for name, digest in set_plan.encoders.items():
     if now[name] != digest:
       raise UsageError(
         f"the {name} codec in {where} ({now[name][:8]}) is not the one that {out} is "

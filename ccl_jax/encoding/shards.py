@@ -24,16 +24,16 @@ from ccl_jax.errors import UsageError
 @functools.partial(jax.jit, static_argnums=2)
 def _program(codecs, batch, video_std):
   """One program for each bucket."""
-  made = {"text": codecs.text.encode(batch["ids"], batch["mask"])}
+  latents = {"text": codecs.text.encode(batch["ids"], batch["mask"])}
   if "video" in batch:
     pixels = to_unit(batch["video"])
     if video_std:
-      made["video"], made["video_std"] = codecs.video.posterior(pixels)
+      latents["video"], latents["video_std"] = codecs.video.posterior(pixels)
     else:
-      made["video"] = codecs.video.encode(pixels)
+      latents["video"] = codecs.video.encode(pixels)
   if "audio" in batch:
-    made["audio"] = codecs.audio.encode(batch["audio"])
-  return {k: v.astype(records.DTYPES[k]) for k, v in made.items()}
+    latents["audio"] = codecs.audio.encode(batch["audio"])
+  return {k: v.astype(records.DTYPES[k]) for k, v in latents.items()}
 
 
 def make_encoder(
@@ -109,7 +109,7 @@ def encode_shard(
       if isinstance(clip, dict):
         yield clip
         continue
-      made.skip(*clip)
+      shard_records.skip(*clip)
       bar.write(f"skipped {': '.join(clip)}", file=sys.stderr)
       bar.update(1)
 
@@ -119,10 +119,10 @@ def encode_shard(
     for i, clip in enumerate(clips):
       rows = {k: v[i] for k, v in arrays.items()}
       rows["text"] = rows["text"][: lengths[i]]
-      made.add(clip["id"], clip["text"], rows)
+      shard_records.add(clip["id"], clip["text"], rows)
     bar.update(len(clips))
 
-  with new_shard(out, shard, encoders) as made:
+  with new_shard(out, shard, encoders) as shard_records:
     under_way = None  # a batch is on the devices while the one before it is written
     for clips in batched(readable(), size):
       arrays = run(clips)

@@ -170,12 +170,12 @@ def decode(path: str | pathlib.Path, needs: frozenset[str]) -> dict[str, Any]:
       "picture": main_track(container, "video"),
       "sound": main_track(container, "audio"),
     }
-    here = {kind: s for kind, s in streams.items() if s is not None}
+    present = {kind: s for kind, s in streams.items() if s is not None}
     zero = max(
-      ((s.start_time or 0) * s.time_base for s in here.values()), default=Fraction(0)
+      ((s.start_time or 0) * s.time_base for s in present.values()), default=Fraction(0)
     )
-    wanted = {kind: s for kind, s in here.items() if kind in needs}
-    held = {kind: [] for kind in wanted}
+    wanted = {kind: s for kind, s in present.items() if kind in needs}
+    decoded = {kind: [] for kind in wanted}
     if "sound" in wanted:
       s = wanted["sound"]
       resampler = av.AudioResampler("fltp", s.layout, s.rate)
@@ -188,30 +188,30 @@ def decode(path: str | pathlib.Path, needs: frozenset[str]) -> dict[str, Any]:
           raise MediaError(f"{path}: damaged picture at {float(time):.2f} s")
         pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
         long = (frame.duration or 0) * frame.time_base
-        held["picture"].append((time, long, pixels))
+        decoded["picture"].append((time, long, pixels))
       else:
-        held["sound"] += [(time, x.to_ndarray()) for x in resampler.resample(frame)]
+        decoded["sound"] += [(time, x.to_ndarray()) for x in resampler.resample(frame)]
     parts = {"picture": None, "sound": None}
     if "picture" in wanted:
-      parts["picture"] = _picture(path, held["picture"], wanted["picture"])
+      parts["picture"] = _picture(path, decoded["picture"], wanted["picture"])
     if "sound" in wanted:
-      parts["sound"] = _sound(held["sound"], s.rate, s.layout)
+      parts["sound"] = _sound(decoded["sound"], s.rate, s.layout)
   return parts
 
 
-def _picture(path, held, stream) -> Picture:
-  if not held:
+def _picture(path, frames, stream) -> Picture:
+  if not frames:
     raise MediaError(f"{path}: not one frame can be decoded")
   rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-  times = [time for time, _, _ in held]
-  end = times[-1] + (held[-1][1] or 1 / rate)
-  return Picture(np.stack([x for *_, x in held]), times, end, float(rate))
+  times = [time for time, _, _ in frames]
+  end = times[-1] + (frames[-1][1] or 1 / rate)
+  return Picture(np.stack([x for *_, x in frames]), times, end, float(rate))
 
 
-def _sound(held, rate: int, layout) -> Sound:
+def _sound(frames, rate: int, layout) -> Sound:
   """Lays each unbroken run of sound at its own time."""
   runs, clock = [], None
-  for time, piece in held:
+  for time, piece in frames:
     if clock is None or abs(time - clock) > _JITTER:
       runs.append((time, []))
       clock = time

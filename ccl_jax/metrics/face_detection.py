@@ -57,11 +57,11 @@ def find_faces(
     images = scale(frames[i : i + batch], factor)
     missing = ((0, batch - len(images)), (0, 0), (0, 0), (0, 0))
     outputs.append(run_s3fd(detector, np.pad(images, missing)))
-  boxes, found = priors(*seen), []
+  boxes, faces = priors(*seen), []
   for conf, loc in outputs:  # nothing is waited for before all is under way
     for scores, moves in zip(np.asarray(conf)[..., 1], np.asarray(loc)):
-      found.append(faces_of(scores, decode(moves, boxes), size, confidence))
-  return found[: len(frames)]
+      faces.append(faces_of(scores, decode(moves, boxes), size, confidence))
+  return faces[: len(frames)]
 
 
 def faces_of(

@@ -45,12 +45,12 @@ def onset_times(wave: Float[np.ndarray, " n"], rate: int) -> Float[np.ndarray, "
   curve /= curve.max()
   reach = lambda seconds: math.ceil(seconds * rate // HOP)
   top, wide, wait = reach(0.03), reach(0.1), reach(0.03)
-  found, i = [], 0
+  onsets, i = [], 0
   while i < len(curve):
     near = curve[max(i - wide, 0) : i + wide + 1]
     peak = curve[i] == curve[max(i - top, 0) : i + 1].max()
     if peak and curve[i] >= near.mean() + DELTA:
-      found.append(i)
+      onsets.append(i)
       i += wait
     i += 1
-  return np.array(found, np.float64) * HOP / rate
+  return np.array(onsets, np.float64) * HOP / rate

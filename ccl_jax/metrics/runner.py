@@ -71,7 +71,7 @@ def evaluate(
 
 
 def _evaluate(items, metrics, records, progress, check) -> Results:
-  found, broken, accidents = {}, {}, []
+  rows, broken, accidents = {}, {}, []
   scored = decoded = 0
   for item in items:
     video = sha256(item.path)
@@ -80,7 +80,7 @@ def _evaluate(items, metrics, records, progress, check) -> Results:
       row = _blank(item, metric, video)
       known = records.find(row["key"], item.name)
       if known:
-        found[metric.name, item.name] = known
+        rows[metric.name, item.name] = known
       elif metric.name not in broken:
         left.append((metric, row))
     needs = frozenset().union(*(metric.needs for metric, _ in left))
@@ -100,11 +100,11 @@ def _evaluate(items, metrics, records, progress, check) -> Results:
         traceback.print_exc()
         accidents.append(f"{metric.name} of {item.name}: {type(e).__name__}: {e}")
         continue
-      found[metric.name, item.name] = records.add(row)
+      rows[metric.name, item.name] = records.add(row)
       scored += 1
     decoded += clip.decoded
     progress(item.name)
-  return Results(found, broken, accidents, scored, decoded)
+  return Results(rows, broken, accidents, scored, decoded)
 
 
 def _blank(item: Item, metric: Metric, video: str) -> Record:

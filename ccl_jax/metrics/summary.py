@@ -30,8 +30,8 @@ def terms(column: Column, scores: Mapping[str, Any]) -> tuple[float, float] | No
 
 def parts_of(column: Column, scores: Scores) -> dict[str, tuple[float, float]]:
   """The (value, per) of a column by clip, of all clips that have one."""
-  found = {name: terms(column, row) for name, row in scores.items()}
-  return {name: pair for name, pair in found.items() if pair is not None}
+  pairs = {name: terms(column, row) for name, row in scores.items()}
+  return {name: pair for name, pair in pairs.items() if pair is not None}
 
 
 def _draws(n: int) -> np.ndarray:
@@ -91,8 +91,8 @@ def columns_of(
   for key, column in COLUMNS.items():
     if column.metric not in scores:
       continue
-    here = scores[column.metric]
-    parts = parts_of(column, {n: here[n] for n in names if n in here})
+    by_clip = scores[column.metric]
+    parts = parts_of(column, {n: by_clip[n] for n in names if n in by_clip})
     out[key] = {**sum_up(list(parts.values())), "n_scored": len(parts)}
     out[key]["n_total"] = len(names)
   return out
@@ -114,9 +114,9 @@ def paired_subsets(
         continue
       rows = {}
       for key, column in COLUMNS.items():
-        here = scores.get(column.metric, {})
+        by_clip = scores.get(column.metric, {})
         sides = [
-          parts_of(column, {p: here[n] for p, n in pairs[s].items() if n in here})
+          parts_of(column, {p: by_clip[n] for p, n in pairs[s].items() if n in by_clip})
           for s in (a, b)
         ]
         if all(sides):

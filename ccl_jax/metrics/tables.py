@@ -36,14 +36,16 @@ def layout(summary: Summary) -> list[tuple[str, str | None]]:
 
   The subset is None for a number over all clips.
   """
-  used, here = summary["overall"], numbers(summary)
+  used, available = summary["overall"], numbers(summary)
   subsets = list(summary["subsets"])
   if sum(_clips(summary["subsets"][s]) for s in subsets) < _clips(used):
     subsets.insert(0, None)  # some clips are in none
   places = []
   for group in PAPER:
-    by_subset = [key for key in group if key in here and COLUMNS[key].subsets]
-    places += [(key, None) for key in group if key in here and key not in by_subset]
+    by_subset = [key for key in group if key in available and COLUMNS[key].subsets]
+    places += [
+      (key, None) for key in group if key in available and key not in by_subset
+    ]
     places += [(key, subset) for subset in subsets for key in by_subset]
   return places
 
@@ -146,14 +148,14 @@ def notes(summary: Summary) -> list[str]:
   clips is said once), warnings, and missing videos.
   """
   lines, unscored = [], {}
-  for name, about in summary["metrics"].items():
-    if "skipped" in about:
-      lines.append(f"{name}: skipped, {about['skipped']}")
-    for reason, clips in about.get("reasons", {}).items():
+  for name, entry in summary["metrics"].items():
+    if "skipped" in entry:
+      lines.append(f"{name}: skipped, {entry['skipped']}")
+    for reason, clips in entry.get("reasons", {}).items():
       unscored.setdefault((reason, tuple(clips)), []).append(name)
   for (reason, clips), names in unscored.items():
-    said = f"{', '.join(names)}: {len(clips)} not scored, {reason}"
-    lines.append(f"{said} ({some_of(clips)})")
+    text = f"{', '.join(names)}: {len(clips)} not scored, {reason}"
+    lines.append(f"{text} ({some_of(clips)})")
   for key in DISTANCES:
     cell = cell_of(summary, key, None)
     lines += [f"{key}: {text}" for text in cell.get("warnings", [])]

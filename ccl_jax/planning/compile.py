@@ -90,7 +90,7 @@ def parse_topology(name: str) -> tuple[Chip, list]:
   from jax.experimental import topologies
 
   try:
-    found = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
   except Exception as e:  # the compiler's own, of several types
     text = str(e).splitlines()[0][:200]
     if "libtpu" in str(e).lower() and "topology" not in str(e).lower():
@@ -101,7 +101,7 @@ def parse_topology(name: str) -> tuple[Chip, list]:
       f"--topology {name}: {text}; v5p and v4 take AxBxC with sides 2, 4, 8, 12, 16, "
       "v6e and v5e AxB such as 4x4, 8x8, 16x16"
     ) from e
-  return CHIPS[kind], found.devices
+  return CHIPS[kind], topology.devices
 
 
 def compile_train(config, mesh, batch: int):
@@ -194,7 +194,7 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
   compiled = (compile_generate if generate else compile_train)(config, mesh, batch)
   took = time.perf_counter() - start
   memory = compiled.memory_analysis()
-  found = collectives(compiled.as_text())
+  instructions = collectives(compiled.as_text())
   model = build_model(**config.model)
   geometry = geometry_of(model, ClipSpec(**config.clip))
   text = (config.codec.text_length, config.codec.text_dim)
@@ -203,7 +203,7 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
   # guided sampling is two.
   useful = (2 if generate else 3) * forward
   again = forward if config.model.remat != "none" and not generate else 0.0
-  traffic = int(sum(c.times * c.moved for c in found))
+  traffic = int(sum(c.times * c.moved for c in instructions))
   if generate:
     traffic //= 50
   moved = (
@@ -217,7 +217,7 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
     "network": traffic / chip.link_rate,
   }
   ideal = useful / chip.flops
-  largest = max(found, key=lambda c: c.moved, default="none")
+  largest = max(instructions, key=lambda c: c.moved, default="none")
   return Report(
     topology=topology,
     mesh=tuple(mesh.shape.values()),
@@ -229,7 +229,7 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
     model_flops=useful,
     hardware_flops=useful + again,
     traffic_bytes=traffic,
-    collectives=table(found),
+    collectives=table(instructions),
     largest=str(largest),
     seconds=seconds,
     mfu=(ideal / sum(seconds.values()), ideal / max(seconds.values())),

@@ -87,7 +87,7 @@ def collectives(text: str) -> list[Collective]:
   """
   times = _times(text)
   devices = _DEVICES.search(text)
-  found, place = [], ""
+  instructions, place = [], ""
   for line in text.splitlines():
     header = _COMPUTATION.match(line)
     if header:
@@ -97,8 +97,10 @@ def collectives(text: str) -> list[Collective]:
       continue
     group = _group(line) or int(devices[1] if devices else 1)
     for result in _results(match["result"], bool(match["start"])):
-      found.append(Collective(match["kind"], *result, group, times.get(place, 1)))
-  return [c for c in found if c.group > 1]
+      instructions.append(
+        Collective(match["kind"], *result, group, times.get(place, 1))
+      )
+  return [c for c in instructions if c.group > 1]
 
 
 def _group(line: str) -> int:
@@ -151,10 +153,10 @@ def _results(text: str, started: bool) -> list[tuple[str, tuple[int, ...]]]:
   return shapes
 
 
-def table(found: list[Collective]) -> list[tuple[str, int, float]]:
+def table(instructions: list[Collective]) -> list[tuple[str, int, float]]:
   """(kind, runs, bytes that a device sends) by kind, the largest first."""
   counts, sizes = Counter(), Counter()
-  for c in found:
+  for c in instructions:
     counts[c.kind] += c.times
     sizes[c.kind] += c.times * c.moved
   return [(kind, counts[kind], size) for kind, size in sizes.most_common()]

@@ -122,12 +122,12 @@ def first_process(make: Callable[[], Any]) -> Any:
       raise UsageError(error)
     return None
   try:
-    made = make()
+    result = make()
   except UsageError as e:
     store.key_value_set(key, str(e))
     raise
   store.key_value_set(key, "done")
-  return made
+  return result
 
 
 def first_process_first(make: Callable[[], Any]) -> Any:
@@ -138,8 +138,8 @@ def first_process_first(make: Callable[[], Any]) -> Any:
   Raises:
     UsageError: `make` raised it, in all processes alike.
   """
-  made = first_process(make)
-  return made if jax.process_index() == 0 else make()
+  result = first_process(make)
+  return result if jax.process_index() == 0 else make()
 
 
 def _check(coordinator: str, num_processes: int, process_id: int) -> None:

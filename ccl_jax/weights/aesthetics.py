@@ -144,9 +144,9 @@ def _settings(weights: Weights, config: dict) -> tuple[list[list[float]], bool]:
   """((mean, deviation) by axis, whether embeddings are normalised)."""
   file = weights.file_of(_FIRST)
   if "target_transform" not in config and file.suffix in PICKLES:
-    held = plain_values(file)
-    scale = {"target_transform": held.get("target_transform")}
-    config = (held.get("model_cfg") or {}) | scale
+    values = plain_values(file)
+    scale = {"target_transform": values.get("target_transform")}
+    config = (values.get("model_cfg") or {}) | scale
   scale = config.get("target_transform")
   try:
     scale = [[float(scale[axis][key]) for key in ("mean", "std")] for axis in AXES]

@@ -77,9 +77,9 @@ class Folded(Weights):
         self._check(name)
         del self._parts[name]
       for direction, length, kernel in _NORMED:
-        found = re.fullmatch(direction, name)
-        if found and found.expand(length) in weights:
-          self._pair(name, found.expand(length), found.expand(kernel))
+        matched = re.fullmatch(direction, name)
+        if matched and matched.expand(length) in weights:
+          self._pair(name, matched.expand(length), matched.expand(kernel))
 
   def names(self) -> list[str]:
     return list(self._parts)
@@ -166,8 +166,8 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
     return weights.shape(name)
 
   def count(name):
-    found = (re.fullmatch(name, n) for n in weights.names())
-    return 1 + max((int(m[1]) for m in found if m), default=0)
+    matched = (re.fullmatch(name, n) for n in weights.names())
+    return 1 + max((int(m[1]) for m in matched if m), default=0)
 
   channels, bands, _ = shape("conv_pre.weight")
   kernels = [shape(f"ups.{i}.0.weight")[2] for i in range(count(r"ups\.(\d+)\..*"))]

@@ -47,12 +47,16 @@ class Part:
 
   def __init__(self, folder, stream: str):
     try:
-      found = find_parameters(folder)
+      parameters = find_parameters(folder)
     except UsageError as e:
       raise UsageError(f"--{stream} {e}") from e
-    self.folder, self.stream, self.config = found.folder, stream, found.description
-    self.codecs, self._found = found.codecs, found
-    self.reader = SliceReader(self.folder / "checkpoints", name=found.name)
+    self.folder, self.stream, self.config = (
+      parameters.folder,
+      stream,
+      parameters.description,
+    )
+    self.codecs, self._parameters = parameters.codecs, parameters
+    self.reader = SliceReader(self.folder / "checkpoints", name=parameters.name)
     if not any(map(self.owns, self.reader.shapes)):
       raise UsageError(f"--{stream} {folder} has no {stream} stream")
 
@@ -74,7 +78,7 @@ class Part:
     """The fields of the stream's `StreamConfig`, and its depth."""
     if "sizes" in self.config:
       return self.config["sizes"]
-    model = self._found.build("model", build_model)
+    model = self._parameters.build("model", build_model)
     return dataclasses.asdict(dict(model.streams)[self.stream]) | {"depth": model.depth}
 
 

@@ -98,8 +98,8 @@ class _Unpickler(pickle.Unpickler):
     kind, storage, key, _, numel, *view = pid
     if kind != "storage" or storage not in _STORAGES or any(view):
       raise _Refused(f"the storage {pid!r}")
-    found = _Storage(str(key), np.dtype(_STORAGES[storage]), int(numel))
-    return self.storages.setdefault(found.key, found)
+    record = _Storage(str(key), np.dtype(_STORAGES[storage]), int(numel))
+    return self.storages.setdefault(record.key, record)
 
 
 def pickle_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
@@ -108,8 +108,8 @@ def pickle_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
   Raises:
     UsageError: it is damaged, or holds more than a dict of tensors.
   """
-  held, offsets = _read(path)
-  tensors = _tensors(held)
+  content, offsets = _read(path)
+  tensors = _tensors(content)
   if not isinstance(tensors, dict):
     raise UsageError(
       f"{path} holds a {type(tensors).__name__}, expected tensors by name"
@@ -129,10 +129,10 @@ def plain_values(path: pathlib.Path) -> dict:
   Raises:
     UsageError: as `pickle_entries`.
   """
-  held, _ = _read(path)
-  if not isinstance(held, dict):
+  content, _ = _read(path)
+  if not isinstance(content, dict):
     return {}
-  return {k: v for k, v in held.items() if k not in NESTED and not _is_tensor(v)}
+  return {k: v for k, v in content.items() if k not in NESTED and not _is_tensor(v)}
 
 
 def _read(path):
@@ -158,17 +158,19 @@ def _read(path):
     ) from e
 
 
-def _tensors(held):
+def _tensors(content):
   """The tensors by name, wherever they are in what was pickled."""
-  if isinstance(held, _Object):
-    return dict(_attributes(held))
-  if isinstance(held, dict) and not any(map(_is_tensor, held.values())):
-    return next((held[k] for k in NESTED if isinstance(held.get(k), dict)), held)
-  return held
+  if isinstance(content, _Object):
+    return dict(_attributes(content))
+  if isinstance(content, dict) and not any(map(_is_tensor, content.values())):
+    return next(
+      (content[k] for k in NESTED if isinstance(content.get(k), dict)), content
+    )
+  return content
 
 
-def _attributes(held: _Object, prefix: str = "") -> Iterator[tuple[str, _Tensor]]:
-  for name, value in vars(held).items():
+def _attributes(content: _Object, prefix: str = "") -> Iterator[tuple[str, _Tensor]]:
+  for name, value in vars(content).items():
     if isinstance(value, _Object):
       yield from _attributes(value, f"{prefix}{name}.")
     elif _is_tensor(value):

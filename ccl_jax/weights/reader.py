@@ -126,10 +126,10 @@ def open_weights(
   path = pathlib.Path(path)
   if not path.exists():
     raise UsageError(f"no file or folder {path}; expected a checkpoint")
-  found = _choose(path, places, files) if path.is_dir() else path
-  weights = Weights(path, dict(_entries(found)))
+  checkpoint = _choose(path, places, files) if path.is_dir() else path
+  weights = Weights(path, dict(_entries(checkpoint)))
   if not weights.names():
-    raise UsageError(f"{found} holds no tensors; expected a checkpoint")
+    raise UsageError(f"{checkpoint} holds no tensors; expected a checkpoint")
   for prefix in PREFIXES:
     weights = weights.renamed(lambda name: name.removeprefix(prefix))
   return weights
@@ -149,12 +149,14 @@ def read_config(path: str | os.PathLike, places: Sequence[str] = ("",)) -> dict:
 def _choose(folder, places, files) -> pathlib.Path:
   """The one checkpoint of a folder: an index, numbered shards, or a single file."""
   for place in places:
-    here = sorted(p for p in (folder / place).glob("*") if p.is_file())
+    candidates = sorted(p for p in (folder / place).glob("*") if p.is_file())
     for pattern in files:
-      seen = [p for p in here if fnmatch.fnmatch(p.name, pattern)]
-      indices = [p for p in seen if p.name.endswith(".index.json")]
-      tensors = [p for p in seen if p.suffix == ".safetensors"]
-      tensors = tensors or [p for p in seen if p.suffix in PICKLES or p.name == pattern]
+      matching = [p for p in candidates if fnmatch.fnmatch(p.name, pattern)]
+      indices = [p for p in matching if p.name.endswith(".index.json")]
+      tensors = [p for p in matching if p.suffix == ".safetensors"]
+      tensors = tensors or [
+        p for p in matching if p.suffix in PICKLES or p.name == pattern
+      ]
       groups = {_first_shard(p) for p in tensors}
       choices = indices or sorted(groups)
       if len(choices) == 1:
@@ -176,24 +178,24 @@ _SHARD = re.compile(r"(.*-)(\d+)(-of-(\d+)\.[a-z]+)")
 
 
 def _first_shard(path: pathlib.Path) -> pathlib.Path:
-  found = _SHARD.fullmatch(path.name)
-  if found is None:
+  numbered = _SHARD.fullmatch(path.name)
+  if numbered is None:
     return path
-  return path.with_name(found[1] + "1".zfill(len(found[2])) + found[3])
+  return path.with_name(numbered[1] + "1".zfill(len(numbered[2])) + numbered[3])
 
 
 def _entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
   if path.name.endswith(".index.json"):
     return _indexed(path)
-  found = _SHARD.fullmatch(path.name)
-  if found is None or int(found[4]) == 1:
+  numbered = _SHARD.fullmatch(path.name)
+  if numbered is None or int(numbered[4]) == 1:
     return _file_entries(path)
-  index = path.with_name(f"{found[1][:-1]}{path.suffix}.index.json")
+  index = path.with_name(f"{numbered[1][:-1]}{path.suffix}.index.json")
   if index.is_file():
     return _indexed(index)
-  count = int(found[4])
+  count = int(numbered[4])
   shards = [
-    path.with_name(found[1] + str(i).zfill(len(found[2])) + found[3])
+    path.with_name(numbered[1] + str(i).zfill(len(numbered[2])) + numbered[3])
     for i in range(1, count + 1)
   ]
   return _union(shards)

@@ -113,17 +113,17 @@ class Row:
 
   def forward(self, name: str) -> str | None:
     """The target of a source name; None if it is not this row's."""
-    found = self._source.fullmatch(name)
-    return None if found is None else found.expand(self.target)
+    matched = self._source.fullmatch(name)
+    return None if matched is None else matched.expand(self.target)
 
   def backward(self, target: str) -> str | None:
     """The source name of a target; None if it is not this row's."""
-    found = self._target.fullmatch(target)
-    if found is None:
+    matched = self._target.fullmatch(target)
+    if matched is None:
       return None
     groups = iter(range(1, 10))
     return "".join(
-      found[f"g{next(groups)}"] if part.startswith("(") else _literal(part)
+      matched[f"g{next(groups)}"] if part.startswith("(") else _literal(part)
       for part in _GROUP.split(self.source)
     )
 
@@ -222,12 +222,12 @@ def expected_tensors(rows: Sequence[Row], shapes: Shapes) -> list[Match]:
   for path, leaf in shapes.items():
     axes = next((k for k in range(3) if reach(_target(path, (0,) * k))), 0)
     for slot in np.ndindex(leaf.shape[:axes]):
-      found = reach(_target(path, slot))
-      if len(found) != 1:
+      sources = reach(_target(path, slot))
+      if len(sources) != 1:
         raise ValueError(
-          f"{len(found)} rows reach {_target(path, slot)}, expected one: {found}"
+          f"{len(sources)} rows reach {_target(path, slot)}, expected one: {sources}"
         )
-      row, name = found[0]
+      row, name = sources[0]
       source = row.transform.backward(_hollow(leaf.shape[axes:])).shape
       matches.append(Match(name, path, slot, row.transform, source))
   return sorted(matches, key=lambda m: m.slot[:1])

@@ -150,11 +150,11 @@ def _beside(src, upstream: Upstream) -> Iterator[tuple[str, pathlib.Path]]:
   folder = pathlib.Path(src)
   folder = folder if folder.is_dir() else folder.parent
   for name, places in upstream.beside.items():
-    found = next((f for p in places if (f := folder / p / name).is_file()), None)
-    if found is None:
+    file = next((f for p in places if (f := folder / p / name).is_file()), None)
+    if file is None:
       print(f"no {name} near {src}: copy it to the result", file=sys.stderr)
     else:
-      yield name, found
+      yield name, file
 
 
 def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, Any]:

@@ -180,9 +180,9 @@ def _tokenizer_file(path: pathlib.Path, named) -> pathlib.Path:
   else:
     folder = path if path.is_dir() else path.parent
     files = [folder / place / "tokenizer.json" for place in TOKENIZERS]
-  found = next((f for f in files if f.is_file()), None)
-  if found is None:
+  file = next((f for f in files if f.is_file()), None)
+  if file is None:
     raise UsageError(
       f"no tokenizer at {' or '.join(map(str, files))}; name the tokenizer.json of UMT5"
     )
-  return found
+  return file

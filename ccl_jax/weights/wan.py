@@ -65,10 +65,10 @@ def format_of(weights: Weights) -> str:
   """
   names = weights.names()
   for pattern, model in OTHERS:
-    found = next((n for n in names if re.fullmatch(pattern, n)), None)
-    if found:
+    tensor = next((n for n in names if re.fullmatch(pattern, n)), None)
+    if tensor:
       raise UsageError(
-        f"{weights.path} is {model}, by its tensor {found}; expected Wan2.1 T2V or I2V"
+        f"{weights.path} is {model}, by its tensor {tensor}; expected Wan2.1 T2V or I2V"
       )
   if "patch_embedding.weight" not in weights:
     raise UsageError(

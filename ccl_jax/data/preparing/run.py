@@ -83,12 +83,12 @@ def prepare(
   if out.exists():
     raise UsageError(f"{out} is there already: remove it or name another")
   names = media_names(root)
-  found, _ = read_rows(root, names, options.captions)
-  rows = {n: found.get(n, [Row(Caption(), {}, n)]) for n in names}
+  captioned, _ = read_rows(root, names, options.captions)
+  rows = {n: captioned.get(n, [Row(Caption(), {}, n)]) for n in names}
   captions = {n: [row.caption for row in rows[n]] for n in names}
   files = list(without_soundtracks(captions))
   if options.template:
-    fields = (row.fields for found in rows.values() for row in found)
+    fields = (row.fields for file_rows in rows.values() for row in file_rows)
     templates.check(options.template, [dict.fromkeys(_MEASURES, 0), *fields])
   if options.speech:
     sound_checks.speech_hook(options.speech)
@@ -181,10 +181,10 @@ def _row(
   """The file's row as it was, with what is new."""
   text = row.caption.text or sidecar(path)
   old = {k: v for k, v in row.fields.items() if k not in ("id", "prompt", "text")}
-  made = old | {"file": name, "caption": text} | new
+  fields = old | {"file": name, "caption": text} | new
   if options.template:
-    made["caption"] = templates.filled(options.template, made) or text
-  return made
+    fields["caption"] = templates.filled(options.template, fields) or text
+  return fields
 
 
 def _offset_ms(path: pathlib.Path, sound: pathlib.Path | None) -> float:

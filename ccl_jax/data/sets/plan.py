@@ -112,10 +112,10 @@ def check_same(plan: Plan, settings: Mapping[str, Any], root: pathlib.Path) -> N
   Raises:
     UsageError: one differs.
   """
-  asked = json.loads(json.dumps(dict(settings)))
-  for key in asked:
-    if plan.settings.get(key) != asked[key]:
+  requested = json.loads(json.dumps(dict(settings)))
+  for key in requested:
+    if plan.settings.get(key) != requested[key]:
       raise UsageError(
         f"{root} was begun with {key} = {plan.settings.get(key)!r}, now it is "
-        f"{asked[key]!r}: name a new folder, or go on with the old settings"
+        f"{requested[key]!r}: name a new folder, or go on with the old settings"
       )

@@ -78,7 +78,9 @@ def read_captions(
     UsageError: a table cannot be read, or a row is wrong.
   """
   rows, unmatched = read_rows(root, names, table)
-  return {k: [row.caption for row in found] for k, found in rows.items()}, unmatched
+  return {
+    k: [row.caption for row in file_rows] for k, file_rows in rows.items()
+  }, unmatched
 
 
 def read_rows(
@@ -90,7 +92,7 @@ def read_rows(
   """
   names = {name: name for name in names}
   names |= {str(pathlib.PurePosixPath(name).with_suffix("")): name for name in names}
-  found, unmatched = {}, []
+  by_file, unmatched = {}, []
   for path in _tables(root, table):
     for where, fields in read_table(path, KEYS):
       key, caption = _parse(fields, where)
@@ -99,7 +101,7 @@ def read_rows(
         unmatched.append(key)
         _log.warning("%s: no file %s in the folder", where, key)
         continue
-      rows = found.setdefault(name, [])
+      rows = by_file.setdefault(name, [])
       for other in rows:
         parts = caption[2:4], other.caption[2:4]
         if _WHOLE in parts or parts[0] == parts[1]:
@@ -108,7 +110,7 @@ def read_rows(
             "leave one, or give each its start and end"
           )
       rows.append(Row(caption, fields, where))
-  return found, unmatched
+  return by_file, unmatched
 
 
 def read_table(

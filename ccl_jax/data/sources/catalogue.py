@@ -146,8 +146,8 @@ def scan_rows(
     except media.MediaError as e:
       return label(name, row), str(e).removeprefix(f"{root / name}: "), []
     ids = [name if bucket.kind == "image" else f"{name}@{s:.3f}" for s in starts]
-    about = row.audio, text, row.crop, row.gain
-    return name, bucket, [Item(i, name, s, *about) for i, s in zip(ids, starts)]
+    details = row.audio, text, row.crop, row.gain
+    return name, bucket, [Item(i, name, s, *details) for i, s in zip(ids, starts)]
 
   buckets, skipped = {}, []
   entries = [(name, row) for name in rows for row in rows[name]]

@@ -98,7 +98,7 @@ class FilmSource:
 
   def _cut(self, name: str, rows: Sequence[Caption], hop: float | int) -> list[Window]:
     """The windows of one film, none where it is no use."""
-    path, found, probe = self.root / name, [], cached_probe()
+    path, windows, probe = self.root / name, [], cached_probe()
     for row in rows:
       try:
         info = probe(path, row.sound(self.root))
@@ -112,8 +112,8 @@ class FilmSource:
           reason = str(e).removeprefix(f"{path}: ")
           self.skipped.append((label(name, row), reason))
         continue
-      found += [Window(name, s, row, text) for s in starts]
-    return found
+      windows += [Window(name, s, row, text) for s in starts]
+    return windows
 
   def _fail(self, name: str, reason: str) -> None:
     with self._lock:

@@ -26,15 +26,15 @@ class Listing:
     self.root, self.names, digest = root, [], hashlib.blake2s(digest_size=8)
     top, without = root.absolute(), without.absolute()
     for folder, below, names in os.walk(top):
-      here = pathlib.Path(folder)
-      below[:] = [n for n in below if n[0] != "." and here / n != without]
+      parent = pathlib.Path(folder)
+      below[:] = [n for n in below if n[0] != "." and parent / n != without]
       for name in names:
-        if name[0] != "." and (here / name).is_file():
-          self.names.append((here / name).relative_to(top).as_posix())
+        if name[0] != "." and (parent / name).is_file():
+          self.names.append((parent / name).relative_to(top).as_posix())
     self.names.sort()
     for name in self.names:
-      about = (root / name).stat()
-      digest.update(f"{name}\n{about.st_size}\n{about.st_mtime_ns}\n".encode())
+      status = (root / name).stat()
+      digest.update(f"{name}\n{status.st_size}\n{status.st_mtime_ns}\n".encode())
     self.digest = digest.hexdigest()
 
   def tables(self, *suffixes: str) -> list[pathlib.Path]:
@@ -67,17 +67,17 @@ class Listing:
       UsageError: two files fit.
     """
     for name in names:
-      found = [n for n in self.index.get(name, ()) if _kind(n) in suffixes]
+      matches = [n for n in self.index.get(name, ()) if _kind(n) in suffixes]
       if below:
-        found = [n for n in found if _is_below(n, below)]
-      found.sort(key=lambda n: suffixes.index(_kind(n)))
-      if len(found) > 1 and _kind(found[0]) == _kind(found[1]):
+        matches = [n for n in matches if _is_below(n, below)]
+      matches.sort(key=lambda n: suffixes.index(_kind(n)))
+      if len(matches) > 1 and _kind(matches[0]) == _kind(matches[1]):
         raise UsageError(
-          f"two files below {self.root} are called {name}: {found[0]}, {found[1]}: "
+          f"two files below {self.root} are called {name}: {matches[0]}, {matches[1]}: "
           "leave one"
         )
-      if found:
-        return found[0]
+      if matches:
+        return matches[0]
     return None
 
 

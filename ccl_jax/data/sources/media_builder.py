@@ -162,7 +162,7 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     )
 
   def _split_generators(self, dl_manager) -> dict[str, Iterator]:
-    root, here = pathlib.Path(dl_manager.manual_dir), pathlib.Path(self.data_dir)
+    root, data_dir = pathlib.Path(dl_manager.manual_dir), pathlib.Path(self.data_dir)
     files = Listing(root, without=pathlib.Path(self._data_dir_root))
     entries = _unique(self.entries(files))
     kept, missing, skipped = self._join(root, files, entries)
@@ -170,7 +170,7 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       logging.WARNING if missing or skipped else logging.INFO,
       "%s: %d clips; %d files are missing, %d left out: see missing.txt and "
       "skipped.jsonl below %s",
-      *(root, len(kept), len(missing), len(skipped), here.parent),
+      *(root, len(kept), len(missing), len(skipped), data_dir.parent),
     )
     if not kept:
       first = skipped[0] if skipped else missing[0]
@@ -179,9 +179,11 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         f"{len(missing)} have no file below {root}; the first: {': '.join(first)}"
       )
     lines = ("\t".join(entry) + "\n" for entry in missing)
-    (here / "missing.txt").write_text("".join(lines), "utf-8")
+    (data_dir / "missing.txt").write_text("".join(lines), "utf-8")
     rows = (json.dumps({"id": name, "reason": why}) for name, why in skipped)
-    (here / "skipped.jsonl").write_text("".join(row + "\n" for row in rows), "utf-8")
+    (data_dir / "skipped.jsonl").write_text(
+      "".join(row + "\n" for row in rows), "utf-8"
+    )
     self.info.metadata["media_root"] = str(root.absolute())
     splits = self._splits(kept)
     return {k: self._generate_examples(splits[k]) for k in splits if splits[k]}
@@ -210,12 +212,18 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return str(e).removeprefix(f"{root / path}: ")
 
     with futures.ThreadPoolExecutor(8) as pool:
-      looked = pool.map(look, entries)
-      found = list(tqdm(looked, "headers", len(entries), file=sys.stderr, disable=None))
-    pairs = list(zip(entries, found, strict=True))
-    missing = [(e.id, " or ".join(e.names)) for e, made in pairs if made is None]
-    skipped = [(e.id, made) for e, made in pairs if isinstance(made, str)]
-    return [made for _, made in pairs if isinstance(made, Example)], missing, skipped
+      pending = pool.map(examine, entries)
+      results = list(
+        tqdm(pending, "headers", len(entries), file=sys.stderr, disable=None)
+      )
+    pairs = list(zip(entries, results, strict=True))
+    missing = [(e.id, " or ".join(e.names)) for e, result in pairs if result is None]
+    skipped = [(e.id, result) for e, result in pairs if isinstance(result, str)]
+    return (
+      [result for _, result in pairs if isinstance(result, Example)],
+      missing,
+      skipped,
+    )
 
   def _example(
     self, root: pathlib.Path, path: str, entry: Entry, probe: Callable
@@ -241,8 +249,8 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       )
     if kind != "sound" and min(height, width) < c.min_side:
       raise media.MediaError(f"{height} x {width} pixels, asked are {c.min_side}")
-    about = seconds, height, width, entry.split, entry.group
-    return Example(entry.id, path, row, kind, *about)
+    details = seconds, height, width, entry.split, entry.group
+    return Example(entry.id, path, row, kind, *details)
 
   def _splits(self, kept: list[Example]) -> dict[str, list[Example]]:
     """Where no clip falls to the test split, the group with the smallest hash does."""

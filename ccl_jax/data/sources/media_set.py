@@ -46,8 +46,8 @@ def prepare(
   files = Listing(root, without=data_dir)
   config = kind.CONFIG("", **options)
   values = [getattr(config, key) for key in known]
-  asked = repr([str(root.absolute()), files.digest, *values])
-  config.name = hashlib.blake2s(asked.encode(), digest_size=6).hexdigest()
+  request = repr([str(root.absolute()), files.digest, *values])
+  config.name = hashlib.blake2s(request.encode(), digest_size=6).hexdigest()
   make = lambda: kind(data_dir=data_dir, config=config, file_format="array_record")
   builder = make()
   download = tfds.download.DownloadConfig(manual_dir=root)
@@ -80,8 +80,8 @@ def splits(builder: Any) -> dict[str, Rows]:
 def media_root(path: str | pathlib.Path) -> str | None:
   """The folder of the media of the data set at `path`; None: it lists no media."""
   file = pathlib.Path(path) / "metadata.json"
-  about = json.loads(file.read_text()) if file.is_file() else {}
-  return about.get("media_root")
+  metadata = json.loads(file.read_text()) if file.is_file() else {}
+  return metadata.get("media_root")
 
 
 def _rows(records: Any) -> Rows:

@@ -84,10 +84,10 @@ def open_media(
 
     if options:
       raise UsageError(f"a built data set has no options, got {', '.join(options)}")
-    made, root = tfds.builder_from_directory(str(root)), media_set.media_root(root)
+    dataset, root = tfds.builder_from_directory(str(root)), media_set.media_root(root)
   else:
-    made = media_set.prepare(builder(kind).BUILDER, root, **options)
-  return root, _of_split(kind, media_set.splits(made), split)
+    dataset = media_set.prepare(builder(kind).BUILDER, root, **options)
+  return root, _of_split(kind, media_set.splits(dataset), split)
 
 
 class Cached:

@@ -71,12 +71,12 @@ class Sounds:
       UsageError: no folder, no media, or no sound in it that is long enough.
     """
     self.root, self.shortest = pathlib.Path(root), shortest
-    found = files_of(self.root, (*SOUNDS, *SUFFIXES))
-    if not found:
+    files = files_of(self.root, (*SOUNDS, *SUFFIXES))
+    if not files:
       kinds = " ".join((*SOUNDS, *SUFFIXES))
       raise UsageError(f"no media in {root}: expected {kinds} files")
     with futures.ThreadPoolExecutor(8) as pool:
-      spans = dict(zip(found, pool.map(self._probe, found)))
+      spans = dict(zip(files, pool.map(self._probe, files)))
       self.skipped = [(p.name, s) for p, s in spans.items() if isinstance(s, str)]
       whole = [s for s in spans.values() if isinstance(s, Span)]
       self._kept: dict[pathlib.Path, np.ndarray] = {}
@@ -86,7 +86,7 @@ class Sounds:
       _log.warning("skipped %s: %s", name, reason)
     if not whole:
       raise UsageError(
-        f"no usable sound among {len(found)} files in {root}, first: "
+        f"no usable sound among {len(files)} files in {root}, first: "
         f"{': '.join(self.skipped[0])}"
       )
     self.train, self.held_out = self._split(whole) if hold else (whole, whole)
