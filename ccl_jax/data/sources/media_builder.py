@@ -200,7 +200,7 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     probe = cached_probe()
 
-    def look(entry):
+    def examine(entry):
       if entry.refused:
         return entry.refused
       path = files.find(entry.names, self.MEDIA, entry.below)
