@@ -133,6 +133,7 @@ def _whole(q: Tokens, k: Tokens, v: Tokens, kernel: Kernel) -> Tokens:
 
 def _ulysses(q: Tokens, k: Tokens, v: Tokens, kernel: Kernel) -> Tokens:
   """Space to heads, attention, heads to space."""
+  # (b, t, s / p, n, d) to (b, t, s, n / p, d), and back.
   to_heads = lambda x: lax.all_to_all(x, AXIS, split_axis=3, concat_axis=2, tiled=True)
   to_space = lambda x: lax.all_to_all(x, AXIS, split_axis=2, concat_axis=3, tiled=True)
   return to_space(_whole(to_heads(q), to_heads(k), to_heads(v), kernel))
@@ -160,6 +161,7 @@ def _ring(q: Tokens, k: Tokens, v: Tokens, parts: int, chunk: int) -> Tokens:
     # The maximum cancels in the quotient, so it has no gradient.
     m = lax.stop_gradient(x.max(-1))
     w = jnp.exp(x - m[..., None])
+    # m, l and o of one part of the keys.
     return m, w.sum(-1), jnp.einsum("bnqk,bknd->bnqd", w.astype(v.dtype), v)
 
   def attend(stats, k, v):

@@ -35,6 +35,7 @@ def tile_weights(
   """
   starts, tile = tile_starts(size, tile, overlap) * scale, min(size, tile) * scale
   middle = np.arange(tile) + 0.5
+  # Lengths that neighbours share; 0 at the edges, where no tile fades.
   seams = np.maximum([0, *(tile - np.diff(starts)), 0], 0.5)  # 0.5: no ramp
   ramps = [
     np.minimum(np.minimum(middle / before, (tile - middle) / after), 1)
@@ -80,6 +81,7 @@ def tiled(
     corner, row, column = at
     place = _place(corner * scales[1])
     y = jax.checkpoint(function)(cut(corner))
+    # y = sum_i w_i f(x_i), with w the product of both axes' ramps.
     y = y * row[None, None, :, None, None] * column[None, None, None, :, None]
     y = y + lax.dynamic_slice(out, place, y.shape)
     return lax.dynamic_update_slice(out, y, place), None
