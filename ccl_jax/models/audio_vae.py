@@ -97,6 +97,7 @@ def sample(
 
 def kl(mean: Float[Array, "b a z"], logvar: Float[Array, "b a z"]) -> Float[Array, ""]:
   """Divergence of the posterior from N(0, 1), in nats per number of the latents."""
+  # KL(N(mean, e^logvar) || N(0, 1)), a mean over the latents' numbers.
   return 0.5 * jnp.mean(mean**2 + jnp.exp(logvar) - 1 - logvar)
 
 
@@ -133,6 +134,7 @@ def loss(
 
 def _statistics(params: PyTree) -> tuple[Array, Array]:
   """Mean and deviation per band, for (b m c)."""
+  # The statistics are constants of the data, not parameters.
   fixed = jax.lax.stop_gradient((params["data_mean"], params["data_std"]))
   return tuple(x[None, None] for x in fixed)
 

@@ -40,6 +40,7 @@ def unit(x: Float[Array, "*s"], axis: int | tuple[int, ...] = -1) -> Float[Array
 
 def kernel_of(weight: Float[Array, "k i o"]) -> Float[Array, "k i o"]:
   """Divides each output filter w, of n numbers, by |w| + 1e-4 sqrt(n)."""
+  # unit divides by the rms; n^(-1/2) more makes it |w| (EDM2, eq. 47).
   return unit(weight, (0, 1)) * (weight.shape[0] * weight.shape[1]) ** -0.5
 
 
@@ -118,6 +119,7 @@ class Attention(nn.Module):
     c = x.shape[-1]
     y = MPConv(3 * c, 1, name="qkv")(x)
     y = rearrange(y, "b m (c n) -> n b m c", n=3)  # a channel's q, k and v are adjacent
+    # Unit q, k and v: logits are cosines times sqrt(c), as EDM2's attention has them.
     q, k, v = unit(y)
     logits = jnp.einsum("bqc,bkc->bqk", q, k, precision=EXACT) * c**-0.5
     y = jnp.einsum("bqk,bkc->bqc", jax.nn.softmax(logits), v, precision=EXACT)

@@ -85,8 +85,10 @@ def _signs(code: UInt32[Array, "b l"], width: int) -> Float[Array, "b l w"]:
 
 def _wave(k: Int[Array, "b l"], width: int, span: int) -> Float[Array, "b l w"]:
   """Sines and cosines of k, with periods from 2 pi to nearly 2 pi span."""
+  # Rates from 1 down to nearly 1 / span, equally spaced in their logarithm.
   rate = span ** (-2 * np.arange(width // 2, dtype=np.float32) / width)
   angle = k[..., None] * rate[None, None]
+  # sqrt(2): a sine has mean square 1/2.
   return 2**0.5 * jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1)
 
 
@@ -95,6 +97,7 @@ def _grams(ids: Int[Array, "b l"]) -> list[UInt32[Array, "b l"]]:
   codes = [_hash(ids)]
   for n in (1, 2, 3):
     before = jnp.pad(ids, ((0, 0), (n, 0)))[:, : ids.shape[1]].astype(jnp.uint32)
+    # Each code extends the one before by a byte: 257 is above any id.
     codes.append(_hash(codes[-1] * 257 + before))
   return codes
 
@@ -110,6 +113,7 @@ def _words(
     (byte >= ord(low)) & (byte <= ord(high)) for low, high in ("09", "AZ", "az")
   )
   letter = digit | upper | lower | (byte >= 128)  # 128 up: any script but ASCII
+  # A run begins where letters turn into other characters, or the other way round.
   first = letter != jnp.pad(letter, ((0, 0), (1, 0)), constant_values=False)[:, :-1]
   place = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
   start = lax.cummax(jnp.where(first, place, 0), axis=1)

@@ -35,15 +35,17 @@ def bicubic_matrix(size: int, target: int) -> Float[np.ndarray, "target size"]:
   ratio and the places are float32 numbers, as in the reference: at a thousand pixels
   their rounding is what would show.
   """
+  # float32 quotients are torch's, whose interpolation the reference calls.
   ratio = np.float64(np.float32(size) / np.float32(target))
   place = (ratio * (np.arange(target) + 0.5) - 0.5).astype(np.float32)
   first = np.floor(place).astype(np.int64) - 1
   matrix = np.zeros((target, size), np.float32)
   for i in range(4):
     x = np.abs(place - (first + i))
-    # Keys (1981), eq. 4: the kernel within one sample, and between one and two.
+    # Keys' kernel (1981) within one sample, and between one and two.
     near = (CUBIC + 2) * x**3 - (CUBIC + 3) * x**2 + 1
     far = CUBIC * (x**3 - 5 * x**2 + 8 * x - 4)
+    # What lies past an end is the end.
     tap = np.clip(first + i, 0, size - 1)
     np.add.at(matrix, (np.arange(target), tap), np.where(x <= 1, near, far))
   return matrix

@@ -109,9 +109,11 @@ def amplitudes(
     )
   wave = jnp.pad(wave, ((0, 0), (edge, edge)), mode="reflect")
   frames, overlap = (wave.shape[1] - n_fft) // hop + 1, -(-window // hop)
-  # The window's n samples are zero-padded on both sides to n_fft: a phase only.
+  # torch pads a window on both sides up to n_fft, the transform below only after it:
+  # another phase, the same amplitudes.
   start = (n_fft - window) // 2
   wave = jnp.pad(wave[:, start:], ((0, 0), (0, overlap * hop)))
   blocks = wave[:, : (frames + overlap - 1) * hop].reshape(len(wave), -1, hop)
+  # A frame is `overlap` blocks in a row; what is beyond the window is cut off.
   parts = [blocks[:, i : i + frames] for i in range(overlap)]
   return jnp.abs(jnp.fft.rfft(jnp.concatenate(parts, -1)[..., :window], n_fft))

@@ -46,6 +46,7 @@ def forward_flops(
     # The same over the text, and the projections of its keys and values.
     parts["text_attention"] += depth * (4 * n * context * d + 4 * context * d * d)
     patch = c.patch[0] * c.patch[1] * c.patch[2]
+    # Patch embedding and head, then the text's embedding in two layers.
     parts["ends"] += 2 * n * patch * (c.in_channels + c.out_channels) * d
     parts["ends"] += 2 * text_length * (text_dim + d) * d
   if model.cross is not None:
@@ -62,5 +63,6 @@ def forward_flops(
       read = configs[source].width if m else 0
       # q and o of this stream's tokens, k and v of the other's.
       project = 2 * n * 2 * c.width**2 + 2 * m * 2 * read * c.width
+      # Q K^T and its product with V over r context tokens and the keys a token sees.
       parts["cross"] += depth * (project + 4 * n * (r + seen) * c.width)
   return parts

@@ -56,6 +56,7 @@ def mel_distance(
     wave, target: generated and real sound.
     mode: keywords of `ops.stft.log_mel`; the logarithm is natural if none is named.
   """
+  # BigVGAN's mel loss is in natural logarithms.
   mel = lambda x: log_mel(x, **{"log": jnp.log} | mode)
   return jnp.mean(jnp.abs(mel(wave) - mel(target)))
 

@@ -89,6 +89,7 @@ class JointBlock(nn.Module):
 
   def _detach(self, x, stream, static, masks):
     if stream in masks:
+      # Same values for all samples; gradients only where the stream is generated.
       return jnp.where(masks[stream][:, None, None, None], jax.lax.stop_gradient(x), x)
     return jax.lax.stop_gradient(x) if stream in static else x
 
@@ -112,7 +113,10 @@ class JointBlock(nn.Module):
       if self.collect and into not in x:
         collected[into] = seen
       if into in x:
+        # None routes every sample to context tokens only: unseen keys are never
+        # computed.
         seen = seen if into in reads else None
+        # Residual, as in Wan's blocks; W_o starts at zero.
         out[into] += attention(
           x[into], table(into), self.geometry, seen, masks.get(into)
         )
@@ -185,6 +189,7 @@ class JointDiT(nn.Module):
       t, tokens = x[s].shape[1:3]
       tables[s] = configs[s].rope_table(t, rows[s], tokens // rows[s])
       if configs[s].image_tokens:
+        # Image tokens come before the text, and are cut off by Wan's constant.
         images[s], context[s] = parts[s].split_context(
           parts[s].embed_image(image[s]), context[s]
         )
@@ -239,6 +244,7 @@ def token_geometry(streams, latents) -> Geometry:
 
 def _split_route(route: Route):
   """The static names of a route, and its masks by sample."""
+  # A mask by sample counts as reading: some sample may.
   named = lambda d: tuple(s for s, v in d.items() if v is not False)
   masks = lambda d: {s: v for s, v in d.items() if not isinstance(v, bool)}
   static = named(route.reads), tuple(s for s, v in route.detached.items() if v is True)

@@ -51,6 +51,7 @@ def patches(pixels: Float[Array, "b F H W 3"]) -> Float[Array, "b t h w p"]:
 
 def mel_pairs(wave: Float[Array, "b n"]) -> Float[Array, "b a p"]:
   """Pairs of frames of mel^0.2, p = 160 numbers to 512 samples at 16 kHz."""
+  # mel^0.2: as even between loud and quiet as a logarithm, and 0 at silence.
   mel = stft.mel_spectrogram(wave, bands=BANDS) ** LOUDNESS
   return rearrange(mel, "b (a i) c -> b a (i c)", i=PAIR)
 
@@ -148,6 +149,7 @@ def principal(
   """The `count` orthonormal directions of most variance, their largest entry positive:
   the same data give the same signs everywhere.
   """
+  # eigh is ascending: the largest variances come first after the flip.
   basis = np.linalg.eigh(covariance)[1][:, ::-1][:, :count]
   peak = np.abs(basis).argmax(0)
   return basis * np.sign(basis[peak, np.arange(count)])
@@ -165,8 +167,10 @@ def half_whitened(
   correlation of the mouth with the voice 0.61 (one scale), 0.68 (half), 0.69 (full);
   PSNR of the picture 20.8, 20.8, 20.4 dB.
   """
+  # The deviation of each channel, B^T C B on the diagonal.
   deviation = np.sqrt(np.maximum(np.diag(basis.T @ covariance @ basis), 0))
   deviation = np.maximum(deviation, max(1e-3, 1e-3 * deviation.max()))
+  # Half-way to whitening: deviation^(1/2), scaled to variance one on average.
   return np.sqrt(deviation * deviation.mean())
 
 
@@ -189,6 +193,7 @@ class VideoFit:
     rows = rows[:: -(-len(rows) // ENOUGH)].astype(np.float64)
     change = rows @ _over_time(HADAMARD[1:])
     self.rows.add(rows, np.ones(len(rows)))
+    # A group counts by its squared change: a mouth against a still background.
     self.changes.add(change, (change**2).sum(1))
 
   def codec(self) -> LinearVideoCodec:
@@ -223,6 +228,7 @@ class AudioFit:
     """The codec of all waves that have been added so far."""
     mean = self.rows.mean()
     covariance = self.rows.around(mean)
+    # Both halves of the choice: all pairs alike, and pairs by their change.
     basis = principal(covariance + self.onsets.around(mean), SOUND)
     return LinearAudioCodec(*_float32(mean, basis, half_whitened(basis, covariance)))
 

@@ -98,6 +98,7 @@ class SelfAttention(nn.Module):
     self, x: Float[Array, "b t s c"], table: Float[Array, "t s p 2"]
   ) -> Float[Array, "b t s c"]:
     project = lambda name: dense(self.width, self.dtype, name)(x)
+    # Wan2.1 norms q and k over all heads together, then rotates head by head.
     q = rope.rotate(heads(RMSNorm(name="norm_q")(project("q")), self.heads), table)
     k = rope.rotate(heads(RMSNorm(name="norm_k")(project("k")), self.heads), table)
     v = heads(project("v"), self.heads)
@@ -134,6 +135,8 @@ class TextAttention(nn.Module):
 
     out = attend(text, "")
     if self.image_tokens:
+      # Two softmaxes, added: the image never competes with the text
+      # (WanI2VCrossAttention).
       out = out + attend(image, "_img")
     return dense(self.width, self.dtype, "o")(merge(out))
 
@@ -196,7 +199,9 @@ class Block(nn.Module):
     return x + eager_gradients(self.ffn, self.norm2(x) * (1 + scale) + shift) * gate
 
   def _modulations(self, e, part):
+    # m = modulation + e0, six vectors per frame.
     m = self.modulation[None, None] + e
+    # Axes (b, f, 1, c): one modulation for all tokens of a frame.
     return [m[:, :, i, None, :] for i in range(*part.indices(6))]
 
 
@@ -222,6 +227,7 @@ class Stream(nn.Module):
     )
     self.head_norm = LayerNorm()
     pt, ph, pw = c.patch
+    # A fresh head predicts zero: the loss starts at the target's mean square.
     self.head = dense(
       pt * ph * pw * c.out_channels, jnp.float32, kernel_init=nn.initializers.zeros
     )
@@ -232,6 +238,7 @@ class Stream(nn.Module):
     """Tokens of the latent and of the text; the text's zero padding is embedded too,
     as Wan does: the model has learned to attend to it.
     """
+    # A convolution over whole patches is one product.
     x = self.patch_embedding(patchify(latent, self.config.patch)).astype(jnp.float32)
     return constrain(x, "batch", None, "space", None), self.text_embedding(text)
 
@@ -247,6 +254,7 @@ class Stream(nn.Module):
     # arrays over parameter axes, and on one mesh returned wrong gradients.
     pin = lambda x: constrain(x, "batch", None, None)
     e = pin(self.time_embedding(pin(sinusoid(timestep, self.config.frequencies))))
+    # Wan's time_projection: SiLU, then the six modulations of all blocks.
     e0 = pin(self.time_projection(jax.nn.silu(e)))
     return e, e0.reshape(*e.shape[:2], 6, -1)
 

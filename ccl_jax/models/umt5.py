@@ -42,6 +42,7 @@ def bucket(
   half, m = buckets // 2, buckets // 4
   distance = np.arange(farthest + 1)
   starts = [
+    # Range j begins at m (farthest / m)^(j / m), compared in whole numbers.
     next(d for d in distance.tolist() if d**m * m**j >= farthest**j * m**m)
     for j in range(1, m)
   ]
@@ -69,6 +70,7 @@ class Attention(nn.Module):
       "position_bias", nn.initializers.normal(0.02), (self.buckets, self.heads)
     )
     place = np.arange(x.shape[1])
+    # B[bucket(key - query)]; every layer has a table of its own.
     bias = table[bucket(place[None, :] - place[:, None], self.buckets)]
     # T5 does not divide by sqrt(d): its initialisation has the factor in W_q.
     logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32)

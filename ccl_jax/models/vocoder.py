@@ -93,6 +93,7 @@ class Block(nn.Module):
       wide = conv(x.shape[-1], self.size, f"conv1_{i}", kernel_dilation=d)
       y = wide(Snake(name=f"snake_{2 * i}")(x))
       y = Snake(name=f"snake_{2 * i + 1}")(y)
+      # x = x + conv_1(act(conv_d(act(x))))
       x = x + conv(x.shape[-1], self.size, f"conv2_{i}")(y)
     return x
 
@@ -122,6 +123,7 @@ class Up(nn.Module):
     bias = self.param("bias", nn.initializers.zeros, (features,))
     taps = -(-self.size // rate)
     kernel = jnp.pad(kernel, ((0, taps * rate - self.size), (0, 0), (0, 0)))
+    # Rows are (tap, channel in), columns (place within a step, channel out).
     kernel = rearrange(kernel, "(j r) d c -> (j c) (r d)", j=taps)
     x = jnp.pad(x, ((0, 0), (taps - 1, taps - 1), (0, 0)))
     last = length + taps - 1
@@ -177,6 +179,8 @@ class Generator(nn.Module):
         for size, dilations in self.blocks
       )
       padding = _padding(rate, kernel)
+      # The ends of the inputs i with 0 <= n + p - rate i < k, for the first sample and
+      # for the last.
       first = -((kernel - 1 - padding - (first - widen)) // rate)
       last = (last + widen + padding) // rate
       widen = 0
@@ -192,6 +196,7 @@ class Generator(nn.Module):
         Block(size, dilations, name=f"block_{len(self.blocks) * i + j}")
         for j, (size, dilations) in enumerate(self.blocks)
       ]
+      # x = mean_j block_j(up(x))
       x = sum(block(x) for block in blocks) / len(blocks)
     last = conv(1, ENDS, "last", LAST_GAIN, use_bias=self.bias)
     x = last(Snake(name="snake")(x))[..., 0]
@@ -243,6 +248,7 @@ def synthesize(
     return call(mel)
   # A window at an end of the mel ends there too: beyond it are zeros in every layer.
   count = -(-frames // chunk)
+  # The last piece ends with the mel, so that all pieces have one shape.
   wanted = np.minimum(np.arange(count) * chunk, frames - chunk)
   starts = np.clip(wanted - reach, 0, frames - window)
 

@@ -59,6 +59,7 @@ class CausalConv(nn.Module):
   def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w e"]:
     before = past(self, x, 2)
     x = jnp.concatenate([before.value, x], 1)
+    # The next call's past: two frames reach back, none ahead.
     before.value = x[:, -2:]
     kernel = conv(self.features, (3, 3, 3), "conv", padding=((0, 0), (1, 1), (1, 1)))
     nn.share_scope(self, kernel)
@@ -121,6 +122,7 @@ class Downsample(nn.Module):
     frames = x if begins else jnp.concatenate([before.value, x], 1)
     before.value = x[:, -1:]
     half = conv(c, (3, 1, 1), "in_time", strides=(2, 1, 1))
+    # Frame 0 is a group of its own.
     out = [x[:, :1]] if begins else []
     if frames.shape[1] > 2:
       out.append(half(frames))
@@ -185,6 +187,7 @@ class Encoder(nn.Module):
     x = CausalConv(2 * CHANNELS, name="last")(x)
     mean, std = stats(x.ndim)
     moments = conv(2 * CHANNELS, (1, 1, 1), "moments")(x)
+    # z = (mu - mean) / std, with Wan's per-channel statistics.
     mu = (moments[..., :CHANNELS] - mean) / std
     if not self.deviation:
       return mu

@@ -75,6 +75,7 @@ class AestheticsNet(nn.Module):
       e = jnp.einsum("lbc,l->bc", means, weights, precision=EXACT)
       if self.unit:
         length = jnp.sqrt(jnp.sum(e * e, -1, keepdims=True))
+        # score = MLP(e / |e|)
         e = e / jnp.maximum(length, LEAST)
       scores[axis] = Head(self.dense, self.norms, name=f"head_{axis}")(e)
     return scores

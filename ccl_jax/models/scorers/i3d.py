@@ -118,6 +118,7 @@ class I3D(nn.Module):
       if name == "5b":
         x = _pool(x, 2, 2)
       x = Mixed(widths, name=f"Mixed_{name}")(x)
+    # Logits at every pair of time steps, then their mean.
     x = nn.avg_pool(x, (2, 7, 7))
     return nn.Dense(self.classes, precision=EXACT, name="logits")(x).mean((1, 2, 3))
 

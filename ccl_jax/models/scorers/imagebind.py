@@ -108,6 +108,7 @@ class AudioTower(nn.Module):
     patches = layer_norm(STEM_EPS, "patch_norm")(patches)
     sizes = self.heads, self.hidden, self.depth, self.out
     unit = Tower(*sizes, False, True, self.dtype, name="tower")(patches)
+    # The release scales sound by a learnt factor; a cosine does not see it.
     return unit * jnp.exp(self.param("log_scale", nn.initializers.zeros, ()))
 
 

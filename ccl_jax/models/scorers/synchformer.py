@@ -53,6 +53,7 @@ class JointHead(nn.Module):
     off, mod = (self.param(n, normal, (width,)) for n in ("off_token", "mod_token"))
     video = layer_norm(JOINT_EPS, "video_norm")(video)
     audio = layer_norm(JOINT_EPS, "audio_norm")(audio)
+    # [OFF | ln(W_v v) | MOD | ln(W_a a)]; OFF is read by the head.
     x = jnp.concatenate([prepend(video, off), prepend(audio, mod)], 1)
     x = x + self.param("place_embedding", normal, x.shape[1:])[None]
     blocks = stack(Block, self.depth)(

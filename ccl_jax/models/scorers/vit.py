@@ -65,6 +65,7 @@ class Attention(nn.Module):
       q, k, v = (dense(width, self.dtype, name)(x) for name in names)
     if self.sink:
       k, v = (
+        # The learnt key and value come last, as in torch's bias_k and bias_v.
         jnp.concatenate([x, self._learnt(name, b, width).astype(x.dtype)], 1)
         for name, x in (("sink_key", k), ("sink_value", v))
       )

@@ -49,6 +49,7 @@ def bucket(offset: Int[np.ndarray, "*s"], buckets: int) -> Int[np.ndarray, "*s"]
   distance = np.abs(offset)
   ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
   steps = ratio / np.float32(math.log(FARTHEST / exact)) * np.float32(half - exact)
+  # Ranges of equal ratio from `exact` to `FARTHEST`.
   far = np.minimum(exact + steps.astype(np.int64), half - 1)
   return np.where(distance < exact, distance, far) + half * (offset > 0)
 
@@ -134,6 +135,7 @@ class Attention(nn.Module):
     # g = a (b c - 1) + 2, by query and head.
     gate = a * (b * scale[None, :, None] - 1) + 2
     logits = jnp.einsum("bnqd,bnkd->bnqk", q, k, precision=EXACT) * q.shape[-1] ** -0.5
+    # q k^T / sqrt(d) + g B[bucket(j - i)]
     logits += gate[..., None] * bias[None]
     weights = jax.nn.softmax(jnp.where(mask[:, None, None], logits, MASKED))
     out = jnp.einsum("bnqk,bnkd->bqnd", weights, v, precision=EXACT)
@@ -184,6 +186,7 @@ class WavLM(nn.Module):
     x = norm(name="norm")(Features(self.channels, self.kernels, name="features")(wave))
     frames = x.shape[1]
     mask = frame_mask(valid, frames)
+    # p = W f, zero in padded frames.
     x = jnp.where(mask[..., None], dense(self.width, name="project")(x), 0)
     x = x + PositionConv(self.taps, self.groups, name="position")(x)
     x = norm(name="encoder_norm")(x)
