@@ -161,6 +161,7 @@ def restore_params(
   folder = _absolute(directory)
   steps = _steps(folder, step)
   step, tree, meta, _ = _newest_good(folder, steps, {name: abstract}, partial=True)
+  # Fingerprints are of the stored dtype, so values are cast after they are verified.
   cast = jax.tree.map(lambda x, a: x.astype(a.dtype), tree[name], abstract)
   return step, cast, meta["metadata"]
 

@@ -93,6 +93,7 @@ def _on_mesh(shapes: Shapes, mesh: Mesh) -> Shapes:
 
   def placed(x):
     spec = [None] * x.ndim
+    # The last axis that divides: a stack's layer axis comes first and stays whole.
     fits = [i for i in range(x.ndim) if x.shape[i] % parts == 0]
     if axes and fits and x.size >= LARGE:
       spec[fits[-1]] = tuple(axes)

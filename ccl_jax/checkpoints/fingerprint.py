@@ -39,6 +39,7 @@ def fingerprint(
     x = x.astype(jnp.uint8)
   # 8-byte dtypes become pairs of uint32 along a new last axis.
   width = min(x.dtype.itemsize, 4)
+  # Bits, not values: -0.0 and 0.0, and all NaNs, are told apart.
   bits = lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * width}")).astype(jnp.uint32)
   index = jnp.zeros(bits.shape, jnp.uint32)
   for axis, size in enumerate(bits.shape):
@@ -47,6 +48,7 @@ def fingerprint(
       jnp.uint32, bits.shape, axis
     )
   index = index + start + 1
+  # sum_i mix(bits(x_i) xor mix(i + 1)): the place takes part, so swaps show.
   return jnp.sum(_mix(bits ^ _mix(index)), dtype=jnp.uint32)
 
 

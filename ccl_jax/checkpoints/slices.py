@@ -105,6 +105,7 @@ class SliceWriter:
 
   def _create(self, path, axes):
     shape, dtype = self._shapes[path].shape, np.dtype(self._shapes[path].dtype).name
+    # Equal pieces of at most _PIECE along each axis.
     pieces = [-(-n // -(-n // _PIECE)) for n in shape]
     pieces[:axes] = [1] * axes
     metadata = {
@@ -202,6 +203,7 @@ class _Slots:
 
   def add(self, slot, array):
     self._count = math.prod(self._shape[: len(slot)])
+    # Row-major index of the slot's first element in the whole parameter.
     start = sum(n * math.prod(self._shape[i + 1 :]) for i, n in enumerate(slot))
     self._sums[slot] = host_fingerprint(array, start)
 
