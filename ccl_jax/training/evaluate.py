@@ -40,6 +40,7 @@ def make_losses(
     latents = {s: batch[s] for s in STREAMS if s in batch}
     b = len(batch["text"])
     tasks = sample_tasks(jnp.full((b,), task), recipe.names)
+    # The same noise at every evaluation; batches differ by their number.
     key = jax.random.fold_in(jax.random.key(_KEY), number)
     drawn = Draw(
       tasks=tasks,

@@ -136,6 +136,7 @@ class StepTimer:
     seconds, self._marked = in_steps - self._marked, in_steps
     out = {"step_seconds": seconds / steps, "clips_per_second": clips / seconds}
     if self._peak_flops is not None:
+      # Model FLOPs per second of steps, of the devices' peak.
       out["mfu"] = flops / seconds / self._peak_flops
     phases = {f"seconds/{name}": value for name, value in self._phases.items()}
     return out | phases | {"goodput": in_steps / total}

@@ -62,6 +62,7 @@ class DevicePrefetch:
   def __init__(self, batches: Any, mesh: Mesh):
     self._batches, self._mesh = batches, mesh
     shards = math.prod(mesh.shape[axis] for axis in LOGICAL["batch"])
+    # Rows of all processes to this one's: batches differ in size, their shares do not.
     self._shares = shards // len(local_rows(mesh, shards))  # of a batch, over processes
     self._state = batches.get_state()
     self._ready: queue.Queue | None = None

@@ -49,6 +49,7 @@ def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
 
   def leaf(key_path, x):
     path = path_of(key_path)
+    # opt_state/0/mu/blocks/... ends in blocks/..., the parameter it mirrors.
     owner = next((p for p in _suffixes(path) if p in params), None)
     if owner is None:
       return NamedSharding(mesh, P())

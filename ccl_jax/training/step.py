@@ -151,6 +151,7 @@ def draw_video(
     sigma: noise level of every frame.
   """
   noised = (sigma > 0)[:, :, None, None, None]
+  # x0 = mean + std n in noised frames; clean ones stay the mean.
   return mean + jnp.where(noised, std * jax.random.normal(key, mean.shape), 0)
 
 
@@ -192,6 +193,7 @@ def sample_losses(
     error = (velocity[s] - flow.velocity_target(latents[s], drawn.noise[s])) ** 2
     frames = error.mean(range(2, error.ndim))
     noised = jnp.broadcast_to(sigma[s] > 0, frames.shape)
+    # A clean frame has no loss, and is not counted.
     losses[s] = jnp.where(noised, frames, 0.0).sum(1) / jnp.maximum(noised.sum(1), 1)
   return losses
 
@@ -243,9 +245,11 @@ def make_train_step(
     if static is None:
       route = drawn.tasks.route
     else:
+      # Exact either way; with it the compiler drops the clean stream's backward pass.
       params = hold_clean_streams(params, static)
       on = lambda names: {s: True for s in names}
       route = Route(on(static.reads), on(static.detached))
+    # A stream alone has nothing to read: context tokens are all it sees.
     if len(drawn.noise) == 1:
       route = Route()
     return sample_losses(model, params, batch, null_text, drawn, route)
