@@ -145,6 +145,7 @@ class _Rows:
     return (len(self._order) - self._start) // self._batch_size * len(self._rows)
 
   def __getitem__(self, index: int) -> Any:
+    # Item `start + B batch + rows[row]` of the order, for every index of this process.
     batch, row = divmod(index, len(self._rows))
     return self._order[self._start + batch * self._batch_size + self._rows[row]]
 

@@ -77,6 +77,7 @@ class ClipSpec:
   @property
   def audio_tokens(self) -> int:
     """a, the whole audio tokens that the picture lasts."""
+    # a = floor(F / fps * sample_rate / 512), in exact fractions.
     return math.floor(self.frames / self.rate * self.sample_rate / SAMPLES_PER_TOKEN)
 
   @property

@@ -194,6 +194,8 @@ def _picture(
 
   for time, frame in frames_from(container, stream, start):
     if held is not None:
+      # The nearer frame shows, but the next one at most half a period before it
+      # appears.
       done = hold_until(max((shown + time) / 2, time - 0.5 / rate))
     elif time - 0.5 / rate > start:
       raise MediaError(

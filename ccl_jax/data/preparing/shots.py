@@ -119,6 +119,7 @@ def _cuts(
     # c_t of the module's docstring.
     change = min(step[t], after, before)
     moves = np.mean(around) if around else 0.0
+    # A cut: above 12 of 255, and 3 times what the picture moves around it.
     if change >= max(_CHANGE, _RATIO * moves) and times[t] - last >= _SHORTEST:
       cuts.append(times[t])
       last = times[t]
@@ -148,4 +149,5 @@ def _edges(bright: UInt8[np.ndarray, "k n"]) -> tuple[int, int]:
   thin = min(begin, n - end) < _THIN * n
   if thin or not flat or abs(begin - (n - end)) > max(_THIN * n, 2):
     return 0, n
+  # Inwards, as chroma is of 2 x 2 pixels.
   return (begin + 1) // 2 * 2, end // 2 * 2

@@ -26,6 +26,7 @@ def measured(wave: Float32[np.ndarray, "n"], rate: int = 16000) -> dict[str, flo
   """`loudness`, `peak` and `silence` of a wave; a silent one has only the last."""
   size = max(round(_BLOCK * rate), 1)
   blocks = wave[: len(wave) // size * size].reshape(-1, size)
+  # A block is silent if its rms is below -60 dBFS.
   quiet = np.sqrt((blocks**2).mean(1)) < _SILENT if len(blocks) else np.ones(1)
   out = {"silence": round(float(quiet.mean()), 3)}
   level, peak = integrated(wave, rate), float(np.abs(wave).max(initial=0))

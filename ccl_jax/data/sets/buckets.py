@@ -124,6 +124,7 @@ def choose(
     return None
 
   def key(spec):
+    # A ratio, so that too wide and too high count alike.
     distance = abs(math.log(spec.width / spec.height * height / width))
     pixels = spec.height * spec.width
     enlarges = pixels > height * width

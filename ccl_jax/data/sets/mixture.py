@@ -51,6 +51,7 @@ def pick(n: int, weights: Sequence[int]) -> tuple[int, int]:
   """
   for i in range(len(weights) - 1, 0, -1):
     total = sum(weights[: i + 1])
+    # The last sequence has had floor(n w_i / sum) elements before element n.
     before = n * weights[i] // total
     if (n + 1) * weights[i] // total > before:
       return i, before
@@ -95,12 +96,14 @@ class Mixture:
       if not n:
         raise UsageError(f"{s.root} has no clip of {', '.join(b.name for b in counts)}")
     for k, of_sets in enumerate(counts.values()):
+      # w_sk = W_s n_sk / n_s
       shares.append([w * n / total for w, n, total in zip(weights, of_sets, clips)])
       keys.append([key_of(seed, i, k) for i in range(len(of_sets))])
     self._clips = sum(clips)
     self._keys, self._counts = keys, list(counts.values())
     self._set_weights = [whole_weights(share) for share in shares]
     sizes = [self.batch_sizes[b] for b in self.buckets]
+    # w_k = sum_s w_sk / B_k: batches, not clips, are picked by it.
     self._weights = whole_weights([sum(w) / b for w, b in zip(shares, sizes)])
     order = [seed, self._weights, self._set_weights, sizes]
     order += [s.index["sha256"] for s in sets]

@@ -44,6 +44,7 @@ def shuffled(n: int, count: int, key: int) -> int:
   while True:
     left, right = x >> bits, x & low
     for i in range(_ROUNDS):
+      # (l, r) -> (r, l xor F_i(r))
       left, right = right, left ^ (mix(key ^ (i << 32 | right)) & low)
     x = left << bits | right
     # Cycle walking: outside of the range, permute again. It ends, for x began inside.

@@ -79,6 +79,7 @@ def total(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     sums = [s["moments"][name] for s in summaries if name in s["moments"]]
     if sums:
       n = sum(x[0] for x in sums)
+      # mean = S1 / n, std^2 = S2 / n - mean^2.
       first, second = (np.sum([x[i] for x in sums], 0) / n for i in (1, 2))
       std = np.sqrt(np.maximum(second - first**2, 0))
       out["latents"][name] = {"mean": first.tolist(), "std": std.tolist()}

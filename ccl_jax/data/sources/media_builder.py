@@ -257,6 +257,7 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     share, drawn = self.builder_config.test_share, {}
     for e in kept:
       digest = hashlib.blake2s((e.group or e.id).encode(), digest_size=4).digest()
+      # A number in [0, 1) by the name alone: adding clips moves none to another split.
       drawn[e.id] = int.from_bytes(digest, "big") / 2**32
     split = lambda e: e.split or ("test" if drawn[e.id] < share else "train")
     test = {e.id for e in kept if split(e) == "test"}

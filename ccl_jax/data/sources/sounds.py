@@ -115,6 +115,7 @@ class Sounds:
     """
     rng, reason = np.random.default_rng(key), ""
     spans = [span for span in self.train if span.samples >= samples]
+    # Each span counts by the windows it holds, so every instant is as likely.
     ends = np.cumsum([span.samples - samples + 1 for span in spans])
     if not spans:
       longest = max(span.samples for span in self.train)
@@ -178,6 +179,7 @@ class Sounds:
 
   def _split(self, whole: list[Span]) -> tuple[list[Span], list[Span]]:
     name = lambda span: relative(span.path, self.root).encode()
+    # By the name alone: files that are added later move none.
     held = [zlib.crc32(name(span)) % SHARE == 0 for span in whole]
     if any(held) and not all(held):
       train = [span for span, h in zip(whole, held) if not h]

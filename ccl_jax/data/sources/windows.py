@@ -84,6 +84,7 @@ def window_starts(
   """
   part = part_of(info, row)
   held = held / 2 if part.end < info.end else held
+  # 1e-6: a clip of exactly this length must not fail by rounding.
   room = part.duration - seconds + held + 1e-6
   if room < 0:
     raise media.MediaError(
