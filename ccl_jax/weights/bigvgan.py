@@ -126,6 +126,7 @@ def fold(v: np.ndarray, g: np.ndarray) -> np.ndarray:
   """The kernel g v / |v|, with the norm over all axes but the first."""
   wide = v.astype(np.promote_types(v.dtype, np.float32))
   norm = np.sqrt(np.sum(wide * wide, axis=tuple(range(1, v.ndim)), keepdims=True))
+  # w = g v / |v|
   return (wide * (g.astype(wide.dtype) / norm)).astype(v.dtype)
 
 

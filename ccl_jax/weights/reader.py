@@ -93,6 +93,7 @@ class Weights:
     if dense:
       return flat.reshape(e.shape)
     steps = [s * e.dtype.itemsize for s in e.strides]
+    # A view such as a transpose was saved: its elements are put in order.
     return np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, e.shape, steps))
 
   def renamed(self, rename: Callable[[str], str]) -> "Weights":
