@@ -96,6 +96,7 @@ def overlap(
     if close is not None:
       left.remove(close)
       matches += 1
+  # Intersection over union of the peaks.
   return matches / max(len(audio) + len(video) - matches, 1)
 
 

@@ -92,6 +92,7 @@ def from_logits(logits: Float[np.ndarray, "w o"]) -> dict[str, Any]:
     and their mean offset.
   """
   ends = np.asarray(logits, np.float64)[[0, -1]]
+  # The softmax over the 21 classes.
   odds = np.exp(ends - ends.max(-1, keepdims=True))
   probabilities = odds / odds.sum(-1, keepdims=True)
   classes = ends.argmax(-1)

@@ -31,8 +31,10 @@ def mel_triangles() -> Float[np.ndarray, "k c"]:
 def patches(wave: Float[np.ndarray, " n"]) -> Float[np.ndarray, "b m c"]:
   """Log mel of the whole patches of a sound at 16 kHz: b patches of 96 frames."""
   frames = np.lib.stride_tricks.sliding_window_view(wave.astype(np.float64), WINDOW)
+  # The periodic Hann window, as VGGish's front end has it.
   taper = np.hanning(WINDOW + 1)[:-1]
   amplitude = np.abs(np.fft.rfft(frames[::HOP] * taper, FFT))
+  # log(A T + 0.01), of amplitudes and not of powers.
   mel = np.log(amplitude @ mel_triangles() + OFFSET).astype(np.float32)
   return mel[: len(mel) // FRAMES * FRAMES].reshape(-1, FRAMES, BANDS)
 

@@ -24,6 +24,7 @@ def motion_curve(video: Video) -> Float[np.ndarray, " F"]:
   The first frame's is that of the second.
   """
   pairs = itertools.pairwise(video)  # one at a time: a film is large
+  # mean |frame k - frame k-1|; int16, as bytes would wrap around.
   change = [np.abs(np.subtract(b, a, dtype=np.int16)).mean() for a, b in pairs]
   curve = np.concatenate([change[:1], change]) / 255
   return curve / (curve.mean() + 1e-4)

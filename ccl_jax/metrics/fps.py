@@ -30,8 +30,10 @@ def fps_indices(
     fps: of the output.
   """
   step = time_base * exact_rate(fps)
+  # o_i = floor(t_i fps + 1/2), in exact fractions.
   places = [math.floor(int(t) * step + Fraction(1, 2)) for t in (*pts, end)]
   outputs = np.arange(places[0], places[-1])
+  # The last source frame with o_i <= k.
   return np.searchsorted(np.array(places[:-1]), outputs, side="right") - 1
 
 

@@ -82,6 +82,7 @@ class Moments:
     if not other.n:
       return self
     n, apart = self.n + other.n, other.mean - self.mean
+    # n m / (n + m) (m1 - m2)(m1 - m2)^T
     between = np.outer(apart, apart) * (self.n * other.n / n)
     return Moments(
       n, self.mean + apart * (other.n / n), self.scatter + other.scatter + between
@@ -116,9 +117,11 @@ def frechet(a: Moments, b: Moments) -> float:
         stacklevel=2,
       )
   values, vectors = np.linalg.eigh(c1)
+  # C1^(1/2), of a symmetric matrix; rounding may leave eigenvalues below 0.
   root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
   product = root @ c2 @ root
   cross = np.sqrt(np.maximum(np.linalg.eigvalsh((product + product.T) / 2), 0)).sum()
+  # tr C1 + tr C2 - 2 tr (C1 C2)^(1/2)
   spread = np.trace(c1) + np.trace(c2) - 2 * cross
   # Rounding may leave equal sets a little below zero.
   return max(float(np.sum((a.mean - b.mean) ** 2) + spread), 0.0)

@@ -135,6 +135,7 @@ def score_faces(
   if not heard:
     raise Unscorable("the sound ends before the first face that counts")
   records = [_score_track(frames, wave, t, syncnet, protocol.vshift) for t in heard]
+  # The surest speaker counts, not a bystander.
   best = max(records, key=lambda r: r["sync_c"] - r["sync_d"])
   return {
     **{name: best[name] for name in ("sync_c", "sync_d", "offset")},
@@ -222,6 +223,7 @@ def mean_distances(
 ) -> Float[np.ndarray, " shifts"]:
   """D of 2 vshift + 1 shifts: of v_t from a_{t - vshift} to a_{t + vshift}."""
   padded = np.pad(sounds.astype(np.float64), ((vshift, vshift), (0, 0)))
+  # a_{t + j - vshift}, 0 past both ends.
   shifted = (padded[j : j + len(lips)] for j in range(2 * vshift + 1))
   return np.array([np.linalg.norm(lips - a + EPS, axis=1).mean() for a in shifted])
 

@@ -53,6 +53,7 @@ def htk_mel(wave: Float[np.ndarray, "*b n"]) -> Float[np.ndarray, "*b c m"]:
   edges = 700 * np.expm1(np.linspace(0, _mel(RATE / 2), BANDS + 2))
   around = [(0, 0)] * (wave.ndim - 1) + [(HTK_FFT // 2, HTK_FFT // 2)]
   frames = _frames(np.pad(wave, around, mode="reflect"), HTK_FFT)
+  # torch.stft centres the short window within n_fft.
   margin = (HTK_FFT - WINDOW) // 2
   hann = np.pad(np.hanning(WINDOW + 1)[:-1], margin)
   power = np.abs(np.fft.rfft(frames * hann)) ** 2
@@ -66,6 +67,7 @@ def kaldi_mel(wave: Float[np.ndarray, "*b n"]) -> Float[np.ndarray, "*b c m"]:
   frames = _frames(wave, WINDOW)
   frames = frames - frames.mean(-1, keepdims=True)
   before = np.concatenate([frames[..., :1], frames[..., :-1]], -1)
+  # Kaldi's pre-emphasis, in which the first sample is its own predecessor.
   frames = (frames - PREEMPHASIS * before) * np.hanning(WINDOW)
   power = np.abs(np.fft.rfft(frames, KALDI_FFT)) ** 2
   mel = power @ triangles(_mel(_bins(KALDI_FFT)), edges)

@@ -36,6 +36,7 @@ def resample(
   t = n[:, None] / f - np.arange(g) / g
   # At both ends of the window the cosine is 0, and so is what lies beyond.
   x = np.clip(b * t, -CROSSINGS, CROSSINGS)
+  # h(t) = b / f sinc(b t) cos^2(pi b t / 12)
   kernel = np.sinc(x) * np.cos(np.pi * x / (2 * CROSSINGS)) ** 2 * b / f
   edge = [(0, 0)] * (wave.ndim - 1)
   padded = np.pad(wave.astype(np.float32), [*edge, (reach, reach + f)])

@@ -37,6 +37,7 @@ def resize(
     return (first + lines[..., right, :].astype(np.int32) * new) >> 4
 
   old_row, new_row = _weights(down[:, None, None])
+  # OpenCV's fixed point: 11 bits a weight, 4 of 22 dropped before, 16 here, 2 below.
   total = (old_row * columns(above) >> 16) + (new_row * columns(below) >> 16)
   return ((total + 2) >> 2).astype(np.uint8)
 

@@ -39,6 +39,7 @@ def _draws(n: int) -> np.ndarray:
 
 
 def _rates(pairs: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " draws"]:
+  # Sums over each draw of clips, then their quotient: a rate, not a mean of rates.
   value, per = np.moveaxis(pairs[_draws(len(pairs))], -1, 0).sum(-1)
   return value / per
 
@@ -75,6 +76,7 @@ def difference(
   a, b = (np.array([x[name] for name in common], np.float64) for x in (first, second))
   (va, pa), (vb, pb) = a.sum(0), b.sum(0)
   out = {"n": len(common), "difference": float(vb / pb - va / pa)}
+  # One draw serves both sets, so that hard clips cancel.
   return out | _ends(_rates(b) - _rates(a)) if len(common) > 1 else out
 
 
