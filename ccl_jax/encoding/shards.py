@@ -68,6 +68,7 @@ def make_encoder(
     }
     batch |= {"ids": ids, "mask": mask}
     short = size - len(clips)
+    # The last clip fills the batch up; its copies are not stored.
     batch = {k: np.concatenate([x, *[x[-1:]] * short]) for k, x in batch.items()}
     arrays = _program(codecs, jax.device_put(batch, rows), video_std)
     return arrays | {"length": mask.sum(1)}
