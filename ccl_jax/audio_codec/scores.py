@@ -35,6 +35,7 @@ def mel_distance_db(
   mel: Float[Array, "b m c"], target: Float[Array, "b m c"]
 ) -> Float[Array, "b"]:
   """The log-spectral distance of each log10 mel from its target, in dB."""
+  # sqrt(mean over bands of (20 log10 a / b)^2), then the mean over frames.
   return 20 * jnp.sqrt(jnp.mean((mel - target) ** 2, 2)).mean(1)
 
 
