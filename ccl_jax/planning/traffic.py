@@ -69,6 +69,7 @@ class Collective(NamedTuple):
     the group's part of what it moves.
     """
     others = self.group - 1
+    # Of a group of g: an all-gather or all-to-all sends (g - 1) / g of its result.
     factor = {
       "all-reduce": 2 * others / self.group,
       "reduce-scatter": others,
@@ -130,6 +131,7 @@ def _times(text: str) -> dict[str, int]:
       # Compilers for TPUs leave the count to the condition, which compares with it.
       count = (int(trips[1]) if trips else loop[1]) if loop else 1
       calls.setdefault(place, []).append((name, count))
+  # The largest constant of the condition is the limit of the loop.
   known = lambda n: n if isinstance(n, int) else max(limits.get(n, [1]))
   times, todo = {}, [(entry, 1)]
   while todo:
