@@ -129,6 +129,7 @@ def spec(axes: Sequence[str | None], shape: Sequence[int], mesh) -> P:
   parts = []
   for axis, size in zip(axes, shape):
     names = tuple(n for n in LOGICAL[axis] if mesh.shape[n] > 1)
+    # An axis that does not divide is dropped, rather than padded.
     while names and size % math.prod(mesh.shape[n] for n in names):
       names = names[:-1]
     parts.append(names if len(names) > 1 else (names[0] if names else None))

@@ -212,6 +212,7 @@ def servable(
   if len(streams) == len(STREAMS):
     return tuple(probabilities)
   (own,) = streams
+  # It must be generated, and must not need what the clip lacks.
   alone = [own in TASKS[n].generated and own not in TASKS[n].reads for n in names]
   left = [p * ok for p, ok in zip(probabilities, alone)]
   if not sum(left):

@@ -73,6 +73,7 @@ def work_of(model, text: tuple[int, int]):
 
   @functools.cache
   def flops(geometry):
+    # Forward, and twice that backward; what remat makes again does not count.
     return 3 * sum(forward_flops(model, geometry, *text).values())
 
   def work(batch):
