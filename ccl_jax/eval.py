@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument("--weights", help="folder of the networks' released weights")
   p.add_argument("--out", help="folder for the results")
   p.add_argument(
-    "--name", help="of the method in tables; that of --videos if not given"
+    "--name", help="name of the method in tables; that of --videos if not given"
   )
   p.add_argument("--allow-missing", action="store_true", help="score what is there")
   p.add_argument("--transcripts", help='JSONL {"id", "text"}: what was heard elsewhere')
@@ -59,10 +59,12 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument(
     "--recogniser", default="transformers", choices=("transformers", "faster-whisper")
   )
-  p.add_argument("--sync-scale", type=float, default=0.25, help="of the detector")
-  p.add_argument("--min-track", type=int, default=50, help="frames of a face")
-  p.add_argument("--min-face-size", type=float, default=100, help="pixels of a face")
-  p.add_argument("--fvd-frames", type=int, help="of each clip; all if not given")
+  p.add_argument("--sync-scale", type=float, default=0.25, help="frame scale for S3FD")
+  p.add_argument("--min-track", type=int, default=50, help="frames a face must exceed")
+  p.add_argument(
+    "--min-face-size", type=float, default=100, help="pixels a face must exceed"
+  )
+  p.add_argument("--fvd-frames", type=int, help="frames of each clip; all if not given")
   p.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two finished runs")
   return p
 

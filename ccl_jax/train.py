@@ -50,8 +50,12 @@ DISTRIBUTED = flags.DEFINE_bool(
 COORDINATOR = flags.DEFINE_string(
   "coordinator", None, "HOST:PORT of process 0, where the pod does not tell."
 )
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator.")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator; from 0.")
+NUM_PROCESSES = flags.DEFINE_integer(
+  "num_processes", None, "Processes; with --coordinator."
+)
+PROCESS_ID = flags.DEFINE_integer(
+  "process_id", None, "Its index from 0; with --coordinator."
+)
 MEET_SECONDS = flags.DEFINE_integer(
   "meet_seconds", 300, "How long to wait for the other processes to start.", 1
 )

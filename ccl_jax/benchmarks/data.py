@@ -1,4 +1,4 @@
-"""How fast training data comes: records of latents, pixels, and what a step waits for.
+"""Benchmark of the training data: records of latents, pixels, and a step's wait.
 
   python -m ccl_jax.bench data
   python -m ccl_jax.bench data --records=400 --folder=/data/tmp --threads=8

@@ -1,4 +1,4 @@
-"""How fast clips are scored: every metric alone, then all of them in one process.
+"""Benchmark of the metrics: each alone, then all of them in one process.
 
   python -m ccl_jax.bench eval
   python -m ccl_jax.bench eval --metrics=av_align,sync --clips=6

@@ -1,4 +1,4 @@
-"""How fast metrics score clips, each in a process of its own.
+"""Rates at which metrics score clips, each measured in a process of its own.
 
 A process does what `ccl_jax.eval` does with these clips and this metric: reads the
 networks, decodes, scores, and writes each record to disk. The time of its first clip

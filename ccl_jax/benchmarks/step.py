@@ -37,7 +37,9 @@ FRAMES = flags.DEFINE_integer("frames", 17, "Frames, 4k + 1.")
 HEIGHT = flags.DEFINE_integer("height", 256, "Pixels.")
 WIDTH = flags.DEFINE_integer("width", 256, "Pixels.")
 BATCH = flags.DEFINE_integer("batch", 1, "Clips.")
-DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of products.")
+DTYPE = flags.DEFINE_enum(
+  "dtype", "float32", ["float32", "bfloat16"], "Type of the products."
+)
 ATTENTION = flags.DEFINE_string("attention", "auto", "Our kernel; see docs/scale.md.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs of each.")
 PEER = flags.DEFINE_bool("peer", True, "Run diffusers' network.")

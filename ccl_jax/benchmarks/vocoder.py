@@ -33,7 +33,7 @@ from ccl_jax.weights.bigvgan import NATIVE, config_of, shapes_of
 from ccl_jax.weights.rules import unload
 
 PRESET = flags.DEFINE_enum("preset", "16k", list(PRESETS), "Sizes of the network.")
-SECONDS = flags.DEFINE_float("seconds", 4.0, "Of sound.")
+SECONDS = flags.DEFINE_float("seconds", 4.0, "Length of the sound.")
 CHUNK = flags.DEFINE_integer("chunk", 128, "Mel frames at a time.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs of each.")
 
@@ -142,7 +142,7 @@ def _jax(generator, params, mel, chunk) -> Callable[[], np.ndarray]:
 
 
 def _vae(widths, mel) -> dict[str, Callable[[], np.ndarray]]:
-  """Mel to latent and back."""
+  """Times the audio VAE: mel to latent (encode) and latent to mel (decode)."""
   params = audio_vae.folded(audio_vae.init_params(jax.random.key(0), **widths))
   mean = jax.jit(lambda params, mel: audio_vae.encode_mel(params, mel)[0])
   decode = jax.jit(audio_vae.decode)

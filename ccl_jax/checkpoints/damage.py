@@ -66,7 +66,7 @@ def unknown(what: str, error: BaseException) -> UsageError:
 
 
 def _cause(error: BaseException) -> BaseException:
-  """What Orbax has wrapped in a plain Exception."""
+  """The underlying error, where Orbax has wrapped it in a plain Exception."""
   while type(error) is Exception and (error.__cause__ or error.__context__):
     error = error.__cause__ or error.__context__
   return error

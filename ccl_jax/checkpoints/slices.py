@@ -196,7 +196,7 @@ class SliceReader:
 
 
 class _Slots:
-  """Which slices of a parameter have been seen, and the sum of their fingerprints."""
+  """Slices of a parameter seen so far, and the sum of their fingerprints."""
 
   def __init__(self, shape):
     self._shape, self._sums, self._count = shape, {}, None
@@ -217,7 +217,7 @@ class _Slots:
 
 
 def _spec(state: pathlib.Path, path: str, name: str = NAME) -> dict:
-  """Where tensorstore finds a parameter, in either of Orbax's layouts."""
+  """The tensorstore spec that opens a parameter, in either of Orbax's layouts."""
   key = f"{name}.{path.replace('/', '.')}"
   if (state / "manifest.ocdbt").exists():
     base = {"driver": "file", "path": f"{state}/"}

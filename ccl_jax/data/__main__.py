@@ -23,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   commands = parser.add_subparsers(dest="command", required=True)
   inspect = commands.add_parser("inspect", help="what a set of latents holds")
   inspect.add_argument("set", type=pathlib.Path)
-  inspect.add_argument("--clips", type=int, default=8, help="on the sheet; 0: no sheet")
+  inspect.add_argument(
+    "--clips", type=int, default=8, help="clips on the sheet; 0: no sheet"
+  )
   inspect.add_argument("--out", type=pathlib.Path, help="the sheet: SET/inspect.png")
   build = commands.add_parser("build", help="a TFDS data set of media")
   build.add_argument("source", help="folder, vggsound, wavcaps or openhumanvid")

@@ -23,7 +23,7 @@ from ccl_jax.errors import UsageError
 
 @functools.partial(jax.jit, static_argnums=2)
 def _program(codecs, batch, video_std):
-  """One program for each bucket."""
+  """Latents of one batch, a dict by record key; jitted, it compiles once per bucket."""
   latents = {"text": codecs.text.encode(batch["ids"], batch["mask"])}
   if "video" in batch:
     pixels = to_unit(batch["video"])

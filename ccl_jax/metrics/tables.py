@@ -51,7 +51,7 @@ def layout(summary: Summary) -> list[tuple[str, str | None]]:
 
 
 def _clips(group: Mapping[str, Any]) -> int:
-  """How many clips a group is of."""
+  """The cell that counts the clips of a group."""
   return max((cell["n_total"] for cell in group.values()), default=1)
 
 

@@ -94,7 +94,7 @@ class JointBlock(nn.Module):
     return jax.lax.stop_gradient(x) if stream in static else x
 
   def _exchange(self, x, snapshot, keys, configs, reads, masks):
-    """Both directions of cross-modal attention, from one snapshot of the states."""
+    """Applies both directions of cross-modal attention to one snapshot of states."""
     out, collected = dict(x), {}
     for into in configs:
       source = other(into)

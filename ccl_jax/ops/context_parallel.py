@@ -140,7 +140,7 @@ def _ulysses(q: Tokens, k: Tokens, v: Tokens, kernel: Kernel) -> Tokens:
 
 
 def _ring(q: Tokens, k: Tokens, v: Tokens, parts: int, chunk: int) -> Tokens:
-  """Every device's keys pass by every device's queries.
+  """Ring attention: every device's keys pass by every device's queries in turn.
 
   With running maximum m, sum l and values o of the softmax over the keys so far,
 

@@ -148,7 +148,9 @@ def _power(x: Float[Array, "b n"], n_fft: int, hop: int) -> Float[Array, "b m k"
 
 
 def _norm(x: Float[Array, "b m k"]) -> Float[Array, "b"]:
-  """Of each row, with gradient 0 where it is 0: where the waves are equal."""
+  """Frobenius norm of each row. Its gradient is 0 where the norm is 0, as for equal
+  waves.
+  """
   square = jnp.sum(x * x, (1, 2))
   positive = square > 0
   return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)

@@ -135,7 +135,11 @@ def mel_spectrogram(
 def log_mel(
   x: Float[Array, "b n"], *, log: Callable = jnp.log10, **mode: int
 ) -> Float[Array, "b m c"]:
-  """What MMAudio's audio VAE reads: by default its 16 kHz mode, else `**MODES[...]`."""
+  """Logarithm of the mel spectrogram, clamped from below at 1e-5.
+
+  This is the input of MMAudio's audio VAE: its 16 kHz mode by default, another with
+  `**MODES[...]`.
+  """
   return log(jnp.maximum(mel_spectrogram(x, **mode), 1e-5))
 
 

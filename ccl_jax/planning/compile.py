@@ -158,7 +158,7 @@ def _latents(model, spec: ClipSpec, batch: int, mesh):
 
 
 def _image(model, spec: ClipSpec, batch: int, mesh):
-  """What an image conditions a model with beside the latents, if it takes that: the
+  """Shapes of a model's image condition beside the latents, {} if it takes none: the
   mask with the image's latent, and CLIP tokens (`codecs.images.image_condition`).
   """
   video = dict(model.streams).get("video")

@@ -116,7 +116,7 @@ def _group(line: str) -> int:
 
 
 def _times(text: str) -> dict[str, int]:
-  """How often each computation runs: a loop's body as often as the loop goes round."""
+  """Number of runs of each computation: a loop's body counts once per trip."""
   calls, limits, place, entry = {}, {}, "", None
   for line in text.splitlines():
     header = _COMPUTATION.match(line)

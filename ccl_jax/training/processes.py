@@ -106,7 +106,7 @@ def _nobody_came(seconds: int) -> None:
 
 
 def first_process(make: Callable[[], Any]) -> Any:
-  """What `make` returns in process 0; None in the others, which wait for its end.
+  """Calls `make` in process 0 only: its result there, None in the others, which wait.
 
   Raises:
     UsageError: `make` raised it, in all processes alike.
@@ -131,7 +131,7 @@ def first_process(make: Callable[[], Any]) -> Any:
 
 
 def first_process_first(make: Callable[[], Any]) -> Any:
-  """What `make` returns, called in process 0 first and then in the others.
+  """Calls `make` in process 0 first, then in the others; the result of its own call.
 
   Process 0 prepares files, such as a data set; the others find them.
 

@@ -309,7 +309,9 @@ def make_train_step(
 
 
 def _microbatches(x: Array, n: int) -> Array:
-  """Every n-th sample to one microbatch: each device keeps its share of every one."""
+  """Splits a batch by taking every n-th sample to one microbatch, so that each device
+  keeps its share of every one.
+  """
   return x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1)
 
 

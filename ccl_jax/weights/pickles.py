@@ -136,7 +136,7 @@ def plain_values(path: pathlib.Path) -> dict:
 
 
 def _read(path):
-  """What is pickled, and where in the file the bytes of each storage start."""
+  """The unpickled object, and the offset in the file of the bytes of each storage."""
   with open(path, "rb") as f:
     zipped = f.read(2) == b"PK"
   try:

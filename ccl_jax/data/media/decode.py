@@ -241,7 +241,7 @@ def _cover(
 
 
 def _middle(begin: float, length: float, wanted: int, whole: int) -> int:
-  """Where `wanted` pixels begin in the middle of a stretch of `whole` ones."""
+  """First index of the `wanted` pixels in the middle of a stretch of `whole` ones."""
   return min(max(int(begin + (length - wanted) / 2 + 1e-6), 0), whole - wanted)
 
 

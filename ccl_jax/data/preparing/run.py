@@ -188,7 +188,7 @@ def _row(
 
 
 def _offset_ms(path: pathlib.Path, sound: pathlib.Path | None) -> float:
-  """How much later the sound starts than the picture."""
+  """Milliseconds by which the sound starts later than the picture."""
   with opened(path) as picture, opened(sound or path) as other:
     begin = first_time(main_track(picture, "video"))
     return round(1000 * (first_time(main_track(other, "audio")) - begin), 1)
@@ -245,7 +245,7 @@ class _Journal:
       file.write(json.dumps([name, result]) + "\n")
 
   def result(self, names: Sequence[str]) -> Prepared:
-    """In the order of `names`."""
+    """Results of all files journalled so far, in the order of `names`."""
     bad = [(n, self.files[n]) for n in names if isinstance(self.files[n], str)]
     good = [self.files[n] for n in names if not isinstance(self.files[n], str)]
     return Prepared([row for rows in good for row in rows], bad)

@@ -137,7 +137,7 @@ def _bright(grey: UInt8[np.ndarray, "h w"], axis: int) -> UInt8[np.ndarray, "n"]
 
 
 def _edges(bright: UInt8[np.ndarray, "k n"]) -> tuple[int, int]:
-  """Where the picture begins and ends, on even pixels."""
+  """Bounds of the picture without its bars, on even pixels."""
   there = np.flatnonzero(bright.max(0) > _BLACK)
   n = bright.shape[1]
   if not len(there):

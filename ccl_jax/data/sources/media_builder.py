@@ -253,7 +253,9 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     return Example(entry.id, path, row, kind, *details)
 
   def _splits(self, kept: list[Example]) -> dict[str, list[Example]]:
-    """Where no clip falls to the test split, the group with the smallest hash does."""
+    """Examples by split: the one they name, else drawn by a hash of the group. Where no
+    clip falls to the test split, the group with the smallest hash does.
+    """
     share, drawn = self.builder_config.test_share, {}
     for e in kept:
       digest = hashlib.blake2s((e.group or e.id).encode(), digest_size=4).digest()

@@ -140,5 +140,5 @@ class FilmFeatures(struct.PyTreeNode):
   net: I3D = struct.field(pytree_node=False, default=I3D())
 
   def __call__(self, pixels: Float[Array, "F s s 3"]) -> Float[Array, " e"]:
-    """Features of `film_pixels`."""
+    """I3D features of pixels prepared by `film_pixels`, one vector a film."""
     return self.net.apply({"params": self.params}, pixels[None])[0]

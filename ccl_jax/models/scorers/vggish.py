@@ -56,5 +56,5 @@ class SoundFeatures(struct.PyTreeNode):
   net: VGGish = struct.field(pytree_node=False, default=VGGish())
 
   def __call__(self, mel: Float[Array, "b m c"]) -> Float[Array, "b e"]:
-    """Features of patches."""
+    """VGGish features, one vector per patch of log mel."""
     return self.net.apply({"params": self.params}, mel)
