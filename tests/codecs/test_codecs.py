@@ -6,6 +6,7 @@ import pytest
 
 from ccl_jax.codecs.bundle import fingerprint, load_codecs, save_codecs
 from ccl_jax.codecs.embedded import fit_codecs
+from ccl_jax.data.scenes.talking import draw_clip
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 
