@@ -100,8 +100,10 @@ def initial_state(config, run: Run) -> TrainState:
     fresh = jax.jit(run.fresh, out_shardings=run.shardings)
     return fresh(jax.random.key(config.seed))
   parameters = find_parameters(config.init)
+  # Restored straight into the run's shardings.
   checkpoints = parameters.folder / "checkpoints"
   _, params, _ = restore_params(checkpoints, parameters.name, run.state.params)
+  # Donated: the parameters move into the state without a second copy.
   start = lambda params: new_state(params, run.optimizer)
   return jax.jit(start, out_shardings=run.shardings, donate_argnums=0)(params)
 
@@ -139,9 +141,11 @@ def train(config, workdir: str | pathlib.Path) -> bool:
   mesh = make_mesh(config.mesh, slices=tuple(config.slices))
   model, recipe = bind("model", config.model, build_model), make_recipe(config)
   check_sizes(config, mesh, [config.batch.size])
+  # Records hold latents; every other source gives clips that codecs encode in the run.
   open_feed = open_latents if config.data.source == "records" else open_films
   with timer("init"), jax.set_mesh(mesh):
     feed = open_feed(config, model, recipe, mesh, workdir)
+    # Again with the sizes of the data: buckets may have batches of their own.
     check_sizes(config, mesh, feed.batch_sizes)
     evaluation = open_evaluation(config, model, recipe, mesh, workdir)
     run = build_run(config, mesh, feed.text)
@@ -151,6 +155,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
       first, state = 0, initial_state(config, run)
     else:
       first, state, data_state, metadata = restored
+      # Other codecs mean another latent space: the parameters would be worthless in it.
       advice = "put the run's own codecs back, or name a new workdir"
       require_same(feed.codecs, metadata["codecs"], advice)
       feed.batches.set_state(data_state)
@@ -161,6 +166,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     "codecs": fingerprints(feed.codecs),
   }
   chief = jax.process_index() == 0
+  # All processes see one folder: one of them writes.
   if chief:
     (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
   log = MetricLog(workdir, config.steps, start_step=first, enabled=chief)
@@ -214,6 +220,7 @@ def open_evaluation(config, model, recipe, mesh, workdir) -> Evaluation | None:
   else:
     split = "train" if config.data.source == "folder" else "test"
     feed = open_films(*where, root=e.root, split=split)
+  # Whole batches, so that no second program is compiled for a remainder.
   batches = max(1, e.clips // config.batch.size)
   return Evaluation(model, recipe, feed, batches, tuple(e.sigmas))
 
@@ -228,6 +235,7 @@ def _matmul_rate() -> float:
   """FLOP/s of a product of matrices on one device."""
   x = jnp.ones((1024, 1024))
   matmul = jax.jit(jnp.matmul)
+  # The first call compiles.
   matmul(x, x).block_until_ready()
   seconds = []
   for _ in range(5):

@@ -98,7 +98,9 @@ def vae_task(config, sounds: Sounds) -> Task:
   Raises:
     UsageError: a wrong setting.
   """
+  # Only the 16 kHz mode of MMAudio is trained: its bands and channels are fixed.
   sizes = {"bands": BANDS, "channels": CHANNELS, **config.model}
+  # The bands' mean and deviation are measured, not learned: learning rate 0.
   groups = [(STATISTICS, 0.0, 0.0), (".*", config.optim.lr, 0.0)]
   shapes = bind("model", sizes, _shapes_of_vae)
   options = {k: v for k, v in config.optim.items() if k != "lr"}
@@ -129,6 +131,7 @@ def vae_task(config, sounds: Sounds) -> Task:
   def score(params, train, held_out):
     params = audio_vae.folded(params)
     linear = codec_scores.linear_codec(train)
+    # The embedded linear codec, fitted to the same sound, is the baseline.
     coders = {
       "vae": lambda wave: mel_of(wave, params),
       "linear": codec_scores.linear_mel(linear),
@@ -145,6 +148,8 @@ def vae_task(config, sounds: Sounds) -> Task:
       codec_scores.score_mels(coders, held_out)
       | heard
       | {
+        # Both statistics near (0, 1) show that the diffusion model can use the latent
+        # as it is.
         "latent_mean": float(np.abs(latent.mean((0, 1))).mean()),
         "latent_std": float(latent.std((0, 1)).mean()),
       }
@@ -174,6 +179,7 @@ def vocoder_task(config, sounds: Sounds) -> Task:
   critic = bind(
     "critic", {k: frozen(v) for k, v in config.critic.items()}, Discriminators
   )
+  # A latent is of two mel frames, so the vocoder's hop is half of the codec's.
   if generator.hop * 2 != HOP:
     raise UsageError(
       f"config.model.rates {generator.rates}: got {generator.hop} samples a frame, "
@@ -201,6 +207,7 @@ def vocoder_task(config, sounds: Sounds) -> Task:
 
     def choose(number, batch):
       late = 0 <= config.loss.adversary_from <= number
+      # Late steps read the VAE's blurred mels, as generation does: this closes the gap.
       decoded = vae if number >= config.vae.from_step else None
       name = f"vocoder, adversary {late}, VAE {decoded is not None}"
       return name, functools.partial(_with_vae, runs[late], decoded)
@@ -208,6 +215,7 @@ def vocoder_task(config, sounds: Sounds) -> Task:
     return choose
 
   def score(params, train, held_out):
+    # Griffin-Lim and the linear codec are the baselines of the same mels.
     voice = lambda mel: synthesize(generator, params, mel)
     linear = codec_scores.linear_codec(train)
     coders = {
@@ -227,9 +235,11 @@ def vocoder_task(config, sounds: Sounds) -> Task:
 
   return Task(
     kind="vocoder",
+    # Tuples become lists, as config.json gives them back.
     sizes=json.loads(json.dumps(sizes_of(generator))),
     fresh=lambda key: fresh_gan(key, generator, critic, config.window, optimizer),
     step_of=step_of,
+    # Directions and lengths fold into plain kernels (`ops.weight_norm.join`).
     result=lambda state: join(state.ema),
     score=score,
   )
@@ -273,6 +283,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
   workdir, timer = pathlib.Path(workdir), StepTimer()
   check(config)
   mesh = make_mesh(config.mesh)
+  # Batches are split over both axes; nothing else is sharded here.
   parts = mesh.shape["data"] * mesh.shape["fsdp"]
   if config.batch.size < 1 or config.batch.size % parts:
     raise UsageError(
@@ -284,6 +295,8 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     sounds, held_out = open_sounds(config)
     task = TASKS[config.kind](config, sounds)
     whole = jax.NamedSharding(mesh, jax.P())
+    # Shapes and shardings are what a checkpoint is restored into, without a fresh
+    # state.
     abstract = jax.tree.map(
       lambda x: x.update(sharding=whole),
       jax.eval_shape(task.fresh, jax.random.key(0)),
@@ -336,6 +349,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     checkpointer.close()
   if done:
     params = jax.tree.map(np.asarray, task.result(state))
+    # Every process has the whole result; only the first writes it.
     first_process(lambda: finish(config, task, params, sounds, held_out, workdir))
   return done
 
@@ -371,6 +385,7 @@ def open_sounds(config) -> tuple[Sounds, Sounds]:
   Raises:
     UsageError: there is nothing to train on, or nothing to score.
   """
+  # A file must hold one window of training and one of scoring.
   shortest = max(config.window, config.score.samples)
   options = {"shortest": shortest, "cache_gb": config.data.cache_gb}
   test = config.data.test

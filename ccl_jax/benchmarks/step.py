@@ -95,6 +95,7 @@ def programs(model, params, inputs, route=Route()):
     return optax.apply_updates(params, updates), state
 
   step = jax.jit(train, donate_argnums=(0, 1))
+  # Copied: the step donates its arguments, and `forward` still needs the parameters.
   kept = {"state": (jax.tree.map(jnp.copy, params), jax.jit(optimizer.init)(params))}
 
   def run_train():
@@ -121,6 +122,7 @@ def peer(spec: ClipSpec, inputs):
     ) from e
   torch.set_num_threads(os.cpu_count())
   c = dict(build_model(SIZE.value).streams)["video"]
+  # The accelerator, where torch sees one.
   device = "cuda" if torch.cuda.is_available() else "cpu"
   dtype = getattr(torch, DTYPE.value)
   model = WanTransformer3DModel(
@@ -131,6 +133,7 @@ def peer(spec: ClipSpec, inputs):
     text_dim=TEXT[1],
   ).to(device, dtype)
   x = {
+    # diffusers has channels before frames.
     "hidden_states": np.moveaxis(np.asarray(inputs["latents"]["video"]), -1, 1),
     "timestep": np.full((BATCH.value,), 500.0, np.float32),
     "encoder_hidden_states": np.asarray(inputs["text"]),
@@ -195,6 +198,7 @@ def video_rows(spec: ClipSpec, ceiling: float):
   for name, times in (("forward", 1), ("train", 3)):
     pair = {"ours": ours[name]} | ({"theirs": theirs[name]} if theirs else {})
     seconds = in_turn(pair, ROUNDS.value)
+    # The backward pass costs two forward ones.
     yield row(
       f"video {name}", seconds["ours"], seconds.get("theirs"), times * flops, ceiling
     )
@@ -219,6 +223,7 @@ def joint_rows(spec: ClipSpec, ceiling: float):
     flops = times * BATCH.value * sum(parts.values())
     out = row(f"joint {name}", seconds["joint"], None, flops, ceiling)
     took = median(seconds["joint"])
+    # The same model without the exchange: the difference is what the exchange takes.
     out["cross, of time"] = 1 - median(seconds["apart"]) / took
     out["cross, of FLOPs"] = parts["cross"] / sum(parts.values())
     out["masks by sample/static"] = median(seconds["by sample"]) / took

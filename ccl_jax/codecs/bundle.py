@@ -94,6 +94,8 @@ def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
         (fresh / f"{name}.tokenizer").write_bytes(tokenizer.file)
       (fresh / f"{name}.json").write_text(json.dumps(entry, indent=2) + "\n")
     if folder.exists():
+      # Two renames, so that a reader finds the old bundle or the new, for all but an
+      # instant.
       folder.rename(stale)
     fresh.rename(folder)
     shutil.rmtree(stale, ignore_errors=True)
@@ -178,6 +180,7 @@ def _load(folder: pathlib.Path, name: str):
     known = ", ".join(KINDS)
     raise UsageError(f"{entry_path} names the kind {kind!r}, expected one of {known}")
   leaves = {key: jnp.asarray(value) for key, value in arrays.items()}
+  # Names such as "params/layer/kernel" are paths of a tree.
   leaves = traverse_util.unflatten_dict(leaves, sep="/")
   if "tokenizer" in {field.name for field in dataclasses.fields(KINDS[kind])}:
     path = folder / f"{name}.tokenizer"
@@ -195,6 +198,7 @@ def _load(folder: pathlib.Path, name: str):
     codec = KINDS[kind](**static, **leaves)
   except TypeError as e:
     raise damaged from e
+  # Of the codec as it was built: a change of any byte, or of a default, shows.
   if _digest(codec) != digest:
     raise damaged
   return codec
@@ -219,6 +223,7 @@ def _parts(codec):
     (leaves if is_leaf else static)[field.name] = getattr(codec, field.name)
   tokenizer, links = static.pop("tokenizer", None), static.pop("links", ())
   for field, _, _ in links:
+    # Linked arrays stay in their own folder.
     leaves.pop(field)
   flat = traverse_util.flatten_dict(leaves, sep="/")
   arrays = {k: np.asarray(v, order="C") for k, v in flat.items() if v is not None}

@@ -42,6 +42,7 @@ def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
   media = bind("data", config.data, open_items, specs=specs)
   with _disk(out):
     set_plan, codecs = prepare(config, media, out, index)
+    # Strided, not in runs: the buckets' costs differ, and so all processes share each.
     mine = [s for s in set_plan.shards[index::count] if not is_done(out, s)]
     if mine:
       size = config.batch.size
@@ -82,8 +83,10 @@ def prepare(
   }
   if index == 0:
     for name in (plan.FILE, "index.json", "report.jsonl"):
+      # Partial files of a killed run.
       records.sweep(out, name)
   set_plan, end = plan.read(out), time.time() + _PATIENCE
+  # The others poll the disk: encoding needs no network between processes.
   while set_plan is None and index:
     if time.time() > end:
       raise UsageError(
@@ -123,6 +126,7 @@ def make_plan(
       f"video_std: the video codec of {codec.path or 'the embedded codecs'} has no "
       "posterior, so no deviation: give codecs=DIR that hold Wan2.1's VAE"
     )
+  # Everything that can be refused is refused before the folder is made.
   listed = media.scan()
   out.mkdir(parents=True, exist_ok=True)
   if not codec.path:
@@ -131,6 +135,7 @@ def make_plan(
   for left_over in out.glob(".codecs.*"):
     shutil.rmtree(left_over)
   save_codecs(codecs, out / "codecs")
+  # Last: a plan on the disk means that the codecs beside it are whole.
   set_plan = plan.make(settings, fingerprints(codecs), listed, config.shard_clips)
   plan.write(set_plan, out)
   return set_plan, codecs
@@ -141,6 +146,7 @@ def _some_clips(
 ) -> Iterator[dict[str, Any]]:
   """Readable clips drawn from all buckets, the same at every call."""
   pairs = [(b, item) for b, items in listed.buckets.items() for item in items]
+  # A fixed seed: a run that was killed before its plan fits the same codecs again.
   for i in np.random.default_rng(0).permutation(len(pairs)):
     if count == 0:
       return

@@ -121,9 +121,11 @@ class Clip:
     if fps is None:
       return picture.frames
     times = [*picture.times, picture.end]
+    # The coarsest clock in which all times are whole: no rounding of frame times.
     unit = Fraction(1, math.lcm(*{t.denominator for t in times}))
     pts = np.array([int(t / unit) for t in picture.times])
     shown = fps_indices(pts, int(picture.end / unit), unit, fps)
+    # Frames before time 0 are dropped: clips start where sound or picture starts last.
     early = max(-math.floor(picture.times[0] * Fraction(fps) + Fraction(1, 2)), 0)
     return picture.frames[shown[early:]]
 
@@ -171,6 +173,7 @@ def decode(path: str | pathlib.Path, needs: frozenset[str]) -> dict[str, Any]:
       "sound": main_track(container, "audio"),
     }
     present = {kind: s for kind, s in streams.items() if s is not None}
+    # Time 0 is where both tracks have started.
     zero = max(
       ((s.start_time or 0) * s.time_base for s in present.values()), default=Fraction(0)
     )
@@ -204,6 +207,7 @@ def _picture(path, frames, stream) -> Picture:
     raise MediaError(f"{path}: not one frame can be decoded")
   rate = stream.average_rate or stream.guessed_rate or Fraction(25)
   times = [time for time, _, _ in frames]
+  # The last frame lasts as long as it says, or else one period.
   end = times[-1] + (frames[-1][1] or 1 / rate)
   return Picture(np.stack([x for *_, x in frames]), times, end, float(rate))
 
@@ -212,6 +216,7 @@ def _sound(frames, rate: int, layout) -> Sound:
   """Lays each unbroken run of sound at its own time."""
   runs, clock = [], None
   for time, piece in frames:
+    # A gap or an overlap: a new run, at its own time.
     if clock is None or abs(time - clock) > _JITTER:
       runs.append((time, []))
       clock = time

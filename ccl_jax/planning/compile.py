@@ -127,6 +127,7 @@ def compile_generate(config, mesh, batch: int):
   text = (config.codec.text_length, config.codec.text_dim)
   init = lambda key: init_params(model, key, text, batch=batch)
   streams = tuple(s for s, _ in model.streams)
+  # The task that generates every stream of the model.
   kind = next(g for g in GENERATIONS.values() if g.generated == streams)
   guidance = "ucg2" if len(streams) == 2 else "text"
 
@@ -142,6 +143,7 @@ def compile_generate(config, mesh, batch: int):
   shapes = jax.tree.map(
     lambda x, s: x.update(sharding=s), shapes, parameter_shardings(shapes, mesh)
   )
+  # Conditional and null prompt, as guidance stacks them.
   texts = _array((2, batch, *text), jax.NamedSharding(mesh, jax.P(None, "data")))
   noise = _latents(model, spec, batch, mesh)
   with jax.set_mesh(mesh):
@@ -205,8 +207,10 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
   again = forward if config.model.remat != "none" and not generate else 0.0
   traffic = int(sum(c.times * c.moved for c in instructions))
   if generate:
+    # The scan's trips are in `times`: a step is one of 50.
     traffic //= 50
   moved = (
+    # Bytes through HBM, at the least: arguments in, results out, temporaries both ways.
     memory.argument_size_in_bytes
     + memory.output_size_in_bytes
     + 2 * memory.temp_size_in_bytes
@@ -232,6 +236,8 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
     collectives=table(instructions),
     largest=str(largest),
     seconds=seconds,
+    # Model FLOPs utilisation: useful arithmetic over the time of all floors, in turn or
+    # all at once (PaLM, appendix B).
     mfu=(ideal / sum(seconds.values()), ideal / max(seconds.values())),
     compile_seconds=took,
   )
@@ -254,6 +260,7 @@ def check(config, mesh, batch: int) -> None:
   model = bind("model", config.model, build_model)
   geometry = geometry_of(model, bind("clip", config.clip, ClipSpec))
   space, parts = geometry.h * geometry.w, mesh.shape["context"]
+  # Tokens are split within latent frames, so that windows of time stay whole.
   if parts > 1 and space % parts:
     valid = [n for n in range(1, min(space, mesh.size) + 1) if space % n == 0]
     near = sorted(valid, key=lambda n: abs(n - parts))[:3]
@@ -344,6 +351,7 @@ def sweep(config, topology: str, batch: int, generate: bool):
   _, devices = parse_topology(topology)
   model = build_model(**config.model)
   geometry = geometry_of(model, ClipSpec(**config.clip))
+  # Tensor parallelism splits heads, of both streams alike.
   heads = math.gcd(*(c.heads for _, c in model.streams))
   policies = (config.model.remat,) if generate else POLICIES
   space = geometry.h * geometry.w

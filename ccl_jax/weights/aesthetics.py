@@ -42,9 +42,11 @@ _HEAD = r"proj_layer.(\w\w).(\d+)"
 
 NATIVE = [
   Row(rf"{_CONV}.(\d+).0.weight", r"wavlm/features/conv_\1/kernel", conv),
+  # Group norm follows the first convolution only (WavLM base).
   *norm(f"{_CONV}.0.2", "wavlm/features/norm_0"),
   *norm(f"{_WAVLM}.layer_norm", "wavlm/norm"),
   *dense(f"{_WAVLM}.post_extract_proj", "wavlm/project"),
+  # The positional convolution keeps its weight norm, over the kernel's axis.
   Row(f"{_POSITION}.weight_v", "wavlm/position/v", conv),
   Row(f"{_POSITION}.weight_g", "wavlm/position/g", reshape((1, 1, -1), (-1,))),
   Row(f"{_POSITION}.bias", "wavlm/position/bias"),
@@ -119,6 +121,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   buckets, heads = shape(f"{layer}.self_attn.relative_attention_bias.weight")
   in_features = numbers(rf"{_CONV}\.(\d+)\.0\.weight")
   in_head = numbers(r"proj_layer\.CE\.(\d+)\.weight")
+  # A head's norms have one axis, its dense layers two.
   is_dense = lambda i: len(weights.shape(f"proj_layer.CE.{i}.weight")) == 2
   scale, unit = _settings(weights, config)
   return {
@@ -142,6 +145,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 
 def _settings(weights: Weights, config: dict) -> tuple[list[list[float]], bool]:
   """((mean, deviation) by axis, whether embeddings are normalised)."""
+  # The pickle of the release has the settings in it; safetensors have a config.json.
   file = weights.file_of(_FIRST)
   if "target_transform" not in config and file.suffix in PICKLES:
     values = plain_values(file)
@@ -173,6 +177,7 @@ def net_of(sizes: Sizes) -> AestheticsNet:
 
 def shapes_of(sizes: Sizes) -> Shapes:
   """Shapes by path of the parameters of `Aesthetics`, in float32."""
+  # Any length that gives a few frames: shapes do not depend on it.
   wave = jnp.zeros((1, 4000))
   init = lambda key: net_of(sizes).init(key, wave, wave == 0)["params"]
   return flat_shapes(jax.eval_shape(init, jax.random.key(0)))
@@ -183,6 +188,7 @@ def config_of(sizes: Sizes, form: str) -> dict:
   return {
     "proj_num_layer": len(sizes["dense"]),
     "proj_ln": sizes["norms"],
+    # The weighted sum also counts what enters the first layer.
     "nth_layer": 1 + sizes["wavlm"]["depth"],
     "use_weighted_layer_sum": True,
     "normalize_embed": sizes["unit"],

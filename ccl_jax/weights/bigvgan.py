@@ -114,6 +114,7 @@ class Folded(Weights):
 
   def _check(self, name: str) -> None:
     taps, ours = self._weights.read(name).astype(np.float32).ravel(), low_pass()
+    # A filter stored in half precision differs by its rounding only.
     rounding = float(ml_dtypes.finfo(self._weights.dtype(name)).eps)
     if taps.shape != ours.shape or np.abs(taps - ours).max() > max(rounding, 1e-6):
       raise UsageError(
@@ -124,6 +125,7 @@ class Folded(Weights):
 
 def fold(v: np.ndarray, g: np.ndarray) -> np.ndarray:
   """The kernel g v / |v|, with the norm over all axes but the first."""
+  # bfloat16 and float16 would lose the norm of a large kernel.
   wide = v.astype(np.promote_types(v.dtype, np.float32))
   norm = np.sqrt(np.sum(wide * wide, axis=tuple(range(1, v.ndim)), keepdims=True))
   # w = g v / |v|
@@ -172,6 +174,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 
   channels, bands, _ = shape("conv_pre.weight")
   kernels = [shape(f"ups.{i}.0.weight")[2] for i in range(count(r"ups\.(\d+)\..*"))]
+  # Each level averages as many residual blocks as there are kernel sizes.
   averaged = count(r"resblocks\.(\d+)\..*") // len(kernels)
   sizes = [shape(f"resblocks.{j}.convs1.0.weight")[2] for j in range(averaged)]
   dilations = config.get("resblock_dilation_sizes", [[1, 3, 5]] * averaged)
@@ -179,6 +182,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   return {
     "bands": bands,
     "channels": channels,
+    # By BigVGAN's convention a transposed kernel is twice its stride.
     "rates": config.get("upsample_rates", [k // 2 for k in kernels]),
     "kernels": kernels,
     "blocks": [list(block) for block in zip(sizes, dilations)],

@@ -61,6 +61,7 @@ def _transformers(prefix: str) -> list[Row]:
     *norm(f"{layer}.layer_norm([12])", r"blocks/norm\2[\1]"),
     *(
       row
+      # Three matrices upstream are slots 0, 1, 2 of our one.
       for i, x in enumerate("qkv")
       for row in dense(f"{layer}.self_attn.{x}_proj", rf"blocks/attn/qkv[\1,{i}]")
     ),
@@ -121,9 +122,11 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   width, _, patch, _ = shape("patch_embedding/kernel", 4)
   (ffn,) = shape("blocks/mlp/in/bias[0]", 1)
   tokens = shape("pos_embedding", 3 if rows is NATIVE else 2)[-2]
+  # Wan2.1 reads hidden_states[-2]: the last block of a full release is unused.
   last = max(int(m[1]) for n in weights.names() if (m := _LAYER.match(n)))
   depth = last if any(map(_AFTER.fullmatch, weights.names())) else last + 1
   config = config.get("vision_config", config)
+  # The config of another network beside the weights tells nothing.
   if config.get("dim", config.get("hidden_size")) != width:
     config = {}
   layers = config.get("num_layers", config.get("num_hidden_layers", depth + 1))

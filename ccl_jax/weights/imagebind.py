@@ -50,6 +50,7 @@ def _tower(name: str) -> list[Row]:
     Row(f"{before}.cls_token", f"{ours}/class_token", _token),
     Row(f"{before}.pos_embedding_helper.pos_embed", f"{ours}/place_embedding", squeeze),
     *norm(f"{block}.norm_([12])", rf"{blocks}/norm\2[\1]"),
+    # nn.MultiheadAttention keeps query, key and value in one matrix.
     Row(f"{block}.attn.in_proj_weight", rf"{blocks}/attn/qkv/kernel[\1]", linear),
     Row(f"{block}.attn.in_proj_bias", rf"{blocks}/attn/qkv/bias[\1]"),
     *dense(f"{block}.attn.out_proj", rf"{blocks}/attn/proj[\1]"),
@@ -72,6 +73,7 @@ NATIVE = [
   *_tower("audio"),
   Row(_STEM["audio"], "audio/patch/kernel", conv),
   *norm("modality_preprocessors.audio.rgbt_stem.norm_layer", "audio/patch_norm"),
+  # add_bias_kv: one learned key and value that every query may attend to.
   Row(f"{_SINK}k", r"audio/tower/blocks/attn/sink_key[\1]", _token),
   Row(f"{_SINK}v", r"audio/tower/blocks/attn/sink_value[\1]", _token),
   Row("modality_postprocessors.audio.1.log_logit_scale", "audio/log_scale"),
@@ -110,6 +112,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
     block = rf"modality_trunks\.{name}\.blocks\.(\d+)\."
     layers = [int(m[1]) for n in weights.names() if (m := re.match(block, n))]
     own = config.get(name, {})
+    # A config of another network, left in the folder, is told by its width.
     heads = own.get("heads") if own.get("dim") == width else None
     return {
       "width": width,
@@ -120,6 +123,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
     }
 
   tokens = shape("vision/tower/place_embedding")[1]
+  # The square of patches has one place more, that of the class token.
   return {name: tower(name) for name in TOWERS} | {"grid": round((tokens - 1) ** 0.5)}
 
 

@@ -103,6 +103,7 @@ def join(
   options = {
     "preset": size,
     "variant": variant,
+    # Patches of 2 x 2 by 16 channels are 64; I2V adds mask and image channels to them.
     "image_form": "channels" if parts[0].shape(kernel)[0] > 64 else "first_frame",
   }
   model = build_model(**options, dtype="float32")
@@ -112,6 +113,7 @@ def join(
   for part in parts:
     _check(part, model, size, {p: x for p, x in shapes.items() if owner[p] is part})
   shapes = {
+    # Imported parameters keep the dtype they are stored in.
     path: x
     if owner[path] is None
     else x.update(dtype=owner[path].reader.shapes[path].dtype)
@@ -138,6 +140,7 @@ def join(
       total=total, desc="join", unit="B", unit_scale=True, file=sys.stderr
     )
     with bar:
+      # One layer at a time: a 14B model need not fit in memory.
       for slot in [None, *range(model.depth)]:
         drawn = fresh(seed=seed, slot=slot)
         at = () if slot is None else (slot,)
@@ -194,6 +197,7 @@ def _drawer(model: JointDiT, text_dim: int, paths: tuple[str, ...]):
 
   def draw(key):
     flat = traverse_util.flatten_dict(init_params(one, key, (8, text_dim)), sep="/")
+    # A stack of one block: its only layer.
     return {p: flat[p][0] if p.startswith("blocks/") else flat[p] for p in paths}
 
   return jax.jit(draw)
@@ -202,5 +206,6 @@ def _drawer(model: JointDiT, text_dim: int, paths: tuple[str, ...]):
 def _fresh(model, text_dim, paths, *, seed: int, slot: int | None):
   """Fresh parameters of layer `slot`, or (None) of all that is no layer."""
   paths = tuple(p for p in paths if p.startswith("blocks/") is (slot is not None))
+  # Each layer has a key of its own, so that its draw depends on nothing before it.
   key = jax.random.fold_in(jax.random.key(seed), model.depth if slot is None else slot)
   return jax.device_get(_drawer(model, text_dim, paths)(key)) if paths else {}

@@ -88,6 +88,7 @@ class _Unpickler(pickle.Unpickler):
     self.storages = {}  # every storage named, by key
 
   def find_class(self, module, name):
+    # Classes of TorchScript's own code: any of them is a bag of attributes.
     if module.startswith("__torch__."):
       return _Object
     if (module, name) not in _ALLOWED:
@@ -95,6 +96,7 @@ class _Unpickler(pickle.Unpickler):
     return _ALLOWED[module, name]
 
   def persistent_load(self, pid):
+    # (kind, type, key, device, elements, view): a view would share bytes.
     kind, storage, key, _, numel, *view = pid
     if kind != "storage" or storage not in _STORAGES or any(view):
       raise _Refused(f"the storage {pid!r}")
@@ -182,6 +184,7 @@ def _is_tensor(value) -> bool:
 
 
 def _entry(path, name, t: _Tensor, start: int, size: int) -> Entry:
+  # In elements of the storage: the offset, then the span of the strided view.
   needed = t.first + extent(t.shape, t.strides)
   if t.first < 0 or min(t.strides, default=0) < 0 or needed > t.storage.numel:
     raise UsageError(f"{path}: {name} does not fit its storage")
@@ -235,6 +238,7 @@ def _read_legacy(path):
     tensors = reader.load()
     offsets = {}
     for key in map(str, _Unpickler(f).load()):
+      # The storages follow the keys, in their order: a length, then the bytes.
       (numel,) = struct.unpack("<q", f.read(8))
       storage = reader.storages[key]
       if numel != storage.numel:

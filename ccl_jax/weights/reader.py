@@ -78,6 +78,7 @@ class Weights:
     e = self._entries[name]
     dense = e.strides is None
     count = math.prod(e.shape) if dense else extent(e.shape, e.strides)
+    # One read into the array's own memory: a tensor of gigabytes is never held twice.
     flat = np.empty(count, e.dtype)
     try:
       with open(e.file, "rb") as f:
@@ -152,6 +153,7 @@ def _choose(folder, places, files) -> pathlib.Path:
   for place in places:
     candidates = sorted(p for p in (folder / place).glob("*") if p.is_file())
     for pattern in files:
+      # The patterns are in order of preference: the first with a match decides.
       matching = [p for p in candidates if fnmatch.fnmatch(p.name, pattern)]
       indices = [p for p in matching if p.name.endswith(".index.json")]
       tensors = [p for p in matching if p.suffix == ".safetensors"]
@@ -159,6 +161,7 @@ def _choose(folder, places, files) -> pathlib.Path:
         p for p in matching if p.suffix in PICKLES or p.name == pattern
       ]
       groups = {_first_shard(p) for p in tensors}
+      # An index lists all shards, so it stands for the files beside it.
       choices = indices or sorted(groups)
       if len(choices) == 1:
         return choices[0]
@@ -225,6 +228,7 @@ def _indexed(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
         raise UsageError(
           f"{file} is missing, and {path.name} expects {name} in it: download it"
         )
+      # The header of a shard is read once, for all its tensors.
       shards[file] = dict(_file_entries(file))
     if name not in shards[file]:
       raise UsageError(f"{path} expects {name} in {file.name}, which does not hold it")
@@ -257,6 +261,7 @@ def _safetensors(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
     if len(raw) < 8:
       raise UsageError(f"{path} is truncated: got {size} bytes, expected a header")
     (length,) = struct.unpack("<Q", raw)
+    # Another format: its first 8 bytes, taken for a length, would be nonsense.
     if f.read(1) != b"{":
       raise not_one
     if 8 + length > size:
@@ -275,6 +280,7 @@ def _safetensors(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
         rows.append((name, entry["dtype"], shape, first, last))
     except (ValueError, KeyError, TypeError, AttributeError) as e:
       raise not_one from e
+  # Truncated data are found by the header alone, before a tensor is read.
   end = 8 + length + max((row[4] for row in rows), default=0)
   if end > size:
     raise UsageError(

@@ -48,6 +48,7 @@ def _pool(source: str, target: str) -> list[Row]:
   block = f"{target}/block"
   return [
     Row(f"{source}.cls_token", f"{target}/class_token", _token),
+    # nn.MultiheadAttention keeps query, key and value in one matrix.
     Row(f"{source}.self_attn.in_proj_weight", f"{block}/attn/qkv/kernel", linear),
     Row(f"{source}.self_attn.in_proj_bias", f"{block}/attn/qkv/bias"),
     *dense(f"{source}.self_attn.out_proj", f"{block}/attn/proj"),
@@ -141,12 +142,14 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   return {
     "width": width,
     "hidden": shape("video/blocks/mlp/in/bias[0]")[0],
+    # No tensor tells the heads: their width is the published one.
     "heads": max(width // HEAD_WIDTH, 1),
     "depths": [depth(block) for block in (_BLOCK, _LAYER, _HEAD)],
     "joint_hidden": shape("joint/blocks/mlp/in/bias[0]")[0],
     "joint_heads": max(width // JOINT_HEAD_WIDTH, 1),
     "classes": shape("joint/logits/bias")[0],
     "times": shape("video/time_embedding")[1],
+    # The square of patches has one place more, that of the class token.
     "grid": round((shape("video/place_embedding")[1] - 1) ** 0.5),
   }
 
@@ -154,6 +157,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 def shapes_of(sizes: Sizes, dtype=jnp.float32) -> Shapes:
   """Shapes by path of the parameters of `SynchformerNet`, in `dtype`."""
   sizes = dict(sizes)
+  # Not fields of the network: they follow from its input's size.
   times, grid = sizes.pop("times"), sizes.pop("grid")
   frames, height, width = np.multiply(PATCH, (times, grid, grid))
   net = SynchformerNet(**sizes | {"depths": tuple(sizes["depths"])})

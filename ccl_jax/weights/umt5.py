@@ -28,6 +28,7 @@ NATIVE = [
   Row("token_embedding.weight", "token_embedding"),
   *norm(f"{_BLOCK}.(norm[12])", r"blocks/\2[\1]", bias=False),
   *dense(f"{_BLOCK}.attn.([qkvo])", r"blocks/attn/\2[\1]", bias=False),
+  # Unlike T5, every layer has a table of relative positions of its own.
   Row(f"{_BLOCK}.pos_embedding.embedding.weight", r"blocks/attn/position_bias[\1]"),
   *dense(f"{_BLOCK}.ffn.gate.0", r"blocks/ffn/gate[\1]", bias=False),
   *dense(f"{_BLOCK}.ffn.(fc[12])", r"blocks/ffn/\2[\1]", bias=False),

@@ -64,6 +64,7 @@ def _half(half: str, ours: str, layers: Sequence[str], names: Names) -> list[Row
   rows = [
     *_conv(f"{half}.{names.first}", f"{half}/first"),
     *_block(before, f"{half}/middle_0", names),
+    # The attention is within frames, in 2-D: its scale has two trailing axes.
     *_norm(f"{attention}.norm", f"{half}/middle_1/norm", axes=2),
     *_conv(f"{attention}.to_qkv", f"{half}/middle_1/qkv"),
     *_conv(f"{attention}.proj", f"{half}/middle_1/out"),
@@ -101,7 +102,9 @@ def _norm(source: str, target: str, axes: int = 3) -> list[Row]:
 NATIVE = table(
   Names(
     first="conv1",
+    # Four levels of two blocks, with a resampling after each but the last: 11 layers.
     down=[f"downsamples.{i}" for i in range(11)],
+    # Four levels of three blocks, with a resampling after each but the last: 15.
     up=[f"upsamples.{i}" for i in range(15)],
     block=["residual.0", "residual.2", "residual.3", "residual.6", "shortcut"],
     middle=["middle.0", "middle.1", "middle.2"],
@@ -116,6 +119,7 @@ DIFFUSERS = table(
   Names(
     first="conv_in",
     down=[f"down_blocks.{i}" for i in range(11)],
+    # diffusers nests the levels; the last has no upsampler, so 15 of 16 names.
     up=[f"up_blocks.{i}.{part}" for i in range(4) for part in _UP][:15],
     block=["norm1", "conv1", "norm2", "conv2", "conv_shortcut"],
     middle=["mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1"],

@@ -86,11 +86,14 @@ def prepare(
   captioned, _ = read_rows(root, names, options.captions)
   rows = {n: captioned.get(n, [Row(Caption(), {}, n)]) for n in names}
   captions = {n: [row.caption for row in rows[n]] for n in names}
+  # A sound that a caption names as a film's soundtrack gives no row of its own.
   files = list(without_soundtracks(captions))
   if options.template:
     fields = (row.fields for file_rows in rows.values() for row in file_rows)
+    # Before hours of decoding: an unknown field would leave every caption unfilled.
     templates.check(options.template, [dict.fromkeys(_MEASURES, 0), *fields])
   if options.speech:
+    # Likewise: an unknown module fails here, before any file is read.
     sound_checks.speech_hook(options.speech)
   done = _Journal(out, [str(root.absolute()), list(options)])
   _run(root, [n for n in files if n not in done.files], rows, options, done, threads)
@@ -132,14 +135,17 @@ def rows_of(
     info = part_of(whole, caption)
     parts = [(info.start, info.end)]
     if info.has_video and (options.shots or options.crop):
+      # One pass over the film serves its shots and its crops, for all its captions.
       scanned = scanned or shots.scan_film(path)
       if options.shots:
         parts = scanned.shots(*parts[0])
     offset = _offset_ms(path, sound) if info.has_video and info.has_audio else None
     for start, end in parts:
+      # Shorter shots are flashes; a file that is one short part is still kept.
       if end - start < _LEAST and len(parts) > 1:
         continue
       new = {"seconds": round(end - start, 3)}
+      # A whole file needs no bounds: the row stays as short as the one it came from.
       if len(parts) > 1 or (caption.start, caption.end) != Caption()[2:4]:
         new |= {"start": round(start, 6), "end": round(end, 6)}
       if info.has_video and options.crop and not caption.crop:
@@ -180,6 +186,7 @@ def _row(
 ) -> dict[str, Any]:
   """The file's row as it was, with what is new."""
   text = row.caption.text or sidecar(path)
+  # The caption is written as `caption`, whichever key it was read from.
   old = {k: v for k, v in row.fields.items() if k not in ("id", "prompt", "text")}
   fields = old | {"file": name, "caption": text} | new
   if options.template:
@@ -201,6 +208,7 @@ def _run(root, names, rows, options, done: "_Journal", threads: int) -> None:
     try:
       return name, rows_of(root, name, rows[name], options)
     except media.MediaError as e:
+      # A bad file is a reason in the journal, not the end of the run.
       return name, str(e).removeprefix(f"{root / name}: ")
 
   bar = tqdm(total=len(names), desc="preparing", unit=" files", file=sys.stderr)

@@ -89,6 +89,7 @@ class LatentBatches:
     else:
       if self._pool is None:
         self._pool = futures.ThreadPoolExecutor(self._threads)
+      # The batch that is asked for, and AHEAD more.
       while len(self._under_way) <= AHEAD:
         batch, reads = self._begin(self._next + len(self._under_way))
         self._under_way.append((batch, [self._pool.submit(read) for read in reads]))
@@ -135,7 +136,9 @@ class LatentBatches:
     rows = [everyones[i] for i in self._rows(len(everyones))]
     shapes = self._row_shapes(bucket, rows[0])
     batch = {
-      k: np.empty((len(rows), *shape), dtype) for k, (shape, dtype) in shapes.items()
+      # Every element is written by `_read`: the record, or zeros past a text.
+      k: np.empty((len(rows), *shape), dtype)
+      for k, (shape, dtype) in shapes.items()
     }
     return batch, [
       lambda place=place, row=row: self._read(bucket, row, place, batch)
@@ -167,6 +170,8 @@ class LatentBatches:
       names = [s for s in bucket.streams if s in self._streams]
       shapes = {s: (record[s].shape, record[s].dtype) for s in names}
       if "video" in names and self._mixture.has_video_std(bucket):
+        # By the mixture, not the first record: all batches of a bucket must have one
+        # form.
         shapes["video_std"] = shapes["video"]
       text = record["text"]
       rows = self._mixture.text_rows(bucket)

@@ -134,6 +134,7 @@ def scan_rows(
   if unknown := sorted(set(kinds) - set(KINDS)):
     raise UsageError(f"unknown kind {unknown[0]!r}: expected {', '.join(KINDS)}")
 
+  # A film with many captions is opened once.
   probe = cached_probe()
 
   def cut(entry):
@@ -151,6 +152,7 @@ def scan_rows(
 
   buckets, skipped = {}, []
   entries = [(name, row) for name in rows for row in rows[name]]
+  # Reading headers waits for the disk, not for the processor.
   with futures.ThreadPoolExecutor(8) as pool:
     for name, bucket, items in pool.map(cut, entries):
       if items:
@@ -162,6 +164,7 @@ def scan_rows(
     raise UsageError(
       f"no usable file among {len(rows)} in {root}, first: {': '.join(skipped[0])}"
     )
+  # Sorted: the order of buckets must not depend on which file came first.
   return Catalogue(dict(sorted(buckets.items())), skipped)
 
 
@@ -178,6 +181,7 @@ def read(root: str | pathlib.Path, bucket: Bucket, item: Item) -> dict[str, Any]
   path, crop = pathlib.Path(root) / item.path, tuple(item.crop)
   clip = {"id": item.id, "text": item.text}
   if bucket.kind == "image":
+    # A still is a film of one frame.
     image = media.read_image(path, bucket.height, bucket.width, crop)
     return clip | {"video": image[None]}
   if bucket.kind == "silent":
@@ -212,11 +216,14 @@ def _cut(
     raise media.MediaError("no picture and no sound")
   duration = part_of(info, row).duration
   if not info.has_video:
+    # Sound has no shape: it takes the longest that fits, or else the shortest.
     fits = [s for s in specs if s.samples / s.sample_rate <= duration + 1e-6]
     spec = max(fits or specs, key=lambda s: s.samples * (1 if fits else -1))
     bucket = Bucket.of(spec, "sound")
     return bucket, window_starts(info, row, bucket.seconds, hop or bucket.seconds)
+  # With one shape on offer there is nothing to choose, and no frame to decode.
   height, width = media.picture_size(path, row.crop) if len(specs) > 1 else (1, 1)
+  # A film shorter than all shapes takes the shortest; `window_starts` refuses it.
   spec = choose(specs, height, width, duration) or min(specs, key=_seconds)
   bucket = Bucket.of(spec, "film" if info.has_audio else "silent")
   starts = window_starts(info, row, spec.seconds, hop or spec.seconds, 1 / spec.fps)

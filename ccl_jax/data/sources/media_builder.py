@@ -163,7 +163,9 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _split_generators(self, dl_manager) -> dict[str, Iterator]:
     root, data_dir = pathlib.Path(dl_manager.manual_dir), pathlib.Path(self.data_dir)
+    # The data set may be built below the media: its own files are not media.
     files = Listing(root, without=pathlib.Path(self._data_dir_root))
+    # All metadata is read before any media: its mistakes show in seconds.
     entries = _unique(self.entries(files))
     kept, missing, skipped = self._join(root, files, entries)
     _log.log(
@@ -211,6 +213,7 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       except media.MediaError as e:
         return str(e).removeprefix(f"{root / path}: ")
 
+    # Headers only: the threads wait for the disk.
     with futures.ThreadPoolExecutor(8) as pool:
       pending = pool.map(examine, entries)
       results = list(
@@ -229,6 +232,7 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     self, root: pathlib.Path, path: str, entry: Entry, probe: Callable
   ) -> Example:
     c, row = self.builder_config, entry.caption
+    # Captions alone decide: to listen to every clip would take days.
     if c.speech and (c.speech == "with") != bool(SPEECH.search(row.text)):
       raise media.MediaError(f"its caption is not {c.speech} speech: {row.text[:60]}")
     kind, seconds, height, width = "image", 0.0, 0, 0
@@ -263,6 +267,7 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       drawn[e.id] = int.from_bytes(digest, "big") / 2**32
     split = lambda e: e.split or ("test" if drawn[e.id] < share else "train")
     test = {e.id for e in kept if split(e) == "test"}
+    # Small sets: without this, a hash may leave the test split empty.
     least = min(drawn.values())
     if not test and share and max(drawn.values()) > least:
       test = {name for name in drawn if drawn[name] == least}

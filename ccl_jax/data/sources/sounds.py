@@ -80,6 +80,7 @@ class Sounds:
       self.skipped = [(p.name, s) for p, s in spans.items() if isinstance(s, str)]
       whole = [s for s in spans.values() if isinstance(s, Span)]
       self._kept: dict[pathlib.Path, np.ndarray] = {}
+      # float32: 4 bytes a sample.
       if 4 * sum(s.stop for s in whole) <= cache_gb * 1e9:
         whole = [s for s in pool.map(self._keep, whole) if s is not None]
     for name, reason in self.skipped:
@@ -125,6 +126,7 @@ class Sounds:
       )
     for _ in range(TRIES):
       place = int(rng.integers(ends[-1]))
+      # The span whose range of starts holds `place`.
       i = int(np.searchsorted(ends, place, "right"))
       try:
         return self.read(spans[i], place - int(ends[i - 1] if i else 0), samples)
@@ -186,6 +188,7 @@ class Sounds:
       return train, [span for span, h in zip(whole, held) if h]
     train, held_out = [], []
     for span in whole:
+      # No file was chosen, or all were: the end of each is held out instead.
       cut = span.stop - max(span.stop // SHARE, self.shortest)
       if cut < self.shortest:  # too short for both
         train.append(span)
@@ -215,6 +218,7 @@ class WindowBatches:
     self._coming: dict[int, list[futures.Future]] = {}
 
   def __next__(self) -> dict[str, np.ndarray]:
+    # By number: a batch that is under way already is not asked for again.
     for g in range(self._next, self._next + AHEAD):
       if g not in self._coming:
         self._coming[g] = [self._submit(g, r) for r in self._rows]
