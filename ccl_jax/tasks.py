@@ -228,6 +228,7 @@ def sample_tasks(index: Int[Array, "b"], names: Sequence[str]) -> SampleTasks:
   tasks = [TASKS[n] for n in names]
 
   def mask(predicate):
+    # A table by task, looked up by sample: the program does not depend on the draw.
     return jnp.array([predicate(t) for t in tasks])[index]
 
   per_stream = lambda field: {
@@ -256,5 +257,6 @@ def task_of_step(seed: int, step: int, probabilities: Sequence[float]) -> int:
   It is a function of the seed and the step, the same on every process.
   """
   return int(
+    # On the host: which program runs next must be known before it is dispatched.
     np.random.default_rng([seed, step]).choice(len(probabilities), p=probabilities)
   )

@@ -75,6 +75,7 @@ class Folder:
     paths = []
     if self._path is not None:
       paths = sorted({p for pattern in patterns for p in self._path.glob(pattern)})
+      # A file of exactly this name is meant, whatever else the patterns match.
       paths = [p for p in paths if p.stem == network] or paths
     if not paths:
       raise Unscorable(f"missing weights of {network}: {shown}; {wanted}")
@@ -125,6 +126,7 @@ def _sync(folder: Folder, options: Options) -> Metric:
     **dataclasses.asdict(sync_protocol),
   }
   protocol |= folder.protocol("s3fd", "syncnet")
+  # Networks are read by `load`, in the process that scores.
   return Metric("sync", protocol, load, needs=("picture", "sound"))
 
 
@@ -206,6 +208,7 @@ def _wer(folder: Folder, options: Options) -> Metric:
     load = lambda: speech.transcript_scorer(options.transcripts)
     fields = ("prompt", "transcript", "language", "hypothesis")
     return Metric("wer", protocol, load, needs=(), fields=fields)
+  # The version is part of the protocol: recognisers change what they hear.
   package = options.recogniser.replace("-", "_")
   need(package, options.recogniser)
   version = importlib.metadata.version(options.recogniser)
@@ -268,6 +271,7 @@ def _fvd(folder: Folder, options: Options) -> Metric:
 
     net = load_i3d(folder.find("i3d"))
     return lambda clip: {
+      # One row a clip: the Frechet distance is of clips, not of frames.
       "features": fvd.features(clip.frames()[: options.fvd_frames], net)[None]
     }
 

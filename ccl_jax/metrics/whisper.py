@@ -55,6 +55,7 @@ class Transformers:
     self._model, self._device = model.eval().to(device), device
 
   def __call__(self, wave: Float[np.ndarray, " n"], language: str | None) -> str:
+    # Fine-tuned releases may know fewer languages.
     known = self._model.generation_config.lang_to_id
     if language is not None and f"<|{language}|>" not in known:
       raise Unscorable(f"this Whisper does not know the language {language!r}")
@@ -96,6 +97,8 @@ class FasterWhisper:
     texts = []
     for part in _windows(wave):
       try:
+        # No fallback to higher temperatures, no voice detection: as the other
+        # recogniser.
         segments, _ = self._model.transcribe(
           part,
           language=language,

@@ -30,6 +30,7 @@ def geometry_of(model, spec: ClipSpec) -> Geometry:
     model: a `JointDiT`; without a video stream the patch is Wan2.1's.
     spec: sizes of the clip.
   """
+  # Tokens are patches of latents: Wan2.1's are 1 x 2 x 2.
   t, h, w = spec.latent_shape
   _, ph, pw = (
     dict(model.streams)["video"].patch if "video" in dict(model.streams) else (1, 2, 2)
@@ -138,12 +139,15 @@ def build_steps(config, model, optimizer, recipe, shardings):
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
   if config.tasks.draw == "sample":
+    # Tasks as masks over the batch: one program serves all mixtures.
     by_sample = "sample", jitted(None)
     return lambda step, batch: by_sample
+  # Tasks as static routes: each program skips the keys that its task does not see.
   by_task = [(name, jitted(name)) for name in recipe.names]
 
   def step_of(step, batch):
     streams = tuple(s for s in STREAMS if s in batch)
+    # A bucket without sound (or without picture) serves fewer tasks.
     p = servable(recipe.names, recipe.probabilities, streams)
     return by_task[task_of_step(config.seed, step, p)]
 

@@ -33,6 +33,7 @@ def loss_curves(
   for kind, task, stream in parts:
     name = f"{kind}/{task}/{stream}"
     points = [(r["step"], r[name]) for r in rows if r.get(name) is not None]
+    # Video on the left, sound on the right.
     ax = axes[0, 0 if stream == "video" else 1]
     held_out = kind == "held_out"
     ax.plot(
@@ -72,6 +73,7 @@ def contact_sheet(
     if "video" in clip:
       video = clip["video"]
       shown = np.linspace(0, len(video) - 1, min(frames, len(video))).astype(int)
+      # A still is one frame wide; a film fills the time axis.
       width = end if len(video) > 1 else end / frames
       strip = np.concatenate(list(video[shown]), 1)
       picture.imshow(strip, extent=(0, width, 0, 1))
@@ -123,6 +125,7 @@ def attention_panel(
       bars.bar(x + 0.4 * k - 0.2, [g[k] for g in groups.values()], 0.38, label=label)
     bars.set_xticks(x, list(groups))
     values = [v for g in groups.values() for v in g]
+    # Shares differ by little: the axis starts below the least, not at 0.
     bars.set_ylim(max(0.0, 2 * min(values) - max(values) - 0.01), None)
     bars.legend(fontsize=8, loc="lower right")
   figure.savefig(path)

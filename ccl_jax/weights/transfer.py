@@ -106,12 +106,14 @@ def import_weights(
     with _bar(total, f"{kind} ({form})") as bar:
       for m in matches:
         tensor = weights.read(m.name)
+        # Hashed as stored: an export is compared with it bit by bit.
         stored_tensor = tensor.astype(dtypes[m.path], copy=False)
         hashes[m.name] = {
           "sha256": _sha(stored_tensor),
           "shape": list(m.shape),
           "dtype": dtypes[m.path].name,
         }
+        # The hash of the source is of its own bytes, whatever dtype is chosen.
         raw = hashes[m.name]["sha256"] if stored_tensor is tensor else _sha(tensor)
         source.update(f"{m.target} {tensor.dtype} {m.shape} {raw}\n".encode())
         writer.write(m.path, m.slot, m.transform.forward(stored_tensor))
@@ -178,6 +180,7 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
     if path not in reader.shapes or reader.shapes[path].shape != x.shape:
       raise UsageError(f"{src}: {path} is not the {x.shape} its config.json speaks of")
   matches = expected_tensors(upstream.tables[form], shapes)
+  # The header of a safetensors file precedes the data: all sizes are needed first.
   specs = [
     Spec(m.name, m.shape, np.dtype(reader.shapes[m.path].dtype)) for m in matches
   ]

@@ -102,6 +102,7 @@ def track(container, kind: str) -> Any:
 def main_track(container, kind: str) -> Any:
   """The main track of a kind, as `track`, or None if there is none."""
   stream = container.streams.best(kind)
+  # Music files carry their cover as a video track of one frame.
   if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
     return None
   if kind == "audio" and not RATES[0] <= (stream.rate or 0) <= RATES[1]:
@@ -120,6 +121,7 @@ def first_time(stream) -> float:
 def frames_from(container, stream, start: float) -> Iterator[tuple[float, Any]]:
   """(time, frame) in order of presentation, from `start` or earlier to the end."""
   frames = _timed_frames(container, stream)
+  # A near start is reached sooner by decoding than by a seek to a key frame.
   if start - first_time(stream) > 4 * _PREROLL:
     container.seek(int((start - _PREROLL) * av.time_base))
     head = next(frames, None)
@@ -144,6 +146,7 @@ def _main_tracks(container) -> list:
 
 def _header_end(container, stream) -> float | None:
   if stream.index_entries:
+    # The index says where the last packet ends: a truncated file is shorter.
     last = stream.index_entries[-1]
     if 0 < (container.size or 0) < last.pos + last.size:
       raise MediaError(
@@ -163,10 +166,12 @@ def _info(container, ends: dict) -> MediaInfo:
   # Sound that ends a little early is filled up with zeros (media/sound.py).
   if video and audio and last[1] is not None:
     last[1] += SHORT_TAIL
+  # Variable rates have an average; raw streams have a guess only.
   rate = video and (video.average_rate or video.guessed_rate)
   return MediaInfo(
     has_video=video is not None,
     has_audio=audio is not None,
+    # Both tracks are there from the later start to the earlier end.
     start=max(map(first_time, _main_tracks(container)), default=0.0),
     end=min(last) if last and None not in last else None,
     fps=float(rate) if rate else None,

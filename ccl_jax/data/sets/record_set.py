@@ -56,6 +56,7 @@ class Records:
   def __getitem__(self, index: int) -> dict[str, Any]:
     if not 0 <= index < self._count:
       raise IndexError(f"record {index} of {self._count}")
+    # The next readable record stands in for a damaged one, at every epoch the same.
     for step in range(self._count):
       at = (index + step) % self._count
       if at in self.damaged:
@@ -79,6 +80,7 @@ class Records:
 
   def _give_up(self, index: int, reason: str) -> None:
     with self._lock:
+      # Two threads may meet the same record: it is reported once.
       known = index in self.damaged
       self.damaged.setdefault(index, reason)
     if not known:
@@ -182,6 +184,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 def allow_open_files(count: int) -> None:
   """Raises the system's limit of open files: a reader stays open for every shard."""
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  # The other half is for the program's own files and sockets.
   if count > soft // 2:
     most = soft + count if hard == resource.RLIM_INFINITY else min(soft + count, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -91,6 +91,7 @@ def read_rows(
   A name without its suffix means the last of the files that share it.
   """
   names = {name: name for name in names}
+  # Later names win: `media_names` puts films last, so a bare name means the film.
   names |= {str(pathlib.PurePosixPath(name).with_suffix("")): name for name in names}
   by_file, unmatched = {}, []
   for path in _tables(root, table):
@@ -104,6 +105,7 @@ def read_rows(
       rows = by_file.setdefault(name, [])
       for other in rows:
         parts = caption[2:4], other.caption[2:4]
+        # Parts may overlap, as captions of a film do; the same part twice is a mistake.
         if _WHOLE in parts or parts[0] == parts[1]:
           raise UsageError(
             f"{where}: a second caption for {name}, the first is at {other.where}: "
@@ -127,6 +129,7 @@ def read_table(
     UsageError: the file cannot be read, or a row is wrong.
   """
   try:
+    # Spreadsheets put a byte order mark at the start.
     text = path.read_bytes().decode("utf-8-sig")
   except UnicodeDecodeError as e:
     line = path.read_bytes()[: e.start].count(b"\n") + 1
@@ -164,6 +167,7 @@ def _tables(root: pathlib.Path, table: str) -> list[pathlib.Path]:
 
 
 def _read_jsonl(path, text: str, *_) -> Iterator[tuple[str, dict[str, Any]]]:
+  # Not splitlines: a caption may hold U+2028, which is no end of a line in JSON.
   for number, line in enumerate(text.split("\n"), 1):
     if not line.strip():
       continue
@@ -180,6 +184,7 @@ def _read_jsonl(path, text: str, *_) -> Iterator[tuple[str, dict[str, Any]]]:
 def _read_csv(
   path, text: str, required: Sequence[str], columns: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
+  # newline="": a quoted field may go over several lines.
   lines = csv.reader(io.StringIO(text, newline=""), strict=True)
   names = list(columns)
   try:
@@ -216,6 +221,7 @@ def _parse(row: dict[str, Any], where: str) -> tuple[str, Caption]:
   try:
     start, end = float(row.get("start", 0)), float(row.get("end", math.inf))
     gain, crop = float(row.get("loudness_gain", 0)), row.get("crop", ())
+    # A CSV has no lists: "0, 12, 480, 832" or "[0 12 480 832]".
     if isinstance(crop, str):
       crop = crop.strip("[]()").replace(",", " ").split()
     crop = tuple(int(side) for side in crop)

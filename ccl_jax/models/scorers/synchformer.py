@@ -110,6 +110,7 @@ class SynchformerNet(nn.Module):
     frames: Float[Array, "b s F H W 3"],
     mel: Float[Array, "b s bands frames"],
   ) -> Float[Array, "b o"]:
+    # Segments are independent in the towers: they join the batch.
     video, audio = self.video(_flat(frames)), self.audio(_flat(mel))
     rows = lambda x: x.reshape(len(frames), -1, x.shape[-1])
     return self.joint(rows(video), rows(audio))
