@@ -1,4 +1,4 @@
-"""Benchmarks by name: python -m ccl_jax.bench NAME [flags of NAME].
+"""Runs a benchmark by name: python -m ccl_jax.bench NAME [flags of NAME].
 
   python -m ccl_jax.bench step --size=lab --depth=4
   python -m ccl_jax.bench step --help
@@ -17,6 +17,7 @@ NAMES = ("data", "eval", "parts", "step", "vocoder")  # modules of ccl_jax.bench
 
 
 def main(argv: list[str]) -> None:
+  """Runs the benchmark that `argv[1]` names, with the flags after it."""
   if len(argv) < 2 or argv[1] in ("-h", "--help"):
     print(f"{__doc__}\nNAME is one of {', '.join(NAMES)}")
     return

@@ -1,4 +1,4 @@
-"""What all commands share: flags with a config file, and errors in one line."""
+"""Runs a command: flags with a config file, and errors in one line."""
 
 import sys
 from collections.abc import Callable
@@ -9,7 +9,9 @@ from ccl_jax.errors import UsageError, one_line_errors
 
 
 def _underscored(arg: str) -> str:
-  """--scale-video=3 as --scale_video=3."""
+  """Arguments with flag names spelt with underscores: --scale-video=3 becomes
+  --scale_video=3.
+  """
   if not arg.startswith("--"):
     return arg
   name, equals, value = arg[2:].partition("=")

@@ -86,15 +86,15 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(kind, texts[kind])
     sub.add_argument("--src", required=True, help="A folder, file or index.json.")
     sub.add_argument(
-      "--dtype", choices=DTYPES, help="To store in; as it is if not given."
+      "--dtype", choices=DTYPES, help="Type to store in; unchanged if not given."
     )
     sub.add_argument("--verify", action="store_true", help="Read back and compare.")
   sub = command("join", "a joint model from a video stream and an audio stream")
   sub.add_argument("--video", required=True, help="A converted wan-dit, or a run.")
   sub.add_argument("--audio", help="A run; a random stream if not given.")
-  sub.add_argument("--size", required=True, help="Of the joint model: 1.3b, 14b, ...")
+  sub.add_argument("--size", required=True, help="Size of the joint model: 1.3b, ...")
   sub.add_argument("--variant", default="context", help="context (default) or gate.")
-  sub.add_argument("--seed", type=int, default=0, help="Of what is not pretrained.")
+  sub.add_argument("--seed", type=int, default=0, help="Seed of new parameters.")
   sub = command("codecs", "a bundle of converted codecs, by reference")
   for name, text in (
     ("video", "A converted wan-vae."),
@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-  """The command line. A mistake is one line and exit 2."""
+  """Runs the command line. A mistake is one line and exit code 2."""
   args = _parser().parse_args(argv)
   # An interruption by the scheduler cleans up as Ctrl-C does.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -32,6 +32,7 @@ flags.mark_flags_as_required(["config"])
 
 
 def main():
+  """Encodes by the flags, and prints what the set holds once it is whole."""
   if DISTRIBUTED.value:
     join_processes(instead="--process_index and --process_count in its place")
   config = CONFIG.value

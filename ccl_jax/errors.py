@@ -1,6 +1,4 @@
-"""The one error a user can cause, how an entry point reports it, and what a setting of
-a config may be.
-"""
+"""The error that a user can cause, how commands report it, and rules for settings."""
 
 import contextlib
 import inspect
@@ -12,15 +10,14 @@ from typing import Any, NamedTuple
 
 
 class UsageError(Exception):
-  """A mistake of the user's: one line that says what was got, what was expected,
-  and what to do.
-  """
+  """A user's mistake: one line on what was got, what was expected, and what to do."""
 
 
 @contextlib.contextmanager
 def one_line_errors():
-  """Turns a `UsageError` into one line on stderr and exit code 2; anything else is a
-  defect and keeps its traceback.
+  """A context that turns a `UsageError` into one line on stderr and exit code 2.
+
+  Anything else is a defect and keeps its traceback.
   """
   try:
     yield
@@ -30,8 +27,12 @@ def one_line_errors():
 
 
 def bind(section: str, keywords: Any, function: Callable, *args, **rest):
-  """Calls `function(*args, **rest, **keywords)`, the keywords being a config section
-  (a ConfigDict or a dict).
+  """Calls `function(*args, **rest, **keywords)` with a section of a config.
+
+  Args:
+    section: its name, for the message.
+    keywords: the section, a ConfigDict or a dict.
+    function: whose keywords these are.
 
   Raises:
     UsageError: a key of the section is missing or unknown.
@@ -47,13 +48,18 @@ def bind(section: str, keywords: Any, function: Callable, *args, **rest):
 
 
 class Rule(NamedTuple):
-  """What a setting may be: a predicate, and the same in words."""
+  """A rule for the values of a setting.
+
+  Attributes:
+    predicate: true of valid values; it may raise TypeError for others.
+    words: the same in words, after "expected".
+  """
 
   predicate: Callable[[Any], bool]
   words: str
 
   def holds(self, value: Any) -> bool:
-    """Whether the value is of a type that can hold, and does."""
+    """Whether a value, of whatever type, is valid."""
     try:
       return bool(self.predicate(value))
     except TypeError:
@@ -61,7 +67,7 @@ class Rule(NamedTuple):
 
 
 def whole(least: int) -> Rule:
-  """A whole number from `least` on."""
+  """The rule for a whole number from `least` on."""
   return Rule(
     lambda x: (
       isinstance(x, numbers.Integral) and not isinstance(x, bool) and x >= least
@@ -71,30 +77,34 @@ def whole(least: int) -> Rule:
 
 
 def number(least: float | int, most: float | int = math.inf) -> Rule:
-  """A finite number within both ends."""
+  """The rule for a finite number from `least` to `most`, both included."""
   words = f"a number from {least:g} " + ("on" if most == math.inf else f"to {most:g}")
   return Rule(lambda x: _finite(x) and least <= x <= most, words)
 
 
 def positive() -> Rule:
-  """A finite number above 0."""
+  """The rule for a finite number above 0."""
   return Rule(lambda x: _finite(x) and x > 0, "a number above 0")
 
 
 def below(most: float | int) -> Rule:
-  """A number from 0 to just below `most`."""
+  """The rule for a number from 0 to just below `most`."""
   return Rule(
     lambda x: _finite(x) and 0 <= x < most, f"a number from 0 to below {most:g}"
   )
 
 
 def one_of(*choices: str) -> Rule:
-  """One of some names."""
+  """The rule for a name among some choices."""
   return Rule(lambda x: x in choices, f"one of {', '.join(choices)}")
 
 
 def check_settings(config: Any, rules: Mapping[str, Rule]) -> None:
-  """Holds the settings of a config (a ConfigDict or a dict) to rules by dotted name.
+  """Checks the settings of a config against rules.
+
+  Args:
+    config: a ConfigDict or a dict.
+    rules: by dotted name.
 
   Raises:
     UsageError: one is missing, or is not what its rule says.

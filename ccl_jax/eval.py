@@ -1,4 +1,4 @@
-"""The paper's metrics of a folder of clips.
+"""Scores a folder of clips by the paper's metrics.
 
   python -m ccl_jax.eval --videos out/clips --manifest set.jsonl --out out/scores \\
       --metrics sync,desync,ib,aesthetics,wer --weights weights/eval
@@ -38,7 +38,7 @@ from ccl_jax.metrics.registry import BUILDERS, Options, build_metrics
 
 
 def parser() -> argparse.ArgumentParser:
-  """Of the flags."""
+  """The parser of the command's flags."""
   p = argparse.ArgumentParser(
     prog="python -m ccl_jax.eval",
     description=__doc__,
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument("--weights", help="folder of the networks' released weights")
   p.add_argument("--out", help="folder for the results")
   p.add_argument(
-    "--name", help="of the method in tables; that of --videos if not given"
+    "--name", help="name of the method in tables; that of --videos if not given"
   )
   p.add_argument("--allow-missing", action="store_true", help="score what is there")
   p.add_argument("--transcripts", help='JSONL {"id", "text"}: what was heard elsewhere')
@@ -59,16 +59,22 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument(
     "--recogniser", default="transformers", choices=("transformers", "faster-whisper")
   )
-  p.add_argument("--sync-scale", type=float, default=0.25, help="of the detector")
-  p.add_argument("--min-track", type=int, default=50, help="frames of a face")
-  p.add_argument("--min-face-size", type=float, default=100, help="pixels of a face")
-  p.add_argument("--fvd-frames", type=int, help="of each clip; all if not given")
+  p.add_argument("--sync-scale", type=float, default=0.25, help="frame scale for S3FD")
+  p.add_argument("--min-track", type=int, default=50, help="frames a face must exceed")
+  p.add_argument(
+    "--min-face-size", type=float, default=100, help="pixels a face must exceed"
+  )
+  p.add_argument("--fvd-frames", type=int, help="frames of each clip; all if not given")
   p.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two finished runs")
   return p
 
 
 def read_items(args: argparse.Namespace, transcripts):
-  """(clips to score, ids of those that are not there).
+  """The clips to score, and the ids of those without a file.
+
+  Args:
+    args: flags.
+    transcripts: texts by id, of another recogniser; None: there are none.
 
   Raises:
     UsageError: the folder or the manifest is not what it should be.
@@ -95,7 +101,11 @@ def read_items(args: argparse.Namespace, transcripts):
 
 
 def score(args: argparse.Namespace) -> int:
-  """Scores the clips; the exit code."""
+  """Scores the clips that the flags name, writes the results, returns the exit code.
+
+  Raises:
+    UsageError: a flag is missing or wrong.
+  """
   from ccl_jax.metrics.outputs import read_reference, write_outputs
   from ccl_jax.metrics.records import Records
   from ccl_jax.metrics.runner import evaluate
@@ -122,10 +132,10 @@ def score(args: argparse.Namespace) -> int:
   reference = read_reference(args.reference, [n for n in names if n in ("fad", "fvd")])
   metrics, skipped = build_metrics(names, args.weights, options)
   out = pathlib.Path(args.out)
-  here = [item for item in items if item.name not in set(missing)]
+  present = [item for item in items if item.name not in set(missing)]
   records = Records(out)
-  with tqdm.tqdm(total=len(here), desc="clips", file=sys.stderr) as bar:
-    results = evaluate(here, metrics, records, lambda _: bar.update(1))
+  with tqdm.tqdm(total=len(present), desc="clips", file=sys.stderr) as bar:
+    results = evaluate(present, metrics, records, lambda _: bar.update(1))
   name = args.name or pathlib.Path(args.videos).absolute().name
   summary = write_outputs(
     out, items, missing, metrics, skipped, results, reference, name
@@ -150,7 +160,7 @@ def score(args: argparse.Namespace) -> int:
 
 
 def make_manifest(argv: list[str]) -> int:
-  """Writes a manifest of published prompts; the exit code."""
+  """Writes a manifest of published prompts, by its own flags; returns the exit code."""
   from ccl_jax.metrics.prompts import FORMATS, read_prompts
 
   p = argparse.ArgumentParser(prog="python -m ccl_jax.eval make-manifest")
@@ -172,7 +182,7 @@ def make_manifest(argv: list[str]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs the command; the exit code."""
+  """Runs the command line, and returns the exit code."""
   argv = sys.argv[1:] if argv is None else argv
   if argv[:1] == ["make-manifest"]:
     return make_manifest(argv[1:])

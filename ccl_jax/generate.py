@@ -108,6 +108,10 @@ flags.mark_flag_as_required("out")
 def parse_scales(names, given):
   """{stream: {scale: value}} from the flags; one number serves for all scales.
 
+  Args:
+    names: of the guidance form's scales.
+    given: by stream, the values of its flag or None.
+
   Raises:
     UsageError: not numbers, or not as many as the guidance form has scales.
   """
@@ -133,7 +137,10 @@ def parse_scales(names, given):
 
 
 def take_settings():
-  """Gives the flags that were not given the values of --settings; returns these.
+  """Gives the flags that were not given the values of --settings.
+
+  Returns:
+    The settings.
 
   Raises:
     UsageError: it is no file of settings, or has a value that is none of its flag.
@@ -154,7 +161,7 @@ def take_settings():
 
 
 def check_flags() -> None:
-  """What can be said before anything is loaded.
+  """Checks the flags before anything is loaded.
 
   Raises:
     UsageError: flags that do not go together, or values out of range.
@@ -190,19 +197,20 @@ def check_flags() -> None:
 
 
 def default_guidance(model) -> str:
+  """The guidance form that fits a model's cross-modal attention."""
   if model.cross is None:
     return "text"
   return "ucg2" if model.cross.variant == "context" else "multimodal"
 
 
 def default_scales(model) -> dict[str, list[str] | None]:
-  """Wan2.1's scale for a video stream alone; else those of the guidance form."""
+  """Wan2.1's scale for a video stream alone; else None: those of the guidance form."""
   alone = [s for s, _ in model.streams] == ["video"]
   return {"video": [WAN_SCALE] if alone else None, "audio": None}
 
 
 def open_maker():
-  """The model that the flags name, and how it is to make clips.
+  """Loads the model that the flags name, and fixes how it makes clips.
 
   Raises:
     UsageError: there is none, or it cannot do what the flags say.
@@ -238,7 +246,7 @@ def open_maker():
 
 
 def make_manifest(maker) -> None:
-  """The clips of --manifest that are not there yet."""
+  """Makes the clips of --manifest that are not there yet."""
   from ccl_jax.generation.manifests import make_set
 
   def make(lines, files):
@@ -251,7 +259,7 @@ def make_manifest(maker) -> None:
 
 
 def make_prompts(maker, settings) -> None:
-  """The clips of the prompts; of --settings the one that it is of."""
+  """Makes the clips of the prompts; with --settings, the one that they are of."""
   import tqdm
 
   prompts = PROMPT.value
@@ -274,6 +282,7 @@ def make_prompts(maker, settings) -> None:
 
 
 def main():
+  """Makes the clips that the flags ask for."""
   settings = take_settings() if SETTINGS.value is not None else None
   check_flags()
   maker = open_maker()

@@ -49,6 +49,7 @@ flags.mark_flags_as_required(["config"])
 
 
 def main():
+  """Plans by the flags, and prints the reports."""
   _stay_on_the_host()
   config = CONFIG.value
   if config.model.attention == "auto":

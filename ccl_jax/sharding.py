@@ -56,6 +56,8 @@ def make_mesh(
   """A mesh (data, fsdp, context, tensor); one size may be -1, for all that is left.
 
   Args:
+    shape: the four sizes.
+    devices: None: all there are.
     slices: of each size, how many parts lie on different slices, that is TPU pods that
       a data-centre network joins, or hosts of GPUs: of `data` and `fsdp` only, as the
       others talk in every block.
@@ -115,10 +117,19 @@ def parameter_axes(path: str, ndim: int) -> tuple[str | None, ...]:
 
 
 def spec(axes: Sequence[str | None], shape: Sequence[int], mesh) -> P:
-  """The partition of an array; an axis that does not divide stays whole."""
+  """The partition of an array by its logical axes.
+
+  A mesh axis that does not divide its dimension is left out, the last first.
+
+  Args:
+    axes: logical names, of `LOGICAL`.
+    shape: of the array.
+    mesh: with the axes `AXES`.
+  """
   parts = []
   for axis, size in zip(axes, shape):
     names = tuple(n for n in LOGICAL[axis] if mesh.shape[n] > 1)
+    # An axis that does not divide is dropped, rather than padded.
     while names and size % math.prod(mesh.shape[n] for n in names):
       names = names[:-1]
     parts.append(names if len(names) > 1 else (names[0] if names else None))
@@ -126,13 +137,17 @@ def spec(axes: Sequence[str | None], shape: Sequence[int], mesh) -> P:
 
 
 def path_of(key_path) -> str:
-  """A pytree key path as 'a/b/c'."""
+  """A key path of a pytree as text, 'a/b/c'."""
   return jax.tree_util.keystr(key_path, simple=True, separator="/")
 
 
 def parameter_shardings(tree, mesh: Mesh):
-  """Shardings of a tree whose leaves are parameters, or mirror them (moments, EMA);
-  scalars are replicated.
+  """Shardings of a tree whose leaves are parameters, or mirror them (moments, EMA).
+
+  Scalars are replicated.
+
+  Raises:
+    KeyError: no pattern covers a parameter.
   """
 
   def leaf(key_path, x):
@@ -143,7 +158,7 @@ def parameter_shardings(tree, mesh: Mesh):
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The leading axis of a batch over data and fsdp."""
+  """The sharding of a batch: its leading axis over data and fsdp."""
   return NamedSharding(mesh, P(LOGICAL["batch"]))
 
 
@@ -159,7 +174,14 @@ def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
 def global_batch(
   batch: Mapping[str, np.ndarray], rows: Sequence[int], batch_size: int, mesh: Mesh
 ) -> dict[str, jax.Array]:
-  """The batch over all processes; this one has `rows`, as `local_rows` says."""
+  """The batch over all processes, as arrays on the mesh.
+
+  Args:
+    batch: this process's rows.
+    rows: their indices, as `local_rows` gives them.
+    batch_size: rows of the whole.
+    mesh: of the run.
+  """
   place = {row: i for i, row in enumerate(rows)}
 
   def whole(x):

@@ -45,6 +45,7 @@ class Task:
 
   @property
   def detached(self) -> tuple[str, ...]:
+    """The streams that are not generated, whose states carry no gradient."""
     return tuple(s for s in STREAMS if s not in self.generated)
 
 
@@ -72,11 +73,11 @@ class Generation:
 
   @property
   def takes(self) -> tuple[str, ...]:
-    """The inputs it can use beside text: a first frame is welcome in all videos."""
+    """The inputs beside text that it can use: a first frame serves any video."""
     return (*self.given, "image") if "video" in self.generated else self.given
 
   def needs(self, channels: bool = False) -> tuple[str, ...]:
-    """The inputs it cannot do without.
+    """The inputs beside text that the task cannot do without.
 
     Args:
       channels: the model takes a first frame as condition channels and CLIP tokens, as
@@ -87,7 +88,7 @@ class Generation:
 
   @property
   def reads(self) -> tuple[str, ...]:
-    """Generated streams read the other one wherever there is another one."""
+    """The generated streams that read the other one: all, wherever there is another."""
     return self.generated if len(self.generated + self.given) == 2 else ()
 
 
@@ -139,12 +140,15 @@ def check_inputs(
 
 
 class Route(NamedTuple):
-  """What cross-modal attention sees, by stream.
+  """The keys that cross-modal attention sees, by stream.
 
-  `reads[s]` is whether the queries of s see the other stream's keys, `detached[s]`
-  whether the states of s enter cross-modal attention behind a stop-gradient. Python
-  bools are static: the unseen keys are never computed. Arrays (b,) decide by sample,
-  inside one compiled program. An absent stream counts as False.
+  Python bools are static: the unseen keys are never computed. Arrays (b,) decide by
+  sample, inside one compiled program. An absent stream counts as False.
+
+  Attributes:
+    reads: whether the queries of a stream see the other stream's keys.
+    detached: whether the states of a stream enter cross-modal attention behind a
+      stop-gradient.
   """
 
   reads: Mapping[str, bool | Bool[Array, "b"]] = {}
@@ -152,12 +156,20 @@ class Route(NamedTuple):
 
 
 def static_route(task: Task | Generation) -> Route:
+  """The route of a task that is the same for the whole batch."""
   detached = task.detached if isinstance(task, Task) else ()
   return Route({s: True for s in task.reads}, {s: True for s in detached})
 
 
 class SampleTasks(NamedTuple):
-  """Tasks drawn by sample, as masks over the batch, by stream."""
+  """Tasks by sample, as masks over the batch.
+
+  Attributes:
+    index: into the run's task table.
+    route: what cross-modal attention sees.
+    generated: the streams that are noised and carry a loss.
+    shared_sigma: whether both streams have one noise level.
+  """
 
   index: Int[Array, "b"]
   route: Route
@@ -200,6 +212,7 @@ def servable(
   if len(streams) == len(STREAMS):
     return tuple(probabilities)
   (own,) = streams
+  # It must be generated, and must not need what the clip lacks.
   alone = [own in TASKS[n].generated and own not in TASKS[n].reads for n in names]
   left = [p * ok for p, ok in zip(probabilities, alone)]
   if not sum(left):
@@ -211,10 +224,11 @@ def servable(
 
 
 def sample_tasks(index: Int[Array, "b"], names: Sequence[str]) -> SampleTasks:
-  """The masks of tasks `names[index]`, one per sample."""
+  """The masks of the tasks `names[index]`, one task per sample."""
   tasks = [TASKS[n] for n in names]
 
   def mask(predicate):
+    # A table by task, looked up by sample: the program does not depend on the draw.
     return jnp.array([predicate(t) for t in tasks])[index]
 
   per_stream = lambda field: {
@@ -231,14 +245,18 @@ def sample_tasks(index: Int[Array, "b"], names: Sequence[str]) -> SampleTasks:
 def draw_tasks(
   key: jax.Array, batch: int, probabilities: Sequence[float]
 ) -> Int[Array, "b"]:
-  """Indices into the task table, one per sample."""
+  """Draws indices into the task table, one per sample."""
   return jax.random.choice(
     key, len(probabilities), (batch,), p=jnp.asarray(probabilities, jnp.float32)
   )
 
 
 def task_of_step(seed: int, step: int, probabilities: Sequence[float]) -> int:
-  """The task of a whole step: the same on every process, a function of the step."""
+  """The index of the task of a whole step.
+
+  It is a function of the seed and the step, the same on every process.
+  """
   return int(
+    # On the host: which program runs next must be known before it is dispatched.
     np.random.default_rng([seed, step]).choice(len(probabilities), p=probabilities)
   )

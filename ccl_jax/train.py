@@ -50,8 +50,12 @@ DISTRIBUTED = flags.DEFINE_bool(
 COORDINATOR = flags.DEFINE_string(
   "coordinator", None, "HOST:PORT of process 0, where the pod does not tell."
 )
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator.")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator; from 0.")
+NUM_PROCESSES = flags.DEFINE_integer(
+  "num_processes", None, "Processes; with --coordinator."
+)
+PROCESS_ID = flags.DEFINE_integer(
+  "process_id", None, "Its index from 0; with --coordinator."
+)
 MEET_SECONDS = flags.DEFINE_integer(
   "meet_seconds", 300, "How long to wait for the other processes to start.", 1
 )
@@ -62,10 +66,18 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def work_of(model, text: tuple[int, int]):
-  """A function from a batch of latents to its clips and the FLOPs of a step of it."""
+  """A function from a batch of latents to its clips and the FLOPs of a step of it.
+
+  A train step is three forward passes.
+
+  Args:
+    model: whose FLOPs are counted.
+    text: (l, e) of the text embeddings.
+  """
 
   @functools.cache
   def flops(geometry):
+    # Forward, and twice that backward; what remat makes again does not count.
     return 3 * sum(forward_flops(model, geometry, *text).values())
 
   def work(batch):
@@ -77,22 +89,29 @@ def work_of(model, text: tuple[int, int]):
 
 
 def initial_state(config, run: Run) -> TrainState:
-  """A fresh state, of the parameters that config.init names if it names some: no
-  process reads more of them than its devices hold.
+  """A fresh state, of the parameters that config.init names if it names some.
+
+  No process reads more of them than its devices hold.
+
+  Raises:
+    UsageError: there are no such parameters, or of other shapes.
   """
   if not config.init:
     fresh = jax.jit(run.fresh, out_shardings=run.shardings)
     return fresh(jax.random.key(config.seed))
-  found = find_parameters(config.init)
-  checkpoints = found.folder / "checkpoints"
-  _, params, _ = restore_params(checkpoints, found.name, run.state.params)
+  parameters = find_parameters(config.init)
+  # Restored straight into the run's shardings.
+  checkpoints = parameters.folder / "checkpoints"
+  _, params, _ = restore_params(checkpoints, parameters.name, run.state.params)
+  # Donated: the parameters move into the state without a second copy.
   start = lambda params: new_state(params, run.optimizer)
   return jax.jit(start, out_shardings=run.shardings, donate_argnums=0)(params)
 
 
 def check(config) -> None:
-  """Checks every setting before anything is opened or written: those of the report too,
-  which comes last.
+  """Checks every setting before anything is opened or written.
+
+  Those of the report, which comes last, are checked too.
 
   Raises:
     UsageError: one is wrong.
@@ -105,7 +124,16 @@ def check(config) -> None:
 
 
 def train(config, workdir: str | pathlib.Path) -> bool:
-  """Trains to the end, or to a request to stop; returns whether it got to the end."""
+  """Trains to the end, or to a request to stop; returns whether it got to the end.
+
+  Args:
+    config: of the run.
+    workdir: of the run, which goes on where it stopped.
+
+  Raises:
+    UsageError: a wrong setting, data or codecs that do not fit, or a loss that is not
+      finite.
+  """
   workdir = pathlib.Path(workdir)
   check(config)
   timer = StepTimer(peak_flops=_peak())
@@ -113,9 +141,11 @@ def train(config, workdir: str | pathlib.Path) -> bool:
   mesh = make_mesh(config.mesh, slices=tuple(config.slices))
   model, recipe = bind("model", config.model, build_model), make_recipe(config)
   check_sizes(config, mesh, [config.batch.size])
+  # Records hold latents; every other source gives clips that codecs encode in the run.
   open_feed = open_latents if config.data.source == "records" else open_films
   with timer("init"), jax.set_mesh(mesh):
     feed = open_feed(config, model, recipe, mesh, workdir)
+    # Again with the sizes of the data: buckets may have batches of their own.
     check_sizes(config, mesh, feed.batch_sizes)
     evaluation = open_evaluation(config, model, recipe, mesh, workdir)
     run = build_run(config, mesh, feed.text)
@@ -125,6 +155,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
       first, state = 0, initial_state(config, run)
     else:
       first, state, data_state, metadata = restored
+      # Other codecs mean another latent space: the parameters would be worthless in it.
       advice = "put the run's own codecs back, or name a new workdir"
       require_same(feed.codecs, metadata["codecs"], advice)
       feed.batches.set_state(data_state)
@@ -135,6 +166,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     "codecs": fingerprints(feed.codecs),
   }
   chief = jax.process_index() == 0
+  # All processes see one folder: one of them writes.
   if chief:
     (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
   log = MetricLog(workdir, config.steps, start_step=first, enabled=chief)
@@ -169,7 +201,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
 
 
 def open_evaluation(config, model, recipe, mesh, workdir) -> Evaluation | None:
-  """What measures the held-out loss, if config.evaluate asks for it.
+  """The evaluation of the held-out loss; None if config.evaluate asks for none.
 
   Raises:
     UsageError: the source has no held-out split, and no other data are named.
@@ -188,6 +220,7 @@ def open_evaluation(config, model, recipe, mesh, workdir) -> Evaluation | None:
   else:
     split = "train" if config.data.source == "folder" else "test"
     feed = open_films(*where, root=e.root, split=split)
+  # Whole batches, so that no second program is compiled for a remainder.
   batches = max(1, e.clips // config.batch.size)
   return Evaluation(model, recipe, feed, batches, tuple(e.sigmas))
 
@@ -202,6 +235,7 @@ def _matmul_rate() -> float:
   """FLOP/s of a product of matrices on one device."""
   x = jnp.ones((1024, 1024))
   matmul = jax.jit(jnp.matmul)
+  # The first call compiles.
   matmul(x, x).block_until_ready()
   seconds = []
   for _ in range(5):
@@ -212,7 +246,11 @@ def _matmul_rate() -> float:
 
 
 def join() -> None:
-  """Meets the other processes, if there are any."""
+  """Connects to the other processes, if the flags say that there are any.
+
+  Raises:
+    UsageError: flags that do not go together.
+  """
   where = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
   if DISTRIBUTED.value:
     join_processes(
@@ -225,6 +263,7 @@ def join() -> None:
 
 
 def main():
+  """Trains by the flags, then writes the report."""
   join()
   config = CONFIG.value
   done = train(config, WORKDIR.value)

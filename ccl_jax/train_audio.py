@@ -32,6 +32,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main():
+  """Trains by the flags, then prints the scores."""
   done = train(CONFIG.value, WORKDIR.value)
   if jax.process_index():
     return

@@ -20,7 +20,7 @@ ROWS = {
 
 
 def get_config(arg=None):
-  """Batch 128, 6 k steps, as the paper's ablations."""
+  """One row of the table: batch 128, 6000 steps, as the paper's ablations."""
   args = common.parse(arg, row="ccl", size="lab", runlocal=False)
   if args.row not in ROWS:
     raise ValueError(f"unknown row {args.row!r}; expected one of {', '.join(ROWS)}")

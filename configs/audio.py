@@ -19,7 +19,7 @@ from configs import common
 
 
 def get_config(arg=None):
-  """No exchange between streams; `single` is the one task there is."""
+  """The audio stream alone: no exchange between streams, and the one task `single`."""
   args = common.parse(arg, size="14b", records="", runlocal=False)
   c = common.base()
   c.model.preset = "tiny" if args.runlocal else args.size

@@ -16,7 +16,7 @@ from configs import common
 
 
 def get_config(arg=None):
-  """The layers keep magnitudes: weights are of rms 1, losses in deviations."""
+  """The VAE's recipe. Its layers keep magnitudes: weights are of rms 1."""
   args, c = common.audio_network(arg, "audio-vae")
   c.update(
     {

@@ -23,7 +23,11 @@ MEDIA = {
 
 
 def parse(arg: str | None, **defaults) -> ConfigDict:
-  """Reads "a=1,b" into the types of `defaults`; a bare name is True."""
+  """Reads arguments "a=1,b" into the types of their defaults; a bare name is True.
+
+  Raises:
+    ValueError: an argument without a default.
+  """
   out = ConfigDict(defaults)
   for item in filter(None, (arg or "").split(",")):
     name, _, value = item.partition("=")
@@ -127,9 +131,11 @@ def base() -> ConfigDict:
 def audio_network(
   arg: str | None, kind: str, **options
 ) -> tuple[ConfigDict, ConfigDict]:
-  """(arguments, what both networks of an audio codec have) for ccl_jax.train_audio.
+  """The arguments, and the settings that both networks of an audio codec share.
 
   Args:
+    arg: the text after the config file's colon.
+    kind: "audio-vae" or "vocoder".
     options: further arguments than data, test, size, runlocal and seed.
 
   Raises:

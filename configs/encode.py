@@ -44,7 +44,7 @@ def get_config(arg=None):
   c = ConfigDict(
     {
       "out": args.out,
-      # ccl_jax.data.sources.stock.open_stock; `options` are those of the source
+      # ccl_jax.data.sources.items.open_items; `options` are those of the source
       "data": {
         "source": args.source,
         "root": args.data,

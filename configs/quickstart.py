@@ -1,4 +1,4 @@
-"""From nothing to clips with sound on a laptop's processor.
+"""Quickstart: data, training and clips with sound on a laptop's processor.
 
   python -m ccl_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
 

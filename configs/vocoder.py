@@ -18,7 +18,7 @@ from configs import common
 
 
 def get_config(arg=None):
-  """Sizes are those of ccl_jax.models.vocoder.PRESETS["16k"]."""
+  """BigVGAN's recipe; the sizes are those of ccl_jax.models.vocoder.PRESETS["16k"]."""
   args, c = common.audio_network(arg, "vocoder", vae="")
   c.update(
     {

@@ -49,13 +49,13 @@ def test_what_a_folder_is(tmp_path):
     "dtype": "float16",
   }
   (tmp_path / "config.json").write_text(json.dumps(about))
-  assert converted.read_about(tmp_path) == about
+  assert converted.read_description(tmp_path) == about
   assert converted.digest(tmp_path) == "ab-float16"
   for name in ("kind", "sizes", "source"):
     rest = {k: v for k, v in about.items() if k != name}
     (tmp_path / "config.json").write_text(json.dumps(rest))
     with pytest.raises(UsageError, match="holds no converted weights"):
-      converted.read_about(tmp_path)
+      converted.read_description(tmp_path)
   for text in ("", "[1]"):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UsageError, match="holds no converted weights"):

@@ -1,1 +1,1 @@
-"""Training a mel VAE or a vocoder of one's own."""
+"""Trains a mel VAE or a vocoder of one's own."""

@@ -5,7 +5,7 @@
   WORKDIR/scores.json    held-out sound through it, beside the linear codec
 
 Both train data-parallel: a batch is split over the mesh's data axes, networks and
-moments are whole on every device. What a run is scored by is in codec_scores.py.
+moments are whole on every device. What a run is scored by is in scores.py.
 """
 
 import functools
@@ -28,7 +28,7 @@ from ccl_jax.audio_codec.vocoder import (
   mel_of,
 )
 from ccl_jax.checkpoints.checkpointer import Checkpointer
-from ccl_jax.checkpoints.converted import read_about, restore_converted
+from ccl_jax.checkpoints.converted import read_description, restore_converted
 from ccl_jax.data.sources.sounds import Sounds, WindowBatches
 from ccl_jax.errors import UsageError, bind, number, positive, whole
 from ccl_jax.models import audio_vae, mel_codec
@@ -72,7 +72,7 @@ StepOf = Callable[[int, Mapping[str, jax.Array]], tuple[str, Callable]]
 
 
 class Task(NamedTuple):
-  """What is trained.
+  """The parts of a run that depend on the network that is trained.
 
   Attributes:
     kind, sizes: of the converted weights.
@@ -91,8 +91,16 @@ class Task(NamedTuple):
 
 
 def vae_task(config, sounds: Sounds) -> Task:
-  """The VAE's; reads windows of the data for the bands' statistics."""
+  """The task of training the VAE.
+
+  It reads windows of the data for the bands' statistics.
+
+  Raises:
+    UsageError: a wrong setting.
+  """
+  # Only the 16 kHz mode of MMAudio is trained: its bands and channels are fixed.
   sizes = {"bands": BANDS, "channels": CHANNELS, **config.model}
+  # The bands' mean and deviation are measured, not learned: learning rate 0.
   groups = [(STATISTICS, 0.0, 0.0), (".*", config.optim.lr, 0.0)]
   shapes = bind("model", sizes, _shapes_of_vae)
   options = {k: v for k, v in config.optim.items() if k != "lr"}
@@ -123,6 +131,7 @@ def vae_task(config, sounds: Sounds) -> Task:
   def score(params, train, held_out):
     params = audio_vae.folded(params)
     linear = codec_scores.linear_codec(train)
+    # The embedded linear codec, fitted to the same sound, is the baseline.
     coders = {
       "vae": lambda wave: mel_of(wave, params),
       "linear": codec_scores.linear_mel(linear),
@@ -139,6 +148,8 @@ def vae_task(config, sounds: Sounds) -> Task:
       codec_scores.score_mels(coders, held_out)
       | heard
       | {
+        # Both statistics near (0, 1) show that the diffusion model can use the latent
+        # as it is.
         "latent_mean": float(np.abs(latent.mean((0, 1))).mean()),
         "latent_std": float(latent.std((0, 1)).mean()),
       }
@@ -155,13 +166,20 @@ def vae_task(config, sounds: Sounds) -> Task:
 
 
 def vocoder_task(config, sounds: Sounds) -> Task:
-  """The vocoder's, of real mels and, from a step on, of those of a trained VAE."""
+  """The task of training the vocoder.
+
+  It learns from real mels and, from a step on, from those of a trained VAE.
+
+  Raises:
+    UsageError: a wrong setting.
+  """
   del sounds
   fields = {key: frozen(value) for key, value in config.model.items()}
   generator = bind("model", fields, Generator, bands=BANDS)
   critic = bind(
     "critic", {k: frozen(v) for k, v in config.critic.items()}, Discriminators
   )
+  # A latent is of two mel frames, so the vocoder's hop is half of the codec's.
   if generator.hop * 2 != HOP:
     raise UsageError(
       f"config.model.rates {generator.rates}: got {generator.hop} samples a frame, "
@@ -189,6 +207,7 @@ def vocoder_task(config, sounds: Sounds) -> Task:
 
     def choose(number, batch):
       late = 0 <= config.loss.adversary_from <= number
+      # Late steps read the VAE's blurred mels, as generation does: this closes the gap.
       decoded = vae if number >= config.vae.from_step else None
       name = f"vocoder, adversary {late}, VAE {decoded is not None}"
       return name, functools.partial(_with_vae, runs[late], decoded)
@@ -196,6 +215,7 @@ def vocoder_task(config, sounds: Sounds) -> Task:
     return choose
 
   def score(params, train, held_out):
+    # Griffin-Lim and the linear codec are the baselines of the same mels.
     voice = lambda mel: synthesize(generator, params, mel)
     linear = codec_scores.linear_codec(train)
     coders = {
@@ -215,9 +235,11 @@ def vocoder_task(config, sounds: Sounds) -> Task:
 
   return Task(
     kind="vocoder",
+    # Tuples become lists, as config.json gives them back.
     sizes=json.loads(json.dumps(sizes_of(generator))),
     fresh=lambda key: fresh_gan(key, generator, critic, config.window, optimizer),
     step_of=step_of,
+    # Directions and lengths fold into plain kernels (`ops.weight_norm.join`).
     result=lambda state: join(state.ema),
     score=score,
   )
@@ -227,17 +249,17 @@ TASKS = {"audio-vae": vae_task, "vocoder": vocoder_task}
 
 
 def find_vae(path: str) -> PyTree:
-  """The parameters of a converted audio VAE, or of the one a run has made.
+  """The folded parameters of a converted audio VAE, or of the one a run has made.
 
   Raises:
-    UsageError: there is none.
+    UsageError: there is none of the 16 kHz mode at `path`.
   """
   folder = pathlib.Path(path)
   if (folder / "audio-vae").is_dir():
     folder = folder / "audio-vae"
-  about = read_about(folder)
-  sizes = about["sizes"]
-  got = about["kind"], sizes.get("bands"), sizes.get("channels")
+  description = read_description(folder)
+  sizes = description["sizes"]
+  got = description["kind"], sizes.get("bands"), sizes.get("channels")
   if got != ("audio-vae", BANDS, CHANNELS):
     raise UsageError(
       f"vae={path}: got {got[0]} of {got[1]} bands and {got[2]} channels, expected an "
@@ -247,12 +269,21 @@ def find_vae(path: str) -> PyTree:
 
 
 def train(config, workdir: str | pathlib.Path) -> bool:
-  """Trains to the end, or to a request to stop; returns whether it got to the end, and
-  then the result and its scores are written.
+  """Trains to the end, or to a request to stop; returns whether it got to the end.
+
+  Then the network and its scores are written.
+
+  Args:
+    config: see configs/audio_vae.py and configs/vocoder.py.
+    workdir: of the run, which goes on where it stopped.
+
+  Raises:
+    UsageError: a wrong setting, or too little sound.
   """
   workdir, timer = pathlib.Path(workdir), StepTimer()
   check(config)
   mesh = make_mesh(config.mesh)
+  # Batches are split over both axes; nothing else is sharded here.
   parts = mesh.shape["data"] * mesh.shape["fsdp"]
   if config.batch.size < 1 or config.batch.size % parts:
     raise UsageError(
@@ -264,6 +295,8 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     sounds, held_out = open_sounds(config)
     task = TASKS[config.kind](config, sounds)
     whole = jax.NamedSharding(mesh, jax.P())
+    # Shapes and shardings are what a checkpoint is restored into, without a fresh
+    # state.
     abstract = jax.tree.map(
       lambda x: x.update(sharding=whole),
       jax.eval_shape(task.fresh, jax.random.key(0)),
@@ -316,12 +349,19 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     checkpointer.close()
   if done:
     params = jax.tree.map(np.asarray, task.result(state))
+    # Every process has the whole result; only the first writes it.
     first_process(lambda: finish(config, task, params, sounds, held_out, workdir))
   return done
 
 
 def finish(config, task: Task, params, sounds, held_out, workdir: pathlib.Path) -> dict:
-  """Writes the network and its scores; returns the scores."""
+  """Writes the network and its scores into `workdir`; returns the scores.
+
+  Args:
+    config, task: of the run.
+    params: its result.
+    sounds, held_out: as of `open_sounds`.
+  """
   place = workdir / task.kind
   write_network(task.kind, task.sizes, params, place, workdir.absolute().name)
   train_windows = _windows(sounds, sounds.train, config.score.samples, None)
@@ -345,6 +385,7 @@ def open_sounds(config) -> tuple[Sounds, Sounds]:
   Raises:
     UsageError: there is nothing to train on, or nothing to score.
   """
+  # A file must hold one window of training and one of scoring.
   shortest = max(config.window, config.score.samples)
   options = {"shortest": shortest, "cache_gb": config.data.cache_gb}
   test = config.data.test
@@ -359,10 +400,10 @@ def open_sounds(config) -> tuple[Sounds, Sounds]:
 
 
 def check(config) -> None:
-  """What can be wrong with a config before anything is opened.
+  """Checks the settings of a config before anything is opened.
 
   Raises:
-    UsageError: it is.
+    UsageError: a setting is missing or wrong.
   """
   if config.kind not in TASKS:
     raise UsageError(f"config.kind {config.kind!r}: expected {', '.join(TASKS)}")

@@ -1,4 +1,4 @@
-"""How well sound survives a codec, against the linear codec at the same rate.
+"""Scores how well sound survives a codec, against the linear codec at the same rate.
 
 Of held-out windows, two log-spectral distances, both in decibels: of waves by the bins
 of their spectra (ops/spectral_loss.py), and of mels,
@@ -34,25 +34,31 @@ LOOK = 20  # milliseconds on each side of a click where it is looked for
 def mel_distance_db(
   mel: Float[Array, "b m c"], target: Float[Array, "b m c"]
 ) -> Float[Array, "b"]:
-  """Of log10 mels, in dB."""
+  """The log-spectral distance of each log10 mel from its target, in dB."""
+  # sqrt(mean over bands of (20 log10 a / b)^2), then the mean over frames.
   return 20 * jnp.sqrt(jnp.mean((mel - target) ** 2, 2)).mean(1)
 
 
 def linear_codec(waves: Iterable[Float[np.ndarray, "n"]]) -> LinearAudioCodec:
-  """Fitted to waves, of which each is cut to whole latents."""
+  """The linear codec fitted to waves at 16 kHz, each cut to whole latents."""
   hop = LinearAudioCodec.hop
   return fit_audio(wave[: len(wave) // hop * hop] for wave in waves)
 
 
 def linear_mel(codec: LinearAudioCodec) -> Coder:
-  """Wave to the log10 mel that the linear codec keeps of it."""
+  """A coder from a wave to the log10 mel that the linear codec keeps of it."""
   return lambda wave: jnp.log10(jnp.maximum(codec.decode_mel(codec.encode(wave)), 1e-5))
 
 
 def score_mels(
   coders: dict[str, Coder], windows: Sequence[Float[np.ndarray, "n"]]
 ) -> dict[str, float]:
-  """{"mel_db/NAME": distance} of coders that give mels."""
+  """Mean distances {"mel_db/NAME": dB} of coders that give mels.
+
+  Args:
+    coders: by name.
+    windows: of sound, of one length.
+  """
   distance = lambda wave, mel: {"mel_db": mel_distance_db(mel, log_mel(wave))}
   return _score(coders, windows, distance)
 
@@ -60,7 +66,12 @@ def score_mels(
 def score_waves(
   coders: dict[str, Coder], windows: Sequence[Float[np.ndarray, "n"]]
 ) -> dict[str, float]:
-  """{"lsd_db/NAME", "mel_db/NAME"} of coders that give waves."""
+  """Mean distances {"lsd_db/NAME", "mel_db/NAME"} in dB of coders that give waves.
+
+  Args:
+    coders: by name.
+    windows: of sound, of one length.
+  """
 
   def distance(wave, back):
     return {
@@ -87,8 +98,14 @@ def _score(coders, windows, distance) -> dict[str, float]:
 
 
 def clicks(count: int = 64, seconds: float = 1.024, seed: int = 0):
-  """(waves (b n), samples where their click begins): half a sine of 1 ms, on silence,
-  anywhere but near the ends.
+  """Waves (b, n) with one click each, and the samples where these begin.
+
+  A click is half a sine of 1 ms on silence, anywhere but near the ends.
+
+  Args:
+    count: b.
+    seconds: of each wave.
+    seed: of the places.
   """
   rng, n = np.random.default_rng(seed), round(seconds * RATE)
   pulse = 0.8 * np.sin(np.pi * np.arange(16) / 16)
@@ -102,8 +119,13 @@ def clicks(count: int = 64, seconds: float = 1.024, seed: int = 0):
 def click_errors_ms(
   coder: Coder, waves: Float[np.ndarray, "b n"], times: np.ndarray
 ) -> Float[np.ndarray, "b"]:
-  """How much later each click comes back: the lag at which the envelopes, energies
-  smoothed over 4 ms, fit best.
+  """Milliseconds by which each click comes back later than it went in.
+
+  It is the lag at which the envelopes, energies smoothed over 4 ms, fit best.
+
+  Args:
+    coder: wave to wave.
+    waves, times: as of `clicks`.
   """
   run, lags = jax.jit(coder), np.arange(-LOOK * RATE // 1000, LOOK * RATE // 1000 + 1)
   errors, window = [], np.hanning(65)

@@ -33,7 +33,11 @@ QUIETEST = 1e-2  # deviation of a band that never sounds
 def measure_bands(
   waves: Iterable[Float[np.ndarray, "n"]],
 ) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
-  """Mean and deviation of every band of the waves' log-mels; waves of one length."""
+  """Mean and deviation of every band of log-mels.
+
+  Args:
+    waves: at 16 kHz, of one length.
+  """
   mel = jax.jit(lambda wave: log_mel(wave[None], **MODE)[0])
   count, total, square = 0, 0.0, 0.0
   for wave in waves:
@@ -51,7 +55,14 @@ def fresh_vae(
   statistics: tuple[Float[Array, "c"], Float[Array, "c"]],
   optimizer: optax.GradientTransformation,
 ) -> TrainState:
-  """A state of random parameters; `sizes` are the keywords of `init_params`."""
+  """The state of random parameters before the first step.
+
+  Args:
+    key: of the draw.
+    sizes: the keywords of `init_params`.
+    statistics: mean and deviation of every band.
+    optimizer: of the run.
+  """
   params = audio_vae.init_params(key, **sizes)
   params |= dict(zip(("data_mean", "data_std"), statistics))
   return new_state(forced(params), optimizer)
@@ -64,7 +75,14 @@ def make_vae_step(
   ema_decay: float,
   **weights: float,
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
-  """(state, {"wave": (b n)}) -> (state, metrics); `weights` are those of the loss."""
+  """A pure function (state, {"wave": (b, n)}) -> (state, metrics), to be jitted.
+
+  Args:
+    optimizer: of the run.
+    seed: with the step's number, of the draws from the posterior.
+    ema_decay: of the moving average.
+    weights: keywords of `audio_vae.loss`.
+  """
 
   def step(state, batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -73,6 +91,7 @@ def make_vae_step(
     slope = jax.value_and_grad(objective, has_aux=True)
     (loss, terms), gradient = slope(state.params)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    # EDM2, eq. 66: filters back to rms 1 after every update.
     params = forced(optax.apply_updates(state.params, updates))
     ema = ema_update(state.ema, params, ema_decay, state.step)
     moved = jax.tree.map(jnp.subtract, params, state.params)  # `forced`, too

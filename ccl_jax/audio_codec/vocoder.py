@@ -35,7 +35,13 @@ MODE = MODES["16k"]
 
 
 class GanState(NamedTuple):
-  """Everything a step changes; networks as directions and lengths of their kernels."""
+  """All arrays that a step changes; kernels as directions and lengths.
+
+  Attributes:
+    step: updates done.
+    params, opt_state, ema: of the generator.
+    critic, critic_opt_state: of the discriminators.
+  """
 
   step: jax.Array
   params: PyTree
@@ -55,8 +61,14 @@ def gan_optimizer(
   weight_decay: float,
   clip_norm: float,
 ) -> optax.GradientTransformation:
-  """AdamW with the rate lr decay^step, for either network; the first steps' rates rise
-  in a line.
+  """AdamW with the rate lr decay^step, for either network.
+
+  Args:
+    lr: rate of the first step after the warm-up.
+    decay: factor of the rate per step.
+    warmup_steps: in which the rate rises linearly.
+    b1, b2, weight_decay: of AdamW.
+    clip_norm: largest norm of a gradient.
   """
   rise = lambda step: jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1))
   return optax.chain(
@@ -74,7 +86,14 @@ def fresh_gan(
   samples: int,
   optimizer: optax.GradientTransformation,
 ) -> GanState:
-  """A state of random parameters, for waves of so many samples."""
+  """The state of random parameters before the first step.
+
+  Args:
+    key: of the draw.
+    generator, critic: the networks.
+    samples: of a wave; parameters do not depend on it.
+    optimizer: of both networks.
+  """
   keys = jax.random.split(key)
   params = split(init_params(keys[0], generator))
   critics = split(critic.init(keys[1], jnp.zeros((1, samples)))["params"])
@@ -89,7 +108,11 @@ def fresh_gan(
 
 
 def mel_of(wave: Array, vae: PyTree | None) -> Array:
-  """What the vocoder is given: the mel, or the VAE's mel of the posterior's mean."""
+  """The log-mel that the vocoder is given for a wave at 16 kHz.
+
+  Args:
+    vae: decodes the mel from the posterior's mean; None: the real mel.
+  """
   mel = log_mel(wave, **MODE)
   return (
     mel if vae is None else audio_vae.decode(vae, audio_vae.encode_mel(vae, mel)[0])
@@ -106,7 +129,14 @@ def make_vocoder_step(
   spectral_floor: float,
   adversary: bool,
 ) -> Callable[..., tuple[GanState, dict[str, Array]]]:
-  """(state, {"wave": (b n)}, VAE's parameters or None) -> (state, metrics)."""
+  """A pure function (state, {"wave": (b, n)}, VAE or None) -> (state, metrics).
+
+  Args:
+    generator, critic, optimizer: parts of the run.
+    ema_decay: of the moving average.
+    spectral_weight, spectral_floor: of `spectral_loss` in the generator's loss.
+    adversary: whether the discriminators learn, and judge.
+  """
   judge = lambda critic_params, wave: critic.apply({"params": critic_params}, wave)
 
   def spectral(fake, real):
@@ -139,6 +169,7 @@ def make_vocoder_step(
       discriminate = lambda critic_params: gan_losses.discrimination(
         judge(join(critic_params), real), judge(join(critic_params), fixed)
       )
+      # L_D, of a y that is held fixed.
       loss, gradient = jax.value_and_grad(discriminate)(state.critic)
       updates, moments = optimizer.update(
         gradient, state.critic_opt_state, state.critic
@@ -148,6 +179,7 @@ def make_vocoder_step(
       extra, both = {"loss/critic": loss}, [updates]
       objective = lambda fake, real: against(join(critics), fake, real)
     slope = jax.value_and_grad(objective, has_aux=True)
+    # L_G by the critic that has just been updated.
     (loss, terms), of_fake = slope(fake, real)
     (gradient,) = back(of_fake)
     updates, moments = optimizer.update(gradient, state.opt_state, state.params)

@@ -1,1 +1,1 @@
-"""Measurements beside what others use, each runnable as a module and short."""
+"""Benchmarks beside what others use, each runnable as a module and short."""

@@ -1,4 +1,4 @@
-"""How fast training data comes: records of latents, pixels, and what a step waits for.
+"""Benchmark of the training data: records of latents, pixels, and a step's wait.
 
   python -m ccl_jax.bench data
   python -m ccl_jax.bench data --records=400 --folder=/data/tmp --threads=8
@@ -51,12 +51,15 @@ ROUNDS = 3
 
 
 def make_set(root: pathlib.Path, count: int) -> None:
-  """Random latents: of one draw, shifted, as drawing 5 MB takes longer than reading."""
+  """Writes a set of `count` random records into the folder `root`.
+
+  They are of one draw, shifted, as drawing 5 MB takes longer than reading.
+  """
   bucket = Bucket.of(SPEC)
   items = [Item(f"clip {i}", "", 0.0, None, "a clip") for i in range(count)]
   encoders = dict.fromkeys(("video", "audio", "text"), "0")
-  made = plan.make({}, encoders, Catalogue({bucket: items}, []), 64)
-  plan.write(made, root)
+  set_plan = plan.make({}, encoders, Catalogue({bucket: items}, []), 64)
+  plan.write(set_plan, root)
   rng = np.random.default_rng(0)
   shapes = {
     "video": (*SPEC.latent_shape, 16),
@@ -64,12 +67,12 @@ def make_set(root: pathlib.Path, count: int) -> None:
     "text": TEXT,
   }
   arrays = {k: rng.standard_normal(s, np.float32) for k, s in shapes.items()}
-  for shard in made.shards:
+  for shard in set_plan.shards:
     with new_shard(root, shard, encoders) as records:
       for item in shard.items:
         arrays = {k: np.roll(x, 1, 0) for k, x in arrays.items()}
         records.add(item.id, item.text, arrays)
-  finish(root, made)
+  finish(root, set_plan)
 
 
 def forget(root: pathlib.Path) -> None:
@@ -81,7 +84,7 @@ def forget(root: pathlib.Path) -> None:
 
 
 def sequential(root: pathlib.Path) -> tuple[int, Callable[[], None]]:
-  """Reads the set's files from end to end; returns their bytes, and what tidies up."""
+  """Reads the set's files from end to end; returns their bytes, and a clean-up."""
   total, piece = 0, bytearray(2**23)
   for path in sorted(root.glob("*.array_record")):
     with open(path, "rb", buffering=0) as f:
@@ -91,7 +94,7 @@ def sequential(root: pathlib.Path) -> tuple[int, Callable[[], None]]:
 
 
 def batches(mixture: Mixture, threads: int) -> tuple[int, Callable[[], None]]:
-  """As `sequential`, the batches of an epoch; bytes are those of their records."""
+  """Reads the batches of an epoch; returns their records' bytes, and a clean-up."""
   size = mixture.batch_sizes[mixture.buckets[0]]
   reader = LatentBatches(mixture, threads=threads)
   count = len(mixture) // size
@@ -104,8 +107,13 @@ def batches(mixture: Mixture, threads: int) -> tuple[int, Callable[[], None]]:
 def rates(
   readers: Mapping[str, Callable], before: Callable[[], None]
 ) -> dict[str, float]:
-  """Megabytes per second of each, the best of some rounds in which they take turns:
-  others use the machine too, and only ever slow one down.
+  """Megabytes per second of each reader, the best of some rounds by turns.
+
+  Others use the machine too, and only ever slow one down.
+
+  Args:
+    readers: by name; each returns bytes, and a clean-up.
+    before: is called before each reading.
   """
   best = dict.fromkeys(readers, 0.0)
   for _ in range(ROUNDS):
@@ -119,7 +127,7 @@ def rates(
 
 
 def waits(mixture: Mixture, threads: int, steps: int = 40) -> list[float]:
-  """Seconds that each step of `STEP` waits for its batch on the device."""
+  """Seconds that each of `steps` steps of 100 ms waits for its batch on the device."""
   reader = DevicePrefetch(
     LatentBatches(mixture, threads=threads), make_mesh((1, -1, 1, 1))
   )
@@ -149,6 +157,14 @@ def pixels(folder: pathlib.Path, clips: int = 6) -> float:
 
 
 def measure(folder: pathlib.Path, count: int, batch: int, most_threads: int) -> dict:
+  """All figures of the benchmark.
+
+  Args:
+    folder: for the set.
+    count: records of it.
+    batch: rows.
+    most_threads: that read.
+  """
   root = folder / "set"
   root.mkdir()
   make_set(root, count)
@@ -160,12 +176,12 @@ def measure(folder: pathlib.Path, count: int, batch: int, most_threads: int) -> 
     readers[f"batches, {threads} threads"] = lambda n=threads: batches(mixture, n)
   os.sync()
   for state, before in (("cold", lambda: forget(root)), ("warm", lambda: None)):
-    found = rates(readers, before)
-    for name, got in found.items():
+    speeds = rates(readers, before)
+    for name, got in speeds.items():
       out[f"{name}, {state}"] = {
         "MB/s": round(got),
         "records/s": round(got / each, 1),
-        "of sequential": round(got / found["sequential"], 2),
+        "of sequential": round(got / speeds["sequential"], 2),
       }
   seconds = waits(mixture, most_threads)
   out["a step waits, ms"] = {
@@ -177,6 +193,7 @@ def measure(folder: pathlib.Path, count: int, batch: int, most_threads: int) -> 
 
 
 def main():
+  """Measures by the flags, and prints a JSON object."""
   with tempfile.TemporaryDirectory(dir=FOLDER.value) as folder:
     sizes = RECORDS.value, BATCH.value, THREADS.value
     print(json.dumps(measure(pathlib.Path(folder), *sizes), indent=2))

@@ -1,4 +1,4 @@
-"""How fast clips are scored: every metric alone, then all of them in one process.
+"""Benchmark of the metrics: each alone, then all of them in one process.
 
   python -m ccl_jax.bench eval
   python -m ccl_jax.bench eval --metrics=av_align,sync --clips=6
@@ -40,7 +40,7 @@ FOLDER = flags.DEFINE_string("folder", None, "Where weights are drawn for the wh
 
 
 def draw_weights(names: list[str], folder: pathlib.Path) -> pathlib.Path:
-  """Random networks of these metrics."""
+  """Writes random networks of these metrics into `folder`, which it returns."""
   for kind in dict.fromkeys(
     k for name in names for k in eval_weights.NETWORKS.get(name, ())
   ):
@@ -52,17 +52,21 @@ def draw_weights(names: list[str], folder: pathlib.Path) -> pathlib.Path:
 
 
 def clips(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The first clips of --videos, or drawn ones."""
+  """The first clips of the folder --videos, or else drawn ones.
+
+  Raises:
+    UsageError: the folder has fewer than two.
+  """
   if VIDEOS.value is None:
     return eval_rates.write_clips(folder, CLIPS.value, 480, 832, 81, 16.0)
-  found = sorted(pathlib.Path(VIDEOS.value).glob("*.mp4"))[: CLIPS.value]
-  if len(found) < 2:
-    raise UsageError(f"--videos: {len(found)} mp4 in {VIDEOS.value}; expected 2")
-  return found
+  videos = sorted(pathlib.Path(VIDEOS.value).glob("*.mp4"))[: CLIPS.value]
+  if len(videos) < 2:
+    raise UsageError(f"--videos: {len(videos)} mp4 in {VIDEOS.value}; expected 2")
+  return videos
 
 
 def main() -> None:
-  """The command."""
+  """Measures the metrics that the flags name, and prints a table and a JSON object."""
   names = METRICS.value
   if wrong := [name for name in names if name not in NAMES]:
     raise UsageError(f"--metrics: no {wrong[0]!r}; expected some of {', '.join(NAMES)}")
@@ -83,8 +87,8 @@ def main() -> None:
       shown = " ".join(f"{x:9.1f}" for x in numbers if x is not None)
       print(f"{name:12} {shown or rate.reason}", flush=True)
   device = jax.devices()[0]
-  about = {"device": device.device_kind, "cores": os.cpu_count(), "clips": len(videos)}
-  print(json.dumps(about | {"rows": rows}))
+  setup = {"device": device.device_kind, "cores": os.cpu_count(), "clips": len(videos)}
+  print(json.dumps(setup | {"rows": rows}))
 
 
 if __name__ == "__main__":

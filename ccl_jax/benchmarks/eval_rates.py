@@ -1,4 +1,4 @@
-"""How fast metrics score clips, each in a process of its own.
+"""Rates at which metrics score clips, each measured in a process of its own.
 
 A process does what `ccl_jax.eval` does with these clips and this metric: reads the
 networks, decodes, scores, and writes each record to disk. The time of its first clip
@@ -27,7 +27,7 @@ PROMPT = 'A woman says, "The night train leaves at a quarter past nine."'
 
 
 class Rate(NamedTuple):
-  """What a process found.
+  """The figures of one process that scored clips.
 
   Attributes:
     seconds: a clip, by the median of all but the first; None: nothing was scored.
@@ -46,16 +46,19 @@ class Rate(NamedTuple):
 
   @property
   def clips_per_minute(self) -> float | None:
+    """Clips per minute, the first one left out; None: nothing was scored."""
     return None if self.seconds is None else 60 / self.seconds
 
 
 def measure(
   names: Sequence[str], videos: Sequence[pathlib.Path], weights: pathlib.Path
 ) -> Rate:
-  """Scores clips by metrics in a fresh process.
+  """Scores clips by metrics in a fresh process, and returns its figures.
 
   Args:
+    names: of metrics.
     videos: two clips at least, no two of the same bytes.
+    weights: folder of the networks' weights.
   """
   spawn = multiprocessing.get_context("spawn")  # a fork would begin with our memory
   with ProcessPoolExecutor(1, mp_context=spawn) as pool:
@@ -85,8 +88,9 @@ def _score(names, videos, weights) -> Rate:
 
 
 def peak_gigabytes() -> float:
-  """GiB that this process had resident at most, as Linux counts; its own alone, where
-  getrusage's begin with its parent's.
+  """GiB that this process had resident at most, as Linux counts.
+
+  It is of this process alone, where getrusage's begins with its parent's.
   """
   status = pathlib.Path("/proc/self/status").read_text()
   (peak,) = (x.split()[1] for x in status.splitlines() if x.startswith("VmHWM"))
@@ -96,7 +100,13 @@ def peak_gigabytes() -> float:
 def write_clips(
   folder: pathlib.Path, count: int, height: int, width: int, frames: int, fps: float
 ) -> list[pathlib.Path]:
-  """Drifting noise and syllables of noise, in files as `generate` makes them."""
+  """Writes clips of drifting noise with syllables of noise, as `generate` writes them.
+
+  Args:
+    folder: to write into.
+    count: of clips, each of another seed.
+    height, width, frames, fps: of each.
+  """
   paths = []
   for i in range(count):
     rng = np.random.default_rng(i)

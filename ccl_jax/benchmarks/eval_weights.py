@@ -19,7 +19,7 @@ from ccl_jax.models.scorers.s3fd import S3FDNet
 from ccl_jax.models.scorers.synchformer import SynchformerNet
 from ccl_jax.models.scorers.vggish import VGGish
 from ccl_jax.models.scorers.wavlm import WavLM
-from ccl_jax.weights.rules import wanted
+from ccl_jax.weights.rules import expected_tensors
 from ccl_jax.weights.upstream import Sizes, get_upstream
 from ccl_jax.weights.writer import Spec, write_safetensors
 
@@ -78,11 +78,12 @@ def draw(kind: str, folder: pathlib.Path, sizes: Sizes | None = None) -> None:
 
   Args:
     kind: a name of `SIZES`.
+    folder: above that of the network.
     sizes: as the network's converter reads them; those of the release if not given.
   """
   upstream, sizes = get_upstream(kind), sizes or SIZES[kind]
-  moves = wanted(upstream.tables["native"], upstream.shapes(sizes))
-  specs = [Spec(m.name, m.shape, np.dtype(np.float32)) for m in moves]
+  matches = expected_tensors(upstream.tables["native"], upstream.shapes(sizes))
+  specs = [Spec(m.name, m.shape, np.dtype(np.float32)) for m in matches]
   (folder / kind).mkdir(parents=True)
   write_safetensors(folder / kind, upstream.stem, specs, _tensors(specs))
   if config := upstream.config(sizes, "native"):
@@ -108,8 +109,13 @@ def _tensors(specs: Sequence[Spec]) -> Iterator[np.ndarray]:
 
 
 def write_processor(path: pathlib.Path, symbols: Sequence[str]) -> dict[str, int]:
-  """Writes Whisper's tokenizer of these symbols, `SPECIAL` among them, and its front
-  end; returns the symbols' numbers.
+  """Writes Whisper's tokenizer and front end into the folder `path`.
+
+  Args:
+    symbols: of the tokenizer, `SPECIAL` among them.
+
+  Returns:
+    The symbols' numbers.
   """
   import transformers
 

@@ -1,4 +1,4 @@
-"""Where the time of a block of the joint model goes: each part alone, forward, jitted.
+"""Measures each part of a block of the joint model alone, forward, jitted.
 
   python -m ccl_jax.bench parts --size=lab --frames=17 --height=256 --width=256
   python -m ccl_jax.bench parts --size=14b --dtype=bfloat16 --frames=81 --height=480 \\
@@ -33,7 +33,11 @@ flags.adopt_module_key_flags(step)
 
 
 def forward(spec: ClipSpec, streams, depth: int):
-  """(forward pass of the first `depth` blocks and the ends, its FLOPs, its tokens)."""
+  """The forward pass of the first `depth` blocks and the ends.
+
+  Returns:
+    The call, its FLOPs, and the video tokens of a clip.
+  """
   model, params, inputs = step.make(spec, streams, depth)
   route = static_route(TASKS["joint"]) if model.cross else Route()
   run = step.programs(model, params, inputs, route)["forward"]
@@ -43,7 +47,11 @@ def forward(spec: ClipSpec, streams, depth: int):
 
 
 def pieces(model: JointDiT, g: Geometry):
-  """{part: forward pass of one block's part of the video stream}."""
+  """The parts of one block of the video stream, by name.
+
+  Returns:
+    By part (module, inputs, method), as `ready` takes them.
+  """
   video, audio = (dict(model.streams)[s] for s in ("video", "audio"))
   d, heads, dtype, kernel = video.width, video.heads, model.dtype, model.kernel
   rng = np.random.default_rng(0)
@@ -75,14 +83,14 @@ def pieces(model: JointDiT, g: Geometry):
 
 
 def ready(module, inputs, method):
-  """A call of the module with parameters of its own."""
+  """A call of a module with parameters of its own, compiled on its first use."""
   params = jax.jit(lambda k: module.init(k, *inputs, method=method))(jax.random.key(0))
   forward = jax.jit(lambda p, inputs: module.apply(p, *inputs, method=method))
   return lambda: jax.block_until_ready(forward(params, inputs))
 
 
 def part_flops(model: JointDiT, g: Geometry) -> dict[str, float]:
-  """FLOPs of one block's part of the video stream, `cross` of both directions."""
+  """FLOPs of one block's parts of the video stream; `cross` is of both directions."""
   c = dict(model.streams)["video"]
   n, d = g.t * g.h * g.w, c.width
   one_clip = {
@@ -95,7 +103,12 @@ def part_flops(model: JointDiT, g: Geometry) -> dict[str, float]:
 
 
 def part_rows(spec: ClipSpec, ceiling: float):
-  """Every part of a block beside the block."""
+  """Rows of every part of a block: its time, and its shares of the block's.
+
+  Args:
+    spec: of the clip.
+    ceiling: FLOP/s of a matrix product.
+  """
   model = build_model(
     step.SIZE.value, dtype=step.DTYPE.value, attention=step.ATTENTION.value
   )
@@ -120,7 +133,12 @@ def part_rows(spec: ClipSpec, ceiling: float):
 
 
 def scaling_rows(spec: ClipSpec, ceiling: float):
-  """Half the length, half the size, and the whole clip through the video stream."""
+  """Rows of the video stream's forward pass on half the length, half the size, and all.
+
+  Args:
+    spec: of the whole clip.
+    ceiling: FLOP/s of a matrix product.
+  """
   half = lambda n: max(16, n // 32 * 16)
   short = ClipSpec(spec.frames // 8 * 4 + 1, spec.height, spec.width, spec.fps)
   small = ClipSpec(spec.frames, half(spec.height), half(spec.width), spec.fps)
@@ -136,14 +154,15 @@ def scaling_rows(spec: ClipSpec, ceiling: float):
 
 
 def main():
+  """Measures by the flags, and prints a table and a JSON object."""
   spec = ClipSpec(step.FRAMES.value, step.HEIGHT.value, step.WIDTH.value, 16.0)
   ceiling = device_ceiling(jnp.dtype(step.DTYPE.value))
-  about = {
+  setup = {
     "device": jax.devices()[0].device_kind,
     "size": f"{step.SIZE.value}, {step.DTYPE.value}",
     "matmul GFLOP/s": ceiling / 1e9,
   }
-  show(about, [*part_rows(spec, ceiling), *scaling_rows(spec, ceiling)])
+  show(setup, [*part_rows(spec, ceiling), *scaling_rows(spec, ceiling)])
 
 
 if __name__ == "__main__":

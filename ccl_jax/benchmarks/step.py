@@ -37,7 +37,9 @@ FRAMES = flags.DEFINE_integer("frames", 17, "Frames, 4k + 1.")
 HEIGHT = flags.DEFINE_integer("height", 256, "Pixels.")
 WIDTH = flags.DEFINE_integer("width", 256, "Pixels.")
 BATCH = flags.DEFINE_integer("batch", 1, "Clips.")
-DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of products.")
+DTYPE = flags.DEFINE_enum(
+  "dtype", "float32", ["float32", "bfloat16"], "Type of the products."
+)
 ATTENTION = flags.DEFINE_string("attention", "auto", "Our kernel; see docs/scale.md.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs of each.")
 PEER = flags.DEFINE_bool("peer", True, "Run diffusers' network.")
@@ -47,7 +49,13 @@ TEXT = (512, 4096)
 
 
 def make(spec: ClipSpec, streams, depth: int) -> tuple:
-  """(model, parameters, inputs) of these streams."""
+  """A model of these streams, random parameters, and random inputs.
+
+  Args:
+    spec: of the clip.
+    streams: names.
+    depth: blocks.
+  """
   model = build_model(
     SIZE.value, streams=streams, dtype=DTYPE.value, attention=ATTENTION.value
   ).clone(depth=depth)
@@ -68,7 +76,12 @@ def make(spec: ClipSpec, streams, depth: int) -> tuple:
 
 
 def programs(model, params, inputs, route=Route()):
-  """{"forward", "train"}: one step each."""
+  """Calls of one step each: "forward", and "train" with AdamW.
+
+  Args:
+    model, params, inputs: as of `make`.
+    route: what cross-modal attention sees.
+  """
   apply = lambda p, x: model.apply({"params": p}, **x, route=route)
   forward = jax.jit(apply)
   optimizer = optax.adamw(1e-5)
@@ -82,6 +95,7 @@ def programs(model, params, inputs, route=Route()):
     return optax.apply_updates(params, updates), state
 
   step = jax.jit(train, donate_argnums=(0, 1))
+  # Copied: the step donates its arguments, and `forward` still needs the parameters.
   kept = {"state": (jax.tree.map(jnp.copy, params), jax.jit(optimizer.init)(params))}
 
   def run_train():
@@ -94,7 +108,11 @@ def programs(model, params, inputs, route=Route()):
 
 
 def peer(spec: ClipSpec, inputs):
-  """Diffusers' network of the same sizes, on the same inputs."""
+  """Calls of one step each of diffusers' network of the same sizes, on the same inputs.
+
+  Raises:
+    UsageError: torch or diffusers is not installed.
+  """
   try:
     import torch
     from diffusers import WanTransformer3DModel
@@ -104,6 +122,7 @@ def peer(spec: ClipSpec, inputs):
     ) from e
   torch.set_num_threads(os.cpu_count())
   c = dict(build_model(SIZE.value).streams)["video"]
+  # The accelerator, where torch sees one.
   device = "cuda" if torch.cuda.is_available() else "cpu"
   dtype = getattr(torch, DTYPE.value)
   model = WanTransformer3DModel(
@@ -114,6 +133,7 @@ def peer(spec: ClipSpec, inputs):
     text_dim=TEXT[1],
   ).to(device, dtype)
   x = {
+    # diffusers has channels before frames.
     "hidden_states": np.moveaxis(np.asarray(inputs["latents"]["video"]), -1, 1),
     "timestep": np.full((BATCH.value,), 500.0, np.float32),
     "encoder_hidden_states": np.asarray(inputs["text"]),
@@ -139,6 +159,14 @@ def peer(spec: ClipSpec, inputs):
 def row(
   name: str, ours: list[float], theirs: list[float] | None, flops: float, ceiling
 ):
+  """A row of the table: the median seconds of a program, and what they compare to.
+
+  Args:
+    name: of the row.
+    ours, theirs: seconds by round; None: no peer.
+    flops: of a run.
+    ceiling: FLOP/s of a matrix product.
+  """
   out = {
     "what": name,
     "seconds": median(ours),
@@ -156,6 +184,12 @@ def row(
 
 
 def video_rows(spec: ClipSpec, ceiling: float):
+  """Rows of the video stream's two steps, beside the peer's.
+
+  Args:
+    spec: of the clip.
+    ceiling: FLOP/s of a matrix product.
+  """
   model, params, inputs = make(spec, ("video",), DEPTH.value)
   g = geometry_of(model, spec)
   flops = BATCH.value * sum(forward_flops(model, g, *TEXT).values())
@@ -164,13 +198,19 @@ def video_rows(spec: ClipSpec, ceiling: float):
   for name, times in (("forward", 1), ("train", 3)):
     pair = {"ours": ours[name]} | ({"theirs": theirs[name]} if theirs else {})
     seconds = in_turn(pair, ROUNDS.value)
+    # The backward pass costs two forward ones.
     yield row(
       f"video {name}", seconds["ours"], seconds.get("theirs"), times * flops, ceiling
     )
 
 
 def joint_rows(spec: ClipSpec, ceiling: float):
-  """What the exchange costs: with every key read, and with context tokens removed."""
+  """Rows of what the exchange costs, with every key read, against a model without it.
+
+  Args:
+    spec: of the clip.
+    ceiling: FLOP/s of a matrix product.
+  """
   model, params, inputs = make(spec, ("video", "audio"), DEPTH.value)
   parts = forward_flops(model, geometry_of(model, spec), *TEXT)
   apart = dataclasses.replace(model, cross=None)
@@ -183,6 +223,7 @@ def joint_rows(spec: ClipSpec, ceiling: float):
     flops = times * BATCH.value * sum(parts.values())
     out = row(f"joint {name}", seconds["joint"], None, flops, ceiling)
     took = median(seconds["joint"])
+    # The same model without the exchange: the difference is what the exchange takes.
     out["cross, of time"] = 1 - median(seconds["apart"]) / took
     out["cross, of FLOPs"] = parts["cross"] / sum(parts.values())
     out["masks by sample/static"] = median(seconds["by sample"]) / took
@@ -190,20 +231,21 @@ def joint_rows(spec: ClipSpec, ceiling: float):
 
 
 def main():
+  """Measures by the flags, and prints a table and a JSON object."""
   spec = ClipSpec(FRAMES.value, HEIGHT.value, WIDTH.value, 16.0)
   ceiling = device_ceiling(jnp.dtype(DTYPE.value))
   g = geometry_of(build_model(SIZE.value), spec)
-  about = {
+  setup = {
     "device": jax.devices()[0].device_kind,
     "size": f"{SIZE.value}, {DEPTH.value} blocks, {DTYPE.value}",
     "tokens": g.t * g.h * g.w,
     "matmul GFLOP/s": ceiling / 1e9,
   }
-  print(json.dumps(about))
+  print(json.dumps(setup))
   rows = list(video_rows(spec, ceiling))
   if JOINT.value:
     rows += joint_rows(spec, ceiling)
-  show(about, rows)
+  show(setup, rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Honest timing: programs in turn, medians, and what the machine can do."""
+"""Times programs fairly: by turns, as medians, and against what the machine can do."""
 
 import json
 import statistics
@@ -10,9 +10,13 @@ import jax.numpy as jnp
 
 
 def in_turn(programs: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list]:
-  """Seconds of each program, one after the other, `rounds` times: a machine that slows
-  down slows them all. Each is run once before, to be compiled. A program waits for its
-  own results.
+  """Seconds of each program by round; programs take turns.
+
+  A machine that slows down slows them all. Each is run once before, to be compiled.
+
+  Args:
+    programs: by name; each waits for its own results.
+    rounds: of timed runs.
   """
   for run in programs.values():
     run()
@@ -26,11 +30,12 @@ def in_turn(programs: Mapping[str, Callable[[], None]], rounds: int) -> dict[str
 
 
 def median(seconds: list[float]) -> float:
+  """The median of seconds, which one slow run does not move."""
   return statistics.median(seconds)
 
 
 def ratios(ours: list[float], theirs: list[float]) -> list[float]:
-  """Round by round, sorted."""
+  """The ratios of our seconds to theirs, round by round, in ascending order."""
   return sorted(a / b for a, b in zip(ours, theirs, strict=True))
 
 
@@ -39,15 +44,26 @@ def device_ceiling(dtype) -> float:
   return matmul_rate(1024 if jax.default_backend() == "cpu" else 8192, dtype)
 
 
-def show(about: Mapping, rows: list[Mapping]) -> None:
-  """A line for each row, then everything as JSON; `what` names a row."""
+def show(setup: Mapping, rows: list[Mapping]) -> None:
+  """Prints a line for each row, then everything as JSON.
+
+  Args:
+    setup: the run's circumstances.
+    rows: of numbers; `what` names a row.
+  """
   for r in rows:
     print(", ".join(f"{k} {v:.3f}" if k != "what" else v for k, v in r.items()))
-  print(json.dumps({**about, "rows": rows}))
+  print(json.dumps({**setup, "rows": rows}))
 
 
 def matmul_rate(size: int, dtype, rounds: int = 5) -> float:
-  """FLOP/s of a square product of random matrices on one device: the ceiling."""
+  """FLOP/s of a square product of random matrices on one device: the ceiling.
+
+  Args:
+    size: rows and columns of a matrix.
+    dtype: of the matrices.
+    rounds: of timed runs, of which the best counts.
+  """
   keys = jax.random.split(jax.random.key(0))
   a, b = (jax.random.normal(k, (size, size), dtype) for k in keys)
   product = jax.jit(jnp.matmul)

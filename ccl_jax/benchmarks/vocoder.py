@@ -1,4 +1,4 @@
-"""How fast the audio codec is: the VAE, and the vocoder beside the public `bigvgan`.
+"""Measures the audio codec's speed: the VAE, and the vocoder beside `bigvgan`.
 
   python -m ccl_jax.bench vocoder
   python -m ccl_jax.bench vocoder --preset=44k
@@ -33,7 +33,7 @@ from ccl_jax.weights.bigvgan import NATIVE, config_of, shapes_of
 from ccl_jax.weights.rules import unload
 
 PRESET = flags.DEFINE_enum("preset", "16k", list(PRESETS), "Sizes of the network.")
-SECONDS = flags.DEFINE_float("seconds", 4.0, "Of sound.")
+SECONDS = flags.DEFINE_float("seconds", 4.0, "Length of the sound.")
 CHUNK = flags.DEFINE_integer("chunk", 128, "Mel frames at a time.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs of each.")
 
@@ -41,9 +41,10 @@ RATES = {"16k": 16000, "44k": 44100}  # samples per second of the presets
 
 
 class Row(NamedTuple):
-  """One way of running.
+  """The figures of one way of running.
 
   Attributes:
+    name: of the way.
     real_time_factor: median seconds per second of sound.
     ratio: of that to torch's.
     first: seconds of the first call.
@@ -67,12 +68,18 @@ def run(
   hidden: int | None = None,
   **sizes,
 ) -> list[Row]:
-  """Rows of torch, of the whole mel at once, of `chunk` frames at a time, and of the
-  VAE's two ways.
+  """Figures of torch, of the whole mel at once, of chunks, and of the VAE's two ways.
 
   Args:
+    preset: of the vocoder and the VAE.
+    seconds: of sound.
+    chunk: mel frames at a time.
+    rounds: of timed runs.
     hidden: width of the VAE in place of the preset's.
     sizes: fields of `Generator` in place of the preset's.
+
+  Raises:
+    UsageError: torch or bigvgan is not installed.
   """
   generator = Generator(**PRESETS[preset] | sizes)
   params = _drawn(generator)
@@ -135,7 +142,7 @@ def _jax(generator, params, mel, chunk) -> Callable[[], np.ndarray]:
 
 
 def _vae(widths, mel) -> dict[str, Callable[[], np.ndarray]]:
-  """Mel to latent and back."""
+  """Times the audio VAE: mel to latent (encode) and latent to mel (decode)."""
   params = audio_vae.folded(audio_vae.init_params(jax.random.key(0), **widths))
   mean = jax.jit(lambda params, mel: audio_vae.encode_mel(params, mel)[0])
   decode = jax.jit(audio_vae.decode)
@@ -169,6 +176,7 @@ def _torch(generator, params, mel) -> Callable[[], np.ndarray]:
 
 
 def main():
+  """Measures by the flags, on the CPU, and prints a table."""
   jax.config.update("jax_platforms", "cpu")
   rows = run(
     PRESET.value, seconds=SECONDS.value, chunk=CHUNK.value, rounds=ROUNDS.value

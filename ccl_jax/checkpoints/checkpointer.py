@@ -40,6 +40,9 @@ class Checkpointer:
   Keeps the newest `keep` steps, and each multiple of `keep_every` for good. What a
   killed save left behind is swept at the start, so only the training job that owns
   `directory` may hold one; others read with `restore_params`.
+
+  Raises:
+    UsageError: `keep` is below 1, or the directory cannot be written.
   """
 
   def __init__(
@@ -76,7 +79,11 @@ class Checkpointer:
 
     Returns once the arrays have left the devices: they may be donated then. Saving one
     step twice does nothing the second time. PRNG keys go as their raw key data.
+
+    Raises:
+      UsageError: the directory holds this step or a later one already.
     """
+    # A stop at a step that was due anyway asks for it twice.
     if step == self._last:
       return
     newest = self.latest_step
@@ -131,40 +138,49 @@ class Checkpointer:
     self._manager.wait_until_finished()
 
   def close(self) -> None:
+    """Waits for a running save and ends Orbax's threads."""
     self._manager.close()
 
 
 def restore_params(
   directory: str | os.PathLike, name: str, abstract: PyTree, *, step: int | None = None
 ) -> tuple[int, PyTree, dict]:
-  """(step, params, metadata): one subtree of the state ("ema", "params"), no more.
+  """(step, params, metadata): one subtree of the state, and no more.
 
-  Reads and verifies only that subtree, of the newest good step or the one asked for,
-  into the shardings and dtypes of `abstract`. Writes nothing: safe beside a running
-  job.
+  Verifies what it reads, and writes nothing: safe beside a running job.
+
+  Args:
+    directory: of the checkpoints.
+    name: of the subtree: "ema" or "params".
+    abstract: a `ShapeDtypeStruct` with sharding per array; values get its dtype.
+    step: which one; None: the newest good step.
+
+  Raises:
+    UsageError: no such step, none that is good, or arrays of other shapes.
   """
   folder = _absolute(directory)
   steps = _steps(folder, step)
   step, tree, meta, _ = _newest_good(folder, steps, {name: abstract}, partial=True)
+  # Fingerprints are of the stored dtype, so values are cast after they are verified.
   cast = jax.tree.map(lambda x, a: x.astype(a.dtype), tree[name], abstract)
   return step, cast, meta["metadata"]
 
 
 def read_metadata(directory: str | os.PathLike, step: int | None = None) -> dict:
-  """The metadata saved with a step, of the newest that can be read if none is named.
+  """The metadata saved with a step; without one, with the newest whose meta is whole.
 
   Raises:
-    UsageError: there is none.
+    UsageError: the step is not there, or its metadata are damaged or cannot be read.
   """
   folder = _absolute(directory)
-  found = _steps(folder, step)
-  for number in sorted(found, reverse=True):
+  steps = _steps(folder, step)
+  for number in sorted(steps, reverse=True):
     try:
       return read_meta(folder / str(number) / "meta")["metadata"]
     except Exception as e:
       if not proves_damage(e):
         raise unknown(f"checkpoint step {number} in {folder}", e) from e
-  raise UsageError(f"{folder}: the metadata of steps {found} are damaged")
+  raise UsageError(f"{folder}: the metadata of steps {steps} are damaged")
 
 
 def _steps(folder: epath.Path, step: int | None) -> list[int]:
@@ -190,8 +206,16 @@ def make_meta(
   data_state: dict,
   metadata: dict,
 ) -> dict:
-  """The `meta` of a step: its number, shapes, dtypes and fingerprints of its arrays by
-  path, the two dicts of `Checkpointer.save`, and the digest of all that.
+  """The `meta` of a step, as JSON.
+
+  Args:
+    step: its number.
+    leaves: the state's arrays, or their shapes, by path.
+    prints: their fingerprints, by path.
+    data_state, metadata: the two dicts of `Checkpointer.save`.
+
+  Returns:
+    All of these, with a digest that covers them.
   """
   meta = {
     "step": step,
@@ -211,7 +235,7 @@ def make_meta(
 
 
 def read_meta(folder: epath.Path | pathlib.Path) -> dict:
-  """What `make_meta` made, without the digest, from a step's folder `meta`.
+  """The `meta` of a step without its digest, from the step's folder `meta`.
 
   Raises:
     Damaged: it is not what was written, or was written as another step; or whatever
@@ -277,10 +301,10 @@ def _load(folder, abstract, partial):
     text = "another process could not read it" if error is None else reason(error)
     raise Damaged(text) from error
   try:
-    found = fingerprints(tree)
+    prints = fingerprints(tree)
   except Exception as e:  # as out of memory
     raise unknown(what, e) from e
-  for path, value in found.items():
+  for path, value in prints.items():
     if value != meta["leaves"][path]["fingerprint"]:
       raise Damaged(f"the values of {path} are not those that were saved")
   return tree, meta

@@ -1,4 +1,4 @@
-"""Converted weights, read back.
+"""Reads the folders of converted weights that `convert` writes.
 
 `convert KIND` writes
 
@@ -31,32 +31,45 @@ PyTree = Any
 LARGE = 2**24  # elements of an array that is not copied to every device
 
 
-def read_about(folder: str | os.PathLike) -> dict[str, Any]:
+def read_description(folder: str | os.PathLike) -> dict[str, Any]:
   """The config.json of converted weights: their kind, sizes and source.
 
   Raises:
-    UsageError: `convert KIND` did not write it.
+    UsageError: the folder is not one that `convert KIND` wrote.
   """
-  about = read_config(folder)
-  if not {"kind", "sizes", "source"} <= about.keys():
+  description = read_config(folder)
+  if not {"kind", "sizes", "source"} <= description.keys():
     raise UsageError(
       f"{folder} holds no converted weights: expected a folder that "
       "'python -m ccl_jax.convert KIND' wrote, with its config.json"
     )
-  return about
+  return description
 
 
 def digest(folder: str | os.PathLike) -> str:
-  """What the parameters are worth: a hash of their source, and their dtype."""
-  about = read_about(folder)
-  return f"{about['source']['sha256']}-{about['dtype']}"
+  """The identity of converted weights: the hash of their source, and their dtype.
+
+  Raises:
+    UsageError: the folder holds no converted weights.
+  """
+  description = read_description(folder)
+  return f"{description['source']['sha256']}-{description['dtype']}"
 
 
 def restore_converted(folder: str | os.PathLike, dtype: str = "float32") -> PyTree:
-  """The parameters of converted weights, verified, in `dtype`, on the current mesh or,
-  without one, on the first device.
+  """The parameters of converted weights, verified.
+
+  They are placed on the current mesh, the largest split over its devices, or without a
+  mesh on the first device.
+
+  Args:
+    folder: as `convert KIND` wrote it.
+    dtype: of the arrays in memory.
+
+  Raises:
+    UsageError: the folder holds no converted weights, or damaged ones.
   """
-  read_about(folder)
+  read_description(folder)
   shapes = SliceReader(pathlib.Path(folder) / "checkpoints").shapes
   shapes = {path: x.update(dtype=jnp.dtype(dtype)) for path, x in shapes.items()}
   mesh = jax.sharding.get_mesh()
@@ -66,7 +79,7 @@ def restore_converted(folder: str | os.PathLike, dtype: str = "float32") -> PyTr
 
 
 def on_one_device(shapes: PyTree) -> PyTree:
-  """Shapes, to be restored whole on the first device of this process."""
+  """The shapes with a sharding: whole, on the first device of this process."""
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return jax.tree.map(lambda x: x.update(sharding=device), shapes)
 
@@ -80,6 +93,7 @@ def _on_mesh(shapes: Shapes, mesh: Mesh) -> Shapes:
 
   def placed(x):
     spec = [None] * x.ndim
+    # The last axis that divides: a stack's layer axis comes first and stays whole.
     fits = [i for i in range(x.ndim) if x.shape[i] % parts == 0]
     if axes and fits and x.size >= LARGE:
       spec[fits[-1]] = tuple(axes)

@@ -1,4 +1,4 @@
-"""Damage, and what only looks like it.
+"""Tells damaged checkpoints from those that only could not be read.
 
 A reader may set a stored step aside only where it is proven that the bytes are not
 those that were written: a file is missing, cut short or cannot be parsed, a digest or a
@@ -22,7 +22,7 @@ _OF_SYSTEM = re.compile("os_error_code|Failed to read")
 
 
 class Damaged(ValueError):
-  """What is stored is not what was written; the message says why."""
+  """The stored bytes are not those that were written; the message says why."""
 
 
 def proves_damage(error: BaseException) -> bool:
@@ -37,7 +37,7 @@ def proves_damage(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-  """The error in a line, without TensorStore's account of what it was asked to do."""
+  """The error in one line of at most 300 characters, without TensorStore's context."""
   error = _cause(error)
   lines = str(error).split(" [tensorstore", 1)[0].splitlines() or [""]
   name = "" if isinstance(error, Damaged) else f"{type(error).__name__}: "
@@ -45,8 +45,11 @@ def reason(error: BaseException) -> str:
 
 
 def not_read(what: str, error: BaseException) -> UsageError:
-  """The user's line on something stored that could not be read: the error proves
-  damage, or else nothing is known.
+  """The error for something stored that could not be read, damaged or not.
+
+  Args:
+    what: the subject of the line, such as a file's path.
+    error: which proves damage, or proves nothing (see `unknown`).
   """
   if proves_damage(error):
     return UsageError(f"{what} is damaged ({reason(error)}): put back a good copy")
@@ -54,7 +57,7 @@ def not_read(what: str, error: BaseException) -> UsageError:
 
 
 def unknown(what: str, error: BaseException) -> UsageError:
-  """The user's line where an error does not prove damage."""
+  """The error for something stored that could not be read, without proof of damage."""
   return UsageError(
     f"{what} cannot be read ({reason(error)}): this does not prove it damaged, and "
     "nothing was changed; mend the cause and run the same command again, or move it "
@@ -63,7 +66,7 @@ def unknown(what: str, error: BaseException) -> UsageError:
 
 
 def _cause(error: BaseException) -> BaseException:
-  """What Orbax has wrapped in a plain Exception."""
+  """The underlying error, where Orbax has wrapped it in a plain Exception."""
   while type(error) is Exception and (error.__cause__ or error.__context__):
     error = error.__cause__ or error.__context__
   return error

@@ -1,4 +1,4 @@
-"""Where the parameters of a transformer are: the kinds of folders that hold some.
+"""Finds the parameters of a transformer: which kinds of folders hold them, and where.
 
   a training run           config.json with the run's config; the EMA. What it is, its
                            checkpoint says: a config may have changed since
@@ -28,23 +28,27 @@ class Parameters(NamedTuple):
   Attributes:
     folder: with config.json and checkpoints.
     name: of the subtree of the checkpoint.
-    about: the config.json; of a run, the metadata of its checkpoint.
+    description: the config.json; of a run, the metadata of its checkpoint.
     codecs: the bundle that belongs to them, if there is one.
   """
 
   folder: pathlib.Path
   name: str
-  about: dict[str, Any]
+  description: dict[str, Any]
   codecs: pathlib.Path | None
 
   def build(self, section: str, function: Callable[..., Any]) -> Any:
-    """What `function` makes of a section of `about`.
+    """The result of a function whose keywords are a section of the description.
+
+    Args:
+      section: of the description.
+      function: such as `build_model`.
 
     Raises:
       UsageError: another version of the program wrote it, with other keys or values.
     """
     try:
-      return bind(section, self.about[section], function)
+      return bind(section, self.description[section], function)
     except UsageError as e:
       raise UsageError(
         f"the parameters in {self.folder} are not of this version: use the one that "
@@ -56,20 +60,23 @@ def find_parameters(folder: str | os.PathLike, step: int | None = None) -> Param
   """The parameters that a folder stands for.
 
   Args:
+    folder: of a run, a joined model, or converted weights.
     step: of the checkpoint; None: the newest.
 
   Raises:
-    UsageError: it is of no kind that holds some.
+    UsageError: the folder is of none of these kinds.
   """
-  place, about = pathlib.Path(folder), read_config(folder)
-  if about.get("kind") == "wan":
+  place, description = pathlib.Path(folder), read_config(folder)
+  if description.get("kind") == "wan":
     place = place / DIT
-    about = read_config(place)
-  bundle = pathlib.Path(about.get("codecs") or pathlib.Path(folder) / "codecs")
+    description = read_config(place)
+  bundle = pathlib.Path(description.get("codecs") or pathlib.Path(folder) / "codecs")
   codecs = bundle if bundle.is_dir() else None
-  if about.get("kind") in ("wan-dit", "joint"):
-    return Parameters(place, "params", about, codecs)
-  if "model" not in about or "kind" in about:  # a kind: a run of train_audio
+  if description.get("kind") in ("wan-dit", "joint"):
+    return Parameters(place, "params", description, codecs)
+  if (
+    "model" not in description or "kind" in description
+  ):  # a kind: a run of train_audio
     raise UsageError(
       f"{folder} holds no model: expected config.json and checkpoints, as a training "
       "run (--workdir), 'convert wan', 'convert wan-dit' or 'convert join' leave them"
@@ -84,9 +91,9 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
     UsageError: it is there, and the system does not let it be read.
   """
   try:
-    about = json.loads((pathlib.Path(folder) / "config.json").read_text())
+    description = json.loads((pathlib.Path(folder) / "config.json").read_text())
   except (FileNotFoundError, NotADirectoryError, ValueError):
     return {}
   except OSError as e:
     raise not_read(f"{folder}/config.json", e) from e
-  return about if isinstance(about, dict) else {}
+  return description if isinstance(description, dict) else {}

@@ -39,23 +39,29 @@ def fingerprint(
     x = x.astype(jnp.uint8)
   # 8-byte dtypes become pairs of uint32 along a new last axis.
   width = min(x.dtype.itemsize, 4)
+  # Bits, not values: -0.0 and 0.0, and all NaNs, are told apart.
   bits = lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * width}")).astype(jnp.uint32)
   index = jnp.zeros(bits.shape, jnp.uint32)
   for axis, size in enumerate(bits.shape):
+    # Row-major, mod 2^32: what wraps around wraps around on the host too.
     index = index * jnp.uint32(size) + lax.broadcasted_iota(
       jnp.uint32, bits.shape, axis
     )
   index = index + start + 1
+  # sum_i mix(bits(x_i) xor mix(i + 1)): the place takes part, so swaps show.
   return jnp.sum(_mix(bits ^ _mix(index)), dtype=jnp.uint32)
 
 
 def host_fingerprint(
   x: Shaped[np.ndarray, "..."], start: int = 0, run: int = 2**16
 ) -> int:
-  """`fingerprint` of what is in the host's memory, elements of 4 bytes at most; without
-  a program for every size, of which a checkpoint has many.
+  """`fingerprint` of an array in the host's memory, with elements of 4 bytes at most.
+
+  It compiles no program for every size, of which a checkpoint has many.
 
   Args:
+    x: an array, or elements of one that follow each other.
+    start: the index of the first of them.
     run: elements at a time, such that they fit a cache.
   """
   assert x.dtype.itemsize <= 4, x.dtype
@@ -78,7 +84,7 @@ def leaf_paths(tree: PyTree) -> dict[str, object]:
 
 
 def fingerprints(tree: PyTree) -> dict[str, int]:
-  """The fingerprints of all leaves by path."""
+  """The fingerprints of all leaves of a tree, by path."""
   # One at a time: on virtual CPU devices many collectives in flight can deadlock.
   jax.block_until_ready(tree)
   return {path: int(fingerprint(leaf)) for path, leaf in leaf_paths(tree).items()}

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Writes folders that appear whole or not at all."""
 
 import contextlib
 import os
@@ -16,8 +16,12 @@ def new_folder(dst, nbytes: int) -> Iterator[pathlib.Path]:
 
   What a killed process left of an earlier attempt is swept.
 
+  Args:
+    dst: a local folder that is not there yet, or empty.
+    nbytes: that will be written, 2 % more of which must be free.
+
   Raises:
-    UsageError: `dst` is there already, or its disk lacks `nbytes`.
+    UsageError: `dst` is there already or not local, or its disk lacks the bytes.
   """
   if "://" in str(dst):
     raise UsageError(f"{dst} is no local folder: name one, and copy it there when done")

@@ -1,4 +1,4 @@
-"""Which parameters are in a checkpoint: told from its metadata, reading no array."""
+"""Identifies the parameters of a checkpoint by its metadata alone."""
 
 import hashlib
 import json
@@ -10,11 +10,12 @@ from ccl_jax.checkpoints.checkpointer import read_meta
 
 
 def identity(directory: str | os.PathLike, name: str, step: int) -> str:
-  """A hash of the shapes and fingerprints of one subtree ("ema", "params") of a step:
-  another step, or another run, has another.
+  """A hash of one subtree's shapes and fingerprints: other parameters have another.
 
   Args:
-    directory: of the checkpoints; the step is one that `restore_params` has read.
+    directory: of the checkpoints.
+    name: of the subtree: "ema" or "params".
+    step: one that `restore_params` has read.
   """
   leaves = read_meta(epath.Path(directory) / str(step) / "meta")["leaves"]
   values = {

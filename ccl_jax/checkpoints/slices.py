@@ -1,9 +1,9 @@
-"""Checkpoints of parameters that are larger than the memory, slice by slice.
+"""Reads and writes, slice by slice, parameters that are larger than the memory.
 
 A stacked parameter (depth, ...) of the 14b preset takes 11 GB; one layer of it 0.3 GB.
-`SliceWriter` writes a step that `checkpointer.restore_params` reads, sharded,
-verified and in any dtype: Orbax's layout of one zarr array per parameter, in pieces no
-device has to read far beyond its shard to get. `SliceReader` reads layers of a step.
+`SliceWriter` writes a step that `checkpointer.restore_params` reads, sharded, verified
+and in any dtype: Orbax's layout of one zarr array per parameter, in pieces no device
+has to read far beyond its shard to get. `SliceReader` reads layers of a step.
 
 A slot is an index into the leading axes of a parameter, () all of it. Fingerprints of
 slots add up to the parameter's (checkpoints/fingerprint.py).
@@ -37,8 +37,13 @@ Slot = tuple[int, ...]
 class SliceWriter:
   """Writes the parameters of one step, each slice once, in any order.
 
-  As a context it ends, however that is, with nothing on its way to disk: its folder may
-  then be removed and stays away.
+  However its context ends, no write is still on its way to the disk then: the folder
+  may be removed, and stays away.
+
+  Args:
+    checkpoints: the folder that gets the step.
+    shapes: of all parameters, by path.
+    step: its number.
   """
 
   def __init__(self, checkpoints: str | os.PathLike, shapes: Shapes, step: int = 0):
@@ -56,7 +61,13 @@ class SliceWriter:
       self._pending.exception()  # waits, and is not what ended the context
 
   def write(self, path: str, slot: Slot, array: np.ndarray) -> None:
-    """A slot of parameter `path`; all slots of a parameter are of equal length."""
+    """Starts to write a slot of parameter `path`, once the slice before is written.
+
+    All slots of one parameter have the same number of indices.
+
+    Raises:
+      OSError: the slice before could not be written.
+    """
     shape, dtype = self._shapes[path].shape, self._shapes[path].dtype
     assert array.shape == shape[len(slot) :], (path, slot, array.shape)
     assert array.dtype == dtype, (path, array.dtype)
@@ -68,7 +79,11 @@ class SliceWriter:
     self._written[path].add(slot, array)
 
   def finish(self, metadata: dict) -> None:
-    """Writes what makes it a checkpoint. Every slice must have been written."""
+    """Writes the files that make a checkpoint of the arrays, once all are written.
+
+    Args:
+      metadata: as of `Checkpointer.save`.
+    """
     self._wait()
     unwritten = [path for path, slots in self._written.items() if not slots.complete]
     assert not unwritten, f"not written: {unwritten}"
@@ -90,6 +105,7 @@ class SliceWriter:
 
   def _create(self, path, axes):
     shape, dtype = self._shapes[path].shape, np.dtype(self._shapes[path].dtype).name
+    # Equal pieces of at most _PIECE along each axis.
     pieces = [-(-n // -(-n // _PIECE)) for n in shape]
     pieces[:axes] = [1] * axes
     metadata = {
@@ -111,9 +127,17 @@ class SliceWriter:
 class SliceReader:
   """Reads parameters of one step, of `SliceWriter` or of a training run.
 
+  Args:
+    checkpoints: the folder of the steps.
+    name: of the subtree.
+    step: which one; None: the newest.
+
   Attributes:
     shapes: of all parameters by path.
     metadata: what was saved with them.
+
+  Raises:
+    UsageError: there is no such step, or its meta cannot be read.
   """
 
   def __init__(
@@ -149,7 +173,9 @@ class SliceReader:
     self._read = {path: _Slots(x.shape) for path, x in self.shapes.items()}
 
   def read(self, path: str, slot: Slot) -> np.ndarray:
-    """A slot of parameter `path`; all slots of a parameter are of equal length.
+    """The array of a slot of parameter `path`.
+
+    All slots of one parameter have the same number of indices.
 
     Raises:
       UsageError: it cannot be read; or with this slot, all of the parameter has been
@@ -170,13 +196,14 @@ class SliceReader:
 
 
 class _Slots:
-  """Which slices of a parameter have been seen, and the sum of their fingerprints."""
+  """Slices of a parameter seen so far, and the sum of their fingerprints."""
 
   def __init__(self, shape):
     self._shape, self._sums, self._count = shape, {}, None
 
   def add(self, slot, array):
     self._count = math.prod(self._shape[: len(slot)])
+    # Row-major index of the slot's first element in the whole parameter.
     start = sum(n * math.prod(self._shape[i + 1 :]) for i, n in enumerate(slot))
     self._sums[slot] = host_fingerprint(array, start)
 
@@ -190,7 +217,7 @@ class _Slots:
 
 
 def _spec(state: pathlib.Path, path: str, name: str = NAME) -> dict:
-  """Where tensorstore finds a parameter, in either of Orbax's layouts."""
+  """The tensorstore spec that opens a parameter, in either of Orbax's layouts."""
   key = f"{name}.{path.replace('/', '.')}"
   if (state / "manifest.ocdbt").exists():
     base = {"driver": "file", "path": f"{state}/"}

@@ -66,7 +66,14 @@ class Codecs(NamedTuple):
 
 
 def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
-  """Writes the folder whole or not at all; replaces one that holds codecs only."""
+  """Writes a bundle: the folder appears whole or not at all.
+
+  Args:
+    folder: new, or one that holds codecs only, which is replaced.
+
+  Raises:
+    UsageError: the folder holds something else.
+  """
   folder = pathlib.Path(folder).absolute()
   ends = (".json", ".safetensors", ".tokenizer")
   files = {name + end for name in Codecs._fields for end in ends}
@@ -81,12 +88,14 @@ def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
   try:
     for name, codec in _present(codecs):
       kind, static, links, arrays, tokenizer = _parts(codec)
-      about = {"kind": kind, "static": static, "links": links, "sha256": _digest(codec)}
+      entry = {"kind": kind, "static": static, "links": links, "sha256": _digest(codec)}
       save_file(arrays, fresh / f"{name}.safetensors")
       if tokenizer is not None:
         (fresh / f"{name}.tokenizer").write_bytes(tokenizer.file)
-      (fresh / f"{name}.json").write_text(json.dumps(about, indent=2) + "\n")
+      (fresh / f"{name}.json").write_text(json.dumps(entry, indent=2) + "\n")
     if folder.exists():
+      # Two renames, so that a reader finds the old bundle or the new, for all but an
+      # instant.
       folder.rename(stale)
     fresh.rename(folder)
     shutil.rmtree(stale, ignore_errors=True)
@@ -95,32 +104,42 @@ def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
 
 
 def load_codecs(folder: str | os.PathLike) -> Codecs:
-  """Reads a folder of `save_codecs`, bit for bit, and what it links to."""
+  """Reads a folder of `save_codecs`, bit for bit, and the weights that it links to.
+
+  Raises:
+    UsageError: the folder holds no codecs, damaged ones, or links to weights that have
+      changed.
+  """
   folder = pathlib.Path(folder)
-  found = [name for name in Codecs._fields if (folder / f"{name}.json").is_file()]
-  if not found:
+  names = [name for name in Codecs._fields if (folder / f"{name}.json").is_file()]
+  if not names:
     raise UsageError(
       f"{folder} holds no codecs: expected a folder with video.json, audio.json, "
       "text.json"
     )
-  return Codecs(**{name: _load(folder, name) for name in found})
+  return Codecs(**{name: _load(folder, name) for name in names})
 
 
 def fingerprint(codecs: Codecs) -> str:
-  """A hash of kinds, sizes and arrays: latents are only worth what made them."""
+  """A hash of all codecs: kinds, sizes and arrays. It identifies what made latents."""
   return hashlib.sha256("".join(fingerprints(codecs).values()).encode()).hexdigest()
 
 
 def fingerprints(codecs: Codecs) -> dict[str, str]:
-  """As `fingerprint`, of each codec alone."""
+  """The hash of each codec of the bundle, by name: its kind, sizes and arrays."""
   return {name: _digest(codec) for name, codec in _present(codecs)}
 
 
 def require_same(codecs: Codecs, then: Mapping[str, str] | str, advice: str) -> None:
-  """The codecs are those whose `fingerprints` were stored, as far as both have them.
+  """Checks that codecs are those whose `fingerprints` were stored.
+
+  Args:
+    codecs: the bundle; what only one of both has is not compared.
+    then: the stored fingerprints.
+    advice: what the user is to do.
 
   Raises:
-    UsageError: one of them is another; `advice` says what to do.
+    UsageError: a codec is another one, or `then` is of an earlier version.
   """
   if not isinstance(then, Mapping):
     raise UsageError(
@@ -136,7 +155,7 @@ def require_same(codecs: Codecs, then: Mapping[str, str] | str, advice: str) -> 
 
 
 def null_text(codecs: Codecs) -> Float[Array, "l e"]:
-  """The embedding that stands for no text."""
+  """The embedding (l, e) of the empty prompt, which stands for no text."""
   return jax.jit(codecs.text.encode)(*codecs.text.tokenize([""]))[0]
 
 
@@ -145,22 +164,23 @@ def _present(codecs: Codecs) -> list[tuple[str, Any]]:
 
 
 def _load(folder: pathlib.Path, name: str):
-  about_path, array_path = folder / f"{name}.json", folder / f"{name}.safetensors"
-  _require(about_path, array_path)
+  entry_path, array_path = folder / f"{name}.json", folder / f"{name}.safetensors"
+  _require(entry_path, array_path)
   damaged = UsageError(f"the {name} codec in {folder} is damaged: fit or save it again")
   try:
-    about = json.loads(about_path.read_text())
-    kind, static, digest = about["kind"], about["static"], about["sha256"]
+    entry = json.loads(entry_path.read_text())
+    kind, static, digest = entry["kind"], entry["static"], entry["sha256"]
     arrays = load_file(array_path)
-    links = tuple(map(tuple, about.get("links", ())))
+    links = tuple(map(tuple, entry.get("links", ())))
   except (ValueError, KeyError, TypeError, SafetensorError) as e:
     raise damaged from e
   except OSError as e:  # of the system: the files may be fine
     raise UsageError(f"cannot read the {name} codec in {folder}: {e}") from e
   if kind not in KINDS:
     known = ", ".join(KINDS)
-    raise UsageError(f"{about_path} names the kind {kind!r}, expected one of {known}")
+    raise UsageError(f"{entry_path} names the kind {kind!r}, expected one of {known}")
   leaves = {key: jnp.asarray(value) for key, value in arrays.items()}
+  # Names such as "params/layer/kernel" are paths of a tree.
   leaves = traverse_util.unflatten_dict(leaves, sep="/")
   if "tokenizer" in {field.name for field in dataclasses.fields(KINDS[kind])}:
     path = folder / f"{name}.tokenizer"
@@ -171,13 +191,14 @@ def _load(folder: pathlib.Path, name: str):
   for field, place, sha256 in links:
     if converted.digest(place) != sha256:
       raise UsageError(
-        f"{about_path} was made with other weights than those that are in {place} now"
+        f"{entry_path} was made with other weights than those that are in {place} now"
       )
     leaves[field] = converted.restore_converted(place, static.get("dtype", "float32"))
   try:
     codec = KINDS[kind](**static, **leaves)
   except TypeError as e:
     raise damaged from e
+  # Of the codec as it was built: a change of any byte, or of a default, shows.
   if _digest(codec) != digest:
     raise damaged
   return codec
@@ -202,6 +223,7 @@ def _parts(codec):
     (leaves if is_leaf else static)[field.name] = getattr(codec, field.name)
   tokenizer, links = static.pop("tokenizer", None), static.pop("links", ())
   for field, _, _ in links:
+    # Linked arrays stay in their own folder.
     leaves.pop(field)
   flat = traverse_util.flatten_dict(leaves, sep="/")
   arrays = {k: np.asarray(v, order="C") for k, v in flat.items() if v is not None}
@@ -211,8 +233,8 @@ def _parts(codec):
 def _digest(codec) -> str:
   kind, static, links, arrays, tokenizer = _parts(codec)
   # Not of where a link points to, but of what is there.
-  about = [kind, static, *([field, sha256] for field, _, sha256 in links)]
-  digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+  entry = [kind, static, *([field, sha256] for field, _, sha256 in links)]
+  digest = hashlib.sha256(json.dumps(entry, sort_keys=True).encode())
   for key, value in sorted(arrays.items()):
     digest.update(f"{key} {value.dtype} {value.shape}".encode())
     digest.update(value.tobytes())

@@ -12,8 +12,14 @@ from ccl_jax.models.linear_codec import AudioFit, VideoFit
 def fit_codecs(
   clips: Iterable[dict[str, Any]], *, text_length: int, text_dim: int
 ) -> Codecs:
-  """The embedded codecs, which need no weights, fitted in one pass over clips (dicts
-  with `video` uint8 (F, H, W, 3), `audio` (n,) or both); a few hundred are plenty.
+  """The embedded codecs, fitted in one pass over clips; a few hundred are plenty.
+
+  Args:
+    clips: dicts with `video` uint8 (F, H, W, 3), `audio` (n,) or both.
+    text_length, text_dim: of `ByteText`.
+
+  Raises:
+    UsageError: there are no clips.
   """
   fits, seen = {"video": VideoFit(), "audio": AudioFit()}, 0
   for seen, clip in enumerate(clips, 1):  # noqa: B007

@@ -1,4 +1,4 @@
-"""Pixels as bytes and in [-1, 1], and what an image gives a model as its condition."""
+"""Pixels as bytes and in [-1, 1], and Wan2.1-I2V's condition on an image."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -7,12 +7,12 @@ from ccl_jax.codecs.bundle import Codecs
 
 
 def to_unit(pixels):
-  """Bytes 0..255 as float32 in [-1, 1]."""
+  """Pixels 0..255 of any shape as float32 in [-1, 1]."""
   return pixels.astype(jnp.float32) / 127.5 - 1
 
 
 def to_bytes(pixels):
-  """[-1, 1], clipped, as the nearest of 0..255."""
+  """Pixels of any shape, clipped to [-1, 1], as the nearest of 0..255, uint8."""
   return jnp.round((pixels.clip(-1, 1) + 1) * 127.5).astype(jnp.uint8)
 
 
@@ -23,6 +23,11 @@ def image_condition(
 
   The condition is a mask, 1 in the 4 channels of the first latent frame, and the latent
   of a clip of that frame followed by mid-grey (reference: WanI2V.generate).
+
+  Args:
+    codecs: with `video` and `image`.
+    first: the frame, one per sample.
+    frames: F, of the clip.
   """
   grey = jnp.zeros((first.shape[0], frames - 1, *first.shape[1:]))
   latent = codecs.video.encode(jnp.concatenate([first[:, None], grey], 1))

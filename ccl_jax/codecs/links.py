@@ -1,4 +1,4 @@
-"""Codecs of converted weights: which folders make which codec."""
+"""Makes codecs of converted weights: which kinds of folders make which codec."""
 
 import json
 import math
@@ -16,13 +16,16 @@ TOKENIZER = "tokenizer.json"  # of a converted text encoder
 
 
 def link_codec(*folders: str | os.PathLike, **options):
-  """The codec of converted weights, its parameters not read yet: to be saved.
+  """The codec of converted weights, with links in place of its parameters: to be saved.
 
   Args:
     folders: of one codec, each as `convert` wrote it.
     options: fields of the codec that are not in the weights.
+
+  Raises:
+    UsageError: the folders' kinds make no codec, or their sizes do not fit.
   """
-  kinds = tuple(converted.read_about(folder)["kind"] for folder in folders)
+  kinds = tuple(converted.read_description(folder)["kind"] for folder in folders)
   if kinds not in LINKED:
     known = " or ".join(" with ".join(k) for k in LINKED)
     raise UsageError(f"{' '.join(map(str, folders))}: expected weights of {known}")
@@ -47,7 +50,7 @@ def _tokenizer_of(folder: pathlib.Path) -> dict[str, Any]:
 
 def _check_vae(folder: pathlib.Path) -> dict[str, Any]:
   """No options: a VAE alone is a codec, with Griffin-Lim."""
-  sizes = converted.read_about(folder)["sizes"]
+  sizes = converted.read_description(folder)["sizes"]
   got = sizes["bands"], sizes["channels"]
   if got != (80, CHANNELS):
     raise UsageError(
@@ -58,7 +61,7 @@ def _check_vae(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _generator_of(vae: pathlib.Path, vocoder: pathlib.Path) -> dict[str, Any]:
-  sizes = converted.read_about(vocoder)["sizes"]
+  sizes = converted.read_description(vocoder)["sizes"]
   got = sizes["bands"], math.prod(sizes["rates"])
   if got != (80, 256):
     raise UsageError(
@@ -75,7 +78,7 @@ LINKED = {
   ("clip",): (
     "clip",
     ("params",),
-    lambda folder: {"heads": converted.read_about(folder)["sizes"]["heads"]},
+    lambda folder: {"heads": converted.read_description(folder)["sizes"]["heads"]},
   ),
   ("audio-vae",): ("mel_audio", ("vae",), _check_vae),
   ("audio-vae", "vocoder"): ("mel_audio", ("vae", "vocoder"), _generator_of),

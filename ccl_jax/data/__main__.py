@@ -1,4 +1,4 @@
-"""Tools for data.
+"""Command-line tools for data.
 
 python -m ccl_jax.data inspect SET            what a set of latents holds
 python -m ccl_jax.data prepare DIR OUT.jsonl  shots, black bars, loudness, offsets
@@ -23,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   commands = parser.add_subparsers(dest="command", required=True)
   inspect = commands.add_parser("inspect", help="what a set of latents holds")
   inspect.add_argument("set", type=pathlib.Path)
-  inspect.add_argument("--clips", type=int, default=8, help="on the sheet; 0: no sheet")
+  inspect.add_argument(
+    "--clips", type=int, default=8, help="clips on the sheet; 0: no sheet"
+  )
   inspect.add_argument("--out", type=pathlib.Path, help="the sheet: SET/inspect.png")
   build = commands.add_parser("build", help="a TFDS data set of media")
   build.add_argument("source", help="folder, vggsound, wavcaps or openhumanvid")
@@ -56,12 +58,12 @@ def _prepare(args: argparse.Namespace) -> None:
 
   options = Options(**{name: getattr(args, name) for name in Options._fields})
   try:
-    made = prepare(args.dir, args.out, options, max(args.threads, 1))
+    prepared = prepare(args.dir, args.out, options, max(args.threads, 1))
   except OSError as e:
     raise UsageError(
       f"cannot write {e.filename or args.out}: {e.strerror or e}; run it again to go on"
     ) from e
-  print("\n".join(summary(made, options, args.max_offset_ms)))
+  print("\n".join(summary(prepared, options, args.max_offset_ms)))
   print(f"{args.out}: read it as data.options.captions={args.out.absolute()}")
 
 
@@ -80,12 +82,12 @@ def _build(args: argparse.Namespace) -> None:
     raise UsageError(
       f"{args.source} is no data set of media: it is made where it is used"
     )
-  made = media_set.prepare(kind, args.dir, **_options(args.options, kind))
-  path = pathlib.Path(made.data_dir)
-  counts = [f"{split.num_examples} {name}" for name, split in made.info.splits.items()]
+  built = media_set.prepare(kind, args.dir, **_options(args.options, kind))
+  path = pathlib.Path(built.data_dir)
+  counts = [f"{split.num_examples} {name}" for name, split in built.info.splits.items()]
   lines = {n: (path / n).read_text("utf-8").count("\n") for n in _REPORTS}
-  told = ", ".join(f"{count} in {name}" for name, count in lines.items())
-  print(f"{path}: {', '.join(counts)}; {told}")
+  reports = ", ".join(f"{count} in {name}" for name, count in lines.items())
+  print(f"{path}: {', '.join(counts)}; {reports}")
 
 
 _REPORTS = ("missing.txt", "skipped.jsonl")

@@ -1,4 +1,4 @@
-"""Manifests of prompts and clips, one JSON object a line.
+"""Manifests: lists of prompts and clips, one JSON object a line.
 
   {"id": "e001", "subset": "easy", "pair": "p001", "image": "images/e001.png",
    "prompt": "... says, \\"...\\"", "transcript": "...", "language": "en", "seed": 0}
@@ -23,7 +23,7 @@ Path = str | pathlib.Path
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """A line of a manifest; see the module."""
+  """One line of a manifest; the module says what its fields mean."""
 
   id: str
   prompt: str
@@ -44,10 +44,10 @@ _TYPES = {"seed": int} | {
 
 
 def read_manifest(path: Path) -> list[Line]:
-  """The lines of a file.
+  """The lines of a manifest, in its order.
 
   Raises:
-    UsageError: it cannot be read, or a line is not what it should be.
+    UsageError: it cannot be read, has no lines, or a line is not what it should be.
   """
   lines, seen = [], {}
   for number, text in numbered_lines(path):
@@ -64,10 +64,10 @@ def read_manifest(path: Path) -> list[Line]:
 
 
 def numbered_lines(path: Path) -> list[tuple[int, str]]:
-  """The lines of a file that are not blank, with their numbers, from 1.
+  """The lines of a text file that are not blank, with their numbers, from 1.
 
   Raises:
-    UsageError: it cannot be read.
+    UsageError: it cannot be read, or is not UTF-8.
   """
   try:
     text = pathlib.Path(path).read_text("utf-8-sig")
@@ -106,7 +106,7 @@ def _line(place: str, text: str) -> Line:
 
 
 def write_manifest(path: Path, lines: Sequence[Line]) -> None:
-  """Writes the fields that are set; the file appears whole."""
+  """Writes a manifest, with the fields that are set; the file appears whole."""
   path = pathlib.Path(path)
   default = {f.name: f.default for f in dataclasses.fields(Line)}
   rows = [

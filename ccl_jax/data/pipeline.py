@@ -32,13 +32,24 @@ def make_iterator(
   shuffle: bool = True,
   repeat: bool = True,
 ) -> "BatchIterator":
-  """Iterates over this process's rows of each batch: `video` uint8 (b, F, H, W, 3),
-  `audio` float32 (b, n), `ids` int32 (b, l), `mask` bool (b, l).
+  """An iterator over this process's rows of each batch.
 
-  `source` has len and getitem, and gives clips or records of TFDS (texts as bytes,
-  further fields dropped). `batch_size` counts all processes' rows, `rows` names this
-  one's, None: all. Without `repeat` the last N mod B clips of the one epoch are left
-  out.
+  A batch is `video` uint8 (b, F, H, W, 3), `audio` float32 (b, n), `ids` int32 (b, l)
+  and `mask` bool (b, l).
+
+  Args:
+    source: has len and getitem, and gives clips or records of TFDS (texts as bytes,
+      further fields dropped).
+    batch_size: rows of all processes.
+    seed: of the order.
+    tokenize: texts to ids and mask.
+    rows: this process's rows of a batch; None: all.
+    threads: that read clips.
+    shuffle: whether each epoch is a new permutation.
+    repeat: endless epochs; else the last N mod B clips of the one epoch are left out.
+
+  Raises:
+    UsageError: the source has fewer clips than are needed.
   """
   rows = range(batch_size) if rows is None else rows
   if len(source) < (1 if repeat else batch_size):
@@ -52,7 +63,7 @@ def make_iterator(
 
 
 class BatchIterator:
-  """See `make_iterator`. `close` stops the reading threads."""
+  """The iterator that `make_iterator` returns, with a state to continue from."""
 
   def __init__(
     self,
@@ -80,9 +91,15 @@ class BatchIterator:
     return batch | {"ids": ids, "mask": mask}
 
   def get_state(self) -> dict[str, int]:
+    """The state after the batch that was returned last, as JSON."""
     return {"next_index": self._next, "clips": self._clips}
 
   def set_state(self, state: dict[str, int]) -> None:
+    """Continues from a state of `get_state`.
+
+    Raises:
+      UsageError: it is a state of another kind of data.
+    """
     if "next_index" not in state:
       raise UsageError(
         "this run was trained on latents, not on clips: name a new workdir, or "
@@ -97,6 +114,7 @@ class BatchIterator:
     self._next = int(state["next_index"])
 
   def close(self) -> None:
+    """Stops the threads that read ahead."""
     if self._batches is not None:
       self._batches.close()
     self._batches = None
@@ -127,6 +145,7 @@ class _Rows:
     return (len(self._order) - self._start) // self._batch_size * len(self._rows)
 
   def __getitem__(self, index: int) -> Any:
+    # Item `start + B batch + rows[row]` of the order, for every index of this process.
     batch, row = divmod(index, len(self._rows))
     return self._order[self._start + batch * self._batch_size + self._rows[row]]
 

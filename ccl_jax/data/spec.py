@@ -24,7 +24,17 @@ SAMPLES_PER_TOKEN = 512
 
 @dataclasses.dataclass(frozen=True)
 class ClipSpec:
-  """Frames, height, width (pixels), frames per second, samples per second."""
+  """The sizes of a clip, from which all others follow.
+
+  Attributes:
+    frames: F = 4 k + 1.
+    height, width: pixels, multiples of 16.
+    fps: frames per second.
+    sample_rate: samples per second.
+
+  Raises:
+    UsageError: a size that no clip can have.
+  """
 
   frames: int
   height: int
@@ -56,28 +66,33 @@ class ClipSpec:
 
   @property
   def rate(self) -> fractions.Fraction:
-    """The frame rate, exact: 29.97002997 is 30000/1001."""
+    """The exact frame rate, in frames per second: 29.97002997 is 30000/1001."""
     return fractions.Fraction(self.fps).limit_denominator(1001)
 
   @property
   def seconds(self) -> float:
+    """Duration of the picture in seconds: F / fps."""
     return float(self.frames / self.rate)
 
   @property
   def audio_tokens(self) -> int:
+    """a, the whole audio tokens that the picture lasts."""
+    # a = floor(F / fps * sample_rate / 512), in exact fractions.
     return math.floor(self.frames / self.rate * self.sample_rate / SAMPLES_PER_TOKEN)
 
   @property
   def samples(self) -> int:
+    """Samples of the clip's sound: n = 512 a."""
     return self.audio_tokens * SAMPLES_PER_TOKEN
 
   @property
   def latent_frames(self) -> int:
+    """Frames of the video latent: t = (F - 1) / 4 + 1."""
     return (self.frames - 1) // 4 + 1
 
   @property
   def latent_shape(self) -> tuple[int, int, int]:
-    """(t, h, w) of the video latent."""
+    """(t, h, w) of the video latent: t frames of h x w."""
     return (self.latent_frames, self.height // 8, self.width // 8)
 
 

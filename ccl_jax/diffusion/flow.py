@@ -27,6 +27,12 @@ def _expand(sigma, ndim: int):
 def interpolate(
   x0: Float[Array, "b ..."], eps: Float[Array, "b ..."], sigma: Sigma
 ) -> Float[Array, "b ..."]:
+  """The point (1 - sigma) x0 + sigma eps of the straight path from data to noise.
+
+  Args:
+    x0, eps: data and noise of one shape.
+    sigma: noise level, broadcast over the axes it lacks.
+  """
   sigma = _expand(sigma, x0.ndim)
   return (1 - sigma) * x0 + sigma * eps
 
@@ -34,22 +40,31 @@ def interpolate(
 def velocity_target(
   x0: Float[Array, "b ..."], eps: Float[Array, "b ..."]
 ) -> Float[Array, "b ..."]:
+  """The velocity eps - x0 that the network learns (paper eq. 7)."""
   return eps - x0
 
 
 def data_prediction(
   x: Float[Array, "b ..."], v: Float[Array, "b ..."], sigma: Sigma
 ) -> Float[Array, "b ..."]:
+  """The data x0 = x - sigma v that a velocity v at x implies."""
   return x - _expand(sigma, x.ndim) * v
 
 
 def timestep_of(sigma: Sigma) -> Sigma:
+  """The timestep that the network is told for a noise level: 1000 sigma."""
   return 1000 * sigma
 
 
 def shift_sigma(
   u: Float[Array, "..."] | Float[np.ndarray, "..."], shift: float
 ) -> Float[Array, "..."] | Float[np.ndarray, "..."]:
+  """Moves noise levels u in [0, 1] towards noise: s u / (1 + (s - 1) u).
+
+  Args:
+    u: levels, NumPy or JAX; 0 and 1 stay where they are.
+    shift: s; 1 changes nothing, Wan2.1 has 5.
+  """
   return shift * u / (1 + (shift - 1) * u)
 
 
@@ -70,6 +85,9 @@ def draw_sigma(
     shift: 1 leaves the draw as it is; Wan's is 5.
     mean: of the logit.
     std: of the logit.
+
+  Raises:
+    UsageError: an unknown kind.
   """
   if kind == "uniform":
     u = jax.random.uniform(key, shape, jnp.float32)

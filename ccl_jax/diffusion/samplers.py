@@ -20,8 +20,8 @@ costs no evaluation: it redoes a step once the prediction at its end is there, a
 prediction, made before the correction, stays in the history.
 
 So a step is two rows of numbers, computed on the host in float64 and scanned over:
-infinite lambdas (sigma 1 and sigma 0) and changes of order are settled there, and the
-compiled step has no branch. States are float32; any tree of latents is one state.
+infinite lambdas (sigma 1 and sigma 0) and changes of order are dealt with there, and
+the compiled step has no branch. States are float32; any tree of latents is one state.
 """
 
 import functools
@@ -61,11 +61,18 @@ def _corrector_weights(r: float, h: float, order: int) -> tuple[float, float]:
 def solver_rows(
   sigmas: Float[np.ndarray, "levels"], method: str
 ) -> dict[str, np.ndarray]:
-  """The linear combinations of each step.
+  """The coefficients of each step's linear combinations.
+
+  Args:
+    sigmas: N + 1 strictly decreasing noise levels, the last 0.
+    method: one of METHODS.
 
   Returns:
     correct: (N, 5) over (x_i as predicted, x_{i-1}, m_i, m_{i-1}, m_{i-2}).
     predict: (N, 3) over (x_i, m_i, m_{i-1}).
+
+  Raises:
+    UsageError: an unknown method.
   """
   if method not in METHODS:
     raise UsageError(f"unknown sampler {method!r}; choose one of {', '.join(METHODS)}")
@@ -77,14 +84,18 @@ def solver_rows(
   correct = np.tile(np.eye(5)[0], (steps, 1))
   predict = np.zeros((steps, 3))
   for i in range(steps):
+    # First order at the start (no history) and at the end (lambda is infinite).
     order = min(max_order, i + 1, steps - i)
     keep = sigmas[i + 1] / sigmas[i]
+    # E of the module's docstring, in the form that is finite at sigma 0 and 1.
     move = alphas[i + 1] - alphas[i] * keep
     h = lambdas[i + 1] - lambdas[i]
     r = (lambdas[i] - lambdas[i - 1]) / h if order == 2 else np.inf
+    # "predict", the coefficients of x_i, m_i and m_{i-1}.
     predict[i] = keep, move * (1 + 0.5 / r), -move * 0.5 / r
     if corrected and i + 1 < steps:
       p, q = _corrector_weights(r, h, order)
+      # "correct", applied one step later, when m_{i+1} is there.
       correct[i + 1] = 0, keep, move * q, move * (1 - p - q), move * p
   return {"correct": correct, "predict": predict}
 
@@ -104,6 +115,7 @@ def _solve(velocity, noise, schedule, method, progress, keep: bool):
     x, last, m1, m2 = carry
     v = velocity(x, at["timestep"])
     m = jax.tree.map(functools.partial(data_prediction, sigma=at["sigma"]), x, v)
+    # m was made of the uncorrected x, and stays in the history as it is.
     x = _combine(at["correct"], x, last, m, m1, m2)
     new = _combine(at["predict"], x, m, m1)
     if progress is not None:

@@ -34,6 +34,7 @@ class Schedule:
 
   @property
   def steps(self) -> int:
+    """N, the number of evaluations of the network."""
     return len(self.timesteps)
 
 
@@ -55,6 +56,9 @@ def make_schedule(name: str, steps: int, shift: float) -> Schedule:
     name: one of SCHEDULES.
     steps: N, at least 1. Wan2.1: 50 for text to video, 40 for image to video.
     shift: s, above 0. Wan2.1: 5; 3 for image to video at 480p.
+
+  Raises:
+    UsageError: an unknown name, no step, or a shift that is not above 0.
   """
   if name not in SCHEDULES:
     raise UsageError(f"unknown schedule {name!r}; choose one of {', '.join(SCHEDULES)}")

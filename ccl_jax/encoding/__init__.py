@@ -1,1 +1,1 @@
-"""Media to sets of latents."""
+"""Encodes media into sets of latents."""

@@ -27,13 +27,17 @@ from ccl_jax.errors import UsageError
 
 
 def describe(root: pathlib.Path) -> list[str]:
-  """Lines that say what a set holds, from its JSON files alone."""
-  made = plan.read(root)
-  if made is None:
+  """Lines that say what a set holds, from its JSON files alone.
+
+  Raises:
+    UsageError: there is no set in the folder `root`.
+  """
+  set_plan = plan.read(root)
+  if set_plan is None:
     raise UsageError(
       f"no set of latents at {root}: give a folder that python -m ccl_jax.encode made"
     )
-  paths = [root / f"{shard.name}.json" for shard in made.shards]
+  paths = [root / f"{shard.name}.json" for shard in set_plan.shards]
   shards = [json.loads(path.read_text()) for path in paths if path.is_file()]
   whole = total(shards)
   state = "" if (root / "index.json").is_file() else ", not finished"
@@ -41,11 +45,11 @@ def describe(root: pathlib.Path) -> list[str]:
     f"{root}: {len(shards)} of {len(paths)} shards{state}",
     f"{whole['records']} records, {whole['seconds'] / 3600:.3f} h, "
     f"{whole['bytes'] / 1e6:.1f} MB, sha256 {whole['sha256'][:16]}",
-    f"made from {made.settings['source']} {made.settings['root']}",
+    f"made from {set_plan.settings['source']} {set_plan.settings['root']}",
     "",
     f"{'bucket':24} {'kind':7} {'records':>9} {'hours':>9} {'each':>8}",
   ]
-  for bucket in made.buckets:
+  for bucket in set_plan.buckets:
     n = sum(s["records"] for s in shards if s["bucket"] == bucket.name)
     hours = n * bucket.seconds / 3600
     lines.append(
@@ -54,23 +58,23 @@ def describe(root: pathlib.Path) -> list[str]:
   lines += ["", "caption, words     " + _spread(whole["caption_words"])]
   lines += ["text embedding rows " + _spread(whole["text_rows"])]
   for stored, moments in whole["latents"].items():
-    about = "deviation of video" if stored == "video_std" else stored
-    lines += ["", f"{about} latents, by channel"]
+    title = "deviation of video" if stored == "video_std" else stored
+    lines += ["", f"{title} latents, by channel"]
     lines += [f"{name:>6} " + _numbers(moments[name]) for name in ("mean", "std")]
   lines += ["", "encoders"]
-  lines += [f"{name:>6} {digest}" for name, digest in made.encoders.items()]
-  skipped = len(made.skipped) + sum(len(s["skipped"]) for s in shards)
+  lines += [f"{name:>6} {digest}" for name, digest in set_plan.encoders.items()]
+  skipped = len(set_plan.skipped) + sum(len(s["skipped"]) for s in shards)
   lines += ["", f"skipped {skipped}" + (": see report.jsonl" if skipped else "")]
   return lines
 
 
 def decode(codecs: Codecs, record: Mapping[str, Any]) -> dict[str, Any]:
-  """A record's clip: `video` uint8 (F, H, W, 3) and `audio` (n,), as far as there."""
+  """The clip of a record: `video` uint8 (F, H, W, 3), `audio` (n,), if it has them."""
   latents = {
     s: record[s][None].astype(np.float32) for s in ("video", "audio") if s in record
   }
-  made = jax.device_get(_decoder(codecs, latents))
-  return {k: v[0] for k, v in made.items()} | record["about"]
+  clip = jax.device_get(_decoder(codecs, latents))
+  return {k: v[0] for k, v in clip.items()} | record["about"]
 
 
 @jax.jit
@@ -80,7 +84,11 @@ def _decoder(codecs, latents):
 
 
 def decode_some(root: str | pathlib.Path, count: int) -> Iterator[pathlib.Path]:
-  """Writes `count` records, spread over the set, to ROOT/check; yields the files."""
+  """Writes `count` records, spread over the set, into ROOT/check; yields the files.
+
+  Raises:
+    UsageError: there is no finished set.
+  """
   from ccl_jax.viz.media import write_mp4, write_png, write_wav
 
   root = pathlib.Path(root)
@@ -104,7 +112,7 @@ def decode_some(root: str | pathlib.Path, count: int) -> Iterator[pathlib.Path]:
 def some_clips(
   root: pathlib.Path, count: int
 ) -> Iterator[tuple[Bucket, dict[str, Any]]]:
-  """`count` decoded records: one of every bucket first, the others evenly spread."""
+  """Decodes `count` records: one of every bucket first, the others evenly spread."""
   records, codecs = RecordSet(root), load_codecs(root / "codecs")
   firsts = np.cumsum([0, *map(len, records.buckets.values())])[:-1].tolist()
   spread = np.linspace(0, len(records) - 1, count).astype(int).tolist()
@@ -114,6 +122,7 @@ def some_clips(
 
 
 def contact_sheet(root: pathlib.Path, path: pathlib.Path, count: int) -> None:
+  """Draws `count` decoded records of a set, with their sound, into a PNG at `path`."""
   from ccl_jax.viz.panels import contact_sheet
 
   buckets, clips = zip(*some_clips(root, count))
@@ -142,7 +151,13 @@ def _numbers(values: list[float]) -> str:
 
 
 def show(root: pathlib.Path, clips: int, sheet: pathlib.Path | None) -> None:
-  """Prints what a set holds, and draws `clips` records of a whole one."""
+  """Prints what a set holds, and draws `clips` records of a finished one.
+
+  Args:
+    root: folder of the set.
+    clips: records to draw; 0: no drawing.
+    sheet: the PNG; None: ROOT/inspect.png.
+  """
   print("\n".join(describe(root)))
   if clips > 0 and (root / "index.json").is_file():
     path = sheet or root / "inspect.png"

@@ -1,4 +1,4 @@
-"""Media to a set of latents: the plan, the codecs, this process's shards, the index."""
+"""Encodes media into a set: its plan, its codecs, this process's shards, its index."""
 
 import contextlib
 import pathlib
@@ -18,7 +18,7 @@ from ccl_jax.data.sets import plan, records
 from ccl_jax.data.sets.buckets import parse_spec
 from ccl_jax.data.sets.writer import finish, is_done
 from ccl_jax.data.sources.catalogue import Catalogue
-from ccl_jax.data.sources.stock import Stock, open_stock
+from ccl_jax.data.sources.items import ItemSource, open_items
 from ccl_jax.encoding.shards import encode_shard, make_encoder
 from ccl_jax.errors import UsageError, bind
 
@@ -26,7 +26,11 @@ _PATIENCE = 3600.0  # seconds to wait for process 0 to list the media
 
 
 def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
-  """Encodes this process's shards; returns the set's index once it is whole.
+  """Encodes this process's shards; returns the set's index once all shards are done.
+
+  Args:
+    config: see configs/encode.py.
+    index, count: this process encodes every count-th shard, from the index-th on.
 
   Raises:
     UsageError: a mistake of the user's, or a disk that is full.
@@ -35,10 +39,11 @@ def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
     raise UsageError(f"process_index {index} of process_count {count}: expected less")
   out = pathlib.Path(config.out)
   specs = [parse_spec(text) for text in config.clips]
-  media = bind("data", config.data, open_stock, specs=specs)
+  media = bind("data", config.data, open_items, specs=specs)
   with _disk(out):
-    made, codecs = prepare(config, media, out, index)
-    mine = [s for s in made.shards[index::count] if not is_done(out, s)]
+    set_plan, codecs = prepare(config, media, out, index)
+    # Strided, not in runs: the buckets' costs differ, and so all processes share each.
+    mine = [s for s in set_plan.shards[index::count] if not is_done(out, s)]
     if mine:
       size = config.batch.size
       run = make_encoder(codecs, size, config.video_std)
@@ -46,17 +51,27 @@ def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
       pool = futures.ThreadPoolExecutor(max(config.batch.threads, 1))
       try:
         for shard in mine:
-          encode_shard(out, shard, made.encoders, media, run, size, pool, bar)
+          encode_shard(out, shard, set_plan.encoders, media, run, size, pool, bar)
       finally:
         pool.shutdown(cancel_futures=True)
         bar.close()
-    return finish(out, made)
+    return finish(out, set_plan)
 
 
 def prepare(
-  config, media: Stock, out: pathlib.Path, index: int
+  config, media: ItemSource, out: pathlib.Path, index: int
 ) -> tuple[plan.Plan, Codecs]:
-  """The plan and the codecs of the set; process 0 makes what is not there."""
+  """The plan and the codecs of the set; process 0 makes what is not there.
+
+  Args:
+    config: see configs/encode.py.
+    media: that are encoded.
+    out: folder of the set.
+    index: of this process; all but 0 wait for the plan.
+
+  Raises:
+    UsageError: the set was begun with other settings or codecs, or no plan appears.
+  """
   settings = {
     **{k: config.data[k] for k in ("source", "split")},
     "loudness": config.data.get("loudness"),
@@ -68,29 +83,35 @@ def prepare(
   }
   if index == 0:
     for name in (plan.FILE, "index.json", "report.jsonl"):
+      # Partial files of a killed run.
       records.sweep(out, name)
-  made, end = plan.read(out), time.time() + _PATIENCE
-  while made is None and index:
+  set_plan, end = plan.read(out), time.time() + _PATIENCE
+  # The others poll the disk: encoding needs no network between processes.
+  while set_plan is None and index:
     if time.time() > end:
       raise UsageError(
         f"no {plan.FILE} in {out} after an hour: run process_index 0 too"
       )
     time.sleep(0.2)
-    made = plan.read(out)
-  if made is None:
+    set_plan = plan.read(out)
+  if set_plan is None:
     return make_plan(config, settings, media, out)
-  plan.check_same(made, settings, out)
+  plan.check_same(set_plan, settings, out)
   if config.codec.path:
-    _check_encoders(made, load_codecs(config.codec.path), config.codec.path, out)
+    _check_encoders(set_plan, load_codecs(config.codec.path), config.codec.path, out)
   codecs = load_codecs(out / "codecs")
-  _check_encoders(made, codecs, out / "codecs", out)
-  return made, codecs
+  _check_encoders(set_plan, codecs, out / "codecs", out)
+  return set_plan, codecs
 
 
 def make_plan(
-  config, settings: Mapping[str, Any], media: Stock, out: pathlib.Path
+  config, settings: Mapping[str, Any], media: ItemSource, out: pathlib.Path
 ) -> tuple[plan.Plan, Codecs]:
-  """Lists the media and sees to the codecs; plan.json comes last."""
+  """Lists the media, and loads or fits the codecs; writes plan.json last.
+
+  Raises:
+    UsageError: a wrong setting, or a folder that holds something else.
+  """
   if config.shard_clips < 1:
     raise UsageError(f"shard_clips: got {config.shard_clips}, expected 1 or more")
   ours = ("codecs", f".{plan.FILE}", ".codecs")
@@ -105,6 +126,7 @@ def make_plan(
       f"video_std: the video codec of {codec.path or 'the embedded codecs'} has no "
       "posterior, so no deviation: give codecs=DIR that hold Wan2.1's VAE"
     )
+  # Everything that can be refused is refused before the folder is made.
   listed = media.scan()
   out.mkdir(parents=True, exist_ok=True)
   if not codec.path:
@@ -113,16 +135,18 @@ def make_plan(
   for left_over in out.glob(".codecs.*"):
     shutil.rmtree(left_over)
   save_codecs(codecs, out / "codecs")
-  made = plan.make(settings, fingerprints(codecs), listed, config.shard_clips)
-  plan.write(made, out)
-  return made, codecs
+  # Last: a plan on the disk means that the codecs beside it are whole.
+  set_plan = plan.make(settings, fingerprints(codecs), listed, config.shard_clips)
+  plan.write(set_plan, out)
+  return set_plan, codecs
 
 
 def _some_clips(
-  media: Stock, listed: Catalogue, count: int
+  media: ItemSource, listed: Catalogue, count: int
 ) -> Iterator[dict[str, Any]]:
   """Readable clips drawn from all buckets, the same at every call."""
   pairs = [(b, item) for b, items in listed.buckets.items() for item in items]
+  # A fixed seed: a run that was killed before its plan fits the same codecs again.
   for i in np.random.default_rng(0).permutation(len(pairs)):
     if count == 0:
       return
@@ -131,9 +155,9 @@ def _some_clips(
       count -= 1
 
 
-def _check_encoders(made: plan.Plan, codecs: Codecs, where: Any, out: Any) -> None:
+def _check_encoders(set_plan: plan.Plan, codecs: Codecs, where: Any, out: Any) -> None:
   now = fingerprints(codecs)
-  for name, digest in made.encoders.items():
+  for name, digest in set_plan.encoders.items():
     if now[name] != digest:
       raise UsageError(
         f"the {name} codec in {where} ({now[name][:8]}) is not the one that {out} is "

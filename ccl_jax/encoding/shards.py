@@ -1,4 +1,4 @@
-"""A shard's clips through the codecs: decoding, encoding and writing overlap."""
+"""Encodes the clips of a shard: decoding, encoding and writing overlap."""
 
 import collections
 import functools
@@ -17,33 +17,40 @@ from ccl_jax.codecs.images import to_unit
 from ccl_jax.data.media.decode import MediaError
 from ccl_jax.data.sets import plan, records
 from ccl_jax.data.sets.writer import new_shard
-from ccl_jax.data.sources.stock import Stock
+from ccl_jax.data.sources.items import ItemSource
 from ccl_jax.errors import UsageError
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def _program(codecs, batch, video_std):
-  """One program for each bucket."""
-  made = {"text": codecs.text.encode(batch["ids"], batch["mask"])}
+  """Latents of one batch, a dict by record key; jitted, it compiles once per bucket."""
+  latents = {"text": codecs.text.encode(batch["ids"], batch["mask"])}
   if "video" in batch:
     pixels = to_unit(batch["video"])
     if video_std:
-      made["video"], made["video_std"] = codecs.video.posterior(pixels)
+      latents["video"], latents["video_std"] = codecs.video.posterior(pixels)
     else:
-      made["video"] = codecs.video.encode(pixels)
+      latents["video"] = codecs.video.encode(pixels)
   if "audio" in batch:
-    made["audio"] = codecs.audio.encode(batch["audio"])
-  return {k: v.astype(records.DTYPES[k]) for k, v in made.items()}
+    latents["audio"] = codecs.audio.encode(batch["audio"])
+  return {k: v.astype(records.DTYPES[k]) for k, v in latents.items()}
 
 
 def make_encoder(
   codecs: Codecs, size: int, video_std: bool = False
 ) -> Callable[[list[dict]], dict]:
-  """A function from clips of one bucket, at most `size`, to arrays of `size` rows;
-  `video_std`: with the deviation of video latents.
+  """A function from clips of one bucket, at most `size`, to arrays of `size` rows.
 
   A batch runs on all devices of this process; what it lacks in rows is filled with its
   last clip, so that a bucket has one shape.
+
+  Args:
+    codecs: of the set.
+    size: rows, a multiple of the devices.
+    video_std: whether the deviation of video latents is computed too.
+
+  Raises:
+    UsageError: the size does not divide over the devices.
   """
   devices = jax.local_devices()
   if size < 1 or size % len(devices):
@@ -61,6 +68,7 @@ def make_encoder(
     }
     batch |= {"ids": ids, "mask": mask}
     short = size - len(clips)
+    # The last clip fills the batch up; its copies are not stored.
     batch = {k: np.concatenate([x, *[x[-1:]] * short]) for k, x in batch.items()}
     arrays = _program(codecs, jax.device_put(batch, rows), video_std)
     return arrays | {"length": mask.sum(1)}
@@ -72,13 +80,24 @@ def encode_shard(
   out: pathlib.Path,
   shard: plan.Shard,
   encoders: Mapping[str, str],
-  media: Stock,
+  media: ItemSource,
   run: Callable[[list[dict]], dict],
   size: int,
   pool: futures.Executor,
   bar: Any,
 ) -> None:
-  """Writes the records of one shard, in the order of its items."""
+  """Writes the records of one shard, in the order of its items.
+
+  Args:
+    out: folder of the set.
+    shard: of its plan.
+    encoders: hashes of the codecs.
+    media: to read items from.
+    run: as of `make_encoder`.
+    size: clips of a batch.
+    pool: of threads that decode.
+    bar: of progress, in clips.
+  """
 
   def load(item):
     try:
@@ -91,7 +110,7 @@ def encode_shard(
       if isinstance(clip, dict):
         yield clip
         continue
-      made.skip(*clip)
+      shard_records.skip(*clip)
       bar.write(f"skipped {': '.join(clip)}", file=sys.stderr)
       bar.update(1)
 
@@ -101,10 +120,10 @@ def encode_shard(
     for i, clip in enumerate(clips):
       rows = {k: v[i] for k, v in arrays.items()}
       rows["text"] = rows["text"][: lengths[i]]
-      made.add(clip["id"], clip["text"], rows)
+      shard_records.add(clip["id"], clip["text"], rows)
     bar.update(len(clips))
 
-  with new_shard(out, shard, encoders) as made:
+  with new_shard(out, shard, encoders) as shard_records:
     under_way = None  # a batch is on the devices while the one before it is written
     for clips in batched(readable(), size):
       arrays = run(clips)
@@ -118,7 +137,7 @@ def encode_shard(
 def ahead(
   pool: futures.Executor, function: Callable, items: Iterable, depth: int
 ) -> Iterator[Any]:
-  """function(item) of every item in order, `depth` of them under way."""
+  """Yields function(item) of every item in order, `depth` of them under way."""
   queue = collections.deque()
   for item in items:
     queue.append(pool.submit(function, item))
@@ -129,6 +148,7 @@ def ahead(
 
 
 def batched(items: Iterable, size: int) -> Iterator[list]:
+  """Yields lists of `size` items in order; the last may be shorter."""
   batch = []
   for item in items:
     batch.append(item)

@@ -95,7 +95,7 @@ class Pipeline:
       UsageError: it is none of these, has no codecs, or no checkpoint that is whole.
     """
     found = find_parameters(folder, step)
-    about = found.about
+    about = found.description
     negative = ""
     if about.get("kind") == "wan-dit":
       negative = wan.negative_prompt(about["sizes"])

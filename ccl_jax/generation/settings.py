@@ -147,6 +147,6 @@ def _settings(about: Mapping[str, Any], given: frozenset[str]) -> Settings:
 
 
 def file_digest(path: str | pathlib.Path) -> str:
-  """The SHA-256 of a file."""
+  """The SHA-256 of a file's bytes, in hexadecimal."""
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()

@@ -26,7 +26,7 @@ _scores = jax.jit(lambda model, wave, valid: model(wave, valid))
 def windows(
   wave: Float[np.ndarray, " n"],
 ) -> tuple[Float[np.ndarray, "w m"], Int[np.ndarray, " w"]]:
-  """Windows of a sound, and how many samples of each are its own."""
+  """Windows of a sound, 10 s each, and the samples of each that are not padding."""
   starts = np.arange(0, len(wave), WINDOW)
   padded = np.pad(wave, (0, -len(wave) % WINDOW))
   return padded.reshape(-1, WINDOW), np.minimum(len(wave) - starts, WINDOW)
@@ -48,5 +48,6 @@ def score(wave: Float[np.ndarray, " n"], model: Aesthetics) -> dict[str, float]:
     _scores(model, x[None], np.arange(WINDOW)[None] < n)[:, 0]
     for x, n in zip(cut, lengths)
   ]
+  # clip = sum_i n_i score_i / sum_i n_i
   means = np.average(np.asarray(rows, np.float64), axis=0, weights=lengths)
   return dict(zip(AXES, means.tolist()))

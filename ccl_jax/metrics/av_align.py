@@ -29,7 +29,11 @@ LEAST_FLOW = 0.1  # pixels per frame
 def flow_curve(
   video: UInt8[np.ndarray, "F H W 3"], short_side: int = SHORT_SIDE
 ) -> Float[np.ndarray, " F"]:
-  """Mean length of each frame's optical flow.
+  """Mean length of each frame's optical flow, in pixels of the scaled picture.
+
+  Args:
+    video: RGB.
+    short_side: pixels that the picture's shorter side is scaled to.
 
   Raises:
     Unscorable: fewer than two frames, or no OpenCV.
@@ -79,13 +83,20 @@ def peak_times(
 def overlap(
   audio: Float[np.ndarray, " a"], video: Float[np.ndarray, " v"], fps: float | int
 ) -> float:
-  """AV-Align of peaks; 0 where there are none."""
+  """AV-Align of the times of audio and video peaks, in [0, 1]; 0 where there are none.
+
+  Args:
+    audio, video: seconds, ascending.
+    fps: frames per second of the picture.
+  """
   left, matches = list(video), 0
   for time in audio:
+    # The first video peak within a frame's time that is not matched yet.
     close = next((v for v in left if abs(time - v) < 1 / fps), None)
     if close is not None:
       left.remove(close)
       matches += 1
+  # Intersection over union of the peaks.
   return matches / max(len(audio) + len(video) - matches, 1)
 
 
@@ -98,7 +109,10 @@ def score(
   """AV-Align of a clip, and how many peaks it rests on.
 
   Args:
+    video: RGB.
+    fps: frames per second.
     wave: mono; published numbers have it at 22050 Hz.
+    rate: of the wave, in Hz.
 
   Raises:
     Unscorable: no motion or sound to find peaks in, or no OpenCV.

@@ -1,4 +1,4 @@
-"""What the scores of clips have in common: one interface, and one way to refuse."""
+"""The interface of all metrics of clips, and their one way to refuse a clip."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -9,7 +9,11 @@ Scorer = Callable[[Any], dict[str, Any]]
 
 
 class Unscorable(Exception):
-  """A clip that a metric cannot judge, and why: it counts as not scored, never as 0."""
+  """A metric cannot judge a clip: it counts as not scored, never as 0.
+
+  Attributes:
+    reason: why, in a line.
+  """
 
   def __init__(self, reason: str):
     super().__init__(reason)
@@ -18,6 +22,9 @@ class Unscorable(Exception):
 
 class Metric:
   """A score of clips, whose networks are read when the first clip needs them.
+
+  Args:
+    load: reads the networks, and returns the function from a clip to its scores.
 
   Attributes:
     name: of the metric.
@@ -53,7 +60,7 @@ class Metric:
     _ = self._scorer
 
   def score(self, clip: Any) -> dict[str, Any]:
-    """The numbers of a clip, and what led to them, as JSON; arrays are kept beside it.
+    """The scores of a clip as JSON, with what led to them; arrays are kept beside it.
 
     Raises:
       Unscorable: it has no score, for the reason given.

@@ -1,4 +1,4 @@
-"""A clip as metrics see it: decoded once, then shown at every rate that is asked for.
+"""A clip for metrics: decoded once, then given at every rate that is asked for.
 
 The clock begins with the first instant that has both picture and sound. Pictures change
 their rate as ffmpeg's fps filter does it (metrics/fps.py); sound does by sinc
@@ -26,7 +26,13 @@ _JITTER = 0.01  # seconds off the running sample count: less is noise, more is a
 
 
 class Picture(NamedTuple):
-  """All frames of a file, when each appears (s), and when the last one goes."""
+  """All frames of a file, with their times in seconds.
+
+  Attributes:
+    times: when each appears.
+    end: when the last one goes.
+    rate: frames per second.
+  """
 
   frames: UInt8[np.ndarray, "F H W 3"]
   times: list[Fraction]
@@ -35,7 +41,13 @@ class Picture(NamedTuple):
 
 
 class Sound(NamedTuple):
-  """All samples of a file, by channel."""
+  """All samples of a file, by channel.
+
+  Attributes:
+    wave: in [-1, 1].
+    rate: in Hz.
+    layout: the channels' names, such as "stereo".
+  """
 
   wave: Float32[np.ndarray, "c n"]
   rate: int
@@ -43,9 +55,10 @@ class Sound(NamedTuple):
 
 
 class Clip:
-  """One clip.
+  """A clip that is to be scored; its file is decoded when it is first needed.
 
   Attributes:
+    path: of the file.
     name: its id.
     fields: its line of the manifest.
   """
@@ -77,11 +90,14 @@ class Clip:
 
   @property
   def decoded(self) -> bool:
-    """Whether it has been."""
+    """Whether the file has been decoded so far."""
     return "_decoded" in vars(self)
 
   def check(self, kinds: frozenset[str]) -> None:
-    """Decodes the clip.
+    """Decodes the clip, and checks that it has what is needed.
+
+    Args:
+      kinds: of "picture" and "sound".
 
     Raises:
       Unscorable: the file is damaged, or lacks one of these.
@@ -96,33 +112,35 @@ class Clip:
 
   @property
   def seconds(self) -> float:
-    """Length of the picture."""
+    """Duration of the clip's picture, in seconds."""
     return float(self._part("picture").end)
 
   def frames(self, fps: float | int | None = None) -> UInt8[np.ndarray, "F H W 3"]:
-    """The frames, all of them or at another rate, from time 0."""
+    """The frames from time 0 on, at `fps` frames per second; None: all as they are."""
     picture = self._part("picture")
     if fps is None:
       return picture.frames
     times = [*picture.times, picture.end]
+    # The coarsest clock in which all times are whole: no rounding of frame times.
     unit = Fraction(1, math.lcm(*{t.denominator for t in times}))
     pts = np.array([int(t / unit) for t in picture.times])
     shown = fps_indices(pts, int(picture.end / unit), unit, fps)
+    # Frames before time 0 are dropped: clips start where sound or picture starts last.
     early = max(-math.floor(picture.times[0] * Fraction(fps) + Fraction(1, 2)), 0)
     return picture.frames[shown[early:]]
 
   def sound(self, rate: int) -> Float32[np.ndarray, " n"]:
-    """Mono, the mean of the channels."""
+    """Mono sound at `rate` Hz in [-1, 1], the mean of the channels."""
     sound = self._part("sound")
     return resample(sound.wave.mean(0), sound.rate, rate)
 
   def first_channel(self, rate: int) -> Float32[np.ndarray, " n"]:
-    """Of stereo the left one."""
+    """The first channel's sound at `rate` Hz: of stereo the left one."""
     sound = self._part("sound")
     return resample(sound.wave[0], sound.rate, rate)
 
   def integers(self, rate: int) -> Int16[np.ndarray, " n"]:
-    """Mono at the scale of int16."""
+    """Mono sound at `rate` Hz, at the scale of int16, by libswresample."""
     sound = self._part("sound")
     if not sound.wave.size:
       return np.zeros(0, np.int16)
@@ -136,8 +154,14 @@ class Clip:
 
 
 def decode(path: str | pathlib.Path, needs: frozenset[str]) -> dict[str, Any]:
-  """Picture and sound of a file in one pass; None for a track that is not there, or is
-  not needed.
+  """Picture and sound of a file, in one pass.
+
+  Args:
+    path: of the file.
+    needs: of "picture" and "sound".
+
+  Returns:
+    `picture` and `sound`; None for one that is not there, or not needed.
 
   Raises:
     MediaError: it is damaged, or no media file.
@@ -148,12 +172,13 @@ def decode(path: str | pathlib.Path, needs: frozenset[str]) -> dict[str, Any]:
       "picture": main_track(container, "video"),
       "sound": main_track(container, "audio"),
     }
-    here = {kind: s for kind, s in streams.items() if s is not None}
+    present = {kind: s for kind, s in streams.items() if s is not None}
+    # Time 0 is where both tracks have started.
     zero = max(
-      ((s.start_time or 0) * s.time_base for s in here.values()), default=Fraction(0)
+      ((s.start_time or 0) * s.time_base for s in present.values()), default=Fraction(0)
     )
-    wanted = {kind: s for kind, s in here.items() if kind in needs}
-    held = {kind: [] for kind in wanted}
+    wanted = {kind: s for kind, s in present.items() if kind in needs}
+    decoded = {kind: [] for kind in wanted}
     if "sound" in wanted:
       s = wanted["sound"]
       resampler = av.AudioResampler("fltp", s.layout, s.rate)
@@ -166,30 +191,32 @@ def decode(path: str | pathlib.Path, needs: frozenset[str]) -> dict[str, Any]:
           raise MediaError(f"{path}: damaged picture at {float(time):.2f} s")
         pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
         long = (frame.duration or 0) * frame.time_base
-        held["picture"].append((time, long, pixels))
+        decoded["picture"].append((time, long, pixels))
       else:
-        held["sound"] += [(time, x.to_ndarray()) for x in resampler.resample(frame)]
+        decoded["sound"] += [(time, x.to_ndarray()) for x in resampler.resample(frame)]
     parts = {"picture": None, "sound": None}
     if "picture" in wanted:
-      parts["picture"] = _picture(path, held["picture"], wanted["picture"])
+      parts["picture"] = _picture(path, decoded["picture"], wanted["picture"])
     if "sound" in wanted:
-      parts["sound"] = _sound(held["sound"], s.rate, s.layout)
+      parts["sound"] = _sound(decoded["sound"], s.rate, s.layout)
   return parts
 
 
-def _picture(path, held, stream) -> Picture:
-  if not held:
+def _picture(path, frames, stream) -> Picture:
+  if not frames:
     raise MediaError(f"{path}: not one frame can be decoded")
   rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-  times = [time for time, _, _ in held]
-  end = times[-1] + (held[-1][1] or 1 / rate)
-  return Picture(np.stack([x for *_, x in held]), times, end, float(rate))
+  times = [time for time, _, _ in frames]
+  # The last frame lasts as long as it says, or else one period.
+  end = times[-1] + (frames[-1][1] or 1 / rate)
+  return Picture(np.stack([x for *_, x in frames]), times, end, float(rate))
 
 
-def _sound(held, rate: int, layout) -> Sound:
+def _sound(frames, rate: int, layout) -> Sound:
   """Lays each unbroken run of sound at its own time."""
   runs, clock = [], None
-  for time, piece in held:
+  for time, piece in frames:
+    # A gap or an overlap: a new run, at its own time.
     if clock is None or abs(time - clock) > _JITTER:
       runs.append((time, []))
       clock = time
@@ -199,6 +226,7 @@ def _sound(held, rate: int, layout) -> Sound:
   wave = np.zeros((layout.nb_channels, length), np.float32)
   for time, pieces in runs:
     joined = np.concatenate(pieces, 1)
+    # What is before time 0 is cut off, what is past the end too.
     first = round(time * rate)
     joined = joined[:, max(-first, 0) :]
     first = max(first, 0)

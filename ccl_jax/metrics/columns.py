@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Column(NamedTuple):
-  """A number of a table.
+  """A number of a table, and how clips make it.
 
   Attributes:
     metric: whose records it reads.
@@ -54,7 +54,7 @@ COLUMNS = {
   "hue_error": Column("talking", "hue_error", None, "Hue error", False, True),
   "place_error": Column("talking", "place_error", None, "Place error", False, True),
 }
-ABOUT = {  # what a reader of the report is told
+ABOUT = {  # what the number is, for readers of the report
   "cu": "content usefulness of the sound, by AudioBox Aesthetics, about 1 to 10",
   "pq": "production quality of the sound, by AudioBox Aesthetics, about 1 to 10",
   "wer": "errors in the words that Whisper hears, of all words that are to be said",

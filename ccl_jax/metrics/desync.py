@@ -35,7 +35,7 @@ CHANCE = float(np.abs(OFFSETS).mean())
 
 
 def segment_count(frames: int, samples: int) -> int:
-  """Segments that both picture and sound have."""
+  """The number of segments that both picture and sound have."""
   of_frames = (frames - FRAMES) // FRAME_STEP + 1
   of_samples = (samples - SAMPLES) // SAMPLE_STEP + 1
   return max(min(of_frames, of_samples), 0)
@@ -67,7 +67,7 @@ def windows(
 def segment_mels(
   segments: Float[np.ndarray, "s n"],
 ) -> Float[np.ndarray, "s bands m"]:
-  """What the sound tower reads of segments."""
+  """Normalised mels of segments of sound, as the sound tower reads them."""
   mel = htk_mel(segments)
   mel = np.pad(mel, ((0, 0), (0, 0), (0, MEL_FRAMES - mel.shape[-1])))
   return ((mel - MEL_MEAN) / MEL_STD).astype(np.float32)
@@ -85,11 +85,14 @@ def window_logits(
 
 
 def from_logits(logits: Float[np.ndarray, "w o"]) -> dict[str, Any]:
-  """The score of the first and the last of these windows, and what led to it: by
-  window, the class, its signed offset in seconds, the probabilities, and their mean
-  offset.
+  """The score of the first and the last of these windows, and what led to it.
+
+  Returns:
+    desync, and by window the class, its signed offset in seconds, the probabilities,
+    and their mean offset.
   """
   ends = np.asarray(logits, np.float64)[[0, -1]]
+  # The softmax over the 21 classes.
   odds = np.exp(ends - ends.max(-1, keepdims=True))
   probabilities = odds / odds.sum(-1, keepdims=True)
   classes = ends.argmax(-1)

@@ -1,8 +1,8 @@
-"""Faces in pictures, from what S3FD says of its prior boxes.
+"""Finds faces in pictures by S3FD's prior boxes.
 
-A prior of size s at row i, column j of a map of stride n is (cx, cy, w, h) =
-((j + 1/2) n, (i + 1/2) n, s, s) in pixels; all is divided by the picture's width and
-height. The network moves it by loc = (a, b, c, d), with variances 0.1 and 0.2, to
+A prior of size s at row i, column j of a map of stride n is (cx, cy, w, h) = ((j + 1/2)
+n, (i + 1/2) n, s, s) in pixels; all is divided by the picture's width and height. The
+network moves it by loc = (a, b, c, d), with variances 0.1 and 0.2, to
 
   centre  cx + 0.1 a w,  cy + 0.1 b h         size  w e^{0.2 c},  h e^{0.2 d}
 
@@ -37,6 +37,8 @@ def find_faces(
   """The faces of each RGB frame in its pixels, the surest first.
 
   Args:
+    detector: S3FD with its parameters.
+    frames: RGB.
     factor: the detector sees pictures this much as large.
     confidence: probability that a face must exceed.
     batch: pictures at a time; the last ones are filled up, so that all compile once.
@@ -55,11 +57,11 @@ def find_faces(
     images = scale(frames[i : i + batch], factor)
     missing = ((0, batch - len(images)), (0, 0), (0, 0), (0, 0))
     outputs.append(run_s3fd(detector, np.pad(images, missing)))
-  boxes, found = priors(*seen), []
+  boxes, faces = priors(*seen), []
   for conf, loc in outputs:  # nothing is waited for before all is under way
     for scores, moves in zip(np.asarray(conf)[..., 1], np.asarray(loc)):
-      found.append(faces_of(scores, decode(moves, boxes), size, confidence))
-  return found[: len(frames)]
+      faces.append(faces_of(scores, decode(moves, boxes), size, confidence))
+  return faces[: len(frames)]
 
 
 def faces_of(
@@ -68,7 +70,13 @@ def faces_of(
   size: tuple[int, int],
   confidence: float,
 ) -> Boxes:
-  """Faces in pixels of a picture of `size` (height, width), the surest first."""
+  """Faces of one picture in its pixels, the surest first.
+
+  Args:
+    scores, boxes: of the priors, boxes in units of the picture.
+    size: (height, width) of the picture.
+    confidence: probability that a face must exceed.
+  """
   chosen = suppressed(scores, boxes)
   chosen = chosen[scores[chosen] > confidence]
   height, width = size
@@ -79,7 +87,7 @@ def faces_of(
 def suppressed(
   scores: Float[np.ndarray, " p"], boxes: Float[np.ndarray, "p 4"]
 ) -> Int[np.ndarray, " k"]:
-  """The boxes that the network reports: possible, and apart; the surest first."""
+  """Indices of the boxes that S3FD reports: likely, and apart; the surest first."""
   (possible,) = np.nonzero(scores > FIRST_LOOK)
   kept = nms(boxes[possible], scores[possible], FIRST_OVERLAP, MOST_SEEN)
   return possible[kept[:MOST_KEPT]]
@@ -99,7 +107,13 @@ def priors(height: int, width: int) -> Float32[np.ndarray, "p 4"]:
 def decode(
   loc: Float[np.ndarray, "p 4"], prior: Float[np.ndarray, "p 4"]
 ) -> Float[np.ndarray, "p 4"]:
-  """The moved priors, by their corners."""
+  """The moved priors, by their corners.
+
+  Args:
+    loc: of the network.
+    prior: (cx, cy, w, h).
+  """
+  # The formula of the module's docstring, in float32 as the reference.
   centre = prior[:, :2] + np.float32(0.1) * loc[:, :2] * prior[:, 2:]
   size = prior[:, 2:] * np.exp(np.float32(0.2) * loc[:, 2:])
   corner = centre - size / 2
@@ -112,8 +126,15 @@ def nms(
   overlap: float,
   most: int | None = None,
 ) -> Int[np.ndarray, " k"]:
-  """Which boxes are left, the surest first, if each removes those below it that it
-  overlaps by more than `overlap`; only the `most` surest are looked at.
+  """Non-maximum suppression: indices of the boxes that are left, the surest first.
+
+  Each box removes those below it that it overlaps by more than `overlap`.
+
+  Args:
+    boxes: corners.
+    scores: by box.
+    overlap: intersection over union.
+    most: only so many of the surest are looked at; None: all.
   """
   order = np.argsort(scores, kind="stable")[::-1][:most]
   kept = []
@@ -127,7 +148,7 @@ def nms(
 def intersection_over_union(
   box: Float[np.ndarray, "4"], boxes: Float[np.ndarray, "k 4"]
 ) -> Float[np.ndarray, " k"]:
-  """Of one box with each of several."""
+  """Intersection over union of one box with each of several."""
   corner = np.maximum(box[:2], boxes[:, :2])
   sides = np.maximum(np.minimum(box[2:], boxes[:, 2:]) - corner, 0)
   shared = sides.prod(1)

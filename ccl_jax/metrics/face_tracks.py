@@ -1,4 +1,4 @@
-"""Faces followed through a clip, and the pictures of them that SyncNet sees.
+"""Follows faces through a clip, and cuts the pictures of them that SyncNet sees.
 
 A track takes, frame by frame, the surest face that is left whose intersection over
 union with its last box exceeds 0.5, and ends where the next such face is more than
@@ -56,6 +56,12 @@ def find_tracks(
 ) -> list[Track]:
   """The tracks that count, in the order they begin.
 
+  Args:
+    faces: boxes by frame, the surest first.
+    min_track: frames; a face must be seen in more.
+    min_face_size: pixels; the mean width or height must be larger.
+    max_gap: frames from one detection to the next, at most.
+
   Raises:
     Unscorable: there is none.
   """
@@ -78,7 +84,7 @@ def find_tracks(
 
 
 def link(faces: Sequence[Boxes], max_gap: int) -> list[Track]:
-  """All faces of all frames, each in one track.
+  """The tracks of all faces, each face in one of them.
 
   Args:
     faces: boxes by frame, the surest first.
@@ -110,13 +116,13 @@ def _follow(left: list[list[np.ndarray]], first: int, max_gap: int) -> Track:
 
 
 def median(x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-  """Of `SMOOTHED` values about each, zeros past the ends."""
+  """Running median over `SMOOTHED` values, with zeros past both ends."""
   padded = np.pad(x, SMOOTHED // 2)
   return np.median(np.lib.stride_tricks.sliding_window_view(padded, SMOOTHED), -1)
 
 
 def crop_boxes(boxes: Float[np.ndarray, "n 4"]) -> Int[np.ndarray, "n 4"]:
-  """(left, top, right, bottom) of what is shown of each face, in whole pixels."""
+  """(left, top, right, bottom) of the picture of each face, in whole pixels."""
   left, top, right, bottom = boxes.T
   s = median(np.maximum(right - left, bottom - top) / 2)
   x, y = median((left + right) / 2), median((top + bottom) / 2)
@@ -132,7 +138,7 @@ def crop_boxes(boxes: Float[np.ndarray, "n 4"]) -> Int[np.ndarray, "n 4"]:
 def crop_track(
   frames: UInt8[np.ndarray, "F H W 3"], track: Track
 ) -> UInt8[np.ndarray, "n 224 224 3"]:
-  """The pictures of a face."""
+  """The pictures of a track's face, one per frame, scaled to 224 x 224."""
   crops = np.empty((len(track.frames), SIDE, SIDE, 3), np.uint8)
   for i, (number, box) in enumerate(zip(track.frames, crop_boxes(track.boxes))):
     crops[i] = resize(_cut(frames[number], *map(int, box)), SIDE, SIDE)

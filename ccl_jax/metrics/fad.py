@@ -21,7 +21,7 @@ LEAST_SAMPLES = WINDOW + (FRAMES - 1) * HOP
 
 
 def mel_triangles() -> Float[np.ndarray, "k c"]:
-  """The matrix T."""
+  """The matrix T of the module's formula: k bins to c bands."""
   mel = lambda hertz: np.log1p(np.asarray(hertz) / 700)
   edges = np.linspace(mel(LOW), mel(HIGH), BANDS + 2)
   place = mel(np.arange(FFT // 2 + 1) * RATE / FFT)[:, None]
@@ -29,10 +29,12 @@ def mel_triangles() -> Float[np.ndarray, "k c"]:
 
 
 def patches(wave: Float[np.ndarray, " n"]) -> Float[np.ndarray, "b m c"]:
-  """Log mel of the whole patches of a sound."""
+  """Log mel of the whole patches of a sound at 16 kHz: b patches of 96 frames."""
   frames = np.lib.stride_tricks.sliding_window_view(wave.astype(np.float64), WINDOW)
+  # The periodic Hann window, as VGGish's front end has it.
   taper = np.hanning(WINDOW + 1)[:-1]
   amplitude = np.abs(np.fft.rfft(frames[::HOP] * taper, FFT))
+  # log(A T + 0.01), of amplitudes and not of powers.
   mel = np.log(amplitude @ mel_triangles() + OFFSET).astype(np.float32)
   return mel[: len(mel) // FRAMES * FRAMES].reshape(-1, FRAMES, BANDS)
 
@@ -43,7 +45,7 @@ _features = jax.jit(lambda net, mel: net(mel))
 def features(
   wave: Float[np.ndarray, " n"], net: SoundFeatures
 ) -> Float[np.ndarray, "b e"]:
-  """The rows of a sound in [-1, 1].
+  """The b feature rows of a mono sound at 16 kHz in [-1, 1].
 
   Raises:
     Unscorable: it is shorter than a patch.

@@ -19,10 +19,12 @@ from ccl_jax.metrics.talking_scene import synchrony
 
 
 def motion_curve(video: Video) -> Float[np.ndarray, " F"]:
-  """Change from the frame before, relative to the clip's mean; the first frame's is
-  that of the second.
+  """Change from the frame before, relative to the clip's mean.
+
+  The first frame's is that of the second.
   """
   pairs = itertools.pairwise(video)  # one at a time: a film is large
+  # mean |frame k - frame k-1|; int16, as bytes would wrap around.
   change = [np.abs(np.subtract(b, a, dtype=np.int16)).mean() for a, b in pairs]
   curve = np.concatenate([change[:1], change]) / 255
   return curve / (curve.mean() + 1e-4)
@@ -35,7 +37,12 @@ def loudness_curve(audio: Audio) -> Float[np.ndarray, " i"]:
 
 
 def score(video: Video, audio: Audio, fps: float | int) -> dict[str, float]:
-  """The three scores of one clip.
+  """`sync_r0`, `sync_c` and `sync_lag_ms` of one clip.
+
+  Args:
+    video: RGB.
+    audio: mono at 16 kHz in [-1, 1].
+    fps: frames per second.
 
   Raises:
     Unscorable: it is too short.
@@ -51,10 +58,15 @@ def score(video: Video, audio: Audio, fps: float | int) -> dict[str, float]:
 def film_scores(
   clips: list[dict], fps: float | int, shifts: int = 8
 ) -> dict[str, dict[str, dict[str, float]]]:
-  """Mean `sync_r0`, `sync_c` and `sync_lag_ms` of clips (video, audio), and of the same
-  pictures with the sounds of the clips up to `shifts` places before.
+  """Means of the three scores of clips, and of the same with others' sounds.
 
-  Returns {"given": {score: {mean, sem, n}}, "chance": ...}; no chance of a single clip.
+  Args:
+    clips: dicts with `video` and `audio`.
+    fps: frames per second of all.
+    shifts: chance pairs a picture with the sounds of so many clips before it.
+
+  Returns:
+    {"given": {score: {mean, sem, n}}, "chance": ...}; no chance of a single clip.
   """
   motions = [motion_curve(c["video"]) for c in clips]
   sounds = [loudness_curve(c["audio"]) for c in clips]

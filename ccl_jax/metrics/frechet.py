@@ -27,7 +27,7 @@ from ccl_jax.metrics.base import Unscorable
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-  """Mean and spread of the features seen so far.
+  """Mean and scatter of a set of features, to be added to.
 
   Attributes:
     n: features.
@@ -41,12 +41,12 @@ class Moments:
 
   @classmethod
   def none(cls, width: int) -> "Moments":
-    """Of no features of this width."""
+    """The moments of no features, of this width."""
     return cls(0, np.zeros(width), np.zeros((width, width)))
 
   @classmethod
   def of(cls, chunks: Iterable[Float[np.ndarray, "_ d"]]) -> "Moments":
-    """Of features that come in chunks.
+    """The moments of features that come in chunks.
 
     Raises:
       Unscorable: there are none.
@@ -59,7 +59,7 @@ class Moments:
     return total
 
   def add(self, features: Float[np.ndarray, "m d"]) -> "Moments":
-    """With these features too.
+    """The moments with further features added.
 
     Raises:
       Unscorable: they are not all finite.
@@ -74,10 +74,15 @@ class Moments:
     return self.merge(Moments(len(features), mean, away.T @ away))
 
   def merge(self, other: "Moments") -> "Moments":
-    """Of both sets together."""
+    """The moments of both sets together.
+
+    Chan et al. (1979): the scatters add up, and so does n m / (n + m) of the outer
+    product of the means' difference.
+    """
     if not other.n:
       return self
     n, apart = self.n + other.n, other.mean - self.mean
+    # n m / (n + m) (m1 - m2)(m1 - m2)^T
     between = np.outer(apart, apart) * (self.n * other.n / n)
     return Moments(
       n, self.mean + apart * (other.n / n), self.scatter + other.scatter + between
@@ -85,7 +90,7 @@ class Moments:
 
   @property
   def covariance(self) -> Float[np.ndarray, "d d"]:
-    """Of the features.
+    """The covariance of the features, divided by n - 1.
 
     Raises:
       Unscorable: there are fewer than two.
@@ -112,21 +117,23 @@ def frechet(a: Moments, b: Moments) -> float:
         stacklevel=2,
       )
   values, vectors = np.linalg.eigh(c1)
+  # C1^(1/2), of a symmetric matrix; rounding may leave eigenvalues below 0.
   root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
   product = root @ c2 @ root
   cross = np.sqrt(np.maximum(np.linalg.eigvalsh((product + product.T) / 2), 0)).sum()
+  # tr C1 + tr C2 - 2 tr (C1 C2)^(1/2)
   spread = np.trace(c1) + np.trace(c2) - 2 * cross
   # Rounding may leave equal sets a little below zero.
   return max(float(np.sum((a.mean - b.mean) ** 2) + spread), 0.0)
 
 
 def write_features(path: str | os.PathLike, features: Float[np.ndarray, "n d"]) -> None:
-  """Features as an .npz with one array, `features`."""
+  """Writes features into an .npz, as its one array `features`."""
   _write(path, features=features)
 
 
 def write_moments(path: str | os.PathLike, moments: Moments) -> None:
-  """Moments as an .npz with n, mu and sigma, names that others write too."""
+  """Writes moments into an .npz, as n, mu and sigma: names that others write too."""
   _write(path, n=moments.n, mu=moments.mean, sigma=moments.covariance)
 
 
@@ -140,8 +147,9 @@ def _write(path: str | os.PathLike, **arrays) -> None:
 
 
 def read_moments(path: str | os.PathLike) -> Moments:
-  """Moments of an .npz: of its array (n, d), or of its mu and sigma. Where those come
-  without an n, the set is taken to be as large as it should be.
+  """Moments of an .npz: of its array (n, d), or of its mu and sigma.
+
+  Where those come without an n, the set is taken to be as large as it should be.
 
   Raises:
     UsageError: it is no such file.

@@ -19,7 +19,7 @@ from ccl_jax.models.scorers.i3d import LEAST_FRAMES, SIDE, FilmFeatures
 
 @jax.jit
 def film_pixels(video: UInt8[Array, "F H W 3"]) -> Float[Array, "F s s 3"]:
-  """What the network sees of a film."""
+  """A film as I3D sees it: 224 x 224 pixels in [-1, 1]."""
   frames, height, width, _ = video.shape
   scale = SIDE / min(height, width)
   size = tuple(
@@ -39,7 +39,7 @@ _features = jax.jit(lambda net, pixels: net(pixels))
 def features(
   video: UInt8[np.ndarray, "F H W 3"], net: FilmFeatures
 ) -> Float[np.ndarray, " e"]:
-  """The row of a film.
+  """The feature row of a film, 400 logits.
 
   Raises:
     Unscorable: it has too few frames.

@@ -1,4 +1,4 @@
-"""A summary as one page: table, intervals, every clip's score, and the worst clips.
+"""Writes a summary as one page: table, intervals, every clip's score, the worst clips.
 
 The page and the folder `worst` beside it are all there is: no script, nothing fetched.
 """
@@ -31,7 +31,14 @@ video{width:320px} figcaption{font-size:13px} svg text{font:12px system-ui,sans-
 def strip_plot(
   groups: Sequence[tuple[str, Sequence[float], Mapping[str, Any]]], key: str
 ) -> str:
-  """Every clip a dot, by group; its mean a bar, on the interval of the mean."""
+  """An SVG with a dot for every clip, by group.
+
+  A bar is the group's mean, on the interval of the mean.
+
+  Args:
+    groups: (name, values, cell of the summary).
+    key: the column, for its decimals.
+  """
   values = [x for _, xs, _ in groups for x in xs]
   low, high = min(values), max(values)
   left, right = 140, 40
@@ -76,12 +83,15 @@ def write_html(
   files: Mapping[str, pathlib.Path],
   name: str,
 ) -> None:
-  """Writes report.html and the worst clips.
+  """Writes report.html and copies of the worst clips.
 
   Args:
+    out: the run's folder.
+    summary: of the run.
     scores: by metric and id.
     subsets: subset -> ids; empty: there are none.
     files: the clips' files by id.
+    name: the title.
   """
   shutil.rmtree(out / "worst", ignore_errors=True)
   page = [

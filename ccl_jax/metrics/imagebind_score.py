@@ -33,7 +33,7 @@ MEL_MEAN, MEL_STD = -4.268, 9.138
 def frame_pairs(
   frames: UInt8[np.ndarray, "F H W 3"],
 ) -> UInt8[np.ndarray, "k 2 224 224 3"]:
-  """All squares of all pairs of neighbours."""
+  """Three squares of every pair of neighbouring frames, k in all."""
   squares = three_squares(shrink(frames))
   if len(frames) == 1:
     squares = np.repeat(squares, 2, 1)
@@ -67,10 +67,15 @@ def vectors(
   pairs: UInt8[np.ndarray, "k 2 224 224 3"],
   mels: Float[np.ndarray, "m bands frames"],
 ) -> tuple[Float[np.ndarray, "k e"], Float[np.ndarray, "m e"]]:
-  """The two sets of vectors in the common space.
+  """The vectors of picture and sound in the common space.
 
   Pictures go three at a time, as many as the least clip has: longer ones run the same
   program.
+
+  Args:
+    net: ImageBind with its parameters.
+    pairs: as of `frame_pairs`.
+    mels: as of `stretches`.
   """
   parts = np.split(pairs, range(3, len(pairs), 3))
   pictures = np.concatenate([_picture_vectors(net, part) for part in parts])
@@ -97,6 +102,7 @@ def score(
       int(seconds / 2) are not looked at.
     wave: sound at 16 kHz in [-1, 1], from time 0: of stereo its first channel, not the
       mean of both.
+    net: ImageBind with its parameters.
     seconds: the clip's length.
 
   Raises:

@@ -1,4 +1,4 @@
-"""Ctrl-C that is not lost.
+"""Keeps Ctrl-C from being lost.
 
 Python raises KeyboardInterrupt wherever it happens to be, and in a callback of the
 garbage collector, such as the one of jax, or in a destructor the exception is printed
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def kept_interrupts() -> Iterator[Callable[[], None]]:
-  """Gives a function that raises KeyboardInterrupt if Ctrl-C was pressed in here.
+  """A context that gives a function which raises KeyboardInterrupt after a Ctrl-C.
 
   Where Ctrl-C does something else already, or is ignored, it does so still.
   """

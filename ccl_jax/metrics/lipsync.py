@@ -41,7 +41,7 @@ embed_sound = jax.jit(SyncNet.sound)
 
 @dataclasses.dataclass(frozen=True)
 class SyncProtocol:
-  """What a score depends on besides the networks; references differ in `min_track`.
+  """The settings that a score depends on; references differ in `min_track`.
 
   Attributes:
     scale: of the frames that the detector sees.
@@ -50,6 +50,9 @@ class SyncProtocol:
     max_gap: frames from one detection of a face to the next, at most.
     min_face_size: pixels; a face must be larger.
     vshift: frames that sound is shifted by, at most, either way.
+
+  Raises:
+    UsageError: a value out of range.
   """
 
   scale: float | int = 0.25
@@ -70,7 +73,7 @@ class SyncProtocol:
 
 
 class SyncNets(NamedTuple):
-  """The networks."""
+  """The two networks of the score, with their parameters."""
 
   detector: S3FD
   syncnet: SyncNet
@@ -87,6 +90,8 @@ def score(
   Args:
     frames: RGB at 25 per second.
     wave: mono at 16 kHz, at the scale of int16.
+    nets: detector and SyncNet.
+    protocol: settings.
 
   Raises:
     Unscorable: the clip is too short, or has no face that is large and long enough.
@@ -105,10 +110,16 @@ def score_faces(
   syncnet: SyncNet,
   protocol: SyncProtocol = SyncProtocol(),
 ) -> dict[str, Any]:
-  """The scores of a clip whose faces are known, boxes in pixels by frame.
+  """The scores of a clip whose faces are known.
 
-  Returns {sync_c, sync_d, offset, tracks, face_rate, protocol}: of the best track,
-  every track's record, the share of frames with a face, and what it was done with.
+  Args:
+    frames, wave, protocol: see `score`.
+    faces: boxes in pixels by frame.
+    syncnet: the network.
+
+  Returns:
+    sync_c, sync_d and offset of the best track; tracks, every track's record;
+    face_rate, the share of frames with a face; and the protocol.
 
   Raises:
     Unscorable: as for `score`.
@@ -124,6 +135,7 @@ def score_faces(
   if not heard:
     raise Unscorable("the sound ends before the first face that counts")
   records = [_score_track(frames, wave, t, syncnet, protocol.vshift) for t in heard]
+  # The surest speaker counts, not a bystander.
   best = max(records, key=lambda r: r["sync_c"] - r["sync_d"])
   return {
     **{name: best[name] for name in ("sync_c", "sync_d", "offset")},
@@ -165,7 +177,11 @@ def embeddings(
 ) -> tuple[Float32[np.ndarray, "t e"], Float32[np.ndarray, "t e"]]:
   """The v_t and a_t of a face and its sound, which begin together.
 
-  `batch` windows at a time; the last ones are filled up, so that all compile once.
+  Args:
+    crops: pictures of the face.
+    wave: its sound.
+    syncnet: the network.
+    batch: windows at a time; the last are filled up, so that all compile once.
   """
   count = min(len(crops), len(wave) // SAMPLES) - FRAMES
   lips = lambda frames: embed_lips(syncnet, frames)
@@ -177,7 +193,7 @@ def embeddings(
 def mfcc_windows(
   wave: Int16[np.ndarray, " n"], count: int
 ) -> Float32[np.ndarray, "t 13 20"]:
-  """Cepstra of windows one frame apart."""
+  """Cepstra of the first `count` windows of 20 rows, one frame apart."""
   rows = np.lib.stride_tricks.sliding_window_view(mfcc(wave), ROWS, 0)
   return rows[:: ROWS // FRAMES][:count].astype(np.float32)
 
@@ -185,8 +201,13 @@ def mfcc_windows(
 def in_batches(
   function: Callable, x: np.ndarray, batch: int, window: int = 1
 ) -> np.ndarray:
-  """`function`, of `window` consecutive items, at each of them; called with `batch`
-  windows, the last time filled up with zeros.
+  """A function of `window` consecutive items of x, at each place of x.
+
+  Args:
+    function: of batch + window - 1 items, to `batch` results.
+    x: items on its first axis; the last call is filled up with zeros.
+    batch: results of a call.
+    window: items of a result.
   """
   count, size = len(x) - window + 1, batch + window - 1
   outputs = []
@@ -202,12 +223,14 @@ def mean_distances(
 ) -> Float[np.ndarray, " shifts"]:
   """D of 2 vshift + 1 shifts: of v_t from a_{t - vshift} to a_{t + vshift}."""
   padded = np.pad(sounds.astype(np.float64), ((vshift, vshift), (0, 0)))
+  # a_{t + j - vshift}, 0 past both ends.
   shifted = (padded[j : j + len(lips)] for j in range(2 * vshift + 1))
   return np.array([np.linalg.norm(lips - a + EPS, axis=1).mean() for a in shifted])
 
 
 def synchrony(curve: Float[np.ndarray, " shifts"]) -> dict[str, Any]:
   """The scores of a curve D; a positive offset is sound that comes too early."""
+  # Sync-C = median D - min D, Sync-D = min D.
   best = int(curve.argmin())
   return {
     "sync_c": float(np.median(curve) - curve[best]),

@@ -23,7 +23,12 @@ PREEMPHASIS = 0.97
 def triangles(
   places: Float[np.ndarray, " k"], edges: Float[np.ndarray, " e"]
 ) -> Float[np.ndarray, "k c"]:
-  """Weights of height 1 at edge c + 1 that fall to 0 at edges c and c + 2."""
+  """Weights of c triangles: height 1 at edge c + 1, 0 at edges c and c + 2.
+
+  Args:
+    places: of the k bins.
+    edges: in the same unit, c + 2 of them.
+  """
   low, peak, high = edges[:-2], edges[1:-1], edges[2:]
   rise = (places[:, None] - low) / (peak - low)
   fall = (high - places[:, None]) / (high - peak)
@@ -44,10 +49,11 @@ def _frames(x, size: int):
 
 
 def htk_mel(wave: Float[np.ndarray, "*b n"]) -> Float[np.ndarray, "*b c m"]:
-  """Log mel of 1 + n / 160 frames."""
+  """Log mel of a sound at 16 kHz, m = 1 + n / 160 frames of c = 128 bands."""
   edges = 700 * np.expm1(np.linspace(0, _mel(RATE / 2), BANDS + 2))
   around = [(0, 0)] * (wave.ndim - 1) + [(HTK_FFT // 2, HTK_FFT // 2)]
   frames = _frames(np.pad(wave, around, mode="reflect"), HTK_FFT)
+  # torch.stft centres the short window within n_fft.
   margin = (HTK_FFT - WINDOW) // 2
   hann = np.pad(np.hanning(WINDOW + 1)[:-1], margin)
   power = np.abs(np.fft.rfft(frames * hann)) ** 2
@@ -56,11 +62,12 @@ def htk_mel(wave: Float[np.ndarray, "*b n"]) -> Float[np.ndarray, "*b c m"]:
 
 
 def kaldi_mel(wave: Float[np.ndarray, "*b n"]) -> Float[np.ndarray, "*b c m"]:
-  """Log mel of 1 + (n - 400) / 160 frames."""
+  """Log mel of a sound at 16 kHz, m = 1 + (n - 400) / 160 frames of c = 128 bands."""
   edges = np.linspace(_mel(KALDI_LOW), _mel(RATE / 2), BANDS + 2)
   frames = _frames(wave, WINDOW)
   frames = frames - frames.mean(-1, keepdims=True)
   before = np.concatenate([frames[..., :1], frames[..., :-1]], -1)
+  # Kaldi's pre-emphasis, in which the first sample is its own predecessor.
   frames = (frames - PREEMPHASIS * before) * np.hanning(WINDOW)
   power = np.abs(np.fft.rfft(frames, KALDI_FFT)) ** 2
   mel = power @ triangles(_mel(_bins(KALDI_FFT)), edges)

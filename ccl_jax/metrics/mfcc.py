@@ -22,7 +22,7 @@ EMPHASIS, LIFTER = 0.97, 22
 
 
 def mfcc(wave: Int16[np.ndarray, " n"]) -> Float[np.ndarray, "t 13"]:
-  """One row per 10 ms, the last filled up with zeros.
+  """Cepstra of a sound at 16 kHz: one row per 10 ms, the last filled up with zeros.
 
   Raises:
     TypeError: the samples are not int16.
@@ -30,23 +30,29 @@ def mfcc(wave: Int16[np.ndarray, " n"]) -> Float[np.ndarray, "t 13"]:
   if wave.dtype != np.int16:
     raise TypeError(f"samples are {wave.dtype}, expected int16")
   x = wave.astype(np.float64)
+  # y_j = x_j - 0.97 x_{j-1}
   x = np.concatenate([x[:1], x[1:] - EMPHASIS * x[:-1]])
   count = 1 + max(math.ceil((len(x) - WINDOW) / HOP), 0)
   x = np.pad(x, (0, (count - 1) * HOP + WINDOW - len(x)))
   frames = np.lib.stride_tricks.sliding_window_view(x, WINDOW)[::HOP]
+  # P_f, of 400 samples without a taper.
   power = np.abs(np.fft.rfft(frames, NFFT)) ** 2 / NFFT
   cepstra = log(power @ filterbank().T) @ cosines().T
+  # The log energy in the place of c_0.
   cepstra[:, 0] = log(power.sum(1))
   return cepstra
 
 
 def log(x: np.ndarray) -> np.ndarray:
-  """Of nothing, that of the smallest step at 1."""
+  """The natural logarithm; of 0, that of float64's epsilon."""
   return np.log(np.where(x == 0, np.finfo(np.float64).eps, x))
 
 
 def filterbank() -> Float[np.ndarray, "26 257"]:
-  """Triangles between whole bins, evenly spaced in 2595 log10(1 + f / 700)."""
+  """The 26 triangles over 257 bins, spaced evenly in 2595 log10(1 + f / 700).
+
+  Their corners are whole bins.
+  """
   top = math.log10(1 + RATE / 2 / 700)
   hertz = 700 * (10 ** np.linspace(0, top, BANDS + 2) - 1)
   low, peak, high = (
@@ -58,7 +64,7 @@ def filterbank() -> Float[np.ndarray, "26 257"]:
 
 
 def cosines() -> Float[np.ndarray, "13 26"]:
-  """The orthonormal cosine transform and the lifter in one matrix."""
+  """The orthonormal cosine transform and the lifter, as one matrix."""
   k, m = np.arange(CEPSTRA)[:, None], np.arange(BANDS)
   matrix = math.sqrt(2 / BANDS) * np.cos(math.pi * k * (m + 0.5) / BANDS)
   return (1 + LIFTER / 2 * np.sin(math.pi * k / LIFTER)) * matrix

@@ -31,6 +31,7 @@ def flux(wave: Float[np.ndarray, " n"], rate: int) -> Float[np.ndarray, " i"]:
   mel = power @ mel_filters(rate, WINDOW, BANDS).astype(np.float64)
   decibels = 10 * np.log10(np.maximum(mel, LEAST_POWER))
   decibels = np.maximum(decibels, decibels.max() - RANGE)
+  # e_i = mean_bands max(0, M_i - M_{i-1})
   rise = np.maximum(np.diff(decibels, axis=0), 0).mean(1)
   late = 1 + WINDOW // (2 * HOP)
   return np.pad(rise, (late, 0))[: len(frames)]
@@ -45,12 +46,13 @@ def onset_times(wave: Float[np.ndarray, " n"], rate: int) -> Float[np.ndarray, "
   curve /= curve.max()
   reach = lambda seconds: math.ceil(seconds * rate // HOP)
   top, wide, wait = reach(0.03), reach(0.1), reach(0.03)
-  found, i = [], 0
+  onsets, i = [], 0
   while i < len(curve):
     near = curve[max(i - wide, 0) : i + wide + 1]
     peak = curve[i] == curve[max(i - top, 0) : i + 1].max()
+    # The largest of the 30 ms up to it, and 0.07 above the mean around it.
     if peak and curve[i] >= near.mean() + DELTA:
-      found.append(i)
+      onsets.append(i)
       i += wait
     i += 1
-  return np.array(found, np.float64) * HOP / rate
+  return np.array(onsets, np.float64) * HOP / rate

@@ -1,5 +1,5 @@
-"""The output folder of a run: per_clip.jsonl, summary.json, report.md, report.html,
-features/*.npz.
+"""Writes the output folder of a run: per_clip.jsonl, summary.json, report.md,
+report.html, features/*.npz.
 
 per_clip.jsonl has the records of this run alone, clip by clip, each with its subset;
 records.jsonl has those of earlier settings and manifests too.
@@ -39,7 +39,7 @@ PACKAGES = ("ccl_jax", "jax", "flax", "numpy", "av", "pillow", "opencv-python-he
 
 
 def versions() -> dict[str, str | None]:
-  """Of the packages that numbers may depend on; None: not installed."""
+  """Versions of the packages that numbers may depend on; None: not installed."""
   out = {}
   for name in PACKAGES:
     try:
@@ -52,8 +52,11 @@ def versions() -> dict[str, str | None]:
 def read_reference(
   folder: str | pathlib.Path | None, names: Sequence[str]
 ) -> dict[str, Moments]:
-  """The features of real clips by metric: NAME.npz in a folder, or in the features of
-  a finished run.
+  """The features of real clips, by metric.
+
+  Args:
+    folder: with NAME.npz, or of a finished run with features/NAME.npz; None: none.
+    names: of metrics.
 
   Raises:
     UsageError: there is none of those that are asked for.
@@ -78,8 +81,19 @@ def write_outputs(
   reference: Mapping[str, Moments],
   name: str,
 ) -> dict[str, Any]:
-  """Writes all that a run leaves; returns the summary. The same results give the same
-  bytes.
+  """Writes all files of a run, and returns its summary.
+
+  The same results give the same bytes.
+
+  Args:
+    out: the folder.
+    items: the clips that were scored.
+    missing: ids of clips without a file.
+    metrics: that were run.
+    skipped: metrics that could not run, with the reason.
+    results: of the runner.
+    reference: features of real clips, by metric.
+    name: of the run, for the tables.
   """
   names = [*(m.name for m in metrics), *skipped]  # no score is a dash, not left out
   scores: dict[str, dict[str, Any]] = {n: {} for n in names}
@@ -159,27 +173,33 @@ def _write(path: pathlib.Path, text: str) -> None:
 
 
 class Run(NamedTuple):
-  """A finished run: its summary, scores by metric and id, and subsets by id."""
+  """A finished run.
+
+  Attributes:
+    summary: the content of summary.json.
+    scores: by metric and id.
+    subsets: by id.
+  """
 
   summary: dict[str, Any]
   scores: dict[str, dict[str, Any]]
   subsets: dict[str, str | None]
 
   def parts(self, column: Column, subset: str | None):
-    """What its clips, or those of a subset, add to a column."""
+    """The (value, per) by clip that a column sums up, of a subset; None: all clips."""
     parts = parts_of(column, self.scores.get(column.metric, {}))
     return {n: x for n, x in parts.items() if subset in (None, self.subsets[n])}
 
   def mean(self, key: str, subset: str | None) -> float | None:
-    """The number of a column, if there is one."""
+    """The number of a column, of a subset or over all; None if there is none."""
     return cell_of(self.summary, key, subset).get("mean")
 
 
 def read_run(folder: str | pathlib.Path) -> Run:
-  """What a finished run came to.
+  """Reads the results of a finished run.
 
   Raises:
-    UsageError: it is none.
+    UsageError: the folder holds none.
   """
   folder = pathlib.Path(folder)
   try:
@@ -196,7 +216,11 @@ def read_run(folder: str | pathlib.Path) -> Run:
 
 
 def compare(a: str | pathlib.Path, b: str | pathlib.Path) -> dict[str, Any]:
-  """Two finished runs side by side, with differences on the clips that both have."""
+  """Two finished runs side by side, with differences on the clips that both have.
+
+  Raises:
+    UsageError: a folder holds no finished run.
+  """
   runs = [read_run(a), read_run(b)]
   subsets = [s for s in runs[0].summary["subsets"] if s in runs[1].summary["subsets"]]
   rows = []
@@ -225,7 +249,7 @@ def compare(a: str | pathlib.Path, b: str | pathlib.Path) -> dict[str, Any]:
 
 
 def comparison_text(comparison: Mapping[str, Any]) -> str:
-  """A comparison as Markdown."""
+  """A comparison, as `compare` gives it, in Markdown."""
   lines = [comparison_table(comparison)]
   if comparison["other_protocol"]:
     names = ", ".join(comparison["other_protocol"])

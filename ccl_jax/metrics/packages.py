@@ -1,4 +1,4 @@
-"""Packages that only some metrics need: imported where they are used."""
+"""Imports packages that only some metrics need, where they are used."""
 
 import importlib
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""Frames as the networks for pictures see them: the shorter side 224, bicubic."""
+"""Frames in the size that networks for pictures take: the shorter side 224, bicubic."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -8,8 +8,9 @@ SIDE = 224
 
 
 def shrink(frames: UInt8[np.ndarray, "F H W 3"]) -> UInt8[np.ndarray, "F h w 3"]:
-  """The shorter side becomes 224 and the other one int(224 * longer / shorter):
-  bicubic, antialiased, rounded to bytes.
+  """Scales frames so that the shorter side is 224, the other int(224 longer / shorter).
+
+  Bicubic, antialiased, rounded to bytes.
   """
   height, width = frames.shape[1:3]
   short = min(height, width)
@@ -19,7 +20,7 @@ def shrink(frames: UInt8[np.ndarray, "F H W 3"]) -> UInt8[np.ndarray, "F h w 3"]
 
 
 def centre(frames: UInt8[np.ndarray, "F h w 3"]) -> UInt8[np.ndarray, "F 224 224 3"]:
-  """The square in the middle; a half pixel goes to the even side."""
+  """The square of 224 in the middle; a half pixel goes to the even side."""
   top, left = (round((n - SIDE) / 2) for n in frames.shape[1:3])
   return frames[:, top : top + SIDE, left : left + SIDE]
 
@@ -27,8 +28,9 @@ def centre(frames: UInt8[np.ndarray, "F h w 3"]) -> UInt8[np.ndarray, "F 224 224
 def three_squares(
   frames: UInt8[np.ndarray, "F h w 3"],
 ) -> UInt8[np.ndarray, "3 F 224 224 3"]:
-  """The squares at the beginning, middle and end of the longer side; a half pixel goes
-  to the end.
+  """The squares at the beginning, middle and end of the longer side.
+
+  A half pixel goes to the end.
   """
   height, width = frames.shape[1:3]
   spare = max(height, width) - SIDE

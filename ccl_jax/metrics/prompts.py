@@ -1,4 +1,4 @@
-"""Published sets of prompts as lines of a manifest.
+"""Reads published sets of prompts as lines of a manifest.
 
   ovi         CSV with text_prompt and image_path; speech <S>...<E>
   versebench  JSON items with video_prompt, audio_prompt, speech_prompt {speaker, text}
@@ -26,8 +26,8 @@ _ID = ("id", "name", "key", "index", "video_id")
 
 
 def _first(row: Row, names: tuple[str, ...]) -> str | None:
-  found = (row[n] for n in names if row.get(n) not in (None, ""))
-  value = next(found, None)
+  values = (row[n] for n in names if row.get(n) not in (None, ""))
+  value = next(values, None)
   return None if value is None else str(value)
 
 
@@ -67,6 +67,10 @@ def read_prompts(
   path: str | pathlib.Path, form: str = "auto"
 ) -> tuple[list[Line], int]:
   """The lines of a set, and how many transcripts were taken from quotation marks.
+
+  Args:
+    path: of the set.
+    form: of `FORMATS`, or "auto": by the fields of its first row.
 
   Raises:
     UsageError: the file cannot be read, or a row has no prompt.
@@ -119,12 +123,12 @@ def _rows(path: pathlib.Path) -> list[Row]:
     text = path.read_text("utf-8-sig")
     if path.suffix.lower() == ".csv":
       return list(csv.DictReader(text.splitlines(keepends=True)))
-    held = json.loads(text)
+    rows = json.loads(text)
   except (OSError, UnicodeDecodeError, ValueError, csv.Error) as e:
     raise UsageError(f"{path}: cannot be read as CSV or JSON: {e}") from e
-  if isinstance(held, dict):  # items by topic, or one list under some name
-    groups = [(k, v) for k, v in held.items() if isinstance(v, list)]
-    held = [{"topic": k, **x} for k, v in groups for x in v if isinstance(x, dict)]
-  if not isinstance(held, list) or not all(isinstance(x, dict) for x in held):
+  if isinstance(rows, dict):  # items by topic, or one list under some name
+    groups = [(k, v) for k, v in rows.items() if isinstance(v, list)]
+    rows = [{"topic": k, **x} for k, v in groups for x in v if isinstance(x, dict)]
+  if not isinstance(rows, list) or not all(isinstance(x, dict) for x in rows):
     raise UsageError(f"{path}: expected a list of objects, one per prompt")
-  return held
+  return rows

@@ -1,4 +1,4 @@
-"""What a prompt wants said: the text between its quotation marks.
+"""Finds the speech that a prompt asks for: the text between its quotation marks.
 
   "..."  “...”  «...»  「...」  『...』      in their order, joined by a space
 
@@ -16,7 +16,7 @@ _QUOTED = re.compile(r'"([^"]*)"|«([^»]*)»|「([^」]*)」|『([^』]*)』')
 
 def quoted(prompt: str) -> str:
   """The speech that a prompt asks for; empty if it asks for none."""
-  found = _TAGGED.findall(prompt) or [
+  texts = _TAGGED.findall(prompt) or [
     "".join(m.groups("")) for m in _QUOTED.finditer(prompt.translate(_STRAIGHT))
   ]
-  return " ".join(text.strip() for text in found if text.strip())
+  return " ".join(text.strip() for text in texts if text.strip())

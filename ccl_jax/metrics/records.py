@@ -27,13 +27,13 @@ FILE = "records.jsonl"
 
 
 def digest(*parts: Any) -> str:
-  """A short hash of JSON values."""
+  """A short hash of JSON values: 32 hexadecimal digits."""
   text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
   return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def sha256(path: str | os.PathLike) -> str:
-  """Of a file; of a folder, of the names and hashes of the files in it."""
+  """The SHA-256 of a file; of a folder, of the names and hashes of its files."""
   path = pathlib.Path(path)
   if path.is_dir():
     files = sorted(p for p in path.rglob("*") if p.is_file())
@@ -46,7 +46,13 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 class Records:
-  """The records of an output folder, by key."""
+  """The records of an output folder, by key.
+
+  A line that a kill has cut off is dropped when the folder is opened.
+
+  Raises:
+    UsageError: the folder cannot be one, or its file is damaged.
+  """
 
   def __init__(self, folder: str | os.PathLike):
     """Reads what is there; a line that a kill has cut off is dropped.
@@ -76,14 +82,17 @@ class Records:
           ) from e
 
   def find(self, key: str, name: str) -> Record | None:
-    """The record of a key, under a clip's id; None if there is none that is whole."""
+    """The record of a key, under a clip's id.
+
+    None if there is none, or one of its arrays is missing.
+    """
     row = self._by_key.get(key)
     if row is None or any(not (self._folder / f).is_file() for f in _files(row)):
       return None
     return row | {"id": name}
 
   def add(self, row: Mapping[str, Any]) -> Record:
-    """Writes a record, its arrays first."""
+    """Writes a record, its arrays first, and returns it as it is stored."""
     row = dict(row)
     if "scores" in row:
       row["scores"] = {

@@ -1,4 +1,4 @@
-"""The metrics by name: where their weights lie, and how their networks are read.
+"""The metrics by name: where their weights are found, and how networks are read.
 
 A builder gives a `Metric` without reading a network: it names the protocol, for which
 the weights' files are hashed, and checks that what it needs is there.
@@ -32,7 +32,7 @@ _sha256 = functools.cache(sha256)
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What the command line may set; each is part of the protocol of its metric.
+  """Settings of the metrics; each is part of the protocol of its metric.
 
   Attributes:
     sync_scale: of the frames that the face detector sees.
@@ -52,7 +52,11 @@ class Options:
 
 
 class Folder:
-  """A folder of weights."""
+  """A folder of the networks' released weights, or none.
+
+  Raises:
+    UsageError: there is no such folder.
+  """
 
   def __init__(self, path: str | pathlib.Path | None):
     self._path = None if path is None else pathlib.Path(path)
@@ -68,31 +72,36 @@ class Folder:
     shown = "no --weights given" if self._path is None else f"not in {self._path.name}"
     patterns = RELEASED[network]
     wanted = f"expected {network}/ or {' or '.join(patterns)}"
-    found = []
+    paths = []
     if self._path is not None:
-      found = sorted({p for pattern in patterns for p in self._path.glob(pattern)})
-      found = [p for p in found if p.stem == network] or found
-    if not found:
+      paths = sorted({p for pattern in patterns for p in self._path.glob(pattern)})
+      # A file of exactly this name is meant, whatever else the patterns match.
+      paths = [p for p in paths if p.stem == network] or paths
+    if not paths:
       raise Unscorable(f"missing weights of {network}: {shown}; {wanted}")
-    if len(found) > 1:
-      names = ", ".join(p.name for p in found)
+    if len(paths) > 1:
+      names = ", ".join(p.name for p in paths)
       raise Unscorable(f"several weights of {network}: {names}; keep one of them")
-    if (found[0] / "checkpoints").is_dir():
+    if (paths[0] / "checkpoints").is_dir():
       raise Unscorable(
-        f"{found[0].name} is what ccl_jax.convert made of {network}; expected its "
+        f"{paths[0].name} is what ccl_jax.convert made of {network}; expected its "
         "release as it was downloaded, or a folder that `convert export` wrote"
       )
-    return found[0]
+    return paths[0]
 
   def protocol(self, *networks: str) -> dict[str, Any]:
-    """The weights of networks as a part of a protocol."""
+    """The hashes of networks' weights, as a part of a protocol.
+
+    Raises:
+      Unscorable: as `find`.
+    """
     return {"weights": {n: _sha256(self.find(n)) for n in networks}}
 
 
 def _sync(folder: Folder, options: Options) -> Metric:
   from ccl_jax.metrics import lipsync
 
-  protocol = lipsync.SyncProtocol(
+  sync_protocol = lipsync.SyncProtocol(
     scale=options.sync_scale,
     min_track=options.min_track,
     min_face_size=options.min_face_size,
@@ -107,13 +116,18 @@ def _sync(folder: Folder, options: Options) -> Metric:
 
     def score(clip):
       frames, wave = clip.frames(lipsync.FPS), clip.integers(lipsync.RATE)
-      return lipsync.score(frames, wave, nets, protocol)
+      return lipsync.score(frames, wave, nets, sync_protocol)
 
     return score
 
-  about = {"name": "SyncNet, best face", "fps": 25, **dataclasses.asdict(protocol)}
-  about |= folder.protocol("s3fd", "syncnet")
-  return Metric("sync", about, load, needs=("picture", "sound"))
+  protocol = {
+    "name": "SyncNet, best face",
+    "fps": 25,
+    **dataclasses.asdict(sync_protocol),
+  }
+  protocol |= folder.protocol("s3fd", "syncnet")
+  # Networks are read by `load`, in the process that scores.
+  return Metric("sync", protocol, load, needs=("picture", "sound"))
 
 
 def _desync(folder: Folder, options: Options) -> Metric:
@@ -126,9 +140,9 @@ def _desync(folder: Folder, options: Options) -> Metric:
       clip.frames(desync.FPS), clip.sound(desync.SAMPLE_RATE), net
     )
 
-  about = {"name": "av-benchmark: first and last 4.8 s, mean |offset|", "fps": 25}
-  about |= folder.protocol("synchformer")
-  return Metric("desync", about, load, needs=("picture", "sound"))
+  protocol = {"name": "av-benchmark: first and last 4.8 s, mean |offset|", "fps": 25}
+  protocol |= folder.protocol("synchformer")
+  return Metric("desync", protocol, load, needs=("picture", "sound"))
 
 
 def _ib(folder: Folder, options: Options) -> Metric:
@@ -144,9 +158,9 @@ def _ib(folder: Folder, options: Options) -> Metric:
       seconds=clip.seconds,
     )
 
-  about = {"name": "av-benchmark: 0.5 fps in pairs, 3 crops, 3 x 2 s of sound"}
-  about |= folder.protocol("imagebind")
-  return Metric("ib", about, load, needs=("picture", "sound"))
+  protocol = {"name": "av-benchmark: 0.5 fps in pairs, 3 crops, 3 x 2 s of sound"}
+  protocol |= folder.protocol("imagebind")
+  return Metric("ib", protocol, load, needs=("picture", "sound"))
 
 
 def _aesthetics(folder: Folder, options: Options) -> Metric:
@@ -157,9 +171,9 @@ def _aesthetics(folder: Folder, options: Options) -> Metric:
     model = load_aesthetics(folder.find("aesthetics"))
     return lambda clip: aesthetics.score(clip.sound(aesthetics.RATE), model)
 
-  about = {"name": "AudioBox Aesthetics, windows of 10 s, mono 16 kHz"}
-  about |= folder.protocol("aesthetics")
-  return Metric("aesthetics", about, load, needs=("sound",))
+  protocol = {"name": "AudioBox Aesthetics, windows of 10 s, mono 16 kHz"}
+  protocol |= folder.protocol("aesthetics")
+  return Metric("aesthetics", protocol, load, needs=("sound",))
 
 
 def _av_align(folder: Folder, options: Options) -> Metric:
@@ -167,7 +181,7 @@ def _av_align(folder: Folder, options: Options) -> Metric:
 
   need("cv2", "opencv-python-headless")
   rate = 22050
-  about = {
+  protocol = {
     "name": "onsets against peaks of Farneback flow, within a frame",
     "sample_rate": rate,
     "short_side": av_align.SHORT_SIDE,
@@ -177,28 +191,29 @@ def _av_align(folder: Folder, options: Options) -> Metric:
   def score(clip):
     return av_align.score(clip.frames(), clip.fps, clip.sound(rate), rate)
 
-  return Metric("av_align", about, lambda: score, needs=("picture", "sound"))
+  return Metric("av_align", protocol, lambda: score, needs=("picture", "sound"))
 
 
 def _wer(folder: Folder, options: Options) -> Metric:
   from ccl_jax.metrics import speech
 
   need("whisper_normalizer.english", "whisper-normalizer")
-  about = {
+  protocol = {
     "name": "all errors over all words",
     "normaliser": "whisper-normalizer "
     + importlib.metadata.version("whisper-normalizer"),
   }
   if options.transcripts is not None:
-    about["recogniser"] = "given transcripts"
-    load = lambda: speech.of_transcripts(options.transcripts)
+    protocol["recogniser"] = "given transcripts"
+    load = lambda: speech.transcript_scorer(options.transcripts)
     fields = ("prompt", "transcript", "language", "hypothesis")
-    return Metric("wer", about, load, needs=(), fields=fields)
+    return Metric("wer", protocol, load, needs=(), fields=fields)
+  # The version is part of the protocol: recognisers change what they hear.
   package = options.recogniser.replace("-", "_")
   need(package, options.recogniser)
   version = importlib.metadata.version(options.recogniser)
-  about["recogniser"] = f"{options.recogniser} {version}, greedy"
-  about |= folder.protocol("whisper")
+  protocol["recogniser"] = f"{options.recogniser} {version}, greedy"
+  protocol |= folder.protocol("whisper")
 
   def load():
     from ccl_jax.metrics import whisper
@@ -207,10 +222,10 @@ def _wer(folder: Folder, options: Options) -> Metric:
       "transformers": whisper.Transformers,
       "faster-whisper": whisper.FasterWhisper,
     }
-    return speech.of_sounds(kinds[options.recogniser](folder.find("whisper")))
+    return speech.sound_scorer(kinds[options.recogniser](folder.find("whisper")))
 
   fields = ("prompt", "transcript", "language")
-  return Metric("wer", about, load, needs=("sound",), fields=fields)
+  return Metric("wer", protocol, load, needs=("sound",), fields=fields)
 
 
 def _film(folder: Folder, options: Options) -> Metric:
@@ -220,8 +235,8 @@ def _film(folder: Folder, options: Options) -> Metric:
   def score(clip):
     return films.score(clip.frames(), clip.sound(RATE), clip.fps)
 
-  about = {"name": "motion of the picture against loudness"}
-  return Metric("film", about, lambda: score, needs=("picture", "sound"))
+  protocol = {"name": "motion of the picture against loudness"}
+  return Metric("film", protocol, lambda: score, needs=("picture", "sound"))
 
 
 def _talking(folder: Folder, options: Options) -> Metric:
@@ -232,9 +247,9 @@ def _talking(folder: Folder, options: Options) -> Metric:
     text = clip.fields.get("prompt") or ""
     return talking_scene.score(clip.frames(), clip.sound(RATE), text, clip.fps)
 
-  about = {"name": "talking scenes: mouths against voices, captions against both"}
+  protocol = {"name": "talking scenes: mouths against voices, captions against both"}
   load, needs = lambda: score, ("picture", "sound")
-  return Metric("talking", about, load, needs=needs, fields=("prompt",))
+  return Metric("talking", protocol, load, needs=needs, fields=("prompt",))
 
 
 def _fad(folder: Folder, options: Options) -> Metric:
@@ -245,8 +260,8 @@ def _fad(folder: Folder, options: Options) -> Metric:
     net = load_vggish(folder.find("vggish"))
     return lambda clip: {"features": fad.features(clip.sound(fad.RATE), net)}
 
-  about = {"name": "VGGish, 128 features a 0.96 s", **folder.protocol("vggish")}
-  return Metric("fad", about, load, needs=("sound",))
+  protocol = {"name": "VGGish, 128 features a 0.96 s", **folder.protocol("vggish")}
+  return Metric("fad", protocol, load, needs=("sound",))
 
 
 def _fvd(folder: Folder, options: Options) -> Metric:
@@ -256,13 +271,14 @@ def _fvd(folder: Folder, options: Options) -> Metric:
 
     net = load_i3d(folder.find("i3d"))
     return lambda clip: {
+      # One row a clip: the Frechet distance is of clips, not of frames.
       "features": fvd.features(clip.frames()[: options.fvd_frames], net)[None]
     }
 
   frames = options.fvd_frames or "all"
-  about = {"name": "I3D's logits, frames at the clip's own rate", "frames": frames}
-  about |= folder.protocol("i3d")
-  return Metric("fvd", about, load, needs=("picture",))
+  protocol = {"name": "I3D's logits, frames at the clip's own rate", "frames": frames}
+  protocol |= folder.protocol("i3d")
+  return Metric("fvd", protocol, load, needs=("picture",))
 
 
 BUILDERS: dict[str, Callable[[Folder, Options], Metric]] = {

@@ -20,7 +20,12 @@ CROSSINGS, ROLLOFF = 6, 0.99
 def resample(
   wave: Float[np.ndarray, "*b n"], source: int, target: int
 ) -> Float[np.ndarray, "*b m"]:
-  """Sound at `source` Hz to float32 sound at `target` Hz."""
+  """Resamples sound, m = ceil(n target / source) samples in float32.
+
+  Args:
+    wave: n samples on the last axis.
+    source, target: sample rates in Hz.
+  """
   divisor = math.gcd(source, target)
   f, g = source // divisor, target // divisor
   if f == g:
@@ -29,7 +34,9 @@ def resample(
   reach = math.ceil(CROSSINGS * f / b)  # samples to each side
   n = np.arange(-reach, reach + f)
   t = n[:, None] / f - np.arange(g) / g
+  # At both ends of the window the cosine is 0, and so is what lies beyond.
   x = np.clip(b * t, -CROSSINGS, CROSSINGS)
+  # h(t) = b / f sinc(b t) cos^2(pi b t / 12)
   kernel = np.sinc(x) * np.cos(np.pi * x / (2 * CROSSINGS)) ** 2 * b / f
   edge = [(0, 0)] * (wave.ndim - 1)
   padded = np.pad(wave.astype(np.float32), [*edge, (reach, reach + f)])

@@ -20,8 +20,12 @@ def resize(
   width: int,
   step: float | None = None,
 ) -> UInt8[np.ndarray, "*b h w c"]:
-  """Pictures of (height, width); `step` is source pixels per pixel of the result, by
-  default the ratio of the sizes.
+  """Resizes pictures to (height, width).
+
+  Args:
+    images: on the last three axes.
+    height, width: of the result.
+    step: source pixels per pixel of the result; None: the ratio of the sizes.
   """
   above, below, down = _taps(images.shape[-3], height, step)
   left, right, along = _taps(images.shape[-2], width, step)
@@ -33,6 +37,7 @@ def resize(
     return (first + lines[..., right, :].astype(np.int32) * new) >> 4
 
   old_row, new_row = _weights(down[:, None, None])
+  # OpenCV's fixed point: 11 bits a weight, 4 of 22 dropped before, 16 here, 2 below.
   total = (old_row * columns(above) >> 16) + (new_row * columns(below) >> 16)
   return ((total + 2) >> 2).astype(np.uint8)
 
@@ -40,7 +45,7 @@ def resize(
 def scale(
   images: UInt8[np.ndarray, "*b H W c"], factor: float | int
 ) -> UInt8[np.ndarray, "*b h w c"]:
-  """Pictures `factor` times as large, of the nearest whole size."""
+  """Resizes pictures to `factor` times their size, rounded to whole pixels."""
   height, width = (round(n * factor) for n in images.shape[-3:-1])
   return resize(images, height, width, 1 / factor)
 

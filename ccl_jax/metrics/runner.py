@@ -18,7 +18,13 @@ from ccl_jax.metrics.records import Record, Records, digest, sha256
 
 
 class Item(NamedTuple):
-  """A clip to score: its id, its file, and its line of the manifest."""
+  """A clip that is to be scored.
+
+  Attributes:
+    name: its id.
+    path: its file.
+    fields: its line of the manifest.
+  """
 
   name: str
   path: pathlib.Path
@@ -26,7 +32,7 @@ class Item(NamedTuple):
 
 
 class Results(NamedTuple):
-  """What a run came to.
+  """The results of a run.
 
   Attributes:
     records: by metric and id.
@@ -49,7 +55,13 @@ def evaluate(
   records: Records,
   progress: Callable[[str], None] = lambda name: None,
 ) -> Results:
-  """Scores all clips by all metrics; `progress` hears of each clip that is done.
+  """Scores all clips by all metrics.
+
+  Args:
+    items: the clips.
+    metrics: each is prepared when its first clip needs it.
+    records: where results are looked up and kept.
+    progress: is called with the id of each clip that is done.
 
   Raises:
     KeyboardInterrupt: all records that were made are kept.
@@ -59,7 +71,7 @@ def evaluate(
 
 
 def _evaluate(items, metrics, records, progress, check) -> Results:
-  found, broken, accidents = {}, {}, []
+  rows, broken, accidents = {}, {}, []
   scored = decoded = 0
   for item in items:
     video = sha256(item.path)
@@ -68,7 +80,7 @@ def _evaluate(items, metrics, records, progress, check) -> Results:
       row = _blank(item, metric, video)
       known = records.find(row["key"], item.name)
       if known:
-        found[metric.name, item.name] = known
+        rows[metric.name, item.name] = known
       elif metric.name not in broken:
         left.append((metric, row))
     needs = frozenset().union(*(metric.needs for metric, _ in left))
@@ -88,11 +100,11 @@ def _evaluate(items, metrics, records, progress, check) -> Results:
         traceback.print_exc()
         accidents.append(f"{metric.name} of {item.name}: {type(e).__name__}: {e}")
         continue
-      found[metric.name, item.name] = records.add(row)
+      rows[metric.name, item.name] = records.add(row)
       scored += 1
     decoded += clip.decoded
     progress(item.name)
-  return Results(found, broken, accidents, scored, decoded)
+  return Results(rows, broken, accidents, scored, decoded)
 
 
 def _blank(item: Item, metric: Metric, video: str) -> Record:

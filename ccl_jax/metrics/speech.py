@@ -1,4 +1,4 @@
-"""The word error rate of one clip, from its line of the manifest and what is heard."""
+"""The word error rate of one clip: its line of the manifest against what is heard."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +10,8 @@ from ccl_jax.metrics.quotes import quoted
 from ccl_jax.metrics.whisper import RATE, Recogniser
 
 
-def wanted(fields: Mapping[str, Any]) -> str:
-  """What is to be said: the transcript, or what the prompt quotes.
+def reference_text(fields: Mapping[str, Any]) -> str:
+  """The text that a clip is to say: its transcript, or what its prompt quotes.
 
   Raises:
     Unscorable: there is neither.
@@ -23,9 +23,11 @@ def wanted(fields: Mapping[str, Any]) -> str:
   raise Unscorable("neither a transcript nor a prompt: give a --manifest")
 
 
-def compared(reference: str, heard: str, language: str) -> dict[str, Any]:
-  """A clip's edits by kind and its rate, named after the language's unit; where nothing
-  was to be said, no rate but whether something was.
+def scores_of(reference: str, heard: str, language: str) -> dict[str, Any]:
+  """The scores of a clip: its edits by kind and its rate.
+
+  The rate is named after the language's unit, wer or cer. Where nothing was to be said
+  there is none, but `unrequested`: whether something was.
   """
   errors = wer.speech_errors(reference, heard, language)
   out = {"reference": reference, "hypothesis": heard, "language": language}
@@ -43,25 +45,25 @@ def compared(reference: str, heard: str, language: str) -> dict[str, Any]:
   }  # fmt: skip
 
 
-def of_sounds(recognise: Recogniser) -> Scorer:
-  """Rates of what a recogniser hears."""
+def sound_scorer(recognise: Recogniser) -> Scorer:
+  """A scorer of clips by what a recogniser hears in their sound."""
 
   def score(clip: Clip) -> dict[str, Any]:
-    reference = wanted(clip.fields)
+    reference = reference_text(clip.fields)
     language = clip.fields.get("language") or "en"
     heard = recognise(clip.sound(RATE), wer.code(language))
-    return compared(reference, heard, language)
+    return scores_of(reference, heard, language)
 
   return score
 
 
-def of_transcripts(texts: Mapping[str, str]) -> Scorer:
-  """Rates of what was heard elsewhere, by id."""
+def transcript_scorer(texts: Mapping[str, str]) -> Scorer:
+  """A scorer of clips by transcripts that were made elsewhere, by id."""
 
   def score(clip: Clip) -> dict[str, Any]:
     if clip.name not in texts:
       raise Unscorable(f"no transcript of {clip.name} is given")
     language = clip.fields.get("language") or "en"
-    return compared(wanted(clip.fields), texts[clip.name], language)
+    return scores_of(reference_text(clip.fields), texts[clip.name], language)
 
   return score

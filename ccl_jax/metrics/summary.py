@@ -1,4 +1,4 @@
-"""Sums of per-clip numbers: means or rates, intervals, and differences of pairs.
+"""Sums up per-clip numbers: means or rates, intervals, and differences of pairs.
 
 An interval is the 2.5 and 97.5 percentiles of a number over 2000 draws of as many clips
 with replacement, by a fixed seed. Two sets are compared on the clips that both have:
@@ -22,16 +22,16 @@ Scores = Mapping[str, Mapping[str, Any]]  # id -> the scores of its record
 
 
 def terms(column: Column, scores: Mapping[str, Any]) -> tuple[float, float] | None:
-  """A clip's part of a column: (value, per); None if it has none."""
+  """The (value, per) that a clip adds to a column; None if it has none."""
   value = scores.get(column.value)
   per = 1 if column.per is None else scores.get(column.per)
   return None if value is None or not per else (float(value), float(per))
 
 
 def parts_of(column: Column, scores: Scores) -> dict[str, tuple[float, float]]:
-  """The parts of all clips that have one."""
-  found = {name: terms(column, row) for name, row in scores.items()}
-  return {name: pair for name, pair in found.items() if pair is not None}
+  """The (value, per) of a column by clip, of all clips that have one."""
+  pairs = {name: terms(column, row) for name, row in scores.items()}
+  return {name: pair for name, pair in pairs.items() if pair is not None}
 
 
 def _draws(n: int) -> np.ndarray:
@@ -39,6 +39,7 @@ def _draws(n: int) -> np.ndarray:
 
 
 def _rates(pairs: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " draws"]:
+  # Sums over each draw of clips, then their quotient: a rate, not a mean of rates.
   value, per = np.moveaxis(pairs[_draws(len(pairs))], -1, 0).sum(-1)
   return value / per
 
@@ -49,7 +50,10 @@ def _ends(samples: np.ndarray) -> dict[str, float]:
 
 
 def sum_up(parts: Sequence[tuple[float, float]]) -> dict[str, float]:
-  """The number of a column and its interval, which takes two clips; {} of none."""
+  """The number of a column: `mean`, and from two clips on `low` and `high`.
+
+  {} of no clips.
+  """
   if not parts:
     return {}
   pairs = np.array(parts, np.float64)
@@ -61,13 +65,18 @@ def sum_up(parts: Sequence[tuple[float, float]]) -> dict[str, float]:
 def difference(
   first: Mapping[str, tuple[float, float]], second: Mapping[str, tuple[float, float]]
 ) -> dict[str, float | int]:
-  """By how much the second exceeds the first on the clips that both have."""
+  """How much the second set exceeds the first, on the clips that both have.
+
+  Returns:
+    n, the common clips; from one on `difference`, from two on `low` and `high`.
+  """
   common = sorted(first.keys() & second.keys())
   if not common:
     return {"n": 0}
   a, b = (np.array([x[name] for name in common], np.float64) for x in (first, second))
   (va, pa), (vb, pb) = a.sum(0), b.sum(0)
   out = {"n": len(common), "difference": float(vb / pb - va / pa)}
+  # One draw serves both sets, so that hard clips cancel.
   return out | _ends(_rates(b) - _rates(a)) if len(common) > 1 else out
 
 
@@ -78,13 +87,14 @@ def columns_of(
 
   Args:
     scores: by metric and id.
+    names: ids of the clips.
   """
   out = {}
   for key, column in COLUMNS.items():
     if column.metric not in scores:
       continue
-    here = scores[column.metric]
-    parts = parts_of(column, {n: here[n] for n in names if n in here})
+    by_clip = scores[column.metric]
+    parts = parts_of(column, {n: by_clip[n] for n in names if n in by_clip})
     out[key] = {**sum_up(list(parts.values())), "n_scored": len(parts)}
     out[key]["n_total"] = len(names)
   return out
@@ -96,6 +106,7 @@ def paired_subsets(
   """Differences of subsets over the pairs that they share.
 
   Args:
+    scores: by metric and id.
     pairs: subset -> pair -> id.
   """
   out, subsets = {}, sorted(pairs)
@@ -105,9 +116,9 @@ def paired_subsets(
         continue
       rows = {}
       for key, column in COLUMNS.items():
-        here = scores.get(column.metric, {})
+        by_clip = scores.get(column.metric, {})
         sides = [
-          parts_of(column, {p: here[n] for p, n in pairs[s].items() if n in here})
+          parts_of(column, {p: by_clip[n] for p, n in pairs[s].items() if n in by_clip})
           for s in (a, b)
         ]
         if all(sides):
@@ -119,8 +130,10 @@ def paired_subsets(
 def distance(
   features: Sequence[np.ndarray], reference: Moments | None
 ) -> dict[str, Any]:
-  """The Frechet distance of the clips' features to those of a reference set, and what
-  speaks against it.
+  """The Frechet distance of the clips' features to those of a reference set.
+
+  Returns:
+    `mean`, or the `reason` for having none; `n_scored`, and `warnings` if any.
   """
   out: dict[str, Any] = {"n_scored": len(features)}
   if reference is None:

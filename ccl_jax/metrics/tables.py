@@ -23,7 +23,7 @@ NAMED = 5  # clips in a line of notes; per_clip.jsonl has them all
 
 
 def numbers(summary: Summary) -> list[str]:
-  """The numbers that there are, those of the paper first."""
+  """The keys of the numbers that a summary has, those of the paper first."""
   used = summary["overall"]
   named = [key for group in PAPER for key in group]
   order = [*named, *(key for key in COLUMNS if key not in named)]
@@ -32,21 +32,26 @@ def numbers(summary: Summary) -> list[str]:
 
 
 def layout(summary: Summary) -> list[tuple[str, str | None]]:
-  """(number, subset) in the paper, left to right; subset None: of all clips."""
-  used, here = summary["overall"], numbers(summary)
+  """The (number, subset) places of the paper's table, left to right.
+
+  The subset is None for a number over all clips.
+  """
+  used, available = summary["overall"], numbers(summary)
   subsets = list(summary["subsets"])
   if sum(_clips(summary["subsets"][s]) for s in subsets) < _clips(used):
     subsets.insert(0, None)  # some clips are in none
   places = []
   for group in PAPER:
-    by_subset = [key for key in group if key in here and COLUMNS[key].subsets]
-    places += [(key, None) for key in group if key in here and key not in by_subset]
+    by_subset = [key for key in group if key in available and COLUMNS[key].subsets]
+    places += [
+      (key, None) for key in group if key in available and key not in by_subset
+    ]
     places += [(key, subset) for subset in subsets for key in by_subset]
   return places
 
 
 def _clips(group: Mapping[str, Any]) -> int:
-  """How many clips a group is of."""
+  """The cell that counts the clips of a group."""
   return max((cell["n_total"] for cell in group.values()), default=1)
 
 
@@ -57,7 +62,7 @@ def _filled(cell: Mapping[str, Any], key: str) -> bool:
 
 
 def label(key: str, subset: str | None) -> str:
-  """What stands over a column."""
+  """The heading of a column: its name, an arrow to the better side, its subset."""
   if key in DISTANCES:
     return DISTANCES[key] + ARROWS[False]
   column = COLUMNS[key]
@@ -65,30 +70,30 @@ def label(key: str, subset: str | None) -> str:
 
 
 def cell_of(summary: Summary, key: str, subset: str | None) -> Mapping[str, Any]:
-  """The numbers of a place; {} if there are none."""
+  """The numbers of a place of the table; {} if there are none."""
   group = summary["overall"] if subset is None else summary["subsets"].get(subset, {})
   return group.get(key, {})
 
 
 def decimals(key: str) -> int:
-  """As many as are shown."""
+  """The number of decimals that a column shows."""
   return 2 if key in DISTANCES else COLUMNS[key].decimals
 
 
 def shown(x: float | int | None, key: str) -> str:
-  """A number, or a dash; never 0 for what is not known."""
+  """A number as text, with its column's decimals; a dash for what is not known."""
   return NONE if x is None else f"{x:.{decimals(key)}f}"
 
 
 def interval(cell: Mapping[str, Any], key: str) -> str:
-  """[low, high], or a dash."""
+  """An interval as text, [low, high]; a dash where there is none."""
   if "low" not in cell:
     return NONE
   return f"[{shown(cell['low'], key)}, {shown(cell['high'], key)}]"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-  """Rows, the first one the header, as aligned Markdown."""
+  """Rows as an aligned Markdown table; the first row is the header."""
   rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
   widths = [max(map(len, column)) for column in zip(*rows)]
   line = lambda row: "| " + " | ".join(x.ljust(w) for x, w in zip(row, widths)) + " |"
@@ -98,7 +103,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def paper_table(summary: Summary, name: str) -> str:
-  """The paper's numbers of a set, its name first, and their intervals; "" of none."""
+  """A set's numbers and intervals in the paper's layout; "" if it has none."""
   places = layout(summary)
   if not places:
     return ""
@@ -113,7 +118,7 @@ def paper_table(summary: Summary, name: str) -> str:
 
 
 def all_rows(summary: Summary) -> list[list[str]]:
-  """Every number, a line each, over all clips and by subset; the header first."""
+  """Rows of every number, over all clips and by subset; the header first."""
   subsets = list(summary["subsets"])
   rows = [["mean [95 %] (clips)", "all", *subsets]]
   for key in numbers(summary):
@@ -125,7 +130,7 @@ def all_rows(summary: Summary) -> list[list[str]]:
 
 
 def all_table(summary: Summary) -> str:
-  """The same as text."""
+  """The rows of `all_rows` as a Markdown table."""
   return table(all_rows(summary))
 
 
@@ -137,18 +142,20 @@ def _said(cell: Mapping[str, Any], key: str) -> str:
 
 
 def notes(summary: Summary) -> list[str]:
-  """What a reader of the table has to know, a line each; what several metrics say of
-  the same clips is said once.
+  """Lines that a reader of the table has to know.
+
+  Metrics that were skipped, clips without a score (what several metrics say of the same
+  clips is said once), warnings, and missing videos.
   """
   lines, unscored = [], {}
-  for name, about in summary["metrics"].items():
-    if "skipped" in about:
-      lines.append(f"{name}: skipped, {about['skipped']}")
-    for reason, clips in about.get("reasons", {}).items():
+  for name, entry in summary["metrics"].items():
+    if "skipped" in entry:
+      lines.append(f"{name}: skipped, {entry['skipped']}")
+    for reason, clips in entry.get("reasons", {}).items():
       unscored.setdefault((reason, tuple(clips)), []).append(name)
   for (reason, clips), names in unscored.items():
-    said = f"{', '.join(names)}: {len(clips)} not scored, {reason}"
-    lines.append(f"{said} ({some_of(clips)})")
+    text = f"{', '.join(names)}: {len(clips)} not scored, {reason}"
+    lines.append(f"{text} ({some_of(clips)})")
   for key in DISTANCES:
     cell = cell_of(summary, key, None)
     lines += [f"{key}: {text}" for text in cell.get("warnings", [])]
@@ -163,13 +170,13 @@ def notes(summary: Summary) -> list[str]:
 
 
 def some_of(names: Sequence[str]) -> str:
-  """The first of these, and how many more there are."""
+  """The first of some names, and how many more there are, as text."""
   more = len(names) - NAMED
   return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> str:
-  """Two sets by column, and the difference on the clips that both have."""
+  """Two sets by column as a table, with the difference on their common clips."""
   a, b = comparison["names"]
   rows = [["", a, b, f"{b} - {a}", "95 %", "clips"]]
   for row in comparison["rows"]:

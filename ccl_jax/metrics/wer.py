@@ -32,7 +32,7 @@ _LABEL = re.compile(r"\bspeaker\s*\d+\s*:", re.IGNORECASE)
 
 
 class Errors(NamedTuple):
-  """Edits of one clip, and the words of its reference."""
+  """The edits of one clip by kind, and the number of words of its reference."""
 
   substitutions: int
   deletions: int
@@ -41,16 +41,17 @@ class Errors(NamedTuple):
 
   @property
   def total(self) -> int:
+    """All edits: substitutions, deletions and insertions."""
     return self.substitutions + self.deletions + self.insertions
 
 
 def code(language: str) -> str:
-  """A language without its region: en of en-GB."""
+  """A language's code without its region: "en" for "en-GB" and "en_US"."""
   return re.split("[-_]", language.lower())[0]
 
 
 def rate_name(language: str) -> str:
-  """What the rate of a language is called: cer or wer."""
+  """The name of a language's rate: "cer" where words are not parted, or "wer"."""
   return "cer" if code(language) in BY_CHARACTER else "wer"
 
 
@@ -63,7 +64,7 @@ def _normaliser(language: str) -> Callable[[str], str]:
 
 
 def words(text: str, language: str = "en") -> list[str]:
-  """The words of a text, or the characters, that count.
+  """The words of a text that count, normalised; characters where there are no words.
 
   Raises:
     Unscorable: whisper-normalizer is not installed.
@@ -75,11 +76,16 @@ def words(text: str, language: str = "en") -> list[str]:
 
 
 def edits(reference: Sequence[str], heard: Sequence[str]) -> Errors:
-  """The fewest edits; of equally few, those with fewest substitutions."""
+  """The fewest edits from `reference` to `heard`.
+
+  Of equally few, those with the fewest substitutions.
+  """
   row = [(j, 0, 0, j) for j in range(len(heard) + 1)]  # total, S, D, I
   for i, word in enumerate(reference, 1):
     diagonal, row[0] = row[0], (i, 0, i, 0)
     for j, other in enumerate(heard, 1):
+      # A substitution, or a word that is right, comes from the diagonal; a deletion
+      # from above, an insertion from the left.
       (n, s, d, k), wrong = diagonal, word != other
       above, left, diagonal = row[j], row[j - 1], row[j]
       row[j] = min(
@@ -91,7 +97,7 @@ def edits(reference: Sequence[str], heard: Sequence[str]) -> Errors:
 
 
 def speech_errors(wanted: str, heard: str, language: str = "en") -> Errors:
-  """Edits between what was to be said and what was recognised."""
+  """The edits between what was to be said and what was recognised, normalised."""
   return edits(words(wanted, language), words(heard, language))
 
 

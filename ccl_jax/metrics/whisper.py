@@ -1,4 +1,4 @@
-"""What is said in a clip, as Whisper hears it, or as it was heard elsewhere.
+"""Recognises speech in a clip, by Whisper or from transcripts made elsewhere.
 
 A recogniser is a function (sound, language) -> text; sound is mono, 16 kHz, in [-1, 1].
 Both kinds decode greedily, without timestamps and without regard to what was said
@@ -27,11 +27,13 @@ RATE, WINDOW = 16000, 30 * 16000
 
 @runtime_checkable
 class Recogniser(Protocol):
+  """A function from mono sound at 16 kHz and a language, or None, to a text."""
+
   def __call__(self, wave: Float[np.ndarray, " n"], language: str | None) -> str: ...
 
 
 class Transformers:
-  """Whisper by transformers, in float32."""
+  """A recogniser that runs Whisper by transformers, in float32."""
 
   def __init__(self, path: str | os.PathLike, device: str = "cpu"):
     """Reads a folder as published (or a name that transformers knows).
@@ -53,6 +55,7 @@ class Transformers:
     self._model, self._device = model.eval().to(device), device
 
   def __call__(self, wave: Float[np.ndarray, " n"], language: str | None) -> str:
+    # Fine-tuned releases may know fewer languages.
     known = self._model.generation_config.lang_to_id
     if language is not None and f"<|{language}|>" not in known:
       raise Unscorable(f"this Whisper does not know the language {language!r}")
@@ -74,7 +77,7 @@ class Transformers:
 
 
 class FasterWhisper:
-  """Whisper by faster-whisper: CTranslate2, without torch."""
+  """A recogniser that runs Whisper by faster-whisper: CTranslate2, without torch."""
 
   def __init__(self, path: str | os.PathLike, device: str = "cpu"):
     """Reads a folder in CTranslate2's format (or a name that faster-whisper knows).
@@ -94,6 +97,8 @@ class FasterWhisper:
     texts = []
     for part in _windows(wave):
       try:
+        # No fallback to higher temperatures, no voice detection: as the other
+        # recogniser.
         segments, _ = self._model.transcribe(
           part,
           language=language,
@@ -112,7 +117,7 @@ class FasterWhisper:
 
 
 def read_transcripts(path: str | os.PathLike) -> dict[str, str]:
-  """Texts by clip, from lines {"id": ..., "text": ...} of another recogniser.
+  """Reads the texts of another recogniser, by clip: lines {"id": ..., "text": ...}.
 
   Raises:
     UsageError: there is no such file, or a line is not such an object.

@@ -37,7 +37,12 @@ PRESETS = {
 
 
 def init_params(key: Array, *, bands: int, channels: int, hidden: int) -> PyTree:
-  """Random parameters, for mels of mean 0 and deviation 1 until you set yours."""
+  """Random parameters, for mels of mean 0 and deviation 1 until both are set.
+
+  Args:
+    bands, channels: of the mel, and of a latent.
+    hidden: channels of the first level; the next ones have 2 and 4 times as many.
+  """
   keys = jax.random.split(key)
   mel, latent = jnp.zeros((1, PAIR, bands)), jnp.zeros((1, 1, channels))
   return {
@@ -49,7 +54,7 @@ def init_params(key: Array, *, bands: int, channels: int, hidden: int) -> PyTree
 
 
 def folded(params: PyTree) -> PyTree:
-  """For inference: weights that are not normalised anew in every call."""
+  """Parameters for inference, whose weights are not normalised anew in every call."""
   return params | {half: fold(params[half]) for half in ("encoder", "decoder")}
 
 
@@ -73,7 +78,7 @@ def encode_mel(
 
 
 def decode(params: PyTree, latent: Float[Array, "b a z"]) -> Float[Array, "b m c"]:
-  """The mel, of 2 a frames."""
+  """The mel of m = 2 a frames, in the units of what was encoded, from a latents."""
   decoder = params["decoder"]
   _, hidden, bands = _shape(decoder["last"])
   mean, std = _statistics(params)
@@ -85,13 +90,14 @@ def decode(params: PyTree, latent: Float[Array, "b a z"]) -> Float[Array, "b m c
 def sample(
   key: Array, mean: Float[Array, "b a z"], logvar: Float[Array, "b a z"]
 ) -> Float[Array, "b a z"]:
-  """Latents drawn from their distribution."""
+  """Latents drawn from the posterior: mean + e^(logvar / 2) n, with n ~ N(0, 1)."""
   noise = jax.random.normal(key, mean.shape, mean.dtype)
   return mean + jnp.exp(0.5 * logvar) * noise
 
 
 def kl(mean: Float[Array, "b a z"], logvar: Float[Array, "b a z"]) -> Float[Array, ""]:
-  """Divergence from the normal distribution, in nats per number of the latents."""
+  """Divergence of the posterior from N(0, 1), in nats per number of the latents."""
+  # KL(N(mean, e^logvar) || N(0, 1)), a mean over the latents' numbers.
   return 0.5 * jnp.mean(mean**2 + jnp.exp(logvar) - 1 - logvar)
 
 
@@ -107,6 +113,13 @@ def loss(
   `modulation_loss`; and the terms.
 
   In units of each band's deviation, so that quiet bands count as much as loud ones.
+
+  Args:
+    params: as of `init_params`.
+    mel: of m = 2 a frames.
+    key: of the draw of z.
+    kl_weight: weight of `kl`; may be traced, for a warm-up.
+    modulation_weight: 0 leaves the term out.
   """
   mean, logvar = encode_mel(params, mel)
   _, std = _statistics(params)
@@ -121,6 +134,7 @@ def loss(
 
 def _statistics(params: PyTree) -> tuple[Array, Array]:
   """Mean and deviation per band, for (b m c)."""
+  # The statistics are constants of the data, not parameters.
   fixed = jax.lax.stop_gradient((params["data_mean"], params["data_std"]))
   return tuple(x[None, None] for x in fixed)
 

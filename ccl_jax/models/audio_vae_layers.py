@@ -40,6 +40,7 @@ def unit(x: Float[Array, "*s"], axis: int | tuple[int, ...] = -1) -> Float[Array
 
 def kernel_of(weight: Float[Array, "k i o"]) -> Float[Array, "k i o"]:
   """Divides each output filter w, of n numbers, by |w| + 1e-4 sqrt(n)."""
+  # unit divides by the rms; n^(-1/2) more makes it |w| (EDM2, eq. 47).
   return unit(weight, (0, 1)) * (weight.shape[0] * weight.shape[1]) ** -0.5
 
 
@@ -60,16 +61,19 @@ def forced(params: Any) -> Any:
 
 
 def mp_silu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+  """silu(x) / 0.596, which keeps the rms of normal inputs (EDM2, eq. 81)."""
   return nn.silu(x) / 0.596
 
 
 def mp_sum(
   x: Float[Array, "*s"], y: Float[Array, "*s"], t: float = 0.3
 ) -> Float[Array, "*s"]:
+  """((1 - t) x + t y) / sqrt((1 - t)^2 + t^2), which keeps the rms (EDM2, eq. 88)."""
   return ((1 - t) * x + t * y) / ((1 - t) ** 2 + t**2) ** 0.5
 
 
 def bounded(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+  """Clips activations to +-256: they may grow from block to block, not without end."""
   return jnp.clip(x, -LARGEST, LARGEST)
 
 
@@ -115,6 +119,7 @@ class Attention(nn.Module):
     c = x.shape[-1]
     y = MPConv(3 * c, 1, name="qkv")(x)
     y = rearrange(y, "b m (c n) -> n b m c", n=3)  # a channel's q, k and v are adjacent
+    # Unit q, k and v: logits are cosines times sqrt(c), as EDM2's attention has them.
     q, k, v = unit(y)
     logits = jnp.einsum("bqc,bkc->bqk", q, k, precision=EXACT) * c**-0.5
     y = jnp.einsum("bqk,bkc->bqc", jax.nn.softmax(logits), v, precision=EXACT)
@@ -132,7 +137,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-  """Every frame twice, and a convolution."""
+  """Twice the frames: every frame repeated, and a convolution."""
 
   @nn.compact
   def __call__(self, x: Float[Array, "b a c"]) -> Float[Array, "b m c"]:
@@ -140,19 +145,28 @@ class Upsample(nn.Module):
 
 
 def middle(x: Float[Array, "b a c"]) -> Float[Array, "b a c"]:
+  """The two residual blocks and the attention between them, at the lowest rate.
+
+  To be called in a compact `__call__`: its layers are `middle_0` to `middle_2`.
+  """
   x = ResBlock(x.shape[-1], name="middle_0")(x)
   x = Attention(name="middle_1")(x)
   return bounded(ResBlock(x.shape[-1], name="middle_2")(x))
 
 
 def output(module: nn.Module, x: Float[Array, "b m c"], features: int):
-  """The last convolution, whose scale is learned."""
+  """The last convolution, times the learned gain 1 + `gain` of EDM2's output layer."""
   gain = module.param("gain", nn.initializers.zeros, ())
   return MPConv(features, 3, name="last")(mp_silu(x)) * (gain + 1)
 
 
 class Encoder(nn.Module):
-  """Normalised mel to the latents' means, then the logarithms of their variances."""
+  """Normalised mel to the latents' means, then the logarithms of their variances.
+
+  Attributes:
+    hidden: channels of the first level.
+    channels: z / 2: numbers of a latent.
+  """
 
   hidden: int
   channels: int
@@ -169,7 +183,12 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Latents to normalised mel."""
+  """Latents to normalised mel, two frames to each latent.
+
+  Attributes:
+    hidden: channels of the last level.
+    bands: c, of the mel.
+  """
 
   hidden: int
   bands: int

@@ -24,7 +24,15 @@ GOLDEN = np.uint32(0x9E3779B9)
 
 
 class ByteText(struct.PyTreeNode):
-  """Texts of at most `length` bytes to rows of `dim` numbers."""
+  """Embedder of texts of at most `length` bytes: a row of `dim` numbers per byte.
+
+  Attributes:
+    length: bytes, and rows.
+    dim: e, a multiple of 16.
+
+  Raises:
+    UsageError: a length below 1, or a width that is no multiple of 16.
+  """
 
   length: int = struct.field(pytree_node=False)
   dim: int = struct.field(pytree_node=False)
@@ -49,10 +57,12 @@ class ByteText(struct.PyTreeNode):
   def encode(
     self, ids: Int[Array, "b l"], mask: Bool[Array, "b l"]
   ) -> Float[Array, "b l e"]:
+    """Rows of `tokenize`'s ids by the module's formula; zero where `mask` is False."""
     eighth = self.dim // 8
     word, in_word, spoken = _words(ids)
     quoted = jnp.cumsum(ids == QUOTE, 1) % 2
     codes = [*_grams(ids), _word_hash(ids, word, in_word), _hash(quoted + (7 << 20))]
+    # Six codes of independent signs: divided by sqrt(6), entries have variance one.
     content = sum(_signs(c, self.dim - 2 * eighth) for c in codes) / len(codes) ** 0.5
     place = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
     waves = [_wave(place, eighth, span=512), _wave(spoken, eighth, span=32)]
@@ -75,8 +85,10 @@ def _signs(code: UInt32[Array, "b l"], width: int) -> Float[Array, "b l w"]:
 
 def _wave(k: Int[Array, "b l"], width: int, span: int) -> Float[Array, "b l w"]:
   """Sines and cosines of k, with periods from 2 pi to nearly 2 pi span."""
+  # Rates from 1 down to nearly 1 / span, equally spaced in their logarithm.
   rate = span ** (-2 * np.arange(width // 2, dtype=np.float32) / width)
   angle = k[..., None] * rate[None, None]
+  # sqrt(2): a sine has mean square 1/2.
   return 2**0.5 * jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1)
 
 
@@ -85,6 +97,7 @@ def _grams(ids: Int[Array, "b l"]) -> list[UInt32[Array, "b l"]]:
   codes = [_hash(ids)]
   for n in (1, 2, 3):
     before = jnp.pad(ids, ((0, 0), (n, 0)))[:, : ids.shape[1]].astype(jnp.uint32)
+    # Each code extends the one before by a byte: 257 is above any id.
     codes.append(_hash(codes[-1] * 257 + before))
   return codes
 
@@ -100,6 +113,7 @@ def _words(
     (byte >= ord(low)) & (byte <= ord(high)) for low, high in ("09", "AZ", "az")
   )
   letter = digit | upper | lower | (byte >= 128)  # 128 up: any script but ASCII
+  # A run begins where letters turn into other characters, or the other way round.
   first = letter != jnp.pad(letter, ((0, 0), (1, 0)), constant_values=False)[:, :-1]
   place = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
   start = lax.cummax(jnp.where(first, place, 0), axis=1)

@@ -35,30 +35,36 @@ def bicubic_matrix(size: int, target: int) -> Float[np.ndarray, "target size"]:
   ratio and the places are float32 numbers, as in the reference: at a thousand pixels
   their rounding is what would show.
   """
+  # float32 quotients are torch's, whose interpolation the reference calls.
   ratio = np.float64(np.float32(size) / np.float32(target))
   place = (ratio * (np.arange(target) + 0.5) - 0.5).astype(np.float32)
   first = np.floor(place).astype(np.int64) - 1
   matrix = np.zeros((target, size), np.float32)
   for i in range(4):
     x = np.abs(place - (first + i))
+    # Keys' kernel (1981) within one sample, and between one and two.
     near = (CUBIC + 2) * x**3 - (CUBIC + 3) * x**2 + 1
     far = CUBIC * (x**3 - 5 * x**2 + 8 * x - 4)
+    # What lies past an end is the end.
     tap = np.clip(first + i, 0, size - 1)
     np.add.at(matrix, (np.arange(target), tap), np.where(x <= 1, near, far))
   return matrix
 
 
 def clip_pixels(image: Float[Array, "b H W 3"], size: int) -> Float[Array, "b s s 3"]:
-  """Images in [-1, 1] to the square the tower sees."""
+  """Images in [-1, 1] to the square of s = `size` pixels a side that the tower sees."""
   rows, columns = (bicubic_matrix(n, size) for n in image.shape[1:3])
   image = image.astype(jnp.float32)
   image = jnp.einsum("sH,bHWc->bsWc", rows, image, precision="highest")
   image = jnp.einsum("tW,bsWc->bstc", columns, image, precision="highest")
   mean, std = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (MEAN, STD))
+  # From [-1, 1] to CLIP's [0, 1] first.
   return (0.5 * image + 0.5 - mean) / std
 
 
 class Attention(nn.Module):
+  """Self-attention over all tokens, its three products stored as one (3, c, c)."""
+
   heads: int
   dtype: DTypeLike
 
@@ -78,6 +84,8 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
+  """A block with norms before attention and MLP; the unused argument is `nn.scan`'s."""
+
   ffn: int
   heads: int
   dtype: DTypeLike
@@ -151,6 +159,7 @@ class ClipImage(struct.PyTreeNode):
 
   @property
   def tower(self) -> ClipTower:
+    """The network, with all sizes but the heads read from the parameters' shapes."""
     depth, width, ffn = self.params["blocks"]["mlp"]["in"]["kernel"].shape
     tokens = self.params["pos_embedding"].shape[0]
     return ClipTower(

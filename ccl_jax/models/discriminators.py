@@ -27,8 +27,11 @@ Output = tuple[Float[Array, "b _"], list[Float[Array, "b ..."]]]
 
 
 class Pictures(nn.Module):
-  """Convolutions with leaky rectifiers, given as (channels, kernel, strides), and then
-  one to a channel of scores.
+  """Convolutions with leaky rectifiers, and one more to a channel of scores.
+
+  Attributes:
+    layers: (channels, kernel, strides) of each but the last.
+    last: kernel of the convolution to scores.
   """
 
   layers: tuple[tuple[int, tuple[int, int], tuple[int, int]], ...]
@@ -51,7 +54,7 @@ class Pictures(nn.Module):
 
 
 class Discriminators(nn.Module):
-  """All of them, periods first.
+  """All discriminators of a wave, periods first.
 
   Attributes:
     width: channels of the first layers.
@@ -81,7 +84,7 @@ class Discriminators(nn.Module):
 
 
 def rows(wave: Float[Array, "b n"], period: int) -> Float[Array, "b r p 1"]:
-  """The wave in rows of `period`, the last one filled up by reflection."""
+  """The wave as r rows of `period` samples, the last one filled up by reflection."""
   missing = -wave.shape[1] % period
   wave = jnp.pad(wave, ((0, 0), (0, missing)), mode="reflect")
   return wave.reshape(len(wave), -1, period, 1)
@@ -106,8 +109,11 @@ def amplitudes(
     )
   wave = jnp.pad(wave, ((0, 0), (edge, edge)), mode="reflect")
   frames, overlap = (wave.shape[1] - n_fft) // hop + 1, -(-window // hop)
+  # torch pads a window on both sides up to n_fft, the transform below only after it:
+  # another phase, the same amplitudes.
   start = (n_fft - window) // 2
   wave = jnp.pad(wave[:, start:], ((0, 0), (0, overlap * hop)))
   blocks = wave[:, : (frames + overlap - 1) * hop].reshape(len(wave), -1, hop)
+  # A frame is `overlap` blocks in a row; what is beyond the window is cut off.
   parts = [blocks[:, i : i + frames] for i in range(overlap)]
   return jnp.abs(jnp.fft.rfft(jnp.concatenate(parts, -1)[..., :window], n_fft))

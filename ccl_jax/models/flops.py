@@ -17,8 +17,15 @@ from ccl_jax.ops import tarp
 def forward_flops(
   model: JointDiT, geometry: Geometry, text_length: int, text_dim: int
 ) -> Mapping[str, float]:
-  """FLOPs of one clip's forward pass with every key read, by part. A stream of which
-  the geometry has no token is absent.
+  """FLOPs of one clip's forward pass with every key read, by part.
+
+  Args:
+    model: the network; its sizes are counted, not its parameters.
+    geometry: token counts. A stream without tokens counts nothing.
+    text_length, text_dim: rows and width of the text embeddings.
+
+  Returns:
+    By part: "linear", "self_attention", "text_attention", "cross", "ends".
   """
   tokens = {
     "video": geometry.t * geometry.h * geometry.w,
@@ -34,9 +41,12 @@ def forward_flops(
     context = text_length + CLIP_TOKENS * c.image_tokens
     # q, k, v, o of self-attention, q and o of text attention, two of the FFN.
     parts["linear"] += depth * 2 * n * (6 * d * d + 2 * d * c.ffn)
+    # Q K^T and its product with V: 2 n n d each.
     parts["self_attention"] += depth * 4 * n * n * d
+    # The same over the text, and the projections of its keys and values.
     parts["text_attention"] += depth * (4 * n * context * d + 4 * context * d * d)
     patch = c.patch[0] * c.patch[1] * c.patch[2]
+    # Patch embedding and head, then the text's embedding in two layers.
     parts["ends"] += 2 * n * patch * (c.in_channels + c.out_channels) * d
     parts["ends"] += 2 * text_length * (text_dim + d) * d
   if model.cross is not None:
@@ -51,6 +61,8 @@ def forward_flops(
       else:
         seen = geometry.h * geometry.w
       read = configs[source].width if m else 0
+      # q and o of this stream's tokens, k and v of the other's.
       project = 2 * n * 2 * c.width**2 + 2 * m * 2 * read * c.width
+      # Q K^T and its product with V over r context tokens and the keys a token sees.
       parts["cross"] += depth * (project + 4 * n * (r + seen) * c.width)
   return parts

@@ -25,21 +25,21 @@ MATCHING, MEL = 2.0, 45.0  # weights of the terms
 def discrimination(
   real: Sequence[Output], generated: Sequence[Output]
 ) -> Float[Array, ""]:
-  """L_D, for the discriminators."""
+  """L_D, the discriminators' loss: scores 1 for real and 0 for generated sound."""
   return sum(
     jnp.mean((1 - x) ** 2) + jnp.mean(y**2) for (x, _), (y, _) in zip(real, generated)
   )
 
 
 def adversarial(generated: Sequence[Output]) -> Float[Array, ""]:
-  """How far the scores of generated sound are from 1."""
+  """First term of L_G: how far the scores of generated sound are from 1."""
   return sum(jnp.mean((1 - y) ** 2) for y, _ in generated)
 
 
 def feature_matching(
   real: Sequence[Output], generated: Sequence[Output]
 ) -> Float[Array, ""]:
-  """Distance of the maps, all layers of all discriminators alike; without the 2."""
+  """Second term of L_G: distance of the maps of all layers, without the factor 2."""
   return sum(
     jnp.mean(jnp.abs(x - y))
     for (_, xs), (_, ys) in zip(real, generated)
@@ -50,9 +50,13 @@ def feature_matching(
 def mel_distance(
   wave: Float[Array, "b n"], target: Float[Array, "b n"], **mode: Any
 ) -> Float[Array, ""]:
-  """Mean distance of the log-mels, without the 45; `mode` as of `ops.stft.log_mel`, but
-  with a natural logarithm if it names none.
+  """Third term of L_G: mean distance of the log-mels, without the factor 45.
+
+  Args:
+    wave, target: generated and real sound.
+    mode: keywords of `ops.stft.log_mel`; the logarithm is natural if none is named.
   """
+  # BigVGAN's mel loss is in natural logarithms.
   mel = lambda x: log_mel(x, **{"log": jnp.log} | mode)
   return jnp.mean(jnp.abs(mel(wave) - mel(target)))
 

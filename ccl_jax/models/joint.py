@@ -50,8 +50,10 @@ REMAT = {
 class JointBlock(nn.Module):
   """One block of every stream and, with two of them, the exchange between.
 
-  `static` is the part of the route known at trace time: the streams that read the other
-  one, and those that are detached. Masks by sample arrive with the call.
+  Attributes:
+    static: the part of the route known at trace time: the streams that read the other
+      one, and those that are detached. Masks by sample arrive with the call.
+    collect: also return the keys that absent streams would read.
   """
 
   streams: tuple[tuple[str, StreamConfig], ...]
@@ -78,6 +80,7 @@ class JointBlock(nn.Module):
     collected = {}
     if self.cross is not None:
       snapshot = {s: self._detach(x[s], s, detached, route.detached) for s in x}
+      # Eqs. 3 and 4, in both directions.
       x, collected = self._exchange(x, snapshot, keys, configs, reads, route.reads)
     x = {s: blocks[s].feed(x[s], e0[s]) for s in x}
     x = {s: v.astype(stored[s]) for s, v in x.items()}
@@ -86,11 +89,12 @@ class JointBlock(nn.Module):
 
   def _detach(self, x, stream, static, masks):
     if stream in masks:
+      # Same values for all samples; gradients only where the stream is generated.
       return jnp.where(masks[stream][:, None, None, None], jax.lax.stop_gradient(x), x)
     return jax.lax.stop_gradient(x) if stream in static else x
 
   def _exchange(self, x, snapshot, keys, configs, reads, masks):
-    """Both directions of cross-modal attention, from one snapshot of the states."""
+    """Applies both directions of cross-modal attention to one snapshot of states."""
     out, collected = dict(x), {}
     for into in configs:
       source = other(into)
@@ -102,13 +106,17 @@ class JointBlock(nn.Module):
         name=f"{source}_to_{into}",
       )  # fmt: skip
       table = lambda s: self.geometry.cross_table(s, c.head_width, self.cross)
+      # Kept keys of a given stream go before those of a stream that is there.
       seen = keys.get(into)
       if seen is None and source in snapshot and (into in reads or self.collect):
         seen = attention.keys(snapshot[source], table(source))
       if self.collect and into not in x:
         collected[into] = seen
       if into in x:
+        # None routes every sample to context tokens only: unseen keys are never
+        # computed.
         seen = seen if into in reads else None
+        # Residual, as in Wan's blocks; W_o starts at zero.
         out[into] += attention(
           x[into], table(into), self.geometry, seen, masks.get(into)
         )
@@ -181,6 +189,7 @@ class JointDiT(nn.Module):
       t, tokens = x[s].shape[1:3]
       tables[s] = configs[s].rope_table(t, rows[s], tokens // rows[s])
       if configs[s].image_tokens:
+        # Image tokens come before the text, and are cut off by Wan's constant.
         images[s], context[s] = parts[s].split_context(
           parts[s].embed_image(image[s]), context[s]
         )
@@ -188,6 +197,7 @@ class JointDiT(nn.Module):
     scan = nn.scan(
       _rematted(self.remat),
       variable_axes={"params": 0, "intermediates": 0},
+      # Parameters get a leading axis of depth, and each block draws its own.
       split_rngs={"params": True},
       in_axes=(0,) + (nn.broadcast,) * 5,
       length=self.depth,
@@ -210,10 +220,12 @@ class JointDiT(nn.Module):
 
 
 def as_grid(stream: str, x: Float[Array, "b ..."]) -> Float[Array, "b t h w c"]:
+  """A stream's latents as video-like (b, t, h, w, c): audio has h = w = 1."""
   return x if stream == "video" else x[:, :, None, None]
 
 
 def from_grid(stream: str, x: Float[Array, "b t h w c"]) -> Float[Array, "b ..."]:
+  """Latents in the stream's own shape again: the inverse of `as_grid`."""
   return x if stream == "video" else x[:, :, 0, 0]
 
 
@@ -232,6 +244,7 @@ def token_geometry(streams, latents) -> Geometry:
 
 def _split_route(route: Route):
   """The static names of a route, and its masks by sample."""
+  # A mask by sample counts as reading: some sample may.
   named = lambda d: tuple(s for s, v in d.items() if v is not False)
   masks = lambda d: {s: v for s, v in d.items() if not isinstance(v, bool)}
   static = named(route.reads), tuple(s for s, v in route.detached.items() if v is True)

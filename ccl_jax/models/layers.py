@@ -29,6 +29,7 @@ class LayerNorm(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
     x = x.astype(jnp.float32)
+    # Two passes: E x^2 - (E x)^2 would cancel in float32.
     x = x - x.mean(-1, keepdims=True)
     x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + self.eps)
     if not self.affine:
@@ -52,10 +53,12 @@ class RMSNorm(nn.Module):
 
 
 def heads(x: Float[Array, "*b c"], n: int) -> Float[Array, "*b n d"]:
+  """Splits channels into n heads of width d = c / n, heads outermost."""
   return x.reshape(*x.shape[:-1], n, -1)
 
 
 def merge(x: Float[Array, "*b n d"]) -> Float[Array, "*b c"]:
+  """Joins heads into c = n d channels: the inverse of `heads`."""
   return x.reshape(*x.shape[:-2], -1)
 
 
@@ -72,7 +75,7 @@ def sinusoid(timestep: Float[Array, "b t"], width: int) -> Float[Array, "b t c"]
 
 
 class MLP(nn.Module):
-  """Dense, activation, Dense."""
+  """A dense layer to `hidden`, an activation, and a dense layer to `out`."""
 
   hidden: int
   out: int
@@ -91,7 +94,7 @@ class MLP(nn.Module):
     )
 
 
-def settled(module: nn.Module, x: Float[Array, "*b c"]) -> Float[Array, "*b e"]:
+def eager_gradients(module: nn.Module, x: Float[Array, "*b c"]) -> Float[Array, "*b e"]:
   """module(x), whose gradients by parameters and by x are made before either is used.
 
   Compilers put off the products that make weight gradients, and keep what these need:

@@ -50,13 +50,14 @@ def patches(pixels: Float[Array, "b F H W 3"]) -> Float[Array, "b t h w p"]:
 
 
 def mel_pairs(wave: Float[Array, "b n"]) -> Float[Array, "b a p"]:
-  """Pairs of frames of mel^0.2."""
+  """Pairs of frames of mel^0.2, p = 160 numbers to 512 samples at 16 kHz."""
+  # mel^0.2: as even between loud and quiet as a logarithm, and 0 at silence.
   mel = stft.mel_spectrogram(wave, bands=BANDS) ** LOUDNESS
   return rearrange(mel, "b (a i) c -> b a (i c)", i=PAIR)
 
 
 class LinearVideoCodec(struct.PyTreeNode):
-  """Pixels in [-1, 1] to latents and back."""
+  """Codec of pixels in [-1, 1]: 4 x 8 x 8 of them to a latent and back."""
 
   channels = STILL + MOTION
   stride = (GROUP, PATCH, PATCH)
@@ -66,20 +67,23 @@ class LinearVideoCodec(struct.PyTreeNode):
   scale: Any  # (c,)
 
   def encode(self, pixels: Float[Array, "b F H W 3"]) -> Float[Array, "b t h w c"]:
+    """Latents of F = 4 k + 1 frames: t = k + 1, h = H / 8, w = W / 8, 16 channels."""
     return _project(self, patches(pixels))
 
   def decode(self, latent: Float[Array, "b t h w c"]) -> Float[Array, "b F H W 3"]:
+    """Pixels in [-1, 1] of latents: F = 4 t - 3 frames, H = 8 h, W = 8 w."""
     pixels = rearrange(
       _restore(self, latent),
       "b t h w (f i j c) -> b (t f) (h i) (w j) c",
       f=GROUP, i=PATCH, j=PATCH,
     )  # fmt: skip
+    # Frame 0 stands in its group four times; their mean is its best estimate.
     first = pixels[:, :GROUP].mean(1, keepdims=True)
     return jnp.clip(jnp.concatenate([first, pixels[:, GROUP:]], 1), -1, 1)
 
 
 class LinearAudioCodec(struct.PyTreeNode):
-  """512 a samples at 16 kHz to a latents and back."""
+  """Codec of sound at 16 kHz: 512 a samples to a latents and back."""
 
   channels = SOUND
   hop = 512
@@ -89,14 +93,16 @@ class LinearAudioCodec(struct.PyTreeNode):
   scale: Any
 
   def encode(self, wave: Float[Array, "b n"]) -> Float[Array, "b a c"]:
+    """Latents (a, 20) of n = 512 a samples at 16 kHz."""
     return _project(self, mel_pairs(wave))
 
   def decode_mel(self, latent: Float[Array, "b a c"]) -> Float[Array, "b m bands"]:
-    """Mel amplitudes, 62.5 frames per second."""
+    """Mel amplitudes of m = 2 a frames, 62.5 of them per second."""
     mel = rearrange(_restore(self, latent), "b a (i c) -> b (a i) c", i=PAIR)
     return jnp.clip(mel, 0, LOUDEST) ** (1 / LOUDNESS)
 
   def decode(self, latent: Float[Array, "b a c"]) -> Float[Array, "b n"]:
+    """A wave in [-1, 1] of 512 a samples, by Griffin-Lim from `decode_mel`."""
     wave = stft.griffin_lim(stft.invert_mel(self.decode_mel(latent)))
     return jnp.clip(wave, -1, 1)
 
@@ -120,15 +126,18 @@ class Moments:
     self.total, self.outer = np.zeros(width), np.zeros((width, width))
 
   def add(self, rows: Float[np.ndarray, "n p"], weight: Float[np.ndarray, " n"]):
+    """Counts n more rows of p numbers, each with its weight."""
     self.weight += weight.sum()
     self.total += weight @ rows
     self.outer += (rows * weight[:, None]).T @ rows
 
   def mean(self) -> Float[np.ndarray, " p"]:
+    """The weighted mean of all rows so far; zero before the first."""
     return self.total / max(self.weight, 1e-12)
 
   def around(self, centre: Float[np.ndarray, " p"]) -> Float[np.ndarray, "p p"]:
     """The mean of (row - centre) (row - centre)^T."""
+    # sum w (r - c)(r - c)^T = sum w r r^T - (sum w r) c^T - c (sum w r)^T + W c c^T
     cross = np.outer(self.total, centre)
     outer = self.outer - cross - cross.T + self.weight * np.outer(centre, centre)
     return outer / max(self.weight, 1e-12)
@@ -140,6 +149,7 @@ def principal(
   """The `count` orthonormal directions of most variance, their largest entry positive:
   the same data give the same signs everywhere.
   """
+  # eigh is ascending: the largest variances come first after the flip.
   basis = np.linalg.eigh(covariance)[1][:, ::-1][:, :count]
   peak = np.abs(basis).argmax(0)
   return basis * np.sign(basis[peak, np.arange(count)])
@@ -157,14 +167,17 @@ def half_whitened(
   correlation of the mouth with the voice 0.61 (one scale), 0.68 (half), 0.69 (full);
   PSNR of the picture 20.8, 20.8, 20.4 dB.
   """
+  # The deviation of each channel, B^T C B on the diagonal.
   deviation = np.sqrt(np.maximum(np.diag(basis.T @ covariance @ basis), 0))
   deviation = np.maximum(deviation, max(1e-3, 1e-3 * deviation.max()))
+  # Half-way to whitening: deviation^(1/2), scaled to variance one on average.
   return np.sqrt(deviation * deviation.mean())
 
 
 class VideoFit:
-  """Collects videos one by one; memory does not grow with their number. In the choice
-  of the directions of change, a group counts by how much it changes.
+  """Fit of a video codec to videos one by one; memory does not grow with their number.
+
+  In the choice of the directions of change, a group counts by how much it changes.
   """
 
   def __init__(self):
@@ -172,40 +185,50 @@ class VideoFit:
     self.rows, self.changes = Moments(GROUP * width), Moments(3 * width)
 
   def add(self, video: Video):
+    """Counts one video of F = 4 k + 1 frames, uint8 or floats in [-1, 1]."""
     if video.dtype == np.uint8:
       video = video / np.float32(127.5) - 1
     rows = np.asarray(patches(jnp.asarray(video)[None])).reshape(-1, self.rows.width)
+    # Evenly spread groups of a long video; all of a short one.
     rows = rows[:: -(-len(rows) // ENOUGH)].astype(np.float64)
     change = rows @ _over_time(HADAMARD[1:])
     self.rows.add(rows, np.ones(len(rows)))
+    # A group counts by its squared change: a mouth against a still background.
     self.changes.add(change, (change**2).sum(1))
 
   def codec(self) -> LinearVideoCodec:
+    """The codec of all videos that have been added so far."""
     still, change = _over_time(HADAMARD[:1]), _over_time(HADAMARD[1:])
+    # The mean has no part in the directions of change, so a still video has one latent.
     mean = still @ (still.T @ self.rows.mean())
     covariance = self.rows.around(mean)
-    looks = principal(still.T @ covariance @ still, STILL)
-    moves = principal(self.changes.around(np.zeros(self.changes.width)), MOTION)
-    basis = np.concatenate([still @ looks, change @ moves], 1)
+    pictures = principal(still.T @ covariance @ still, STILL)
+    changes = principal(self.changes.around(np.zeros(self.changes.width)), MOTION)
+    basis = np.concatenate([still @ pictures, change @ changes], 1)
     return LinearVideoCodec(*_float32(mean, basis, half_whitened(basis, covariance)))
 
 
 class AudioFit:
-  """Collects waves one by one. Half of the choice of directions is by all pairs alike,
-  half by how much the sound changes within a pair.
+  """Fit of an audio codec to waves one by one; memory does not grow with their number.
+
+  Half of the choice of directions is by all pairs alike, half by how much the sound
+  changes within a pair.
   """
 
   def __init__(self):
     self.rows, self.onsets = Moments(PAIR * BANDS), Moments(PAIR * BANDS)
 
   def add(self, wave: Float[np.ndarray, " n"]):
+    """Adds one wave to the statistics, of 512 a samples at 16 kHz."""
     rows = np.asarray(mel_pairs(jnp.asarray(wave)[None])[0], np.float64)
     self.rows.add(rows, np.ones(len(rows)))
     self.onsets.add(rows, ((rows[:, BANDS:] - rows[:, :BANDS]) ** 2).sum(1))
 
   def codec(self) -> LinearAudioCodec:
+    """The codec of all waves that have been added so far."""
     mean = self.rows.mean()
     covariance = self.rows.around(mean)
+    # Both halves of the choice: all pairs alike, and pairs by their change.
     basis = principal(covariance + self.onsets.around(mean), SOUND)
     return LinearAudioCodec(*_float32(mean, basis, half_whitened(basis, covariance)))
 

@@ -1,4 +1,4 @@
-"""MMAudio's way from sound to latents and back, as a codec.
+"""MMAudio's audio codec: sound to the VAE's latents and, by a vocoder, back.
 
   latent = mean of the VAE's posterior of log-mel(wave)      512 samples to 20 channels
   wave   = vocoder(VAE's decoder(latent))
@@ -24,7 +24,7 @@ CHANNELS = 20
 
 
 class MelAudioCodec(struct.PyTreeNode):
-  """512 a samples at 16 kHz to a latents and back.
+  """Codec of sound at 16 kHz: 512 a samples to a latents and back.
 
   Attributes:
     vae, vocoder: parameters; no vocoder: None.
@@ -43,10 +43,16 @@ class MelAudioCodec(struct.PyTreeNode):
   links: tuple = struct.field(pytree_node=False, default=())
 
   def encode(self, wave: Float[Array, "b n"]) -> Float[Array, "b a c"]:
+    """Latents (a, 20) of n = 512 a samples at 16 kHz: the posterior's means.
+
+    Raises:
+      UsageError: n gives an odd number of mel frames, or none.
+    """
     mel = stft.log_mel(wave, **stft.MODES["16k"])
     return audio_vae.encode_mel(self.vae, mel)[0]
 
   def decode(self, latent: Float[Array, "b a c"]) -> Float[Array, "b n"]:
+    """A wave of n = 512 a samples, by the vocoder or else by Griffin-Lim."""
     mel = audio_vae.decode(self.vae, latent)
     if self.vocoder is None:
       return wave_of_mel(mel)

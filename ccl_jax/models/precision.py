@@ -1,4 +1,4 @@
-"""What parameters may be stored in when they are not trained.
+"""The dtypes in which parameters that are not trained may be stored.
 
 Matrix products of the blocks, and of the embeddings of patches, text and image, take
 their matrices and biases in the compute dtype: stored in it, they give the same numbers
@@ -23,9 +23,10 @@ _NORMS = re.compile(r".*/(ln_|norm)[^/]*/bias")  # computed in float32
 
 
 def stored_as(shapes: PyTree, dtype: DTypeLike) -> PyTree:
-  """Shapes of the parameters of a `JointDiT`, in the least that changes no number.
+  """Shapes of a `JointDiT`'s parameters, in the smallest dtypes that change no number.
 
   Args:
+    shapes: a tree of `jax.ShapeDtypeStruct`.
     dtype: that the model computes in.
   """
 

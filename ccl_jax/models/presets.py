@@ -26,6 +26,12 @@ from ccl_jax.tasks import Route
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
+  """Sizes of both streams, their depth, and the number of context tokens.
+
+  Attributes:
+    video_tokens, audio_tokens: C_video and C_audio of `CrossConfig`.
+  """
+
   video: StreamConfig
   audio: StreamConfig
   depth: int
@@ -79,9 +85,13 @@ def build_model(
   attention: str = "auto",
   blocks: Any = None,  # a mapping, or a section of a config
 ) -> JointDiT:
-  """The model of a preset.
+  """The model of a preset; no parameters are made.
 
   Args:
+    preset: one of `PRESETS`.
+    streams: those it has; with one of two there is no exchange.
+    variant, tarp, tarp_centre, cross_rope: see `CrossConfig`.
+    image_form: one of `IMAGE_FORMS`.
     remat, dtype, residual: see `JointDiT`.
     attention: a kernel of `ops.kernels.NAMES`; "auto": by this host's accelerator.
     blocks: its block sizes, by the names of `Kernel`.
@@ -133,14 +143,20 @@ def with_default_kernel(model: JointDiT) -> JointDiT:
 
 
 def build_kernel(name: str, dtype: str, blocks: Any) -> Kernel:
-  """The attention kernel of that name.
+  """The attention kernel of a name, with block sizes.
+
+  Args:
+    name: one of `ops.kernels.NAMES`, or "auto": by this host's accelerator.
+    dtype: that the model computes in.
+    blocks: block sizes, by the names of `Kernel`.
 
   Raises:
-    UsageError: there is none, a block size has another name, or the dtype is not its.
+    UsageError: an unknown name or block size, or a dtype the kernel cannot do.
   """
   kernel = default_kernel(jax.default_backend()) if name == "auto" else Kernel(name)
   if kernel.name == "cudnn" and dtype != "bfloat16":
     if name == "auto":
+      # In float32 cuDNN has no kernel; the logits must still not be stored.
       return Kernel("chunked")
     raise UsageError(f"model.attention=cudnn computes in bfloat16, got dtype {dtype}")
   known = {f.name for f in dataclasses.fields(kernel)} - {"name"}

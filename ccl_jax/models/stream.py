@@ -26,9 +26,9 @@ from ccl_jax.models.layers import (
   LayerNorm,
   RMSNorm,
   dense,
+  eager_gradients,
   heads,
   merge,
-  settled,
   sinusoid,
 )
 from ccl_jax.ops import rope
@@ -69,16 +69,25 @@ class StreamConfig:
 
   @property
   def head_width(self) -> int:
+    """d, the channels of an attention head: width / heads."""
     return self.width // self.heads
 
   def rope_table(self, t: int, h: int, w: int) -> Float[Array, "t s p 2"]:
-    """Self-attention positions of t x h x w tokens."""
+    """(cos, sin) of the positions of t x h x w tokens in self-attention, p = d/2."""
     if self.positions == "grid":
       return rope.grid(t, h, w, self.head_width)
     return rope.line(np.arange(t), self.head_width)[:, None]
 
 
 class SelfAttention(nn.Module):
+  """Wan2.1's self-attention: norms of q and k over all heads, then RoPE.
+
+  Attributes:
+    width, heads: of the stream.
+    dtype: of matrix products.
+    kernel: of attention.
+  """
+
   width: int
   heads: int
   dtype: DTypeLike
@@ -89,6 +98,7 @@ class SelfAttention(nn.Module):
     self, x: Float[Array, "b t s c"], table: Float[Array, "t s p 2"]
   ) -> Float[Array, "b t s c"]:
     project = lambda name: dense(self.width, self.dtype, name)(x)
+    # Wan2.1 norms q and k over all heads together, then rotates head by head.
     q = rope.rotate(heads(RMSNorm(name="norm_q")(project("q")), self.heads), table)
     k = rope.rotate(heads(RMSNorm(name="norm_k")(project("k")), self.heads), table)
     v = heads(project("v"), self.heads)
@@ -125,6 +135,8 @@ class TextAttention(nn.Module):
 
     out = attend(text, "")
     if self.image_tokens:
+      # Two softmaxes, added: the image never competes with the text
+      # (WanI2VCrossAttention).
       out = out + attend(image, "_img")
     return dense(self.width, self.dtype, "o")(merge(out))
 
@@ -158,25 +170,43 @@ class Block(nn.Module):
     text: Float[Array, "b l c"],
     image: Float[Array, "b i c"] | None = None,
   ) -> Float[Array, "b t s c"]:
-    """Self-attention and text cross-attention."""
+    """First half of the block: self-attention and text cross-attention.
+
+    Args:
+      x: tokens of the stream.
+      e: the six modulations of every frame; f is t, or 1 for all frames.
+      table: RoPE of the tokens.
+      text: embedded text, padding included.
+      image: embedded CLIP tokens, for a stream that has them.
+    """
     shift, scale, gate = self._modulations(e, slice(0, 3))
+    # x += SelfAttn(norm1(x) (1 + m1) + m0) m2
     x = x + self.self_attn(self.norm1(x) * (1 + scale) + shift, table) * gate
+    # x += TextAttn(norm3(x), context): neither modulated nor gated in Wan2.1.
     return x + self.cross_attn(self.norm3(x), text, image)
 
   def feed(
     self, x: Float[Array, "b t s c"], e: Float[Array, "b f 6 c"]
   ) -> Float[Array, "b t s c"]:
-    """The feed-forward half."""
+    """Second half of the block: the feed-forward network.
+
+    Args:
+      x: tokens of the stream.
+      e: the six modulations of every frame.
+    """
     shift, scale, gate = self._modulations(e, slice(3, 6))
-    return x + settled(self.ffn, self.norm2(x) * (1 + scale) + shift) * gate
+    # x += FFN(norm2(x) (1 + m4) + m3) m5
+    return x + eager_gradients(self.ffn, self.norm2(x) * (1 + scale) + shift) * gate
 
   def _modulations(self, e, part):
+    # m = modulation + e0, six vectors per frame.
     m = self.modulation[None, None] + e
+    # Axes (b, f, 1, c): one modulation for all tokens of a frame.
     return [m[:, :, i, None, :] for i in range(*part.indices(6))]
 
 
 class Stream(nn.Module):
-  """What a stream has outside its blocks: patches, time, text, image, and the head."""
+  """A stream's layers outside its blocks: patches, time, text, image, and the head."""
 
   config: StreamConfig
   dtype: DTypeLike
@@ -197,6 +227,7 @@ class Stream(nn.Module):
     )
     self.head_norm = LayerNorm()
     pt, ph, pw = c.patch
+    # A fresh head predicts zero: the loss starts at the target's mean square.
     self.head = dense(
       pt * ph * pw * c.out_channels, jnp.float32, kernel_init=nn.initializers.zeros
     )
@@ -207,17 +238,23 @@ class Stream(nn.Module):
     """Tokens of the latent and of the text; the text's zero padding is embedded too,
     as Wan does: the model has learned to attend to it.
     """
+    # A convolution over whole patches is one product.
     x = self.patch_embedding(patchify(latent, self.config.patch)).astype(jnp.float32)
     return constrain(x, "batch", None, "space", None), self.text_embedding(text)
 
   def embed_time(
     self, timestep: Float[Array, "b f"]
   ) -> tuple[Float[Array, "b f c"], Float[Array, "b f 6 c"]]:
-    """The time embedding e, for the head, and its projections e0, for the blocks."""
+    """The time embedding e, for the head, and its projections e0, for the blocks.
+
+    Args:
+      timestep: 1000 sigma of every frame, f = t, or of all, f = 1.
+    """
     # Pinned to the batch axes: left to itself the partitioner has split these small
     # arrays over parameter axes, and on one mesh returned wrong gradients.
     pin = lambda x: constrain(x, "batch", None, None)
     e = pin(self.time_embedding(pin(sinusoid(timestep, self.config.frequencies))))
+    # Wan's time_projection: SiLU, then the six modulations of all blocks.
     e0 = pin(self.time_projection(jax.nn.silu(e)))
     return e, e0.reshape(*e.shape[:2], 6, -1)
 
@@ -243,5 +280,6 @@ class Stream(nn.Module):
     """The velocity of the latent, from `rows` rows of tokens."""
     m = self.head_modulation[None, None] + e[:, :, None]
     shift, scale = m[:, :, 0, None], m[:, :, 1, None]
+    # Wan's Head: the same modulation as a block's, of two parts, by e itself.
     out = self.head(self.head_norm(x) * (1 + scale) + shift)
     return unpatchify(out, self.config.patch, rows)

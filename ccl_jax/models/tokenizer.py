@@ -21,14 +21,22 @@ END, PAD = "</s>", "<pad>"
 
 
 def clean(text: str) -> str:
-  """What the text encoder of Wan2.1 saw in training ('whitespace' cleaning)."""
+  """The text as Wan2.1's text encoder saw it in training ("whitespace" cleaning).
+
+  Raises:
+    UsageError: the package ftfy is not installed.
+  """
   text = _optional("ftfy").fix_text(text)
   return " ".join(html.unescape(html.unescape(text)).split())
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-  """A tokenizer.json, by its bytes: equal files are equal tokenizers."""
+  """A tokenizer.json, by its bytes: equal files are equal tokenizers.
+
+  Attributes:
+    file: the whole file.
+  """
 
   file: bytes = dataclasses.field(repr=False)
 

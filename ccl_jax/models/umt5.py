@@ -42,6 +42,7 @@ def bucket(
   half, m = buckets // 2, buckets // 4
   distance = np.arange(farthest + 1)
   starts = [
+    # Range j begins at m (farthest / m)^(j / m), compared in whole numbers.
     next(d for d in distance.tolist() if d**m * m**j >= farthest**j * m**m)
     for j in range(1, m)
   ]
@@ -52,7 +53,7 @@ def bucket(
 
 
 class Attention(nn.Module):
-  """Every token reads the tokens of the mask."""
+  """Self-attention with relative positions, to the tokens that the mask allows."""
 
   width: int
   heads: int
@@ -69,7 +70,9 @@ class Attention(nn.Module):
       "position_bias", nn.initializers.normal(0.02), (self.buckets, self.heads)
     )
     place = np.arange(x.shape[1])
+    # B[bucket(key - query)]; every layer has a table of its own.
     bias = table[bucket(place[None, :] - place[:, None], self.buckets)]
+    # T5 does not divide by sqrt(d): its initialisation has the factor in W_q.
     logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32)
     logits += bias.astype(jnp.float32).transpose(2, 0, 1)[None]
     weights = jax.nn.softmax(jnp.where(mask[:, None, None, :], logits, MASKED))
@@ -78,7 +81,7 @@ class Attention(nn.Module):
 
 
 class GatedFFN(nn.Module):
-  """W_2 (W_1 x * gelu(W_g x))."""
+  """The gated feed-forward network W_2 (W_1 x * gelu(W_g x)), `hidden` wide."""
 
   hidden: int
   dtype: DTypeLike
@@ -91,6 +94,13 @@ class GatedFFN(nn.Module):
 
 
 class Block(nn.Module):
+  """A layer of the encoder: attention and gated FFN, each after an rms norm.
+
+  Attributes:
+    attention_width: channels of all heads together.
+    ffn, heads, buckets, dtype: see `UMT5Encoder`.
+  """
+
   attention_width: int
   ffn: int
   heads: int
@@ -152,7 +162,7 @@ class UMT5Encoder(nn.Module):
 
 
 class UMT5Text(struct.PyTreeNode):
-  """Prompts to rows of UMT5, as a codec.
+  """A codec of prompts: texts to rows of UMT5.
 
   Attributes:
     params: of `UMT5Encoder`; its sizes are theirs.
@@ -170,10 +180,12 @@ class UMT5Text(struct.PyTreeNode):
 
   @property
   def dim(self) -> int:
+    """e, the numbers of a row."""
     return self.params["token_embedding"].shape[1]
 
   @property
   def encoder(self) -> UMT5Encoder:
+    """The network, with all sizes read from the parameters' shapes."""
     attn, ffn = self.params["blocks"]["attn"], self.params["blocks"]["ffn"]
     vocabulary, width = self.params["token_embedding"].shape
     depth, buckets, heads = attn["position_bias"].shape
@@ -197,6 +209,7 @@ class UMT5Text(struct.PyTreeNode):
   def encode(
     self, ids: Int[Array, "b l"], mask: Bool[Array, "b l"]
   ) -> Float[Array, "b l e"]:
+    """Rows of `tokenize`'s ids, zero where `mask` is False: Wan2.1 pads with zeros."""
     rows = self.encoder.apply({"params": self.params}, ids, mask)
     return jnp.where(mask[..., None], rows, 0)
 

@@ -54,7 +54,12 @@ PRESETS = {
 
 
 def conv(features: int, size: int, name: str, gain: float = GAIN, **kwargs) -> nn.Conv:
-  """Of `size` samples around each, zeros beyond the ends."""
+  """A centred convolution of `size` samples, with zeros beyond the ends.
+
+  Args:
+    gain: deviation of the results of normal inputs, at the start.
+    kwargs: of `nn.Conv`.
+  """
   kwargs |= {"precision": EXACT, "kernel_init": _drawn(gain)}
   return nn.Conv(features, (size,), name=name, **kwargs)
 
@@ -88,6 +93,7 @@ class Block(nn.Module):
       wide = conv(x.shape[-1], self.size, f"conv1_{i}", kernel_dilation=d)
       y = wide(Snake(name=f"snake_{2 * i}")(x))
       y = Snake(name=f"snake_{2 * i + 1}")(y)
+      # x = x + conv_1(act(conv_d(act(x))))
       x = x + conv(x.shape[-1], self.size, f"conv2_{i}")(y)
     return x
 
@@ -95,9 +101,14 @@ class Block(nn.Module):
 class Up(nn.Module):
   """A transposed convolution: `rate` samples for each, of `size` that overlap.
 
-  Sample rate q + r of the whole is sum_j x[q - j] kernel[rate j + r], and as many are
-  cropped at each end as the whole is too long. As one product: gradients of transposed
-  convolutions take XLA ten times as long on a CPU.
+  Sample rate q + r of the whole is sum_j x[q - j] kernel[rate j + r]; what the whole
+  has too many is cropped at both ends alike. It is computed as one product: gradients
+  of transposed convolutions take XLA ten times as long on a CPU.
+
+  Attributes:
+    features: channels of the result.
+    size: samples of the kernel.
+    rate: samples for each.
   """
 
   features: int
@@ -112,6 +123,7 @@ class Up(nn.Module):
     bias = self.param("bias", nn.initializers.zeros, (features,))
     taps = -(-self.size // rate)
     kernel = jnp.pad(kernel, ((0, taps * rate - self.size), (0, 0), (0, 0)))
+    # Rows are (tap, channel in), columns (place within a step, channel out).
     kernel = rearrange(kernel, "(j r) d c -> (j c) (r d)", j=taps)
     x = jnp.pad(x, ((0, 0), (taps - 1, taps - 1), (0, 0)))
     last = length + taps - 1
@@ -148,7 +160,7 @@ class Generator(nn.Module):
 
   @property
   def hop(self) -> int:
-    """Samples of a frame."""
+    """Samples of a mel frame: the product of the rates."""
     return math.prod(self.rates)
 
   @property
@@ -167,6 +179,8 @@ class Generator(nn.Module):
         for size, dilations in self.blocks
       )
       padding = _padding(rate, kernel)
+      # The ends of the inputs i with 0 <= n + p - rate i < k, for the first sample and
+      # for the last.
       first = -((kernel - 1 - padding - (first - widen)) // rate)
       last = (last + widen + padding) // rate
       widen = 0
@@ -182,6 +196,7 @@ class Generator(nn.Module):
         Block(size, dilations, name=f"block_{len(self.blocks) * i + j}")
         for j, (size, dilations) in enumerate(self.blocks)
       ]
+      # x = mean_j block_j(up(x))
       x = sum(block(x) for block in blocks) / len(blocks)
     last = conv(1, ENDS, "last", LAST_GAIN, use_bias=self.bias)
     x = last(Snake(name="snake")(x))[..., 0]
@@ -189,18 +204,18 @@ class Generator(nn.Module):
 
 
 def sizes_of(generator: Generator) -> dict[str, Any]:
-  """The fields that make it."""
+  """The fields of a generator by name, as JSON can hold them: its sizes."""
   names = (field.name for field in dataclasses.fields(generator))
   return {n: getattr(generator, n) for n in names if n not in ("parent", "name")}
 
 
 def frozen(value: Any) -> Any:
-  """A field that may have been JSON: lists as tuples."""
+  """A field that may have been through JSON: lists become tuples, at any depth."""
   return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def init_params(key: Array, generator: Generator) -> PyTree:
-  """Random parameters; the network is nearly silent."""
+  """Random parameters, with which the network is nearly silent."""
   return generator.init(key, jnp.zeros((1, 1, generator.bands)))["params"]
 
 
@@ -210,11 +225,17 @@ def synthesize(
   mel: Float[Array, "b m c"],
   chunk: int | None = None,
 ) -> Float[Array, "b n"]:
-  """The wave of a log-mel, m hop samples.
+  """The wave of a log-mel, n = m hop samples in [-1, 1].
 
   Args:
+    generator, params: the network.
+    mel: log-mel of its bands, as it was trained on.
     chunk: frames at a time, for memory that does not grow with m but for the wave
-      itself; each piece takes the `reach` around it along. None: all at once.
+      itself; each piece takes the `reach` around it along. None: all at
+      once.
+
+  Raises:
+    UsageError: a chunk below 1.
   """
   call = lambda mel: generator.apply({"params": params}, mel)
   if chunk is None:
@@ -227,6 +248,7 @@ def synthesize(
     return call(mel)
   # A window at an end of the mel ends there too: beyond it are zeros in every layer.
   count = -(-frames // chunk)
+  # The last piece ends with the mel, so that all pieces have one shape.
   wanted = np.minimum(np.arange(count) * chunk, frames - chunk)
   starts = np.clip(wanted - reach, 0, frames - window)
 

@@ -54,8 +54,13 @@ def encode(
   chunk: int | None = None,
   deviation: bool = False,
 ) -> Float[Array, "b t h w c"]:
-  """The normalised posterior mean, `chunk` latent frames at a time (None: all); with
-  `deviation` that too, in 16 channels behind the mean's.
+  """The normalised posterior mean z, t = (F - 1) / 4 + 1.
+
+  Args:
+    params: as of `init_params`.
+    pixels: in [-1, 1].
+    chunk: latent frames at a time; None: all.
+    deviation: whether the posterior's deviation follows, in 16 channels more.
   """
   params = params["encoder"]
   network = Encoder(params["first"]["kernel"].shape[-1], deviation)
@@ -65,7 +70,13 @@ def encode(
 def decode(
   params: PyTree, latent: Float[Array, "b t h w c"], chunk: int | None = None
 ) -> Float[Array, "b F H W 3"]:
-  """Pixels, not cut to [-1, 1], from `chunk` latent frames at a time (None: all)."""
+  """Pixels, not cut to [-1, 1], F = 4 t - 3.
+
+  Args:
+    params: as of `init_params`.
+    latent: normalised.
+    chunk: latent frames at a time; None: all.
+  """
   params = params["decoder"]
   network = Decoder(params["last"]["kernel"].shape[-2])
   return _in_chunks(network, params, latent.astype(jnp.float32), 1, chunk)
@@ -91,6 +102,7 @@ def _in_chunks(
   def step(cache, x):
     return call(x, cache)[::-1]
 
+  # The odd chunk comes first, with frame 0: all others have one shape, and a scan.
   first, later = jnp.split(x, [1 + group * rest], axis=1)
   first, cache = call(first, {})
   if not count:
@@ -102,9 +114,10 @@ def _in_chunks(
 
 
 class WanVideoCodec(struct.PyTreeNode):
-  """Pixels in [-1, 1] to normalised latents and back.
+  """Codec of pixels in [-1, 1]: 4 x 8 x 8 of them to a normalised latent and back.
 
   Attributes:
+    params: {"encoder", "decoder"}.
     chunk: latent frames at a time; None: the whole clip.
     tile: side of the tiles in pixels, and `overlap` of two of them; None: no tiles.
     links: where the parameters are stored; see ccl_jax/codecs/bundle.py.
@@ -133,12 +146,17 @@ class WanVideoCodec(struct.PyTreeNode):
       )
 
   def encode(self, pixels: Float[Array, "b F H W 3"]) -> Float[Array, "b t h w 16"]:
+    """The latents' mean of F = 4 k + 1 frames, t = k + 1, h = H / 8, w = W / 8.
+
+    Raises:
+      UsageError: another number of frames, or sides that are no multiples of 8.
+    """
     return self._encode(pixels)
 
   def posterior(
     self, pixels: Float[Array, "b F H W 3"]
   ) -> tuple[Float[Array, "b t h w 16"], Float[Array, "b t h w 16"]]:
-    """The latents' mean, which is what `encode` gives, and deviation."""
+    """Mean and deviation of the latents' distribution; the mean is that of `encode`."""
     mean, std = jnp.split(self._encode(pixels, deviation=True), 2, axis=-1)
     return mean, std
 
@@ -148,6 +166,7 @@ class WanVideoCodec(struct.PyTreeNode):
     return self._tiled(run, pixels, (PATCH, 1))
 
   def decode(self, latent: Float[Array, "b t h w 16"]) -> Float[Array, "b F H W 3"]:
+    """Pixels in [-1, 1] of latents: F = 4 t - 3 frames, H = 8 h, W = 8 w."""
     run = lambda x: decode(self.params, x, self.chunk)
     return jnp.clip(self._tiled(run, latent, (1, PATCH)), -1, 1)
 

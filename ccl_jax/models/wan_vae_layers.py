@@ -33,19 +33,19 @@ STD = (
 
 
 def stats(ndim: int) -> tuple[Array, Array]:
-  """Mean and deviation of the latent channels, for arrays of `ndim` axes."""
+  """Mean and deviation of the 16 latent channels, as the last of `ndim` axes."""
   shape = (1,) * (ndim - 1) + (CHANNELS,)
   return jnp.array(MEAN).reshape(shape), jnp.array(STD).reshape(shape)
 
 
 def conv(features: int, kernel: tuple[int, ...], name: str, **kwargs) -> nn.Conv:
-  """Unpadded; a kernel of two axes is applied to each frame."""
+  """A convolution without padding; a kernel of two axes is applied to each frame."""
   kwargs = {"padding": "VALID", "precision": EXACT} | kwargs
   return nn.Conv(features, kernel, name=name, **kwargs)
 
 
 def past(module: nn.Module, x: Array, frames: int) -> nn.Variable:
-  """The `frames` inputs before x, zeros if there were none."""
+  """The module's cache of the `frames` inputs before x: zeros if there were none."""
   shape = (x.shape[0], frames, *x.shape[2:])
   return module.variable("cache", "past", lambda: jnp.zeros(shape, x.dtype))
 
@@ -59,6 +59,7 @@ class CausalConv(nn.Module):
   def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w e"]:
     before = past(self, x, 2)
     x = jnp.concatenate([before.value, x], 1)
+    # The next call's past: two frames reach back, none ahead.
     before.value = x[:, -2:]
     kernel = conv(self.features, (3, 3, 3), "conv", padding=((0, 0), (1, 1), (1, 1)))
     nn.share_scope(self, kernel)
@@ -66,7 +67,7 @@ class CausalConv(nn.Module):
 
 
 class Norm(nn.Module):
-  """x / |x| * sqrt(c) * scale, over channels."""
+  """The norm x / |x| * sqrt(c) * scale, over channels."""
 
   @nn.compact
   def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
@@ -78,7 +79,7 @@ class Norm(nn.Module):
 
 
 class ResBlock(nn.Module):
-  """x + two of (norm, SiLU, convolution); x is projected where the width changes."""
+  """x plus two of (norm, SiLU, convolution); x is projected where the width changes."""
 
   features: int
 
@@ -121,6 +122,7 @@ class Downsample(nn.Module):
     frames = x if begins else jnp.concatenate([before.value, x], 1)
     before.value = x[:, -1:]
     half = conv(c, (3, 1, 1), "in_time", strides=(2, 1, 1))
+    # Frame 0 is a group of its own.
     out = [x[:, :1]] if begins else []
     if frames.shape[1] > 2:
       out.append(half(frames))
@@ -150,14 +152,21 @@ class Upsample(nn.Module):
 
 
 def middle(x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
+  """Two residual blocks and attention between them, at the lowest resolution.
+
+  To be called in a compact `__call__`: its layers are `middle_0` to `middle_2`.
+  """
   x = ResBlock(x.shape[-1], name="middle_0")(x)
   x = Attention(name="middle_1")(x)
   return ResBlock(x.shape[-1], name="middle_2")(x)
 
 
 class Encoder(nn.Module):
-  """Pixels in [-1, 1] to the normalised mean of their latents' distribution and, with
-  `deviation`, its normalised deviation behind it, in as many channels again.
+  """Pixels in [-1, 1] to the normalised mean of their latents' distribution.
+
+  Attributes:
+    width: channels of the first level.
+    deviation: whether the normalised deviation follows, in as many channels again.
   """
 
   width: int
@@ -178,6 +187,7 @@ class Encoder(nn.Module):
     x = CausalConv(2 * CHANNELS, name="last")(x)
     mean, std = stats(x.ndim)
     moments = conv(2 * CHANNELS, (1, 1, 1), "moments")(x)
+    # z = (mu - mean) / std, with Wan's per-channel statistics.
     mu = (moments[..., :CHANNELS] - mean) / std
     if not self.deviation:
       return mu

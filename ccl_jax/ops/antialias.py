@@ -28,7 +28,8 @@ CUTOFF, TRANSITION = 0.25, 1.2  # in cycles per sample of the higher rate; in ra
 
 @functools.cache
 def low_pass() -> Float[np.ndarray, "12"]:
-  """The taps h, of sum one."""
+  """The 12 taps h of the low pass, float32, with sum one; symmetric."""
+  # Kaiser's estimate of the stop band's attenuation, from taps and transition.
   attenuation = 2.285 * (TAPS / 2 - 1) * np.pi * TRANSITION + 7.95  # in dB
   window = np.kaiser(TAPS, 0.1102 * (attenuation - 8.7))  # his rule above 50 dB
   taps = window * np.sinc(2 * CUTOFF * (np.arange(TAPS) - (TAPS - 1) / 2))
@@ -36,16 +37,21 @@ def low_pass() -> Float[np.ndarray, "12"]:
 
 
 def up(x: Float[Array, "b t c"]) -> tuple[Float[Array, "b t c"], Float[Array, "b t c"]]:
-  """The even and the odd samples of x at twice the rate."""
+  """The even and the odd samples of x at twice the rate, t of each."""
   taps = 2 * low_pass()
   x = _extended(x, x[:, :1], x[:, -1:], 3, 3)
+  # Even outputs m meet the odd taps of h[m + 5 - 2 j], odd ones the even taps.
   return _filtered(x[:, :-1], taps[11::-2]), _filtered(x[:, 1:], taps[10::-2])
 
 
 def extended(
   even: Float[Array, "b t c"], odd: Float[Array, "b t c"]
 ) -> tuple[Float[Array, "b u c"], Float[Array, "b u c"]]:
-  """The samples, u = t + 5 of each kind, that `down` needs to make t."""
+  """The samples at twice the rate with their ends repeated, as `down` reads them.
+
+  Returns:
+    Even and odd samples, u = t + 5 of each.
+  """
   first, last = even[:, :1], odd[:, -1:]
   return _extended(even, first, last, 2, 3), _extended(odd, first, last, 3, 2)
 
@@ -53,7 +59,7 @@ def extended(
 def down(
   even: Float[Array, "b u c"], odd: Float[Array, "b u c"]
 ) -> Float[Array, "b t c"]:
-  """Half the rate, from `extended` samples."""
+  """Halves the rate of `extended` samples; u = t + 5 of each kind give t."""
   taps = low_pass()
   return _filtered(even, taps[1::2]) + _filtered(odd, taps[0::2])
 
@@ -61,7 +67,12 @@ def down(
 def antialiased(
   function: Callable[[Array], Array], x: Float[Array, "b t c"]
 ) -> Float[Array, "b t c"]:
-  """`function`, which takes every sample on its own, at twice the rate of x."""
+  """Applies an elementwise function to x at twice the rate of x.
+
+  Args:
+    function: what is applied to every sample on its own, such as `snake`.
+    x: samples by channel, at the lower rate.
+  """
   # Samples are extended before the function: on a CPU twice as fast as after it.
   even, odd = extended(*up(x))
   return down(function(even), function(odd))

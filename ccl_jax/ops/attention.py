@@ -63,15 +63,18 @@ def joined_softmax(
   x_context = x_keys = None
   tops = []
   if context is not None:
+    # Logits of eq. 3: Q K_c^T / sqrt(d), with the same keys for every frame.
     x_context = product("bfqnd,rnd->bfnqr", context[0])
     tops.append(x_context.max(-1))
   if keys is not None:
+    # And Q K^T / sqrt(d), with keys of their own for every frame.
     x_keys = product("bfqnd,bfknd->bfnqk", keys[0])
     if mask is not None:
       x_keys = jnp.where(mask[:, :, None, None, :], x_keys, MASKED)
     tops.append(maximum(lax.stop_gradient(x_keys.max(-1))))
   # The maximum cancels: it is there for range, and has no gradient.
   top = lax.stop_gradient(jnp.stack(tops).max(0))[..., None]
+  # Eq. 4 without a concatenation: both parts of one softmax over [K_c ; K], added.
   weights, out, on_context = 0.0, 0.0, 0.0
   if context is not None:
     w = jnp.exp(x_context - top)

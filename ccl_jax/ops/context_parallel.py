@@ -32,7 +32,14 @@ AXIS = "context"
 
 
 def self_attention(q: Tokens, k: Tokens, v: Tokens, kernel: Kernel) -> Tokens:
-  """Every token of a sample to every other."""
+  """Attention of every token of a sample to every other, on the mesh in use.
+
+  Without a mesh, or with one device, the kernel sees whole arrays.
+
+  Args:
+    q, k, v: tokens (b, t, s, n, d), as they are sharded on the mesh.
+    kernel: what multiplies on one device.
+  """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return _whole(q, k, v, kernel)
@@ -41,6 +48,7 @@ def self_attention(q: Tokens, k: Tokens, v: Tokens, kernel: Kernel) -> Tokens:
   heads = q.shape[3] // (mesh.shape["tensor"] if axes[3] else 1)
   if parts == 1:
     body = functools.partial(_whole, kernel=kernel)
+  # Ulysses moves each array once; the ring moves keys once per device.
   elif heads % parts == 0:
     body = functools.partial(_ulysses, kernel=kernel)
   else:
@@ -51,7 +59,13 @@ def self_attention(q: Tokens, k: Tokens, v: Tokens, kernel: Kernel) -> Tokens:
 def text_attention(
   q: Tokens, k: Float[Array, "b l n d"], v: Float[Array, "b l n d"], kernel: Kernel
 ) -> Tokens:
-  """Every token of a sample to the tokens of its text."""
+  """Attention of every token of a sample to the l tokens of its text.
+
+  Args:
+    q: tokens (b, t, s, n, d), as they are sharded on the mesh.
+    k, v: of the text, whole on every device but for the heads.
+    kernel: what multiplies on one device.
+  """
 
   def body(q, k, v):
     b, t, s, n, d = q.shape
@@ -119,13 +133,14 @@ def _whole(q: Tokens, k: Tokens, v: Tokens, kernel: Kernel) -> Tokens:
 
 def _ulysses(q: Tokens, k: Tokens, v: Tokens, kernel: Kernel) -> Tokens:
   """Space to heads, attention, heads to space."""
+  # (b, t, s / p, n, d) to (b, t, s, n / p, d), and back.
   to_heads = lambda x: lax.all_to_all(x, AXIS, split_axis=3, concat_axis=2, tiled=True)
   to_space = lambda x: lax.all_to_all(x, AXIS, split_axis=2, concat_axis=3, tiled=True)
   return to_space(_whole(to_heads(q), to_heads(k), to_heads(v), kernel))
 
 
 def _ring(q: Tokens, k: Tokens, v: Tokens, parts: int, chunk: int) -> Tokens:
-  """Every device's keys pass by every device's queries.
+  """Ring attention: every device's keys pass by every device's queries in turn.
 
   With running maximum m, sum l and values o of the softmax over the keys so far,
 
@@ -143,14 +158,17 @@ def _ring(q: Tokens, k: Tokens, v: Tokens, parts: int, chunk: int) -> Tokens:
   def part(q, k, v):
     x = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32)
     x = x * d**-0.5
+    # The maximum cancels in the quotient, so it has no gradient.
     m = lax.stop_gradient(x.max(-1))
     w = jnp.exp(x - m[..., None])
+    # m, l and o of one part of the keys.
     return m, w.sum(-1), jnp.einsum("bnqk,bknd->bnqd", w.astype(v.dtype), v)
 
   def attend(stats, k, v):
     m, total, out = stats
     new_m, new_total, new_out = lax.map(lambda q: part(q, k, v), blocks)
     top = jnp.maximum(m, new_m)
+    # Both parts to the common maximum: m' of the docstring.
     old, new = jnp.exp(m - top), jnp.exp(new_m - top)
     total = total * old + new_total * new
     out = out * old[..., None] + new_out.astype(jnp.float32) * new[..., None]

@@ -62,7 +62,7 @@ class Kernel:
 
 
 def default_kernel(platform: str) -> Kernel:
-  """What is good on a platform: "tpu", "cuda", "cpu"."""
+  """Kernel for a platform: splash on "tpu", cuDNN on "gpu" and "cuda", else dense."""
   return Kernel(
     {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}.get(platform, "dense")
   )
@@ -72,6 +72,7 @@ def _dense(kernel: Kernel, q: Q, k: K, v: K) -> Q:
   """The softmax is divided by its sum after the product: one pass over q x k less."""
   logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32)
   top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+  # The scale is applied after the maximum is taken off: exact zeros at the top.
   weights = jnp.exp((logits - top) * q.shape[-1] ** -0.5)
   total = weights.sum(-1).swapaxes(1, 2)[..., None]
   out = jnp.einsum(
@@ -92,11 +93,13 @@ def _chunked(kernel: Kernel, q: Q, k: K, v: K) -> Q:
 
 
 def _splash(kernel: Kernel, q: Q, k: K, v: K) -> Q:
+  # Blocks of the forward and of the backward pass must both divide the length.
   q_size = _padded(q.shape[1], kernel.block_q, kernel.block_q_dkv)
   k_size = _padded(k.shape[1], kernel.block_kv, kernel.block_kv_dkv)
   run = _splash_program(kernel, q.shape[2], q_size, k_size, k.shape[1])
   pad = lambda x, size: jnp.pad(x, ((0, 0), (0, size - x.shape[1]), (0, 0), (0, 0)))
   heads_first = lambda x, size: pad(x, size).swapaxes(1, 2)
+  # Splash does not scale its logits.
   scaled = q * q.shape[-1] ** -0.5
   out = jax.vmap(run)(
     heads_first(scaled, q_size), heads_first(k, k_size), heads_first(v, k_size)
@@ -166,6 +169,7 @@ def _cudnn(kernel: Kernel, q: Q, k: K, v: K) -> Q:
   b, q_length, k_length = q.shape[0], q.shape[1], k.shape[1]
   even = lambda x: jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
   lengths = {}
+  # What was padded must be told, else the zero key would take its share.
   if k_length % 2:
     lengths["key_value_seq_lengths"] = jnp.full((b,), k_length, jnp.int32)
     lengths["query_seq_lengths"] = jnp.full((b,), q_length, jnp.int32)

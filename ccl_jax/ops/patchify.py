@@ -11,6 +11,11 @@ Patch = tuple[int, int, int]
 
 
 def patchify(x: Float[Array, "b t h w c"], patch: Patch) -> Float[Array, "b f s e"]:
+  """Cuts a latent into tokens of e = pt ph pw c numbers, s = h w / (ph pw) to a frame.
+
+  Args:
+    patch: (pt, ph, pw), which must divide (t, h, w).
+  """
   pt, ph, pw = patch
   return rearrange(
     x, "b (t pt) (h ph) (w pw) c -> b t (h w) (pt ph pw c)", pt=pt, ph=ph, pw=pw
@@ -20,7 +25,11 @@ def patchify(x: Float[Array, "b t h w c"], patch: Patch) -> Float[Array, "b f s 
 def unpatchify(
   x: Float[Array, "b f s e"], patch: Patch, rows: int
 ) -> Float[Array, "b t h w c"]:
-  """The inverse; `rows` is the number of token rows."""
+  """Puts tokens back into a latent: the inverse of `patchify`.
+
+  Args:
+    rows: token rows of a frame, h / ph; columns follow from s.
+  """
   pt, ph, pw = patch
   return rearrange(
     x,

@@ -26,6 +26,7 @@ def slots(d: int) -> tuple[int, int, int]:
 
 
 def _angles(positions: np.ndarray, slot: int) -> np.ndarray:
+  # theta^(-2i / slot) for i = 0 .. slot / 2 - 1.
   rates = THETA ** (-np.arange(0, slot, 2, dtype=np.float64) / slot)
   return np.asarray(positions, np.float64)[:, None] * rates
 
@@ -76,5 +77,6 @@ def rotate(
   """Rotates the pairs of every head by the angle of its token; float32 out."""
   pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
   cos, sin = (table[None, ..., None, :, i] for i in (0, 1))
+  # (re + i im) e^(i angle), as real numbers.
   re, im = pairs[..., 0], pairs[..., 1]
   return jnp.stack([re * cos - im * sin, re * sin + im * cos], -1).reshape(x.shape)

@@ -51,13 +51,21 @@ FLOOR = 1e-6  # of a bin's power, in the distance
 def amplitudes(
   x: Float[Array, "b n"], n_fft: int, hop: int, floor: float = 1e-9
 ) -> Float[Array, "b m k"]:
+  """sqrt(|STFT|^2 + floor): m = n / hop frames of k = n_fft / 2 + 1 bins per wave."""
   return jnp.sqrt(_power(x, n_fft, hop) + floor)
 
 
 def band_amplitudes(
   x: Float[Array, "b n"], n_fft: int, bands: int, floor: float = 1e-9
 ) -> Float[Array, "b m c"]:
-  """Of mel bands whose middle counts once, every quarter of a window."""
+  """Amplitudes of mel bands, m frames a quarter of a window apart.
+
+  Args:
+    x: waves at 16 kHz.
+    n_fft: samples of a window.
+    bands: c; each is a triangle whose middle bin counts once.
+    floor: power that is added, so that silence has a gradient.
+  """
   filters = mel_filters(RATE, n_fft, bands)
   power = _power(x, n_fft, n_fft // 4)
   energy = jnp.matmul(power, filters / filters.max(0), precision="highest")
@@ -81,6 +89,7 @@ def spectral_loss(
   convergence, log_amplitude = [], []
   for resolution in BANDS:
     a, b = (band_amplitudes(x, *resolution, floor) for x in (wave, target))
+    # |A - B|_F / |B|_F per wave.
     convergence.append(jnp.mean(_norm(a - b) / _norm(b)))
   for resolution in RESOLUTIONS:
     a, b = (amplitudes(x, *resolution, floor) for x in (wave, target))
@@ -108,6 +117,7 @@ def modulation_loss(
   terms = []
   for n_fft, hop in resolutions:
     a, b = (amplitudes(bands(x), n_fft, hop) for x in (mel, target))
+    # (0.375 n_fft)^(1/2) is |hann|: its squares sum to 3/8 n_fft.
     terms.append(jnp.mean(jnp.abs(a - b)) / (0.375 * n_fft) ** 0.5)
   return sum(terms) / len(terms)
 
@@ -119,7 +129,7 @@ def log_spectral_distance(
   n_fft: int = 1024,
   hop: int = 256,
 ) -> Float[Array, "b"]:
-  """Of each wave from its target, in dB; see the module's docstring."""
+  """Distance of each wave from its target, in dB, by the module's last formula."""
   a, b = (10 * jnp.log10(_power(x, n_fft, hop) + FLOOR) for x in (wave, target))
   return jnp.sqrt(jnp.mean((a - b) ** 2, 2)).mean(1)
 
@@ -138,7 +148,9 @@ def _power(x: Float[Array, "b n"], n_fft: int, hop: int) -> Float[Array, "b m k"
 
 
 def _norm(x: Float[Array, "b m k"]) -> Float[Array, "b"]:
-  """Of each row, with gradient 0 where it is 0: where the waves are equal."""
+  """Frobenius norm of each row. Its gradient is 0 where the norm is 0, as for equal
+  waves.
+  """
   square = jnp.sum(x * x, (1, 2))
   positive = square > 0
   return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)

@@ -58,12 +58,14 @@ def mel_filters(sample_rate: int, n_fft: int, bands: int) -> Float[np.ndarray, "
   """Slaney triangles: linear below 1 kHz (3 mel per 200 Hz), logarithmic above (27 mel
   per factor 6.4), each of area 1 over frequency in Hz.
   """
+  # 15 mel are 1 kHz, where the scale turns logarithmic.
   top = 15 + 27 * np.log(sample_rate / 2 / 1000) / np.log(6.4)
   mel = np.linspace(0, top, bands + 2)
   edges = np.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((mel - 15) / 27))
   hertz = np.arange(n_fft // 2 + 1)[:, None] * sample_rate / n_fft
   low, peak, high = edges[:-2], edges[1:-1], edges[2:]
   rise, fall = (hertz - low) / (peak - low), (high - hertz) / (high - peak)
+  # 2 / (high - low) is the height of a triangle of area 1.
   triangles = np.maximum(0, np.minimum(rise, fall)) * 2 / (high - low)
   return triangles.astype(np.float32)
 
@@ -76,6 +78,7 @@ def stft(
   x = jnp.pad(x, ((0, 0), (edge, edge)), mode="reflect")
   overlap, frames = n_fft // hop, (x.shape[1] - n_fft) // hop + 1
   blocks = x[:, : (frames + overlap - 1) * hop].reshape(len(x), -1, hop)
+  # A frame is `overlap` blocks of `hop` samples in a row.
   parts = [blocks[:, i : i + frames] for i in range(overlap)]
   return jnp.fft.rfft(jnp.concatenate(parts, -1) * _hann(n_fft))
 
@@ -98,6 +101,7 @@ def istft(spectrum: Complex[Array, "b m k"], *, hop: int = 256) -> Float[Array, 
   window = _hann(n_fft)
   weight = jnp.repeat(jnp.asarray(window) ** 2, spectrum.shape[1], axis=1)
   frames = jnp.fft.irfft(spectrum, n_fft) * window
+  # Griffin and Lim (1984), eq. 6: sum of window times frame over sum of window^2.
   return _overlap_add(frames, hop) / _overlap_add(weight, hop)
 
 
@@ -121,6 +125,7 @@ def mel_spectrogram(
       f"{x.shape[1]}: pad it"
     )
   spectrum = stft(jnp.clip(x, -1, 1), n_fft=n_fft, hop=hop)
+  # The 1e-9 is MMAudio's, and keeps the gradient finite in silence.
   amplitude = jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9)
   return jnp.matmul(
     amplitude, mel_filters(sample_rate, n_fft, bands), precision="highest"
@@ -130,7 +135,11 @@ def mel_spectrogram(
 def log_mel(
   x: Float[Array, "b n"], *, log: Callable = jnp.log10, **mode: int
 ) -> Float[Array, "b m c"]:
-  """What MMAudio's audio VAE reads: by default its 16 kHz mode, else `**MODES[...]`."""
+  """Logarithm of the mel spectrogram, clamped from below at 1e-5.
+
+  This is the input of MMAudio's audio VAE: its 16 kHz mode by default, another with
+  `**MODES[...]`.
+  """
   return log(jnp.maximum(mel_spectrogram(x, **mode), 1e-5))
 
 
@@ -168,6 +177,7 @@ def griffin_lim(
   def project(state, _):
     phase, previous = state
     spectrum = stft(istft(amplitude * phase, hop=hop), n_fft=n_fft, hop=hop)
+    # 0.99 / 1.99: momentum of the fast algorithm, as librosa states it.
     ahead = spectrum - 0.99 / 1.99 * previous
     return (ahead / jnp.maximum(jnp.abs(ahead), 1e-12), spectrum), None
 

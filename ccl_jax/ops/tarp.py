@@ -81,13 +81,16 @@ def audio_time(t: int, a: int) -> np.ndarray:
 def to_windows(
   x: Float[Array, "b a n d"], windows: Windows
 ) -> Float[Array, "b t w n d"]:
+  """The audio tokens that each latent frame sees, w of them; mask by `valid`."""
   return x[:, windows.index]
 
 
 def to_groups(x: Float[Array, "b a n d"], groups: Groups) -> Float[Array, "b t g n d"]:
+  """The audio tokens of each latent frame, padded to g by repeating tokens."""
   return x[:, groups.index]
 
 
 def from_groups(x: Float[Array, "b t g c"], groups: Groups) -> Float[Array, "b a c"]:
+  """The audio tokens in their order, without padding: the inverse of `to_groups`."""
   b, t, g, c = x.shape
   return x.reshape(b, t * g, c)[:, groups.place]

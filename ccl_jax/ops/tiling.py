@@ -19,6 +19,7 @@ def tile_starts(size: int, tile: int, overlap: int) -> Int[np.ndarray, " n"]:
   """Starts of the fewest tiles that cover `size` and overlap by at least `overlap`."""
   if tile >= size:
     return np.zeros(1, int)
+  # The fewest n with n tile - (n - 1) overlap >= size.
   count = -(-(size - overlap) // (tile - overlap))
   return np.round(np.linspace(0, size - tile, count)).astype(int)
 
@@ -26,9 +27,15 @@ def tile_starts(size: int, tile: int, overlap: int) -> Int[np.ndarray, " n"]:
 def tile_weights(
   size: int, tile: int, overlap: int, scale: int
 ) -> Float[np.ndarray, "n p"]:
-  """Weights of the tiles' places, of which there are `scale` to a unit of length."""
+  """Weights of the n tiles along one axis; at every place they sum to one.
+
+  Args:
+    size, tile, overlap: lengths, as of `tile_starts`.
+    scale: places per unit of length, so that a tile has p = tile * scale.
+  """
   starts, tile = tile_starts(size, tile, overlap) * scale, min(size, tile) * scale
   middle = np.arange(tile) + 0.5
+  # Lengths that neighbours share; 0 at the edges, where no tile fades.
   seams = np.maximum([0, *(tile - np.diff(starts)), 0], 0.5)  # 0.5: no ramp
   ramps = [
     np.minimum(np.minimum(middle / before, (tile - middle) / after), 1)
@@ -74,6 +81,7 @@ def tiled(
     corner, row, column = at
     place = _place(corner * scales[1])
     y = jax.checkpoint(function)(cut(corner))
+    # y = sum_i w_i f(x_i), with w the product of both axes' ramps.
     y = y * row[None, None, :, None, None] * column[None, None, None, :, None]
     y = y + lax.dynamic_slice(out, place, y.shape)
     return lax.dynamic_update_slice(out, y, place), None
@@ -85,4 +93,5 @@ def tiled(
 
 def _place(corner: Int[Array, "2"]) -> tuple:
   zero = jnp.zeros((), corner.dtype)
+  # dynamic_slice wants one integer type for all of its indices.
   return (zero, zero, corner[0], corner[1], zero)

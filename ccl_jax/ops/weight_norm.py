@@ -20,7 +20,11 @@ KERNEL, DIRECTION, LENGTH = "kernel", "direction", "length"
 
 
 def split(params: PyTree) -> PyTree:
-  """Every kernel as the direction and the length that make it."""
+  """Every kernel w as a direction v = w and a length g = |w|; other leaves unchanged.
+
+  Args:
+    params: a nested dict; a leaf is a kernel if its name is `KERNEL`.
+  """
   flat = {}
   for path, x in traverse_util.flatten_dict(params).items():
     if path[-1] == KERNEL:
@@ -31,7 +35,7 @@ def split(params: PyTree) -> PyTree:
 
 
 def join(params: PyTree) -> PyTree:
-  """`split` backwards."""
+  """Every direction and length as a kernel w = g v / |v|: the inverse of `split`."""
   flat = traverse_util.flatten_dict(params)
   out = {}
   for path, x in flat.items():

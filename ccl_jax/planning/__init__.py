@@ -1,1 +1,1 @@
-"""Programs compiled for machines that may be absent."""
+"""Compiles programs for machines that may be absent, and reports on them."""

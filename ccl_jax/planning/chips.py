@@ -1,8 +1,4 @@
-"""What chips can do, by the makers' data sheets: the ceilings that plans are held to.
-
-FLOP/s dense bf16; HBM in bytes, and bytes/s; links between chips in bytes/s, all of one
-chip's together, in one direction.
-"""
+"""Chips by the makers' data sheets: the ceilings that plans are held to."""
 
 from typing import NamedTuple
 
@@ -10,6 +6,15 @@ GIB = 2.0**30
 
 
 class Chip(NamedTuple):
+  """The ceilings of one chip.
+
+  Attributes:
+    flops: FLOP/s, dense, in bfloat16.
+    hbm: bytes of memory.
+    hbm_rate: bytes/s of memory.
+    link_rate: bytes/s of all its links to other chips together, in one direction.
+  """
+
   flops: float
   hbm: float
   hbm_rate: float
@@ -35,5 +40,5 @@ _KINDS = (
 
 
 def chip_of(device_kind: str) -> Chip | None:
-  """The chip of a device, None where it is not known."""
+  """The chip of a device by JAX's name of it; None where it is not known."""
   return next((CHIPS[c] for part, c in _KINDS if part in device_kind), None)

@@ -1,4 +1,4 @@
-"""Programs compiled for chips that may be absent: do they fit, how fast are they?"""
+"""Compiles programs for chips that may be absent: do they fit, how fast are they?"""
 
 import dataclasses
 import itertools
@@ -27,7 +27,19 @@ POLICIES = ("full", "save_attention")
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What compiling one program told; bytes and FLOPs are of one chip."""
+  """The facts about one compiled program; bytes and FLOPs are of one chip.
+
+  Attributes:
+    topology, mesh, batch, program, remat: what was compiled.
+    hbm_bytes, hbm_limit: peak memory, and what the chip has.
+    model_flops, hardware_flops: without and with what is recomputed.
+    traffic_bytes: sent per step.
+    collectives: (kind, runs, bytes sent).
+    largest: the collective that sends most.
+    seconds: floors of a step: "arithmetic", "memory", "network".
+    mfu: if nothing overlaps, and if everything does.
+    compile_seconds: of the compiler.
+  """
 
   topology: str
   mesh: tuple[int, ...]
@@ -47,11 +59,15 @@ class Report:
 
   @property
   def fits(self) -> bool:
+    """Whether the program's peak memory is within the chip's."""
     return self.hbm_bytes <= self.hbm_limit
 
 
 def parse_topology(name: str) -> tuple[Chip, list]:
   """The chip, and the devices that the topology has.
+
+  Args:
+    name: KIND:AxB or KIND:AxBxC of TPUs, or cpu:N.
 
   Raises:
     UsageError: no such kind or arrangement, or no libtpu.
@@ -74,7 +90,7 @@ def parse_topology(name: str) -> tuple[Chip, list]:
   from jax.experimental import topologies
 
   try:
-    found = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
   except Exception as e:  # the compiler's own, of several types
     text = str(e).splitlines()[0][:200]
     if "libtpu" in str(e).lower() and "topology" not in str(e).lower():
@@ -85,11 +101,11 @@ def parse_topology(name: str) -> tuple[Chip, list]:
       f"--topology {name}: {text}; v5p and v4 take AxBxC with sides 2, 4, 8, 12, 16, "
       "v6e and v5e AxB such as 4x4, 8x8, 16x16"
     ) from e
-  return CHIPS[kind], found.devices
+  return CHIPS[kind], topology.devices
 
 
 def compile_train(config, mesh, batch: int):
-  """The compiled train step of a config."""
+  """The compiled train step of a config, for `batch` clips on the mesh."""
   text = (config.codec.text_length, config.codec.text_dim)
   run = build_run(config, mesh, text, batch=batch)
   spec = bind("clip", config.clip, ClipSpec)
@@ -102,12 +118,16 @@ def compile_train(config, mesh, batch: int):
 
 
 def compile_generate(config, mesh, batch: int):
-  """The compiled sampling of `batch` clips, of joint generation with guidance."""
+  """The compiled sampling of `batch` clips, of joint generation with guidance.
+
+  It has 50 steps, in one scan.
+  """
   spec = bind("clip", config.clip, ClipSpec)
   model = bind("model", config.model, build_model)
   text = (config.codec.text_length, config.codec.text_dim)
   init = lambda key: init_params(model, key, text, batch=batch)
   streams = tuple(s for s, _ in model.streams)
+  # The task that generates every stream of the model.
   kind = next(g for g in GENERATIONS.values() if g.generated == streams)
   guidance = "ucg2" if len(streams) == 2 else "text"
 
@@ -123,6 +143,7 @@ def compile_generate(config, mesh, batch: int):
   shapes = jax.tree.map(
     lambda x, s: x.update(sharding=s), shapes, parameter_shardings(shapes, mesh)
   )
+  # Conditional and null prompt, as guidance stacks them.
   texts = _array((2, batch, *text), jax.NamedSharding(mesh, jax.P(None, "data")))
   noise = _latents(model, spec, batch, mesh)
   with jax.set_mesh(mesh):
@@ -139,7 +160,7 @@ def _latents(model, spec: ClipSpec, batch: int, mesh):
 
 
 def _image(model, spec: ClipSpec, batch: int, mesh):
-  """What an image conditions a model with beside the latents, if it takes that: the
+  """Shapes of a model's image condition beside the latents, {} if it takes none: the
   mask with the image's latent, and CLIP tokens (`codecs.images.image_condition`).
   """
   video = dict(model.streams).get("video")
@@ -156,7 +177,14 @@ def _array(shape, sharding):
 
 
 def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
-  """Compiles, and reads what came out.
+  """Compiles a program, and reports on it.
+
+  Args:
+    config: of the run.
+    topology: see `parse_topology`.
+    shape: of the mesh.
+    batch: clips, over all chips.
+    generate: a sampling step, in place of a train step.
 
   Raises:
     UsageError: the mesh, the batch or the clip do not fit one another.
@@ -168,7 +196,7 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
   compiled = (compile_generate if generate else compile_train)(config, mesh, batch)
   took = time.perf_counter() - start
   memory = compiled.memory_analysis()
-  found = collectives(compiled.as_text())
+  instructions = collectives(compiled.as_text())
   model = build_model(**config.model)
   geometry = geometry_of(model, ClipSpec(**config.clip))
   text = (config.codec.text_length, config.codec.text_dim)
@@ -177,10 +205,12 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
   # guided sampling is two.
   useful = (2 if generate else 3) * forward
   again = forward if config.model.remat != "none" and not generate else 0.0
-  traffic = int(sum(c.times * c.moved for c in found))
+  traffic = int(sum(c.times * c.moved for c in instructions))
   if generate:
+    # The scan's trips are in `times`: a step is one of 50.
     traffic //= 50
   moved = (
+    # Bytes through HBM, at the least: arguments in, results out, temporaries both ways.
     memory.argument_size_in_bytes
     + memory.output_size_in_bytes
     + 2 * memory.temp_size_in_bytes
@@ -191,7 +221,7 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
     "network": traffic / chip.link_rate,
   }
   ideal = useful / chip.flops
-  largest = max(found, key=lambda c: c.moved, default="none")
+  largest = max(instructions, key=lambda c: c.moved, default="none")
   return Report(
     topology=topology,
     mesh=tuple(mesh.shape.values()),
@@ -203,19 +233,21 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
     model_flops=useful,
     hardware_flops=useful + again,
     traffic_bytes=traffic,
-    collectives=table(found),
+    collectives=table(instructions),
     largest=str(largest),
     seconds=seconds,
+    # Model FLOPs utilisation: useful arithmetic over the time of all floors, in turn or
+    # all at once (PaLM, appendix B).
     mfu=(ideal / sum(seconds.values()), ideal / max(seconds.values())),
     compile_seconds=took,
   )
 
 
 def check(config, mesh, batch: int) -> None:
-  """Whether clips and model divide as the mesh asks.
+  """Checks that clips and model divide as the mesh asks.
 
   Raises:
-    UsageError: they do not; the nearest sizes that do.
+    UsageError: they do not; it names the nearest sizes that do.
   """
   rows = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate
   if batch % rows:
@@ -228,6 +260,7 @@ def check(config, mesh, batch: int) -> None:
   model = bind("model", config.model, build_model)
   geometry = geometry_of(model, bind("clip", config.clip, ClipSpec))
   space, parts = geometry.h * geometry.w, mesh.shape["context"]
+  # Tokens are split within latent frames, so that windows of time stay whole.
   if parts > 1 and space % parts:
     valid = [n for n in range(1, min(space, mesh.size) + 1) if space % n == 0]
     near = sorted(valid, key=lambda n: abs(n - parts))[:3]
@@ -245,7 +278,7 @@ def check(config, mesh, batch: int) -> None:
 
 
 def show(r: Report) -> str:
-  """The report for people."""
+  """A report as lines of text for people."""
   verdict = "fits" if r.fits else "DOES NOT FIT"
   lines = [
     f"{r.program} on {r.topology}, mesh {r.mesh} (data, fsdp, context, tensor), "
@@ -270,7 +303,15 @@ def show(r: Report) -> str:
 
 
 def regressions(new: Report, old: dict) -> list[str]:
-  """What is worse than in an earlier report of the same program."""
+  """Lines on what is worse than in an earlier report of the same program.
+
+  Args:
+    new: the report.
+    old: the earlier one, as JSON.
+
+  Raises:
+    UsageError: the reports are of different programs.
+  """
   same = ("topology", "mesh", "batch", "program", "remat")
   for key in same:
     value = getattr(new, key)
@@ -284,7 +325,16 @@ def regressions(new: Report, old: dict) -> list[str]:
 
 
 def meshes(devices: int, batch: int, space: int, heads: int):
-  """Meshes worth trying: all fsdp, and powers of two of it as context or tensor."""
+  """Shapes of meshes worth trying.
+
+  All chips are fsdp, but for powers of two of them as context or tensor.
+
+  Args:
+    devices: chips.
+    batch: clips, which fsdp must divide.
+    space: tokens of a latent frame, which context must divide.
+    heads: which tensor must divide.
+  """
   for context, tensor in itertools.product((1, 2, 4, 8), (1, 2, 4)):
     rows, rest = divmod(devices, context * tensor)
     if rest or batch % rows or space % context or heads % tensor:
@@ -293,10 +343,15 @@ def meshes(devices: int, batch: int, space: int, heads: int):
 
 
 def sweep(config, topology: str, batch: int, generate: bool):
-  """Reports of every mesh and policy that compiles; prints each as it comes."""
+  """Yields reports of every mesh and policy that compiles, and prints each.
+
+  Args:
+    config, topology, batch, generate: see `plan`.
+  """
   _, devices = parse_topology(topology)
   model = build_model(**config.model)
   geometry = geometry_of(model, ClipSpec(**config.clip))
+  # Tensor parallelism splits heads, of both streams alike.
   heads = math.gcd(*(c.heads for _, c in model.streams))
   policies = (config.model.remat,) if generate else POLICIES
   space = geometry.h * geometry.w

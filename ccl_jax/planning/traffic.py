@@ -1,4 +1,4 @@
-"""What a compiled program moves between devices, read from its text.
+"""Reads from a compiled program's text what it moves between devices.
 
 XLA's cost analysis does not count communication, so the instructions are read: each has
 a kind, the shape of its result, and a computation that it stands in. The body of a scan
@@ -36,8 +36,13 @@ _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
 class Collective(NamedTuple):
-  """One instruction: its kind, the dtype and shape of the largest thing it makes on a
-  device, how many devices take part, and how many times it runs.
+  """A collective instruction.
+
+  Attributes:
+    kind: of `KINDS`.
+    dtype, shape: of the largest array it makes on a device.
+    group: devices that take part.
+    times: how often it runs.
   """
 
   kind: str
@@ -48,19 +53,23 @@ class Collective(NamedTuple):
 
   @property
   def elements(self) -> int:
+    """Elements of the largest array that it makes."""
     return math.prod(self.shape)
 
   @property
   def nbytes(self) -> int:
+    """Bytes of the largest array that it makes."""
     return self.elements * _BYTES[self.dtype]
 
   @property
   def moved(self) -> float:
-    """Bytes that a device sends each time, by the best algorithms on rings: an
-    all-reduce is a reduce-scatter and an all-gather; what a reduce-scatter makes is the
-    group's part of what it moves.
+    """Bytes that a device sends each time, by the best algorithms on rings.
+
+    An all-reduce is a reduce-scatter and an all-gather; what a reduce-scatter makes is
+    the group's part of what it moves.
     """
     others = self.group - 1
+    # Of a group of g: an all-gather or all-to-all sends (g - 1) / g of its result.
     factor = {
       "all-reduce": 2 * others / self.group,
       "reduce-scatter": others,
@@ -73,12 +82,13 @@ class Collective(NamedTuple):
 
 
 def collectives(text: str) -> list[Collective]:
-  """All collectives in `compiled.as_text()`, in order, as often as they run; those of
-  one device left out.
+  """All collectives in `compiled.as_text()`, in order, with how often they run.
+
+  Those of one device are left out.
   """
   times = _times(text)
   devices = _DEVICES.search(text)
-  found, place = [], ""
+  instructions, place = [], ""
   for line in text.splitlines():
     header = _COMPUTATION.match(line)
     if header:
@@ -88,8 +98,10 @@ def collectives(text: str) -> list[Collective]:
       continue
     group = _group(line) or int(devices[1] if devices else 1)
     for result in _results(match["result"], bool(match["start"])):
-      found.append(Collective(match["kind"], *result, group, times.get(place, 1)))
-  return [c for c in found if c.group > 1]
+      instructions.append(
+        Collective(match["kind"], *result, group, times.get(place, 1))
+      )
+  return [c for c in instructions if c.group > 1]
 
 
 def _group(line: str) -> int:
@@ -104,7 +116,7 @@ def _group(line: str) -> int:
 
 
 def _times(text: str) -> dict[str, int]:
-  """How often each computation runs: a loop's body as often as the loop goes round."""
+  """Number of runs of each computation: a loop's body counts once per trip."""
   calls, limits, place, entry = {}, {}, "", None
   for line in text.splitlines():
     header = _COMPUTATION.match(line)
@@ -119,6 +131,7 @@ def _times(text: str) -> dict[str, int]:
       # Compilers for TPUs leave the count to the condition, which compares with it.
       count = (int(trips[1]) if trips else loop[1]) if loop else 1
       calls.setdefault(place, []).append((name, count))
+  # The largest constant of the condition is the limit of the loop.
   known = lambda n: n if isinstance(n, int) else max(limits.get(n, [1]))
   times, todo = {}, [(entry, 1)]
   while todo:
@@ -142,10 +155,10 @@ def _results(text: str, started: bool) -> list[tuple[str, tuple[int, ...]]]:
   return shapes
 
 
-def table(found: list[Collective]) -> list[tuple[str, int, float]]:
-  """(kind, runs, bytes that a device sends), the largest first."""
+def table(instructions: list[Collective]) -> list[tuple[str, int, float]]:
+  """(kind, runs, bytes that a device sends) by kind, the largest first."""
   counts, sizes = Counter(), Counter()
-  for c in found:
+  for c in instructions:
     counts[c.kind] += c.times
     sizes[c.kind] += c.times * c.moved
   return [(kind, counts[kind], size) for kind, size in sizes.most_common()]

@@ -1,6 +1,7 @@
-"""From a config to the parts of a run; a section of it is the keywords of one function.
+"""Builds the parts of a run from its config.
 
-`train` runs them, `plan` compiles them for machines that are not there.
+A section of a config is the keywords of one function. `train` runs the parts, `plan`
+compiles them for machines that are not there.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +24,13 @@ from ccl_jax.training.step import Recipe, make_train_step
 
 
 def geometry_of(model, spec: ClipSpec) -> Geometry:
-  """Token counts of a clip."""
+  """Token counts of a clip in the model's patches.
+
+  Args:
+    model: a `JointDiT`; without a video stream the patch is Wan2.1's.
+    spec: sizes of the clip.
+  """
+  # Tokens are patches of latents: Wan2.1's are 1 x 2 x 2.
   t, h, w = spec.latent_shape
   _, ph, pw = (
     dict(model.streams)["video"].patch if "video" in dict(model.streams) else (1, 2, 2)
@@ -32,6 +39,11 @@ def geometry_of(model, spec: ClipSpec) -> Geometry:
 
 
 def make_recipe(config) -> Recipe:
+  """The training objective of a config, with its tasks' probabilities.
+
+  Raises:
+    UsageError: a setting of `tasks` or `objective` is wrong.
+  """
   names, p = task_table(dict(config.tasks.probabilities))
   if config.tasks.draw not in ("sample", "step"):
     raise UsageError(
@@ -46,15 +58,21 @@ def make_recipe(config) -> Recipe:
 
 
 def build_optimizer(config, shapes):
+  """The optimizer of a config for parameters of these shapes.
+
+  Raises:
+    UsageError: a setting of `optim` is wrong, or a group fits no parameter.
+  """
   keys = {k: v for k, v in config.optim.items() if k != "groups"}
   groups = [ParamGroup(*row) for row in config.optim.groups]
   return bind("optim", keys, make_optimizer, groups, shapes, total_steps=config.steps)
 
 
 class Run(NamedTuple):
-  """What follows from a config, the mesh and the size of text embeddings.
+  """The parts of a run.
 
   Attributes:
+    model, recipe, optimizer: network, objective, and its minimiser.
     init: a key to fresh parameters.
     fresh: a key to a fresh state.
     state: shapes and shardings of the state.
@@ -71,6 +89,7 @@ class Run(NamedTuple):
 
   @property
   def shardings(self) -> TrainState:
+    """The sharding of every array of the training state."""
     return jax.tree.map(lambda x: x.sharding, self.state)
 
 
@@ -78,6 +97,8 @@ def build_run(config, mesh: Mesh, text: tuple[int, int], *, batch: int = 1) -> R
   """The parts of a run. Nothing is computed: all arrays are shapes.
 
   Args:
+    config: of the run.
+    mesh: its devices, which need not be there.
     text: (l, e) of the text embeddings.
     batch: rows of the stand-in that parameters are made with; a mesh may ask for a
       multiple of its devices.
@@ -97,7 +118,13 @@ def build_run(config, mesh: Mesh, text: tuple[int, int], *, batch: int = 1) -> R
 
 
 def build_steps(config, model, optimizer, recipe, shardings):
-  """The (name, program) of every step and batch: one program, or one for each task."""
+  """The function (step, batch) -> (name, program): one program, or one per task.
+
+  Args:
+    config: its `tasks.draw` says which.
+    model, optimizer, recipe: parts of the run.
+    shardings: of the state.
+  """
 
   def jitted(task):
     step = make_train_step(
@@ -112,12 +139,15 @@ def build_steps(config, model, optimizer, recipe, shardings):
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
   if config.tasks.draw == "sample":
+    # Tasks as masks over the batch: one program serves all mixtures.
     by_sample = "sample", jitted(None)
     return lambda step, batch: by_sample
+  # Tasks as static routes: each program skips the keys that its task does not see.
   by_task = [(name, jitted(name)) for name in recipe.names]
 
   def step_of(step, batch):
     streams = tuple(s for s in STREAMS if s in batch)
+    # A bucket without sound (or without picture) serves fewer tasks.
     p = servable(recipe.names, recipe.probabilities, streams)
     return by_task[task_of_step(config.seed, step, p)]
 
@@ -125,7 +155,7 @@ def build_steps(config, model, optimizer, recipe, shardings):
 
 
 def check_sizes(config, mesh: Mesh, sizes: Iterable[int]) -> None:
-  """Whether batches of `sizes` rows divide over the mesh and its microbatches.
+  """Checks that batches of `sizes` rows divide over the mesh and its microbatches.
 
   Raises:
     UsageError: one does not.

@@ -40,6 +40,7 @@ def make_losses(
     latents = {s: batch[s] for s in STREAMS if s in batch}
     b = len(batch["text"])
     tasks = sample_tasks(jnp.full((b,), task), recipe.names)
+    # The same noise at every evaluation; batches differ by their number.
     key = jax.random.fold_in(jax.random.key(_KEY), number)
     drawn = Draw(
       tasks=tasks,
@@ -63,6 +64,8 @@ class Evaluation:
   """Evaluates parameters on the first batches of a held-out feed.
 
   Args:
+    model, recipe: network and objective of the run.
+    feed: of held-out clips; it starts over at every evaluation.
     batches: how many.
     sigmas: noise levels.
   """
@@ -100,8 +103,10 @@ class Evaluation:
     means = {name: sum(row) / len(row) for name, row in sums.items()}
     overall: dict[str, list[float]] = {}
     for name, value in means.items():
+      # Every noise level counts as much, however many batches it had.
       overall.setdefault(name.rpartition("/")[0], []).append(value)
     return {k: sum(v) / len(v) for k, v in overall.items()} | means
 
   def close(self) -> None:
+    """Stops the threads that read the held-out clips."""
     self._feed.batches.close()

@@ -1,4 +1,4 @@
-"""What a run is fed with: batches, and what they fix of the run."""
+"""The feed of a run: its batches, and the codecs and clip sizes that belong to them."""
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -38,9 +38,16 @@ class Feed(NamedTuple):
 
 
 def open_codecs(config, workdir: pathlib.Path, *, path: str = "", clips=None) -> Codecs:
-  """The run's codecs: those it has, else those that the config names, those at `path`,
-  or those of the parameters it starts from. What is lacking is fitted to `clips`, where
-  there are some.
+  """The codecs of a run, saved in its folder.
+
+  In this order: those the run has, those that the config names, those at `path`, those
+  of the parameters it starts from. What is lacking is fitted to `clips`.
+
+  Args:
+    config: of the run.
+    workdir: of the run; the codecs are in its folder `codecs`.
+    path: of a bundle, or "".
+    clips: of a source, to fit embedded codecs to; None: no fit.
 
   Raises:
     UsageError: there are no clips to fit, and no text codec.

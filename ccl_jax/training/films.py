@@ -1,4 +1,4 @@
-"""Training from films: clips through the codecs, on the devices."""
+"""Feeds a run from films: clips go through the codecs, on the devices."""
 
 import pathlib
 
@@ -21,6 +21,8 @@ def open_films(
   """Batches of the clips that `config.data` names.
 
   Args:
+    config, model, recipe, mesh: of the run.
+    workdir: of the run, in which data are prepared that have no other root.
     root, split: of the source, in place of those of the config.
 
   Raises:
@@ -48,8 +50,18 @@ def open_films(
 
 
 def make_encoder(codecs, model, mesh, rows, batch_size):
-  """This host's rows of a batch of clips to the device batch of latents, text
-  embeddings and, for a model that takes them so, image conditions.
+  """A function from this host's rows of a batch of clips to the batch of a step.
+
+  The batch of a step has latents, text embeddings and, for a model that takes them so,
+  image conditions.
+
+  Args:
+    codecs, model, mesh: of the run.
+    rows: indices of this process's rows in the batch.
+    batch_size: rows over all processes.
+
+  Raises:
+    UsageError: the model wants CLIP tokens and there is no image codec.
   """
   streams = dict(model.streams)
   channels = "video" in streams and streams["video"].image_tokens

@@ -1,4 +1,4 @@
-"""Training from records of latents: sets of them, on the devices."""
+"""Feeds a run from records: sets of latents, on the devices."""
 
 import pathlib
 
@@ -33,6 +33,7 @@ def open_latents(
   those of the first set, unless the config names others.
 
   Args:
+    config, model, recipe, mesh, workdir: of the run.
     root: of the sets, in place of that of the config.
 
   Raises:
@@ -58,7 +59,12 @@ def open_latents(
 
 
 def find_mixture(config, model: JointDiT, recipe: Recipe, root: str) -> Mixture:
-  """The sets, each of whose buckets serves a task of the run."""
+  """The sets at `root`, each of whose buckets must serve a task of the run.
+
+  Raises:
+    UsageError: a mistake in the sets, a bucket that no task can use, or a setting that
+      needs films.
+  """
   if config.report.tasks:
     raise UsageError(
       "config.report.tasks: the report wants films and these are latents: give (), and "

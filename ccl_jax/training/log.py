@@ -1,4 +1,4 @@
-"""What a run tells: metrics as JSON lines and TensorBoard, progress, where time went.
+"""Logs a run: metrics as JSON lines and to TensorBoard, its progress, its wall time.
 
 `metrics.jsonl` holds one object per logged step, {"step": 0, "loss/video": 1.25, ...},
 on disk as soon as it is written; steps count from 0. A run that resumes at step k first
@@ -22,9 +22,18 @@ _LINE_SECONDS = 30.0  # between progress lines where there is no terminal
 
 
 class MetricLog:
-  """Metrics of the steps `start_step` to `total_steps` into the folder `workdir`.
+  """Writes the metrics of a run into its folder, and its progress to standard error.
 
   Made in every process, with `enabled` in one (process 0): the others write nothing.
+
+  Args:
+    workdir: a local folder.
+    total_steps: of the run, for the progress.
+    start_step: the first step of this process; later lines of the log are dropped.
+    enabled: whether this process writes.
+
+  Raises:
+    UsageError: the folder is not local.
   """
 
   def __init__(
@@ -77,6 +86,7 @@ class MetricLog:
     return values
 
   def close(self) -> None:
+    """Closes the files and ends the progress bar."""
     if self._enabled:
       self._lines.close()
       self._board.close()
@@ -84,11 +94,14 @@ class MetricLog:
 
 
 class StepTimer:
-  """Where the wall time went, and how fast the steps are.
+  """Measures where the wall time goes, and how fast the steps are.
 
   Time inside `with timer("compile")` belongs to that phase, all other time to the
   steps. Goodput is the steps' share of the time since the timer was made: what is left
   of it after start, compilation, waiting for data and saving.
+
+  Args:
+    peak_flops: of all devices together, per second; None: no MFU is given.
   """
 
   def __init__(self, *, peak_flops: float | None = None):
@@ -106,15 +119,24 @@ class StepTimer:
       self.add(phase, time.perf_counter() - entered)
 
   def add(self, phase: str, seconds: float) -> None:
+    """Counts seconds that have passed to a phase, not to the steps."""
     self._phases[phase] += seconds
 
   def rates(self, *, steps: int, clips: int, flops: float) -> dict[str, float]:
-    """Speed since the last call, in which so many steps, clips and FLOPs were done."""
+    """Metrics of speed since the last call.
+
+    Args:
+      steps, clips, flops: what was done since then.
+
+    Returns:
+      step_seconds, clips_per_second, mfu; and since the start seconds/PHASE, goodput.
+    """
     total = time.perf_counter() - self._start
     in_steps = total - sum(self._phases.values())
     seconds, self._marked = in_steps - self._marked, in_steps
     out = {"step_seconds": seconds / steps, "clips_per_second": clips / seconds}
     if self._peak_flops is not None:
+      # Model FLOPs per second of steps, of the devices' peak.
       out["mfu"] = flops / seconds / self._peak_flops
     phases = {f"seconds/{name}": value for name, value in self._phases.items()}
     return out | phases | {"goodput": in_steps / total}

@@ -50,11 +50,16 @@ def train(
   """Runs steps `first_step` to `total_steps`.
 
   Args:
+    state: the train state; it is donated.
     step_of: name and jitted function (state, batch) -> (state, metrics) of a step and
       its batch.
     batches: the data iterator, with `get_state`.
     encode: host batch to device batch.
+    checkpointer, metadata: where steps are saved, and what is saved with each.
+    save_every, log_every: steps between two of each.
+    log, timer: of the run.
     tasks: names behind the rows of the metric `by_task`; none: there is no such.
+    first_step, total_steps: the first to run, and the first that is not run.
     work_of: clips and FLOPs of a batch.
     profile: which steps to trace.
     evaluate: parameters (the moving average) to metrics, logged every `evaluate_every`
@@ -75,6 +80,7 @@ def train(
   def finish(pending):
     if pending is not None:
       metrics, work = pending
+      # This waits for the step, so it is called when the next one is under way.
       window.add(jax.device_get(metrics), work)
 
   def read():
@@ -95,7 +101,9 @@ def train(
 
   with ShutdownGuard() as guard:
     for step in range(first_step, total_steps):
+      # All processes stop before the same step, or a collective would wait for ever.
       stop = guard.agreed(step)
+      # Metrics before the save: a state that is not finite must not be kept.
       if stop or (step % save_every == 0 and step > first_step):
         finish(pending)
         pending = None
@@ -108,16 +116,19 @@ def train(
       with jax.transfer_guard("disallow"):
         batch = encode(batch)
       name, run = step_of(step, batch)
+      # XLA compiles per shape: a new bucket is a new program.
       program = (name, *((k, x.shape) for k, x in sorted(batch.items())))
       profile.begin(step, state)
       with jax.transfer_guard("disallow"):
         if program in compiled:
           state, metrics = run(state, batch)
         else:
+          # Waited for, so that its time counts as compilation and not as a slow step.
           compiled.add(program)
           with timer("compile"):
             state, metrics = jax.block_until_ready(run(state, batch))
       profile.end(step, state)
+      # Read after the next step is dispatched, so the devices are never idle.
       finish(pending)
       pending = metrics, work_of(batch)
       if window.steps >= log_every:

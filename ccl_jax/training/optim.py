@@ -26,7 +26,12 @@ from ccl_jax.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class ParamGroup:
-  """The parameters whose whole '/'-joined path matches the regex `pattern`."""
+  """The parameters whose whole '/'-joined path matches the regex `pattern`.
+
+  Attributes:
+    lr: peak learning rate; 0 freezes the group.
+    weight_decay: of its kernels.
+  """
 
   pattern: str
   lr: float
@@ -42,7 +47,8 @@ def _paths(tree: PyTree) -> PyTree:
 def assign_groups(params_or_shapes: PyTree, groups: Sequence[ParamGroup]) -> PyTree:
   """For every parameter the index of its group; the first match wins.
 
-  A parameter without a group, or a group without a parameter, is a mistake.
+  Raises:
+    UsageError: a parameter is in no group, or a group has no parameter.
   """
 
   def label(path: str) -> int:
@@ -67,7 +73,11 @@ def assign_groups(params_or_shapes: PyTree, groups: Sequence[ParamGroup]) -> PyT
 def lr_multiplier(
   *, warmup_steps: int, total_steps: int, schedule: str
 ) -> Callable[[Int[Array, ""] | int], Float[Array, ""]]:
-  """m(step) of the module's equations; step 0 is the first update."""
+  """The function m(step) of the module's equations; step 0 is the first update.
+
+  Raises:
+    UsageError: an unknown schedule, or a warm-up that does not end before the run.
+  """
   if schedule not in ("constant", "cosine"):
     raise UsageError(f"schedule '{schedule}': expected 'constant' or 'cosine'")
   if not 0 <= warmup_steps < total_steps:
@@ -101,8 +111,17 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
   """The optimizer for parameters shaped like `shapes`.
 
-  `moment_dtype` is the first moment's; the second keeps the parameters' dtype, for its
-  steps of 1 - b2 are below what bfloat16 resolves.
+  Args:
+    groups: learning rates and weight decays.
+    shapes: a tree of the parameters, or of their shapes.
+    warmup_steps, total_steps, schedule: see `lr_multiplier`.
+    b1, b2, eps: of Adam.
+    clip_norm: largest norm of the gradient over all trained parameters.
+    moment_dtype: of the first moment. The second keeps the parameters' dtype, for its
+      steps of 1 - b2 are below what bfloat16 resolves.
+
+  Raises:
+    UsageError: groups or schedule are wrong.
   """
   labels = assign_groups(shapes, groups)
   trained = jax.tree.map(lambda i: groups[i].lr != 0, labels)
@@ -116,11 +135,13 @@ def make_optimizer(
     def one(u, p, i, kernel):
       if groups[i].lr == 0:
         return jnp.zeros_like(p)
+      # p <- p - lr m (u + wd p [p is a kernel]): decay is decoupled, as in AdamW.
       return groups[i].lr * (u + groups[i].weight_decay * p if kernel else u)
 
     return jax.tree.map(one, updates, params, labels, kernels)
 
   return optax.chain(
+    # Within `masked`, the norm is that of the trained parameters alone.
     optax.masked(
       optax.chain(
         optax.clip_by_global_norm(clip_norm),

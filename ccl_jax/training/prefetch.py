@@ -1,4 +1,4 @@
-"""From batches of stored latents on the host to what a step takes.
+"""Moves batches of stored latents from the host to the devices, ahead of their step.
 
 Text rows travel at the length of the longest text in the data and get their full
 length, zeros, on the device; so do bf16 latents their float32.
@@ -26,7 +26,12 @@ _PAUSE = 0.003  # seconds in which a caller that has got a batch starts its step
 def make_finisher(
   null_text: Float[Array, "l e"], mesh: Mesh
 ) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
-  """A function from `LatentBatches`, on the devices, to the batches of a step."""
+  """A function from batches of `LatentBatches`, on the devices, to those of a step.
+
+  Args:
+    null_text: the embedding of no text, whose l rows every text gets.
+    mesh: of the run.
+  """
   sharding = batch_sharding(mesh)
   length = null_text.shape[0]
 
@@ -48,11 +53,16 @@ class DevicePrefetch:
   A thread only moves data: programs that run on several processes stay in the caller's
   thread, which starts them in the same order everywhere. The state is that of the batch
   the caller has got.
+
+  Args:
+    batches: an iterator with `get_state`, `set_state` and `close`.
+    mesh: of the run.
   """
 
   def __init__(self, batches: Any, mesh: Mesh):
     self._batches, self._mesh = batches, mesh
     shards = math.prod(mesh.shape[axis] for axis in LOGICAL["batch"])
+    # Rows of all processes to this one's: batches differ in size, their shares do not.
     self._shares = shards // len(local_rows(mesh, shards))  # of a batch, over processes
     self._state = batches.get_state()
     self._ready: queue.Queue | None = None
@@ -75,14 +85,17 @@ class DevicePrefetch:
     return batch
 
   def get_state(self) -> dict[str, Any]:
+    """The state after the batch that the caller got last, not the one on its way."""
     return self._state
 
   def set_state(self, state: Mapping[str, Any]) -> None:
+    """Continues from a state of `get_state`; batches on their way are dropped."""
     self._halt()
     self._batches.set_state(state)
     self._state = self._batches.get_state()
 
   def close(self) -> None:
+    """Stops the thread, and closes the iterator of host batches."""
     self._halt()
     self._batches.close()
 

@@ -1,4 +1,4 @@
-"""One run on several processes: how they meet, wait for one another, and part.
+"""Runs that span several processes: how they start together, wait, and end together.
 
 A process that dies takes the others with it, so that whoever started them may start
 them again: they would wait for ever in the next collective. Death is noticed by the
@@ -34,11 +34,12 @@ def join_processes(
   heartbeat: int = 30,
   instead: str = "--coordinator, --num_processes and --process_id",
 ) -> None:
-  """Meets the run's other processes; to be called before JAX finds its devices.
+  """Connects this process to the run's others; to be called before JAX finds devices.
 
   Args:
     coordinator: HOST:PORT of process 0; None asks the pod or the job scheduler for
       all three.
+    num_processes, process_id: of the run, and of this one, from 0.
     seconds: how long to wait for the others.
     heartbeat: seconds of silence after which another process counts as lost.
     instead: the flags that are to be given where neither pod nor scheduler tells.
@@ -74,10 +75,16 @@ def join_processes(
 
 
 def check_versions(index: int, mine: dict[str, str]) -> None:
-  """Every process runs what process 0 runs: others would compile another program.
+  """Checks that this process has the packages' versions of process 0.
+
+  Others would compile another program, and hang in its first collective.
+
+  Args:
+    index: of this process.
+    mine: its versions by package.
 
   Raises:
-    UsageError: this one does not.
+    UsageError: a version differs.
   """
   store, key = distributed.global_state.client, "ccl_jax/versions"
   if index == 0:
@@ -99,7 +106,7 @@ def _nobody_came(seconds: int) -> None:
 
 
 def first_process(make: Callable[[], Any]) -> Any:
-  """What `make` returns in process 0; None in the others, which wait for its end.
+  """Calls `make` in process 0 only: its result there, None in the others, which wait.
 
   Raises:
     UsageError: `make` raised it, in all processes alike.
@@ -115,18 +122,24 @@ def first_process(make: Callable[[], Any]) -> Any:
       raise UsageError(error)
     return None
   try:
-    made = make()
+    result = make()
   except UsageError as e:
     store.key_value_set(key, str(e))
     raise
   store.key_value_set(key, "done")
-  return made
+  return result
 
 
 def first_process_first(make: Callable[[], Any]) -> Any:
-  """What `make` returns; process 0 makes it, the others find it made."""
-  made = first_process(make)
-  return made if jax.process_index() == 0 else make()
+  """Calls `make` in process 0 first, then in the others; the result of its own call.
+
+  Process 0 prepares files, such as a data set; the others find them.
+
+  Raises:
+    UsageError: `make` raised it, in all processes alike.
+  """
+  result = first_process(make)
+  return result if jax.process_index() == 0 else make()
 
 
 def _check(coordinator: str, num_processes: int, process_id: int) -> None:

@@ -1,4 +1,4 @@
-"""Traces of some steps of a run, for xprof, TensorBoard and Perfetto."""
+"""Profiles some steps of a run: traces for xprof, TensorBoard and Perfetto."""
 
 import pathlib
 from collections.abc import Sequence
@@ -13,6 +13,13 @@ class Profile:
 
   The step before the first has been waited for when the trace begins, and the last when
   it ends, so that the trace holds these steps and no others.
+
+  Args:
+    folder: for the trace.
+    steps: (first, last), or () for no trace.
+
+  Raises:
+    UsageError: `steps` is neither.
   """
 
   def __init__(self, folder: pathlib.Path, steps: Sequence[int] = ()):
@@ -25,20 +32,28 @@ class Profile:
     self._running = False
 
   def begin(self, step: int, state) -> None:
-    """Before a step is dispatched, with the state it starts from."""
+    """Starts the trace if `step` is the first; called before the step is dispatched.
+
+    Args:
+      state: that the step starts from.
+    """
     if step == self._first:
       jax.block_until_ready(state)
       jax.profiler.start_trace(self._folder)
       self._running = True
 
   def end(self, step: int, state) -> None:
-    """After a step was dispatched, with the state it returned."""
+    """Ends the trace if `step` is the last; called after the step was dispatched.
+
+    Args:
+      state: that the step returned.
+    """
     if step == self._last:
       jax.block_until_ready(state)
       self.close()
 
   def close(self) -> None:
-    """Writes what there is: the run may stop in between."""
+    """Ends a running trace and writes it: a run may stop before the last step."""
     if self._running:
       jax.profiler.stop_trace()
       self._running = False

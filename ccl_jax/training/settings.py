@@ -1,4 +1,4 @@
-"""Whether a config makes sense, before data are opened or anything is written.
+"""Checks the config of a run before data are opened or anything is written.
 
 The function that a section is the keywords of says what its names mean, and is called
 here to say so early. Plain numbers, which are used late or would be taken without a
@@ -104,10 +104,14 @@ TRANSFORMER = {
 
 
 def check_loop(config, rules: Mapping[str, Rule]) -> None:
-  """Checks the settings that the training loop has, and further ones.
+  """Checks the settings of every run that the training loop drives, and more of them.
+
+  Args:
+    config: of the run.
+    rules: for further settings, by dotted name.
 
   Raises:
-    UsageError: one is missing, or wrong.
+    UsageError: a setting is missing, or wrong.
   """
   check_settings(config, {**LOOP, **rules})
   if config.profile and config.profile[1] >= config.steps:

@@ -1,4 +1,4 @@
-"""Leaving in order: SIGTERM (preemption) or Ctrl-C asks the training loop to stop.
+"""Stops a run in order: SIGTERM (preemption) or Ctrl-C asks the training loop to stop.
 
 One process: the signal sets a flag, the loop sees it before the next step, saves and
 returns; a second Ctrl-C interrupts at once. Many processes: a signal reaches them at
@@ -12,7 +12,15 @@ import threading
 
 
 class ShutdownGuard:
-  """`with ShutdownGuard() as guard:` ... `if guard.agreed(step): save and leave`."""
+  """A context in which signals ask for a stop, rather than end the process.
+
+    with ShutdownGuard() as guard:
+      ...
+      if guard.agreed(step): save and leave
+
+  Attributes:
+    requested: whether this process was asked to stop.
+  """
 
   def __init__(self):
     self.requested = False  # this process was asked to stop

@@ -1,4 +1,4 @@
-"""The training state: parameters, optimizer, moving average, step."""
+"""The training state (parameters, optimizer, moving average, step) and shardings."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,14 @@ PyTree = Any
 
 
 class TrainState(NamedTuple):
-  """Everything a step changes; `ema` is a second set of parameters."""
+  """All arrays that a step changes.
+
+  Attributes:
+    step: updates done, int32.
+    params: of the model.
+    opt_state: of the optimizer, its moments shaped like the parameters.
+    ema: the moving average: a second set of parameters.
+  """
 
   step: jax.Array
   params: PyTree
@@ -23,6 +30,7 @@ class TrainState(NamedTuple):
 
 
 def new_state(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
+  """The state before the first step: the average is a copy of the parameters."""
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -32,11 +40,16 @@ def new_state(params: PyTree, optimizer: optax.GradientTransformation) -> TrainS
 
 
 def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
-  """Shardings of a state (or of its shapes): what mirrors a parameter follows it."""
+  """Shardings of a state (or of its shapes): what mirrors a parameter follows it.
+
+  A leaf whose path ends in a parameter's path is its moment or average; all others are
+  on every device.
+  """
   params = {path_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(state.params)}
 
   def leaf(key_path, x):
     path = path_of(key_path)
+    # opt_state/0/mu/blocks/... ends in blocks/..., the parameter it mirrors.
     owner = next((p for p in _suffixes(path) if p in params), None)
     if owner is None:
       return NamedSharding(mesh, P())
@@ -51,7 +64,7 @@ def _suffixes(path: str):
 
 
 def abstract_state(state: TrainState, mesh: Mesh) -> TrainState:
-  """Shapes with shardings, to restore or compile with."""
+  """The shapes of a state with its shardings, to restore or compile with."""
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     state,

@@ -72,7 +72,15 @@ class Recipe:
 
 
 class Draw(NamedTuple):
-  """What is random in a step, by sample."""
+  """The random numbers of a step, by sample.
+
+  Attributes:
+    tasks: the task of every sample.
+    sigma: noise level by stream; 0 where the task gives the stream clean.
+    noise: N(0, 1), shaped like the latents.
+    null_text: whether the text is dropped.
+    image: whether a generated video is given its first frame.
+  """
 
   tasks: SampleTasks
   sigma: Mapping[str, Float[Array, "b"]]
@@ -84,7 +92,14 @@ class Draw(NamedTuple):
 def draw(
   key: jax.Array, latents: Mapping[str, Array], recipe: Recipe, task: int | None = None
 ) -> Draw:
-  """Draws a step's tasks, noise levels and noise; `task` fixes one for all samples."""
+  """Draws a step's tasks, noise levels and noise for the whole batch.
+
+  Args:
+    key: of the step.
+    latents: by stream, of which only the shapes matter.
+    recipe: the objective.
+    task: index of one task for all samples; None: drawn by sample.
+  """
   b = jax.tree.leaves(latents)[0].shape[0]
   k_task, k_sigma, k_noise, k_text, k_image = jax.random.split(key, 5)
   if task is None:
@@ -96,6 +111,7 @@ def draw(
     s: flow.draw_sigma(k, (b,), kind=recipe.sigma, shift=recipe.shift)
     for s, k in zip(STREAMS, jax.random.split(k_sigma))
   }
+  # Both streams of a joint task are at one noise level, as in sampling.
   sigma["audio"] = jnp.where(tasks.shared_sigma, sigma["video"], sigma["audio"])
   return Draw(
     tasks=tasks,
@@ -111,7 +127,7 @@ def draw(
 
 
 def frame_sigma(drawn: Draw, latents: Mapping[str, Array]) -> dict[str, Array]:
-  """Noise level of every frame: (b, t) for video, whose first may be clean; (b, 1)."""
+  """Noise level of every frame: (b, t) for a video whose first may be clean; (b, 1)."""
   sigma = {s: drawn.sigma[s][:, None] for s in latents}
   if (
     "video" in latents and latents["video"].shape[1] > 1
@@ -127,8 +143,15 @@ def draw_video(
   std: Float[Array, "b t h w c"],
   sigma: Float[Array, "b t"],
 ) -> Float[Array, "b t h w c"]:
-  """The posterior's mean, and a draw from it in the frames that are noised."""
+  """The posterior's mean, and a draw from it in the frames that are noised.
+
+  Args:
+    key: of the draw.
+    mean, std: of the posterior.
+    sigma: noise level of every frame.
+  """
   noised = (sigma > 0)[:, :, None, None, None]
+  # x0 = mean + std n in noised frames; clean ones stay the mean.
   return mean + jnp.where(noised, std * jax.random.normal(key, mean.shape), 0)
 
 
@@ -140,9 +163,18 @@ def sample_losses(
   drawn: Draw,
   route: Route,
 ) -> dict[str, Float[Array, "b"]]:
-  """Mean squared velocity error of every sample, by stream, over its noised frames."""
+  """Mean squared velocity error of every sample, by stream, over its noised frames.
+
+  Args:
+    model, params: the network.
+    batch: of clean latents, see the module's docstring.
+    null_text: the embedding in place of a dropped text.
+    drawn: noise levels and noise.
+    route: what cross-modal attention sees.
+  """
   latents = {s: batch[s].astype(jnp.float32) for s in STREAMS if s in batch}
   sigma = frame_sigma(drawn, latents)
+  # x_sigma = (1 - sigma) x0 + sigma eps, frame by frame.
   inputs = {s: flow.interpolate(latents[s], drawn.noise[s], sigma[s]) for s in latents}
   if "condition" in batch:
     inputs["video"] = jnp.concatenate([inputs["video"], batch["condition"]], -1)
@@ -157,9 +189,11 @@ def sample_losses(
   )
   losses = {}
   for s in latents:
+    # |v - (eps - x0)|^2; clean frames have nothing to predict.
     error = (velocity[s] - flow.velocity_target(latents[s], drawn.noise[s])) ** 2
     frames = error.mean(range(2, error.ndim))
     noised = jnp.broadcast_to(sigma[s] > 0, frames.shape)
+    # A clean frame has no loss, and is not counted.
     losses[s] = jnp.where(noised, frames, 0.0).sum(1) / jnp.maximum(noised.sum(1), 1)
   return losses
 
@@ -194,7 +228,10 @@ def make_train_step(
   """A pure function (state, batch) -> (state, metrics), to be jitted.
 
   Args:
+    model, optimizer, recipe: parts of the run.
+    seed: with the step's number, of all that is drawn.
     accumulate: microbatches that a batch is cut into, one after the other.
+    ema_decay: of the moving average.
     task: one task for the whole batch with a static route; None draws by sample.
 
   Metrics: `loss`, `grad_norm`, `update_norm`; `by_task` (tasks, streams): mean loss of
@@ -208,15 +245,18 @@ def make_train_step(
     if static is None:
       route = drawn.tasks.route
     else:
+      # Exact either way; with it the compiler drops the clean stream's backward pass.
       params = hold_clean_streams(params, static)
       on = lambda names: {s: True for s in names}
       route = Route(on(static.reads), on(static.detached))
+    # A stream alone has nothing to read: context tokens are all it sees.
     if len(drawn.noise) == 1:
       route = Route()
     return sample_losses(model, params, batch, null_text, drawn, route)
 
   def objective(params, batch, null_text, drawn, counts):
     by_sample = losses(params, batch, null_text, drawn)
+    # Eq. 7: each stream's loss over the samples of the whole batch that generate it.
     total = sum(
       weights[s] * jnp.where(drawn.tasks.generated[s], v, 0.0).sum() / counts[s]
       for s, v in by_sample.items()
@@ -226,6 +266,7 @@ def make_train_step(
   def step(state, batch):
     null_text, std = batch["null_text"], batch.get("video_std")
     batch = {k: v for k, v in batch.items() if k not in ("null_text", "video_std")}
+    # By seed and step alone: a run that resumes draws what it would have drawn.
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     latents = {s: batch[s] for s in STREAMS if s in batch}
     index = None if task is None else recipe.names.index(task)
@@ -268,7 +309,9 @@ def make_train_step(
 
 
 def _microbatches(x: Array, n: int) -> Array:
-  """Every n-th sample to one microbatch: each device keeps its share of every one."""
+  """Splits a batch by taking every n-th sample to one microbatch, so that each device
+  keeps its share of every one.
+  """
   return x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Writers: a clip as mp4, a sound as wav, a picture as png.
+"""Writes media files: a clip as mp4, a sound as wav, a picture as png.
 
 Every file appears whole: it is written beside its place and renamed.
 """
@@ -27,8 +27,19 @@ def write_mp4(
   audio: Float32[np.ndarray, "n"] | None = None,
   sample_rate: int = 16000,
 ) -> None:
-  """H.264 in BT.709 and mono AAC; frame 0 and sample 0 start together. An odd height or
-  width repeats its last row or column, as the format has even sizes.
+  """Writes H.264 in BT.709 and mono AAC; frame 0 and sample 0 start together.
+
+  An odd height or width repeats its last row or column, as the format has even sizes.
+
+  Args:
+    path: of the file.
+    video: RGB.
+    fps: frames per second.
+    audio: mono, clipped to [-1, 1]; None: no sound.
+    sample_rate: in Hz.
+
+  Raises:
+    UsageError: PyAV has no libx264.
   """
   import av
 
@@ -77,7 +88,7 @@ def write_mp4(
 def write_wav(
   path: Path, audio: Float32[np.ndarray, "n"], sample_rate: int = 16000
 ) -> None:
-  """16-bit mono; beyond [-1, 1] is clipped."""
+  """Writes 16-bit mono sound at `sample_rate` Hz; beyond [-1, 1] it is clipped."""
   samples = np.round(np.clip(audio, -1, 1) * 32767).astype("<i2")
   with _whole(path) as partial, wave.open(str(partial), "wb") as out:
     out.setnchannels(1)
@@ -87,6 +98,7 @@ def write_wav(
 
 
 def write_png(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
+  """Writes an RGB picture as a PNG file."""
   from PIL import Image
 
   with _whole(path) as partial:

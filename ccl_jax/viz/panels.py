@@ -1,4 +1,4 @@
-"""Pictures of a run: loss curves, clips with sound, attention on context tokens."""
+"""Draws pictures of a run: loss curves, clips with sound, attention on context."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,12 @@ def _figure(rows: int, columns: int, width: float, height: float):
 def loss_curves(
   path: pathlib.Path, rows: Sequence[Mapping[str, float | int | None]]
 ) -> None:
-  """Loss against step, one line for each task and stream; held-out ones dashed, in the
-  colour of their task.
+  """Draws loss against step, one line for each task and stream.
+
+  Held-out losses are dashed, in the colour of their task.
 
   Args:
+    path: of the picture.
     rows: of metrics.jsonl: {"step": ..., "loss/TASK/STREAM": ...}, and
       "held_out/TASK/STREAM"; None is left out.
   """
@@ -31,6 +33,7 @@ def loss_curves(
   for kind, task, stream in parts:
     name = f"{kind}/{task}/{stream}"
     points = [(r["step"], r[name]) for r in rows if r.get(name) is not None]
+    # Video on the left, sound on the right.
     ax = axes[0, 0 if stream == "video" else 1]
     held_out = kind == "held_out"
     ax.plot(
@@ -54,8 +57,15 @@ def contact_sheet(
   seconds: Sequence[float],
   frames: int = 12,
 ) -> None:
-  """A row for each clip: frames evenly in time, and the sound on the same axis. A clip
-  may lack `video` or `audio`; a still takes the place of one frame.
+  """Draws a row for each clip: frames evenly in time, and the sound below them.
+
+  Args:
+    path: of the picture.
+    clips: with `video` uint8 (F, H, W, 3), `audio` (n,) or both; a still takes the
+      place of one frame.
+    titles: by clip.
+    seconds: duration of each clip.
+    frames: of a row.
   """
   figure, axes = _figure(2 * len(clips), 1, 11.0, 2.3 * len(clips))
   for i, (clip, title, end) in enumerate(zip(clips, titles, seconds)):
@@ -63,6 +73,7 @@ def contact_sheet(
     if "video" in clip:
       video = clip["video"]
       shown = np.linspace(0, len(video) - 1, min(frames, len(video))).astype(int)
+      # A still is one frame wide; a film fills the time axis.
       width = end if len(video) > 1 else end / frames
       strip = np.concatenate(list(video[shown]), 1)
       picture.imshow(strip, extent=(0, width, 0, 1))
@@ -82,9 +93,10 @@ def attention_panel(
   audio_share: np.ndarray,
   groups: Mapping[str, tuple[float, float]] | None,
 ) -> None:
-  """Where attention falls on the context tokens (figure 6 of the paper).
+  """Draws where attention falls on the context tokens (figure 6 of the paper).
 
   Args:
+    path: of the picture.
     frames: uint8 (t, H, W, 3), the picture behind each latent frame.
     video_share: (t, h, w), share of a video token's attention on context tokens.
     audio_share: (a,), the same of audio tokens.
@@ -113,6 +125,7 @@ def attention_panel(
       bars.bar(x + 0.4 * k - 0.2, [g[k] for g in groups.values()], 0.38, label=label)
     bars.set_xticks(x, list(groups))
     values = [v for g in groups.values() for v in g]
+    # Shares differ by little: the axis starts below the least, not at 0.
     bars.set_ylim(max(0.0, 2 * min(values) - max(values) - 0.01), None)
     bars.legend(fontsize=8, loc="lower right")
   figure.savefig(path)

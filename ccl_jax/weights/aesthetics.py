@@ -42,9 +42,11 @@ _HEAD = r"proj_layer.(\w\w).(\d+)"
 
 NATIVE = [
   Row(rf"{_CONV}.(\d+).0.weight", r"wavlm/features/conv_\1/kernel", conv),
+  # Group norm follows the first convolution only (WavLM base).
   *norm(f"{_CONV}.0.2", "wavlm/features/norm_0"),
   *norm(f"{_WAVLM}.layer_norm", "wavlm/norm"),
   *dense(f"{_WAVLM}.post_extract_proj", "wavlm/project"),
+  # The positional convolution keeps its weight norm, over the kernel's axis.
   Row(f"{_POSITION}.weight_v", "wavlm/position/v", conv),
   Row(f"{_POSITION}.weight_g", "wavlm/position/g", reshape((1, 1, -1), (-1,))),
   Row(f"{_POSITION}.bias", "wavlm/position/bias"),
@@ -76,7 +78,7 @@ _FIRST = f"{_CONV}.0.0.weight"
 
 
 def format_of(weights: Weights) -> str:
-  """Which of the two names the tensors have.
+  """The format by the tensors' names: "native" or "checkpoint".
 
   Raises:
     UsageError: they are another network's.
@@ -92,8 +94,10 @@ def format_of(weights: Weights) -> str:
 
 
 def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
-  """The sizes of `WavLM` and of a `Head` from the tensors' shapes, scales from the
-  config, or from what a pickle holds beside its tensors.
+  """The sizes of `WavLM` and of a `Head`, and the scales of the scores.
+
+  Sizes are read from the tensors' shapes, scales from the config, or from what a pickle
+  holds beside its tensors.
 
   Raises:
     UsageError: a tensor is missing that they are read from, or the config is not that
@@ -117,6 +121,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   buckets, heads = shape(f"{layer}.self_attn.relative_attention_bias.weight")
   in_features = numbers(rf"{_CONV}\.(\d+)\.0\.weight")
   in_head = numbers(r"proj_layer\.CE\.(\d+)\.weight")
+  # A head's norms have one axis, its dense layers two.
   is_dense = lambda i: len(weights.shape(f"proj_layer.CE.{i}.weight")) == 2
   scale, unit = _settings(weights, config)
   return {
@@ -140,11 +145,12 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 
 def _settings(weights: Weights, config: dict) -> tuple[list[list[float]], bool]:
   """((mean, deviation) by axis, whether embeddings are normalised)."""
+  # The pickle of the release has the settings in it; safetensors have a config.json.
   file = weights.file_of(_FIRST)
   if "target_transform" not in config and file.suffix in PICKLES:
-    held = plain_values(file)
-    scale = {"target_transform": held.get("target_transform")}
-    config = (held.get("model_cfg") or {}) | scale
+    values = plain_values(file)
+    scale = {"target_transform": values.get("target_transform")}
+    config = (values.get("model_cfg") or {}) | scale
   scale = config.get("target_transform")
   try:
     scale = [[float(scale[axis][key]) for key in ("mean", "std")] for axis in AXES]
@@ -162,6 +168,7 @@ def _settings(weights: Weights, config: dict) -> tuple[list[list[float]], bool]:
 
 
 def net_of(sizes: Sizes) -> AestheticsNet:
+  """The network of sizes that `sizes_of` gave, which may have been JSON."""
   wavlm = sizes["wavlm"] | {"kernels": tuple(sizes["wavlm"]["kernels"])}
   return AestheticsNet(
     WavLM(**wavlm), tuple(sizes["dense"]), sizes["norms"], sizes["unit"]
@@ -169,16 +176,19 @@ def net_of(sizes: Sizes) -> AestheticsNet:
 
 
 def shapes_of(sizes: Sizes) -> Shapes:
+  """Shapes by path of the parameters of `Aesthetics`, in float32."""
+  # Any length that gives a few frames: shapes do not depend on it.
   wave = jnp.zeros((1, 4000))
   init = lambda key: net_of(sizes).init(key, wave, wave == 0)["params"]
   return flat_shapes(jax.eval_shape(init, jax.random.key(0)))
 
 
 def config_of(sizes: Sizes, form: str) -> dict:
-  """The config.json of the release."""
+  """The config.json of the release, for an export."""
   return {
     "proj_num_layer": len(sizes["dense"]),
     "proj_ln": sizes["norms"],
+    # The weighted sum also counts what enters the first layer.
     "nth_layer": 1 + sizes["wavlm"]["depth"],
     "use_weighted_layer_sum": True,
     "normalize_embed": sizes["unit"],
@@ -218,5 +228,10 @@ def load_aesthetics(path: str | os.PathLike) -> Aesthetics:
 
 
 def scorer(params: Any, sizes: Sizes) -> Aesthetics:
-  """The scorer with these parameters, of sizes that `sizes_of` gave."""
+  """The scorer with these parameters.
+
+  Args:
+    params: of the network.
+    sizes: as `sizes_of` gave them.
+  """
   return Aesthetics(params, net_of(sizes), tuple(map(tuple, sizes["scale"])))

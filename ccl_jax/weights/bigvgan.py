@@ -33,7 +33,7 @@ from ccl_jax.weights.upstream import Sizes, Upstream
 
 
 def _conv(source: str, target: str) -> list[Row]:
-  """Also of a transposed one, whose first axis is its inputs there, the last here."""
+  """The rows of a convolution; a transposed one has its inputs first in torch."""
   return [
     Row(f"{source}.weight", f"{target}/kernel", conv),
     Row(f"{source}.bias", f"{target}/bias"),
@@ -62,10 +62,11 @@ _FILTER = re.compile(r".*\.(upsample|downsample\.lowpass)\.filter")
 
 
 class Folded(Weights):
-  """A checkpoint whose kernels are whole and whose filters are ours.
+  """A checkpoint with its weight norm folded into kernels, and without its filters.
 
   Raises:
-    UsageError: a low-pass filter is another one.
+    UsageError: a low-pass filter is another one than ours, or a length has another
+      shape than its direction asks for.
   """
 
   def __init__(self, weights: Weights):
@@ -76,9 +77,9 @@ class Folded(Weights):
         self._check(name)
         del self._parts[name]
       for direction, length, kernel in _NORMED:
-        found = re.fullmatch(direction, name)
-        if found and found.expand(length) in weights:
-          self._pair(name, found.expand(length), found.expand(kernel))
+        matched = re.fullmatch(direction, name)
+        if matched and matched.expand(length) in weights:
+          self._pair(name, matched.expand(length), matched.expand(kernel))
 
   def names(self) -> list[str]:
     return list(self._parts)
@@ -96,7 +97,7 @@ class Folded(Weights):
     return self._weights.file_of(self._parts[name][0])
 
   def read(self, name: str) -> np.ndarray:
-    """Kernels are folded in float32 at least, and given in the dtype of their file."""
+    """The tensor; a kernel is folded in float32 at least, and has its file's dtype."""
     v, *g = (self._weights.read(part) for part in self._parts[name])
     return fold(v, *g) if g else v
 
@@ -113,6 +114,7 @@ class Folded(Weights):
 
   def _check(self, name: str) -> None:
     taps, ours = self._weights.read(name).astype(np.float32).ravel(), low_pass()
+    # A filter stored in half precision differs by its rounding only.
     rounding = float(ml_dtypes.finfo(self._weights.dtype(name)).eps)
     if taps.shape != ours.shape or np.abs(taps - ours).max() > max(rounding, 1e-6):
       raise UsageError(
@@ -123,16 +125,19 @@ class Folded(Weights):
 
 def fold(v: np.ndarray, g: np.ndarray) -> np.ndarray:
   """The kernel g v / |v|, with the norm over all axes but the first."""
+  # bfloat16 and float16 would lose the norm of a large kernel.
   wide = v.astype(np.promote_types(v.dtype, np.float32))
   norm = np.sqrt(np.sum(wide * wide, axis=tuple(range(1, v.ndim)), keepdims=True))
+  # w = g v / |v|
   return (wide * (g.astype(wide.dtype) / norm)).astype(v.dtype)
 
 
 def format_of(weights: Weights) -> str:
-  """The one there is.
+  """Checks that the tensors are BigVGAN's generator's, and returns "native", the one
+  format.
 
   Raises:
-    UsageError: the tensors are another network's.
+    UsageError: they are another network's.
   """
   if "activation_post.act.alpha" in weights:  # other vocoders have conv_pre, too
     return "native"
@@ -164,11 +169,12 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
     return weights.shape(name)
 
   def count(name):
-    found = (re.fullmatch(name, n) for n in weights.names())
-    return 1 + max((int(m[1]) for m in found if m), default=0)
+    matched = (re.fullmatch(name, n) for n in weights.names())
+    return 1 + max((int(m[1]) for m in matched if m), default=0)
 
   channels, bands, _ = shape("conv_pre.weight")
   kernels = [shape(f"ups.{i}.0.weight")[2] for i in range(count(r"ups\.(\d+)\..*"))]
+  # Each level averages as many residual blocks as there are kernel sizes.
   averaged = count(r"resblocks\.(\d+)\..*") // len(kernels)
   sizes = [shape(f"resblocks.{j}.convs1.0.weight")[2] for j in range(averaged)]
   dilations = config.get("resblock_dilation_sizes", [[1, 3, 5]] * averaged)
@@ -176,6 +182,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   return {
     "bands": bands,
     "channels": channels,
+    # By BigVGAN's convention a transposed kernel is twice its stride.
     "rates": config.get("upsample_rates", [k // 2 for k in kernels]),
     "kernels": kernels,
     "blocks": [list(block) for block in zip(sizes, dilations)],
@@ -185,19 +192,20 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 
 
 def generator_of(sizes: Sizes) -> Generator:
-  """The network of these sizes, which may have been JSON."""
+  """The network of sizes that `sizes_of` gave, which may have been JSON."""
   blocks = tuple((size, tuple(dilations)) for size, dilations in sizes["blocks"])
   fixed = {name: tuple(sizes[name]) for name in ("rates", "kernels")}
   return Generator(**sizes | fixed | {"blocks": blocks})
 
 
 def shapes_of(sizes: Sizes) -> Shapes:
+  """Shapes by path of the parameters of `Generator`, in float32."""
   init = lambda key: init_params(key, generator_of(sizes))
   return flat_shapes(jax.eval_shape(init, jax.random.key(0)))
 
 
 def config_of(sizes: Sizes, form: str) -> dict:
-  """What BigVGAN's config.json says of the network."""
+  """The fields of BigVGAN's config.json that describe the network."""
   return {
     "num_mels": sizes["bands"],
     "upsample_initial_channel": sizes["channels"],

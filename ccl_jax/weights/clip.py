@@ -61,6 +61,7 @@ def _transformers(prefix: str) -> list[Row]:
     *norm(f"{layer}.layer_norm([12])", r"blocks/norm\2[\1]"),
     *(
       row
+      # Three matrices upstream are slots 0, 1, 2 of our one.
       for i, x in enumerate("qkv")
       for row in dense(f"{layer}.self_attn.{x}_proj", rf"blocks/attn/qkv[\1,{i}]")
     ),
@@ -89,7 +90,7 @@ IGNORE = (
 
 
 def format_of(weights: Weights) -> str:
-  """Whose names the tensors have.
+  """The format by the tensors' names: "native", "diffusers" or "transformers".
 
   Raises:
     UsageError: they are another network's.
@@ -108,8 +109,10 @@ def format_of(weights: Weights) -> str:
 
 
 def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
-  """The fields of `ClipTower`, from the tensors' shapes; the number of heads from a
-  config.json, if it is of this network.
+  """The fields of `ClipTower`.
+
+  They are read from the tensors' shapes; the number of heads from a config.json, if it
+  is of this network.
 
   Raises:
     UsageError: a tensor is missing that they are read from, or a config.json speaks of
@@ -119,9 +122,11 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   width, _, patch, _ = shape("patch_embedding/kernel", 4)
   (ffn,) = shape("blocks/mlp/in/bias[0]", 1)
   tokens = shape("pos_embedding", 3 if rows is NATIVE else 2)[-2]
+  # Wan2.1 reads hidden_states[-2]: the last block of a full release is unused.
   last = max(int(m[1]) for n in weights.names() if (m := _LAYER.match(n)))
   depth = last if any(map(_AFTER.fullmatch, weights.names())) else last + 1
   config = config.get("vision_config", config)
+  # The config of another network beside the weights tells nothing.
   if config.get("dim", config.get("hidden_size")) != width:
     config = {}
   layers = config.get("num_layers", config.get("num_hidden_layers", depth + 1))
@@ -142,6 +147,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 
 
 def shapes_of(sizes: Sizes, dtype=jnp.float32) -> Shapes:
+  """Shapes by path of the parameters of `ClipTower`, in `dtype`."""
   side = sizes["patch"] * sizes["grid"]
   image = jnp.zeros((1, side, side, 3))
   init = lambda key: ClipTower(**sizes).init(key, image)["params"]

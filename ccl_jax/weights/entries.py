@@ -1,4 +1,4 @@
-"""Where a tensor lies in a file of weights: what every file format is read into."""
+"""Entries: where a tensor lies in a file of weights; every file format gives them."""
 
 import pathlib
 from collections.abc import Sequence
@@ -8,9 +8,13 @@ import numpy as np
 
 
 class Entry(NamedTuple):
-  """Where a tensor lies: `offset` bytes into `file`.
+  """The place of a tensor in a file.
 
-  `strides` are in elements, None where the tensor has no gaps.
+  Attributes:
+    file: its path.
+    offset: of the tensor's first byte.
+    dtype, shape: of the tensor.
+    strides: in elements; None where the tensor has no gaps.
   """
 
   file: pathlib.Path
@@ -21,7 +25,7 @@ class Entry(NamedTuple):
 
 
 def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
-  """Elements from the first to the last one of a strided tensor."""
+  """Elements from the first to the last one of a strided tensor, both counted."""
   if 0 in shape:
     return 0
   return 1 + sum((n - 1) * s for n, s in zip(shape, strides))

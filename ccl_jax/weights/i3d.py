@@ -42,7 +42,7 @@ _STEM = ("Conv3d_1a_7x7", "Conv3d_2b_1x1", "Conv3d_2c_3x3")
 
 
 def format_of(weights: Weights) -> str:
-  """The one format.
+  """Checks that the tensors are I3D's, and returns "native", the one format.
 
   Raises:
     UsageError: they are another network's.
@@ -54,7 +54,7 @@ def format_of(weights: Weights) -> str:
 
 
 def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
-  """The fields of `I3D`.
+  """The fields of `I3D`, from the tensors' shapes.
 
   Raises:
     UsageError: a tensor is missing that they are read from.
@@ -74,10 +74,12 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 
 
 def net_of(sizes: Sizes) -> I3D:
+  """The network of sizes that `sizes_of` gave, which may have been JSON."""
   return I3D(tuple(sizes["stem"]), tuple(map(tuple, sizes["mixed"])), sizes["classes"])
 
 
 def shapes_of(sizes: Sizes) -> Shapes:
+  """Shapes by path of the parameters of `I3D`, in float32."""
   film = jax.ShapeDtypeStruct((1, 9, 224, 224, 3), jnp.float32)
   init = lambda key, film: net_of(sizes).init(key, film)["params"]
   return flat_shapes(jax.eval_shape(init, jax.random.key(0), film))

@@ -50,6 +50,7 @@ def _tower(name: str) -> list[Row]:
     Row(f"{before}.cls_token", f"{ours}/class_token", _token),
     Row(f"{before}.pos_embedding_helper.pos_embed", f"{ours}/place_embedding", squeeze),
     *norm(f"{block}.norm_([12])", rf"{blocks}/norm\2[\1]"),
+    # nn.MultiheadAttention keeps query, key and value in one matrix.
     Row(f"{block}.attn.in_proj_weight", rf"{blocks}/attn/qkv/kernel[\1]", linear),
     Row(f"{block}.attn.in_proj_bias", rf"{blocks}/attn/qkv/bias[\1]"),
     *dense(f"{block}.attn.out_proj", rf"{blocks}/attn/proj[\1]"),
@@ -72,6 +73,7 @@ NATIVE = [
   *_tower("audio"),
   Row(_STEM["audio"], "audio/patch/kernel", conv),
   *norm("modality_preprocessors.audio.rgbt_stem.norm_layer", "audio/patch_norm"),
+  # add_bias_kv: one learned key and value that every query may attend to.
   Row(f"{_SINK}k", r"audio/tower/blocks/attn/sink_key[\1]", _token),
   Row(f"{_SINK}v", r"audio/tower/blocks/attn/sink_value[\1]", _token),
   Row("modality_postprocessors.audio.1.log_logit_scale", "audio/log_scale"),
@@ -79,10 +81,10 @@ NATIVE = [
 
 
 def format_of(weights: Weights) -> str:
-  """Native.
+  """Checks that the tensors are ImageBind's, and returns "native", the one format.
 
   Raises:
-    UsageError: the tensors are another network's.
+    UsageError: they are another network's.
   """
   if _STEM["vision"] in weights:
     return "native"
@@ -93,8 +95,7 @@ def format_of(weights: Weights) -> str:
 
 
 def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
-  """Width, heads, hidden width, depth and outputs of both towers, and the rows of
-  patches that a picture has.
+  """The sizes of both towers, and `grid`, the rows of patches of a picture.
 
   Raises:
     UsageError: a tensor is missing that they are read from.
@@ -111,6 +112,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
     block = rf"modality_trunks\.{name}\.blocks\.(\d+)\."
     layers = [int(m[1]) for n in weights.names() if (m := re.match(block, n))]
     own = config.get(name, {})
+    # A config of another network, left in the folder, is told by its width.
     heads = own.get("heads") if own.get("dim") == width else None
     return {
       "width": width,
@@ -121,10 +123,12 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
     }
 
   tokens = shape("vision/tower/place_embedding")[1]
+  # The square of patches has one place more, that of the class token.
   return {name: tower(name) for name in TOWERS} | {"grid": round((tokens - 1) ** 0.5)}
 
 
 def shapes_of(sizes: Sizes, dtype=jnp.float32) -> Shapes:
+  """Shapes by path of the parameters of both towers, in `dtype`."""
   frames, height, width = np.multiply(PATCH, (1, sizes["grid"], sizes["grid"]))
   inputs = {"vision": (frames, height, width, 3), "audio": (BANDS, MEL_FRAMES)}
   params = {}
@@ -137,7 +141,7 @@ def shapes_of(sizes: Sizes, dtype=jnp.float32) -> Shapes:
 
 
 def config_of(sizes: Sizes, form: str) -> dict:
-  """What the tensors do not tell, and whose they are."""
+  """The heads of both towers, which tensors do not tell, and the licence."""
   heads = lambda tower: {"dim": tower["width"], "heads": tower["heads"]}
   return {name: heads(sizes[name]) for name in TOWERS} | {
     "licence": LICENCES["imagebind"]

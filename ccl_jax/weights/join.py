@@ -1,4 +1,4 @@
-"""One joint model from two streams that were trained apart.
+"""Joins two streams that were trained apart into one model.
 
 The video stream is a converted Wan2.1, or a run's; the audio stream is a run's, or
 random. The exchange between them is fresh, its output projections zero, so the joint
@@ -30,16 +30,33 @@ from ccl_jax.models.presets import build_model, init_params
 
 
 class Part:
-  """A folder with parameters of one stream: converted, or of a run (its EMA)."""
+  """One stream's parameters in a folder: converted, or of a run (its EMA).
+
+  Args:
+    folder: as of `find_parameters`.
+    stream: "video" or "audio".
+
+  Attributes:
+    config: the folder's config.json, or the metadata of the run's checkpoint.
+    codecs: the bundle that belongs to the parameters, if there is one.
+    reader: of the parameters, layer by layer.
+
+  Raises:
+    UsageError: the folder holds no such stream.
+  """
 
   def __init__(self, folder, stream: str):
     try:
-      found = find_parameters(folder)
+      parameters = find_parameters(folder)
     except UsageError as e:
       raise UsageError(f"--{stream} {e}") from e
-    self.folder, self.stream, self.config = found.folder, stream, found.about
-    self.codecs, self._found = found.codecs, found
-    self.reader = SliceReader(self.folder / "checkpoints", name=found.name)
+    self.folder, self.stream, self.config = (
+      parameters.folder,
+      stream,
+      parameters.description,
+    )
+    self.codecs, self._parameters = parameters.codecs, parameters
+    self.reader = SliceReader(self.folder / "checkpoints", name=parameters.name)
     if not any(map(self.owns, self.reader.shapes)):
       raise UsageError(f"--{stream} {folder} has no {stream} stream")
 
@@ -48,15 +65,20 @@ class Part:
     return path.startswith((f"{self.stream}/", f"blocks/{self.stream}/"))
 
   def shape(self, path: str) -> tuple[int, ...]:
+    """The shape of a parameter.
+
+    Raises:
+      UsageError: the part does not have it.
+    """
     if path not in self.reader.shapes:
       raise UsageError(f"--{self.stream} {self.folder} has no {path}")
     return self.reader.shapes[path].shape
 
   def sizes(self) -> dict[str, Any]:
-    """What its config.json says of the stream."""
+    """The fields of the stream's `StreamConfig`, and its depth."""
     if "sizes" in self.config:
       return self.config["sizes"]
-    model = self._found.build("model", build_model)
+    model = self._parameters.build("model", build_model)
     return dataclasses.asdict(dict(model.streams)[self.stream]) | {"depth": model.depth}
 
 
@@ -68,8 +90,10 @@ def join(
   Args:
     video: a folder with the video stream.
     audio: a folder with the audio stream; None draws one from `seed`.
+    dst: a new folder.
     size: a name of `models.presets.PRESETS`.
     variant: of the exchange.
+    seed: of the parameters that no part has.
 
   Raises:
     UsageError: a stream is not of that size, or `dst` is there already.
@@ -79,6 +103,7 @@ def join(
   options = {
     "preset": size,
     "variant": variant,
+    # Patches of 2 x 2 by 16 channels are 64; I2V adds mask and image channels to them.
     "image_form": "channels" if parts[0].shape(kernel)[0] > 64 else "first_frame",
   }
   model = build_model(**options, dtype="float32")
@@ -88,6 +113,7 @@ def join(
   for part in parts:
     _check(part, model, size, {p: x for p, x in shapes.items() if owner[p] is part})
   shapes = {
+    # Imported parameters keep the dtype they are stored in.
     path: x
     if owner[path] is None
     else x.update(dtype=owner[path].reader.shapes[path].dtype)
@@ -114,6 +140,7 @@ def join(
       total=total, desc="join", unit="B", unit_scale=True, file=sys.stderr
     )
     with bar:
+      # One layer at a time: a 14B model need not fit in memory.
       for slot in [None, *range(model.depth)]:
         drawn = fresh(seed=seed, slot=slot)
         at = () if slot is None else (slot,)
@@ -170,6 +197,7 @@ def _drawer(model: JointDiT, text_dim: int, paths: tuple[str, ...]):
 
   def draw(key):
     flat = traverse_util.flatten_dict(init_params(one, key, (8, text_dim)), sep="/")
+    # A stack of one block: its only layer.
     return {p: flat[p][0] if p.startswith("blocks/") else flat[p] for p in paths}
 
   return jax.jit(draw)
@@ -178,5 +206,6 @@ def _drawer(model: JointDiT, text_dim: int, paths: tuple[str, ...]):
 def _fresh(model, text_dim, paths, *, seed: int, slot: int | None):
   """Fresh parameters of layer `slot`, or (None) of all that is no layer."""
   paths = tuple(p for p in paths if p.startswith("blocks/") is (slot is not None))
+  # Each layer has a key of its own, so that its draw depends on nothing before it.
   key = jax.random.fold_in(jax.random.key(seed), model.depth if slot is None else slot)
   return jax.device_get(_drawer(model, text_dim, paths)(key)) if paths else {}

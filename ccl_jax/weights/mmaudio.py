@@ -53,10 +53,10 @@ NATIVE = [
 
 
 def format_of(weights: Weights) -> str:
-  """The one there is.
+  """Checks that the tensors are MMAudio's VAE's, and returns "native", the one format.
 
   Raises:
-    UsageError: the tensors are another network's.
+    UsageError: they are another network's.
   """
   if "encoder.learnable_gain" in weights:  # conv_in is in many others, too
     return "native"
@@ -86,6 +86,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 
 
 def shapes_of(sizes: Sizes) -> Shapes:
+  """Shapes by path of the parameters of `models.audio_vae`, in float32."""
   init = lambda key: init_params(key, **sizes)
   return flat_shapes(jax.eval_shape(init, jax.random.key(0)))
 

@@ -1,4 +1,4 @@
-"""Networks of our own training, as `convert` leaves published ones.
+"""Writes networks of our own training as `convert` writes published ones.
 
 Parameters go out under the published names and come in again through the converter, so
 that a folder of ours is in no way different from one of theirs: same layout, same
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from ccl_jax.checkpoints.converted import read_about
+from ccl_jax.checkpoints.converted import read_description
 from ccl_jax.errors import UsageError
-from ccl_jax.weights.rules import wanted
+from ccl_jax.weights.rules import expected_tensors
 from ccl_jax.weights.transfer import import_weights
 from ccl_jax.weights.upstream import get_upstream
 from ccl_jax.weights.writer import Spec, write_safetensors
@@ -27,28 +27,29 @@ LICENCE = "your own training: the terms are yours, as far as those of your data 
 def write_network(
   kind: str, sizes: dict[str, Any], params: Any, dst: pathlib.Path, name: str
 ) -> dict[str, Any]:
-  """Writes a network into the folder `dst`, in place of an earlier one of its kind;
-  returns its config.json.
+  """Writes a network into the folder `dst`; returns its config.json.
 
   Args:
     kind: a command of `convert`.
     sizes: what its upstream reads from a checkpoint.
+    params: of the network.
+    dst: a new folder, or one with an earlier network of the kind, which is replaced.
     name: of the source.
 
   Raises:
     UsageError: `dst` holds something else.
   """
-  if dst.exists() and read_about(dst)["kind"] != kind:
+  if dst.exists() and read_description(dst)["kind"] != kind:
     raise UsageError(f"{dst} holds another network: name another folder")
   upstream = get_upstream(kind)
   form, rows = next(iter(upstream.tables.items()))
   shapes = upstream.shapes(sizes)
   flat = traverse_util.flatten_dict(params, sep="/")
-  moves = wanted(rows, shapes)
-  specs = [Spec(m.name, m.shape, np.dtype(np.float32)) for m in moves]
+  matches = expected_tensors(rows, shapes)
+  specs = [Spec(m.name, m.shape, np.dtype(np.float32)) for m in matches]
   tensors = (
     np.asarray(m.transform.backward(np.asarray(flat[m.path])), np.float32, order="C")
-    for m in moves
+    for m in matches
   )
   dst.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=dst.parent, prefix=".published-") as scratch:
@@ -58,8 +59,8 @@ def write_network(
     config = upstream.config(sizes, form)
     if config:
       (source / "config.json").write_text(json.dumps(config))
-    about = import_weights(kind, source, fresh, licence=LICENCE)
+    description = import_weights(kind, source, fresh, licence=LICENCE)
     if dst.exists():
       shutil.rmtree(dst)
     fresh.rename(dst)
-  return about
+  return description

@@ -1,4 +1,4 @@
-"""Where the tensors of a torch pickle lie, without torch and without running anything.
+"""Reads where the tensors of a torch pickle lie, without torch, and runs nothing of it.
 
 A .pth is a pickled dict whose tensors name storages, raw bytes kept outside the pickle:
 
@@ -88,6 +88,7 @@ class _Unpickler(pickle.Unpickler):
     self.storages = {}  # every storage named, by key
 
   def find_class(self, module, name):
+    # Classes of TorchScript's own code: any of them is a bag of attributes.
     if module.startswith("__torch__."):
       return _Object
     if (module, name) not in _ALLOWED:
@@ -95,11 +96,12 @@ class _Unpickler(pickle.Unpickler):
     return _ALLOWED[module, name]
 
   def persistent_load(self, pid):
+    # (kind, type, key, device, elements, view): a view would share bytes.
     kind, storage, key, _, numel, *view = pid
     if kind != "storage" or storage not in _STORAGES or any(view):
       raise _Refused(f"the storage {pid!r}")
-    found = _Storage(str(key), np.dtype(_STORAGES[storage]), int(numel))
-    return self.storages.setdefault(found.key, found)
+    record = _Storage(str(key), np.dtype(_STORAGES[storage]), int(numel))
+    return self.storages.setdefault(record.key, record)
 
 
 def pickle_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
@@ -108,8 +110,8 @@ def pickle_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
   Raises:
     UsageError: it is damaged, or holds more than a dict of tensors.
   """
-  held, offsets = _read(path)
-  tensors = _tensors(held)
+  content, offsets = _read(path)
+  tensors = _tensors(content)
   if not isinstance(tensors, dict):
     raise UsageError(
       f"{path} holds a {type(tensors).__name__}, expected tensors by name"
@@ -124,19 +126,19 @@ def pickle_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
 
 
 def plain_values(path: pathlib.Path) -> dict:
-  """What a file of torch.save holds beside its tensors: settings by name.
+  """The settings that a file of torch.save holds beside its tensors, by name.
 
   Raises:
     UsageError: as `pickle_entries`.
   """
-  held, _ = _read(path)
-  if not isinstance(held, dict):
+  content, _ = _read(path)
+  if not isinstance(content, dict):
     return {}
-  return {k: v for k, v in held.items() if k not in NESTED and not _is_tensor(v)}
+  return {k: v for k, v in content.items() if k not in NESTED and not _is_tensor(v)}
 
 
 def _read(path):
-  """What is pickled, and where in the file the bytes of each storage start."""
+  """The unpickled object, and the offset in the file of the bytes of each storage."""
   with open(path, "rb") as f:
     zipped = f.read(2) == b"PK"
   try:
@@ -158,17 +160,19 @@ def _read(path):
     ) from e
 
 
-def _tensors(held):
+def _tensors(content):
   """The tensors by name, wherever they are in what was pickled."""
-  if isinstance(held, _Object):
-    return dict(_attributes(held))
-  if isinstance(held, dict) and not any(map(_is_tensor, held.values())):
-    return next((held[k] for k in NESTED if isinstance(held.get(k), dict)), held)
-  return held
+  if isinstance(content, _Object):
+    return dict(_attributes(content))
+  if isinstance(content, dict) and not any(map(_is_tensor, content.values())):
+    return next(
+      (content[k] for k in NESTED if isinstance(content.get(k), dict)), content
+    )
+  return content
 
 
-def _attributes(held: _Object, prefix: str = "") -> Iterator[tuple[str, _Tensor]]:
-  for name, value in vars(held).items():
+def _attributes(content: _Object, prefix: str = "") -> Iterator[tuple[str, _Tensor]]:
+  for name, value in vars(content).items():
     if isinstance(value, _Object):
       yield from _attributes(value, f"{prefix}{name}.")
     elif _is_tensor(value):
@@ -180,6 +184,7 @@ def _is_tensor(value) -> bool:
 
 
 def _entry(path, name, t: _Tensor, start: int, size: int) -> Entry:
+  # In elements of the storage: the offset, then the span of the strided view.
   needed = t.first + extent(t.shape, t.strides)
   if t.first < 0 or min(t.strides, default=0) < 0 or needed > t.storage.numel:
     raise UsageError(f"{path}: {name} does not fit its storage")
@@ -233,6 +238,7 @@ def _read_legacy(path):
     tensors = reader.load()
     offsets = {}
     for key in map(str, _Unpickler(f).load()):
+      # The storages follow the keys, in their order: a length, then the bytes.
       (numel,) = struct.unpack("<q", f.read(8))
       storage = reader.storages[key]
       if numel != storage.numel:

@@ -37,34 +37,48 @@ _LFS = b"version https://git-lfs"
 
 
 class Weights:
-  """The tensors of one checkpoint, by name."""
+  """The tensors of one checkpoint, by name; headers are read, tensors on demand.
+
+  Attributes:
+    path: that the checkpoint was opened by.
+  """
 
   def __init__(self, path: pathlib.Path, entries: dict[str, Entry]):
     self.path, self._entries = path, entries
 
   def names(self) -> list[str]:
+    """The names of all tensors, in the order of the file."""
     return list(self._entries)
 
   def __contains__(self, name: str) -> bool:
     return name in self._entries
 
   def shape(self, name: str) -> tuple[int, ...]:
+    """The shape of a tensor, by the header."""
     return self._entries[name].shape
 
   def dtype(self, name: str) -> np.dtype:
+    """The dtype of a tensor as it is stored."""
     return self._entries[name].dtype
 
   def nbytes(self, name: str) -> int:
+    """The number of bytes of a tensor."""
     return math.prod(self.shape(name)) * self.dtype(name).itemsize
 
   def file_of(self, name: str) -> pathlib.Path:
+    """The path of the file that holds a tensor."""
     return self._entries[name].file
 
   def read(self, name: str) -> np.ndarray:
-    """The tensor, in memory of its own."""
+    """The tensor, in memory of its own.
+
+    Raises:
+      UsageError: the file is truncated, or cannot be read.
+    """
     e = self._entries[name]
     dense = e.strides is None
     count = math.prod(e.shape) if dense else extent(e.shape, e.strides)
+    # One read into the array's own memory: a tensor of gigabytes is never held twice.
     flat = np.empty(count, e.dtype)
     try:
       with open(e.file, "rb") as f:
@@ -80,10 +94,15 @@ class Weights:
     if dense:
       return flat.reshape(e.shape)
     steps = [s * e.dtype.itemsize for s in e.strides]
+    # A view such as a transpose was saved: its elements are put in order.
     return np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, e.shape, steps))
 
   def renamed(self, rename: Callable[[str], str]) -> "Weights":
-    """The same tensors under other names."""
+    """The same tensors under other names.
+
+    Raises:
+      UsageError: two of them would have one name.
+    """
     entries = {}
     for name, entry in self._entries.items():
       if rename(name) in entries:
@@ -109,10 +128,10 @@ def open_weights(
   path = pathlib.Path(path)
   if not path.exists():
     raise UsageError(f"no file or folder {path}; expected a checkpoint")
-  found = _choose(path, places, files) if path.is_dir() else path
-  weights = Weights(path, dict(_entries(found)))
+  checkpoint = _choose(path, places, files) if path.is_dir() else path
+  weights = Weights(path, dict(_entries(checkpoint)))
   if not weights.names():
-    raise UsageError(f"{found} holds no tensors; expected a checkpoint")
+    raise UsageError(f"{checkpoint} holds no tensors; expected a checkpoint")
   for prefix in PREFIXES:
     weights = weights.renamed(lambda name: name.removeprefix(prefix))
   return weights
@@ -132,13 +151,17 @@ def read_config(path: str | os.PathLike, places: Sequence[str] = ("",)) -> dict:
 def _choose(folder, places, files) -> pathlib.Path:
   """The one checkpoint of a folder: an index, numbered shards, or a single file."""
   for place in places:
-    here = sorted(p for p in (folder / place).glob("*") if p.is_file())
+    candidates = sorted(p for p in (folder / place).glob("*") if p.is_file())
     for pattern in files:
-      seen = [p for p in here if fnmatch.fnmatch(p.name, pattern)]
-      indices = [p for p in seen if p.name.endswith(".index.json")]
-      tensors = [p for p in seen if p.suffix == ".safetensors"]
-      tensors = tensors or [p for p in seen if p.suffix in PICKLES or p.name == pattern]
+      # The patterns are in order of preference: the first with a match decides.
+      matching = [p for p in candidates if fnmatch.fnmatch(p.name, pattern)]
+      indices = [p for p in matching if p.name.endswith(".index.json")]
+      tensors = [p for p in matching if p.suffix == ".safetensors"]
+      tensors = tensors or [
+        p for p in matching if p.suffix in PICKLES or p.name == pattern
+      ]
       groups = {_first_shard(p) for p in tensors}
+      # An index lists all shards, so it stands for the files beside it.
       choices = indices or sorted(groups)
       if len(choices) == 1:
         return choices[0]
@@ -159,24 +182,24 @@ _SHARD = re.compile(r"(.*-)(\d+)(-of-(\d+)\.[a-z]+)")
 
 
 def _first_shard(path: pathlib.Path) -> pathlib.Path:
-  found = _SHARD.fullmatch(path.name)
-  if found is None:
+  numbered = _SHARD.fullmatch(path.name)
+  if numbered is None:
     return path
-  return path.with_name(found[1] + "1".zfill(len(found[2])) + found[3])
+  return path.with_name(numbered[1] + "1".zfill(len(numbered[2])) + numbered[3])
 
 
 def _entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
   if path.name.endswith(".index.json"):
     return _indexed(path)
-  found = _SHARD.fullmatch(path.name)
-  if found is None or int(found[4]) == 1:
+  numbered = _SHARD.fullmatch(path.name)
+  if numbered is None or int(numbered[4]) == 1:
     return _file_entries(path)
-  index = path.with_name(f"{found[1][:-1]}{path.suffix}.index.json")
+  index = path.with_name(f"{numbered[1][:-1]}{path.suffix}.index.json")
   if index.is_file():
     return _indexed(index)
-  count = int(found[4])
+  count = int(numbered[4])
   shards = [
-    path.with_name(found[1] + str(i).zfill(len(found[2])) + found[3])
+    path.with_name(numbered[1] + str(i).zfill(len(numbered[2])) + numbered[3])
     for i in range(1, count + 1)
   ]
   return _union(shards)
@@ -205,6 +228,7 @@ def _indexed(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
         raise UsageError(
           f"{file} is missing, and {path.name} expects {name} in it: download it"
         )
+      # The header of a shard is read once, for all its tensors.
       shards[file] = dict(_file_entries(file))
     if name not in shards[file]:
       raise UsageError(f"{path} expects {name} in {file.name}, which does not hold it")
@@ -237,6 +261,7 @@ def _safetensors(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
     if len(raw) < 8:
       raise UsageError(f"{path} is truncated: got {size} bytes, expected a header")
     (length,) = struct.unpack("<Q", raw)
+    # Another format: its first 8 bytes, taken for a length, would be nonsense.
     if f.read(1) != b"{":
       raise not_one
     if 8 + length > size:
@@ -255,6 +280,7 @@ def _safetensors(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
         rows.append((name, entry["dtype"], shape, first, last))
     except (ValueError, KeyError, TypeError, AttributeError) as e:
       raise not_one from e
+  # Truncated data are found by the header alone, before a tensor is read.
   end = 8 + length + max((row[4] for row in rows), default=0)
   if end > size:
     raise UsageError(

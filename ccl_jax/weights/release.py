@@ -1,4 +1,4 @@
-"""A whole Wan2.1 download in one command.
+"""Converts a whole Wan2.1 download in one command.
 
   DST/dit, vae, umt5, clip   what `convert KIND` makes of each network
   DST/codecs                 the bundle of the codecs among them, by reference
@@ -34,7 +34,10 @@ def convert_release(
   """Converts the download `src` into the folder `dst`; returns its config.json.
 
   Args:
+    src: the folder of the download.
+    dst: a new folder, or one that the same command has begun.
     dtype: to store the transformer in; as it is in the source if not given.
+    verify: read everything back, and compare it tensor by tensor.
 
   Raises:
     UsageError: a network is missing or not what it should be; nothing is written then.
@@ -55,10 +58,10 @@ def convert_release(
   link_codecs(
     dst / "codecs", **{PARTS[kind][1]: [dst / PARTS[kind][0]] for kind in kinds}
   )
-  about = {"kind": "wan", "name": pathlib.Path(src).absolute().name}
-  (dst / "config.json").write_text(json.dumps(about, indent=2) + "\n")
+  config = {"kind": "wan", "name": pathlib.Path(src).absolute().name}
+  (dst / "config.json").write_text(json.dumps(config, indent=2) + "\n")
   (dst / UNFINISHED).unlink()
-  return about
+  return config
 
 
 def _begin(dst: pathlib.Path, request: dict) -> None:
@@ -87,7 +90,14 @@ def _import_once(kind: str, src, dst: pathlib.Path, dtype, verify) -> None:
 
 
 def link_codecs(dst, **folders: Sequence | None) -> None:
-  """Writes a bundle of converted codecs, each by its folders; None: it has none."""
+  """Writes a bundle of converted codecs into the folder `dst`.
+
+  Args:
+    folders: of each codec, by "video", "audio", "text", "image"; None: it has none.
+
+  Raises:
+    UsageError: there is none, or folders make no codec.
+  """
   codecs = {name: link_codec(*given) for name, given in folders.items() if given}
   if not codecs:
     raise UsageError(

@@ -36,7 +36,11 @@ _BACKREF = re.compile(r"\\(\d)")
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-  """An invertible change of layout: torch tensor -> our array, and back."""
+  """An invertible change of layout: torch tensor -> our array, and back.
+
+  Attributes:
+    forward, backward: the two functions.
+  """
 
   forward: Callable[[np.ndarray], np.ndarray]
   backward: Callable[[np.ndarray], np.ndarray]
@@ -91,7 +95,11 @@ def patch_linear(patch: tuple[int, int, int]) -> Transform:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One line of a table; see the module's docstring."""
+  """One line of a table: a source name, a target, and the transform between.
+
+  Raises:
+    ValueError: a group of the source does not stand in the target.
+  """
 
   source: str
   target: str
@@ -104,18 +112,18 @@ class Row:
       raise ValueError(f"{self}: every group of the source must stand in the target")
 
   def forward(self, name: str) -> str | None:
-    """The target of a source name, or None."""
-    found = self._source.fullmatch(name)
-    return None if found is None else found.expand(self.target)
+    """The target of a source name; None if it is not this row's."""
+    matched = self._source.fullmatch(name)
+    return None if matched is None else matched.expand(self.target)
 
   def backward(self, target: str) -> str | None:
-    """The source name of a target, or None."""
-    found = self._target.fullmatch(target)
-    if found is None:
+    """The source name of a target; None if it is not this row's."""
+    matched = self._target.fullmatch(target)
+    if matched is None:
       return None
     groups = iter(range(1, 10))
     return "".join(
-      found[f"g{next(groups)}"] if part.startswith("(") else _literal(part)
+      matched[f"g{next(groups)}"] if part.startswith("(") else _literal(part)
       for part in _GROUP.split(self.source)
     )
 
@@ -148,8 +156,12 @@ def _literal(text: str) -> str:
 def dense(
   source: str, target: str, bias: bool = True, kernel: Transform = linear
 ) -> list[Row]:
-  """The rows of a torch Linear and a Flax Dense, or by another `kernel` of layers with
-  the same two parameters; `target` may end in a slot.
+  """The rows of a torch Linear's weight (our kernel) and, if it has one, its bias.
+
+  Args:
+    source, target: of the layer; `target` may end in a slot.
+    bias: whether it has one.
+    kernel: the transform of the weight, for layers that are no Linear.
   """
   path, slot = _split_slot_text(target)
   rows = [Row(f"{source}.weight", f"{path}/kernel{slot}", kernel)]
@@ -168,12 +180,13 @@ def _split_slot_text(target: str) -> tuple[str, str]:
   return path, bracket + rest
 
 
-class Move(NamedTuple):
-  """One tensor's way.
+class Match(NamedTuple):
+  """One tensor of a checkpoint, and the parameter that it becomes.
 
   Attributes:
     name, shape: of the tensor in the checkpoint.
-    path, slot: of the parameter here.
+    path, slot: of our parameter.
+    transform: of the tensor's layout.
   """
 
   name: str
@@ -184,6 +197,7 @@ class Move(NamedTuple):
 
   @property
   def target(self) -> str:
+    """Our parameter with its slot, as a table's targets have it: path[slot]."""
     return _target(self.path, self.slot)
 
 
@@ -192,53 +206,57 @@ def _target(path: str, slot: Slot) -> str:
 
 
 def flat_shapes(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
-  """A tree of shapes by '/'-joined paths."""
+  """The leaves of a tree of shapes, by '/'-joined paths."""
   return traverse_util.flatten_dict(tree, sep="/")
 
 
-def wanted(rows: Sequence[Row], shapes: Shapes) -> list[Move]:
-  """The tensors a whole checkpoint holds, parameter by parameter, layer by layer.
+def expected_tensors(rows: Sequence[Row], shapes: Shapes) -> list[Match]:
+  """The tensors that a whole checkpoint holds, parameter by parameter, layer by layer.
 
   Raises:
     ValueError: a parameter that no row, or more than one row, reaches: the table is
       wrong, not the checkpoint.
   """
-  moves = []
+  matches = []
   reach = lambda target: [(row, n) for row in rows if (n := row.backward(target))]
   for path, leaf in shapes.items():
     axes = next((k for k in range(3) if reach(_target(path, (0,) * k))), 0)
     for slot in np.ndindex(leaf.shape[:axes]):
-      found = reach(_target(path, slot))
-      if len(found) != 1:
+      sources = reach(_target(path, slot))
+      if len(sources) != 1:
         raise ValueError(
-          f"{len(found)} rows reach {_target(path, slot)}, expected one: {found}"
+          f"{len(sources)} rows reach {_target(path, slot)}, expected one: {sources}"
         )
-      row, name = found[0]
+      row, name = sources[0]
       source = row.transform.backward(_hollow(leaf.shape[axes:])).shape
-      moves.append(Move(name, path, slot, row.transform, source))
-  return sorted(moves, key=lambda m: m.slot[:1])
+      matches.append(Match(name, path, slot, row.transform, source))
+  return sorted(matches, key=lambda m: m.slot[:1])
 
 
 def match(
   rows: Sequence[Row], weights: Weights, shapes: Shapes, ignore: Sequence[str] = ()
-) -> list[Move]:
-  """The moves that turn `weights` into parameters of `shapes`; reads no tensor.
+) -> list[Match]:
+  """The matches that turn `weights` into parameters of `shapes`; reads no tensor.
 
-  Names that match a regex of `ignore` may be left unread.
+  Args:
+    rows: of the table.
+    weights: the checkpoint.
+    shapes: of our parameters.
+    ignore: regexes of names that may be left unread.
 
   Raises:
     UsageError: the checkpoint has a tensor too many or too few, or of another shape.
   """
-  moves = wanted(rows, shapes)
-  names = {m.name for m in moves}
-  if len(names) < len(moves):
+  matches = expected_tensors(rows, shapes)
+  names = {m.name for m in matches}
+  if len(names) < len(matches):
     raise ValueError("two parameters come from one tensor: the table is wrong")
   extra = [
     n
     for n in weights.names()
     if n not in names and not any(re.fullmatch(p, n) for p in ignore)
   ]
-  missing = [m for m in moves if m.name not in weights]
+  missing = [m for m in matches if m.name not in weights]
   if missing:
     m = missing[0]
     hint = f"; it does hold {extra[0]}" if extra else ""
@@ -249,22 +267,26 @@ def match(
   if extra:
     raise UsageError(
       f"{weights.file_of(extra[0])}: unexpected tensor {extra[0]} "
-      f"{weights.shape(extra[0])}{_more(extra)}; expected exactly the {len(moves)} "
+      f"{weights.shape(extra[0])}{_more(extra)}; expected exactly the {len(matches)} "
       "tensors of this model"
     )
-  for m in moves:
+  for m in matches:
     if weights.shape(m.name) != m.shape:
       raise UsageError(
         f"{weights.file_of(m.name)}: {m.name} has shape {weights.shape(m.name)}, "
         f"expected {m.shape}"
       )
-  return moves
+  return matches
 
 
 def load(
   rows: Sequence[Row], weights: Weights, shapes: Shapes, ignore: Sequence[str] = ()
 ) -> Iterator[tuple[str, Slot, np.ndarray]]:
-  """(path, slot, array) for everything in `shapes`, one tensor in memory at a time."""
+  """(path, slot, array) of all parameters, one tensor in memory at a time.
+
+  Raises:
+    UsageError: as `match`.
+  """
   for m in match(rows, weights, shapes, ignore):
     yield m.path, m.slot, m.transform.forward(weights.read(m.name))
 
@@ -272,8 +294,12 @@ def load(
 def load_tree(
   rows: Sequence[Row], weights: Weights, shapes: Shapes, ignore: Sequence[str] = ()
 ) -> dict[str, Any]:
-  """All parameters at once, as a tree of arrays in the dtypes of `shapes`, on the
-  device; for what fits there.
+  """All parameters at once, as a tree of arrays on the device; for what fits there.
+
+  They have the dtypes of `shapes`.
+
+  Raises:
+    UsageError: as `match`.
   """
   flat = {path: np.empty(x.shape, x.dtype) for path, x in shapes.items()}
   for path, slot, array in load(rows, weights, shapes, ignore):
@@ -290,9 +316,11 @@ def unload(
 ) -> Iterator[tuple[str, np.ndarray]]:
   """(name, tensor) of the checkpoint that holds these parameters: `load` backwards.
 
-  `read` gives the array of a path and slot.
+  Args:
+    rows, shapes: of the network.
+    read: (path, slot) to the array of the parameter there.
   """
-  for m in wanted(rows, shapes):
+  for m in expected_tensors(rows, shapes):
     yield m.name, m.transform.backward(read(m.path, m.slot))
 
 

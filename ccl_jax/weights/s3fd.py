@@ -37,7 +37,7 @@ NATIVE = [
 
 
 def format_of(weights: Weights) -> str:
-  """Its one format.
+  """Checks that the tensors are S3FD's, and returns "native", the one format.
 
   Raises:
     UsageError: they are another network's.
@@ -71,6 +71,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 
 
 def shapes_of(sizes: Sizes) -> Shapes:
+  """Shapes by path of the parameters of `S3FDNet`, in float32."""
   net = S3FDNet(tuple(sizes["widths"]), sizes["fc"], tuple(sizes["extras"]))
   init = lambda key: net.init(key, jnp.zeros((1, 32, 32, 3)))["params"]
   return flat_shapes(jax.eval_shape(init, jax.random.key(0)))

@@ -48,6 +48,7 @@ def _pool(source: str, target: str) -> list[Row]:
   block = f"{target}/block"
   return [
     Row(f"{source}.cls_token", f"{target}/class_token", _token),
+    # nn.MultiheadAttention keeps query, key and value in one matrix.
     Row(f"{source}.self_attn.in_proj_weight", f"{block}/attn/qkv/kernel", linear),
     Row(f"{source}.self_attn.in_proj_bias", f"{block}/attn/qkv/bias"),
     *dense(f"{source}.self_attn.out_proj", f"{block}/attn/proj"),
@@ -105,10 +106,10 @@ NATIVE = [
 
 
 def format_of(weights: Weights) -> str:
-  """Native.
+  """Checks that the tensors are Synchformer's, and returns "native", the one format.
 
   Raises:
-    UsageError: the tensors are another network's.
+    UsageError: they are another network's.
   """
   if "transformer.OFF_tok" in weights:
     return "native"
@@ -119,8 +120,9 @@ def format_of(weights: Weights) -> str:
 
 
 def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
-  """The fields of `SynchformerNet`, and the patches of a segment: `times` and a square
-  of `grid` by `grid`.
+  """The fields of `SynchformerNet`, and the patches of a segment.
+
+  These are `times`, and a square of `grid` by `grid`.
 
   Raises:
     UsageError: a tensor is missing that they are read from.
@@ -140,18 +142,22 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   return {
     "width": width,
     "hidden": shape("video/blocks/mlp/in/bias[0]")[0],
+    # No tensor tells the heads: their width is the published one.
     "heads": max(width // HEAD_WIDTH, 1),
     "depths": [depth(block) for block in (_BLOCK, _LAYER, _HEAD)],
     "joint_hidden": shape("joint/blocks/mlp/in/bias[0]")[0],
     "joint_heads": max(width // JOINT_HEAD_WIDTH, 1),
     "classes": shape("joint/logits/bias")[0],
     "times": shape("video/time_embedding")[1],
+    # The square of patches has one place more, that of the class token.
     "grid": round((shape("video/place_embedding")[1] - 1) ** 0.5),
   }
 
 
 def shapes_of(sizes: Sizes, dtype=jnp.float32) -> Shapes:
+  """Shapes by path of the parameters of `SynchformerNet`, in `dtype`."""
   sizes = dict(sizes)
+  # Not fields of the network: they follow from its input's size.
   times, grid = sizes.pop("times"), sizes.pop("grid")
   frames, height, width = np.multiply(PATCH, (times, grid, grid))
   net = SynchformerNet(**sizes | {"depths": tuple(sizes["depths"])})

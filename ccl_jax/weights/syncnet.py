@@ -37,8 +37,10 @@ _LAYERS = {"lips": LIPS, "sound": SOUND}
 
 
 def over_frames(frames: int) -> Transform:
-  """A convolution over all `frames`, as one over pictures of so many times the
-  channels: (out, c, t, h, w) <-> (h, w, c t, out).
+  """The transform of a convolution over all `frames` of a window.
+
+  It is one over pictures of so many times the channels: (out, c, t, h, w) <-> (h, w, c
+  t, out).
   """
 
   def forward(x):
@@ -80,7 +82,7 @@ NATIVE = [row for names in _TOWERS.items() for row in _tower(*names)]
 
 
 def format_of(weights: Weights) -> str:
-  """Its one format.
+  """Checks that the tensors are SyncNet's, and returns "native", the one format.
 
   Raises:
     UsageError: they are another network's.
@@ -117,6 +119,8 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 
 
 def shapes_of(sizes: Sizes) -> Shapes:
+  """Shapes by path of the parameters of both towers, in float32."""
+
   def init(key):
     params = {}
     for name, size in sizes.items():

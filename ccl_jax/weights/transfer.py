@@ -19,7 +19,7 @@ from ccl_jax.checkpoints.find import DIT
 from ccl_jax.checkpoints.folders import new_folder
 from ccl_jax.errors import UsageError
 from ccl_jax.weights.reader import Weights, open_weights, read_config
-from ccl_jax.weights.rules import Move, Shapes, match, wanted
+from ccl_jax.weights.rules import Match, Shapes, expected_tensors, match
 from ccl_jax.weights.upstream import LICENCES, Sizes, Upstream, get_upstream
 from ccl_jax.weights.writer import Spec, write_safetensors
 
@@ -27,21 +27,30 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Source(NamedTuple):
-  """A checkpoint that has passed every test that its headers allow."""
+  """A checkpoint that has passed every test that its headers allow.
+
+  Attributes:
+    upstream: the network that it is of.
+    weights: its tensors.
+    form: its format.
+    sizes, shapes: of the network, and of our parameters.
+    matches: which tensor becomes which parameter.
+  """
 
   upstream: Upstream
   weights: Weights
   form: str
   sizes: Sizes
   shapes: Shapes
-  moves: list[Move]
+  matches: list[Match]
 
 
 def open_source(kind: str, src) -> Source:
-  """The checkpoint `src` of a network.
+  """The checkpoint `src` of a network, held to account; no tensor is read.
 
   Args:
     kind: a name of `weights.upstream.MODULES`.
+    src: a file or folder.
 
   Raises:
     UsageError: it is not what it should be.
@@ -56,8 +65,8 @@ def open_source(kind: str, src) -> Source:
   rows = upstream.tables[form]
   sizes = upstream.sizes(weights, rows, read_config(src, upstream.places))
   shapes = upstream.shapes(sizes)
-  moves = match(rows, weights, shapes, upstream.ignore)
-  return Source(upstream, weights, form, sizes, shapes, moves)
+  matches = match(rows, weights, shapes, upstream.ignore)
+  return Source(upstream, weights, form, sizes, shapes, matches)
 
 
 def import_weights(
@@ -73,6 +82,8 @@ def import_weights(
 
   Args:
     kind: a name of `weights.upstream.MODULES`.
+    src: a file or folder.
+    dst: a new folder.
     dtype: to store everything in; as it is in the source if not given.
     verify: read everything back, and compare it tensor by tensor.
     licence: the weights' terms; None: those of the published ones.
@@ -82,10 +93,10 @@ def import_weights(
   """
   from ccl_jax.checkpoints.slices import SliceReader, SliceWriter
 
-  upstream, weights, form, sizes, shapes, moves = open_source(kind, src)
-  dtypes = _dtypes(moves, weights, dtype)
+  upstream, weights, form, sizes, shapes, matches = open_source(kind, src)
+  dtypes = _dtypes(matches, weights, dtype)
   shapes = {path: x.update(dtype=dtypes[path]) for path, x in shapes.items()}
-  total = sum(weights.nbytes(m.name) for m in moves)
+  total = sum(weights.nbytes(m.name) for m in matches)
   stored = sum(x.size * x.dtype.itemsize for x in shapes.values())
   hashes, source = {}, hashlib.sha256()
   with (
@@ -93,14 +104,16 @@ def import_weights(
     SliceWriter(fresh / "checkpoints", shapes) as writer,
   ):
     with _bar(total, f"{kind} ({form})") as bar:
-      for m in moves:
+      for m in matches:
         tensor = weights.read(m.name)
+        # Hashed as stored: an export is compared with it bit by bit.
         stored_tensor = tensor.astype(dtypes[m.path], copy=False)
         hashes[m.name] = {
           "sha256": _sha(stored_tensor),
           "shape": list(m.shape),
           "dtype": dtypes[m.path].name,
         }
+        # The hash of the source is of its own bytes, whatever dtype is chosen.
         raw = hashes[m.name]["sha256"] if stored_tensor is tensor else _sha(tensor)
         source.update(f"{m.target} {tensor.dtype} {m.shape} {raw}\n".encode())
         writer.write(m.path, m.slot, m.transform.forward(stored_tensor))
@@ -123,7 +136,7 @@ def import_weights(
     if verify:
       reader = SliceReader(fresh / "checkpoints")
       with _bar(stored, "verify") as bar:
-        for m in moves:
+        for m in matches:
           tensor = m.transform.backward(reader.read(m.path, m.slot))
           _check(tensor, hashes[m.name], m.name, dst)
           bar.update(tensor.nbytes)
@@ -139,11 +152,11 @@ def _beside(src, upstream: Upstream) -> Iterator[tuple[str, pathlib.Path]]:
   folder = pathlib.Path(src)
   folder = folder if folder.is_dir() else folder.parent
   for name, places in upstream.beside.items():
-    found = next((f for p in places if (f := folder / p / name).is_file()), None)
-    if found is None:
+    file = next((f for p in places if (f := folder / p / name).is_file()), None)
+    if file is None:
       print(f"no {name} near {src}: copy it to the result", file=sys.stderr)
     else:
-      yield name, found
+      yield name, file
 
 
 def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, Any]:
@@ -151,6 +164,7 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
 
   Args:
     src: a folder of `import_weights`; of a joint model or a run, the video stream.
+    dst: a new folder.
     form: a format of the upstream's tables.
     verify: read everything back, and compare it tensor by tensor.
 
@@ -165,13 +179,16 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
   for path, x in shapes.items():
     if path not in reader.shapes or reader.shapes[path].shape != x.shape:
       raise UsageError(f"{src}: {path} is not the {x.shape} its config.json speaks of")
-  moves = wanted(upstream.tables[form], shapes)
-  specs = [Spec(m.name, m.shape, np.dtype(reader.shapes[m.path].dtype)) for m in moves]
+  matches = expected_tensors(upstream.tables[form], shapes)
+  # The header of a safetensors file precedes the data: all sizes are needed first.
+  specs = [
+    Spec(m.name, m.shape, np.dtype(reader.shapes[m.path].dtype)) for m in matches
+  ]
   total = sum(spec.nbytes for spec in specs)
   hashes = {}
 
   def tensors(bar):
-    for m in moves:
+    for m in matches:
       tensor = m.transform.backward(reader.read(m.path, m.slot))
       tensor = np.asarray(tensor, order="C")  # ascontiguousarray adds an axis to ()
       hashes[m.name] = {"sha256": _sha(tensor)}
@@ -186,7 +203,7 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
     if verify:
       written = open_weights(fresh)
       with _bar(total, "verify") as bar:
-        for m in moves:
+        for m in matches:
           _check(written.read(m.name), hashes[m.name], m.name, dst)
           bar.update(written.nbytes(m.name))
   return config
@@ -197,13 +214,13 @@ def _exportable(src: pathlib.Path):
   from ccl_jax.checkpoints.slices import SliceReader
   from ccl_jax.weights.join import Part
 
-  about = read_config(src) if src.is_dir() else {}
-  if about.get("kind") == "wan":  # of `convert wan`: its transformer
+  description = read_config(src) if src.is_dir() else {}
+  if description.get("kind") == "wan":  # of `convert wan`: its transformer
     src = src / DIT
-    about = read_config(src)
-  if {"kind", "sizes"} <= about.keys():
-    return about["kind"], about["sizes"], SliceReader(src / "checkpoints")
-  if "model" not in about:
+    description = read_config(src)
+  if {"kind", "sizes"} <= description.keys():
+    return description["kind"], description["sizes"], SliceReader(src / "checkpoints")
+  if "model" not in description:
     raise UsageError(
       f"{src} holds neither converted weights nor a run: expected its config.json"
     )
@@ -212,10 +229,10 @@ def _exportable(src: pathlib.Path):
   return "wan-dit", part.sizes() | {"text_dim": text_dim}, part.reader
 
 
-def _dtypes(moves: list[Move], weights, dtype) -> dict[str, np.dtype]:
+def _dtypes(matches: list[Match], weights, dtype) -> dict[str, np.dtype]:
   """The dtype each parameter is stored in."""
   out = {}
-  for m in moves:
+  for m in matches:
     own = weights.dtype(m.name)
     if own.name not in DTYPES:
       raise UsageError(

@@ -28,6 +28,7 @@ NATIVE = [
   Row("token_embedding.weight", "token_embedding"),
   *norm(f"{_BLOCK}.(norm[12])", r"blocks/\2[\1]", bias=False),
   *dense(f"{_BLOCK}.attn.([qkvo])", r"blocks/attn/\2[\1]", bias=False),
+  # Unlike T5, every layer has a table of relative positions of its own.
   Row(f"{_BLOCK}.pos_embedding.embedding.weight", r"blocks/attn/position_bias[\1]"),
   *dense(f"{_BLOCK}.ffn.gate.0", r"blocks/ffn/gate[\1]", bias=False),
   *dense(f"{_BLOCK}.ffn.(fc[12])", r"blocks/ffn/\2[\1]", bias=False),
@@ -53,7 +54,7 @@ TOKENIZERS = ("google/umt5-xxl", "tokenizer", "../tokenizer", "")  # beside the 
 
 
 def format_of(weights: Weights) -> str:
-  """Which of the two names the tensors have.
+  """The format by the tensors' names: "native" or "diffusers".
 
   Raises:
     UsageError: they are another network's.
@@ -97,6 +98,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 
 
 def shapes_of(sizes: Sizes, dtype=jnp.float32) -> Shapes:
+  """Shapes by path of the parameters of `UMT5Encoder`, in `dtype`."""
   ids = jnp.zeros((1, 8), jnp.int32)
   init = lambda key: UMT5Encoder(**sizes).init(key, ids, ids > 0)["params"]
   shapes = flat_shapes(jax.eval_shape(init, jax.random.key(0)))
@@ -162,7 +164,11 @@ def load_umt5(
 
 
 def load_params(path: str | os.PathLike, dtype: str):
-  """The parameters of `UMT5Encoder` from a checkpoint, in `dtype`."""
+  """The parameters of `UMT5Encoder` from a checkpoint, in `dtype`.
+
+  Raises:
+    UsageError: nothing there, or not the weights of a UMT5 encoder.
+  """
   weights = open_weights(path, UPSTREAM.places, UPSTREAM.files)
   rows = UPSTREAM.tables[format_of(weights)]
   shapes = shapes_of(sizes_of(weights, rows, {}), jnp.dtype(dtype))
@@ -175,9 +181,9 @@ def _tokenizer_file(path: pathlib.Path, named) -> pathlib.Path:
   else:
     folder = path if path.is_dir() else path.parent
     files = [folder / place / "tokenizer.json" for place in TOKENIZERS]
-  found = next((f for f in files if f.is_file()), None)
-  if found is None:
+  file = next((f for f in files if f.is_file()), None)
+  if file is None:
     raise UsageError(
       f"no tokenizer at {' or '.join(map(str, files))}; name the tokenizer.json of UMT5"
     )
-  return found
+  return file

@@ -1,4 +1,4 @@
-"""What the converter has to know of a published checkpoint, and the ones it knows."""
+"""The published networks that the converter knows, and what it must know of each."""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -72,7 +72,7 @@ LICENCES = {
 
 
 def get_upstream(kind: str) -> Upstream:
-  """The upstream of a command.
+  """The network of a command of `convert`.
 
   Raises:
     UsageError: there is none of that name.
@@ -83,7 +83,7 @@ def get_upstream(kind: str) -> Upstream:
 
 
 def tensor_name(rows: Sequence[Row], target: str) -> str:
-  """The checkpoint's name of one of our parameters."""
+  """The checkpoint's name of one of our parameters, `target` with its slot."""
   return next(name for row in rows if (name := row.backward(target)))
 
 
@@ -91,6 +91,11 @@ def tensor_shape(
   weights: Weights, rows: Sequence[Row], target: str, axes: int
 ) -> tuple[int, ...]:
   """The checkpoint's shape of one of our parameters, to read sizes from.
+
+  Args:
+    weights, rows: the checkpoint, and the table of its format.
+    target: the parameter, with its slot.
+    axes: that it must have.
 
   Raises:
     UsageError: it is not there, or no tensor of so many axes.

@@ -28,7 +28,7 @@ NATIVE = [
 
 
 def format_of(weights: Weights) -> str:
-  """The one format.
+  """Checks that the tensors are VGGish's, and returns "native", the one format.
 
   Raises:
     UsageError: they are another network's.
@@ -42,7 +42,7 @@ def format_of(weights: Weights) -> str:
 
 
 def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
-  """The fields of `VGGish`.
+  """The fields of `VGGish`, from the tensors' shapes.
 
   Raises:
     UsageError: a tensor is missing that they are read from.
@@ -58,10 +58,12 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 
 
 def net_of(sizes: Sizes) -> VGGish:
+  """The network of sizes that `sizes_of` gave, which may have been JSON."""
   return VGGish(tuple(sizes["convs"]), tuple(sizes["dense"]))
 
 
 def shapes_of(sizes: Sizes) -> Shapes:
+  """Shapes by path of the parameters of `VGGish`, in float32."""
   mel = jnp.zeros((1, FRAMES, BANDS))
   init = lambda key: net_of(sizes).init(key, mel)["params"]
   return flat_shapes(jax.eval_shape(init, jax.random.key(0)))

@@ -1,4 +1,4 @@
-"""Wan2.1's diffusion transformer: what is one, of what sizes, and as which model.
+"""Wan2.1's diffusion transformer: how it is told from others, its sizes, its model.
 
 All sizes come from the tensors' shapes; a config.json, where there is one, must agree.
 The names of the tensors are in weights/wan_names.py.
@@ -58,17 +58,17 @@ NEGATIVE_IMAGE = "镜头晃动，"
 
 
 def format_of(weights: Weights) -> str:
-  """Which of the two names the tensors have.
+  """The format by the tensors' names: "native" or "diffusers".
 
   Raises:
     UsageError: they are another network's.
   """
   names = weights.names()
   for pattern, model in OTHERS:
-    found = next((n for n in names if re.fullmatch(pattern, n)), None)
-    if found:
+    tensor = next((n for n in names if re.fullmatch(pattern, n)), None)
+    if tensor:
       raise UsageError(
-        f"{weights.path} is {model}, by its tensor {found}; expected Wan2.1 T2V or I2V"
+        f"{weights.path} is {model}, by its tensor {tensor}; expected Wan2.1 T2V or I2V"
       )
   if "patch_embedding.weight" not in weights:
     raise UsageError(
@@ -145,7 +145,7 @@ def _agree(weights: Weights, sizes: Sizes, config: dict) -> None:
 
 
 def model_of(sizes: Sizes, dtype=jnp.float32, remat: str = "none") -> JointDiT:
-  """The network: a model of one stream."""
+  """The network of these sizes: a `JointDiT` of the video stream alone."""
   own = {k: v for k, v in sizes.items() if k not in ("depth", "text_dim")}
   return JointDiT(
     (("video", StreamConfig(**own)),), sizes["depth"], dtype=dtype, remat=remat
@@ -153,11 +153,12 @@ def model_of(sizes: Sizes, dtype=jnp.float32, remat: str = "none") -> JointDiT:
 
 
 def negative_prompt(sizes: Sizes) -> str:
-  """The negative prompt of the release."""
+  """The negative prompt that the release was tuned with."""
   return NEGATIVE_IMAGE * sizes["image_tokens"] + NEGATIVE
 
 
 def shapes_of(sizes: Sizes) -> Shapes:
+  """Shapes by path of the parameters of the model that `model_of` gives, in float32."""
   init = lambda key: init_params(model_of(sizes), key, (8, sizes["text_dim"]))
   return flat_shapes(jax.eval_shape(init, jax.random.key(0)))
 

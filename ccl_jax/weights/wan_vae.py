@@ -30,7 +30,13 @@ from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name, tensor_shape
 
 
 class Names(NamedTuple):
-  """What a release calls the parts; `down` and `up` are numbered layers in order."""
+  """The names that a release gives to the parts of its VAE.
+
+  Attributes:
+    down, up: of the numbered layers, in order.
+    block: of a residual block's norm, convolution, norm, convolution and shortcut.
+    middle: of the two blocks, and the attention between them.
+  """
 
   first: str
   down: Sequence[str]
@@ -44,6 +50,7 @@ class Names(NamedTuple):
 
 
 def table(names: Names) -> list[Row]:
+  """The rows of both networks, by the names of a release."""
   return [
     *_conv(names.moments, "encoder/moments"),
     *_half("encoder", "down", names.down, names),
@@ -57,6 +64,7 @@ def _half(half: str, ours: str, layers: Sequence[str], names: Names) -> list[Row
   rows = [
     *_conv(f"{half}.{names.first}", f"{half}/first"),
     *_block(before, f"{half}/middle_0", names),
+    # The attention is within frames, in 2-D: its scale has two trailing axes.
     *_norm(f"{attention}.norm", f"{half}/middle_1/norm", axes=2),
     *_conv(f"{attention}.to_qkv", f"{half}/middle_1/qkv"),
     *_conv(f"{attention}.proj", f"{half}/middle_1/out"),
@@ -94,7 +102,9 @@ def _norm(source: str, target: str, axes: int = 3) -> list[Row]:
 NATIVE = table(
   Names(
     first="conv1",
+    # Four levels of two blocks, with a resampling after each but the last: 11 layers.
     down=[f"downsamples.{i}" for i in range(11)],
+    # Four levels of three blocks, with a resampling after each but the last: 15.
     up=[f"upsamples.{i}" for i in range(15)],
     block=["residual.0", "residual.2", "residual.3", "residual.6", "shortcut"],
     middle=["middle.0", "middle.1", "middle.2"],
@@ -109,6 +119,7 @@ DIFFUSERS = table(
   Names(
     first="conv_in",
     down=[f"down_blocks.{i}" for i in range(11)],
+    # diffusers nests the levels; the last has no upsampler, so 15 of 16 names.
     up=[f"up_blocks.{i}.{part}" for i in range(4) for part in _UP][:15],
     block=["norm1", "conv1", "norm2", "conv2", "conv_shortcut"],
     middle=["mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1"],
@@ -121,7 +132,7 @@ DIFFUSERS = table(
 
 
 def format_of(weights: Weights) -> str:
-  """Which of the two names the tensors have.
+  """The format by the tensors' names: "native" or "diffusers".
 
   Raises:
     UsageError: they are another network's.
@@ -136,7 +147,7 @@ def format_of(weights: Weights) -> str:
 
 
 def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
-  """The base width.
+  """The base width, from the shape of the first convolution.
 
   Raises:
     UsageError: the tensor that has it is missing, or latents have other channels.
@@ -151,6 +162,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 
 
 def shapes_of(sizes: Sizes) -> Shapes:
+  """Shapes by path of the parameters of both networks, in float32."""
   init = lambda key: init_params(key, **sizes)
   return flat_shapes(jax.eval_shape(init, jax.random.key(0)))
 

@@ -20,7 +20,7 @@ _NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 
 
 class Spec(NamedTuple):
-  """A tensor to come."""
+  """Name, shape and dtype of a tensor that is to be written."""
 
   name: str
   shape: tuple[int, ...]
@@ -28,6 +28,7 @@ class Spec(NamedTuple):
 
   @property
   def nbytes(self) -> int:
+    """The number of bytes of the tensor."""
     return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -38,7 +39,14 @@ def write_safetensors(
   tensors: Iterable[np.ndarray],
   shard_bytes: int = SHARD_BYTES,
 ) -> list[pathlib.Path]:
-  """Writes `tensors`, which come in the order of `specs`; holds one at a time.
+  """Writes tensors into one file, or into shards with an index; holds one at a time.
+
+  Args:
+    folder: to write into.
+    stem: of the files' names.
+    specs: of all tensors.
+    tensors: in the order of `specs`.
+    shard_bytes: most bytes of a file, unless one tensor has more.
 
   Returns:
     The files: STEM.safetensors, or STEM-00001-of-0000N.safetensors and so on, and then
@@ -85,5 +93,6 @@ def _header(shard: Sequence[Spec]) -> bytes:
     }
     offset += spec.nbytes
   raw = json.dumps(header, separators=(",", ":")).encode()
+  # The format wants the data to begin at a multiple of 8.
   raw += b" " * (-len(raw) % 8)
   return struct.pack("<Q", len(raw)) + raw

@@ -11,7 +11,7 @@ import pytest
 
 from ccl_jax import convert
 from ccl_jax.audio_codec.run import train
-from ccl_jax.checkpoints.converted import read_about, restore_converted
+from ccl_jax.checkpoints.converted import read_description, restore_converted
 from ccl_jax.codecs.bundle import load_codecs
 from ccl_jax.data.sources.sounds import WindowBatches
 from ccl_jax.errors import UsageError
@@ -81,7 +81,7 @@ def vocoder_run(data, vae_run):
 
 
 def test_a_run_leaves_the_network_and_its_scores(vae_run):
-  about = read_about(vae_run / "audio-vae")
+  about = read_description(vae_run / "audio-vae")
   assert about["sizes"] == {"bands": 80, "channels": 20, "hidden": 4}
   assert about["licence"].startswith("your own training")
   scores = json.loads((vae_run / "scores.json").read_text())
@@ -119,7 +119,7 @@ def test_a_disturbed_run_ends_as_an_undisturbed_one(
   data, vae_run, tmp_path, monkeypatch
 ):
   """Finished early and told to go on; killed, nothing saved since; asked to stop."""
-  sha = lambda workdir: read_about(workdir / "audio-vae")["source"]["sha256"]
+  sha = lambda workdir: read_description(workdir / "audio-vae")["source"]["sha256"]
   assert train(of_vae(data, steps=2), tmp_path)
   early = sha(tmp_path)
   with monkeypatch.context() as patch:
@@ -142,7 +142,7 @@ def test_terms_join_when_their_step_comes(vocoder_run):
   lines = (vocoder_run / "metrics.jsonl").read_text().splitlines()
   rows = [json.loads(line) for line in lines]
   assert ["loss/critic" in row for row in rows] == [False, False, False, True]
-  about = read_about(vocoder_run / "vocoder")
+  about = read_description(vocoder_run / "vocoder")
   assert about["kind"] == "vocoder" and about["sizes"]["channels"] == 8
 
 

@@ -9,7 +9,7 @@ import pytest
 from ccl_jax import bench
 from ccl_jax.benchmarks import eval_rates, eval_weights
 from ccl_jax.metrics.face_detection import find_faces
-from ccl_jax.weights.rules import wanted
+from ccl_jax.weights.rules import expected_tensors
 from ccl_jax.weights.s3fd import load_s3fd
 from ccl_jax.weights.upstream import get_upstream
 from tests.metrics.tiny_weights import VGGISH
@@ -25,8 +25,10 @@ S3FD = {"widths": [2, 2, 3, 4, 5], "fc": 6, "extras": [2, 4, 3, 5]}
 @pytest.mark.parametrize("kind", PARAMETERS)
 def test_networks_are_as_large_as_their_releases(kind):
   upstream = get_upstream(kind)
-  moves = wanted(upstream.tables["native"], upstream.shapes(eval_weights.SIZES[kind]))
-  trained = (math.prod(m.shape) for m in moves if ".running_" not in m.name)
+  matches = expected_tensors(
+    upstream.tables["native"], upstream.shapes(eval_weights.SIZES[kind])
+  )
+  trained = (math.prod(m.shape) for m in matches if ".running_" not in m.name)
   assert sum(trained) == PARAMETERS[kind]
 
 

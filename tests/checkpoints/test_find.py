@@ -70,11 +70,11 @@ def test_what_a_run_is_its_newest_checkpoint_says(tmp_path):
   """Or the one that is asked for; the config may have changed since."""
   metadata = [{"model": {"preset": name}} for name in ("tiny", "lab")]
   folder = run_folder(tmp_path, quickstart.get_config(), *metadata)
-  assert find_parameters(folder).about == metadata[1]
-  assert find_parameters(folder, 0).about == metadata[0]
+  assert find_parameters(folder).description == metadata[1]
+  assert find_parameters(folder, 0).description == metadata[0]
   file = folder / "checkpoints" / "1" / "meta" / "metadata"
   file.write_text(file.read_text().replace("lab", "14b"))  # its digest tells
-  assert find_parameters(folder).about == metadata[0]
+  assert find_parameters(folder).description == metadata[0]
   with pytest.raises(UsageError, match="holds no checkpoint of step 5"):
     find_parameters(folder, 5)
 

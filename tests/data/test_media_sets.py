@@ -14,8 +14,8 @@ from ccl_jax.data.builders.vggsound import Vggsound
 from ccl_jax.data.builders.wavcaps import Wavcaps
 from ccl_jax.data.sets.buckets import parse_spec
 from ccl_jax.data.sources import media_set
+from ccl_jax.data.sources.items import open_items
 from ccl_jax.data.sources.open import open_source
-from ccl_jax.data.sources.stock import open_stock
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.viz.media import write_png, write_wav
@@ -99,10 +99,10 @@ def test_vggsound_as_a_source_of_training_and_of_encode(vgg):
   assert flash(clip["video"]) == [5, 6]  # at 3.2 s, ten frames a second
   assert len(open_source("vggsound", SPEC, vgg, "test")) == 3
   options = {"min_seconds": 5.0, "hop": 5.0, "kinds": ("film",)}
-  stock = open_stock("vggsound", vgg, "train", options, [SHAPE])
-  ((bucket, items),) = stock.scan().buckets.items()
+  source = open_items("vggsound", vgg, "train", options, [SHAPE])
+  ((bucket, items),) = source.scan().buckets.items()
   assert [i.start for i in items] == [3.0, 8.0]
-  fresh = open_stock("vggsound", vgg, "train", options, [SHAPE])
+  fresh = open_items("vggsound", vgg, "train", options, [SHAPE])
   assert flash(fresh.read(bucket, items[0])["video"]) == [5, 6]
 
 
@@ -152,9 +152,9 @@ def test_a_built_set_is_a_source_by_its_folder(vgg, capsys):
   path, counts = told.split(": ")
   assert counts == "1 train, 1 test; 1 in missing.txt, 2 in skipped.jsonl"
   assert len(open_source("tfds", SPEC, path, "train")) == 14
-  stock = open_stock("tfds", path, "test", {"hop": 1.0}, [SHAPE])
-  ((bucket, items),) = stock.scan().buckets.items()
-  assert stock.read(bucket, items[0])["video"].shape == (17, 32, 48, 3)
+  source = open_items("tfds", path, "test", {"hop": 1.0}, [SHAPE])
+  ((bucket, items),) = source.scan().buckets.items()
+  assert source.read(bucket, items[0])["video"].shape == (17, 32, 48, 3)
 
 
 def wavcaps(root, made):
@@ -178,11 +178,11 @@ def test_wavcaps_tells_sources_apart_and_serves_the_audio_stage(tmp_path, made):
     "FreeSound_flac/7.wav": "sound 7 F",
     "SoundBible_flac/7.wav": "sound 7 S",
   }
-  stock = open_stock("wavcaps", root, "train", {"test_share": 0.0}, [SHAPE])
-  found = stock.scan()
+  source = open_items("wavcaps", root, "train", {"test_share": 0.0}, [SHAPE])
+  found = source.scan()
   ((bucket, items),) = found.buckets.items()
   assert bucket.kind == "sound"
-  assert stock.read(bucket, items[0])["audio"].shape == (bucket.samples,)
+  assert source.read(bucket, items[0])["audio"].shape == (bucket.samples,)
   assert [name for name, _ in found.skipped] == ["FreeSound_flac/8.wav"]
   with pytest.raises(UsageError, match="no video track .sounds, stills and silent"):
     open_source("wavcaps", SPEC, root, test_share=0.0)

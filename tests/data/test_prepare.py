@@ -17,7 +17,7 @@ from ccl_jax.data.preparing.run import Options, prepare
 from ccl_jax.data.sets.buckets import parse_spec
 from ccl_jax.data.sources.catalogue import read, scan
 from ccl_jax.data.sources.folder import FolderSource
-from ccl_jax.data.sources.stock import open_stock
+from ccl_jax.data.sources.items import open_items
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.viz.media import write_mp4, write_png, write_wav
@@ -69,12 +69,12 @@ def table(path):
 
 
 def test_cuts_are_found_and_flashes_are_none(made, tmp_path):
-  found = shots.look(made / "cut.mp4")
+  found = shots.scan_film(made / "cut.mp4")
   np.testing.assert_allclose(found.cuts, CUTS, atol=0.021)
   assert found.shots(1.0, 2.4) == [(1.0, found.cuts[0]), (found.cuts[0], 2.4)]
   fade = scenes(moving=False)[0] * np.linspace(1, 0, 50)[:, None, None, None]
   write_mp4(tmp_path / "fade.mp4", fade.astype(np.uint8), 25)
-  assert shots.look(tmp_path / "fade.mp4").cuts == ()
+  assert shots.scan_film(tmp_path / "fade.mp4").cuts == ()
   rng = np.random.default_rng(1)  # so much motion that nothing stands out
   write_mp4(
     tmp_path / "noise.mp4",
@@ -83,7 +83,7 @@ def test_cuts_are_found_and_flashes_are_none(made, tmp_path):
     ),
     25,
   )
-  assert shots.look(tmp_path / "noise.mp4").cuts == ()
+  assert shots.scan_film(tmp_path / "noise.mp4").cuts == ()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_black_bars(tmp_path, top, bottom, side, box):
   video[:, :top] = video[:, 64 - bottom :] = 0
   video[:, :, :side] = video[:, :, 96 - side :] = 0
   write_mp4(tmp_path / "a.mp4", video, 25)
-  assert shots.look(tmp_path / "a.mp4").crop(0.0, 1.2) == box
+  assert shots.scan_film(tmp_path / "a.mp4").crop(0.0, 1.2) == box
 
 
 def test_frames_that_change_their_size_give_no_crop(tmp_path):
@@ -120,8 +120,8 @@ def test_frames_that_change_their_size_give_no_crop(tmp_path):
   film(tmp_path / "b.ts", seconds=2.0, sound="stereo", size=(48, 32), pixels=small)
   both = (tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes()
   (tmp_path / "both.ts").write_bytes(both)
-  assert shots.look(tmp_path / "a.ts").crop(0.0, 9.0) == (8, 0, 48, 96)
-  found = shots.look(tmp_path / "both.ts")
+  assert shots.scan_film(tmp_path / "a.ts").crop(0.0, 9.0) == (8, 0, 48, 96)
+  found = shots.scan_film(tmp_path / "both.ts")
   assert not len(found.times) and found.crop(0.0, 9.0) == ()
 
 
@@ -167,8 +167,8 @@ def test_gain_stops_at_the_peak_and_leaves_silence():
 
 
 def test_encode_levels_every_clip(made):
-  levelled = open_stock("folder", made, "", {}, [parse_spec("17x32x48@25")], -20.0)
-  plain = open_stock("folder", made, "", {}, [parse_spec("17x32x48@25")])
+  levelled = open_items("folder", made, "", {}, [parse_spec("17x32x48@25")], -20.0)
+  plain = open_items("folder", made, "", {}, [parse_spec("17x32x48@25")])
   for bucket, items in levelled.scan().buckets.items():
     for item in items:
       clip, was = levelled.read(bucket, item), plain.read(bucket, item)
@@ -178,7 +178,7 @@ def test_encode_levels_every_clip(made):
         assert abs(integrated(clip["audio"]) + 20) < 0.2
         assert abs(integrated(was["audio"]) + 30) < 0.2
   with pytest.raises(UsageError, match="loudness: got 23.0 LUFS"):
-    open_stock("folder", made, "", {}, [parse_spec("17x32x48@25")], 23.0)
+    open_items("folder", made, "", {}, [parse_spec("17x32x48@25")], 23.0)
 
 
 @pytest.mark.parametrize(
@@ -188,10 +188,10 @@ def test_encode_levels_every_clip(made):
 def test_the_levels_that_may_be_asked_for(tmp_path, level, good):
   options = ("folder", tmp_path, "", {}, [parse_spec("17x32x48@25")], level)
   if good:
-    assert open_stock(*options)
+    assert open_items(*options)
   else:
     with pytest.raises(UsageError, match=f"got {level} LUFS, expected such as -23"):
-      open_stock(*options)
+      open_items(*options)
 
 
 def test_what_is_measured_of_a_sound(tmp_path):

@@ -1,4 +1,4 @@
-"""Rows of `prepare` and what is told of them, by films whose looks are made up."""
+"""Rows of `prepare` and what is told of them, by films whose scans are made up."""
 
 import numpy as np
 import pytest
@@ -63,17 +63,17 @@ def test_long_lists_are_cut():
 
 
 @pytest.fixture
-def looked(monkeypatch, tmp_path):
+def scanned(monkeypatch, tmp_path):
   """A film of 10 s with cuts and bars as given, and the parts of sound it is asked."""
   calls = []
 
   def setup(cuts=(), bars=()):
-    picture = shots.Look(cuts, np.zeros(0), np.zeros((0, 0), np.uint8),
+    picture = shots.FilmScan(cuts, np.zeros(0), np.zeros((0, 0), np.uint8),
                          np.zeros((0, 0), np.uint8))  # fmt: skip
-    monkeypatch.setattr(shots.Look, "crop", lambda self, start, end: bars)
-    monkeypatch.setattr(shots, "look", lambda path: picture)
+    monkeypatch.setattr(shots.FilmScan, "crop", lambda self, start, end: bars)
+    monkeypatch.setattr(shots, "scan_film", lambda path: picture)
     info = MediaInfo(True, True, 0.0, 10.0, 25.0, 48, 64)
-    monkeypatch.setattr(prepare, "probing", lambda: lambda path, sound: info)
+    monkeypatch.setattr(prepare, "cached_probe", lambda: lambda path, sound: info)
     monkeypatch.setattr(prepare, "_offset_ms", lambda *_: 12.5)
     sound = lambda path, start, end, options: calls.append((start, end)) or {}
     monkeypatch.setattr(prepare, "_sound", sound)
@@ -89,17 +89,17 @@ def looked(monkeypatch, tmp_path):
   return setup
 
 
-def test_a_film_of_one_shot_is_one_row_of_all(looked):
-  parts, (row,), calls = looked()()
+def test_a_film_of_one_shot_is_one_row_of_all(scanned):
+  parts, (row,), calls = scanned()()
   assert parts == [(None, None, 10.0)] and calls == [(0.0, None)]
   assert row == {
     "file": "a.mp4", "caption": "t", "mood": 1, "seconds": 10.0, "av_offset_ms": 12.5,
   }  # fmt: skip
 
 
-def test_shots_are_rows_but_for_the_shortest(looked):
+def test_shots_are_rows_but_for_the_shortest(scanned):
   """A fifth of a second is enough; sound of the last is read to its own end."""
-  run = looked(cuts=(2.0, 2.2, 3.0, 3.19), bars=(8, 0, 32, 64))
+  run = scanned(cuts=(2.0, 2.2, 3.0, 3.19), bars=(8, 0, 32, 64))
   parts, rows, calls = run()
   ends = [(0.0, 2.0), (2.0, 2.2), (2.2, 3.0), (3.19, 10.0)]
   assert parts == [(a, b, round(b - a, 3)) for a, b in ends]
@@ -109,8 +109,8 @@ def test_shots_are_rows_but_for_the_shortest(looked):
   assert parts == [(None, None, 10.0)] and "crop" not in row
 
 
-def test_rows_that_are_parts_stay_parts(looked):
-  run = looked(cuts=(1.0,), bars=(8, 0, 32, 64))
+def test_rows_that_are_parts_stay_parts(scanned):
+  run = scanned(cuts=(1.0,), bars=(8, 0, 32, 64))
   part = Row(Caption("t", start=2.0, end=4.0, crop=(1, 2, 3, 4)), {"crop": "own"}, "x")
   parts, (row,), calls = run([part])
   assert parts == [(2.0, 4.0, 2.0)] and calls == [(2.0, 4.0)] and row["crop"] == "own"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ccl_jax.data.preparing import shots
-from ccl_jax.data.preparing.shots import Look, _bright, _cuts, _edges
+from ccl_jax.data.preparing.shots import FilmScan, _bright, _cuts, _edges
 
 COUNT, STEP = 16, 0.25  # frames, and the seconds between them
 
@@ -89,9 +89,9 @@ def test_a_shot_too_near_belongs_to_the_one_before(monkeypatch):
   assert cuts(**both) == [4, 7]
 
 
-def look(rows, columns, times, found=()):
+def scan(rows, columns, times, found=()):
   stack = lambda x: np.stack([np.asarray(row, np.uint8) for row in x])
-  return Look(found, np.array(times, float), stack(rows), stack(columns))
+  return FilmScan(found, np.array(times, float), stack(rows), stack(columns))
 
 
 def side(n, begin, end, black=16, bright=200):
@@ -103,7 +103,7 @@ def side(n, begin, end, black=16, bright=200):
 
 def test_shots_of_a_part_are_between_the_cuts_within_it():
   picture = side(8, 0, 8)
-  found = look([picture], [picture], [0.0], (1.0, 2.0, 3.0))
+  found = scan([picture], [picture], [0.0], (1.0, 2.0, 3.0))
   assert found.shots(0.0, 4.0) == [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0), (3.0, 4.0)]
   assert found.shots(1.0, 3.0) == [(1.0, 2.0), (2.0, 3.0)]
   assert found.shots(1.0005, 2.9995) == [(1.0005, 2.0), (2.0, 2.9995)]
@@ -114,23 +114,23 @@ def test_shots_of_a_part_are_between_the_cuts_within_it():
 def test_the_crop_of_a_part_is_of_its_own_frames():
   whole, wide = side(100, 0, 100), side(100, 20, 80)
   columns = side(60, 0, 60)
-  found = look([whole, wide, wide, whole], [columns] * 4, [0.0, 1.0, 1.5, 2.0])
+  found = scan([whole, wide, wide, whole], [columns] * 4, [0.0, 1.0, 1.5, 2.0])
   assert found.crop(1.0, 2.0) == (20, 0, 60, 60)
   assert found.crop(0.0, 1.0) == () and found.crop(1.0, 2.001) == ()
-  # Of a part between two looks the nearest counts.
+  # Of a part between two frames the nearest counts.
   assert found.crop(1.6, 1.9) == (20, 0, 60, 60) and found.crop(1.8, 1.9) == ()
-  both = look([wide], [side(60, 10, 50)], [0.0])
+  both = scan([wide], [side(60, 10, 50)], [0.0])
   assert both.crop(0.0, 1.0) == (20, 10, 60, 40)
 
 
 def test_too_dark_a_picture_has_no_crop():
   columns = side(60, 0, 60)
-  crop = lambda begin, end: look([side(100, begin, end)], [columns], [0.0]).crop(
+  crop = lambda begin, end: scan([side(100, begin, end)], [columns], [0.0]).crop(
     0.0, 1.0
   )
   assert crop(26, 76) == (26, 0, 50, 60)
   assert crop(26, 74) == ()
-  assert look([np.zeros(100)], [columns], [0.0]).crop(0.0, 1.0) == ()
+  assert scan([np.zeros(100)], [columns], [0.0]).crop(0.0, 1.0) == ()
 
 
 @pytest.mark.parametrize(

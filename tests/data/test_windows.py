@@ -10,11 +10,11 @@ from ccl_jax.data.media.decode import MediaError, MediaInfo
 from ccl_jax.data.sources import windows
 from ccl_jax.data.sources.captions import Caption
 from ccl_jax.data.sources.windows import (
+  cached_probe,
   check_hop,
   label,
   part_of,
   probe_with_sound,
-  probing,
   window_starts,
 )
 from ccl_jax.errors import UsageError
@@ -105,10 +105,10 @@ def test_headers_that_do_not_tell_are_measured_and_asked_for_once(monkeypatch):
   monkeypatch.setattr(
     media, "measure", lambda path: calls.append(("measure", path)) or info()
   )
-  probe, path = probing(), pathlib.Path("a")
+  probe, path = cached_probe(), pathlib.Path("a")
   assert [probe(path), probe(path)] == [info()] * 2
   assert calls == [("probe", path), ("measure", path)]
-  assert windows.probing()(path) == info() and len(calls) == 4  # another pass
+  assert windows.cached_probe()(path) == info() and len(calls) == 4  # another pass
 
 
 def test_labels_name_a_part_by_its_start():

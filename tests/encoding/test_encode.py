@@ -19,7 +19,7 @@ from ccl_jax.data.sets import plan, records
 from ccl_jax.data.sets.buckets import Bucket, parse_spec
 from ccl_jax.data.sets.record_set import RecordSet
 from ccl_jax.data.sources.catalogue import Catalogue, Item
-from ccl_jax.data.sources.stock import FolderStock
+from ccl_jax.data.sources.items import FolderItems
 from ccl_jax.encoding import run as encoding
 from ccl_jax.encoding.inspect import decode, decode_some, describe, show
 from ccl_jax.encoding.run import encode
@@ -121,12 +121,12 @@ def test_a_set_holds_every_clip_once(media, undisturbed):
 
 def test_records_hold_what_the_codecs_say(media, codecs, undisturbed):
   loaded = load_codecs(codecs)
-  stock = FolderStock(media, [parse_spec(c) for c in CLIPS], {})
-  items = {i.id: (b, i) for b, ii in stock.scan().buckets.items() for i in ii}
+  source = FolderItems(media, [parse_spec(c) for c in CLIPS], {})
+  items = {i.id: (b, i) for b, ii in source.scan().buckets.items() for i in ii}
   for bucket, clips in RecordSet(undisturbed).buckets.items():
     for i in range(len(clips)):
       record = clips[i]
-      clip = stock.read(*items[record["about"]["id"]])
+      clip = source.read(*items[record["about"]["id"]])
       if "video" in clip:
         pixels = jnp.asarray(clip["video"][None] / np.float32(127.5) - 1)
         latent = np.asarray(loaded.video.encode(pixels)[0])
@@ -265,7 +265,7 @@ def test_some_clips_are_as_many_as_asked_for():
   items = {b: [item(f"{x} {j}") for j in range(9)] for x, b in names.items()}
   listed = Catalogue(items, [])
 
-  class Stock(FolderStock):
+  class Films(FolderItems):
     def __init__(self):
       pass
 
@@ -274,7 +274,7 @@ def test_some_clips_are_as_many_as_asked_for():
         raise MediaError("broken")
       return {"id": item.id}
 
-  take = lambda n: [c["id"] for c in encoding._some_clips(Stock(), listed, n)]
+  take = lambda n: [c["id"] for c in encoding._some_clips(Films(), listed, n)]
   every = take(99)
   assert sorted(every) == [f"{b} {j}" for b in "xyz" for j in (0, 1, 2, 5, 6, 7, 8)]
   assert every != sorted(every) and {name[0] for name in every[:5]} == set("xyz")
@@ -400,8 +400,8 @@ def test_the_deviation_is_stored_where_it_is_asked_for(tmp_path, media, vae):
   found, without = RecordSet(stored), RecordSet(plain)
   (bucket,) = found.buckets
   items = {i.id: i for shard in plan.read(stored).shards for i in shard.items}
-  stock = FolderStock(media, [SPEC], {})
-  read = lambda record: stock.read(bucket, items[record["about"]["id"]])["video"]
+  source = FolderItems(media, [SPEC], {})
+  read = lambda record: source.read(bucket, items[record["about"]["id"]])["video"]
   pixels = np.stack([read(found[i]) for i in range(7)]) / np.float32(127.5) - 1
   run = jax.jit(lambda codec, x: codec.posterior(x)[1])
   for i, std in enumerate(run(load_codecs(vae).video, pixels)):

@@ -14,7 +14,7 @@ from ccl_jax.data.media.decode import MediaError
 from ccl_jax.data.sets.plan import Shard
 from ccl_jax.data.sets.record_set import Records
 from ccl_jax.data.sets.record_set import Shard as File
-from ccl_jax.data.sources.stock import FolderStock
+from ccl_jax.data.sources.items import FolderItems
 from ccl_jax.encoding.shards import ahead, batched, encode_shard, make_encoder
 from ccl_jax.errors import UsageError
 from tests.data.latent_sets import ENCODERS, FILM, item
@@ -107,7 +107,7 @@ class Bar:
 def test_a_shard_holds_its_items_in_order(tmp_path, count):
   """Batches of 8: one that is full, one that is not, the last; and one clip is bad."""
 
-  class Stock(FolderStock):
+  class Films(FolderItems):
     def __init__(self):
       pass
 
@@ -121,7 +121,7 @@ def test_a_shard_holds_its_items_in_order(tmp_path, count):
   shard, bar = Shard("s", FILM, items), Bar()
   with futures.ThreadPoolExecutor(3) as pool:
     run = make_encoder(CODECS, 8)
-    encode_shard(tmp_path, shard, ENCODERS, Stock(), run, 8, pool, bar)
+    encode_shard(tmp_path, shard, ENCODERS, Films(), run, 8, pool, bar)
   good = [j for j in range(count) if j != 5]
   found = Records([File(tmp_path / "s.array_record", len(good))])
   got = [found[i] for i in range(len(good))]

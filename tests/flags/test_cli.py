@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ccl_jax import cli
-from ccl_jax.checkpoints.converted import read_about, restore_converted
+from ccl_jax.checkpoints.converted import read_description, restore_converted
 from ccl_jax.errors import UsageError
 from ccl_jax.models import audio_vae
 from ccl_jax.weights import own as own_weights
@@ -95,7 +95,9 @@ def test_a_network_of_ones_own_is_read_back(network, tmp_path):
   (place / "config.json").write_text('{"kind": "audio-vae", "sizes": {}, "source": {}}')
   (place / "old").touch()
   about = own_weights.write_network("audio-vae", sizes, params, place, "my run")
-  assert about == read_about(place) == json.loads((place / "config.json").read_text())
+  assert (
+    about == read_description(place) == json.loads((place / "config.json").read_text())
+  )
   assert about["licence"].startswith("your own training")
   assert about["source"]["name"] == "my run" and about["sizes"] == sizes
   assert about["dtype"] == "float32" and not (place / "old").exists()

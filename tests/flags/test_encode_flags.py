@@ -8,7 +8,7 @@ import pytest
 
 from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.data.sets.buckets import Bucket
-from ccl_jax.data.sources import stock
+from ccl_jax.data.sources import items
 from ccl_jax.data.sources.catalogue import Catalogue, Item
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.encoding import inspect as inspect_data
@@ -22,8 +22,8 @@ SPECS = [ClipSpec(17, 32, 48, 25.0), ClipSpec(33, 48, 32, 24.0)]
 FITTED, LOADED = Codecs(video="fitted"), Codecs(video="loaded")
 
 
-class Media(stock.FolderStock):
-  """A stock of ten films."""
+class Media(items.FolderItems):
+  """Ten films, with no file."""
 
   def __init__(self):
     pass
@@ -45,7 +45,7 @@ def first(shard):
 def parts(monkeypatch, tmp_path):
   """Stand-ins for media, codecs and shards; `run(**changes)` encodes."""
   r, plans = Recorder(monkeypatch), {}
-  r.replace(encoding, "open_stock", Media())
+  r.replace(encoding, "open_items", Media())
 
   def fit(clips, **_):
     r.calls["fitted"].append([clip["id"] for clip in clips])
@@ -81,7 +81,7 @@ def parts(monkeypatch, tmp_path):
 def test_media_are_opened_as_the_section_says(parts):
   """data.source, root, split, options, loudness; and clips."""
   parts.run()
-  call = parts.last("open_stock").kwargs
+  call = parts.last("open_items").kwargs
   assert call["source"] == "folder" and call["root"] == "FILMS"
   assert call["split"] == "train" and call["loudness"] is None
   assert call["specs"] == SPECS
@@ -89,7 +89,7 @@ def test_media_are_opened_as_the_section_says(parts):
     data__source="vggsound", data__split="test", data__loudness=-20.0,
     data__options={"hop": 2.0}, clips=("17x32x48@25",),
   )  # fmt: skip
-  call = parts.last("open_stock").kwargs
+  call = parts.last("open_items").kwargs
   assert call["source"] == "vggsound" and call["split"] == "test"
   assert call["loudness"] == -20.0 and call["options"]["hop"] == 2.0
   assert call["specs"] == SPECS[:1]
@@ -230,22 +230,22 @@ def test_what_encode_must_be_told(told, capsys):
 
 
 def test_loudness_levels_what_is_read(monkeypatch):
-  """A stock of the config's loudness is louder by as much as it was too quiet."""
+  """Items of the config's loudness are louder by as much as they were too quiet."""
   options = {"kinds": ("film",)}
-  plain = stock.open_stock("folder", "FILMS", "train", options, SPECS)
-  assert isinstance(plain, stock.FolderStock)
+  plain = items.open_items("folder", "FILMS", "train", options, SPECS)
+  assert isinstance(plain, items.FolderItems)
   wave = 0.01 * np.random.default_rng(0).standard_normal(16000).astype(np.float32)
   read = lambda *_: {"audio": wave.copy()}
-  monkeypatch.setattr(stock.FolderStock, "read", read)
+  monkeypatch.setattr(items.FolderItems, "read", read)
   levels = []
   for loudness in (-30.0, -24.0):
-    levelled = stock.open_stock("folder", "FILMS", "train", options, SPECS, loudness)
+    levelled = items.open_items("folder", "FILMS", "train", options, SPECS, loudness)
     clip = levelled.read(Bucket.of(SPECS[0]), Item("a", "", 0.0, None, ""))
     levels.append(20 * np.log10(np.abs(clip["audio"]).mean()))
   assert levels[1] - levels[0] == pytest.approx(6, abs=1e-2)
   for wrong in (0.0, -70.0, 3.0):
     with pytest.raises(UsageError, match="LUFS, expected such as -23"):
-      stock.open_stock("folder", "FILMS", "train", options, SPECS, wrong)
+      items.open_items("folder", "FILMS", "train", options, SPECS, wrong)
 
 
 def test_a_check_of_records_is_written_once_each(tmp_path, monkeypatch):

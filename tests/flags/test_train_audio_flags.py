@@ -357,7 +357,7 @@ def test_which_vaes_do(monkeypatch, tmp_path):
   """A run's or a converted one, of 80 bands and 20 channels."""
   r, a = Recorder(monkeypatch), audio_training
   r.about = {"kind": "audio-vae", "sizes": {"bands": 80, "channels": 20}}
-  r.replace(a, "read_about", lambda _: r.about)
+  r.replace(a, "read_description", lambda _: r.about)
   r.replace(a, "restore_converted", "params")
   r.replace(a.audio_vae, "folded", lambda params: f"folded {params}")
   assert a.find_vae(str(tmp_path)) == "folded params"

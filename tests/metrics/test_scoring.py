@@ -23,7 +23,7 @@ from ccl_jax.metrics import registry as scoring
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.clip import Clip
 from ccl_jax.metrics.registry import BUILDERS, Folder, Options, build_metrics
-from ccl_jax.metrics.speech import of_sounds, of_transcripts, wanted
+from ccl_jax.metrics.speech import reference_text, sound_scorer, transcript_scorer
 
 
 class Shown:
@@ -160,12 +160,12 @@ def test_words_hang_on_the_manifest_and_on_who_heard_them(weights):
 
 
 def test_a_transcript_that_is_empty_is_one():
-  assert wanted({"transcript": "", "prompt": 'says "yes"'}) == ""
-  assert wanted({"transcript": None, "prompt": 'says "yes"'}) == "yes"
-  assert wanted({"transcript": "no", "prompt": 'says "yes"'}) == "no"
+  assert reference_text({"transcript": "", "prompt": 'says "yes"'}) == ""
+  assert reference_text({"transcript": None, "prompt": 'says "yes"'}) == "yes"
+  assert reference_text({"transcript": "no", "prompt": 'says "yes"'}) == "no"
   for nothing in ({}, {"prompt": ""}):
     with pytest.raises(Unscorable, match="neither a transcript nor a prompt"):
-      wanted(nothing)
+      reference_text(nothing)
 
 
 def test_the_recogniser_hears_16_khz_in_the_clips_language(monkeypatch):
@@ -179,13 +179,13 @@ def test_the_recogniser_hears_16_khz_in_the_clips_language(monkeypatch):
 
   monkeypatch.setattr(Clip, "sound", lambda self, rate: np.array([float(rate)], "f4"))
   clip = Clip("a.mp4", "a", {"transcript": "你好", "language": "zh-CN"})
-  got = of_sounds(Ear())(clip)
+  got = sound_scorer(Ear())(clip)
   assert asked == [([16000.0], "zh")]
   assert got["cer"] == 0.5 and got["cer_errors"] == 1 and got["cer_words"] == 2
   assert (got["substitutions"], got["deletions"], got["insertions"]) == (1, 0, 0)
   assert "words" not in got and "wer" not in got
   english = Clip("a.mp4", "a", {"transcript": "good day"})
-  got = of_transcripts({"a": "x good day"})(english)
+  got = transcript_scorer({"a": "x good day"})(english)
   assert got["insertions"] == 1 and got["wer"] == 0.5 and got["language"] == "en"
 
 

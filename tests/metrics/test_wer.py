@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ccl_jax.metrics import packages, wer
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.quotes import quoted
-from ccl_jax.metrics.speech import compared
+from ccl_jax.metrics.speech import scores_of
 from ccl_jax.metrics.summary import columns_of
 from ccl_jax.metrics.wer import edits, rate, rate_name, speech_errors, words
 
@@ -106,7 +106,7 @@ def test_a_set_is_not_the_mean_of_its_clips(normaliser):
     ("", "good day to you"),
     ("", ""),
   ]
-  clips = {str(i): compared(*pair, "en") for i, pair in enumerate(texts)}
+  clips = {str(i): scores_of(*pair, "en") for i, pair in enumerate(texts)}
   got = columns_of({"wer": clips}, list(clips))
   mean = lambda key: (got[key]["mean"], got[key]["n_scored"], got[key]["n_total"])
   assert mean("wer") == (pytest.approx(1 / 10), 2, 4)

@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 
 from ccl_jax.models.scorers.aesthetics import AXES
 from ccl_jax.weights import aesthetics, i3d, vggish
-from ccl_jax.weights.rules import wanted
+from ccl_jax.weights.rules import expected_tensors
 from tests.metrics.sync_nets import blob_tensors, syncnet_tensors
 from tests.weights.eval_files import IMAGEBIND, SYNCHFORMER, eval_tensors
 
@@ -27,13 +27,13 @@ VGGISH = {"convs": [2, 2, 3, 3, 4, 4], "dense": [8, 8, 6]}
 def random_tensors(module, sizes) -> dict[str, np.ndarray]:
   """Random tensors of a network under its released names."""
   rng, out = np.random.default_rng(0), {}
-  for move in wanted(module.NATIVE, module.shapes_of(sizes)):
-    x = rng.standard_normal(move.shape, np.float32)
-    if move.name.endswith("running_var"):
+  for match in expected_tensors(module.NATIVE, module.shapes_of(sizes)):
+    x = rng.standard_normal(match.shape, np.float32)
+    if match.name.endswith("running_var"):
       x = 0.5 + abs(x)
-    elif len(move.shape) > 1:
-      x /= np.float32(np.prod(move.shape[1:]) ** 0.5)
-    out[move.name] = np.asarray(x, np.float32)
+    elif len(match.shape) > 1:
+      x /= np.float32(np.prod(match.shape[1:]) ** 0.5)
+    out[match.name] = np.asarray(x, np.float32)
   return out
 
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from ccl_jax.errors import UsageError
 from ccl_jax.models.clip_vision import ClipImage, ClipTower, bicubic_matrix, clip_pixels
 from ccl_jax.weights.clip import DIFFUSERS, NATIVE, load_clip, shapes_of
-from ccl_jax.weights.rules import wanted
+from ccl_jax.weights.rules import expected_tensors
 from tests.parity.cases_wan_clip import cases_wan_clip
 
 SIZES = dict(width=24, ffn=40, heads=3, depth=2, patch=4, grid=3)
@@ -224,7 +224,7 @@ def test_sizes_and_tensors_of_the_release():
     (NATIVE, 12, (3840, 1280)),
     (DIFFUSERS, 16, (1280, 1280)),
   ):
-    names = {m.name: m.shape for m in wanted(rows, shapes)}
+    names = {m.name: m.shape for m in expected_tensors(rows, shapes)}
     assert len(names) == 5 + 31 * tensors and shape in names.values()
 
 

@@ -14,7 +14,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.models.linear_codec import LinearAudioCodec, LinearVideoCodec
 from ccl_jax.models.tokenizer import Tokenizer
 from ccl_jax.models.umt5 import UMT5Encoder, UMT5Text, bucket
-from ccl_jax.weights.rules import wanted
+from ccl_jax.weights.rules import expected_tensors
 from ccl_jax.weights.umt5 import DIFFUSERS, NATIVE, load_params, load_umt5, shapes_of
 from tests.parity.cases_umt5 import cases_umt5
 
@@ -160,7 +160,7 @@ def test_sizes_and_tensors_of_the_release():
   shapes = shapes_of(sizes)
   assert sum(math.prod(x.shape) for x in shapes.values()) == 5_680_910_336
   for rows in (NATIVE, DIFFUSERS):
-    names = {m.name: m.shape for m in wanted(rows, shapes)}
+    names = {m.name: m.shape for m in expected_tensors(rows, shapes)}
     assert len(names) == 242 and set(names.values()) >= {(32, 64), (10240, 4096)}
 
 

@@ -19,7 +19,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from ccl_jax.weights import wan
-from ccl_jax.weights.rules import wanted
+from ccl_jax.weights.rules import expected_tensors
 
 SIZES = {
   "1.3b": {"width": 1536, "ffn": 8960, "heads": 12, "depth": 30},
@@ -37,13 +37,13 @@ COMMON = {
 def write_sparse(path: pathlib.Path, sizes: dict) -> int:
   """A .safetensors file of float32 holes; returns its size."""
   header, offset = {}, 0
-  for move in wanted(wan.NATIVE, wan.shapes_of(sizes)):
+  for match in expected_tensors(wan.NATIVE, wan.shapes_of(sizes)):
     size = 4
-    for n in move.shape:
+    for n in match.shape:
       size *= n
-    header[move.name] = {
+    header[match.name] = {
       "dtype": "F32",
-      "shape": list(move.shape),
+      "shape": list(match.shape),
       "data_offsets": [offset, offset + size],
     }
     offset += size

@@ -8,7 +8,7 @@ from flax import traverse_util
 from ccl_jax.weights import imagebind, synchformer
 from ccl_jax.weights.entries import Entry
 from ccl_jax.weights.reader import Weights
-from ccl_jax.weights.rules import wanted
+from ccl_jax.weights.rules import expected_tensors
 
 SYNCHFORMER = {
   "width": 192,
@@ -46,8 +46,8 @@ KINDS = {"synchformer": (synchformer, SYNCHFORMER), "imagebind": (imagebind, IMA
 def eval_tensors(kind, sizes=None, seed=0) -> dict[str, np.ndarray]:
   """Random tensors under the released names, those that are left unread among them."""
   module, small = KINDS[kind]
-  moves = wanted(module.NATIVE, module.shapes_of(sizes or small))
-  shapes = {m.name: m.shape for m in moves} | UNREAD[kind]
+  matches = expected_tensors(module.NATIVE, module.shapes_of(sizes or small))
+  shapes = {m.name: m.shape for m in matches} | UNREAD[kind]
   rng = np.random.default_rng(seed)
   out = {}
   for name, shape in shapes.items():

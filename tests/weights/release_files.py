@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from ccl_jax.weights.rules import wanted
+from ccl_jax.weights.rules import expected_tensors
 from ccl_jax.weights.upstream import get_upstream
 from tests.weights.wan_files import save_pth, save_shards
 
@@ -53,7 +53,7 @@ def tensors(kind: str, sizes: dict, form: str) -> dict[str, np.ndarray]:
   """
   upstream, out = get_upstream(kind), {}
   shapes = upstream.shapes(sizes)
-  for m in wanted(upstream.tables[form], shapes):
+  for m in expected_tensors(upstream.tables[form], shapes):
     shape = shapes[m.path].shape
     stacked = shape[1:] if m.path.startswith("blocks/") else shape
     rng = np.random.default_rng(zlib.crc32(m.path.encode()))

@@ -13,7 +13,7 @@ from ccl_jax import convert
 from ccl_jax.errors import UsageError
 from ccl_jax.models.scorers.synchformer import SynchformerNet
 from ccl_jax.weights.imagebind import load_imagebind
-from ccl_jax.weights.rules import match, wanted
+from ccl_jax.weights.rules import expected_tensors, match
 from ccl_jax.weights.synchformer import load_synchformer
 from ccl_jax.weights.transfer import export_weights, import_weights
 from tests.weights.eval_files import KINDS, SYNCHFORMER, UNREAD, Names, eval_tensors
@@ -129,10 +129,10 @@ def test_every_released_key_is_read_or_named(shared, kind):
   weights, upstream = Names(folder / "keys.json"), KINDS[kind][0].UPSTREAM
   config = json.loads((folder / "config.json").read_text())
   sizes = upstream.sizes(weights, upstream.tables["native"], config)
-  moves = match(
+  matches = match(
     upstream.tables["native"], weights, upstream.shapes(sizes), upstream.ignore
   )
-  unread = set(weights.names()) - {m.name for m in moves}
+  unread = set(weights.names()) - {m.name for m in matches}
   if kind == "synchformer":
     assert unread == UNREAD[kind].keys()
     assert sum(math.prod(weights.shape(n)) for n in weights.names()) == 237_460_245
@@ -155,9 +155,9 @@ def test_sizes_of_the_releases(kind, keys, parameters):
     "imagebind": towers | {"grid": 16},
   }[kind]
   module, _ = KINDS[kind]
-  moves = wanted(module.NATIVE, module.shapes_of(full))
-  assert len(moves) == keys
-  assert sum(math.prod(m.shape) for m in moves) == parameters
+  matches = expected_tensors(module.NATIVE, module.shapes_of(full))
+  assert len(matches) == keys
+  assert sum(math.prod(m.shape) for m in matches) == parameters
 
 
 def test_the_command_line_says_whose_weights_they_are(tmp_path, tensors, capsys):

@@ -16,7 +16,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.models.audio_vae import PRESETS
 from ccl_jax.weights.mmaudio import NATIVE, load_audio_vae, shapes_of
 from ccl_jax.weights.reader import open_weights
-from ccl_jax.weights.rules import wanted
+from ccl_jax.weights.rules import expected_tensors
 from ccl_jax.weights.transfer import export_weights, import_weights
 from tests.weights.wan_files import save_pth
 
@@ -89,7 +89,7 @@ def assert_same_bytes(got, expected):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_names_and_shapes_of_the_releases(preset):
   shapes = shapes_of(PRESETS[preset])
-  names = {m.name: m.shape for m in wanted(NATIVE, shapes)}
+  names = {m.name: m.shape for m in expected_tensors(NATIVE, shapes)}
   assert names == released_shapes(**PRESETS[preset])
 
 

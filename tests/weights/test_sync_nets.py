@@ -96,11 +96,11 @@ def test_every_released_tensor_has_its_place(shared, kind):
   entry = lambda shape: Entry(path, 0, np.dtype(np.float32), tuple(shape))
   full = Weights(path, {name: entry(shape) for name, shape in keys.items()})
   shapes = module.shapes_of(module.sizes_of(full, module.NATIVE, {}))
-  moves = match(module.NATIVE, full, shapes, module.UPSTREAM.ignore)
-  unused = keys.keys() - {m.name for m in moves}
+  matches = match(module.NATIVE, full, shapes, module.UPSTREAM.ignore)
+  unused = keys.keys() - {m.name for m in matches}
   assert all(COUNTERS in name for name in unused)
-  assert (len(moves), len(unused)) == {"syncnet": (88, 14), "s3fd": (65, 0)}[kind]
-  trained = sum(math.prod(m.shape) for m in moves if "running" not in m.name)
+  assert (len(matches), len(unused)) == {"syncnet": (88, 14), "s3fd": (65, 0)}[kind]
+  trained = sum(math.prod(m.shape) for m in matches if "running" not in m.name)
   assert trained == {"syncnet": 13_631_616, "s3fd": 22_459_110}[kind]
 
 

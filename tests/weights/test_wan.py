@@ -10,7 +10,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.models.presets import build_model
 from ccl_jax.weights import wan
 from ccl_jax.weights.reader import open_weights, read_config
-from ccl_jax.weights.rules import load_tree, match, wanted
+from ccl_jax.weights.rules import expected_tensors, load_tree, match
 from tests.weights.wan_files import FFN, LAYERS, TEXT, WIDTH, config, wan_tensors
 
 T2V_14B = {
@@ -37,8 +37,8 @@ def test_the_published_sizes(model):
   shapes = wan.shapes_of(sizes)
   assert sum(x.size for x in shapes.values()) == parameters
   for table in (wan.NATIVE, wan.DIFFUSERS):
-    moves = wanted(table, shapes)
-    assert len({m.name for m in moves}) == len(moves) == tensors
+    matches = expected_tensors(table, shapes)
+    assert len({m.name for m in matches}) == len(matches) == tensors
 
 
 @pytest.mark.shared
@@ -52,7 +52,7 @@ def test_every_published_name_and_shape(shared, model):
       shape = tuple(int(n) for n in re.findall(r"\d+", shape))
       expected[native] = (diffusers, shape)
   shapes = wan.shapes_of(PUBLISHED[model][0] | {"depth": 1})
-  native, diffusers = (wanted(t, shapes) for t in (wan.NATIVE, wan.DIFFUSERS))
+  native, diffusers = (expected_tensors(t, shapes) for t in (wan.NATIVE, wan.DIFFUSERS))
   got = {}
   for ours, theirs in zip(native, diffusers):
     assert (ours.path, ours.slot, ours.shape) == (
@@ -97,7 +97,8 @@ def test_sizes_from_the_tensors(tmp_path, image):
 def test_the_unused_tensor_of_some_exports_is_left_alone(tmp_path):
   shapes = wan.shapes_of(SMALL)
   tensors = {
-    m.name: np.zeros(m.shape, np.float32) for m in wanted(wan.DIFFUSERS, shapes)
+    m.name: np.zeros(m.shape, np.float32)
+    for m in expected_tensors(wan.DIFFUSERS, shapes)
   }
   tensors["blocks.0.attn2.norm_added_q.weight"] = np.ones(WIDTH, np.float32)
   weights = opened(tmp_path, tensors)

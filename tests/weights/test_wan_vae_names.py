@@ -8,7 +8,7 @@ from flax import traverse_util
 from safetensors.numpy import save_file
 
 from ccl_jax.errors import UsageError
-from ccl_jax.weights.rules import unload, wanted
+from ccl_jax.weights.rules import expected_tensors, unload
 from ccl_jax.weights.wan_vae import DIFFUSERS, NATIVE, load_wan_vae, shapes_of
 
 
@@ -21,7 +21,7 @@ def test_names_and_shapes_are_the_published_ones(shared):
   }
   assert len(published) == 194
   shapes = shapes_of({"width": 96})
-  native, diffusers = (wanted(table, shapes) for table in (NATIVE, DIFFUSERS))
+  native, diffusers = (expected_tensors(table, shapes) for table in (NATIVE, DIFFUSERS))
   assert {m.name: m.shape for m in native} == published
   assert {a.name: b.name for a, b in zip(native, diffusers)} == {
     row[1]: row[2] for row in rows

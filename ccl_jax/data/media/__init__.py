@@ -1,1 +1,1 @@
-"""Files of pictures and sound, decoded."""
+"""Decodes media files to pictures and sound."""

@@ -58,9 +58,21 @@ def read_clip(
   sound: Path | None = None,
   crop: Crop = (),
 ) -> tuple[UInt8[np.ndarray, "F H W 3"], Float32[np.ndarray, "n"]]:
-  """The clip that begins at `start`, by default the first instant with picture and
-  sound. The picture, or the part of it in `crop`, covers (H, W) and is cut about its
-  centre; the sound is mono, from the file `sound` (on the same clock) if one is given.
+  """The picture and sound of one clip of a film.
+
+  Args:
+    path: the film.
+    spec: sizes of the clip; the picture is scaled to cover (H, W), and cut about its
+      centre.
+    start: of the clip, in seconds; None: the first instant with picture and sound.
+    sound: a file with the sound on the same clock; None: the film's own.
+    crop: the part of the picture to take; (): all.
+
+  Returns:
+    Pixels, and mono sound at the sample rate of the clip, in [-1, 1].
+
+  Raises:
+    MediaError: the file cannot be read, lacks a track, or is too short.
   """
   with opened(path) as picture, opened(sound or path) as other:
     video, audio = track(picture, "video"), track(other, "audio")
@@ -75,7 +87,11 @@ def read_clip(
 def read_video(
   path: Path, spec: ClipSpec, start: float | int | None = None, crop: Crop = ()
 ) -> UInt8[np.ndarray, "F H W 3"]:
-  """The picture alone of the clip that begins at `start` (by default its beginning)."""
+  """The picture alone of the clip that begins at `start`, by default its beginning.
+
+  Raises:
+    MediaError: the file cannot be read, has no picture, or is too short.
+  """
   with opened(path) as container:
     video = track(container, "video")
     start = first_time(video) if start is None else start
@@ -88,8 +104,15 @@ def read_audio(
   sample_rate: int = 16000,
   start: float | int | None = None,
 ) -> Float32[np.ndarray, "n"]:
-  """Mono sound of any container from `start` on (by default its beginning): `samples`
-  of it, or all there is.
+  """Mono sound of any container, in [-1, 1].
+
+  Args:
+    samples: their number; None: all there are.
+    sample_rate: in Hz.
+    start: in seconds; None: the track's beginning.
+
+  Raises:
+    MediaError: the file cannot be read, has no sound, or is too short.
   """
   with opened(path) as container:
     audio = track(container, "audio")
@@ -100,7 +123,11 @@ def read_audio(
 def read_image(
   path: Path, height: int, width: int, crop: Crop = ()
 ) -> UInt8[np.ndarray, "H W 3"]:
-  """A still, upright by its EXIF tag, covering (height, width), centre crop."""
+  """A still, upright by its EXIF tag, scaled to cover (H, W), cut about its centre.
+
+  Raises:
+    MediaError: it cannot be read, or `crop` is not within it.
+  """
   from PIL import Image, ImageOps
 
   with _image(path) as image:
@@ -110,7 +137,7 @@ def read_image(
 
 
 def image_size(path: Path, crop: Crop = ()) -> tuple[int, int]:
-  """(height, width) of a still as it is shown, from its headers."""
+  """(height, width) in pixels of a still as it is shown, from its headers."""
   if crop:
     return crop[2], crop[3]
   with _image(path) as image:
@@ -119,8 +146,13 @@ def image_size(path: Path, crop: Crop = ()) -> tuple[int, int]:
 
 
 def picture_size(path: Path, crop: Crop = ()) -> tuple[int, int]:
-  """(height, width) of a film as it is shown: its first frame, or the part of it in
-  `crop`, turned upright, with square pixels of the height of its own.
+  """(height, width) in pixels of a film as it is shown.
+
+  It is that of the first frame, or the part of it in `crop`, turned upright, with
+  square pixels of the height of the file's own.
+
+  Raises:
+    MediaError: no frame can be decoded.
   """
   with opened(path) as container:
     stream = track(container, "video")
@@ -151,6 +183,7 @@ def _picture(
   done, held, shown = 0, None, 0.0  # instants written; the frame on screen, since when
 
   def hold_until(switch: float) -> int:
+    # Instants k / fps before the switch show the frame on screen.
     stop = min(max(math.ceil((switch - start) * rate), done), spec.frames)
     if stop > done:
       if held.is_corrupt:
@@ -161,6 +194,8 @@ def _picture(
 
   for time, frame in frames_from(container, stream, start):
     if held is not None:
+      # The nearer frame shows, but the next one at most half a period before it
+      # appears.
       done = hold_until(max((shown + time) / 2, time - 0.5 / rate))
     elif time - 0.5 / rate > start:
       raise MediaError(
@@ -171,6 +206,7 @@ def _picture(
     if done == spec.frames:
       return out
   if held is not None:
+    # The last frame lasts as long as the file says, and one period at least.
     end = shown + max(float((held.duration or 0) * held.time_base), 1 / rate)
     done = hold_until(end + 0.5 / rate)  # one instant past the end
     shown = end
@@ -192,6 +228,7 @@ def _cover(
   if turns % 2:
     height, width = width, height
   y, x, h, w = box
+  # The least scale at which the box covers (height, width).
   scale = max(height / h, width / (w * aspect))
   rows = max(height, round(frame.height * scale))
   columns = max(width, round(frame.width * aspect * scale))
@@ -204,7 +241,7 @@ def _cover(
 
 
 def _middle(begin: float, length: float, wanted: int, whole: int) -> int:
-  """Where `wanted` pixels begin in the middle of a stretch of `whole` ones."""
+  """First index of the `wanted` pixels in the middle of a stretch of `whole` ones."""
   return min(max(int(begin + (length - wanted) / 2 + 1e-6), 0), whole - wanted)
 
 

@@ -16,7 +16,7 @@ _GATE = -70.0  # LUFS: quieter blocks do not count, so this is silence
 
 
 def integrated(wave: Float32[np.ndarray, "n"], rate: int = 16000) -> float | None:
-  """LUFS; None for silence and for less than a block."""
+  """Integrated loudness of a mono wave, in LUFS; None for silence or under 0.4 s."""
   if not wave.size:
     return None
   graph = av.filter.Graph()
@@ -43,8 +43,11 @@ def integrated(wave: Float32[np.ndarray, "n"], rate: int = 16000) -> float | Non
 
 
 def gain_of(level: float | int, peak: float | int, target: float | int) -> float:
-  """The dB that bring a sound of `level` LUFS to `target`, or its `peak` (dBFS) to
-  `PEAK` if that is less.
+  """The gain in dB that sets a sound's loudness, its peak kept below `PEAK`.
+
+  Args:
+    level, target: loudness that it has and is to have, in LUFS.
+    peak: of its highest sample, in dBFS.
   """
   return float(min(target - level, PEAK - peak))
 
@@ -52,7 +55,7 @@ def gain_of(level: float | int, peak: float | int, target: float | int) -> float
 def gain_to(
   target: float | int, wave: Float32[np.ndarray, "n"], rate: int = 16000
 ) -> float:
-  """`gain_of` the wave; 0 for silence."""
+  """The gain in dB that brings a wave to `target` LUFS; 0 for silence."""
   level = integrated(wave, rate)
   if level is None:
     return 0.0
@@ -62,7 +65,7 @@ def gain_to(
 def amplified(
   wave: Float32[np.ndarray, "n"], gain: float | int
 ) -> Float32[np.ndarray, "n"]:
-  """The wave raised by `gain` dB."""
+  """The wave raised by `gain` dB, and clipped to [-1, 1]."""
   if not gain:
     return wave
   return np.clip(wave * np.float32(10 ** (gain / 20)), -1, 1)

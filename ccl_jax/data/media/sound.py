@@ -22,8 +22,13 @@ _DEAD = 1e-4
 def decode_sound(
   container, stream, start: float, samples: int | None, sample_rate: int
 ) -> Float32[np.ndarray, "n"]:
-  """`samples` from the time `start` on, None: all there is. Gaps and a short tail are
-  zeros.
+  """The sound of a track from the time `start` on; gaps and a short tail are zeros.
+
+  Args:
+    container, stream: of PyAV.
+    start: in seconds on the file's clock.
+    samples: their number; None: all there are.
+    sample_rate: in Hz, of the result.
 
   Raises:
     MediaError: the track is too short, or has samples that are no numbers.
@@ -36,6 +41,7 @@ def decode_sound(
       continue
     now = frame.format.name, frame.layout.name, frame.sample_rate
     if form != now or abs(time - clock) > _JITTER:
+      # A run ends: what the resampler holds back belongs to it.
       if runs:
         runs[-1][1].extend(resampler.resample(None))
       layout = "stereo" if frame.layout.nb_channels == 2 else "mono"

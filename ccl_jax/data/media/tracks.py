@@ -1,4 +1,4 @@
-"""What a media file holds, and its frames with their times.
+"""Opens media files: their headers, their tracks, and their frames with times.
 
 The presentation clock is the file's own: timestamp x time base, after the container's
 edit lists and the codecs' delay. A file that cannot give what is asked raises
@@ -21,13 +21,17 @@ Path = str | pathlib.Path
 
 
 class MediaError(ValueError):
-  """A file that cannot be read as asked: its name and the reason."""
+  """A media file cannot be read as asked; the message names it and says why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MediaInfo:
-  """What a file's headers say. Picture and sound are both there from `start` to `end`
-  (seconds on the presentation clock); `end` is None where the headers do not tell.
+  """The facts in a file's headers.
+
+  Attributes:
+    start, end: seconds on the presentation clock between which picture and sound are
+      both there; `end` is None where the headers do not tell.
+    fps, height, width: of the picture, None without one.
   """
 
   has_video: bool
@@ -40,18 +44,27 @@ class MediaInfo:
 
   @property
   def duration(self) -> float | None:
+    """Seconds from `start` to `end`; None where the headers do not tell."""
     return None if self.end is None else self.end - self.start
 
 
 def probe(path: Path) -> MediaInfo:
-  """Reads the headers only."""
+  """Reads a file's headers, and decodes nothing.
+
+  Raises:
+    MediaError: it cannot be read.
+  """
   with opened(path) as container:
     ends = {s.index: _header_end(container, s) for s in _main_tracks(container)}
     return _info(container, ends)
 
 
 def measure(path: Path) -> MediaInfo:
-  """As `probe`, for a file without durations: reads every packet, decodes none."""
+  """As `probe`, for a file whose headers lack durations: reads every packet.
+
+  Raises:
+    MediaError: it cannot be read.
+  """
   with opened(path) as container:
     tracks = _main_tracks(container)
     ends = {s.index: first_time(s) for s in tracks}
@@ -75,7 +88,11 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 def track(container, kind: str) -> Any:
-  """The main "video" or "audio" track; a cover picture is no video."""
+  """The main "video" or "audio" track of a container; a cover picture is no video.
+
+  Raises:
+    MediaError: there is none.
+  """
   stream = main_track(container, kind)
   if stream is None:
     raise MediaError(f"{container.name}: no {kind} track")
@@ -83,8 +100,9 @@ def track(container, kind: str) -> Any:
 
 
 def main_track(container, kind: str) -> Any:
-  """As `track`, or None."""
+  """The main track of a kind, as `track`, or None if there is none."""
   stream = container.streams.best(kind)
+  # Music files carry their cover as a video track of one frame.
   if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
     return None
   if kind == "audio" and not RATES[0] <= (stream.rate or 0) <= RATES[1]:
@@ -96,12 +114,14 @@ def main_track(container, kind: str) -> Any:
 
 
 def first_time(stream) -> float:
+  """The time of a track's first frame, in seconds on the presentation clock."""
   return float((stream.start_time or 0) * stream.time_base)
 
 
 def frames_from(container, stream, start: float) -> Iterator[tuple[float, Any]]:
   """(time, frame) in order of presentation, from `start` or earlier to the end."""
   frames = _timed_frames(container, stream)
+  # A near start is reached sooner by decoding than by a seek to a key frame.
   if start - first_time(stream) > 4 * _PREROLL:
     container.seek(int((start - _PREROLL) * av.time_base))
     head = next(frames, None)
@@ -126,6 +146,7 @@ def _main_tracks(container) -> list:
 
 def _header_end(container, stream) -> float | None:
   if stream.index_entries:
+    # The index says where the last packet ends: a truncated file is shorter.
     last = stream.index_entries[-1]
     if 0 < (container.size or 0) < last.pos + last.size:
       raise MediaError(
@@ -142,12 +163,15 @@ def _header_end(container, stream) -> float | None:
 def _info(container, ends: dict) -> MediaInfo:
   video, audio = (main_track(container, kind) for kind in ("video", "audio"))
   last = [ends[stream.index] for stream in _main_tracks(container)]
+  # Sound that ends a little early is filled up with zeros (media/sound.py).
   if video and audio and last[1] is not None:
     last[1] += SHORT_TAIL
+  # Variable rates have an average; raw streams have a guess only.
   rate = video and (video.average_rate or video.guessed_rate)
   return MediaInfo(
     has_video=video is not None,
     has_audio=audio is not None,
+    # Both tracks are there from the later start to the earlier end.
     start=max(map(first_time, _main_tracks(container)), default=0.0),
     end=min(last) if last and None not in last else None,
     fps=float(rate) if rate else None,

@@ -1,1 +1,1 @@
-"""What is to be known of media before they are encoded."""
+"""Examines media before they are encoded: shots, black bars, loudness, offsets."""

@@ -1,4 +1,4 @@
-"""What `prepare` found, in a few lines for the terminal."""
+"""Reports the results of `prepare` in a few lines for the terminal."""
 
 import collections
 import re
@@ -11,16 +11,25 @@ from ccl_jax.data.sources import templates
 _SHOWN = 20
 
 
-def summary(made: Prepared, options: Options, max_offset_ms: float | int) -> list[str]:
-  """A table of counts, the files whose picture and sound start apart, and the reasons
-  of those that were skipped.
+def summary(
+  prepared: Prepared, options: Options, max_offset_ms: float | int
+) -> list[str]:
+  """The lines of the report on prepared media.
+
+  A table of counts, the files whose picture and sound start apart, and the reasons of
+  those that were skipped.
+
+  Args:
+    prepared: the result of `prepare`.
+    options: it was made with.
+    max_offset_ms: offset beyond which a file is listed.
   """
-  rows = made.rows
+  rows = prepared.rows
   has = lambda key: [row[key] for row in rows if key in row]
   files, levels = len({row["file"] for row in rows}), has("loudness")
   above = lambda key, least: sum(share > least for share in has(key))
   lines = {
-    "files": f"{files}, and {len(made.skipped)} skipped",
+    "files": f"{files}, and {len(prepared.skipped)} skipped",
     "rows": f"{len(rows)}, {sum(has('seconds')) / 3600:.3f} h",
     "parts of a file": len(has("start")),
     "with black bars": len(has("crop")),
@@ -40,7 +49,9 @@ def summary(made: Prepared, options: Options, max_offset_ms: float | int) -> lis
   lines["sound apart"] = f"{len(apart)} (over {max_offset_ms:g} ms)"
   out = [f"{name:18}{value}" for name, value in lines.items()]
   out += _first(f"  {name}: {ms:+g} ms" for name, ms in apart.items())
-  kinds = collections.Counter(re.sub(r"\d[\d.]*", "N", why) for _, why in made.skipped)
+  kinds = collections.Counter(
+    re.sub(r"\d[\d.]*", "N", why) for _, why in prepared.skipped
+  )
   out += _first(f"  skipped {n}: {why}" for why, n in kinds.most_common())
   return out
 

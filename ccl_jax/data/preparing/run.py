@@ -1,4 +1,4 @@
-"""What is to be known of media before they are encoded, as rows of captions.
+"""Examines media files before they are encoded, and writes a table of captions.
 
 Every file gives a row for each of its shots (or each of the parts its captions name),
 with a crop without black bars, loudness and the gain to a target, shares of silence and
@@ -26,14 +26,23 @@ from ccl_jax.data.sets.records import write_text
 from ccl_jax.data.sources import templates
 from ccl_jax.data.sources.captions import Caption, Row, read_rows, sidecar
 from ccl_jax.data.sources.catalogue import IMAGES, media_names, without_soundtracks
-from ccl_jax.data.sources.windows import part_of, probing
+from ccl_jax.data.sources.windows import cached_probe, part_of
 from ccl_jax.errors import UsageError
 
 _LEAST = 0.2  # seconds: shorter parts of a film are left out
 
 
 class Options(NamedTuple):
-  """What to do; `loudness` is LUFS, `speech` names a function (`speech_hook`)."""
+  """Settings of `prepare`.
+
+  Attributes:
+    shots: whether films are cut into shots.
+    crop: whether black bars are looked for.
+    loudness: LUFS that a gain is computed to; None: no gain.
+    speech: "module:function" that measures speech (`speech_hook`).
+    template: of captions (`sources/templates.py`).
+    captions: the one table to read; "": all in the folder.
+  """
 
   shots: bool = True
   crop: bool = True
@@ -44,7 +53,12 @@ class Options(NamedTuple):
 
 
 class Prepared(NamedTuple):
-  """The rows, and (file, reason) of those that give none."""
+  """The result of `prepare`.
+
+  Attributes:
+    rows: of the table, in the order of the files.
+    skipped: (file, reason) of those that give none.
+  """
 
   rows: list[dict[str, Any]]
   skipped: list[tuple[str, str]]
@@ -53,20 +67,33 @@ class Prepared(NamedTuple):
 def prepare(
   root: pathlib.Path, out: pathlib.Path, options: Options, threads: int = 4
 ) -> Prepared:
-  """Looks into all media below `root` and writes their rows to `out`."""
+  """Examines all media below `root` and writes their rows to `out`.
+
+  Args:
+    root: folder of media.
+    out: a new file, *.jsonl.
+    options: what to measure.
+    threads: files at a time.
+
+  Raises:
+    UsageError: a wrong setting, no usable file, or an `out` that is there already.
+  """
   if out.suffix.lower() != ".jsonl":
     raise UsageError(f"{out}: expected a name that ends in .jsonl")
   if out.exists():
     raise UsageError(f"{out} is there already: remove it or name another")
   names = media_names(root)
-  found, _ = read_rows(root, names, options.captions)
-  rows = {n: found.get(n, [Row(Caption(), {}, n)]) for n in names}
+  captioned, _ = read_rows(root, names, options.captions)
+  rows = {n: captioned.get(n, [Row(Caption(), {}, n)]) for n in names}
   captions = {n: [row.caption for row in rows[n]] for n in names}
+  # A sound that a caption names as a film's soundtrack gives no row of its own.
   files = list(without_soundtracks(captions))
   if options.template:
-    fields = (row.fields for found in rows.values() for row in found)
+    fields = (row.fields for file_rows in rows.values() for row in file_rows)
+    # Before hours of decoding: an unknown field would leave every caption unfilled.
     templates.check(options.template, [dict.fromkeys(_MEASURES, 0), *fields])
   if options.speech:
+    # Likewise: an unknown module fails here, before any file is read.
     sound_checks.speech_hook(options.speech)
   done = _Journal(out, [str(root.absolute()), list(options)])
   _run(root, [n for n in files if n not in done.files], rows, options, done, threads)
@@ -91,7 +118,7 @@ _MEASURES = (
 def rows_of(
   root: pathlib.Path, name: str, rows: Sequence[Row], options: Options
 ) -> list[dict[str, Any]]:
-  """The rows of one file.
+  """The rows of one file: one for each shot of each part that its captions name.
 
   Raises:
     MediaError: it cannot be read.
@@ -100,7 +127,7 @@ def rows_of(
   if path.suffix.lower() in IMAGES:
     media.image_size(path)
     return [_row(name, row, {}, options, path) for row in rows]
-  seen, probe = None, probing()
+  scanned, probe = None, cached_probe()
   for row in rows:
     caption = row.caption
     sound = caption.sound(root)
@@ -108,18 +135,21 @@ def rows_of(
     info = part_of(whole, caption)
     parts = [(info.start, info.end)]
     if info.has_video and (options.shots or options.crop):
-      seen = seen or shots.look(path)
+      # One pass over the film serves its shots and its crops, for all its captions.
+      scanned = scanned or shots.scan_film(path)
       if options.shots:
-        parts = seen.shots(*parts[0])
+        parts = scanned.shots(*parts[0])
     offset = _offset_ms(path, sound) if info.has_video and info.has_audio else None
     for start, end in parts:
+      # Shorter shots are flashes; a file that is one short part is still kept.
       if end - start < _LEAST and len(parts) > 1:
         continue
       new = {"seconds": round(end - start, 3)}
+      # A whole file needs no bounds: the row stays as short as the one it came from.
       if len(parts) > 1 or (caption.start, caption.end) != Caption()[2:4]:
         new |= {"start": round(start, 6), "end": round(end, 6)}
       if info.has_video and options.crop and not caption.crop:
-        crop = seen.crop(start, end)
+        crop = scanned.crop(start, end)
         new |= {"crop": list(crop)} if crop else {}
       if info.has_audio:
         rest = end == whole.end  # all there is: headers may promise a little more
@@ -156,15 +186,16 @@ def _row(
 ) -> dict[str, Any]:
   """The file's row as it was, with what is new."""
   text = row.caption.text or sidecar(path)
+  # The caption is written as `caption`, whichever key it was read from.
   old = {k: v for k, v in row.fields.items() if k not in ("id", "prompt", "text")}
-  made = old | {"file": name, "caption": text} | new
+  fields = old | {"file": name, "caption": text} | new
   if options.template:
-    made["caption"] = templates.filled(options.template, made) or text
-  return made
+    fields["caption"] = templates.filled(options.template, fields) or text
+  return fields
 
 
 def _offset_ms(path: pathlib.Path, sound: pathlib.Path | None) -> float:
-  """How much later the sound starts than the picture."""
+  """Milliseconds by which the sound starts later than the picture."""
   with opened(path) as picture, opened(sound or path) as other:
     begin = first_time(main_track(picture, "video"))
     return round(1000 * (first_time(main_track(other, "audio")) - begin), 1)
@@ -177,6 +208,7 @@ def _run(root, names, rows, options, done: "_Journal", threads: int) -> None:
     try:
       return name, rows_of(root, name, rows[name], options)
     except media.MediaError as e:
+      # A bad file is a reason in the journal, not the end of the run.
       return name, str(e).removeprefix(f"{root / name}: ")
 
   bar = tqdm(total=len(names), desc="preparing", unit=" files", file=sys.stderr)
@@ -221,7 +253,7 @@ class _Journal:
       file.write(json.dumps([name, result]) + "\n")
 
   def result(self, names: Sequence[str]) -> Prepared:
-    """In the order of `names`."""
+    """Results of all files journalled so far, in the order of `names`."""
     bad = [(n, self.files[n]) for n in names if isinstance(self.files[n], str)]
     good = [self.files[n] for n in names if not isinstance(self.files[n], str)]
     return Prepared([row for rows in good for row in rows], bad)

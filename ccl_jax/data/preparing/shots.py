@@ -1,4 +1,4 @@
-"""Cuts and black bars of a film, found in one pass over its frames.
+"""Finds the cuts and the black bars of a film, in one pass over its frames.
 
 Frames are reduced to 32 x 32 RGB pixels x_t; d(s, t) is the mean of |x_s - x_t|. A cut
 lies before frame t where the picture changes and stays changed,
@@ -37,11 +37,14 @@ _THIN = 0.02  # of a side: narrower bars are left
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
-  """What a pass over the frames found: times of cuts, and brightness at the edges.
+class FilmScan:
+  """The cuts of a film, and its brightness by row and column of pixels.
 
-  `rows` and `columns` are of the frames at `times`; there are none of a film whose
-  frames change their size.
+  Attributes:
+    cuts: times in seconds.
+    times: of the k frames that brightness is of, two a second.
+    rows, columns: brightness that all but 2 % of a row or column is below; none of a
+      film whose frames change their size.
   """
 
   cuts: tuple[float, ...]
@@ -50,13 +53,14 @@ class Look:
   columns: UInt8[np.ndarray, "k w"]
 
   def shots(self, start: float, end: float) -> list[tuple[float, float]]:
-    """The shots within a part of the film."""
+    """(start, end) in seconds of the shots within a part of the film."""
     cuts = [t for t in self.cuts if start + 1e-3 < t < end - 1e-3]
     return list(zip([start, *cuts], [*cuts, end]))
 
   def crop(self, start: float, end: float) -> tuple[int, ...]:
-    """The box (top, left, height, width) within the bars of a part; () for no bars, or
-    for a picture too dark to tell.
+    """The box (top, left, height, width) within the bars of a part of the film.
+
+    () for no bars, or for a picture too dark to tell.
     """
     if not len(self.times):
       return ()
@@ -72,14 +76,14 @@ class Look:
     return () if whole or dark else (top, left, bottom - top, right - left)
 
 
-def look(path: Path) -> Look:
-  """Decodes all of a film's picture.
+def scan_film(path: Path) -> FilmScan:
+  """Decodes all of a film's picture, and finds its cuts and brightness.
 
   Raises:
     MediaError: it cannot be read.
   """
   small, big = VideoReformatter(), VideoReformatter()
-  times, thumbs, steps, skips, seen = [], [], [], [], []
+  times, thumbs, steps, skips, edges = [], [], [], [], []
   with opened(path) as container:
     video = track(container, "video")
     video.thread_type = "AUTO"
@@ -89,16 +93,16 @@ def look(path: Path) -> Look:
       times.append(time)
       steps.append(_distance(thumbs[-2:]))
       skips.append(_distance(thumbs[-3:]))
-      if not seen or time >= seen[-1][0] + _EVERY:
+      if not edges or time >= edges[-1][0] + _EVERY:
         grey = big.reformat(frame, format="gray").to_ndarray()
-        seen.append((time, _bright(grey, 1), _bright(grey, 0)))
+        edges.append((time, _bright(grey, 1), _bright(grey, 0)))
   if not times:
     raise MediaError(f"{path}: no frame can be decoded")
   cuts = _cuts(times, np.array(steps), np.array(skips))
-  if len({x.shape + y.shape for _, x, y in seen}) > 1:
+  if len({x.shape + y.shape for _, x, y in edges}) > 1:
     nothing = np.zeros((0, 0), np.uint8)
-    return Look(cuts, np.zeros(0), nothing, nothing)
-  return Look(cuts, *map(np.stack, zip(*seen)))
+    return FilmScan(cuts, np.zeros(0), nothing, nothing)
+  return FilmScan(cuts, *map(np.stack, zip(*edges)))
 
 
 def _cuts(
@@ -108,11 +112,14 @@ def _cuts(
   cuts, last = [], times[0]
   for t in range(1, len(times)):
     # At both ends of a film there is no frame beyond to compare with.
+    # d(t-1, t+1) and d(t-2, t): a flash differs from its neighbours, not these.
     after = skip[t + 1] if t + 1 < len(times) else math.inf
     before = skip[t] if t > 1 else math.inf
     around = [*step[max(t - 2, 1) : t], *step[t + 1 : t + 3]]
+    # c_t of the module's docstring.
     change = min(step[t], after, before)
     moves = np.mean(around) if around else 0.0
+    # A cut: above 12 of 255, and 3 times what the picture moves around it.
     if change >= max(_CHANGE, _RATIO * moves) and times[t] - last >= _SHORTEST:
       cuts.append(times[t])
       last = times[t]
@@ -130,7 +137,7 @@ def _bright(grey: UInt8[np.ndarray, "h w"], axis: int) -> UInt8[np.ndarray, "n"]
 
 
 def _edges(bright: UInt8[np.ndarray, "k n"]) -> tuple[int, int]:
-  """Where the picture begins and ends, on even pixels."""
+  """Bounds of the picture without its bars, on even pixels."""
   there = np.flatnonzero(bright.max(0) > _BLACK)
   n = bright.shape[1]
   if not len(there):
@@ -142,4 +149,5 @@ def _edges(bright: UInt8[np.ndarray, "k n"]) -> tuple[int, int]:
   thin = min(begin, n - end) < _THIN * n
   if thin or not flat or abs(begin - (n - end)) > max(_THIN * n, 2):
     return 0, n
+  # Inwards, as chroma is of 2 x 2 pixels.
   return (begin + 1) // 2 * 2, end // 2 * 2

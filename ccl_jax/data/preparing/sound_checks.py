@@ -1,4 +1,4 @@
-"""What is to be known of a clip's sound: loudness, peak, silence, clipping.
+"""Measures a clip's sound: loudness, peak, silence, clipping.
 
 loudness   LUFS of the mono sound at 16 kHz (`loudness.py`); none of silence
 peak       dBFS of that sound's highest sample
@@ -23,9 +23,10 @@ SpeechShare = Callable[[Float32[np.ndarray, "n"], int], float]
 
 
 def measured(wave: Float32[np.ndarray, "n"], rate: int = 16000) -> dict[str, float]:
-  """`loudness`, `peak` and `silence`; the first two not of a silent wave."""
+  """`loudness`, `peak` and `silence` of a wave; a silent one has only the last."""
   size = max(round(_BLOCK * rate), 1)
   blocks = wave[: len(wave) // size * size].reshape(-1, size)
+  # A block is silent if its rms is below -60 dBFS.
   quiet = np.sqrt((blocks**2).mean(1)) < _SILENT if len(blocks) else np.ones(1)
   out = {"silence": round(float(quiet.mean()), 3)}
   level, peak = integrated(wave, rate), float(np.abs(wave).max(initial=0))
@@ -37,7 +38,11 @@ def measured(wave: Float32[np.ndarray, "n"], rate: int = 16000) -> dict[str, flo
 
 
 def clipped(path: Path, start: float, end: float) -> float:
-  """The share of samples at full scale from `start` to `end` (s)."""
+  """The share of a file's samples at full scale, from `start` to `end` in seconds.
+
+  Raises:
+    MediaError: the file cannot be read, or has no sound.
+  """
   full = total = 0
   with opened(path) as container:
     stream = track(container, "audio")

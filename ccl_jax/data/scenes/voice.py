@@ -96,7 +96,7 @@ def spectrum(
 def voice(
   syllables: list[Syllable], hue: str, times: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, " n"]:
-  """The voice of one talker."""
+  """The sound of one talker's syllables, s(t) of the module's formula."""
   f0 = pitch(hue)
   k = np.arange(1, int(VOICE_TOP / f0) + 1)
   wave = np.zeros(len(times))

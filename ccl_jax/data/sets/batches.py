@@ -26,8 +26,10 @@ _log = logging.getLogger(__name__)
 
 
 def keep_freed_memory() -> None:
-  """Has the C library keep the memory of freed records instead of giving it back to the
-  system, which would clear every page anew: reading takes a quarter of the time.
+  """Has the C library keep the memory of freed records for the next ones.
+
+  Given back to the system, every page would be cleared anew: reading takes a quarter of
+  the time without.
   """
   mmap_threshold, trim_threshold = -3, -1  # names of glibc's malloc.h; others lack them
   with contextlib.suppress(AttributeError, OSError):
@@ -37,10 +39,21 @@ def keep_freed_memory() -> None:
 
 
 class LatentBatches:
-  """Iterates over this process's rows of each batch: `text` bf16 (b, l, e), zero past
-  each text, and of `video` bf16 (b, t, h, w, c) and `audio` float32 (b, a, c) those
-  that its bucket has and `streams` names; beside video `video_std`, of its shape, where
-  a set of the mixture has it: zero for the records that do not.
+  """Iterates over this process's rows of each batch of latents.
+
+  A batch is `text` bf16 (b, l, e), zero past each text, and of `video` bf16 (b, t, h,
+  w, c) and `audio` float32 (b, a, c) those that its bucket has and `streams` names;
+  beside video `video_std`, of its shape, where a set of the mixture has it: zero for
+  the records that do not.
+
+  Args:
+    mixture: says what each batch is made of.
+    rows: the number of rows of a batch to the indices of this process's.
+    threads: that read; 0: the caller does.
+    streams: that the model takes.
+
+  Raises:
+    UsageError: a bucket has none of the streams.
   """
 
   def __init__(
@@ -76,6 +89,7 @@ class LatentBatches:
     else:
       if self._pool is None:
         self._pool = futures.ThreadPoolExecutor(self._threads)
+      # The batch that is asked for, and AHEAD more.
       while len(self._under_way) <= AHEAD:
         batch, reads = self._begin(self._next + len(self._under_way))
         self._under_way.append((batch, [self._pool.submit(read) for read in reads]))
@@ -86,9 +100,15 @@ class LatentBatches:
     return batch
 
   def get_state(self) -> dict[str, Any]:
+    """The state after the batch that was returned last, as JSON."""
     return {"next_batch": self._next, "order": self._mixture.digest}
 
   def set_state(self, state: Mapping[str, Any]) -> None:
+    """Continues from a state of `get_state`.
+
+    Raises:
+      UsageError: it is a state of another kind of data.
+    """
     if "next_batch" not in state:
       raise UsageError(
         "this run was trained on clips, not on latents: name a new workdir, or "
@@ -104,7 +124,7 @@ class LatentBatches:
     self._next = int(state["next_batch"])
 
   def close(self) -> None:
-    """Stops the reading threads."""
+    """Stops the threads that read records ahead."""
     if self._pool is not None:
       self._pool.shutdown(cancel_futures=True)
     self._pool = None
@@ -116,7 +136,9 @@ class LatentBatches:
     rows = [everyones[i] for i in self._rows(len(everyones))]
     shapes = self._row_shapes(bucket, rows[0])
     batch = {
-      k: np.empty((len(rows), *shape), dtype) for k, (shape, dtype) in shapes.items()
+      # Every element is written by `_read`: the record, or zeros past a text.
+      k: np.empty((len(rows), *shape), dtype)
+      for k, (shape, dtype) in shapes.items()
     }
     return batch, [
       lambda place=place, row=row: self._read(bucket, row, place, batch)
@@ -148,6 +170,8 @@ class LatentBatches:
       names = [s for s in bucket.streams if s in self._streams]
       shapes = {s: (record[s].shape, record[s].dtype) for s in names}
       if "video" in names and self._mixture.has_video_std(bucket):
+        # By the mixture, not the first record: all batches of a bucket must have one
+        # form.
         shapes["video_std"] = shapes["video"]
       text = record["text"]
       rows = self._mixture.text_rows(bucket)

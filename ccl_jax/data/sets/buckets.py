@@ -23,7 +23,13 @@ KINDS = ("film", "silent", "image", "sound")
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Bucket:
-  """Frames, height, width (pixels), frames per second, audio tokens; zero if absent."""
+  """The shape of a clip; what a clip lacks is zero.
+
+  Attributes:
+    frames, height, width: of the picture; the last two in pixels.
+    fps: frames per second; a still has none.
+    tokens: of audio, 512 samples each.
+  """
 
   frames: int = 0
   height: int = 0
@@ -44,6 +50,7 @@ class Bucket:
 
   @property
   def kind(self) -> str:
+    """The kind of the clips: one of `KINDS`."""
     if not self.frames:
       return "sound"
     if self.tokens:
@@ -52,26 +59,29 @@ class Bucket:
 
   @property
   def streams(self) -> tuple[str, ...]:
+    """The names of the streams that its clips have."""
     there = {"video": self.frames, "audio": self.tokens}
     return tuple(s for s in STREAMS if there[s])
 
   @property
   def samples(self) -> int:
+    """Samples of sound of a clip, at 16 kHz."""
     return self.tokens * SAMPLES_PER_TOKEN
 
   @property
   def seconds(self) -> float:
-    """How long it lasts at 16 kHz; a still has no duration."""
+    """Duration of a clip at 16 kHz, in seconds; a still has none."""
     return self.frames / self.fps if self.fps else self.samples / 16000
 
   @property
   def name(self) -> str:
+    """The bucket's name as the module describes it."""
     picture = f"{self.frames}x{self.height}x{self.width}" if self.frames else ""
     rate = f"@{self.fps:g}" if self.fps else ""
     return picture + rate + (f"+{self.tokens}" if self.tokens else "")
 
   def spec(self) -> ClipSpec:
-    """The clips of a bucket that has moving pictures."""
+    """The `ClipSpec` of a bucket that has moving pictures."""
     return ClipSpec(self.frames, self.height, self.width, self.fps)
 
 
@@ -90,7 +100,11 @@ def parse_spec(text: str) -> ClipSpec:
 
 
 def check_specs(specs: Sequence[ClipSpec]) -> None:
-  """Raises UsageError where two shapes would share a bucket's name."""
+  """Checks that there are clip shapes, and that each has a bucket of its own.
+
+  Raises:
+    UsageError: there is none, or two would share a bucket's name.
+  """
   names = [Bucket.of(spec).name for spec in specs]
   if not specs or len(set(names)) < len(names):
     raise UsageError(f"expected one or more clip shapes, no two alike, got {names}")
@@ -110,6 +124,7 @@ def choose(
     return None
 
   def key(spec):
+    # A ratio, so that too wide and too high count alike.
     distance = abs(math.log(spec.width / spec.height * height / width))
     pixels = spec.height * spec.width
     enlarges = pixels > height * width

@@ -31,14 +31,14 @@ from ccl_jax.errors import UsageError
 
 
 class Row(NamedTuple):
-  """Where a row of a batch is: which set, which record of the batch's bucket there."""
+  """The place of a row of a batch: which set, which record of its bucket."""
 
   set: int
   record: int
 
 
 def whole_weights(weights: Sequence[fractions.Fraction]) -> list[int]:
-  """Whole numbers in the same proportions."""
+  """Whole numbers in the same proportions as fractions."""
   scale = math.lcm(*(w.denominator for w in weights))
   return [int(w * scale) for w in weights]
 
@@ -51,6 +51,7 @@ def pick(n: int, weights: Sequence[int]) -> tuple[int, int]:
   """
   for i in range(len(weights) - 1, 0, -1):
     total = sum(weights[: i + 1])
+    # The last sequence has had floor(n w_i / sum) elements before element n.
     before = n * weights[i] // total
     if (n + 1) * weights[i] // total > before:
       return i, before
@@ -59,12 +60,22 @@ def pick(n: int, weights: Sequence[int]) -> tuple[int, int]:
 
 
 class Mixture:
-  """What batch g is made of.
+  """A function from a batch's number to the records it is made of.
+
+  Args:
+    sets: the record sets.
+    weights: shares of the clips, by set.
+    batch_sizes: rows of a batch over all processes, by bucket.
+    seed: of the order.
 
   Attributes:
     sets: the record sets.
     buckets: those that give batches, in order.
     batch_sizes: rows of a batch over all processes, by bucket.
+    digest: of all that the order depends on.
+
+  Raises:
+    UsageError: a set has no clip of the buckets.
   """
 
   def __init__(
@@ -85,12 +96,14 @@ class Mixture:
       if not n:
         raise UsageError(f"{s.root} has no clip of {', '.join(b.name for b in counts)}")
     for k, of_sets in enumerate(counts.values()):
+      # w_sk = W_s n_sk / n_s
       shares.append([w * n / total for w, n, total in zip(weights, of_sets, clips)])
       keys.append([key_of(seed, i, k) for i in range(len(of_sets))])
     self._clips = sum(clips)
     self._keys, self._counts = keys, list(counts.values())
     self._set_weights = [whole_weights(share) for share in shares]
     sizes = [self.batch_sizes[b] for b in self.buckets]
+    # w_k = sum_s w_sk / B_k: batches, not clips, are picked by it.
     self._weights = whole_weights([sum(w) / b for w, b in zip(shares, sizes)])
     order = [seed, self._weights, self._set_weights, sizes]
     order += [s.index["sha256"] for s in sets]
@@ -100,7 +113,7 @@ class Mixture:
     return self._clips
 
   def rows(self, batch: int) -> tuple[Bucket, list[Row]]:
-    """The bucket and all rows of a batch."""
+    """The bucket of a batch, and the places of all of its rows."""
     k, number = pick(batch, self._weights)
     bucket = self.buckets[k]
     size = self.batch_sizes[bucket]
@@ -111,7 +124,7 @@ class Mixture:
     return bucket, rows
 
   def text_rows(self, bucket: Bucket) -> int:
-    """Rows that hold every text of a bucket, a multiple of 8."""
+    """Rows into which every text of a bucket fits, a multiple of 8."""
     longest = max(s.text_rows(bucket) for s in self.sets if bucket in s.buckets)
     return max(-(-longest // 8), 1) * 8
 
@@ -122,7 +135,10 @@ class Mixture:
     )
 
   def common_clip(self) -> ClipSpec | None:
-    """The clips that most records with picture, and with sound if any has it, hold."""
+    """The clip shape of most records with moving pictures; those with sound go first.
+
+    None if no record has moving pictures.
+    """
     counts = {
       b: (bool(b.tokens), sum(len(s.buckets.get(b, ())) for s in self.sets))
       for b in self.buckets
@@ -131,7 +147,14 @@ class Mixture:
     return max(counts, key=counts.get).spec() if counts else None
 
   def check_encoders(self, hashes: Mapping[str, str]) -> None:
-    """Raises UsageError where a run's codecs are not those of the sets."""
+    """Checks that a run's codecs are those that the sets were encoded with.
+
+    Args:
+      hashes: fingerprints of the run's codecs, by name.
+
+    Raises:
+      UsageError: one is another.
+    """
     for s in self.sets:
       for name, digest in s.encoders.items():
         if hashes[name] != digest:
@@ -150,9 +173,11 @@ def open_mixture(
   batch_sizes: Sequence[tuple[str, int]] = (),
   buckets: Sequence[str] = (),
 ) -> Mixture:
-  """Opens "DIR" or "DIR_A:0.7+DIR_B:0.3".
+  """Opens the mixture "DIR" or "DIR_A:0.7+DIR_B:0.3".
 
   Args:
+    root: folders of sets, and their weights.
+    seed: of the order.
     batch_size: rows of a batch, over all processes.
     batch_sizes: (bucket, rows) where a bucket has another size.
     buckets: names of those to train on; all of them where none is named.

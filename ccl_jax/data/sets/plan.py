@@ -1,4 +1,4 @@
-"""Which clip goes into which shard: decided once, before anything is encoded.
+"""Plans a set: which clip goes into which shard, decided before anything is encoded.
 
 Whoever goes on with a set, after a kill or on another machine, reads the same plan, so
 no clip is lost or there twice. A shard is done when its JSON file is there.
@@ -28,7 +28,14 @@ class Shard(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """What was asked for, the encoders' hashes, (file, reason) left out, the shards."""
+  """The plan of a set, as `plan.json` holds it.
+
+  Attributes:
+    settings: of the encoding.
+    encoders: hashes of the codecs, by name.
+    skipped: (file, reason) of the files that give no clip.
+    shards: in order.
+  """
 
   settings: dict[str, Any]
   encoders: dict[str, str]
@@ -37,6 +44,7 @@ class Plan(NamedTuple):
 
   @property
   def buckets(self) -> list[Bucket]:
+    """The buckets of all shards, each once, in order."""
     return sorted({shard.bucket for shard in self.shards})
 
 
@@ -46,7 +54,12 @@ def make(
   catalogue: Catalogue,
   shard_clips: int,
 ) -> Plan:
-  """Cuts every bucket into shards of at most `shard_clips` clips.
+  """Plans shards of at most `shard_clips` clips, each of one bucket.
+
+  Args:
+    settings, encoders: see `Plan`.
+    catalogue: the clips.
+    shard_clips: most clips of a shard.
 
   Raises:
     UsageError: two clips have one id.
@@ -67,12 +80,17 @@ def make(
 
 
 def write(plan: Plan, root: pathlib.Path) -> None:
+  """Writes a plan into the folder `root` of its set."""
   shards = [(n, dataclasses.asdict(b), items) for n, b, items in plan.shards]
   write_json(root / FILE, plan._replace(shards=shards)._asdict())
 
 
 def read(root: pathlib.Path) -> Plan | None:
-  """The plan of a folder that has one."""
+  """The plan of the set in the folder `root`; None if it has none.
+
+  Raises:
+    UsageError: it is damaged.
+  """
   path = root / FILE
   if not path.is_file():
     return None
@@ -89,11 +107,15 @@ def read(root: pathlib.Path) -> Plan | None:
 
 
 def check_same(plan: Plan, settings: Mapping[str, Any], root: pathlib.Path) -> None:
-  """Raises UsageError where the folder was begun with other settings."""
-  asked = json.loads(json.dumps(dict(settings)))
-  for key in asked:
-    if plan.settings.get(key) != asked[key]:
+  """Checks that a set that was begun is continued with the same settings.
+
+  Raises:
+    UsageError: one differs.
+  """
+  requested = json.loads(json.dumps(dict(settings)))
+  for key in requested:
+    if plan.settings.get(key) != requested[key]:
       raise UsageError(
         f"{root} was begun with {key} = {plan.settings.get(key)!r}, now it is "
-        f"{asked[key]!r}: name a new folder, or go on with the old settings"
+        f"{requested[key]!r}: name a new folder, or go on with the old settings"
       )

@@ -7,7 +7,7 @@
 
 A record that is damaged gives way to the next readable one of its bucket, always the
 same one, so the order of a run stays a function of the files; it is counted and named.
-`set_writer.py` makes such folders.
+`writer.py` makes such folders.
 """
 
 import json
@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 
 
 class Shard(NamedTuple):
+  """A shard's file, and the number of records in it."""
+
   path: pathlib.Path
   records: int
 
@@ -36,7 +38,8 @@ class Shard(NamedTuple):
 class Records:
   """The records of some shards by index, as `unpack` gives them.
 
-  `damaged` maps the indices of unreadable records to the reason.
+  Attributes:
+    damaged: the reason by index of every record that could not be read.
   """
 
   def __init__(self, shards: Iterable[Shard]):
@@ -53,6 +56,7 @@ class Records:
   def __getitem__(self, index: int) -> dict[str, Any]:
     if not 0 <= index < self._count:
       raise IndexError(f"record {index} of {self._count}")
+    # The next readable record stands in for a damaged one, at every epoch the same.
     for step in range(self._count):
       at = (index + step) % self._count
       if at in self.damaged:
@@ -76,6 +80,7 @@ class Records:
 
   def _give_up(self, index: int, reason: str) -> None:
     with self._lock:
+      # Two threads may meet the same record: it is reported once.
       known = index in self.damaged
       self.damaged.setdefault(index, reason)
     if not known:
@@ -88,12 +93,15 @@ class Records:
 
 
 class RecordSet:
-  """A finished set.
+  """A finished set of latents, with random access to its records.
 
   Attributes:
-    index: index.json.
+    index: the content of index.json.
     buckets: the records of every bucket, in the order of the buckets.
     encoders: hashes of the codecs, by "video", "audio", "text" as far as there is any.
+
+  Raises:
+    UsageError: the folder holds no finished set, or lacks a shard.
   """
 
   def __init__(self, root: str | pathlib.Path):
@@ -118,7 +126,11 @@ class RecordSet:
     return self.locate(index)[1]
 
   def locate(self, index: int) -> tuple[Bucket, dict[str, Any]]:
-    """Record `index`, the buckets one after the other, and its bucket."""
+    """The bucket and the record at `index`, counted over the buckets in order.
+
+    Raises:
+      IndexError: there are not so many.
+    """
     if not 0 <= index < len(self):
       raise IndexError(f"record {index} of {len(self)}")
     for bucket, clips in self.buckets.items():
@@ -128,12 +140,16 @@ class RecordSet:
     raise AssertionError
 
   def text_rows(self, bucket: Bucket) -> int:
-    """The longest text embedding in a bucket."""
+    """Rows of the longest text embedding in a bucket."""
     return self.index["buckets"][bucket.name]["text_rows"]
 
 
 def read_index(root: pathlib.Path) -> dict[str, Any]:
-  """Raises UsageError where there is no finished set."""
+  """The content of index.json of a finished set.
+
+  Raises:
+    UsageError: there is no finished set, or it is of another format.
+  """
   path = root / "index.json"
   if not path.is_file():
     if (root / "plan.json").is_file():
@@ -154,6 +170,11 @@ def read_index(root: pathlib.Path) -> dict[str, Any]:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """The content of a set's JSON file.
+
+  Raises:
+    UsageError: it is damaged.
+  """
   try:
     return json.loads(path.read_text())
   except ValueError as e:
@@ -161,8 +182,9 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def allow_open_files(count: int) -> None:
-  """A reader stays open for every shard: asks the system for as many files."""
+  """Raises the system's limit of open files: a reader stays open for every shard."""
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  # The other half is for the program's own files and sockets.
   if count > soft // 2:
     most = soft + count if hard == resource.RLIM_INFINITY else min(soft + count, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -41,17 +41,22 @@ _NUMPY = {"BF16": np.dtype(ml_dtypes.bfloat16), "F32": np.dtype("<f4")}
 
 
 class DamagedRecord(ValueError):
-  """Bytes that are no record."""
+  """The bytes are no record; the message says why."""
 
 
 def pack(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> bytes:
-  """A record's bytes, the same for the same clip; arrays are rounded to `DTYPES`."""
+  """The bytes of a record, the same for the same clip.
+
+  Args:
+    arrays: by name; they are rounded to `DTYPES`.
+    about: what is not an array, as JSON.
+  """
   tensors = {k: np.ascontiguousarray(v, DTYPES[k]) for k, v in arrays.items()}
   return save(tensors, {"about": json.dumps(dict(about), sort_keys=True)})
 
 
 def unpack(data: bytes) -> dict[str, Any]:
-  """The arrays, which share the memory of `data`, and "about".
+  """The arrays of a record, which share the memory of `data`, and "about".
 
   Raises:
     DamagedRecord: it is not what `pack` returned.
@@ -107,11 +112,12 @@ def new_shard(path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes a JSON file that appears whole or not at all."""
   write_text(path, json.dumps(value) + "\n")
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-  """A file that appears whole or not at all."""
+  """Writes a UTF-8 text file that appears whole or not at all."""
   part = _part(path)
   try:
     part.write_text(text, "utf-8")
@@ -121,19 +127,20 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def publish(part: pathlib.Path, path: pathlib.Path) -> None:
-  """Renames a finished file once the disk has it."""
+  """Renames a finished file `part` to `path`, once the disk has all of it."""
   with open(part, "rb") as f:
     os.fsync(f.fileno())
   os.replace(part, path)
 
 
 def sweep(folder: pathlib.Path, name: str) -> None:
-  """Removes what killed processes left of the file `name`."""
+  """Removes the unfinished copies of the file `name` that killed processes left."""
   for part in folder.glob(f".{name}.*.part"):
     part.unlink(missing_ok=True)
 
 
 def count_records(path: pathlib.Path) -> int:
+  """The number of records in an ArrayRecord file."""
   reader = ArrayRecordReader(str(path))
   try:
     return reader.num_records()

@@ -21,7 +21,7 @@ def mix(x: int) -> int:
 
 
 def key_of(*numbers: int) -> int:
-  """A key for a tuple of numbers."""
+  """A 64-bit key that depends on every number of a tuple."""
   key = 0
   for n in numbers:
     key = mix(key ^ mix(n & _WORD))
@@ -29,15 +29,24 @@ def key_of(*numbers: int) -> int:
 
 
 def shuffled(n: int, count: int, key: int) -> int:
-  """Element n of epoch after epoch of 0 .. count - 1, each in another order."""
+  """Element n of epoch after epoch of 0 .. count - 1, each in another order.
+
+  Args:
+    n: from 0 on, over all epochs.
+    count: of an epoch.
+    key: of the order.
+  """
   epoch, x = divmod(n, count)
   key = key_of(key, epoch)
+  # Half the bits of the least even-sized word that holds count - 1.
   bits = max(1, ((count - 1).bit_length() + 1) // 2)
   low = (1 << bits) - 1
   while True:
     left, right = x >> bits, x & low
     for i in range(_ROUNDS):
+      # (l, r) -> (r, l xor F_i(r))
       left, right = right, left ^ (mix(key ^ (i << 32 | right)) & low)
     x = left << bits | right
+    # Cycle walking: outside of the range, permute again. It ends, for x began inside.
     if x < count:
       return x

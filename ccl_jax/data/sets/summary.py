@@ -1,4 +1,4 @@
-"""What is told of records without reading them again: counts, lengths, latent moments.
+"""Summaries of records, which need not be read again: counts, lengths, moments.
 
 A shard's summary is a dict of sums, so that those of many shards add up to that of the
 set. Moments are of the stored numbers, by channel:
@@ -19,7 +19,7 @@ LATENTS = (*STREAMS, "video_std")  # the arrays that moments are taken of
 
 
 class Summary:
-  """Sums over the records of a shard."""
+  """Running sums over the records of one shard."""
 
   def __init__(self):
     self._hash = hashlib.sha256()
@@ -30,7 +30,13 @@ class Summary:
   def add(
     self, record: Mapping[str, np.ndarray], about: Mapping[str, Any], data: bytes
   ) -> None:
-    """Takes one record: its arrays, what is said about it, its bytes."""
+    """Adds one record.
+
+    Args:
+      record: its arrays.
+      about: its seconds and text.
+      data: its bytes.
+    """
     self._hash.update(data)
     self._counts.update(records=1, bytes=len(data), seconds=about["seconds"])
     self._histograms["text_rows"][len(record["text"])] += 1
@@ -43,6 +49,7 @@ class Summary:
         self._moments[s] = [a + b for a, b in zip(old, sums)]
 
   def to_json(self) -> dict[str, Any]:
+    """The sums as JSON, for `total` to add up."""
     moments = {
       s: [n, first.tolist(), second.tolist()]
       for s, (n, first, second) in self._moments.items()
@@ -56,8 +63,10 @@ class Summary:
 
 
 def total(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-  """Several shards' summaries, in their order, as one; `latents` has mean and std by
-  stream and channel in place of the sums, and so has `video_std` if it is stored.
+  """The summaries of several shards, in their order, as one.
+
+  `latents` has mean and std by stream and channel in place of the sums, and so has
+  `video_std` if it is stored.
   """
   summaries = list(summaries)
   digest = hashlib.sha256("".join(s["sha256"] for s in summaries).encode())
@@ -70,6 +79,7 @@ def total(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     sums = [s["moments"][name] for s in summaries if name in s["moments"]]
     if sums:
       n = sum(x[0] for x in sums)
+      # mean = S1 / n, std^2 = S2 / n - mean^2.
       first, second = (np.sum([x[i] for x in sums], 0) / n for i in (1, 2))
       std = np.sqrt(np.maximum(second - first**2, 0))
       out["latents"][name] = {"mean": first.tolist(), "std": std.tolist()}

@@ -2,13 +2,13 @@
 
 Any latents can become a set to train from:
 
-  made = plan.make({}, encoders, Catalogue({bucket: items}, []), shard_clips=256)
-  plan.write(made, root)
-  for shard in made.shards:
+  set_plan = plan.make({}, encoders, Catalogue({bucket: items}, []), shard_clips=256)
+  plan.write(set_plan, root)
+  for shard in set_plan.shards:
     with new_shard(root, shard, encoders) as records:
       for item in shard.items:
         records.add(item.id, item.text, {"video": ..., "audio": ..., "text": ...})
-  finish(root, made)
+  finish(root, set_plan)
 """
 
 import contextlib
@@ -27,7 +27,12 @@ from ccl_jax.data.sets.summary import Summary, total
 
 
 class ShardRecords:
-  """What `new_shard` gives: `add` takes one clip after the other."""
+  """A shard that is being written; `add` takes one clip after the other.
+
+  Attributes:
+    summary: of the records so far.
+    skipped: (clip, reason) of those that could not be read.
+  """
 
   def __init__(self, shard: plan.Shard, encoders: Mapping[str, str], write: Callable):
     self.summary, self.skipped = Summary(), []
@@ -40,14 +45,20 @@ class ShardRecords:
     }
 
   def add(self, name: str, text: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Arrays as in `records.py`; `text` is the caption."""
+    """Writes the record of one clip.
+
+    Args:
+      name: its id.
+      text: its caption.
+      arrays: as in `records.py`.
+    """
     about = {"id": name, "text": text, **self._about}
     data = records.pack(arrays, about)
     self._write(data)
     self.summary.add(arrays, about, data)
 
   def skip(self, name: str, reason: str) -> None:
-    """Notes a clip that could not be had."""
+    """Notes a clip that could not be read, and why."""
     self.skipped.append((name, reason))
 
 
@@ -55,36 +66,56 @@ class ShardRecords:
 def new_shard(
   root: pathlib.Path, shard: plan.Shard, encoders: Mapping[str, str]
 ) -> Iterator[ShardRecords]:
-  """Writes one shard and, last, the JSON file that says it is done."""
+  """Writes one shard and, last, the JSON file that says it is done.
+
+  Args:
+    root: folder of the set.
+    shard: of its plan.
+    encoders: hashes of the codecs, by name.
+
+  Raises:
+    OSError: the shard cannot be written; nothing of it is left.
+  """
   path = root / f"{shard.name}.array_record"
   records.sweep(root, path.name)
   with records.new_shard(path) as write:
-    made = ShardRecords(shard, encoders, write)
-    yield made
-  about = {"file": path.name, "bucket": shard.bucket.name, "skipped": made.skipped}
-  records.write_json(_summary_path(root, shard), about | made.summary.to_json())
+    shard_records = ShardRecords(shard, encoders, write)
+    yield shard_records
+  summary = {
+    "file": path.name,
+    "bucket": shard.bucket.name,
+    "skipped": shard_records.skipped,
+  }
+  records.write_json(
+    _summary_path(root, shard), summary | shard_records.summary.to_json()
+  )
 
 
 def is_done(root: pathlib.Path, shard: plan.Shard) -> bool:
+  """Whether a shard of the set in the folder `root` is written."""
   return _summary_path(root, shard).is_file()
 
 
-def finish(root: pathlib.Path, made: plan.Plan) -> dict[str, Any] | None:
-  """Writes report.jsonl and index.json, which it returns, once all shards are done."""
-  if not all(is_done(root, shard) for shard in made.shards):
+def finish(root: pathlib.Path, set_plan: plan.Plan) -> dict[str, Any] | None:
+  """Writes report.jsonl and index.json once all shards are done.
+
+  Returns:
+    The content of index.json; None where a shard is not done.
+  """
+  if not all(is_done(root, shard) for shard in set_plan.shards):
     return None
-  shards = [read_json(_summary_path(root, shard)) for shard in made.shards]
-  skipped = [*made.skipped, *(entry for s in shards for entry in s["skipped"])]
+  shards = [read_json(_summary_path(root, shard)) for shard in set_plan.shards]
+  skipped = [*set_plan.skipped, *(entry for s in shards for entry in s["skipped"])]
   report = (json.dumps({"file": name, "reason": why}) for name, why in skipped)
   records.write_text(root / "report.jsonl", "".join(line + "\n" for line in report))
-  used = {"text", *(stream for bucket in made.buckets for stream in bucket.streams)}
+  used = {"text", *(stream for bucket in set_plan.buckets for stream in bucket.streams)}
   keys = ("file", "bucket", "records", "bytes", "sha256")
   index = {
     "format": FORMAT,
-    "encoders": {k: v for k, v in made.encoders.items() if k in used},
+    "encoders": {k: v for k, v in set_plan.encoders.items() if k in used},
     **total(shards),
     "skipped": len(skipped),
-    "buckets": {b.name: _about(b, shards) for b in made.buckets},
+    "buckets": {b.name: _bucket_entry(b, shards) for b in set_plan.buckets},
     "shards": [{k: s[k] for k in keys} for s in shards],
   }
   records.write_json(root / "index.json", index)
@@ -95,7 +126,9 @@ def _summary_path(root: pathlib.Path, shard: plan.Shard) -> pathlib.Path:
   return root / f"{shard.name}.json"
 
 
-def _about(bucket: Bucket, shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _bucket_entry(
+  bucket: Bucket, shards: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
   whole = total(s for s in shards if s["bucket"] == bucket.name)
   return {
     "shape": dataclasses.asdict(bucket),

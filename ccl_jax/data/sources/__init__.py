@@ -1,1 +1,1 @@
-"""Where clips come from: folders, lists, TFDS sets."""
+"""Sources of clips: folders, lists, TFDS data sets."""

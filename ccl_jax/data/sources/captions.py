@@ -31,9 +31,14 @@ _log = logging.getLogger(__name__)
 
 
 class Caption(NamedTuple):
-  """A text for a part of a file; `audio`: the file with the sound, if it is another.
+  """A text for a part of a file.
 
-  `crop` is () or (top, left, height, width); `gain` is in dB.
+  Attributes:
+    text: the caption.
+    audio: the file with the sound below the folder; None: the file itself.
+    start, end: of the part, in seconds.
+    crop: () or (top, left, height, width), in pixels of decoded frames.
+    gain: of the sound, in dB.
   """
 
   text: str = ""
@@ -44,12 +49,12 @@ class Caption(NamedTuple):
   gain: float | int = 0.0
 
   def sound(self, root: pathlib.Path) -> pathlib.Path | None:
-    """The file with the sound, of a file below `root`; None: it is the same."""
+    """The path of the file with the sound, below `root`; None: it is the same file."""
     return root / self.audio if self.audio else None
 
 
 class Row(NamedTuple):
-  """A caption, all fields of its row, and where it stands."""
+  """A row of a table: its caption, all of its fields, and where it stands."""
 
   caption: Caption
   fields: dict[str, Any]
@@ -59,22 +64,36 @@ class Row(NamedTuple):
 def read_captions(
   root: pathlib.Path, names: Iterable[str], table: str = ""
 ) -> tuple[dict[str, list[Caption]], list[str]]:
-  """({file: its captions}, the entries whose file is not among `names`)."""
+  """The captions of files.
+
+  Args:
+    root: folder of the files and tables.
+    names: of the files.
+    table: the one table to read; "": all of the folder.
+
+  Returns:
+    Captions by file, and the entries whose file is not among `names`.
+
+  Raises:
+    UsageError: a table cannot be read, or a row is wrong.
+  """
   rows, unmatched = read_rows(root, names, table)
-  return {k: [row.caption for row in found] for k, found in rows.items()}, unmatched
+  return {
+    k: [row.caption for row in file_rows] for k, file_rows in rows.items()
+  }, unmatched
 
 
 def read_rows(
   root: pathlib.Path, names: Iterable[str], table: str = ""
 ) -> tuple[dict[str, list[Row]], list[str]]:
-  """As `read_captions`, with everything the rows hold. `table` is one file to read, in
-  the folder or elsewhere; by default all *.jsonl and *.csv of the folder.
+  """As `read_captions`, with all fields of the rows.
 
   A name without its suffix means the last of the files that share it.
   """
   names = {name: name for name in names}
+  # Later names win: `media_names` puts films last, so a bare name means the film.
   names |= {str(pathlib.PurePosixPath(name).with_suffix("")): name for name in names}
-  found, unmatched = {}, []
+  by_file, unmatched = {}, []
   for path in _tables(root, table):
     for where, fields in read_table(path, KEYS):
       key, caption = _parse(fields, where)
@@ -83,29 +102,34 @@ def read_rows(
         unmatched.append(key)
         _log.warning("%s: no file %s in the folder", where, key)
         continue
-      rows = found.setdefault(name, [])
+      rows = by_file.setdefault(name, [])
       for other in rows:
         parts = caption[2:4], other.caption[2:4]
+        # Parts may overlap, as captions of a film do; the same part twice is a mistake.
         if _WHOLE in parts or parts[0] == parts[1]:
           raise UsageError(
             f"{where}: a second caption for {name}, the first is at {other.where}: "
             "leave one, or give each its start and end"
           )
       rows.append(Row(caption, fields, where))
-  return found, unmatched
+  return by_file, unmatched
 
 
 def read_table(
   path: pathlib.Path, required: Sequence[str] = (), columns: Sequence[str] = ()
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-  """(its place, its fields) of every row of a .jsonl or .csv file; empty fields are
-  left out.
+  """(place, fields) of every row of a .jsonl or .csv file; empty fields are left out.
 
   Args:
+    path: of the file.
     required: names of which every row has one, and the header of a CSV.
     columns: of a CSV without a header, the names of its columns.
+
+  Raises:
+    UsageError: the file cannot be read, or a row is wrong.
   """
   try:
+    # Spreadsheets put a byte order mark at the start.
     text = path.read_bytes().decode("utf-8-sig")
   except UnicodeDecodeError as e:
     line = path.read_bytes()[: e.start].count(b"\n") + 1
@@ -121,7 +145,11 @@ def read_table(
 
 
 def sidecar(path: pathlib.Path) -> str:
-  """The text beside a file, "" where there is none."""
+  """The text of NAME.txt beside a file; "" where there is none.
+
+  Raises:
+    MediaError: it is not UTF-8.
+  """
   text = path.with_suffix(".txt")
   try:
     return text.read_text("utf-8-sig").strip() if text.is_file() else ""
@@ -139,6 +167,7 @@ def _tables(root: pathlib.Path, table: str) -> list[pathlib.Path]:
 
 
 def _read_jsonl(path, text: str, *_) -> Iterator[tuple[str, dict[str, Any]]]:
+  # Not splitlines: a caption may hold U+2028, which is no end of a line in JSON.
   for number, line in enumerate(text.split("\n"), 1):
     if not line.strip():
       continue
@@ -155,6 +184,7 @@ def _read_jsonl(path, text: str, *_) -> Iterator[tuple[str, dict[str, Any]]]:
 def _read_csv(
   path, text: str, required: Sequence[str], columns: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
+  # newline="": a quoted field may go over several lines.
   lines = csv.reader(io.StringIO(text, newline=""), strict=True)
   names = list(columns)
   try:
@@ -191,6 +221,7 @@ def _parse(row: dict[str, Any], where: str) -> tuple[str, Caption]:
   try:
     start, end = float(row.get("start", 0)), float(row.get("end", math.inf))
     gain, crop = float(row.get("loudness_gain", 0)), row.get("crop", ())
+    # A CSV has no lists: "0, 12, 480, 832" or "[0 12 480 832]".
     if isinstance(crop, str):
       crop = crop.strip("[]()").replace(",", " ").split()
     crop = tuple(int(side) for side in crop)

@@ -1,4 +1,4 @@
-"""What a folder of media gives: films, silent films, stills and sounds, by shape.
+"""Catalogues of a folder's clips by shape: films, silent films, stills and sounds.
 
 Every file is cut into items, and each item falls to the bucket of the shape it is
 nearest to (`buckets.choose`). An item is a few strings and a number, so that a list of
@@ -17,10 +17,10 @@ from ccl_jax.data.sets.buckets import KINDS, Bucket, check_specs, choose
 from ccl_jax.data.sources.captions import Caption, read_captions, sidecar
 from ccl_jax.data.sources.folder import SUFFIXES, files_of, relative
 from ccl_jax.data.sources.windows import (
+  cached_probe,
   check_hop,
   label,
   part_of,
-  probing,
   window_starts,
 )
 from ccl_jax.data.spec import ClipSpec
@@ -32,8 +32,14 @@ _log = logging.getLogger(__name__)
 
 
 class Item(NamedTuple):
-  """One clip to be: its name, its file and its sound's below the folder, its start;
-  `crop` and `gain` as in `Caption`.
+  """A clip that can be read: a few strings and numbers, no pixels.
+
+  Attributes:
+    id: its name.
+    path, sound: of its file and of its sound's, below the folder; None: the same file.
+    start: in seconds.
+    text: the caption.
+    crop, gain: as in `Caption`.
   """
 
   id: str
@@ -60,13 +66,17 @@ def scan(
   kinds: Iterable[str] = KINDS,
   captions: str = "",
 ) -> Catalogue:
-  """Reads the headers of all media below `root`.
+  """The catalogue of all media below `root`; only their headers are read.
 
   Args:
+    root: folder of media.
     specs: the shapes on offer; stills and sounds take a shape's size or duration.
     hop: seconds between the clips of one file; None: its clip's duration.
     kinds: which of `KINDS` to take; without "film", films do not turn silent.
     captions: the one table of captions to read; by default all in the folder.
+
+  Raises:
+    UsageError: a wrong setting, or no file that can be used.
   """
   root = pathlib.Path(root)
   rows = list_media(root, captions)
@@ -74,15 +84,24 @@ def scan(
 
 
 def list_media(root: pathlib.Path, captions: str = "") -> dict[str, list[Caption]]:
-  """All media below `root`, in order, with their captions."""
+  """All media below `root`, in order, with their captions.
+
+  Args:
+    captions: the one table to read; by default all in the folder.
+  """
   names = media_names(root)
   rows, _ = read_captions(root, names, captions)
   return without_soundtracks({name: rows.get(name, [Caption()]) for name in names})
 
 
 def media_names(root: pathlib.Path) -> list[str]:
-  """All media below `root`; films last, so that a caption without a suffix means a film
-  rather than its soundtrack or its thumbnail.
+  """Names of all media below `root`, films last.
+
+  So a caption without a suffix means a film rather than its soundtrack or its
+  thumbnail.
+
+  Raises:
+    UsageError: there is no folder, or no media in it.
   """
   suffixes = (*IMAGES, *SOUNDS, *SUFFIXES)
   names = [relative(path, root) for path in files_of(root, suffixes)]
@@ -94,7 +113,7 @@ def media_names(root: pathlib.Path) -> list[str]:
 def without_soundtracks(
   rows: Mapping[str, Sequence[Caption]],
 ) -> dict[str, Sequence[Caption]]:
-  """The files in order, without those that are the sound of another."""
+  """The files in order, without those that are the sound of another film."""
   sounds = {r.audio for name in rows for r in rows[name] if r.audio != name}
   return {name: rows[name] for name in sorted(rows) if name not in sounds}
 
@@ -107,7 +126,7 @@ def scan_rows(
   hop: float | int | None = None,
   kinds: Iterable[str] = KINDS,
 ) -> Catalogue:
-  """As `scan`, of the files in `rows`."""
+  """As `scan`, of the files in `rows` with their captions."""
   root = pathlib.Path(root)
   check_specs(specs)
   if hop is not None:
@@ -115,7 +134,8 @@ def scan_rows(
   if unknown := sorted(set(kinds) - set(KINDS)):
     raise UsageError(f"unknown kind {unknown[0]!r}: expected {', '.join(KINDS)}")
 
-  probe = probing()
+  # A film with many captions is opened once.
+  probe = cached_probe()
 
   def cut(entry):
     name, row = entry
@@ -127,11 +147,12 @@ def scan_rows(
     except media.MediaError as e:
       return label(name, row), str(e).removeprefix(f"{root / name}: "), []
     ids = [name if bucket.kind == "image" else f"{name}@{s:.3f}" for s in starts]
-    about = row.audio, text, row.crop, row.gain
-    return name, bucket, [Item(i, name, s, *about) for i, s in zip(ids, starts)]
+    details = row.audio, text, row.crop, row.gain
+    return name, bucket, [Item(i, name, s, *details) for i, s in zip(ids, starts)]
 
   buckets, skipped = {}, []
   entries = [(name, row) for name in rows for row in rows[name]]
+  # Reading headers waits for the disk, not for the processor.
   with futures.ThreadPoolExecutor(8) as pool:
     for name, bucket, items in pool.map(cut, entries):
       if items:
@@ -143,12 +164,16 @@ def scan_rows(
     raise UsageError(
       f"no usable file among {len(rows)} in {root}, first: {': '.join(skipped[0])}"
     )
+  # Sorted: the order of buckets must not depend on which file came first.
   return Catalogue(dict(sorted(buckets.items())), skipped)
 
 
 def read(root: str | pathlib.Path, bucket: Bucket, item: Item) -> dict[str, Any]:
-  """Decodes an item: `id`, `text`, and of `video` uint8 (F, H, W, 3) and `audio`
-  float32 (n,) those that its bucket has.
+  """Decodes an item of a catalogue.
+
+  Returns:
+    `id`, `text`, and of `video` uint8 (F, H, W, 3) and `audio` float32 (n,) those that
+    its bucket has.
 
   Raises:
     MediaError: it cannot be read.
@@ -156,6 +181,7 @@ def read(root: str | pathlib.Path, bucket: Bucket, item: Item) -> dict[str, Any]
   path, crop = pathlib.Path(root) / item.path, tuple(item.crop)
   clip = {"id": item.id, "text": item.text}
   if bucket.kind == "image":
+    # A still is a film of one frame.
     image = media.read_image(path, bucket.height, bucket.width, crop)
     return clip | {"video": image[None]}
   if bucket.kind == "silent":
@@ -190,11 +216,14 @@ def _cut(
     raise media.MediaError("no picture and no sound")
   duration = part_of(info, row).duration
   if not info.has_video:
+    # Sound has no shape: it takes the longest that fits, or else the shortest.
     fits = [s for s in specs if s.samples / s.sample_rate <= duration + 1e-6]
     spec = max(fits or specs, key=lambda s: s.samples * (1 if fits else -1))
     bucket = Bucket.of(spec, "sound")
     return bucket, window_starts(info, row, bucket.seconds, hop or bucket.seconds)
+  # With one shape on offer there is nothing to choose, and no frame to decode.
   height, width = media.picture_size(path, row.crop) if len(specs) > 1 else (1, 1)
+  # A film shorter than all shapes takes the shortest; `window_starts` refuses it.
   spec = choose(specs, height, width, duration) or min(specs, key=_seconds)
   bucket = Bucket.of(spec, "film" if info.has_audio else "silent")
   starts = window_starts(info, row, spec.seconds, hop or spec.seconds, 1 / spec.fps)

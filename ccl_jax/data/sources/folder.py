@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ccl_jax.data.media import decode as media
 from ccl_jax.data.media.loudness import amplified
 from ccl_jax.data.sources.captions import Caption, read_captions, sidecar
-from ccl_jax.data.sources.windows import check_hop, label, probing, window_starts
+from ccl_jax.data.sources.windows import cached_probe, check_hop, label, window_starts
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class Window(NamedTuple):
-  """A clip to be: of which file, from when (s), and the row it is of."""
+  """A clip of a film: its file, its start in seconds, the row it is of, its caption."""
 
   name: str
   start: float
@@ -34,9 +34,13 @@ class Window(NamedTuple):
 class FilmSource:
   """Clips `{"video", "audio", "text", "id"}` by index, the same at every reading.
 
-  `skipped` lists (name, reason) of films that give no clip. A clip that turns out
-  unreadable is replaced by the next readable one; `failed` maps such files to the
-  reason.
+  A clip that turns out unreadable is replaced by the next readable one.
+
+  Attributes:
+    root, spec: the folder, and the sizes of a clip.
+    windows: the clips.
+    skipped: (name, reason) of films that give no clip.
+    failed: the reason by name of films that could not be read later.
   """
 
   def __init__(
@@ -94,7 +98,7 @@ class FilmSource:
 
   def _cut(self, name: str, rows: Sequence[Caption], hop: float | int) -> list[Window]:
     """The windows of one film, none where it is no use."""
-    path, found, probe = self.root / name, [], probing()
+    path, windows, probe = self.root / name, [], cached_probe()
     for row in rows:
       try:
         info = probe(path, row.sound(self.root))
@@ -108,8 +112,8 @@ class FilmSource:
           reason = str(e).removeprefix(f"{path}: ")
           self.skipped.append((label(name, row), reason))
         continue
-      found += [Window(name, s, row, text) for s in starts]
-    return found
+      windows += [Window(name, s, row, text) for s in starts]
+    return windows
 
   def _fail(self, name: str, reason: str) -> None:
     with self._lock:
@@ -120,8 +124,10 @@ class FilmSource:
 
 
 class FolderSource(FilmSource):
-  """Every mp4, mov, mkv or webm below a folder; `captions` names the one table to read
-  (`captions.read_rows`). `unmatched` lists the captions without a film.
+  """The clips of every mp4, mov, mkv or webm below a folder.
+
+  Attributes:
+    unmatched: the captions without a film.
   """
 
   def __init__(
@@ -142,11 +148,16 @@ class FolderSource(FilmSource):
 
 
 def relative(path: pathlib.Path, root: pathlib.Path) -> str:
+  """The path below `root`, with "/" on every system."""
   return path.relative_to(root).as_posix()
 
 
 def files_of(root: pathlib.Path, suffixes: tuple[str, ...]) -> list[pathlib.Path]:
-  """All such files below a folder in order, but for hidden ones."""
+  """All files below a folder with one of the suffixes, in order, but for hidden ones.
+
+  Raises:
+    UsageError: there is no such folder.
+  """
   if not root.is_dir():
     kinds = " ".join(suffixes)
     raise UsageError(f"no folder at {root}: give a folder of {kinds} files")

@@ -1,4 +1,4 @@
-"""The files below a folder, found by any of the names that metadata gives them."""
+"""Lists the files below a folder, and finds them by the names that metadata give."""
 
 import functools
 import hashlib
@@ -12,7 +12,12 @@ from ccl_jax.errors import UsageError
 class Listing:
   """The files below `root` but for hidden ones and those in the folder `without`.
 
-  `digest` changes whenever a file comes, goes or changes its size or time.
+  Attributes:
+    names: their paths below `root`, in order.
+    digest: changes whenever a file comes, goes or changes its size or time.
+
+  Raises:
+    UsageError: there is no such folder.
   """
 
   def __init__(self, root: pathlib.Path, without: pathlib.Path):
@@ -21,18 +26,19 @@ class Listing:
     self.root, self.names, digest = root, [], hashlib.blake2s(digest_size=8)
     top, without = root.absolute(), without.absolute()
     for folder, below, names in os.walk(top):
-      here = pathlib.Path(folder)
-      below[:] = [n for n in below if n[0] != "." and here / n != without]
+      parent = pathlib.Path(folder)
+      below[:] = [n for n in below if n[0] != "." and parent / n != without]
       for name in names:
-        if name[0] != "." and (here / name).is_file():
-          self.names.append((here / name).relative_to(top).as_posix())
+        if name[0] != "." and (parent / name).is_file():
+          self.names.append((parent / name).relative_to(top).as_posix())
     self.names.sort()
     for name in self.names:
-      about = (root / name).stat()
-      digest.update(f"{name}\n{about.st_size}\n{about.st_mtime_ns}\n".encode())
+      status = (root / name).stat()
+      digest.update(f"{name}\n{status.st_size}\n{status.st_mtime_ns}\n".encode())
     self.digest = digest.hexdigest()
 
   def tables(self, *suffixes: str) -> list[pathlib.Path]:
+    """The files with one of the suffixes, such as ".csv", in order."""
     return [self.root / n for n in self.names if n.lower().endswith(suffixes)]
 
   @functools.cached_property
@@ -48,24 +54,30 @@ class Listing:
   def find(
     self, names: Iterable[str], suffixes: Sequence[str], below: str = ""
   ) -> str | None:
-    """The file that the first of `names` to match is of: its path below the root, its
-    name, or either without its suffix. Of several the earliest suffix counts.
+    """The file that the first of `names` to match is of.
+
+    A name is its path below the root, its name, or either without its suffix.
 
     Args:
+      names: in order.
+      suffixes: of media; of several files the one with the earliest suffix counts.
       below: the beginning of the name of a folder that it is in.
+
+    Raises:
+      UsageError: two files fit.
     """
     for name in names:
-      found = [n for n in self.index.get(name, ()) if _kind(n) in suffixes]
+      matches = [n for n in self.index.get(name, ()) if _kind(n) in suffixes]
       if below:
-        found = [n for n in found if _is_below(n, below)]
-      found.sort(key=lambda n: suffixes.index(_kind(n)))
-      if len(found) > 1 and _kind(found[0]) == _kind(found[1]):
+        matches = [n for n in matches if _is_below(n, below)]
+      matches.sort(key=lambda n: suffixes.index(_kind(n)))
+      if len(matches) > 1 and _kind(matches[0]) == _kind(matches[1]):
         raise UsageError(
-          f"two files below {self.root} are called {name}: {found[0]}, {found[1]}: "
+          f"two files below {self.root} are called {name}: {matches[0]}, {matches[1]}: "
           "leave one"
         )
-      if found:
-        return found[0]
+      if matches:
+        return matches[0]
     return None
 
 

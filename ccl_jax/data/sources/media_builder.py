@@ -1,4 +1,4 @@
-"""What the TFDS builders of media share: metadata row -> media file -> example.
+"""The base class of TFDS builders of media: metadata row -> media file -> example.
 
 An example is one clip's file, part and caption: a few hundred bytes. Pixels and bytes
 of the media are not copied: decoded 480p clips are 100 MB each, encoded ones would
@@ -31,7 +31,7 @@ from ccl_jax.data.sources.captions import Caption
 from ccl_jax.data.sources.catalogue import IMAGES, SOUNDS
 from ccl_jax.data.sources.folder import SUFFIXES
 from ccl_jax.data.sources.listing import Listing
-from ccl_jax.data.sources.windows import part_of, probing
+from ccl_jax.data.sources.windows import cached_probe, part_of
 from ccl_jax.errors import UsageError
 
 SPEECH = re.compile(
@@ -43,11 +43,17 @@ _log = logging.getLogger(__name__)
 
 
 class Entry(NamedTuple):
-  """What a row of metadata says of a clip.
+  """A row of metadata about one clip.
 
-  `names` are those its file may have, best first, `below` as in `Listing.find`;
-  `split` is the published one, or "" to draw it by `group` (by default the id);
-  `refused`: why it is left out.
+  Attributes:
+    id: of the clip, unique.
+    names: that its file may have, best first.
+    caption: its text and part of the file.
+    where: the row's place, for messages.
+    split: the published one, or "" to draw it.
+    group: clips of one group fall to one split; "": the id.
+    below: as in `Listing.find`.
+    refused: why it is left out; "": it is not.
   """
 
   id: str
@@ -62,13 +68,16 @@ class Entry(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class MediaConfig(tfds.core.BuilderConfig):
-  """Which clips to take.
+  """Filters of a data set of media: which clips to take.
 
   Attributes:
     min_seconds, max_seconds: of a clip's duration.
     min_side: pixels of the shorter side of a picture; sounds have none and pass.
     speech: "with" or "without": by whether the caption speaks of speech (`SPEECH`).
     test_share: of the clips, by a hash of their ids, where no split is published.
+
+  Raises:
+    UsageError: a value that is not among these.
   """
 
   min_seconds: float | int = 0.0
@@ -87,7 +96,15 @@ class MediaConfig(tfds.core.BuilderConfig):
 
 
 class Example(NamedTuple):
-  """A clip that is there. `seconds` of its part; a sound has height and width 0."""
+  """A clip whose file is there.
+
+  Attributes:
+    id, path, caption: see `Entry`; the path is below the folder.
+    kind: of `buckets.KINDS`.
+    seconds: of its part of the file.
+    height, width: in pixels; 0 of a sound.
+    split, group: see `Entry`.
+  """
 
   id: str
   path: str
@@ -100,6 +117,7 @@ class Example(NamedTuple):
   group: str
 
   def record(self) -> dict[str, Any]:
+    """The fields of the example's TFDS record."""
     text, audio, start, end, crop, gain = self.caption
     fields = {k: getattr(self, k) for k in _TEXTS[:3]} | {"text": text}
     fields |= {"audio": audio or "", "start": start, "end": end, "gain": gain}
@@ -111,7 +129,7 @@ _TEXTS = ("id", "path", "kind", "text", "audio")
 
 
 class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """A subclass says where its metadata is and how to read it."""
+  """A TFDS builder of media; a subclass says how its metadata are found and read."""
 
   VERSION = tfds.core.Version("1.0.0")
   MANUAL_DOWNLOAD_INSTRUCTIONS = "manual_dir holds the media and the metadata."
@@ -119,11 +137,15 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   MEDIA = (*SUFFIXES, *SOUNDS, *IMAGES)  # the suffixes to look for, best first
 
   def entries(self, files: Listing) -> Iterator[Entry]:
-    """The rows of the metadata."""
+    """The clips that the metadata among `files` name, in order.
+
+    Raises:
+      UsageError: the metadata are missing or wrong.
+    """
     raise NotImplementedError
 
   def part(self, entry: Entry, info: media.MediaInfo) -> Caption:
-    """The entry's caption, once its file is known."""
+    """The caption of an entry and its part, once the headers of its file are known."""
     return entry.caption
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -140,15 +162,17 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     )
 
   def _split_generators(self, dl_manager) -> dict[str, Iterator]:
-    root, here = pathlib.Path(dl_manager.manual_dir), pathlib.Path(self.data_dir)
+    root, data_dir = pathlib.Path(dl_manager.manual_dir), pathlib.Path(self.data_dir)
+    # The data set may be built below the media: its own files are not media.
     files = Listing(root, without=pathlib.Path(self._data_dir_root))
+    # All metadata is read before any media: its mistakes show in seconds.
     entries = _unique(self.entries(files))
     kept, missing, skipped = self._join(root, files, entries)
     _log.log(
       logging.WARNING if missing or skipped else logging.INFO,
       "%s: %d clips; %d files are missing, %d left out: see missing.txt and "
       "skipped.jsonl below %s",
-      *(root, len(kept), len(missing), len(skipped), here.parent),
+      *(root, len(kept), len(missing), len(skipped), data_dir.parent),
     )
     if not kept:
       first = skipped[0] if skipped else missing[0]
@@ -157,9 +181,11 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         f"{len(missing)} have no file below {root}; the first: {': '.join(first)}"
       )
     lines = ("\t".join(entry) + "\n" for entry in missing)
-    (here / "missing.txt").write_text("".join(lines), "utf-8")
+    (data_dir / "missing.txt").write_text("".join(lines), "utf-8")
     rows = (json.dumps({"id": name, "reason": why}) for name, why in skipped)
-    (here / "skipped.jsonl").write_text("".join(row + "\n" for row in rows), "utf-8")
+    (data_dir / "skipped.jsonl").write_text(
+      "".join(row + "\n" for row in rows), "utf-8"
+    )
     self.info.metadata["media_root"] = str(root.absolute())
     splits = self._splits(kept)
     return {k: self._generate_examples(splits[k]) for k in splits if splits[k]}
@@ -174,9 +200,9 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """(examples, (id, names) without a file, (id, reason) of those left out)."""
     from tqdm import tqdm
 
-    probe = probing()
+    probe = cached_probe()
 
-    def look(entry):
+    def examine(entry):
       if entry.refused:
         return entry.refused
       path = files.find(entry.names, self.MEDIA, entry.below)
@@ -187,18 +213,26 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       except media.MediaError as e:
         return str(e).removeprefix(f"{root / path}: ")
 
+    # Headers only: the threads wait for the disk.
     with futures.ThreadPoolExecutor(8) as pool:
-      looked = pool.map(look, entries)
-      found = list(tqdm(looked, "headers", len(entries), file=sys.stderr, disable=None))
-    pairs = list(zip(entries, found, strict=True))
-    missing = [(e.id, " or ".join(e.names)) for e, made in pairs if made is None]
-    skipped = [(e.id, made) for e, made in pairs if isinstance(made, str)]
-    return [made for _, made in pairs if isinstance(made, Example)], missing, skipped
+      pending = pool.map(examine, entries)
+      results = list(
+        tqdm(pending, "headers", len(entries), file=sys.stderr, disable=None)
+      )
+    pairs = list(zip(entries, results, strict=True))
+    missing = [(e.id, " or ".join(e.names)) for e, result in pairs if result is None]
+    skipped = [(e.id, result) for e, result in pairs if isinstance(result, str)]
+    return (
+      [result for _, result in pairs if isinstance(result, Example)],
+      missing,
+      skipped,
+    )
 
   def _example(
     self, root: pathlib.Path, path: str, entry: Entry, probe: Callable
   ) -> Example:
     c, row = self.builder_config, entry.caption
+    # Captions alone decide: to listen to every clip would take days.
     if c.speech and (c.speech == "with") != bool(SPEECH.search(row.text)):
       raise media.MediaError(f"its caption is not {c.speech} speech: {row.text[:60]}")
     kind, seconds, height, width = "image", 0.0, 0, 0
@@ -219,17 +253,21 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       )
     if kind != "sound" and min(height, width) < c.min_side:
       raise media.MediaError(f"{height} x {width} pixels, asked are {c.min_side}")
-    about = seconds, height, width, entry.split, entry.group
-    return Example(entry.id, path, row, kind, *about)
+    details = seconds, height, width, entry.split, entry.group
+    return Example(entry.id, path, row, kind, *details)
 
   def _splits(self, kept: list[Example]) -> dict[str, list[Example]]:
-    """Where no clip falls to the test split, the group with the smallest hash does."""
+    """Examples by split: the one they name, else drawn by a hash of the group. Where no
+    clip falls to the test split, the group with the smallest hash does.
+    """
     share, drawn = self.builder_config.test_share, {}
     for e in kept:
       digest = hashlib.blake2s((e.group or e.id).encode(), digest_size=4).digest()
+      # A number in [0, 1) by the name alone: adding clips moves none to another split.
       drawn[e.id] = int.from_bytes(digest, "big") / 2**32
     split = lambda e: e.split or ("test" if drawn[e.id] < share else "train")
     test = {e.id for e in kept if split(e) == "test"}
+    # Small sets: without this, a hash may leave the test split empty.
     least = min(drawn.values())
     if not test and share and max(drawn.values()) > least:
       test = {name for name in drawn if drawn[name] == least}

@@ -1,4 +1,4 @@
-"""TFDS data sets of media (`media_builder.py`): built unless there, read as captions.
+"""Builds and reads TFDS data sets of media (`media_builder.py`).
 
 Rows are {file below the folder: its captions}, what `FilmSource` and
 `catalogue.scan_rows` take.
@@ -22,14 +22,19 @@ Rows = dict[str, list[Caption]]
 def prepare(
   kind: Any, root: str | pathlib.Path, data_dir: str = "", **options: Any
 ) -> Any:
-  """The builder of a set, ready to read. Its folder's name holds a digest of what was
-  asked for and of the files below `root`: new files make a new set.
+  """The builder of a data set, which is built unless it is there.
+
+  Its folder's name holds a digest of what was asked for and of the files below `root`:
+  new files make a new set.
 
   Args:
     kind: a subclass of `MediaBuilder`.
     root: the folder with media and metadata.
     data_dir: where sets are kept, ROOT/tfds by default.
     options: of the builder's configuration.
+
+  Raises:
+    UsageError: an unknown option, wrong metadata, or a folder that cannot be written.
   """
   import tensorflow_datasets as tfds
 
@@ -41,8 +46,8 @@ def prepare(
   files = Listing(root, without=data_dir)
   config = kind.CONFIG("", **options)
   values = [getattr(config, key) for key in known]
-  asked = repr([str(root.absolute()), files.digest, *values])
-  config.name = hashlib.blake2s(asked.encode(), digest_size=6).hexdigest()
+  request = repr([str(root.absolute()), files.digest, *values])
+  config.name = hashlib.blake2s(request.encode(), digest_size=6).hexdigest()
   make = lambda: kind(data_dir=data_dir, config=config, file_format="array_record")
   builder = make()
   download = tfds.download.DownloadConfig(manual_dir=root)
@@ -59,7 +64,7 @@ def prepare(
 
 
 def option_types(kind: Any) -> dict[str, type]:
-  """The options of a builder and their types."""
+  """The options of a builder of media by name, with their types."""
   import tensorflow_datasets as tfds
 
   common = {f.name for f in dataclasses.fields(tfds.core.BuilderConfig)}
@@ -68,15 +73,15 @@ def option_types(kind: Any) -> dict[str, type]:
 
 
 def splits(builder: Any) -> dict[str, Rows]:
-  """The rows of every split of a built set."""
+  """The rows of every split of a built set, by name."""
   return {name: _rows(builder.as_data_source(name)) for name in builder.info.splits}
 
 
 def media_root(path: str | pathlib.Path) -> str | None:
-  """Where the media are of the data set in the folder `path`; None: it is no such."""
+  """The folder of the media of the data set at `path`; None: it lists no media."""
   file = pathlib.Path(path) / "metadata.json"
-  about = json.loads(file.read_text()) if file.is_file() else {}
-  return about.get("media_root")
+  metadata = json.loads(file.read_text()) if file.is_file() else {}
+  return metadata.get("media_root")
 
 
 def _rows(records: Any) -> Rows:

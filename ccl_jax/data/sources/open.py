@@ -1,4 +1,4 @@
-"""Sources by name: a folder of films, a TFDS directory, or a builder of this package.
+"""Opens sources by name: a folder of films, a TFDS directory, or a builder of ours.
 
 A source is anything with len and getitem that gives clips. A builder is a module of
 `data.builders`, which makes the data set below `root` unless it is there. It has either
@@ -26,10 +26,19 @@ def open_source(
   split: str = "train",
   **options: Any,
 ) -> Any:
-  """Clips of `spec`. `kind` is "folder" (films below `root`; options of
-  `FolderSource`), "tfds" (a built data set, whose version's directory is `root`: of
-  media, or with video, audio and text), or a builder (its own options; for media those
-  of `media_set.prepare` and `hop`).
+  """The clips of a source, by index.
+
+  Args:
+    kind: "folder" (films below `root`), "tfds" (a built data set, of media or with
+      video, audio and text), or the name of a builder.
+    spec: sizes of the clips.
+    root: folder of films or media, or the directory of the data set's version.
+    split: of a data set.
+    options: of `FolderSource` or of the builder; for media those of
+      `media_set.prepare` and `hop`.
+
+  Raises:
+    UsageError: an unknown source, split or option, or data that do not fit.
   """
   if kind == "folder":
     return _call(kind, FolderSource, root, spec, options)
@@ -43,7 +52,11 @@ def open_source(
 
 
 def builder(kind: str) -> Any:
-  """The module of a builder."""
+  """The module of `data.builders` with the name `kind`.
+
+  Raises:
+    UsageError: there is none.
+  """
   known = [module.name for module in pkgutil.iter_modules(builders.__path__)]
   if kind not in known:
     names = ", ".join(["folder", "tfds", *(name for name in known if name != "folder")])
@@ -52,7 +65,7 @@ def builder(kind: str) -> Any:
 
 
 def is_media(kind: str, root: str | pathlib.Path) -> bool:
-  """Whether the source lists media that stay where they are."""
+  """Whether the source lists media that stay where they are, in their folder."""
   if kind == "tfds":
     return media_set.media_root(root) is not None
   return hasattr(builder(kind), "BUILDER")
@@ -61,21 +74,26 @@ def is_media(kind: str, root: str | pathlib.Path) -> bool:
 def open_media(
   kind: str, root: str | pathlib.Path, split: str, **options: Any
 ) -> tuple[str | pathlib.Path, media_set.Rows]:
-  """(the folder of the media, the captions of every file) of a source of media."""
+  """A source of media: the media's folder, and the captions of every file.
+
+  Raises:
+    UsageError: an unknown source, split or option.
+  """
   if kind == "tfds":
     import tensorflow_datasets as tfds
 
     if options:
       raise UsageError(f"a built data set has no options, got {', '.join(options)}")
-    made, root = tfds.builder_from_directory(str(root)), media_set.media_root(root)
+    dataset, root = tfds.builder_from_directory(str(root)), media_set.media_root(root)
   else:
-    made = media_set.prepare(builder(kind).BUILDER, root, **options)
-  return root, _of_split(kind, media_set.splits(made), split)
+    dataset = media_set.prepare(builder(kind).BUILDER, root, **options)
+  return root, _of_split(kind, media_set.splits(dataset), split)
 
 
 class Cached:
-  """A source that keeps what it has read, up to `gigabytes`: films are slow to decode
-  and a small folder is read many times.
+  """A source that keeps the clips it has read, up to `gigabytes`.
+
+  Films are slow to decode, and a small folder is read many times.
   """
 
   def __init__(self, source: Any, gigabytes: float):

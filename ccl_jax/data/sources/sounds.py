@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class Span(NamedTuple):
-  """Samples `start` to `stop` of a file, which begins at `origin` seconds."""
+  """Samples `start` to `stop` of a file, whose first sample is at `origin` seconds."""
 
   path: pathlib.Path
   origin: float
@@ -43,13 +43,18 @@ class Span(NamedTuple):
 
   @property
   def samples(self) -> int:
+    """The number of samples of the span."""
     return self.stop - self.start
 
 
 class Sounds:
-  """The sounds below a folder: `train` and `held_out` spans, and their windows.
+  """The sounds below a folder, and windows of them.
 
-  `skipped` lists (name, reason) of the files that give none.
+  Attributes:
+    root: the folder.
+    shortest: samples below which a span is of no use.
+    train, held_out: the spans to draw from, and those that are never drawn.
+    skipped: (name, reason) of the files that give none.
   """
 
   def __init__(
@@ -66,29 +71,30 @@ class Sounds:
       UsageError: no folder, no media, or no sound in it that is long enough.
     """
     self.root, self.shortest = pathlib.Path(root), shortest
-    found = files_of(self.root, (*SOUNDS, *SUFFIXES))
-    if not found:
+    files = files_of(self.root, (*SOUNDS, *SUFFIXES))
+    if not files:
       kinds = " ".join((*SOUNDS, *SUFFIXES))
       raise UsageError(f"no media in {root}: expected {kinds} files")
     with futures.ThreadPoolExecutor(8) as pool:
-      spans = dict(zip(found, pool.map(self._probe, found)))
+      spans = dict(zip(files, pool.map(self._probe, files)))
       self.skipped = [(p.name, s) for p, s in spans.items() if isinstance(s, str)]
       whole = [s for s in spans.values() if isinstance(s, Span)]
       self._kept: dict[pathlib.Path, np.ndarray] = {}
+      # float32: 4 bytes a sample.
       if 4 * sum(s.stop for s in whole) <= cache_gb * 1e9:
         whole = [s for s in pool.map(self._keep, whole) if s is not None]
     for name, reason in self.skipped:
       _log.warning("skipped %s: %s", name, reason)
     if not whole:
       raise UsageError(
-        f"no usable sound among {len(found)} files in {root}, first: "
+        f"no usable sound among {len(files)} files in {root}, first: "
         f"{': '.join(self.skipped[0])}"
       )
     self.train, self.held_out = self._split(whole) if hold else (whole, whole)
 
   @property
   def seconds(self) -> float:
-    """Of sound to train on."""
+    """Seconds of all sound to train on."""
     return sum(span.samples for span in self.train) / RATE
 
   def read(self, span: Span, start: int, samples: int) -> Float32[np.ndarray, "n"]:
@@ -103,9 +109,14 @@ class Sounds:
     return media.read_audio(span.path, samples, RATE, span.origin + start / RATE)
 
   def draw(self, key: Sequence[int], samples: int) -> Float32[np.ndarray, "n"]:
-    """The window that belongs to a key, of the spans to train on."""
+    """The window of `samples` that belongs to a key, of the spans to train on.
+
+    Raises:
+      UsageError: no span is so long, or windows in turn cannot be read.
+    """
     rng, reason = np.random.default_rng(key), ""
     spans = [span for span in self.train if span.samples >= samples]
+    # Each span counts by the windows it holds, so every instant is as likely.
     ends = np.cumsum([span.samples - samples + 1 for span in spans])
     if not spans:
       longest = max(span.samples for span in self.train)
@@ -115,6 +126,7 @@ class Sounds:
       )
     for _ in range(TRIES):
       place = int(rng.integers(ends[-1]))
+      # The span whose range of starts holds `place`.
       i = int(np.searchsorted(ends, place, "right"))
       try:
         return self.read(spans[i], place - int(ends[i - 1] if i else 0), samples)
@@ -126,8 +138,10 @@ class Sounds:
   def windows(
     self, spans: Sequence[Span], samples: int
   ) -> Iterator[Float32[np.ndarray, "n"]]:
-    """All windows of spans, one after another, round by round: the first of every span,
-    then the second, so that the first few are of many files.
+    """All windows of `samples` of the spans, in rounds.
+
+    The first window of every span comes first, then the second of each, so that the
+    first few windows are of many files.
     """
     rounds = max((span.samples // samples for span in spans), default=0)
     for i in range(rounds):
@@ -167,12 +181,14 @@ class Sounds:
 
   def _split(self, whole: list[Span]) -> tuple[list[Span], list[Span]]:
     name = lambda span: relative(span.path, self.root).encode()
+    # By the name alone: files that are added later move none.
     held = [zlib.crc32(name(span)) % SHARE == 0 for span in whole]
     if any(held) and not all(held):
       train = [span for span, h in zip(whole, held) if not h]
       return train, [span for span, h in zip(whole, held) if h]
     train, held_out = [], []
     for span in whole:
+      # No file was chosen, or all were: the end of each is held out instead.
       cut = span.stop - max(span.stop // SHARE, self.shortest)
       if cut < self.shortest:  # too short for both
         train.append(span)
@@ -183,9 +199,14 @@ class Sounds:
 
 
 class WindowBatches:
-  """Endless batches {"wave": float32 (rows, samples)}, by their number.
+  """Endless batches {"wave": float32 (rows, samples)}, drawn by their number.
 
-  `rows` are those of this process. `close` stops the threads.
+  Args:
+    sounds: to draw from.
+    samples: of a window.
+    rows: of a batch, those of this process.
+    seed: of all windows.
+    threads: that decode.
   """
 
   def __init__(
@@ -197,6 +218,7 @@ class WindowBatches:
     self._coming: dict[int, list[futures.Future]] = {}
 
   def __next__(self) -> dict[str, np.ndarray]:
+    # By number: a batch that is under way already is not asked for again.
     for g in range(self._next, self._next + AHEAD):
       if g not in self._coming:
         self._coming[g] = [self._submit(g, r) for r in self._rows]
@@ -205,12 +227,15 @@ class WindowBatches:
     return {"wave": np.stack(windows)}
 
   def get_state(self) -> dict[str, Any]:
+    """The state after the batch that was returned last, as JSON."""
     return {"next_batch": self._next}
 
   def set_state(self, state: dict[str, Any]) -> None:
+    """Continues from a state of `get_state`; batches under way are dropped."""
     self._next, self._coming = int(state["next_batch"]), {}
 
   def close(self) -> None:
+    """Stops the threads that decode windows ahead."""
     self._pool.shutdown(cancel_futures=True)
 
   def _submit(self, batch: int, row: int) -> futures.Future:

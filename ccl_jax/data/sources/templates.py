@@ -13,7 +13,7 @@ from ccl_jax.errors import UsageError
 
 
 def fields_of(template: str) -> list[str]:
-  """The names of a template's fields.
+  """The names of a template's fields, in order.
 
   Raises:
     UsageError: it is no template of names in braces.
@@ -31,7 +31,11 @@ def fields_of(template: str) -> list[str]:
 
 
 def check(template: str, rows: Iterable[Mapping[str, Any]]) -> None:
-  """Raises UsageError where a field is in none of the rows."""
+  """Checks that each field of a template is in one of the rows at least.
+
+  Raises:
+    UsageError: a field is in none.
+  """
   known = set().union(*rows)
   if absent := sorted(set(fields_of(template)) - known):
     raise UsageError(
@@ -41,7 +45,7 @@ def check(template: str, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def filled(template: str, row: Mapping[str, Any]) -> str | None:
-  """The caption of a row; None where it lacks a field."""
+  """The caption that a template makes of a row; None where the row lacks a field."""
   names = fields_of(template)
   if not all(name in row for name in names):
     return None

@@ -1,4 +1,4 @@
-"""Where the clips of a file begin: windows of a clip's length within a row's part."""
+"""Cuts files into clips: windows of a clip's length within a row's part of the file."""
 
 import dataclasses
 import functools
@@ -14,7 +14,15 @@ from ccl_jax.errors import UsageError
 def probe_with_sound(
   path: pathlib.Path, sound: pathlib.Path | None = None
 ) -> media.MediaInfo:
-  """What a file holds, with the sound of another file if it has one of its own."""
+  """The headers of a file, with the sound of another file if that is named.
+
+  Args:
+    path: of the film or sound.
+    sound: of the file with the film's sound, on the same clock.
+
+  Raises:
+    MediaError: a file cannot be read, or `sound` has no audio.
+  """
   info = _probe(path)
   if sound is None or not info.has_video:
     return info
@@ -29,15 +37,20 @@ def probe_with_sound(
   )
 
 
-def probing() -> Callable[..., media.MediaInfo]:
-  """`probe_with_sound` that looks once into a file that has many rows. It forgets the
-  files it has not been asked for of late, and is for one pass over a folder.
+def cached_probe() -> Callable[..., media.MediaInfo]:
+  """A `probe_with_sound` that remembers the last 64 files.
+
+  It opens a file with many rows once, and is for one pass over a folder.
   """
   return functools.lru_cache(64)(probe_with_sound)
 
 
 def part_of(info: media.MediaInfo, row: Caption) -> media.MediaInfo:
-  """The file as if it were only the row's part of it."""
+  """The headers as if the file were only the row's part of it.
+
+  Raises:
+    MediaError: the part is outside of the file.
+  """
   start, end = max(info.start, row.start), min(info.end, row.end)
   if end <= start:
     raise media.MediaError(
@@ -54,14 +67,24 @@ def window_starts(
   hop: float | int,
   held: float | int = 0,
 ) -> list[float]:
-  """Starts of the windows of so many `seconds`, one every `hop`; the last frame may be
-  `held` so much longer.
+  """Starts of a file's windows, in seconds.
 
   A frame serves the instants half a period before it appears, so at the end of a part
   within a file the last frame is held for half of that: else the next shot would show.
+
+  Args:
+    info: headers of the file.
+    row: says which part of it.
+    seconds: length of a window.
+    hop: seconds from one start to the next.
+    held: seconds that the last frame may be held beyond its own.
+
+  Raises:
+    MediaError: the part is shorter than a window.
   """
   part = part_of(info, row)
   held = held / 2 if part.end < info.end else held
+  # 1e-6: a clip of exactly this length must not fail by rounding.
   room = part.duration - seconds + held + 1e-6
   if room < 0:
     raise media.MediaError(
@@ -71,13 +94,18 @@ def window_starts(
 
 
 def label(name: str, row: Caption) -> str:
-  """The name of a row's part of a file, in reports."""
+  """The name of a row's part of a file, for reports: NAME or NAME@START."""
   if (row.start, row.end) == (0.0, math.inf):
     return name
   return f"{name}@{row.start:.3f}"
 
 
 def check_hop(hop: float | int) -> None:
+  """Checks that the seconds between clips are more than 0.
+
+  Raises:
+    UsageError: they are not.
+  """
   if hop <= 0:
     raise UsageError(f"hop is the seconds between clips, got {hop}: use more than 0")
 

@@ -30,8 +30,8 @@ class Head(nn.Module):
   """One axis's score of an embedding.
 
   Attributes:
-    dense: numbers of the dense layers, as the release counts.
-    norms: whether norms follow them, all but the last.
+    dense: the dense layers' numbers in the release, which counts all its layers.
+    norms: whether a norm follows every dense layer but the last.
   """
 
   dense: tuple[int, ...]
@@ -64,7 +64,9 @@ class AestheticsNet(nn.Module):
     self, wave: Float[Array, "b n"], valid: Bool[Array, "b n"]
   ) -> dict[str, Float[Array, " b"]]:
     states, mask = self.wavlm(wave, valid)
+    # Weights of a mean over the frames of sound; padding has none.
     share = mask / jnp.maximum(mask.sum(1, keepdims=True), 1)
+    # The mean over time first: layers and frames commute, and this is smaller.
     means = jnp.einsum("lbtc,bt->lbc", states, share, precision=EXACT)
     scores = {}
     for axis in AXES:
@@ -73,13 +75,14 @@ class AestheticsNet(nn.Module):
       e = jnp.einsum("lbc,l->bc", means, weights, precision=EXACT)
       if self.unit:
         length = jnp.sqrt(jnp.sum(e * e, -1, keepdims=True))
+        # score = MLP(e / |e|)
         e = e / jnp.maximum(length, LEAST)
       scores[axis] = Head(self.dense, self.norms, name=f"head_{axis}")(e)
     return scores
 
 
 class Aesthetics(struct.PyTreeNode):
-  """A release's network and scale.
+  """A release's network with its parameters and the scale of its scores.
 
   Attributes:
     params: of `net`.

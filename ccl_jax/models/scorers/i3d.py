@@ -29,7 +29,7 @@ BRANCHES = ("b0", "b1a", "b1b", "b2a", "b2b", "b3b")
 
 
 class Unit(nn.Module):
-  """Convolution, normalised by the statistics of training, and relu."""
+  """A convolution, normalised by the stored statistics of training, and relu."""
 
   features: int
   kernel: int
@@ -48,6 +48,7 @@ class Unit(nn.Module):
     x = conv(x)
     ones, zeros = nn.initializers.ones, nn.initializers.zeros
     value = lambda name, init: self.param(name, init, (self.features,))
+    # (x - mean) / sqrt(var + eps) scale + bias as x factor + offset.
     factor = value("scale", ones) * jax.lax.rsqrt(value("var", ones) + EPS)
     offset = value("bias", zeros) - value("mean", zeros) * factor
     return nn.relu(
@@ -56,7 +57,11 @@ class Unit(nn.Module):
 
 
 class Mixed(nn.Module):
-  """Four branches, joined; `widths` are in the order of `BRANCHES`."""
+  """Four branches side by side, joined on channels.
+
+  Attributes:
+    widths: of the units, in the order of `BRANCHES`.
+  """
 
   widths: tuple[int, ...]
 
@@ -113,6 +118,7 @@ class I3D(nn.Module):
       if name == "5b":
         x = _pool(x, 2, 2)
       x = Mixed(widths, name=f"Mixed_{name}")(x)
+    # Logits at every pair of time steps, then their mean.
     x = nn.avg_pool(x, (2, 7, 7))
     return nn.Dense(self.classes, precision=EXACT, name="logits")(x).mean((1, 2, 3))
 
@@ -123,11 +129,16 @@ def _pool(x, window, stride):
 
 
 class FilmFeatures(struct.PyTreeNode):
-  """Parameters of `net`, and the network."""
+  """The network with its parameters, as a function of one film's pixels.
+
+  Attributes:
+    params: of `net`.
+    net: the network.
+  """
 
   params: Any  # not typed as arrays: transformations put shapes, shardings here
   net: I3D = struct.field(pytree_node=False, default=I3D())
 
   def __call__(self, pixels: Float[Array, "F s s 3"]) -> Float[Array, " e"]:
-    """Features of `film_pixels`."""
+    """I3D features of pixels prepared by `film_pixels`, one vector a film."""
     return self.net.apply({"params": self.params}, pixels[None])[0]

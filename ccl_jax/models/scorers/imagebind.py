@@ -32,11 +32,14 @@ EPS, STEM_EPS = 1e-6, 1e-5
 
 
 class Tower(nn.Module):
-  """Patches (b, l, c) to unit vectors.
+  """Patches (b, l, c) to unit vectors (b, e).
 
   Attributes:
-    first_norm: a norm before the blocks.
-    sink: the blocks have a learnt key and value.
+    heads, hidden, depth: of the transformer.
+    out: e, the width of the common space.
+    first_norm: whether a norm stands before the blocks.
+    sink: whether each block has a learnt key and value besides the tokens.
+    dtype: of matrix products.
   """
 
   heads: int
@@ -64,6 +67,8 @@ class Tower(nn.Module):
 
 
 class VisionTower(nn.Module):
+  """Two normalised frames to a unit vector; fields as of `Tower`, and the `width`."""
+
   width: int
   heads: int
   hidden: int
@@ -80,6 +85,8 @@ class VisionTower(nn.Module):
 
 
 class AudioTower(nn.Module):
+  """A mel spectrogram to a unit vector times a learnt scale; fields as of `Tower`."""
+
   width: int
   heads: int
   hidden: int
@@ -101,6 +108,7 @@ class AudioTower(nn.Module):
     patches = layer_norm(STEM_EPS, "patch_norm")(patches)
     sizes = self.heads, self.hidden, self.depth, self.out
     unit = Tower(*sizes, False, True, self.dtype, name="tower")(patches)
+    # The release scales sound by a learnt factor; a cosine does not see it.
     return unit * jnp.exp(self.param("log_scale", nn.initializers.zeros, ()))
 
 

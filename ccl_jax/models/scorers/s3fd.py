@@ -36,6 +36,7 @@ class UnitNorm(nn.Module):
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     constant = nn.initializers.constant(self.init)
     scale = self.param("scale", constant, x.shape[-1:])
+    # x / |x| by place, times a learned scale.
     length = jnp.sqrt(jnp.sum(x * x, -1, keepdims=True)) + 1e-10
     return x / length * scale.reshape(1, 1, 1, -1)
 
@@ -84,7 +85,7 @@ class S3FDNet(nn.Module):
 
 
 class S3FD(struct.PyTreeNode):
-  """The detector.
+  """The detector with its parameters, an argument of jitted functions.
 
   Attributes:
     params: of `S3FDNet`; its sizes are theirs.

@@ -29,7 +29,13 @@ JOINT_EPS = 1e-5
 
 
 class JointHead(nn.Module):
-  """Rows of both towers, (b, rows of the window, c), to the logits of the classes."""
+  """Rows of a window, of both towers, to the logits of the classes.
+
+  Attributes:
+    heads, hidden, depth: of the transformer.
+    classes: o, the offsets that are told apart.
+    dtype: of matrix products.
+  """
 
   heads: int
   hidden: int
@@ -47,6 +53,7 @@ class JointHead(nn.Module):
     off, mod = (self.param(n, normal, (width,)) for n in ("off_token", "mod_token"))
     video = layer_norm(JOINT_EPS, "video_norm")(video)
     audio = layer_norm(JOINT_EPS, "audio_norm")(audio)
+    # [OFF | ln(W_v v) | MOD | ln(W_a a)]; OFF is read by the head.
     x = jnp.concatenate([prepend(video, off), prepend(audio, mod)], 1)
     x = x + self.param("place_embedding", normal, x.shape[1:])[None]
     blocks = stack(Block, self.depth)(
@@ -85,14 +92,17 @@ class SynchformerNet(nn.Module):
     )
 
   def video_rows(self, frames: Float[Array, "b F H W 3"]) -> Float[Array, "b t c"]:
+    """Rows (b, t, c) of b video segments in [-1, 1], one for every two frames."""
     return self.video(frames)
 
   def audio_rows(self, mel: Float[Array, "b bands frames"]) -> Float[Array, "b t c"]:
+    """Rows (b, t, c) of the normalised mels of b sound segments."""
     return self.audio(mel)
 
   def compare(
     self, video: Float[Array, "b v c"], audio: Float[Array, "b a c"]
   ) -> Float[Array, "b o"]:
+    """Logits of the classes from a window's v rows of video and a rows of sound."""
     return self.joint(video, audio)
 
   def __call__(
@@ -100,6 +110,7 @@ class SynchformerNet(nn.Module):
     frames: Float[Array, "b s F H W 3"],
     mel: Float[Array, "b s bands frames"],
   ) -> Float[Array, "b o"]:
+    # Segments are independent in the towers: they join the batch.
     video, audio = self.video(_flat(frames)), self.audio(_flat(mel))
     rows = lambda x: x.reshape(len(frames), -1, x.shape[-1])
     return self.joint(rows(video), rows(audio))
@@ -121,6 +132,7 @@ class Synchformer(struct.PyTreeNode):
 
   @property
   def net(self) -> SynchformerNet:
+    """The network, with all sizes but the heads read from the parameters' shapes."""
     parts = [self.params[name] for name in ("video", "audio", "joint")]
     layers = [part["blocks"]["mlp"]["in"]["kernel"].shape for part in parts]
     return SynchformerNet(

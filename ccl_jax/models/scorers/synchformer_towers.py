@@ -65,6 +65,7 @@ class DividedAttention(nn.Module):
     b, _, width = x.shape
     qkv = jnp.split(dense(3 * width, self.dtype, "qkv")(x), 3, -1)
     q, k, v = (split_heads(part, self.heads) for part in qkv)
+    # The class token sees all tokens, in time and in space alike.
     first = Kernel()(q[:, :1], k, v)
 
     def groups(x):
@@ -86,6 +87,13 @@ class DividedAttention(nn.Module):
 
 
 class VideoBlock(nn.Module):
+  """A block of divided attention: in time, in space, then the MLP.
+
+  Attributes:
+    times: t, the steps of time among the tokens.
+    heads, hidden, dtype: of the layers.
+  """
+
   heads: int
   hidden: int
   times: int
@@ -151,6 +159,7 @@ class AudioTower(nn.Module):
       self.heads, self.hidden, AUDIO_EPS, fused=False, dtype=self.dtype, name="blocks"
     )
     x = layer_norm(AUDIO_EPS, "norm")(blocks(x, None)[0])[:, 2:]
+    # A row per step of time is pooled from the patches of all bands.
     x = x.reshape(b, bands, times, c).swapaxes(1, 2).reshape(b * times, bands, c)
     pool = Pool(self.heads, self.hidden, self.dtype, name="pool")
     return pool(x).reshape(b, times, c)

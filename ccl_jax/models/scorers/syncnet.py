@@ -57,7 +57,7 @@ SOUND = (  # (cepstra, rows)
 
 
 class StoredNorm(nn.Module):
-  """Batch norm by stored statistics."""
+  """Batch norm by the statistics that training stored, never by the batch's."""
 
   @nn.compact
   def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
@@ -67,11 +67,12 @@ class StoredNorm(nn.Module):
     scale, bias, mean, var = (
       self.param(name, init, shape[-1:]).reshape(shape) for name, init in inits.items()
     )
+    # The statistics' factor is made first: one product per element.
     return (x - mean) * (jax.lax.rsqrt(var + EPS) * scale) + bias
 
 
 class Tower(nn.Module):
-  """One side.
+  """One of the two sides: six convolutions and two dense layers.
 
   Attributes:
     layers: `LIPS` or `SOUND`.
@@ -104,7 +105,7 @@ class Tower(nn.Module):
 
 
 class SyncNet(struct.PyTreeNode):
-  """Both towers.
+  """Both towers with their parameters, an argument of jitted functions.
 
   Attributes:
     params: {"lips": ..., "sound": ...} of `Tower`; its sizes are theirs.
@@ -118,6 +119,7 @@ class SyncNet(struct.PyTreeNode):
 
   def lips(self, windows: Float[Array, "b 5 h w 3"]) -> Float[Array, "b e"]:
     """Embeddings of windows of frames, BGR, 0 to 255."""
+    # The 3-D kernel spans all five frames: a 2-D one over their colours is the same.
     x = rearrange(windows, "b t h w c -> b h w (c t)")
     return self._tower("lips", LIPS, x)
 
@@ -127,6 +129,7 @@ class SyncNet(struct.PyTreeNode):
 
   def lips_of(self, frames: UInt8[Array, "n h w 3"]) -> Float[Array, "b e"]:
     """Embeddings of all b = n - 4 windows of RGB frames that follow each other."""
+    # The release reads its frames by OpenCV: blue first, and not scaled.
     bgr = frames[..., ::-1].astype(jnp.float32)
     count = len(frames) - FRAMES + 1
     return self.lips(jnp.stack([bgr[i : i + count] for i in range(FRAMES)], 1))

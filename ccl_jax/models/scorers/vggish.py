@@ -45,11 +45,16 @@ class VGGish(nn.Module):
 
 
 class SoundFeatures(struct.PyTreeNode):
-  """Parameters of `net`, and the network."""
+  """The network with its parameters, as a function of patches of log mel.
+
+  Attributes:
+    params: of `net`.
+    net: the network.
+  """
 
   params: Any  # not typed as arrays: transformations put shapes, shardings here
   net: VGGish = struct.field(pytree_node=False, default=VGGish())
 
   def __call__(self, mel: Float[Array, "b m c"]) -> Float[Array, "b e"]:
-    """Features of patches."""
+    """VGGish features, one vector per patch of log mel."""
     return self.net.apply({"params": self.params}, mel)

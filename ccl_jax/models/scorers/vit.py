@@ -31,20 +31,23 @@ def dense(width: int, dtype: DTypeLike, name: str, **kwargs) -> nn.Dense:
 
 
 def layer_norm(eps: float, name: str) -> nn.LayerNorm:
-  """Over channels, in float32, by the two-pass variance of the references."""
+  """Layer norm over channels in float32, by the two-pass variance of the references."""
   return nn.LayerNorm(eps, dtype=jnp.float32, use_fast_variance=False, name=name)
 
 
 def split_heads(x: Float[Array, "b l c"], heads: int) -> Float[Array, "b l n d"]:
+  """Splits channels into n = `heads` heads of width d = c / n, heads outermost."""
   return x.reshape(*x.shape[:2], heads, -1)
 
 
 class Attention(nn.Module):
-  """Self-attention of (b, l, c).
+  """Self-attention over all tokens of a set.
 
   Attributes:
+    heads: their number.
     fused: q, k and v are one matrix `qkv`, else `query`, `key` and `value`.
     sink: one learnt key and value, appended to the tokens'.
+    dtype: of matrix products.
   """
 
   heads: int
@@ -62,6 +65,7 @@ class Attention(nn.Module):
       q, k, v = (dense(width, self.dtype, name)(x) for name in names)
     if self.sink:
       k, v = (
+        # The learnt key and value come last, as in torch's bias_k and bias_v.
         jnp.concatenate([x, self._learnt(name, b, width).astype(x.dtype)], 1)
         for name, x in (("sink_key", k), ("sink_value", v))
       )
@@ -74,7 +78,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-  """Dense, exact gelu, Dense back to the width."""
+  """A dense layer to `hidden`, exact gelu, and a dense layer back to the width."""
 
   hidden: int
   dtype: DTypeLike = jnp.float32
@@ -86,7 +90,14 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-  """One layer; see the module's docstring."""
+  """One layer of the encoder, its norms before attention and MLP.
+
+  Attributes:
+    heads, fused, sink: see `Attention`.
+    hidden: width within the MLP.
+    eps: of the norms.
+    dtype: of matrix products.
+  """
 
   heads: int
   hidden: int
@@ -113,7 +124,7 @@ def stack(block: type[nn.Module], depth: int) -> type[nn.Module]:
 def prepend(
   x: Float[Array, "b l c"], *tokens: Float[Array, " c"]
 ) -> Float[Array, "b m c"]:
-  """Learnt tokens before those of every set."""
+  """Puts learnt tokens before those of every set; m = l + their number, float32."""
   first = jnp.stack(tokens)[None]
   first = jnp.broadcast_to(first, (x.shape[0], *first.shape[1:]))
   return jnp.concatenate([first, x.astype(jnp.float32)], 1)

@@ -40,19 +40,27 @@ gelu = functools.partial(jax.nn.gelu, approximate=False)
 
 
 def bucket(offset: Int[np.ndarray, "*s"], buckets: int) -> Int[np.ndarray, "*s"]:
-  """The row of B for key - query: a half for each sign, of it a half exact, the rest
-  in ranges of equal ratio up to `FARTHEST`; float32, as the reference.
+  """The row of B for an offset key - query, as the reference computes it, in float32.
+
+  Each sign has half of the rows; of these one half are exact offsets, the others ranges
+  of equal ratio up to `FARTHEST`.
   """
   half, exact = buckets // 2, buckets // 4
   distance = np.abs(offset)
   ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
   steps = ratio / np.float32(math.log(FARTHEST / exact)) * np.float32(half - exact)
+  # Ranges of equal ratio from `exact` to `FARTHEST`.
   far = np.minimum(exact + steps.astype(np.int64), half - 1)
   return np.where(distance < exact, distance, far) + half * (offset > 0)
 
 
 class Features(nn.Module):
-  """Sound to one vector every 320 samples."""
+  """Sound to one vector of c numbers every 320 samples.
+
+  Attributes:
+    channels: c, of all convolutions.
+    kernels: their sizes in samples, one for each of `STRIDES`.
+  """
 
   channels: int
   kernels: tuple[int, ...]
@@ -79,7 +87,7 @@ class Features(nn.Module):
 
 
 class PositionConv(nn.Module):
-  """Grouped convolution over 128 frames; the last of the even kernel's is dropped."""
+  """Grouped convolution over `taps` frames; an even kernel's last frame is dropped."""
 
   taps: int
   groups: int
@@ -91,6 +99,7 @@ class PositionConv(nn.Module):
     v = self.param("v", nn.initializers.lecun_normal(), shape)
     g = self.param("g", nn.initializers.ones, (self.taps,))
     bias = self.param("bias", nn.initializers.zeros, (c,))
+    # The norm is per tap: PyTorch's weight_norm(dim=2) on (out, in, taps).
     length = jnp.sqrt(jnp.sum(v * v, (1, 2), keepdims=True))
     y = jax.lax.conv_general_dilated(
       x,
@@ -105,7 +114,7 @@ class PositionConv(nn.Module):
 
 
 class Attention(nn.Module):
-  """Every frame reads the frames of the mask."""
+  """Gated relative attention: every frame reads the frames of the mask."""
 
   heads: int
 
@@ -121,9 +130,12 @@ class Attention(nn.Module):
     q, k, v = (split(dense(c, name=name)(x)) for name in "qkv")
     scale = self.param("gate_scale", nn.initializers.ones, (self.heads,))
     parts = rearrange(dense(8, name="gate")(split(x)), "... (i j) -> ... i j", j=4)
+    # a and b of the module's docstring: sums of four of the eight numbers each.
     a, b = jnp.moveaxis(jax.nn.sigmoid(parts.sum(-1)), -1, 0)
+    # g = a (b c - 1) + 2, by query and head.
     gate = a * (b * scale[None, :, None] - 1) + 2
     logits = jnp.einsum("bnqd,bnkd->bnqk", q, k, precision=EXACT) * q.shape[-1] ** -0.5
+    # q k^T / sqrt(d) + g B[bucket(j - i)]
     logits += gate[..., None] * bias[None]
     weights = jax.nn.softmax(jnp.where(mask[:, None, None], logits, MASKED))
     out = jnp.einsum("bnqk,bnkd->bqnd", weights, v, precision=EXACT)
@@ -174,6 +186,7 @@ class WavLM(nn.Module):
     x = norm(name="norm")(Features(self.channels, self.kernels, name="features")(wave))
     frames = x.shape[1]
     mask = frame_mask(valid, frames)
+    # p = W f, zero in padded frames.
     x = jnp.where(mask[..., None], dense(self.width, name="project")(x), 0)
     x = x + PositionConv(self.taps, self.groups, name="position")(x)
     x = norm(name="encoder_norm")(x)

@@ -1,8 +1,8 @@
-"""What there is to encode: a list of items by bucket, and a way to read each.
+"""Lists the clips that are to be encoded, by bucket, and reads each.
 
 The items of a folder, or of a data set of media, are of several shapes and kinds; any
-other source of `sources.py` gives clips of one shape. All read an item without having
-made the list, so a process that goes on with a plan starts at once.
+other source of `open.py` gives clips of one shape. All read an item without having made
+the list, so a process that goes on with a plan starts at once.
 """
 
 import pathlib
@@ -18,8 +18,14 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
 
 
-class FolderStock:
-  """Media of all kinds below a folder; options of `catalogue.scan`."""
+class FolderItems:
+  """The items of all media below a folder.
+
+  Args:
+    root: the folder.
+    specs: clip shapes on offer.
+    options: of `catalogue.scan`.
+  """
 
   def __init__(
     self,
@@ -30,15 +36,33 @@ class FolderStock:
     self._root, self._specs, self._options = root, specs, options
 
   def scan(self) -> Catalogue:
+    """The items of every bucket, as a catalogue.
+
+    Raises:
+      UsageError: a wrong option, or nothing that can be used.
+    """
     scan = catalogue.scan
     return bind("data.options", self._options, scan, self._root, self._specs)
 
   def read(self, bucket: Bucket, item: Item) -> dict[str, Any]:
+    """The clip of an item; see `catalogue.read`.
+
+    Raises:
+      MediaError: it cannot be read.
+    """
     return catalogue.read(self._root, bucket, item)
 
 
-class MediaStock:
-  """The media that a data set lists; options of its builder and `scan_rows`."""
+class MediaItems:
+  """The items of the media that a data set lists.
+
+  Args:
+    kind: "tfds", or the name of a builder.
+    root: of the data set's version, or the folder of the media.
+    specs: clip shapes on offer.
+    split: of the data set.
+    options: of its builder, and `hop` and `kinds` of `catalogue.scan_rows`.
+  """
 
   def __init__(
     self,
@@ -53,6 +77,11 @@ class MediaStock:
     self._media = media_set.media_root(root) if kind == "tfds" else root
 
   def scan(self) -> Catalogue:
+    """The items of every bucket, as a catalogue.
+
+    Raises:
+      UsageError: a wrong option, or nothing that can be used.
+    """
     cut = {k: v for k, v in self._options.items() if k in ("hop", "kinds")}
     own = {k: v for k, v in self._options.items() if k not in cut}
     root, rows = open_media(self._kind, self._root, self._split, **own)
@@ -60,11 +89,21 @@ class MediaStock:
     return catalogue.scan_rows(root, rows, self._specs, **cut)
 
   def read(self, bucket: Bucket, item: Item) -> dict[str, Any]:
+    """The clip of an item; see `catalogue.read`.
+
+    Raises:
+      MediaError: it cannot be read.
+    """
     return catalogue.read(self._media, bucket, item)
 
 
-class SourceStock:
-  """The clips of another source: film 0, 1, 2, ..."""
+class SourceItems:
+  """The items of any other source: its clips 0, 1, 2, ...
+
+  Args:
+    kind, root, split, options: of `open_source`.
+    spec: the one shape of its clips.
+  """
 
   def __init__(
     self,
@@ -78,11 +117,17 @@ class SourceStock:
     self._bucket, self._source = Bucket.of(spec), None
 
   def scan(self) -> Catalogue:
+    """The items of every bucket, as a catalogue.
+
+    Raises:
+      UsageError: a wrong option, or nothing that can be used.
+    """
     self._source = self._open()
     items = [Item(str(i), "", 0.0, None, "") for i in range(len(self._source))]
     return Catalogue({self._bucket: items}, [])
 
   def read(self, bucket: Bucket, item: Item) -> dict[str, Any]:
+    """The clip of an item: `video`, `audio`, `text` and `id`."""
     if self._source is None:
       self._source = self._open()
     clip = self._source[int(item.id)]
@@ -90,44 +135,63 @@ class SourceStock:
     return {"video": clip["video"], "audio": clip["audio"], **texts}
 
 
-class Levelled:
-  """A stock whose sounds are brought to `target` LUFS (`loudness.gain_to`), each clip
-  by itself.
+class NormalisedItems:
+  """The items of a source, each clip's sound brought to a loudness.
+
+  Args:
+    source: of the items.
+    target: loudness in LUFS, see `loudness.gain_to`.
   """
 
   def __init__(
-    self, stock: FolderStock | MediaStock | SourceStock, target: float | int
+    self, source: FolderItems | MediaItems | SourceItems, target: float | int
   ):
-    self._stock, self._target = stock, target
+    self._source, self._target = source, target
 
   def scan(self) -> Catalogue:
-    return self._stock.scan()
+    """The catalogue of the source, as it is."""
+    return self._source.scan()
 
   def read(self, bucket: Bucket, item: Item) -> dict[str, Any]:
-    clip = self._stock.read(bucket, item)
+    """The clip of an item; see `catalogue.read`.
+
+    Raises:
+      MediaError: it cannot be read.
+    """
+    clip = self._source.read(bucket, item)
     if "audio" in clip:
       gain = gain_to(self._target, clip["audio"])
       clip["audio"] = amplified(clip["audio"], gain)
     return clip
 
 
-Stock = FolderStock | MediaStock | SourceStock | Levelled
+ItemSource = FolderItems | MediaItems | SourceItems | NormalisedItems
 
 
-def open_stock(
+def open_items(
   source: str,
   root: str | pathlib.Path,
   split: str,
   options: Any,
   specs: Sequence[ClipSpec],
   loudness: float | int | None = None,
-) -> Stock:
-  """The keywords are a config's section `data`; `loudness` is LUFS or None."""
+) -> ItemSource:
+  """The items of a config's section `data`.
+
+  Args:
+    source: "folder", "tfds", or the name of a builder.
+    root, split, options: of the source.
+    specs: clip shapes on offer.
+    loudness: LUFS that every clip is brought to; None: as it is recorded.
+
+  Raises:
+    UsageError: a wrong setting, or several shapes where the source has one.
+  """
   if loudness is None:
     return _open(source, root, split, options, specs)
   if not -70 < loudness < 0:
     raise UsageError(f"loudness: got {loudness} LUFS, expected such as -23, or None")
-  return Levelled(_open(source, root, split, options, specs), loudness)
+  return NormalisedItems(_open(source, root, split, options, specs), loudness)
 
 
 def _open(
@@ -136,14 +200,14 @@ def _open(
   split: str,
   options: Any,
   specs: Sequence[ClipSpec],
-) -> FolderStock | MediaStock | SourceStock:
+) -> FolderItems | MediaItems | SourceItems:
   if source == "folder":
-    return FolderStock(root, specs, options)
+    return FolderItems(root, specs, options)
   if is_media(source, root):
-    return MediaStock(source, root, specs, split, options)
+    return MediaItems(source, root, specs, split, options)
   if len(specs) != 1:
     raise UsageError(f"the source {source} has clips of one shape, got {len(specs)}")
-  return SourceStock(source, root, specs[0], split, options)
+  return SourceItems(source, root, specs[0], split, options)
 
 
 def _str(text: Any) -> str:
