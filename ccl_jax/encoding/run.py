@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from ccl_jax import files
 from ccl_jax.codecs.bundle import Codecs, fingerprints, load_codecs, save_codecs
 from ccl_jax.codecs.embedded import fit_codecs
 from ccl_jax.data.media.decode import MediaError
-from ccl_jax.data.sets import plan, records
+from ccl_jax.data.sets import plan
 from ccl_jax.data.sets.buckets import parse_spec
 from ccl_jax.data.sets.writer import finish, is_done
 from ccl_jax.data.sources.catalogue import Catalogue
@@ -68,7 +69,7 @@ def prepare(
   }
   if index == 0:
     for name in (plan.FILE, "index.json", "report.jsonl"):
-      records.sweep(out, name)
+      files.sweep(out, name)
   made, end = plan.read(out), time.time() + _PATIENCE
   while made is None and index:
     if time.time() > end:

@@ -13,7 +13,6 @@ not be in memory.
 
 import dataclasses
 import os
-import pathlib
 import warnings
 import zipfile
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ccl_jax.errors import UsageError
+from ccl_jax.files import new_file
 from ccl_jax.metrics.base import Unscorable
 
 
@@ -132,11 +132,8 @@ def write_moments(path: str | os.PathLike, moments: Moments) -> None:
 
 def _write(path: str | os.PathLike, **arrays) -> None:
   """Whole or not at all: a file that is there may be another run's reference."""
-  path = pathlib.Path(path)
-  partial = path.with_name(f".{path.name}.part")
-  with open(partial, "wb") as f:
+  with new_file(path) as part, part.open("wb") as f:
     np.savez(f, **arrays)
-  partial.replace(path)
 
 
 def read_moments(path: str | os.PathLike) -> Moments:

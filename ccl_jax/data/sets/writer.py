@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ccl_jax import files
 from ccl_jax.data.sets import plan, records
 from ccl_jax.data.sets.buckets import Bucket
 from ccl_jax.data.sets.record_set import FORMAT, read_json
@@ -57,12 +58,12 @@ def new_shard(
 ) -> Iterator[ShardRecords]:
   """Writes one shard and, last, the JSON file that says it is done."""
   path = root / f"{shard.name}.array_record"
-  records.sweep(root, path.name)
+  files.sweep(root, path.name)
   with records.new_shard(path) as write:
     made = ShardRecords(shard, encoders, write)
     yield made
   about = {"file": path.name, "bucket": shard.bucket.name, "skipped": made.skipped}
-  records.write_json(_summary_path(root, shard), about | made.summary.to_json())
+  files.write_json(_summary_path(root, shard), about | made.summary.to_json())
 
 
 def is_done(root: pathlib.Path, shard: plan.Shard) -> bool:
@@ -76,7 +77,7 @@ def finish(root: pathlib.Path, made: plan.Plan) -> dict[str, Any] | None:
   shards = [read_json(_summary_path(root, shard)) for shard in made.shards]
   skipped = [*made.skipped, *(entry for s in shards for entry in s["skipped"])]
   report = (json.dumps({"file": name, "reason": why}) for name, why in skipped)
-  records.write_text(root / "report.jsonl", "".join(line + "\n" for line in report))
+  files.write_text(root / "report.jsonl", "".join(line + "\n" for line in report))
   used = {"text", *(stream for bucket in made.buckets for stream in bucket.streams)}
   keys = ("file", "bucket", "records", "bytes", "sha256")
   index = {
@@ -87,7 +88,7 @@ def finish(root: pathlib.Path, made: plan.Plan) -> dict[str, Any] | None:
     "buckets": {b.name: _about(b, shards) for b in made.buckets},
     "shards": [{k: s[k] for k in keys} for s in shards],
   }
-  records.write_json(root / "index.json", index)
+  files.write_json(root / "index.json", index)
   return index
 
 
