@@ -84,6 +84,17 @@ class Folder:
       )
     return found[0]
 
+  def load(self, network: str) -> Any:
+    """The network with its parameters, in float32 on the device.
+
+    Raises:
+      UsageError: the weights are damaged, or another network's.
+      Unscorable: see `find`.
+    """
+    from ccl_jax.weights.load import load_network
+
+    return load_network(network, self.find(network))
+
   def protocol(self, *networks: str) -> dict[str, Any]:
     """The weights of networks as a part of a protocol."""
     return {"weights": {n: _sha256(self.find(n)) for n in networks}}
@@ -99,11 +110,7 @@ def _sync(folder: Folder, options: Options) -> Metric:
   )
 
   def load():
-    from ccl_jax.weights.s3fd import load_s3fd
-    from ccl_jax.weights.syncnet import load_syncnet
-
-    detector = load_s3fd(folder.find("s3fd"))
-    nets = lipsync.SyncNets(detector, load_syncnet(folder.find("syncnet")))
+    nets = lipsync.SyncNets(folder.load("s3fd"), folder.load("syncnet"))
 
     def score(clip):
       frames, wave = clip.frames(lipsync.FPS), clip.integers(lipsync.RATE)
@@ -119,9 +126,8 @@ def _sync(folder: Folder, options: Options) -> Metric:
 def _desync(folder: Folder, options: Options) -> Metric:
   def load():
     from ccl_jax.metrics import desync
-    from ccl_jax.weights.synchformer import load_synchformer
 
-    net = load_synchformer(folder.find("synchformer"))
+    net = folder.load("synchformer")
     return lambda clip: desync.score(
       clip.frames(desync.FPS), clip.sound(desync.SAMPLE_RATE), net
     )
@@ -134,9 +140,8 @@ def _desync(folder: Folder, options: Options) -> Metric:
 def _ib(folder: Folder, options: Options) -> Metric:
   def load():
     from ccl_jax.metrics import imagebind_score as ib
-    from ccl_jax.weights.imagebind import load_imagebind
 
-    net = load_imagebind(folder.find("imagebind"))
+    net = folder.load("imagebind")
     return lambda clip: ib.score(
       clip.frames(ib.FPS),
       clip.first_channel(ib.SAMPLE_RATE),
@@ -152,9 +157,8 @@ def _ib(folder: Folder, options: Options) -> Metric:
 def _aesthetics(folder: Folder, options: Options) -> Metric:
   def load():
     from ccl_jax.metrics import aesthetics
-    from ccl_jax.weights.aesthetics import load_aesthetics
 
-    model = load_aesthetics(folder.find("aesthetics"))
+    model = folder.load("aesthetics")
     return lambda clip: aesthetics.score(clip.sound(aesthetics.RATE), model)
 
   about = {"name": "AudioBox Aesthetics, windows of 10 s, mono 16 kHz"}
@@ -240,9 +244,8 @@ def _talking(folder: Folder, options: Options) -> Metric:
 def _fad(folder: Folder, options: Options) -> Metric:
   def load():
     from ccl_jax.metrics import fad
-    from ccl_jax.weights.vggish import load_vggish
 
-    net = load_vggish(folder.find("vggish"))
+    net = folder.load("vggish")
     return lambda clip: {"features": fad.features(clip.sound(fad.RATE), net)}
 
   about = {"name": "VGGish, 128 features a 0.96 s", **folder.protocol("vggish")}
@@ -252,9 +255,8 @@ def _fad(folder: Folder, options: Options) -> Metric:
 def _fvd(folder: Folder, options: Options) -> Metric:
   def load():
     from ccl_jax.metrics import fvd
-    from ccl_jax.weights.i3d import load_i3d
 
-    net = load_i3d(folder.find("i3d"))
+    net = folder.load("i3d")
     return lambda clip: {
       "features": fvd.features(clip.frames()[: options.fvd_frames], net)[None]
     }
