@@ -43,10 +43,6 @@ def data_prediction(
   return x - _expand(sigma, x.ndim) * v
 
 
-def timestep_of(sigma: Sigma) -> Sigma:
-  return 1000 * sigma
-
-
 def shift_sigma(
   u: Float[Array, "..."] | Float[np.ndarray, "..."], shift: float
 ) -> Float[Array, "..."] | Float[np.ndarray, "..."]:

@@ -34,11 +34,6 @@ def fps_indices(
   return np.searchsorted(np.array(places[:-1]), outputs, side="right") - 1
 
 
-def constant_fps_indices(n: int, rate: Rate, fps: Rate) -> Int[np.ndarray, " k"]:
-  """`fps_indices` of n frames at a constant rate, from time 0."""
-  return fps_indices(np.arange(n), n, 1 / exact_rate(rate), fps)
-
-
 def exact_rate(rate: Rate) -> Fraction:
   """29.97002997 is 30000/1001."""
   return Fraction(rate).limit_denominator(1001)

@@ -122,18 +122,9 @@ def frechet(a: Moments, b: Moments) -> float:
 
 def write_features(path: str | os.PathLike, features: Float[np.ndarray, "n d"]) -> None:
   """Features as an .npz with one array, `features`."""
-  _write(path, features=features)
-
-
-def write_moments(path: str | os.PathLike, moments: Moments) -> None:
-  """Moments as an .npz with n, mu and sigma, names that others write too."""
-  _write(path, n=moments.n, mu=moments.mean, sigma=moments.covariance)
-
-
-def _write(path: str | os.PathLike, **arrays) -> None:
-  """Whole or not at all: a file that is there may be another run's reference."""
+  # A file that is there may be another run's reference: it is replaced whole.
   with new_file(path) as part, part.open("wb") as f:
-    np.savez(f, **arrays)
+    np.savez(f, features=features)
 
 
 def read_moments(path: str | os.PathLike) -> Moments:
