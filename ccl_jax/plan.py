@@ -34,6 +34,7 @@ from ml_collections import config_flags
 
 from ccl_jax import cli
 from ccl_jax.errors import UsageError
+from ccl_jax.files import write_json
 from ccl_jax.planning.chips import GIB
 from ccl_jax.planning.compile import parse_topology, plan, regressions, show, sweep
 
@@ -98,9 +99,7 @@ def _stay_on_the_host() -> None:
 
 
 def _write(value) -> None:
-  path = pathlib.Path(OUT.value)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(value, indent=2) + "\n")
+  write_json(OUT.value, value, indent=2)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from ccl_jax.checkpoints.checkpointer import Checkpointer, restore_params
 from ccl_jax.checkpoints.find import find_parameters
 from ccl_jax.codecs.bundle import fingerprints, require_same
 from ccl_jax.errors import UsageError, bind
+from ccl_jax.files import write_text
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.joint import token_geometry
 from ccl_jax.models.presets import build_model
@@ -168,7 +169,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
   chief = jax.process_index() == 0
   # All processes see one folder: one of them writes.
   if chief:
-    (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+    write_text(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
   log = MetricLog(workdir, config.steps, start_step=first, enabled=chief)
   try:
     with jax.set_mesh(mesh):

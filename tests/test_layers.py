@@ -12,7 +12,7 @@ COMMANDS = {"train", "generate", "convert", "encode", "eval", "plan", "bench",
             "train_audio", "__main__"}  # fmt: skip
 # The layers of docs/architecture.md: what a package may import of this project, beside
 # itself and the foundations. A command may import everything, and nothing imports one.
-FOUNDATIONS = {"axes", "errors", "tasks", "sharding", "ops"}
+FOUNDATIONS = {"axes", "errors", "files", "tasks", "sharding", "ops"}
 ALLOWED = {
   **dict.fromkeys(FOUNDATIONS, set()),
   "cli": set(),
@@ -33,6 +33,14 @@ ALLOWED = {
   "planning": {"models", "training", "generation", "data"},
 }  # fmt: skip
 ALLOWED["benchmarks"] = set(ALLOWED)
+# Calls that give a file its name or put it on the disk, beside those of `files`: these
+# modules rename whole folders.
+FOLDERS = {
+  "checkpoints/checkpointer.py": {"rename"},  # a damaged step is set aside
+  "checkpoints/folders.py": {"os.replace"},
+  "codecs/bundle.py": {"rename"},
+  "weights/own.py": {"rename"},
+}
 # Heavy or foreign packages, and the only places that may name them.
 FOREIGN = {"torch": {"benchmarks"}, "tensorflow": set(), "configs": set()}
 
@@ -100,6 +108,34 @@ def test_nothing_imports_configs_but_configs():
   for path in (ROOT / "configs").glob("*.py"):
     names = {n.split(".")[0] for n in imports(path)}
     assert names <= {"configs", "ml_collections", "__future__"}, path
+
+
+def test_files_appear_in_one_way():
+  """Nothing but `files` renames a file or syncs it, or writes a text into its place."""
+  got = {}
+  for path, place in modules():
+    if place != "files":
+      for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and (name := disk_call(node)):
+          got.setdefault(str(path.relative_to(ROOT / "ccl_jax")), set()).add(name)
+  assert got == FOLDERS
+
+
+def disk_call(node: ast.Call) -> str | None:
+  """`os.replace`, `os.fsync`, or the method of a path, if it is such a call.
+
+  `replace` with one argument is that of a path: that of a string takes two.
+  """
+  name = ast.unparse(node.func)
+  if name == "files.write_text":
+    return None
+  if name in ("os.replace", "os.rename", "os.fsync", "shutil.move"):
+    return name
+  method = getattr(node.func, "attr", None)
+  alone = len(node.args) == 1 and not node.keywords
+  if (method == "replace" and alone) or method in ("rename", "write_text"):
+    return method
+  return None
 
 
 @pytest.mark.parametrize(

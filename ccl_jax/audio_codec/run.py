@@ -31,6 +31,7 @@ from ccl_jax.checkpoints.checkpointer import Checkpointer
 from ccl_jax.checkpoints.converted import read_description, restore_converted
 from ccl_jax.data.sources.sounds import Sounds, WindowBatches
 from ccl_jax.errors import UsageError, bind, number, positive, whole
+from ccl_jax.files import write_json, write_text
 from ccl_jax.models import audio_vae, mel_codec
 from ccl_jax.models.discriminators import Discriminators
 from ccl_jax.models.vocoder import Generator, frozen, sizes_of, synthesize
@@ -319,7 +320,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
       batches.set_state(data_state)
   chief = jax.process_index() == 0
   if chief:
-    (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+    write_text(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
   log = MetricLog(workdir, config.steps, start_step=first, enabled=chief)
   profile = Profile(workdir / "profile", config.profile)
   put = lambda batch: global_batch(batch, rows, config.batch.size, mesh)
@@ -375,7 +376,7 @@ def finish(config, task: Task, params, sounds, held_out, workdir: pathlib.Path) 
     "held_out_seconds": round(len(test) * config.score.samples / 16000, 1),
     **task.score(params, train_windows, test),
   }
-  (workdir / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+  write_json(workdir / "scores.json", scores, indent=2)
   return scores
 
 

@@ -6,13 +6,13 @@ the numbers are drawn. The detector's are such that any picture has faces, else 
 would have nothing to do; Whisper's such that it says what fits in `WORDS` tokens.
 """
 
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from ccl_jax.errors import UsageError
+from ccl_jax.files import write_json
 from ccl_jax.models.scorers.aesthetics import AestheticsNet
 from ccl_jax.models.scorers.i3d import I3D
 from ccl_jax.models.scorers.s3fd import S3FDNet
@@ -87,7 +87,7 @@ def draw(kind: str, folder: pathlib.Path, sizes: Sizes | None = None) -> None:
   (folder / kind).mkdir(parents=True)
   write_safetensors(folder / kind, upstream.stem, specs, _tensors(specs))
   if config := upstream.config(sizes, "native"):
-    (folder / kind / "config.json").write_text(json.dumps(config))
+    write_json(folder / kind / "config.json", config)
 
 
 def _tensors(specs: Sequence[Spec]) -> Iterator[np.ndarray]:

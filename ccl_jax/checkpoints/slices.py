@@ -9,7 +9,6 @@ A slot is an index into the leading axes of a parameter, () all of it. Fingerpri
 slots add up to the parameter's (checkpoints/fingerprint.py).
 """
 
-import json
 import math
 import os
 import pathlib
@@ -25,6 +24,7 @@ from ccl_jax.checkpoints.checkpointer import make_meta, read_meta
 from ccl_jax.checkpoints.damage import not_read
 from ccl_jax.checkpoints.fingerprint import host_fingerprint
 from ccl_jax.errors import UsageError
+from ccl_jax.files import write_json, write_text
 
 NAME = "params"  # the subtree that `restore_params` asks for
 _PIECE = 1024  # elements along each axis of a piece, at most
@@ -90,11 +90,10 @@ class SliceWriter:
     leaves = {f"{NAME}/{path}": x for path, x in self._shapes.items()}
     prints = {f"{NAME}/{p}": slots.fingerprint for p, slots in self._written.items()}
     meta = make_meta(int(self._folder.name), leaves, prints, {}, metadata)
-    (self._folder / "meta").mkdir()
-    _write_json(self._folder / "meta" / "metadata", meta)
-    _write_json(self._folder / "state" / "_METADATA", _orbax_tree(self._shapes))
-    _write_json(self._folder / "_CHECKPOINT_METADATA", {"custom_metadata": {}})
-    (self._folder / "commit_success.txt").write_text("whole\n")  # asked for on buckets
+    write_json(self._folder / "meta" / "metadata", meta)
+    write_json(self._folder / "state" / "_METADATA", _orbax_tree(self._shapes))
+    write_json(self._folder / "_CHECKPOINT_METADATA", {"custom_metadata": {}})
+    write_text(self._folder / "commit_success.txt", "whole\n")  # asked for on buckets
 
   def _wait(self):
     try:
@@ -244,7 +243,3 @@ def _orbax_tree(shapes: Shapes) -> dict:
     "store_array_data_equal_to_fill_value": True,
     "custom_metadata": None,
   }
-
-
-def _write_json(path: pathlib.Path, value: dict) -> None:
-  path.write_text(json.dumps(value))

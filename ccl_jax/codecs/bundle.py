@@ -37,6 +37,7 @@ from safetensors.numpy import load_file, save_file
 
 from ccl_jax.checkpoints import converted
 from ccl_jax.errors import UsageError
+from ccl_jax.files import write_json
 from ccl_jax.models.byte_text import ByteText
 from ccl_jax.models.clip_vision import ClipImage
 from ccl_jax.models.linear_codec import LinearAudioCodec, LinearVideoCodec
@@ -92,7 +93,7 @@ def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
       save_file(arrays, fresh / f"{name}.safetensors")
       if tokenizer is not None:
         (fresh / f"{name}.tokenizer").write_bytes(tokenizer.file)
-      (fresh / f"{name}.json").write_text(json.dumps(entry, indent=2) + "\n")
+      write_json(fresh / f"{name}.json", entry, indent=2)
     if folder.exists():
       # Two renames, so that a reader finds the old bundle or the new, for all but an
       # instant.

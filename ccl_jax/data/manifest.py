@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ccl_jax.errors import UsageError
+from ccl_jax.files import write_text
 
 Path = str | pathlib.Path
 
@@ -107,13 +108,9 @@ def _line(place: str, text: str) -> Line:
 
 def write_manifest(path: Path, lines: Sequence[Line]) -> None:
   """Writes a manifest, with the fields that are set; the file appears whole."""
-  path = pathlib.Path(path)
   default = {f.name: f.default for f in dataclasses.fields(Line)}
   rows = [
     {k: v for k, v in dataclasses.asdict(x).items() if v != default[k]} for x in lines
   ]
   text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(path.name + ".part")
-  partial.write_text(text, "utf-8")
-  partial.replace(path)
+  write_text(path, text)

@@ -51,11 +51,6 @@ def data_prediction(
   return x - _expand(sigma, x.ndim) * v
 
 
-def timestep_of(sigma: Sigma) -> Sigma:
-  """The timestep that the network is told for a noise level: 1000 sigma."""
-  return 1000 * sigma
-
-
 def shift_sigma(
   u: Float[Array, "..."] | Float[np.ndarray, "..."], shift: float
 ) -> Float[Array, "..."] | Float[np.ndarray, "..."]:

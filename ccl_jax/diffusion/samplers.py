@@ -104,30 +104,6 @@ def _combine(row: Float[Array, "k"], *terms: Latents) -> Latents:
   return jax.tree.map(lambda *leaves: sum(c * x for c, x in zip(row, leaves)), *terms)
 
 
-def _solve(velocity, noise, schedule, method, progress, keep: bool):
-  """The scan; with `keep` also the state after every step."""
-  rows = solver_rows(schedule.sigmas, method)
-  table = dict(rows, sigma=schedule.sigmas[:-1], timestep=schedule.timesteps)
-  table = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), table)
-  table["index"] = jnp.arange(schedule.steps)
-
-  def step(carry, at):
-    x, last, m1, m2 = carry
-    v = velocity(x, at["timestep"])
-    m = jax.tree.map(functools.partial(data_prediction, sigma=at["sigma"]), x, v)
-    # m was made of the uncorrected x, and stays in the history as it is.
-    x = _combine(at["correct"], x, last, m, m1, m2)
-    new = _combine(at["predict"], x, m, m1)
-    if progress is not None:
-      jax.debug.callback(progress, at["index"])
-    return (new, x, m, m1), new if keep else None
-
-  noise = jax.tree.map(lambda x: x.astype(jnp.float32), noise)
-  zeros = jax.tree.map(jnp.zeros_like, noise)
-  carry, states = jax.lax.scan(step, (noise, zeros, zeros, zeros), table)
-  return noise, carry[0], states
-
-
 def sample(
   velocity: Velocity,
   noise: Latents,
@@ -145,12 +121,22 @@ def sample(
     method: one of METHODS.
     progress: a host function, called with the index of each step.
   """
-  return _solve(velocity, noise, schedule, method, progress, keep=False)[1]
+  rows = solver_rows(schedule.sigmas, method)
+  table = dict(rows, sigma=schedule.sigmas[:-1], timestep=schedule.timesteps)
+  table = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), table)
+  table["index"] = jnp.arange(schedule.steps)
 
+  def step(carry, at):
+    x, last, m1, m2 = carry
+    v = velocity(x, at["timestep"])
+    m = jax.tree.map(functools.partial(data_prediction, sigma=at["sigma"]), x, v)
+    x = _combine(at["correct"], x, last, m, m1, m2)
+    new = _combine(at["predict"], x, m, m1)
+    if progress is not None:
+      jax.debug.callback(progress, at["index"])
+    return (new, x, m, m1), None
 
-def trajectory(
-  velocity: Velocity, noise: Latents, schedule: Schedule, method: str = "unipc"
-) -> Latents:
-  """The states of `sample`, from the noise on, on a new first axis of N + 1."""
-  noise, _, states = _solve(velocity, noise, schedule, method, None, keep=True)
-  return jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), noise, states)
+  noise = jax.tree.map(lambda x: x.astype(jnp.float32), noise)
+  zeros = jax.tree.map(jnp.zeros_like, noise)
+  (x, *_), _ = jax.lax.scan(step, (noise, zeros, zeros, zeros), table)
+  return x

@@ -24,6 +24,7 @@ from ccl_jax.data.sets.buckets import Bucket
 from ccl_jax.data.sets.record_set import RecordSet
 from ccl_jax.data.sets.summary import total
 from ccl_jax.errors import UsageError
+from ccl_jax.files import write_text
 
 
 def describe(root: pathlib.Path) -> list[str]:
@@ -105,7 +106,7 @@ def decode_some(root: str | pathlib.Path, count: int) -> Iterator[pathlib.Path]:
       write_wav(path, clip["audio"])
     else:
       write_mp4(path, clip["video"], bucket.fps, clip.get("audio"))
-    path.with_name(f"{path.name}.txt").write_text(clip["text"] + "\n")
+    write_text(path.with_name(f"{path.name}.txt"), clip["text"] + "\n")
     yield path
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from ccl_jax import files
 from ccl_jax.codecs.bundle import Codecs, fingerprints, load_codecs, save_codecs
 from ccl_jax.codecs.embedded import fit_codecs
 from ccl_jax.data.media.decode import MediaError
-from ccl_jax.data.sets import plan, records
+from ccl_jax.data.sets import plan
 from ccl_jax.data.sets.buckets import parse_spec
 from ccl_jax.data.sets.writer import finish, is_done
 from ccl_jax.data.sources.catalogue import Catalogue
@@ -84,7 +85,7 @@ def prepare(
   if index == 0:
     for name in (plan.FILE, "index.json", "report.jsonl"):
       # Partial files of a killed run.
-      records.sweep(out, name)
+      files.sweep(out, name)
   set_plan, end = plan.read(out), time.time() + _PATIENCE
   # The others poll the disk: encoding needs no network between processes.
   while set_plan is None and index:

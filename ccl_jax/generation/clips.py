@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ccl_jax.data.spec import ClipSpec
+from ccl_jax.files import write_text
 from ccl_jax.generation.inputs import Files, read_inputs
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling import Sampling
@@ -72,9 +73,8 @@ class Maker(NamedTuple):
     ]
 
   def _write(self, name: str, clip: Mapping[str, np.ndarray], about) -> pathlib.Path:
-    self.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
-    (self.out / f"{name}.json").write_text(text, "utf-8")
+    write_text(self.out / f"{name}.json", text)
     if "video" in clip:
       path = self.out / f"{name}.mp4"
       write_mp4(path, clip["video"], self.spec.fps, clip.get("audio"))

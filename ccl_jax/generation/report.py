@@ -18,6 +18,7 @@ from ccl_jax.codecs.images import to_bytes, to_unit
 from ccl_jax.data.sources.open import open_source
 from ccl_jax.diffusion.guidance import get_guidance
 from ccl_jax.errors import UsageError, bind, check_settings, number, whole
+from ccl_jax.files import write_json
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling import Sampling, variant_of
 from ccl_jax.metrics.films import film_scores
@@ -95,7 +96,7 @@ def report(config, workdir: str | pathlib.Path) -> dict:
   scores = {name: score(made, pipeline.spec.fps) for name, made in sets.items()}
   if pipeline.model.cross is not None and pipeline.model.cross.variant == "context":
     scores["attention"] = attention(pipeline, clips, out / "attention.png")
-  (out / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+  write_json(out / "scores.json", scores, indent=2)
   print(table(scores))
   print(f"clips, loss curves and panels: {out}")
   return scores

@@ -17,12 +17,11 @@ import av
 import numpy as np
 from jaxtyping import Float32, Int16, UInt8
 
+from ccl_jax.data.media.sound import JITTER, lay_runs
 from ccl_jax.data.media.tracks import MediaError, main_track, opened, probe
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.fps import fps_indices
 from ccl_jax.metrics.resample import resample
-
-_JITTER = 0.01  # seconds off the running sample count: less is noise, more is a gap
 
 
 class Picture(NamedTuple):
@@ -217,18 +216,12 @@ def _sound(frames, rate: int, layout) -> Sound:
   runs, clock = [], None
   for time, piece in frames:
     # A gap or an overlap: a new run, at its own time.
-    if clock is None or abs(time - clock) > _JITTER:
+    if clock is None or abs(time - clock) > JITTER:
       runs.append((time, []))
       clock = time
     runs[-1][1].append(piece)
     clock += Fraction(piece.shape[1], rate)
   length = max(round(clock * rate), 0) if runs else 0
-  wave = np.zeros((layout.nb_channels, length), np.float32)
-  for time, pieces in runs:
-    joined = np.concatenate(pieces, 1)
-    # What is before time 0 is cut off, what is past the end too.
-    first = round(time * rate)
-    joined = joined[:, max(-first, 0) :]
-    first = max(first, 0)
-    wave[:, first : first + joined.shape[1]] = joined[:, : max(length - first, 0)]
+  placed = ((round(time * rate), pieces) for time, pieces in runs)
+  wave = lay_runs(placed, layout.nb_channels, length)
   return Sound(np.clip(wave, -1, 1), rate, layout.name)

@@ -7,7 +7,8 @@ logits of the offsets -2, -1.8 ... 2; of the first window and the last one,
   DeSync = mean |offset[argmax logits]|
 
 the protocol of av-benchmark (MMAudio). Lower is better; a network that guesses has
-1.048, `CHANCE`. The sign of an offset is that of the network's own classes.
+1.048, the mean size of an offset. The sign of an offset is that of the network's own
+classes.
 
 Frames: shorter side 224, bicubic, centre crop, to [-1, 1]. Sound of each segment:
 `mels.htk_mel`, 65 frames, padded with a 0 to 66, (x + 4.27) / 9.14.
@@ -31,7 +32,6 @@ FRAMES, FRAME_STEP = 16, 8
 SAMPLES, SAMPLE_STEP = 10240, 5120
 MEL_MEAN, MEL_STD = -4.2677393, 2 * 4.5689974
 OFFSETS = np.arange(-10, 11) / 5  # linspace(-2, 2, 21), to the last bit
-CHANCE = float(np.abs(OFFSETS).mean())
 
 
 def segment_count(frames: int, samples: int) -> int:

@@ -37,11 +37,6 @@ def fps_indices(
   return np.searchsorted(np.array(places[:-1]), outputs, side="right") - 1
 
 
-def constant_fps_indices(n: int, rate: Rate, fps: Rate) -> Int[np.ndarray, " k"]:
-  """`fps_indices` of n frames at a constant rate, from time 0."""
-  return fps_indices(np.arange(n), n, 1 / exact_rate(rate), fps)
-
-
 def exact_rate(rate: Rate) -> Fraction:
   """A frame rate as the nearest fraction with a denominator up to 1001.
 

@@ -13,7 +13,6 @@ not be in memory.
 
 import dataclasses
 import os
-import pathlib
 import warnings
 import zipfile
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ccl_jax.errors import UsageError
+from ccl_jax.files import new_file
 from ccl_jax.metrics.base import Unscorable
 
 
@@ -129,21 +129,9 @@ def frechet(a: Moments, b: Moments) -> float:
 
 def write_features(path: str | os.PathLike, features: Float[np.ndarray, "n d"]) -> None:
   """Writes features into an .npz, as its one array `features`."""
-  _write(path, features=features)
-
-
-def write_moments(path: str | os.PathLike, moments: Moments) -> None:
-  """Writes moments into an .npz, as n, mu and sigma: names that others write too."""
-  _write(path, n=moments.n, mu=moments.mean, sigma=moments.covariance)
-
-
-def _write(path: str | os.PathLike, **arrays) -> None:
-  """Whole or not at all: a file that is there may be another run's reference."""
-  path = pathlib.Path(path)
-  partial = path.with_name(f".{path.name}.part")
-  with open(partial, "wb") as f:
-    np.savez(f, **arrays)
-  partial.replace(path)
+  # A file that is there may be another run's reference: it is replaced whole.
+  with new_file(path) as part, part.open("wb") as f:
+    np.savez(f, features=features)
 
 
 def read_moments(path: str | os.PathLike) -> Moments:

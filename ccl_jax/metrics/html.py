@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ccl_jax.files import write_text
 from ccl_jax.metrics.columns import ABOUT, COLUMNS
 from ccl_jax.metrics.summary import Scores, parts_of
 from ccl_jax.metrics.tables import all_rows, cell_of, label, notes, numbers, shown
@@ -121,9 +122,7 @@ def write_html(
     page.append("<div>")
     page += [_figure(out, n, files[n], shown(values[n], key)) for n in order[:WORST]]
     page.append("</div>")
-  partial = out / ".report.html.part"
-  partial.write_text("\n".join([*page, "</html>"]), "utf-8")
-  partial.replace(out / "report.html")
+  write_text(out / "report.html", "\n".join([*page, "</html>"]))
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

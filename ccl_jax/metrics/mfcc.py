@@ -68,8 +68,3 @@ def cosines() -> Float[np.ndarray, "13 26"]:
   k, m = np.arange(CEPSTRA)[:, None], np.arange(BANDS)
   matrix = math.sqrt(2 / BANDS) * np.cos(math.pi * k * (m + 0.5) / BANDS)
   return (1 + LIFTER / 2 * np.sin(math.pi * k / LIFTER)) * matrix
-
-
-def to_int16(wave: Float[np.ndarray, " n"]) -> Int16[np.ndarray, " n"]:
-  """Samples in [-1, 1] at the scale of int16, clipped to its range."""
-  return np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ccl_jax.errors import UsageError
+from ccl_jax.files import write_text
 from ccl_jax.metrics.base import Metric
 from ccl_jax.metrics.columns import COLUMNS, DISTANCES, Column
 from ccl_jax.metrics.frechet import Moments, read_moments, write_features
@@ -142,12 +143,14 @@ def write_outputs(
     for m in metrics
     if (m.name, item.name) in results.records
   ]
-  _write(out / FILE, "\n".join(json.dumps(r, ensure_ascii=False) for r in rows))
-  _write(out / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False))
+  text = "\n".join(json.dumps(r, ensure_ascii=False) for r in rows)
+  write_text(out / FILE, text + "\n")
+  text = json.dumps(summary, indent=2, ensure_ascii=False)
+  write_text(out / "summary.json", text + "\n")
   lines = [f"- {line}" for line in notes(summary)]
   tables = [t for t in (paper_table(summary, name), all_table(summary)) if t]
   text = "\n\n".join([f"# {name}", *tables, "\n".join(lines)])
-  _write(out / "report.md", text.rstrip())
+  write_text(out / "report.md", text.rstrip() + "\n")
   files = {item.name: item.path for item in items}
   write_html(out, summary, scores, subsets, files, name)
   return summary
@@ -164,12 +167,6 @@ def _groups(items: Sequence[Item]):
       if pair:
         pairs.setdefault(subset, {})[pair] = item.name
   return subsets, pairs
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  partial = path.with_name(f".{path.name}.part")
-  partial.write_text(text + "\n", "utf-8")
-  partial.replace(path)
 
 
 class Run(NamedTuple):

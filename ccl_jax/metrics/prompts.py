@@ -80,7 +80,7 @@ def read_prompts(
   if not rows:
     raise UsageError(f"{path} has no prompts")
   if form == "auto":
-    form = _form_of(path, rows[0])
+    form = _form_of(rows[0])
   lines, taken, seen = [], 0, set()
   for number, row in enumerate(rows, 1):
     prompt, said = FORMATS[form](row)
@@ -112,7 +112,7 @@ def _language(text: str) -> str:
   return "zh" if re.search("[\u4e00-\u9fff]", text) else "en"
 
 
-def _form_of(path: pathlib.Path, row: Row) -> str:
+def _form_of(row: Row) -> str:
   if "text_prompt" in row:
     return "ovi"
   return "versebench" if {"video_prompt", "speech_prompt"} & row.keys() else "mova"

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ccl_jax.errors import UsageError
+from ccl_jax.files import append_line, new_file
 
 Record = dict[str, Any]
 FILE = "records.jsonl"
@@ -103,20 +104,13 @@ class Records:
     return row
 
   def _append(self, row: Record) -> None:
-    line = json.dumps(row, ensure_ascii=False) + "\n"
-    with open(self._path, "ab", buffering=0) as f:
-      f.write(line.encode())
-      os.fsync(f.fileno())
+    append_line(self._path, json.dumps(row, ensure_ascii=False))
     self._by_key[row["key"]] = row
 
   def _kept(self, row: Record, array: np.ndarray) -> dict[str, str]:
     name = pathlib.Path("features") / row["metric"] / f"{row['key']}.npy"
-    path = self._folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    with open(partial, "wb") as f:
+    with new_file(self._folder / name) as part, part.open("wb") as f:
       np.save(f, array)
-    partial.replace(path)
     return {"file": name.as_posix()}
 
 

@@ -89,6 +89,17 @@ class Folder:
       )
     return paths[0]
 
+  def load(self, network: str) -> Any:
+    """The network with its parameters, in float32 on the device.
+
+    Raises:
+      UsageError: the weights are damaged, or another network's.
+      Unscorable: see `find`.
+    """
+    from ccl_jax.weights.load import load_network
+
+    return load_network(network, self.find(network))
+
   def protocol(self, *networks: str) -> dict[str, Any]:
     """The hashes of networks' weights, as a part of a protocol.
 
@@ -108,11 +119,7 @@ def _sync(folder: Folder, options: Options) -> Metric:
   )
 
   def load():
-    from ccl_jax.weights.s3fd import load_s3fd
-    from ccl_jax.weights.syncnet import load_syncnet
-
-    detector = load_s3fd(folder.find("s3fd"))
-    nets = lipsync.SyncNets(detector, load_syncnet(folder.find("syncnet")))
+    nets = lipsync.SyncNets(folder.load("s3fd"), folder.load("syncnet"))
 
     def score(clip):
       frames, wave = clip.frames(lipsync.FPS), clip.integers(lipsync.RATE)
@@ -133,9 +140,8 @@ def _sync(folder: Folder, options: Options) -> Metric:
 def _desync(folder: Folder, options: Options) -> Metric:
   def load():
     from ccl_jax.metrics import desync
-    from ccl_jax.weights.synchformer import load_synchformer
 
-    net = load_synchformer(folder.find("synchformer"))
+    net = folder.load("synchformer")
     return lambda clip: desync.score(
       clip.frames(desync.FPS), clip.sound(desync.SAMPLE_RATE), net
     )
@@ -148,9 +154,8 @@ def _desync(folder: Folder, options: Options) -> Metric:
 def _ib(folder: Folder, options: Options) -> Metric:
   def load():
     from ccl_jax.metrics import imagebind_score as ib
-    from ccl_jax.weights.imagebind import load_imagebind
 
-    net = load_imagebind(folder.find("imagebind"))
+    net = folder.load("imagebind")
     return lambda clip: ib.score(
       clip.frames(ib.FPS),
       clip.first_channel(ib.SAMPLE_RATE),
@@ -166,9 +171,8 @@ def _ib(folder: Folder, options: Options) -> Metric:
 def _aesthetics(folder: Folder, options: Options) -> Metric:
   def load():
     from ccl_jax.metrics import aesthetics
-    from ccl_jax.weights.aesthetics import load_aesthetics
 
-    model = load_aesthetics(folder.find("aesthetics"))
+    model = folder.load("aesthetics")
     return lambda clip: aesthetics.score(clip.sound(aesthetics.RATE), model)
 
   protocol = {"name": "AudioBox Aesthetics, windows of 10 s, mono 16 kHz"}
@@ -255,9 +259,8 @@ def _talking(folder: Folder, options: Options) -> Metric:
 def _fad(folder: Folder, options: Options) -> Metric:
   def load():
     from ccl_jax.metrics import fad
-    from ccl_jax.weights.vggish import load_vggish
 
-    net = load_vggish(folder.find("vggish"))
+    net = folder.load("vggish")
     return lambda clip: {"features": fad.features(clip.sound(fad.RATE), net)}
 
   protocol = {"name": "VGGish, 128 features a 0.96 s", **folder.protocol("vggish")}
@@ -267,9 +270,8 @@ def _fad(folder: Folder, options: Options) -> Metric:
 def _fvd(folder: Folder, options: Options) -> Metric:
   def load():
     from ccl_jax.metrics import fvd
-    from ccl_jax.weights.i3d import load_i3d
 
-    net = load_i3d(folder.find("i3d"))
+    net = folder.load("i3d")
     return lambda clip: {
       # One row a clip: the Frechet distance is of clips, not of frames.
       "features": fvd.features(clip.frames()[: options.fvd_frames], net)[None]

@@ -175,7 +175,8 @@ def half_whitened(
 
 
 class VideoFit:
-  """Fit of a video codec to videos one by one; memory does not grow with their number.
+  """Fit of a video codec to videos one by one, of any sizes with F = 4 k + 1 and H, W
+  multiples of 8; memory does not grow with their number.
 
   In the choice of the directions of change, a group counts by how much it changes.
   """
@@ -231,14 +232,6 @@ class AudioFit:
     # Both halves of the choice: all pairs alike, and pairs by their change.
     basis = principal(covariance + self.onsets.around(mean), SOUND)
     return LinearAudioCodec(*_float32(mean, basis, half_whitened(basis, covariance)))
-
-
-def fit_video(videos: Iterable[Video]) -> LinearVideoCodec:
-  """Fits to videos of any sizes with F = 4 k + 1 and H, W multiples of 8."""
-  fit = VideoFit()
-  for video in videos:
-    fit.add(video)
-  return fit.codec()
 
 
 def fit_audio(waves: Iterable[Float[np.ndarray, " n"]]) -> LinearAudioCodec:

@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from ccl_jax.errors import UsageError
+from ccl_jax.files import write_text
 
 _LINE_SECONDS = 30.0  # between progress lines where there is no terminal
 
@@ -154,9 +155,7 @@ def _drop_steps_from(step: int, path: pathlib.Path) -> None:
   if not path.exists():
     return
   kept = [line for line in path.read_text().splitlines() if earlier(line)]
-  draft = path.with_suffix(".tmp")
-  draft.write_text("".join(line + "\n" for line in kept))
-  draft.replace(path)
+  write_text(path, "".join(line + "\n" for line in kept))
 
 
 def _summary(values: Mapping[str, float]) -> str:

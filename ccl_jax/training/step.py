@@ -204,7 +204,7 @@ def hold_clean_streams(params: PyTree, task: Task) -> PyTree:
   Their gradient is zero already (detached states, no loss); saying so at the root lets
   the compiler drop their whole backward pass.
   """
-  held = {"blocks"}
+  held = set()
   for s in task.detached:
     held |= {s, f"{other(s)}_to_{s}"}
 

@@ -1,19 +1,14 @@
-"""Writes media files: a clip as mp4, a sound as wav, a picture as png.
+"""Writes a clip as mp4, a sound as wav, a picture as png; every file appears whole."""
 
-Every file appears whole: it is written beside its place and renamed.
-"""
-
-import contextlib
 import fractions
-import os
 import pathlib
 import wave
-from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from ccl_jax.errors import UsageError
+from ccl_jax.files import new_file
 
 Path = str | pathlib.Path
 _PICTURE = {"crf": "14", "preset": "medium"}  # x264: visually lossless
@@ -53,7 +48,7 @@ def write_mp4(
   height, width = (side + side % 2 for side in video.shape[1:3])
   rate = fractions.Fraction(fps).limit_denominator(1001)
   with (
-    _whole(path) as partial,
+    new_file(path) as partial,
     av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as out,
   ):
     picture = out.add_stream("libx264", rate=rate, options=_PICTURE)
@@ -90,7 +85,7 @@ def write_wav(
 ) -> None:
   """Writes 16-bit mono sound at `sample_rate` Hz; beyond [-1, 1] it is clipped."""
   samples = np.round(np.clip(audio, -1, 1) * 32767).astype("<i2")
-  with _whole(path) as partial, wave.open(str(partial), "wb") as out:
+  with new_file(path) as partial, wave.open(str(partial), "wb") as out:
     out.setnchannels(1)
     out.setsampwidth(2)
     out.setframerate(sample_rate)
@@ -101,18 +96,5 @@ def write_png(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
   """Writes an RGB picture as a PNG file."""
   from PIL import Image
 
-  with _whole(path) as partial:
+  with new_file(path) as partial:
     Image.fromarray(image).save(partial, format="png")
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[pathlib.Path]:
-  """A hidden name beside `path`, renamed to it once the block has succeeded."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-  try:
-    yield partial
-    partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)

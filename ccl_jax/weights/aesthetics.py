@@ -7,11 +7,8 @@ The number of dense layers of a head, and whether norms are between them, show i
 tensors; scales, and whether embeddings are normalised, are told by the config.
 """
 
-import os
-import pathlib
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +17,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.models.scorers.aesthetics import AXES, Aesthetics, AestheticsNet
 from ccl_jax.models.scorers.wavlm import WavLM
 from ccl_jax.weights.pickles import plain_values
-from ccl_jax.weights.reader import PICKLES, Weights, open_weights, read_config
+from ccl_jax.weights.reader import PICKLES, Weights
 from ccl_jax.weights.rules import (
   Row,
   Shapes,
@@ -28,7 +25,6 @@ from ccl_jax.weights.rules import (
   dense,
   flat_shapes,
   linear,
-  load_tree,
   norm,
   reshape,
 )
@@ -208,30 +204,7 @@ UPSTREAM = Upstream(
   ignore=(rf"(model\.)?{_WAVLM}\.mask_emb",),  # for training only
   files=("model*", "checkpoint*"),
   config=config_of,
+  network=lambda params, sizes, dtype: Aesthetics(
+    params, net_of(sizes), tuple(map(tuple, sizes["scale"]))
+  ),
 )
-
-
-def load_aesthetics(path: str | os.PathLike) -> Aesthetics:
-  """The scorer of a release.
-
-  Args:
-    path: a file with its config.json beside it, or a folder with both.
-
-  Raises:
-    UsageError: nothing there, or not the weights of AudioBox Aesthetics.
-  """
-  weights = open_weights(pathlib.Path(path), UPSTREAM.places, UPSTREAM.files)
-  rows = UPSTREAM.tables[format_of(weights)]
-  sizes = sizes_of(weights, rows, read_config(path))
-  params = load_tree(rows, weights, shapes_of(sizes), UPSTREAM.ignore)
-  return scorer(params, sizes)
-
-
-def scorer(params: Any, sizes: Sizes) -> Aesthetics:
-  """The scorer with these parameters.
-
-  Args:
-    params: of the network.
-    sizes: as `sizes_of` gave them.
-  """
-  return Aesthetics(params, net_of(sizes), tuple(map(tuple, sizes["scale"])))

@@ -15,10 +15,8 @@ An export has plain kernels, for `load_state_dict(..., strict=False)` of a BigVG
 `remove_weight_norm()`; the filters, which it lacks, are there from the start.
 """
 
-import os
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import ml_dtypes
@@ -27,8 +25,8 @@ import numpy as np
 from ccl_jax.errors import UsageError
 from ccl_jax.models.vocoder import Generator, init_params
 from ccl_jax.ops.antialias import low_pass
-from ccl_jax.weights.reader import Weights, open_weights, read_config
-from ccl_jax.weights.rules import Row, Shapes, conv, flat_shapes, load_tree
+from ccl_jax.weights.reader import Weights
+from ccl_jax.weights.rules import Row, Shapes, conv, flat_shapes
 from ccl_jax.weights.upstream import Sizes, Upstream
 
 
@@ -232,19 +230,3 @@ UPSTREAM = Upstream(
   config=config_of,
   view=Folded,
 )
-
-
-def load_vocoder(path: str | os.PathLike) -> tuple[Generator, Any]:
-  """The network and its float32 parameters, from a checkpoint.
-
-  Args:
-    path: a file, NVIDIA's folder with its config.json, or MMAudio's ext_weights.
-
-  Raises:
-    UsageError: nothing there, or not the weights of a BigVGAN.
-  """
-  weights = Folded(open_weights(path, UPSTREAM.places, UPSTREAM.files))
-  rows = UPSTREAM.tables[format_of(weights)]
-  sizes = sizes_of(weights, rows, read_config(path, UPSTREAM.places))
-  params = load_tree(rows, weights, shapes_of(sizes))
-  return generator_of(sizes), params

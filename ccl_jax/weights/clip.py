@@ -10,7 +10,6 @@ file without what follows is one of ours, exported: its last block is the last t
 
 import functools
 import math
-import os
 import re
 from collections.abc import Sequence
 
@@ -18,8 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from ccl_jax.errors import UsageError
-from ccl_jax.models.clip_vision import EPS, ClipImage, ClipTower
-from ccl_jax.weights.reader import Weights, open_weights, read_config
+from ccl_jax.models.clip_vision import EPS, ClipTower
+from ccl_jax.weights.reader import Weights
 from ccl_jax.weights.rules import (
   Row,
   Shapes,
@@ -27,7 +26,6 @@ from ccl_jax.weights.rules import (
   dense,
   flat_shapes,
   fused_linear,
-  load_tree,
   norm,
   reshape,
   squeeze,
@@ -146,13 +144,12 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   }
 
 
-def shapes_of(sizes: Sizes, dtype=jnp.float32) -> Shapes:
-  """Shapes by path of the parameters of `ClipTower`, in `dtype`."""
+def shapes_of(sizes: Sizes) -> Shapes:
+  """Shapes by path of the parameters of `ClipTower`, float32."""
   side = sizes["patch"] * sizes["grid"]
   image = jnp.zeros((1, side, side, 3))
   init = lambda key: ClipTower(**sizes).init(key, image)["params"]
-  shapes = flat_shapes(jax.eval_shape(init, jax.random.key(0)))
-  return {path: jax.ShapeDtypeStruct(x.shape, dtype) for path, x in shapes.items()}
+  return flat_shapes(jax.eval_shape(init, jax.random.key(0)))
 
 
 def config_of(sizes: Sizes, form: str) -> dict:
@@ -186,21 +183,3 @@ UPSTREAM = Upstream(
   files=("models_clip*", "clip*", "model*"),
   config=config_of,
 )
-
-
-def load_clip(path: str | os.PathLike, *, dtype: str = "float32") -> ClipImage:
-  """The image encoder of a checkpoint.
-
-  Args:
-    path: a file, or a folder as published: Wan's own or diffusers'.
-    dtype: of matrix products, and of the parameters in memory.
-
-  Raises:
-    UsageError: nothing there, or not the weights of a CLIP image encoder.
-  """
-  weights = open_weights(path, UPSTREAM.places, UPSTREAM.files)
-  rows = UPSTREAM.tables[format_of(weights)]
-  sizes = sizes_of(weights, rows, read_config(path, UPSTREAM.places))
-  shapes = shapes_of(sizes, jnp.dtype(dtype))
-  params = load_tree(rows, weights, shapes, UPSTREAM.ignore)
-  return ClipImage(params, sizes["heads"], dtype)

@@ -6,7 +6,6 @@
 All sizes come from the tensors' shapes.
 """
 
-import os
 from collections.abc import Sequence
 
 import jax
@@ -14,8 +13,8 @@ import jax.numpy as jnp
 
 from ccl_jax.errors import UsageError
 from ccl_jax.models.scorers.i3d import BRANCHES, I3D, MIXED, FilmFeatures
-from ccl_jax.weights.reader import Weights, open_weights
-from ccl_jax.weights.rules import Row, Shapes, Transform, conv, flat_shapes, load_tree
+from ccl_jax.weights.reader import Weights
+from ccl_jax.weights.rules import Row, Shapes, Transform, conv, flat_shapes
 from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name
 
 # (out, in, 1, 1, 1) <-> (in, out)
@@ -92,17 +91,5 @@ UPSTREAM = Upstream(
   shapes=shapes_of,
   ignore=(r".*\.num_batches_tracked",),
   files=("i3d*", "model*"),
+  network=lambda params, sizes, dtype: FilmFeatures(params, net_of(sizes)),
 )
-
-
-def load_i3d(path: str | os.PathLike) -> FilmFeatures:
-  """The network of a file, or of a folder with one.
-
-  Raises:
-    UsageError: nothing there, or not the weights of I3D.
-  """
-  weights = open_weights(path, UPSTREAM.places, UPSTREAM.files)
-  rows = UPSTREAM.tables[format_of(weights)]
-  sizes = sizes_of(weights, rows, {})
-  params = load_tree(rows, weights, shapes_of(sizes), UPSTREAM.ignore)
-  return FilmFeatures(params, net_of(sizes))

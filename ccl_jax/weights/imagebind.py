@@ -10,7 +10,6 @@ them ({"vision": {"dim", "heads"}, "audio": {...}}), or else from the released h
 widths. The towers for text, depth, thermal pictures and motion are left unread.
 """
 
-import os
 import re
 from collections.abc import Sequence
 
@@ -20,7 +19,7 @@ import numpy as np
 
 from ccl_jax.errors import UsageError
 from ccl_jax.models.scorers.imagebind import BANDS, MEL_FRAMES, PATCH, TOWERS, ImageBind
-from ccl_jax.weights.reader import Weights, open_weights, read_config
+from ccl_jax.weights.reader import Weights
 from ccl_jax.weights.rules import (
   Row,
   Shapes,
@@ -28,7 +27,6 @@ from ccl_jax.weights.rules import (
   dense,
   flat_shapes,
   linear,
-  load_tree,
   norm,
   patch_linear,
   reshape,
@@ -127,8 +125,8 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   return {name: tower(name) for name in TOWERS} | {"grid": round((tokens - 1) ** 0.5)}
 
 
-def shapes_of(sizes: Sizes, dtype=jnp.float32) -> Shapes:
-  """Shapes by path of the parameters of both towers, in `dtype`."""
+def shapes_of(sizes: Sizes) -> Shapes:
+  """Shapes by path of the parameters of both towers, float32."""
   frames, height, width = np.multiply(PATCH, (1, sizes["grid"], sizes["grid"]))
   inputs = {"vision": (frames, height, width, 3), "audio": (BANDS, MEL_FRAMES)}
   params = {}
@@ -136,8 +134,7 @@ def shapes_of(sizes: Sizes, dtype=jnp.float32) -> Shapes:
     x = jax.ShapeDtypeStruct((1, *inputs[name]), jnp.float32)
     init = jax.eval_shape(tower(**sizes[name]).init, jax.random.key(0), x)
     params[name] = init["params"]
-  shapes = flat_shapes(params)
-  return {path: jax.ShapeDtypeStruct(x.shape, dtype) for path, x in shapes.items()}
+  return flat_shapes(params)
 
 
 def config_of(sizes: Sizes, form: str) -> dict:
@@ -160,23 +157,7 @@ UPSTREAM = Upstream(
   files=("imagebind*", "model*"),
   stem="imagebind",
   config=config_of,
+  network=lambda params, sizes, dtype: ImageBind(
+    params, tuple(sizes[name]["heads"] for name in TOWERS), dtype
+  ),
 )
-
-
-def load_imagebind(path: str | os.PathLike, *, dtype: str = "float32") -> ImageBind:
-  """The two towers of a checkpoint; its weights are under CC BY-NC-SA 4.0.
-
-  Args:
-    path: a file, or a folder that holds one.
-    dtype: of matrix products, and of the parameters in memory.
-
-  Raises:
-    UsageError: nothing there, or not the weights of an ImageBind.
-  """
-  weights = open_weights(path, UPSTREAM.places, UPSTREAM.files)
-  rows = UPSTREAM.tables[format_of(weights)]
-  sizes = sizes_of(weights, rows, read_config(path, UPSTREAM.places))
-  shapes = shapes_of(sizes, jnp.dtype(dtype))
-  params = load_tree(rows, weights, shapes, UPSTREAM.ignore)
-  heads = tuple(sizes[name]["heads"] for name in TOWERS)
-  return ImageBind(params, heads, dtype)

@@ -11,7 +11,6 @@ condition channels and CLIP tokens.
 
 import dataclasses
 import functools
-import json
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +24,7 @@ from ccl_jax.checkpoints.find import find_parameters
 from ccl_jax.checkpoints.folders import new_folder
 from ccl_jax.checkpoints.slices import SliceReader, SliceWriter
 from ccl_jax.errors import UsageError
+from ccl_jax.files import write_json
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import build_model, init_params
 
@@ -152,7 +152,7 @@ def join(
           writer.write(path, at, np.asarray(array))
           bar.update(array.nbytes)
     writer.finish(config)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_json(folder / "config.json", config, indent=2)
   return config
 
 

@@ -9,16 +9,14 @@ ignore. All sizes come from the shapes; `data_mean` and `data_std` are the mel's
 statistics per band.
 """
 
-import os
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 
 from ccl_jax.errors import UsageError
 from ccl_jax.models.audio_vae import init_params
-from ccl_jax.weights.reader import Weights, open_weights
-from ccl_jax.weights.rules import Row, Shapes, conv, flat_shapes, load_tree, reshape
+from ccl_jax.weights.reader import Weights
+from ccl_jax.weights.rules import Row, Shapes, conv, flat_shapes, reshape
 from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name
 
 
@@ -99,18 +97,3 @@ UPSTREAM = Upstream(
   places=("", "ext_weights"),
   files=("v1-*", "vae_weights*", "mmaudio_vae*", "model*"),
 )
-
-
-def load_audio_vae(path: str | os.PathLike) -> Any:
-  """The raw float32 parameters of `models.audio_vae` from a checkpoint.
-
-  Args:
-    path: a file, or the folder of MMAudio's ext_weights or above it.
-
-  Raises:
-    UsageError: nothing there, or not the weights of this VAE.
-  """
-  weights = open_weights(path, UPSTREAM.places, UPSTREAM.files)
-  rows = UPSTREAM.tables[format_of(weights)]
-  shapes = shapes_of(sizes_of(weights, rows, {}))
-  return load_tree(rows, weights, shapes)

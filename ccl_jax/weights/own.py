@@ -5,7 +5,6 @@ that a folder of ours is in no way different from one of theirs: same layout, sa
 hashes, every tensor accounted for. Only the licence is another.
 """
 
-import json
 import pathlib
 import shutil
 import tempfile
@@ -16,6 +15,7 @@ from flax import traverse_util
 
 from ccl_jax.checkpoints.converted import read_description
 from ccl_jax.errors import UsageError
+from ccl_jax.files import write_json
 from ccl_jax.weights.rules import expected_tensors
 from ccl_jax.weights.transfer import import_weights
 from ccl_jax.weights.upstream import get_upstream
@@ -58,7 +58,7 @@ def write_network(
     write_safetensors(source, upstream.stem, specs, tensors)
     config = upstream.config(sizes, form)
     if config:
-      (source / "config.json").write_text(json.dumps(config))
+      write_json(source / "config.json", config)
     description = import_weights(kind, source, fresh, licence=LICENCE)
     if dst.exists():
       shutil.rmtree(dst)

@@ -16,6 +16,7 @@ from ccl_jax.checkpoints.find import DIT
 from ccl_jax.codecs.bundle import Codecs, save_codecs
 from ccl_jax.codecs.links import link_codec
 from ccl_jax.errors import UsageError
+from ccl_jax.files import write_json
 from ccl_jax.weights.transfer import import_weights, open_source
 
 UNFINISHED = "unfinished.json"  # what the conversion under way was asked for
@@ -59,7 +60,7 @@ def convert_release(
     dst / "codecs", **{PARTS[kind][1]: [dst / PARTS[kind][0]] for kind in kinds}
   )
   config = {"kind": "wan", "name": pathlib.Path(src).absolute().name}
-  (dst / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+  write_json(dst / "config.json", config, indent=2)
   (dst / UNFINISHED).unlink()
   return config
 
@@ -80,8 +81,7 @@ def _begin(dst: pathlib.Path, request: dict) -> None:
           "name a new folder"
         )
     return
-  dst.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(request) + "\n")
+  write_json(path, request)
 
 
 def _import_once(kind: str, src, dst: pathlib.Path, dtype, verify) -> None:

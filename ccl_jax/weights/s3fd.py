@@ -1,6 +1,5 @@
 """S3FD's weights by the names of their release, sfd_face.pth."""
 
-import os
 from collections.abc import Sequence
 
 import jax
@@ -8,8 +7,8 @@ import jax.numpy as jnp
 
 from ccl_jax.errors import UsageError
 from ccl_jax.models.scorers.s3fd import S3FD, S3FDNet
-from ccl_jax.weights.reader import Weights, open_weights
-from ccl_jax.weights.rules import Row, Shapes, conv, flat_shapes, load_tree
+from ccl_jax.weights.reader import Weights
+from ccl_jax.weights.rules import Row, Shapes, conv, flat_shapes
 from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name
 
 # Places in the reference's lists of layers, pools and rectifiers counted.
@@ -84,16 +83,5 @@ UPSTREAM = Upstream(
   shapes=shapes_of,
   files=("sfd_face*", "s3fd*"),
   stem="sfd_face",
+  network=lambda params, sizes, dtype: S3FD(params),
 )
-
-
-def load_s3fd(path: str | os.PathLike) -> S3FD:
-  """The detector of a file, or of a folder with sfd_face.pth in it.
-
-  Raises:
-    UsageError: nothing there, or not the weights of this detector.
-  """
-  weights = open_weights(path, UPSTREAM.places, UPSTREAM.files)
-  rows = UPSTREAM.tables[format_of(weights)]
-  shapes = shapes_of(sizes_of(weights, rows, {}))
-  return S3FD(load_tree(rows, weights, shapes))

@@ -7,7 +7,6 @@ All sizes come from the tensors' shapes, the number of heads from the released h
 widths. The two-dimensional patch embedding is never used, and is left unread.
 """
 
-import os
 import re
 from collections.abc import Sequence
 
@@ -18,7 +17,7 @@ import numpy as np
 from ccl_jax.errors import UsageError
 from ccl_jax.models.scorers.synchformer import SEGMENTS, Synchformer, SynchformerNet
 from ccl_jax.models.scorers.synchformer_towers import BANDS, MEL_FRAMES, PATCH
-from ccl_jax.weights.reader import Weights, open_weights
+from ccl_jax.weights.reader import Weights
 from ccl_jax.weights.rules import (
   Row,
   Shapes,
@@ -26,7 +25,6 @@ from ccl_jax.weights.rules import (
   dense,
   flat_shapes,
   linear,
-  load_tree,
   norm,
   patch_linear,
   reshape,
@@ -154,8 +152,8 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   }
 
 
-def shapes_of(sizes: Sizes, dtype=jnp.float32) -> Shapes:
-  """Shapes by path of the parameters of `SynchformerNet`, in `dtype`."""
+def shapes_of(sizes: Sizes) -> Shapes:
+  """Shapes by path of the parameters of `SynchformerNet`, float32."""
   sizes = dict(sizes)
   # Not fields of the network: they follow from its input's size.
   times, grid = sizes.pop("times"), sizes.pop("grid")
@@ -166,8 +164,7 @@ def shapes_of(sizes: Sizes, dtype=jnp.float32) -> Shapes:
     jax.ShapeDtypeStruct((1, SEGMENTS, BANDS, MEL_FRAMES), jnp.float32),
   )
   init = jax.eval_shape(net.init, jax.random.key(0), *inputs)
-  shapes = flat_shapes(init["params"])
-  return {path: jax.ShapeDtypeStruct(x.shape, dtype) for path, x in shapes.items()}
+  return flat_shapes(init["params"])
 
 
 UPSTREAM = Upstream(
@@ -178,22 +175,7 @@ UPSTREAM = Upstream(
   ignore=(r"vfeat_extractor\.patch_embed\..*",),
   files=("synchformer*", "24-01-04T16-39-21*", "model*"),
   stem="synchformer_state_dict",
+  network=lambda params, sizes, dtype: Synchformer(
+    params, sizes["heads"], sizes["joint_heads"], dtype
+  ),
 )
-
-
-def load_synchformer(path: str | os.PathLike, *, dtype: str = "float32") -> Synchformer:
-  """The network of a checkpoint.
-
-  Args:
-    path: a file, or a folder that holds one, as published.
-    dtype: of matrix products, and of the parameters in memory.
-
-  Raises:
-    UsageError: nothing there, or not the weights of a Synchformer.
-  """
-  weights = open_weights(path, UPSTREAM.places, UPSTREAM.files)
-  rows = UPSTREAM.tables[format_of(weights)]
-  sizes = sizes_of(weights, rows, {})
-  shapes = shapes_of(sizes, jnp.dtype(dtype))
-  params = load_tree(rows, weights, shapes, UPSTREAM.ignore)
-  return Synchformer(params, sizes["heads"], sizes["joint_heads"], dtype)

@@ -1,6 +1,5 @@
 """SyncNet's weights by the names of their release, syncnet_v2.model."""
 
-import os
 from collections.abc import Sequence
 
 import jax
@@ -17,7 +16,7 @@ from ccl_jax.models.scorers.syncnet import (
   SyncNet,
   Tower,
 )
-from ccl_jax.weights.reader import Weights, open_weights
+from ccl_jax.weights.reader import Weights
 from ccl_jax.weights.rules import (
   Row,
   Shapes,
@@ -25,7 +24,6 @@ from ccl_jax.weights.rules import (
   conv,
   dense,
   flat_shapes,
-  load_tree,
   norm,
 )
 from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name
@@ -140,17 +138,5 @@ UPSTREAM = Upstream(
   ignore=(r".*\.num_batches_tracked",),  # training's counters
   files=("syncnet_v2.model", "syncnet*"),
   stem="syncnet_v2",
+  network=lambda params, sizes, dtype: SyncNet(params),
 )
-
-
-def load_syncnet(path: str | os.PathLike) -> SyncNet:
-  """Both towers of a file, or of a folder with syncnet_v2.model in it.
-
-  Raises:
-    UsageError: nothing there, or not the weights of SyncNet.
-  """
-  weights = open_weights(path, UPSTREAM.places, UPSTREAM.files)
-  rows = UPSTREAM.tables[format_of(weights)]
-  shapes = shapes_of(sizes_of(weights, rows, {}))
-  params = load_tree(rows, weights, shapes, UPSTREAM.ignore)
-  return SyncNet(params)

@@ -5,7 +5,6 @@ exactly once. What is imported and exported again is the same, bit by bit.
 """
 
 import hashlib
-import json
 import pathlib
 import shutil
 import sys
@@ -18,6 +17,7 @@ from ccl_jax import __version__
 from ccl_jax.checkpoints.find import DIT
 from ccl_jax.checkpoints.folders import new_folder
 from ccl_jax.errors import UsageError
+from ccl_jax.files import write_json
 from ccl_jax.weights.reader import Weights, open_weights, read_config
 from ccl_jax.weights.rules import Match, Shapes, expected_tensors, match
 from ccl_jax.weights.upstream import LICENCES, Sizes, Upstream, get_upstream
@@ -142,8 +142,8 @@ def import_weights(
           bar.update(tensor.nbytes)
     for name, file in _beside(src, upstream):
       shutil.copyfile(file, fresh / name)
-    _write_json(fresh / "tensors.json", hashes)
-    _write_json(fresh / "config.json", config)
+    write_json(fresh / "tensors.json", hashes, indent=2)
+    write_json(fresh / "config.json", config, indent=2)
   return config
 
 
@@ -199,7 +199,7 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
     with _bar(total, f"{kind} to {form}") as bar:
       write_safetensors(fresh, upstream.stem, specs, tensors(bar))
     if config:
-      _write_json(fresh / "config.json", config)
+      write_json(fresh / "config.json", config, indent=2)
     if verify:
       written = open_weights(fresh)
       with _bar(total, "verify") as bar:
@@ -274,7 +274,3 @@ def _bar(total: int, what: str):
   return tqdm.tqdm(
     total=total, desc=what, unit="B", unit_scale=True, file=sys.stderr, mininterval=0.5
   )
-
-
-def _write_json(path: pathlib.Path, value) -> None:
-  path.write_text(json.dumps(value, indent=2) + "\n")

@@ -7,8 +7,6 @@ All sizes come from the tensors' shapes.
 """
 
 import functools
-import os
-import pathlib
 import re
 from collections.abc import Sequence
 
@@ -17,10 +15,9 @@ import jax.numpy as jnp
 
 from ccl_jax.errors import UsageError
 from ccl_jax.models.layers import EPS
-from ccl_jax.models.tokenizer import Tokenizer
-from ccl_jax.models.umt5 import FARTHEST, UMT5Encoder, UMT5Text
-from ccl_jax.weights.reader import Weights, open_weights
-from ccl_jax.weights.rules import Row, Shapes, dense, flat_shapes, load_tree, norm
+from ccl_jax.models.umt5 import FARTHEST, UMT5Encoder
+from ccl_jax.weights.reader import Weights
+from ccl_jax.weights.rules import Row, Shapes, dense, flat_shapes, norm
 from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name, tensor_shape
 
 _BLOCK = r"blocks.(\d+)"
@@ -97,12 +94,11 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   }
 
 
-def shapes_of(sizes: Sizes, dtype=jnp.float32) -> Shapes:
-  """Shapes by path of the parameters of `UMT5Encoder`, in `dtype`."""
+def shapes_of(sizes: Sizes) -> Shapes:
+  """Shapes by path of the parameters of `UMT5Encoder`, float32."""
   ids = jnp.zeros((1, 8), jnp.int32)
   init = lambda key: UMT5Encoder(**sizes).init(key, ids, ids > 0)["params"]
-  shapes = flat_shapes(jax.eval_shape(init, jax.random.key(0)))
-  return {path: jax.ShapeDtypeStruct(x.shape, dtype) for path, x in shapes.items()}
+  return flat_shapes(jax.eval_shape(init, jax.random.key(0)))
 
 
 def config_of(sizes: Sizes, form: str) -> dict:
@@ -138,52 +134,3 @@ UPSTREAM = Upstream(
   config=config_of,
   beside={"tokenizer.json": TOKENIZERS},
 )
-
-
-def load_umt5(
-  path: str | os.PathLike,
-  tokenizer: str | os.PathLike | None = None,
-  *,
-  length: int = 512,
-  dtype: str = "bfloat16",
-) -> UMT5Text:
-  """The codec of a checkpoint.
-
-  Args:
-    path: a file, or a folder as published: Wan's own or diffusers'.
-    tokenizer: its tokenizer.json; None looks where the releases have it.
-    length: rows of a prompt.
-    dtype: of matrix products, and of the parameters in memory.
-
-  Raises:
-    UsageError: nothing there, or not the weights and the tokenizer of a UMT5 encoder.
-  """
-  file = _tokenizer_file(pathlib.Path(path), tokenizer)
-  params = load_params(path, dtype)
-  return UMT5Text(params, Tokenizer(file.read_bytes()), length, dtype)
-
-
-def load_params(path: str | os.PathLike, dtype: str):
-  """The parameters of `UMT5Encoder` from a checkpoint, in `dtype`.
-
-  Raises:
-    UsageError: nothing there, or not the weights of a UMT5 encoder.
-  """
-  weights = open_weights(path, UPSTREAM.places, UPSTREAM.files)
-  rows = UPSTREAM.tables[format_of(weights)]
-  shapes = shapes_of(sizes_of(weights, rows, {}), jnp.dtype(dtype))
-  return load_tree(rows, weights, shapes, UPSTREAM.ignore)
-
-
-def _tokenizer_file(path: pathlib.Path, named) -> pathlib.Path:
-  if named is not None:
-    files = [pathlib.Path(named)]
-  else:
-    folder = path if path.is_dir() else path.parent
-    files = [folder / place / "tokenizer.json" for place in TOKENIZERS]
-  file = next((f for f in files if f.is_file()), None)
-  if file is None:
-    raise UsageError(
-      f"no tokenizer at {' or '.join(map(str, files))}; name the tokenizer.json of UMT5"
-    )
-  return file

@@ -29,6 +29,8 @@ class Upstream(NamedTuple):
       folder that was given or that of the file.
     view: the checkpoint as the tables see it, where our parameters are not its tensors
       one by one.
+    network: (parameters, sizes, dtype) -> the network of a metric; see
+      `weights.load.load_network`. Codecs and models have none.
   """
 
   tables: Mapping[str, Sequence[Row]]
@@ -42,6 +44,7 @@ class Upstream(NamedTuple):
   config: Callable[[Sizes, str], dict] = lambda sizes, form: {}
   beside: Mapping[str, Sequence[str]] = {}
   view: Callable[[Weights], Weights] = lambda weights: weights
+  network: Callable[[Any, Sizes, str], Any] | None = None
 
 
 # Command -> module of ccl_jax.weights that holds its UPSTREAM.

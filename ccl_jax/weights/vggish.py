@@ -5,7 +5,6 @@
 All sizes come from the tensors' shapes. Its PCA is not part of FAD.
 """
 
-import os
 from collections.abc import Sequence
 
 import jax
@@ -13,8 +12,8 @@ import jax.numpy as jnp
 
 from ccl_jax.errors import UsageError
 from ccl_jax.models.scorers.vggish import BANDS, FRAMES, SoundFeatures, VGGish
-from ccl_jax.weights.reader import Weights, open_weights
-from ccl_jax.weights.rules import Row, Shapes, conv, dense, flat_shapes, load_tree
+from ccl_jax.weights.reader import Weights
+from ccl_jax.weights.rules import Row, Shapes, conv, dense, flat_shapes
 from ccl_jax.weights.upstream import Sizes, Upstream
 
 _CONVS = [f"features.{i}" for i in (0, 3, 6, 8, 11, 13)]  # relu and pooling between
@@ -76,17 +75,5 @@ UPSTREAM = Upstream(
   shapes=shapes_of,
   ignore=(r"pproc\..*",),
   files=("vggish*", "model*"),
+  network=lambda params, sizes, dtype: SoundFeatures(params, net_of(sizes)),
 )
-
-
-def load_vggish(path: str | os.PathLike) -> SoundFeatures:
-  """The network of a file, or of a folder with one.
-
-  Raises:
-    UsageError: nothing there, or not the weights of VGGish.
-  """
-  weights = open_weights(path, UPSTREAM.places, UPSTREAM.files)
-  rows = UPSTREAM.tables[format_of(weights)]
-  sizes = sizes_of(weights, rows, {})
-  params = load_tree(rows, weights, shapes_of(sizes), UPSTREAM.ignore)
-  return SoundFeatures(params, net_of(sizes))

@@ -7,23 +7,21 @@ A convolution is two rows, a norm one; layers are numbered along each network.
 """
 
 import functools
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 
 from ccl_jax.errors import UsageError
-from ccl_jax.models.wan_vae import WanVideoCodec, init_params
+from ccl_jax.models.wan_vae import init_params
 from ccl_jax.models.wan_vae_layers import CHANNELS, MEAN, MULTIPLIERS, STD
-from ccl_jax.weights.reader import Weights, open_weights
+from ccl_jax.weights.reader import Weights
 from ccl_jax.weights.rules import (
   Row,
   Shapes,
   conv,
   dense,
   flat_shapes,
-  load_tree,
   reshape,
 )
 from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name, tensor_shape
@@ -195,19 +193,3 @@ UPSTREAM = Upstream(
   stem="diffusion_pytorch_model",
   config=config_of,
 )
-
-
-def load_wan_vae(path: str | os.PathLike, **options) -> WanVideoCodec:
-  """The codec of a checkpoint, of any base width; `options` are the codec's fields.
-
-  Args:
-    path: a file, or a folder as published, the original or diffusers'.
-
-  Raises:
-    UsageError: nothing there, or not the weights of this VAE.
-  """
-  weights = open_weights(path, UPSTREAM.places, UPSTREAM.files)
-  rows = UPSTREAM.tables[format_of(weights)]
-  shapes = shapes_of(sizes_of(weights, rows, {}))
-  params = load_tree(rows, weights, shapes)
-  return WanVideoCodec(params, **options)

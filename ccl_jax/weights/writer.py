@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ccl_jax.files import write_json
 from ccl_jax.weights.reader import DTYPES
 
 SHARD_BYTES = 10 * 10**9
@@ -68,7 +69,7 @@ def write_safetensors(
     total = sum(spec.nbytes for spec in specs)
     index = {"metadata": {"total_size": total}, "weight_map": places}
     files.append(folder / f"{stem}.safetensors.index.json")
-    files[-1].write_text(json.dumps(index, indent=2) + "\n")
+    write_json(files[-1], index, indent=2)
   return files
 
 

@@ -9,8 +9,8 @@ import pytest
 from ccl_jax import bench
 from ccl_jax.benchmarks import eval_rates, eval_weights
 from ccl_jax.metrics.face_detection import find_faces
+from ccl_jax.weights.load import load_network
 from ccl_jax.weights.rules import expected_tensors
-from ccl_jax.weights.s3fd import load_s3fd
 from ccl_jax.weights.upstream import get_upstream
 from tests.metrics.tiny_weights import VGGISH
 
@@ -35,7 +35,7 @@ def test_networks_are_as_large_as_their_releases(kind):
 def test_the_drawn_detector_finds_the_same_faces_in_any_picture(tmp_path):
   eval_weights.draw("s3fd", tmp_path, S3FD)
   frames = np.random.default_rng(0).integers(0, 256, (2, 480, 832, 3), np.uint8)
-  one, two = find_faces(load_s3fd(tmp_path / "s3fd"), frames)
+  one, two = find_faces(load_network("s3fd", tmp_path / "s3fd"), frames)
   np.testing.assert_array_equal(one, two)
   sides = one[:, 2:] - one[:, :2]
   assert len(one) in (2, 3) and np.allclose(sides, 512)  # 128 at a quarter of the size

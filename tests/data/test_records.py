@@ -8,7 +8,7 @@ import pytest
 
 from ccl_jax.data.sets import plan, records
 from ccl_jax.data.sets.record_set import RecordSet, allow_open_files
-from ccl_jax.data.sets.records import DamagedRecord, new_shard, pack, unpack, write_json
+from ccl_jax.data.sets.records import DamagedRecord, new_shard, pack, unpack
 from ccl_jax.data.sources.catalogue import Catalogue, Item
 from ccl_jax.errors import UsageError
 from tests.data.latent_sets import (
@@ -111,20 +111,6 @@ def test_a_shard_of_fewer_or_more_records_is_not_there(tmp_path, monkeypatch, wr
       write(b"x")
       write(b"y")
   assert shard_files(tmp_path) == []
-
-
-def test_a_json_file_is_whole_or_not_there(tmp_path, monkeypatch):
-  path = tmp_path / "a.json"
-  write_json(path, {"a": 1})
-
-  def full(*_):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-  monkeypatch.setattr("os.fsync", full)
-  with pytest.raises(OSError):
-    write_json(path, {"a": 2})
-  assert path.read_text() == '{"a": 1}\n'
-  assert shard_files(tmp_path) == ["a.json"]
 
 
 @pytest.fixture(scope="module")

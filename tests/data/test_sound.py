@@ -161,4 +161,4 @@ def test_a_resampled_sound_keeps_its_last_samples_before_a_gap(decode):
 
 
 def test_rates_and_limits_are_these():
-  assert (sound._JITTER, sound._MARGIN, sound.SHORT_TAIL) == (0.01, 0.1, 0.25)
+  assert (sound.JITTER, sound._MARGIN, sound.SHORT_TAIL) == (0.01, 0.1, 0.25)

@@ -3,6 +3,7 @@
 import fractions
 import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -168,30 +169,16 @@ def test_a_shard_that_failed_is_not_done(tmp_path):
   assert len(left) == 2 and ".another.array_record.99.part" in left
 
 
-def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
-  """Synced while it still is the part, then renamed: after a power cut there is the
-  whole file or none.
-  """
-  import os
-
-  calls, sync, rename = [], os.fsync, os.replace
+def test_a_shard_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+  """It is synced when it is whole, and renamed by `files.new_file`."""
+  synced, sync = [], os.fsync
 
   def fsync(number):
-    calls.append(("fsync", os.path.basename(os.readlink(f"/proc/self/fd/{number}"))))
+    synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{number}")))
     sync(number)
 
-  def replace(source, target):
-    calls.append(("replace", os.path.basename(source), os.path.basename(target)))
-    rename(source, target)
-
   monkeypatch.setattr(os, "fsync", fsync)
-  monkeypatch.setattr(os, "replace", replace)
-  part = lambda name: f".{name}.{os.getpid()}.part"
-  whole = lambda name: [("fsync", part(name)), ("replace", part(name), name)]
-  records.write_json(tmp_path / "a.json", {"a": 1})
-  assert calls == whole("a.json")
-  calls.clear()
   with records.new_shard(tmp_path / "b.array_record") as write:
     write(b"x")
-    assert not calls
-  assert calls == whole("b.array_record")
+    assert not synced
+  assert synced == [f".b.array_record.{os.getpid()}.part", tmp_path.name]

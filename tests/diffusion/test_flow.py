@@ -32,12 +32,6 @@ def test_a_noise_level_per_frame_acts_on_its_own_frame():
       )
 
 
-def test_the_timestep_is_a_thousand_sigmas():
-  np.testing.assert_array_equal(
-    flow.timestep_of(jnp.array([0.0, 0.25, 1.0])), [0.0, 250.0, 1000.0]
-  )
-
-
 def test_shift_multiplies_the_odds_of_noise():
   u = np.linspace(0, 1, 11)
   np.testing.assert_allclose(flow.shift_sigma(u, 1.0), u, atol=1e-15)

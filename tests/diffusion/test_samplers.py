@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from ccl_jax.diffusion.samplers import METHODS, sample, solver_rows, trajectory
+from ccl_jax.diffusion.samplers import METHODS, sample, solver_rows
 from ccl_jax.diffusion.schedules import Schedule, make_schedule
 from ccl_jax.errors import UsageError
+from tests.trajectory import trajectory
 
 
 def _noise():

@@ -217,7 +217,7 @@ class Grave:
 
 def moments(count):
   """`count` calls to be killed at, spread over all of an undisturbed run's."""
-  return np.random.default_rng(0).permutation(60)[:count].tolist()
+  return np.random.default_rng(0).permutation(100)[:count].tolist()
 
 
 @pytest.mark.parametrize("at", moments(20))
@@ -237,7 +237,7 @@ def test_a_killed_encoding_goes_on_to_the_same_set(
 def test_the_moments_of_death_cover_a_whole_run(tmp_path, media, codecs, monkeypatch):
   grave = Grave(monkeypatch, 10**9)
   encode(config(media, tmp_path / "set", codecs))
-  assert 60 < grave.calls < 90
+  assert 100 < grave.calls < 130
 
 
 def test_processes_share_the_work(tmp_path, media, codecs, undisturbed):

@@ -7,8 +7,7 @@ import tempfile
 import numpy as np
 from safetensors.numpy import save_file
 
-from ccl_jax.weights.s3fd import load_s3fd
-from ccl_jax.weights.syncnet import load_syncnet
+from ccl_jax.weights.load import load_network
 
 WIDTHS, HIDDEN, OUT = (4, 5, 3, 4, 6, 7), 5, 8
 VGG = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
@@ -88,18 +87,18 @@ def blob_tensors() -> dict[str, np.ndarray]:
   return out
 
 
-def opened(load, tensors):
+def opened(kind, tensors):
   with tempfile.TemporaryDirectory() as tmp:
     path = pathlib.Path(tmp) / "weights.safetensors"
     save_file(tensors, path)
-    return load(path)
+    return load_network(kind, path)
 
 
 @functools.cache
 def blob_detector():
-  return opened(load_s3fd, blob_tensors())
+  return opened("s3fd", blob_tensors())
 
 
 @functools.cache
 def small_syncnet(seed: int = 0):
-  return opened(load_syncnet, syncnet_tensors(seed))
+  return opened("syncnet", syncnet_tensors(seed))

@@ -15,7 +15,8 @@ from ccl_jax.metrics.aesthetics import RATE, WINDOW, Aesthetics, score, windows
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.models.scorers.aesthetics import AXES, AestheticsNet
 from ccl_jax.models.scorers.wavlm import WavLM, bucket, frame_mask
-from ccl_jax.weights.aesthetics import load_aesthetics, net_of, shapes_of
+from ccl_jax.weights.aesthetics import net_of, shapes_of
+from ccl_jax.weights.load import load_network
 from ccl_jax.weights.transfer import export_weights, import_weights
 from tests.parity.cases_aesthetics import cases_aesthetics
 
@@ -98,7 +99,7 @@ def test_the_published_package(package, tmp_path, head):
   import torch
 
   net, tensors = published(package, **head)
-  model = load_aesthetics(release(tmp_path / "w", tensors, **head))
+  model = load_network("aesthetics", release(tmp_path / "w", tensors, **head))
   wave = np.random.default_rng(1).standard_normal((3, 12011), dtype=np.float32)
   valid = np.arange(12011)[None] < np.array([[12011], [6400], [5001]])
   wave = np.where(valid, wave, 0)
@@ -114,7 +115,7 @@ def test_a_clip_as_the_published_procedure_scores_it(package, tmp_path):
   import torch
 
   net, tensors = published(package, 3)
-  model = load_aesthetics(release(tmp_path / "w", tensors))
+  model = load_network("aesthetics", release(tmp_path / "w", tensors))
   wave = np.random.default_rng(2).standard_normal(200_000).astype(np.float32) / 9
   padded = np.pad(wave, (0, 120_000)).reshape(2, 1, 160_000)
   mask = np.arange(320_000).reshape(2, 1, 160_000) < 200_000
@@ -162,7 +163,7 @@ def test_what_cannot_be_scored():
 
 def test_only_the_mask_hides_padding(package, tmp_path):
   _, tensors = published(package, 5)
-  model = load_aesthetics(release(tmp_path / "w", tensors))
+  model = load_network("aesthetics", release(tmp_path / "w", tensors))
   run = jax.jit(Aesthetics.__call__)
   wave = np.random.default_rng(0).standard_normal((1, 16000), dtype=np.float32)
   valid = np.arange(16000)[None] < 8000
@@ -220,7 +221,10 @@ def test_in_and_out_again_is_the_same_bytes(package, tmp_path, form):
   out = load_file(tmp_path / "out/model.safetensors")
   assert set(tensors) - set(out) == {"wavlm_model.mask_emb"}
   assert all(out[k].tobytes() == tensors[k].tobytes() for k in out)
-  again, first = load_aesthetics(tmp_path / "out"), load_aesthetics(source)
+  again, first = (
+    load_network("aesthetics", tmp_path / "out"),
+    load_network("aesthetics", source),
+  )
   assert (again.net, again.scale) == (first.net, first.scale)
   jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
 
@@ -231,7 +235,9 @@ def test_mistakes_about_files_are_one_line(package, tmp_path):
 
   def message(tensors, **config):
     with pytest.raises(UsageError) as e:
-      load_aesthetics(release(tmp_path / str(next(number)), tensors, **config))
+      load_network(
+        "aesthetics", release(tmp_path / str(next(number)), tensors, **config)
+      )
     assert "\n" not in str(e.value)
     return str(e.value)
 

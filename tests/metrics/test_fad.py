@@ -10,8 +10,9 @@ from ccl_jax.errors import UsageError
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.fad import RATE, features, patches
 from ccl_jax.models.scorers.vggish import VGGish
+from ccl_jax.weights.load import load_network
 from ccl_jax.weights.transfer import export_weights, import_weights
-from ccl_jax.weights.vggish import load_vggish, shapes_of
+from ccl_jax.weights.vggish import shapes_of
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -59,7 +60,7 @@ def sound(samples, seed=0):
 
 
 def test_torch_s_modules(reference, released):
-  wave, net = sound(3 * RATE), load_vggish(released)
+  wave, net = sound(3 * RATE), load_network("vggish", released)
   mel = patches(wave)
   expected = reference(torch.from_numpy(mel)).detach().numpy()
   got = features(wave, net)
@@ -101,7 +102,7 @@ def test_patches_are_whole_and_a_tone_is_in_its_band():
 
 
 def test_short_sounds_cannot_be_scored(released):
-  net = load_vggish(released)
+  net = load_network("vggish", released)
   with pytest.raises(Unscorable, match=r"0\.97 s of sound; VGGish needs 0\.975 s"):
     features(sound(15599), net)
   assert features(sound(15600), net).shape == (1, 10)
@@ -122,8 +123,8 @@ def test_in_and_out_again_is_the_same_bytes(released, tmp_path):
   for name, x in expected.items():
     assert out[name].tobytes() == x.numpy().tobytes(), name
   np.testing.assert_array_equal(
-    features(sound(16000), load_vggish(tmp_path / "out")),
-    features(sound(16000), load_vggish(released)),
+    features(sound(16000), load_network("vggish", tmp_path / "out")),
+    features(sound(16000), load_network("vggish", released)),
   )
 
 
@@ -133,7 +134,7 @@ def test_mistakes_about_files_are_one_line(reference, tmp_path):
   def message(held):
     save_file(held, tmp_path / "vggish.safetensors")
     with pytest.raises(UsageError) as e:
-      load_vggish(tmp_path)
+      load_network("vggish", tmp_path)
     assert "\n" not in str(e.value)
     return str(e.value)
 
@@ -147,4 +148,4 @@ def test_mistakes_about_files_are_one_line(reference, tmp_path):
   assert "has shape (10, 15), expected (10, 16)" in message(right | shape)
   pca = {"pproc.pca_means": np.zeros((128, 1), np.float32)}
   save_file(right | pca, tmp_path / "vggish.safetensors")
-  load_vggish(tmp_path)
+  load_network("vggish", tmp_path)

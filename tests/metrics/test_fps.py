@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from ccl_jax.metrics.fps import constant_fps_indices, exact_rate, fps_indices
+from ccl_jax.metrics.fps import exact_rate, fps_indices
 
 
 def filtered(pts, end, time_base, fps):
@@ -31,6 +31,11 @@ def filtered(pts, end, time_base, fps):
       shown.append(int(sink.pull().to_ndarray()[0, 0]))
     except (av.error.EOFError, av.error.BlockingIOError):
       return np.array(shown)
+
+
+def constant_fps_indices(n, rate, fps):
+  """N frames at a constant rate, from time 0."""
+  return fps_indices(np.arange(n), n, 1 / exact_rate(rate), fps)
 
 
 @pytest.mark.parametrize("fps", [25, 0.5])

@@ -12,7 +12,8 @@ from ccl_jax.errors import UsageError
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.fvd import features, film_pixels
 from ccl_jax.models.scorers.i3d import I3D, FilmFeatures
-from ccl_jax.weights.i3d import load_i3d, shapes_of
+from ccl_jax.weights.i3d import shapes_of
+from ccl_jax.weights.load import load_network
 from ccl_jax.weights.transfer import export_weights, import_weights
 
 torch = pytest.importorskip("torch")
@@ -117,7 +118,7 @@ def film(frames, height=224, width=224):
 
 def test_a_plain_program_of_the_published_layers(released):
   """17 frames: odd after every stride, and two logits to average."""
-  net, video = load_i3d(released), film(17)
+  net, video = load_network("i3d", released), film(17)
   x = torch.from_numpy(np.moveaxis(video, -1, 0)[None].astype(np.float32))
   expected = reference(tensors(), x / 127.5 - 1)[0]
   got = features(video, net)
@@ -169,7 +170,7 @@ def torchscript(path):
 
 def test_a_scripted_module_is_the_same_network(released, tmp_path):
   torchscript(tmp_path / "i3d_torchscript.pt")
-  got, expected = load_i3d(tmp_path), load_i3d(released)
+  got, expected = load_network("i3d", tmp_path), load_network("i3d", released)
   assert got.net == expected.net
   jax.tree.map(np.testing.assert_array_equal, got.params, expected.params)
 
@@ -187,7 +188,7 @@ def test_mistakes_about_files_are_one_line(tmp_path):
   def message(held):
     save_file(held, tmp_path / "i3d.safetensors")
     with pytest.raises(UsageError) as e:
-      load_i3d(tmp_path)
+      load_network("i3d", tmp_path)
     assert "\n" not in str(e.value)
     return str(e.value)
 

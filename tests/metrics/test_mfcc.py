@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import python_speech_features
 
-from ccl_jax.metrics.mfcc import RATE, mfcc, to_int16
+from ccl_jax.metrics.mfcc import RATE, mfcc
 
 
 def sound(n, seed=0):
@@ -13,6 +13,10 @@ def sound(n, seed=0):
   t = np.arange(n) / RATE
   hum = sum(np.sin(2 * np.pi * 130 * k * t) / k for k in range(1, 20))
   return 0.2 * hum * (1 + np.sin(12 * t)) / 2 + 0.02 * rng.standard_normal(n)
+
+
+def to_int16(wave):
+  return np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
 
 
 @pytest.mark.parametrize("n", [1, 399, 400, 401, 560, 561, 16000, 33333])
@@ -40,10 +44,3 @@ def test_the_scale_of_the_samples_is_in_the_first_coefficient():
   np.testing.assert_allclose(got[:, 1:], quiet[:, 1:], atol=0.3)  # rounded samples
   with pytest.raises(TypeError, match="samples are float64, expected int16"):
     mfcc.__wrapped__(wave)  # jaxtyping refuses them in tests
-
-
-def test_to_int16_rounds_and_clips():
-  wave = np.array([-2, -1, -0.5, 0.6 / 32768, 0.99999, 1, 3])
-  np.testing.assert_array_equal(
-    to_int16(wave), [-32768, -32768, -16384, 1, 32767, 32767, 32767]
-  )

@@ -10,7 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 from ccl_jax.errors import UsageError
 from ccl_jax.models.clip_vision import ClipImage, ClipTower, bicubic_matrix, clip_pixels
-from ccl_jax.weights.clip import DIFFUSERS, NATIVE, load_clip, shapes_of
+from ccl_jax.weights.clip import DIFFUSERS, NATIVE, shapes_of
+from ccl_jax.weights.load import load_params
 from ccl_jax.weights.rules import expected_tensors
 from tests.parity.cases_wan_clip import cases_wan_clip
 
@@ -190,12 +191,17 @@ def test_tokens_are_the_formula(releases):
   np.testing.assert_allclose(got, x, atol=2e-5)
 
 
+def load_clip(path, dtype="float32"):
+  params, sizes = load_params("clip", path, dtype)
+  return ClipImage(params, sizes["heads"], dtype)
+
+
 def test_images_of_any_size_and_bfloat16(releases):
   clip = load_clip(releases[0] / "hub")
   image = images(2, 9, 17)
   tokens = np.asarray(encode(clip, image))
   assert tokens.shape == (2, 10, 24)
-  half = np.asarray(encode(load_clip(releases[0] / "hub", dtype="bfloat16"), image))
+  half = np.asarray(encode(load_clip(releases[0] / "hub", "bfloat16"), image))
   error = np.sqrt(np.mean((half - tokens) ** 2)) / tokens.std()
   assert half.dtype == np.float32 and 1e-4 < error < 0.02
   assert np.abs(tokens[0] - tokens[1]).mean() > 0.05  # the image matters
@@ -234,7 +240,7 @@ def test_mistakes_about_files_are_one_line(releases, tmp_path):
   def message(tensors):
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(UsageError) as e:
-      load_clip(tmp_path / "x.safetensors")
+      load_params("clip", tmp_path / "x.safetensors")
     assert "\n" not in str(e.value)
     return str(e.value)
 

@@ -11,7 +11,6 @@ from ccl_jax.models.linear_codec import (
   Moments,
   VideoFit,
   fit_audio,
-  fit_video,
   half_whitened,
   principal,
 )
@@ -20,6 +19,13 @@ from ccl_jax.ops.stft import mel_spectrogram
 RATE = 16000
 encode = jax.jit(lambda codec, x: codec.encode(x))
 decode = jax.jit(lambda codec, z: codec.decode(z))
+
+
+def fit_video(videos):
+  fit = VideoFit()
+  for video in videos:
+    fit.add(video)
+  return fit.codec()
 
 
 def assert_orthonormal(basis):

@@ -13,6 +13,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.models.vocoder import PRESETS, Generator, init_params, synthesize
 from ccl_jax.ops import antialias, snake
 from ccl_jax.weights import bigvgan
+from ccl_jax.weights.load import load_params
 from tests.parity import bigvgan_reference as reference
 from tests.parity.cases_bigvgan import cases_bigvgan
 
@@ -102,14 +103,11 @@ def test_the_golden_network_in_float64_is_the_reference(
   taps = next(x for name, x in wide.items() if name.endswith("filter")).ravel()
   monkeypatch.setattr(antialias, "low_pass", lambda: taps)
   monkeypatch.setattr(snake, "sin_squared", lambda x: jnp.sin(x) ** 2)
-  shapes_of = bigvgan.shapes_of
-  in_float64 = lambda sizes: jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, np.float64), shapes_of(sizes)
-  )
-  monkeypatch.setattr(bigvgan, "shapes_of", in_float64)
   mel = load_file(folder / "bigvgan_case.safetensors")["mel"].swapaxes(1, 2)
   with jax.enable_x64(True):
-    generator, params = bigvgan.load_vocoder(tmp_path / "bigvgan_weights.safetensors")
+    file = tmp_path / "bigvgan_weights.safetensors"
+    params, sizes = load_params("vocoder", file, "float64")
+    generator = bigvgan.generator_of(sizes)
     got = np.asarray(synthesize(generator, params, jnp.asarray(mel, jnp.float64)))
     jax.clear_caches()  # no trace with these taps outlives the test
   assert got.dtype == np.float64

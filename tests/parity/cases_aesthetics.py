@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from ccl_jax.models.scorers.aesthetics import AXES
-from ccl_jax.weights.aesthetics import load_aesthetics
+from ccl_jax.weights.load import load_network
 
 LIMIT = 1e-4
 
@@ -45,7 +45,7 @@ def cases_aesthetics(
     tmp = pathlib.Path(tmp)
     save_file(recipe_weights(folder), tmp / "model.safetensors")
     (tmp / "config.json").write_text(json.dumps(config))
-    model = load_aesthetics(tmp)
+    model = load_network("aesthetics", tmp)
   rng = np.random.default_rng(config["seed"])
   wave = 0.1 * rng.standard_normal((2, 1, 40000), dtype=np.float32)[:, 0]
   valid = np.ones(wave.shape, bool)

@@ -7,7 +7,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from ccl_jax.models.vocoder import synthesize
-from ccl_jax.weights.bigvgan import load_vocoder
+from ccl_jax.weights.bigvgan import generator_of
+from ccl_jax.weights.load import load_params
 
 LIMIT = 1e-4
 
@@ -21,7 +22,8 @@ def cases_bigvgan(
 ) -> list[tuple[str, np.ndarray, np.ndarray, float]]:
   """(name, got, expected, limit) per output; by pieces of `chunk` frames."""
   case = load_file(folder / "bigvgan_case.safetensors")
-  generator, params = load_vocoder(folder / "bigvgan_weights.safetensors")
+  params, sizes = load_params("vocoder", folder / "bigvgan_weights.safetensors")
+  generator = generator_of(sizes)
   call = jax.jit(lambda params, mel: synthesize(generator, params, mel, chunk))
   wave = call(params, np.moveaxis(case["mel"], 1, -1))
   return [("wav", np.asarray(wave)[:, None], case["wav"], LIMIT)]

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from ccl_jax.models.scorers.imagebind import ImageBind
-from ccl_jax.weights.imagebind import load_imagebind
+from ccl_jax.weights.load import load_network
 from tests.parity.recipe_weights import is_recipe, write_weights
 
 LIMIT = 1e-4
@@ -34,7 +34,7 @@ def cases_imagebind(
   with tempfile.TemporaryDirectory() as tmp:
     write_weights(folder, pathlib.Path(tmp), "imagebind_huge")
     shutil.copy(folder / "config.json", tmp)  # the numbers of heads
-    net = load_imagebind(tmp, dtype=dtype)
+    net = load_network("imagebind", tmp, dtype=dtype)
   case = load_file(folder / "case.safetensors")
   x = inputs(json.loads((folder / "config.json").read_text())["seed"])
 

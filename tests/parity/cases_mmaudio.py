@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from ccl_jax.models.audio_vae import decode, encode_mel
 from ccl_jax.ops.stft import log_mel
-from ccl_jax.weights.mmaudio import load_audio_vae
+from ccl_jax.weights.load import load_params
 
 LIMIT, MEL_LIMIT = 1e-4, 1e-5
 FILES = ("v1-*.pth", "vae_weights.*")
@@ -29,7 +29,7 @@ def cases_mmaudio(
   case = load_file(folder / "vae_case.safetensors")
   case = {name: np.moveaxis(x, 1, -1) if x.ndim == 3 else x for name, x in case.items()}
   mode = mel_mode(folder)
-  params, to_mel = load_audio_vae(folder), jax.jit(decode)
+  params, to_mel = load_params("audio-vae", folder)[0], jax.jit(decode)
   mean, logvar = jax.jit(encode_mel)(params, case["mel"])
   got = {
     "mel": jax.jit(lambda wave: log_mel(wave, **mode))(case["wav"]),

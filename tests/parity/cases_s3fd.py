@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 from ccl_jax.metrics.face_detection import decode, priors, run_s3fd, suppressed
 from ccl_jax.models.scorers.s3fd import level_sizes
-from ccl_jax.weights.s3fd import load_s3fd
+from ccl_jax.weights.load import load_network
 from tests.parity.released import save_released
 
 LIMIT, TRANSFORM = 1e-4, 1e-5
@@ -43,7 +43,7 @@ def cases_s3fd(
   image = np.moveaxis(case["image"], 1, -1)
   with tempfile.TemporaryDirectory() as tmp:
     save_released(folder, pathlib.Path(tmp) / "sfd_face.safetensors")
-    detector = load_s3fd(tmp)
+    detector = load_network("s3fd", tmp)
   conf, loc = map(np.asarray, run_s3fd(detector, image))
   prior = priors(*image.shape[1:3])
   stop = 0

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from ccl_jax.models.scorers.synchformer import Synchformer
-from ccl_jax.weights.synchformer import load_synchformer
+from ccl_jax.weights.load import load_network
 from tests.parity.recipe_weights import is_recipe, write_weights
 
 LIMIT = 1e-4
@@ -37,7 +37,7 @@ def cases_synchformer(
   """(name, got, expected, limit) per output."""
   with tempfile.TemporaryDirectory() as tmp:
     write_weights(folder, pathlib.Path(tmp), "synchformer_state_dict")
-    net = load_synchformer(tmp, dtype=dtype)
+    net = load_network("synchformer", tmp, dtype=dtype)
   case = load_file(folder / "case.safetensors")
   x = inputs(json.loads((folder / "config.json").read_text())["seed"])
   run = lambda method, *args: np.asarray(jax.jit(method)(net, *args))

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from ccl_jax.metrics.lipsync import embed_sound, mean_distances, synchrony
 from ccl_jax.metrics.mfcc import mfcc
 from ccl_jax.models.scorers.syncnet import SyncNet
-from ccl_jax.weights.syncnet import load_syncnet
+from ccl_jax.weights.load import load_network
 from tests.parity.released import save_released
 
 LIMIT, TRANSFORM = 1e-4, 1e-5
@@ -31,7 +31,7 @@ def cases_syncnet(
   expected = json.loads((folder / "config.json").read_text())["distance"]
   with tempfile.TemporaryDirectory() as tmp:
     save_released(folder, pathlib.Path(tmp) / "syncnet_v2.safetensors")
-    syncnet = load_syncnet(tmp)
+    syncnet = load_network("syncnet", tmp)
   sound = np.asarray(embed_sound(syncnet, case["audio_mfcc_windows"][:, 0]))
   yield "audio_embedding", sound, case["audio_embedding"], LIMIT
   windows = np.moveaxis(case["lip_windows"], 1, -1).astype(np.float32)

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from ccl_jax.models.tokenizer import Tokenizer
 from ccl_jax.models.umt5 import UMT5Text
-from ccl_jax.weights.umt5 import load_params
+from ccl_jax.weights.load import load_params
 
 LIMIT = 1e-4
 FILES = ("models_t5*.pth", "umt5*.safetensors")
@@ -24,7 +24,7 @@ def cases_umt5(
   """(name, got, expected, limit) per output; `file` names the weights to read."""
   case = load_file(folder / "case.safetensors")
   ids, mask = case["ids"], case["mask"] == 1
-  params = load_params(folder / file if file else folder, dtype)
+  params, _ = load_params("umt5", folder / file if file else folder, dtype)
   text = UMT5Text(params, Tokenizer(b""), ids.shape[1], dtype)
   rows = np.asarray(jax.jit(UMT5Text.encode)(text, ids, mask))
   return [("out", rows[mask], case["out"][mask], LIMIT)]

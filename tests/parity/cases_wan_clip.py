@@ -7,7 +7,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from ccl_jax.models.clip_vision import ClipImage, clip_pixels
-from ccl_jax.weights.clip import load_clip
+from ccl_jax.weights.load import load_params
 
 LIMIT, PIXEL_LIMIT = 1e-4, 1e-5
 FILES = ("models_clip*.pth", "clip*.safetensors")
@@ -23,7 +23,8 @@ def cases_wan_clip(
   """(name, got, expected, limit) per output; `file` names the weights to read."""
   case = load_file(folder / "case.safetensors")
   image, pixels = (np.moveaxis(case[name], 1, -1) for name in ("image", "pixels"))
-  clip = load_clip(folder / file if file else folder, dtype=dtype)
+  params, sizes = load_params("clip", folder / file if file else folder, dtype)
+  clip = ClipImage(params, sizes["heads"], dtype)
   squeeze = jax.jit(clip_pixels, static_argnums=1)
   return [
     ("pixels", np.asarray(squeeze(image, pixels.shape[1])), pixels, PIXEL_LIMIT),

@@ -7,7 +7,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from ccl_jax.models.wan_vae import decode, encode
-from ccl_jax.weights.wan_vae import load_wan_vae
+from ccl_jax.weights.load import load_params
 
 LIMIT = 1e-4
 
@@ -24,7 +24,7 @@ def cases_wan_vae(
   """(name, got, expected, limit) per output; `file` names the weights to read."""
   case = load_file(folder / "vae_case.safetensors")
   case = {name: np.moveaxis(x, 1, -1) for name, x in case.items()}
-  params = load_wan_vae(folder / file if file else folder).params
+  params, _ = load_params("wan-vae", folder / file if file else folder)
   to_latent, to_pixels = jax.jit(encode), jax.jit(decode)
   got = {
     "latent": to_latent(params, case["video"]),

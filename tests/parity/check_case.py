@@ -35,12 +35,12 @@ from flax import traverse_util
 from safetensors.numpy import load_file
 
 from ccl_jax.checkpoints.checkpointer import restore_params
-from ccl_jax.diffusion.samplers import trajectory
 from ccl_jax.diffusion.schedules import make_schedule
 from ccl_jax.errors import UsageError, one_line_errors
 from ccl_jax.weights import wan
 from ccl_jax.weights.transfer import import_weights
 from ccl_jax.weights.upstream import get_upstream
+from tests.trajectory import trajectory
 
 HERE = pathlib.Path(__file__).parent
 NETWORK, TRANSFORM = 1e-4, 1e-5  # limits of whole networks, and of single transforms

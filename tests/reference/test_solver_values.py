@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax.diffusion.samplers import sample, trajectory
+from ccl_jax.diffusion.samplers import sample
 from ccl_jax.diffusion.schedules import make_schedule
 from tests.reference import solvers
+from tests.trajectory import trajectory
 
 SHAPES = {"video": (2, 3, 4), "audio": (2, 7)}
 

@@ -1,4 +1,4 @@
-import pathlib
+import os
 import wave as wave_file
 
 import av
@@ -121,13 +121,13 @@ def test_samples_of_a_wav_are_rounded(tmp_path):
 def test_a_file_is_whole_or_the_old_one(tmp_path, monkeypatch, kind):
   """The name is given by one rename when all has been written."""
   path, renamed = tmp_path / f"a.{kind}", []
-  replace = pathlib.Path.replace
+  replace = os.replace
 
-  def spied(self, target):
-    renamed.append((self.stat().st_size, target))
-    return replace(self, target)
+  def spied(source, target):
+    renamed.append((source.stat().st_size, target))
+    replace(source, target)
 
-  monkeypatch.setattr(pathlib.Path, "replace", spied)
+  monkeypatch.setattr(os, "replace", spied)
   if kind == "png":
     write_png(path, np.zeros((4, 6, 3), np.uint8))
   else:

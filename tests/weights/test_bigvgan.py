@@ -11,7 +11,8 @@ from ccl_jax import convert
 from ccl_jax.errors import UsageError
 from ccl_jax.models.vocoder import Generator, synthesize
 from ccl_jax.ops.antialias import low_pass
-from ccl_jax.weights.bigvgan import Folded, fold, load_vocoder
+from ccl_jax.weights.bigvgan import Folded, fold, generator_of
+from ccl_jax.weights.load import load_params
 from ccl_jax.weights.pickles import pickle_entries
 from ccl_jax.weights.reader import Weights, open_weights
 from ccl_jax.weights.transfer import export_weights, import_weights
@@ -63,8 +64,8 @@ def first():
 
 def assert_wave(path, mel, expected, generator):
   """Through the converter's reader, to 1e-4 of the wave's deviation."""
-  got_generator, params = load_vocoder(path)
-  assert got_generator == generator
+  params, sizes = load_params("vocoder", path)
+  assert generator_of(sizes) == generator
   error = np.abs(wave_of(generator, params, mel) - expected).max() / expected.std()
   assert error < 1e-4, error
 

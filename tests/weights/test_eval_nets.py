@@ -12,30 +12,29 @@ from safetensors.numpy import load_file, save_file
 from ccl_jax import convert
 from ccl_jax.errors import UsageError
 from ccl_jax.models.scorers.synchformer import SynchformerNet
-from ccl_jax.weights.imagebind import load_imagebind
+from ccl_jax.weights.load import load_network
 from ccl_jax.weights.rules import expected_tensors, match
-from ccl_jax.weights.synchformer import load_synchformer
 from ccl_jax.weights.transfer import export_weights, import_weights
 from tests.weights.eval_files import KINDS, SYNCHFORMER, UNREAD, Names, eval_tensors
 from tests.weights.wan_files import save_legacy, save_pth
 
-LOADERS = {"synchformer": load_synchformer, "imagebind": load_imagebind}
-every = pytest.mark.parametrize("kind", LOADERS)
+NETWORKS = ("synchformer", "imagebind")
+every = pytest.mark.parametrize("kind", NETWORKS)
 STEM = {"synchformer": "synchformer_state_dict", "imagebind": "imagebind"}
 
 
 @pytest.fixture(scope="module")
 def tensors():
-  return {kind: eval_tensors(kind) for kind in LOADERS}
+  return {kind: eval_tensors(kind) for kind in NETWORKS}
 
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory, tensors):
   """The networks of plain files."""
   folder, out = tmp_path_factory.mktemp("plain"), {}
-  for kind, load in LOADERS.items():
+  for kind in NETWORKS:
     save_file(tensors[kind], folder / f"{kind}.safetensors")
-    out[kind] = load(folder / f"{kind}.safetensors")
+    out[kind] = load_network(kind, folder / f"{kind}.safetensors")
   return out
 
 
@@ -64,7 +63,7 @@ def test_every_form_of_download(tmp_path, tensors, loaded, kind, form):
     path = tmp_path
   else:
     save_pth(path, tensors[kind], inside=form)
-  got = LOADERS[kind](path)
+  got = load_network(kind, path)
   jax.tree.map(np.testing.assert_array_equal, got.params, loaded[kind].params)
 
 
@@ -80,14 +79,14 @@ def test_in_and_out_again_is_the_same_bytes(tmp_path, tensors, kind):
   assert got.keys() == read.keys()
   for name, x in read.items():
     assert got[name].tobytes() == x.tobytes() and got[name].shape == x.shape, name
-  again = LOADERS[kind](tmp_path / "out")
-  plain = LOADERS[kind](tmp_path / "x.pth")
+  again = load_network(kind, tmp_path / "out")
+  plain = load_network(kind, tmp_path / "x.pth")
   jax.tree.map(np.testing.assert_array_equal, again.params, plain.params)
 
 
 @every
 def test_mistakes_about_files_are_one_line(tmp_path, tensors, kind):
-  load, good = LOADERS[kind], tensors[kind]
+  good = tensors[kind]
   names = {
     "synchformer": ("transformer.blocks.0.ln1.bias", "transformer.OFF_tok"),
     "imagebind": (
@@ -100,7 +99,7 @@ def test_mistakes_about_files_are_one_line(tmp_path, tensors, kind):
   def message(tensors):
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(UsageError) as e:
-      load(tmp_path / "x.safetensors")
+      load_network(kind, tmp_path / "x.safetensors")
     assert "\n" not in str(e.value)
     return str(e.value)
 

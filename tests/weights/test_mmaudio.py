@@ -14,7 +14,8 @@ from ccl_jax import convert
 from ccl_jax.checkpoints.checkpointer import restore_params
 from ccl_jax.errors import UsageError
 from ccl_jax.models.audio_vae import PRESETS
-from ccl_jax.weights.mmaudio import NATIVE, load_audio_vae, shapes_of
+from ccl_jax.weights.load import load_params
+from ccl_jax.weights.mmaudio import NATIVE, shapes_of
 from ccl_jax.weights.reader import open_weights
 from ccl_jax.weights.rules import expected_tensors
 from ccl_jax.weights.transfer import export_weights, import_weights
@@ -118,13 +119,13 @@ def test_half_precision_comes_back(tmp_path, tensors):
   assert about["dtype"] == "float16"
   export_weights(tmp_path / "in", tmp_path / "out", form="native")
   assert_same_bytes(load_file(tmp_path / "out" / "model.safetensors"), half)
-  wide = traverse_util.flatten_dict(load_audio_vae(tmp_path), sep="/")
+  wide = traverse_util.flatten_dict(load_params("audio-vae", tmp_path)[0], sep="/")
   assert {x.dtype for x in wide.values()} == {jnp.dtype("float32")}
 
 
 def test_what_is_loaded_is_what_was_converted(imported, tensors):
   """From the release, and from a converted folder as training restores it."""
-  loaded = load_audio_vae(imported)
+  loaded, _ = load_params("audio-vae", imported)
   assert loaded["encoder"]["gain"] == tensors["encoder.learnable_gain"]
   np.testing.assert_array_equal(loaded["data_std"], tensors["data_std"][0, :, 0])
   kernel = loaded["decoder"]["up_1_2"]["conv2"]["weight"]
@@ -142,7 +143,7 @@ def test_mistakes_are_one_line(tmp_path, tensors):
     file = tmp_path / "x.safetensors"
     save_file(change, file)
     with pytest.raises(UsageError) as e:
-      load_audio_vae(file)
+      load_params("audio-vae", file)
     assert "\n" not in str(e.value)
     return str(e.value)
 
@@ -169,7 +170,7 @@ def test_two_releases_in_a_folder_are_not_chosen_between(imported, tensors, tmp_
   for name in ("v1-16.pth", "v1-44.pth"):
     save_pth(tmp_path / name, tensors)
   with pytest.raises(UsageError, match=r"holds v1-16.pth, v1-44.pth: name the one"):
-    load_audio_vae(tmp_path)
+    load_params("audio-vae", tmp_path)
 
 
 def test_the_licence_is_told(imported, capsys):

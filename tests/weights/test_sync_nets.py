@@ -15,14 +15,15 @@ from ccl_jax.convert import main
 from ccl_jax.errors import UsageError
 from ccl_jax.weights import s3fd, syncnet
 from ccl_jax.weights.entries import Entry
+from ccl_jax.weights.load import load_network
 from ccl_jax.weights.reader import Weights, open_weights
 from ccl_jax.weights.rules import match
 from ccl_jax.weights.transfer import export_weights, import_weights
 from tests.metrics.sync_nets import opened, s3fd_tensors, syncnet_tensors
 
 KINDS = {
-  "syncnet": (syncnet, syncnet.load_syncnet, syncnet_tensors, "syncnet_v2.model"),
-  "s3fd": (s3fd, s3fd.load_s3fd, s3fd_tensors, "sfd_face.pth"),
+  "syncnet": (syncnet, syncnet_tensors, "syncnet_v2.model"),
+  "s3fd": (s3fd, s3fd_tensors, "sfd_face.pth"),
 }
 COUNTERS = "num_batches_tracked"
 each_kind = pytest.mark.parametrize("kind", KINDS)
@@ -37,7 +38,7 @@ def save(path, tensors, legacy):
 @each_kind
 def test_files_of_torch_in_and_out_again(tmp_path, kind, legacy):
   """From a folder with both networks, the same bytes but for training's counters."""
-  _, load, make, name = KINDS[kind]
+  _, make, name = KINDS[kind]
   tensors = make()
   for *_, draw, file in KINDS.values():
     save(tmp_path / file, draw(), legacy)
@@ -50,7 +51,7 @@ def test_files_of_torch_in_and_out_again(tmp_path, kind, legacy):
   assert sorted(written.names()) == sorted(kept)
   for n, x in kept.items():
     assert written.dtype(n) == x.dtype and written.read(n).tobytes() == x.tobytes()
-  net, again = load(tmp_path), load(tmp_path / "out")
+  net, again = load_network(kind, tmp_path), load_network(kind, tmp_path / "out")
   jax.tree.map(np.testing.assert_array_equal, net, again)
 
 
@@ -90,7 +91,7 @@ def test_a_folder_of_a_tokenizer_is_not_taken_for_weights(tmp_path):
 @each_kind
 def test_every_released_tensor_has_its_place(shared, kind):
   """Names and shapes of the reference's networks, each used once or a counter."""
-  module, _, _, _ = KINDS[kind]
+  module, _, _ = KINDS[kind]
   keys = json.loads((shared / f"parity/eval/{kind}/keys.json").read_text())
   path = pathlib.Path("full")
   entry = lambda shape: Entry(path, 0, np.dtype(np.float32), tuple(shape))
@@ -107,9 +108,9 @@ def test_every_released_tensor_has_its_place(shared, kind):
 @each_kind
 def test_layouts(kind):
   """Some numbers, by index."""
-  _, load, make, _ = KINDS[kind]
+  _, make, _ = KINDS[kind]
   tensors = make()
-  params = opened(load, tensors).params
+  params = opened(kind, tensors).params
   if kind == "s3fd":
     kernel = tensors["vgg.31.weight"]
     assert params["fc6"]["kernel"][2, 0, 5, 3] == kernel[3, 5, 2, 0]
@@ -128,13 +129,13 @@ def test_layouts(kind):
 
 @each_kind
 def test_mistakes_about_files_are_one_line(tmp_path, kind):
-  _, load, make, _ = KINDS[kind]
+  _, make, _ = KINDS[kind]
   tensors = make()
 
   def message(tensors):
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(UsageError) as e:
-      load(tmp_path / "x.safetensors")
+      load_network(kind, tmp_path / "x.safetensors")
     assert "\n" not in str(e.value)
     return str(e.value)
 

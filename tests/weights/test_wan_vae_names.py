@@ -8,8 +8,9 @@ from flax import traverse_util
 from safetensors.numpy import save_file
 
 from ccl_jax.errors import UsageError
+from ccl_jax.weights.load import load_params
 from ccl_jax.weights.rules import expected_tensors, unload
-from ccl_jax.weights.wan_vae import DIFFUSERS, NATIVE, load_wan_vae, shapes_of
+from ccl_jax.weights.wan_vae import DIFFUSERS, NATIVE, shapes_of
 
 
 def test_names_and_shapes_are_the_published_ones(shared):
@@ -47,9 +48,8 @@ def test_written_weights_are_read_back_bit_for_bit(tmp_path, rows, place, given)
   (tmp_path / place).parent.mkdir(exist_ok=True)
   save_file(tensors, tmp_path / place)
   save_file({"patch_embedding.bias": np.zeros(3)}, tmp_path / "dit.safetensors")
-  codec = load_wan_vae(tmp_path / given, chunk=3)
-  assert codec.chunk == 3
-  loaded = traverse_util.flatten_dict(codec.params, sep="/")
+  params, _ = load_params("wan-vae", tmp_path / given)
+  loaded = traverse_util.flatten_dict(params, sep="/")
   assert loaded.keys() == arrays.keys()
   for name, array in arrays.items():
     np.testing.assert_array_equal(loaded[name], array, err_msg=name)
@@ -58,9 +58,9 @@ def test_written_weights_are_read_back_bit_for_bit(tmp_path, rows, place, given)
 def test_other_weights_are_refused_in_one_line(tmp_path):
   save_file({"blocks.0.x": np.zeros(3)}, tmp_path / "a.safetensors")
   with pytest.raises(UsageError, match="is not Wan2.1's VAE: .* but blocks.0.x"):
-    load_wan_vae(tmp_path / "a.safetensors")
+    load_params("wan-vae", tmp_path / "a.safetensors")
   half = {"decoder.conv1.weight": np.zeros((16, 16, 3, 3, 3), np.float32)}
   half["conv2.weight"] = np.zeros((16, 16, 1, 1, 1), np.float32)
   save_file(half, tmp_path / "b.safetensors")
   with pytest.raises(UsageError, match="no tensor encoder.conv1.weight"):
-    load_wan_vae(tmp_path / "b.safetensors")
+    load_params("wan-vae", tmp_path / "b.safetensors")

@@ -6,6 +6,7 @@ is taken as it is: the mean would be 6 dB quieter than what was recorded.
 """
 
 import math
+from collections.abc import Iterable
 
 import av
 import numpy as np
@@ -13,7 +14,7 @@ from jaxtyping import Float32
 
 from ccl_jax.data.media.tracks import SHORT_TAIL, MediaError, frames_from
 
-_JITTER = 0.01  # seconds off the running sample count: less is noise, more is a gap
+JITTER = 0.01  # seconds off the running sample count: less is noise, more is a gap
 _MARGIN = 0.1  # seconds resampled beyond both ends of the clip
 _DOWNMIX = {"rematrix_maxval": "1"}  # channels' weights add up to 1: never clips
 _DEAD = 1e-4
@@ -40,7 +41,7 @@ def decode_sound(
     if time + length < start - _MARGIN:
       continue
     now = frame.format.name, frame.layout.name, frame.sample_rate
-    if form != now or abs(time - clock) > _JITTER:
+    if form != now or abs(time - clock) > JITTER:
       # A run ends: what the resampler holds back belongs to it.
       if runs:
         runs[-1][1].extend(resampler.resample(None))
@@ -61,14 +62,10 @@ def decode_sound(
       f"{container.name}: too short, the sound ends at {max(clock, 0.0):.2f} s and the "
       f"clip at {stop:.2f} s"
     )
-  out = np.zeros((2, samples), np.float32)
-  for time, pieces in runs:
-    # A resampler that has nothing to convert flushes None.
-    wave = np.concatenate([p.to_ndarray() for p in pieces if p] or [out[:, :0]], 1)
-    first = round((time - start) * sample_rate)
-    wave = wave[:, max(-first, 0) :]
-    first = max(first, 0)
-    out[:, first : first + wave.shape[1]] = wave[:, : max(samples - first, 0)]
+  # A resampler that has nothing to convert flushes None.
+  waves = ([p.to_ndarray() for p in pieces if p] for _, pieces in runs)
+  firsts = (round((time - start) * sample_rate) for time, _ in runs)
+  out = lay_runs(zip(firsts, waves), 2, samples)
   bad = np.flatnonzero(~np.isfinite(out).all(0))
   if bad.size:
     raise MediaError(
@@ -76,6 +73,26 @@ def decode_sound(
       f"{start + bad[0] / sample_rate:.2f} s"
     )
   return np.clip(_mono(out), -1, 1)
+
+
+def lay_runs(
+  runs: Iterable[tuple[int, list[np.ndarray]]], channels: int, samples: int
+) -> Float32[np.ndarray, "c n"]:
+  """The runs of a sound at their places, zeros between them.
+
+  Args:
+    runs: by run the place of its first sample, which may be before 0, and its pieces,
+      each (channels, m), or (1, m) for all channels. A later run covers an earlier one.
+    channels: c of the result.
+    samples: n of the result; what lies beyond it is cut off.
+  """
+  out = np.zeros((channels, samples), np.float32)
+  for first, pieces in runs:
+    wave = np.concatenate(pieces or [out[:, :0]], 1)
+    wave = wave[:, max(-first, 0) :]
+    first = max(first, 0)
+    out[:, first : first + wave.shape[1]] = wave[:, : max(samples - first, 0)]
+  return out
 
 
 def _mono(wave: Float32[np.ndarray, "2 n"]) -> Float32[np.ndarray, "n"]:

@@ -22,12 +22,12 @@ from ccl_jax.data.media import decode as media
 from ccl_jax.data.media.loudness import gain_of
 from ccl_jax.data.media.tracks import first_time, main_track, opened
 from ccl_jax.data.preparing import shots, sound_checks
-from ccl_jax.data.sets.records import write_text
 from ccl_jax.data.sources import templates
 from ccl_jax.data.sources.captions import Caption, Row, read_rows, sidecar
 from ccl_jax.data.sources.catalogue import IMAGES, media_names, without_soundtracks
 from ccl_jax.data.sources.windows import cached_probe, part_of
 from ccl_jax.errors import UsageError
+from ccl_jax.files import write_text
 
 _LEAST = 0.2  # seconds: shorter parts of a film are left out
 

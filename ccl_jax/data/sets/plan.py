@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ccl_jax.data.sets.buckets import Bucket
-from ccl_jax.data.sets.records import write_json
 from ccl_jax.data.sources.catalogue import Catalogue, Item
 from ccl_jax.errors import UsageError
+from ccl_jax.files import write_json
 
 FILE = "plan.json"
 

@@ -30,6 +30,8 @@ from array_record.python.array_record_module import (
 )
 from safetensors.numpy import save
 
+from ccl_jax.files import new_file
+
 DTYPES = {
   "video": ml_dtypes.bfloat16,
   "video_std": ml_dtypes.bfloat16,
@@ -83,11 +85,10 @@ def new_shard(path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
   ends, whole and on the disk; after an error there is nothing.
 
   Raises:
-    OSError: it cannot be written, errno tells why.
+    files.WriteError: it cannot be written, errno tells why.
   """
-  part = _part(path)
   count = 0
-  try:
+  with new_file(path) as part:
     with _as_os_error(path):
       writer = ArrayRecordWriter(str(part), OPTIONS)
 
@@ -106,37 +107,6 @@ def new_shard(path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
       written = count_records(part)
     if written != count:
       raise OSError(errno.EIO, f"{written} of {count} records were written", str(path))
-    publish(part, path)
-  finally:
-    part.unlink(missing_ok=True)
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes a JSON file that appears whole or not at all."""
-  write_text(path, json.dumps(value) + "\n")
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a UTF-8 text file that appears whole or not at all."""
-  part = _part(path)
-  try:
-    part.write_text(text, "utf-8")
-    publish(part, path)
-  finally:
-    part.unlink(missing_ok=True)
-
-
-def publish(part: pathlib.Path, path: pathlib.Path) -> None:
-  """Renames a finished file `part` to `path`, once the disk has all of it."""
-  with open(part, "rb") as f:
-    os.fsync(f.fileno())
-  os.replace(part, path)
-
-
-def sweep(folder: pathlib.Path, name: str) -> None:
-  """Removes the unfinished copies of the file `name` that killed processes left."""
-  for part in folder.glob(f".{name}.*.part"):
-    part.unlink(missing_ok=True)
 
 
 def count_records(path: pathlib.Path) -> int:
@@ -146,10 +116,6 @@ def count_records(path: pathlib.Path) -> int:
     return reader.num_records()
   finally:
     reader.close()
-
-
-def _part(path: pathlib.Path) -> pathlib.Path:
-  return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 @contextlib.contextmanager

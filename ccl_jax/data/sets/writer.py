@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ccl_jax import files
 from ccl_jax.data.sets import plan, records
 from ccl_jax.data.sets.buckets import Bucket
 from ccl_jax.data.sets.record_set import FORMAT, read_json
@@ -77,7 +78,7 @@ def new_shard(
     OSError: the shard cannot be written; nothing of it is left.
   """
   path = root / f"{shard.name}.array_record"
-  records.sweep(root, path.name)
+  files.sweep(root, path.name)
   with records.new_shard(path) as write:
     shard_records = ShardRecords(shard, encoders, write)
     yield shard_records
@@ -86,7 +87,7 @@ def new_shard(
     "bucket": shard.bucket.name,
     "skipped": shard_records.skipped,
   }
-  records.write_json(
+  files.write_json(
     _summary_path(root, shard), summary | shard_records.summary.to_json()
   )
 
@@ -107,7 +108,7 @@ def finish(root: pathlib.Path, set_plan: plan.Plan) -> dict[str, Any] | None:
   shards = [read_json(_summary_path(root, shard)) for shard in set_plan.shards]
   skipped = [*set_plan.skipped, *(entry for s in shards for entry in s["skipped"])]
   report = (json.dumps({"file": name, "reason": why}) for name, why in skipped)
-  records.write_text(root / "report.jsonl", "".join(line + "\n" for line in report))
+  files.write_text(root / "report.jsonl", "".join(line + "\n" for line in report))
   used = {"text", *(stream for bucket in set_plan.buckets for stream in bucket.streams)}
   keys = ("file", "bucket", "records", "bytes", "sha256")
   index = {
@@ -118,7 +119,7 @@ def finish(root: pathlib.Path, set_plan: plan.Plan) -> dict[str, Any] | None:
     "buckets": {b.name: _bucket_entry(b, shards) for b in set_plan.buckets},
     "shards": [{k: s[k] for k in keys} for s in shards],
   }
-  records.write_json(root / "index.json", index)
+  files.write_json(root / "index.json", index)
   return index
 
 

@@ -33,6 +33,7 @@ from ccl_jax.data.sources.folder import SUFFIXES
 from ccl_jax.data.sources.listing import Listing
 from ccl_jax.data.sources.windows import cached_probe, part_of
 from ccl_jax.errors import UsageError
+from ccl_jax.files import write_text
 
 SPEECH = re.compile(
   r"\b(says?|said|saying|sp(eak|oke)\w*|talk\w*|speech|voice\w*|convers\w+|narrat\w+|"
@@ -181,11 +182,9 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         f"{len(missing)} have no file below {root}; the first: {': '.join(first)}"
       )
     lines = ("\t".join(entry) + "\n" for entry in missing)
-    (data_dir / "missing.txt").write_text("".join(lines), "utf-8")
+    write_text(data_dir / "missing.txt", "".join(lines))
     rows = (json.dumps({"id": name, "reason": why}) for name, why in skipped)
-    (data_dir / "skipped.jsonl").write_text(
-      "".join(row + "\n" for row in rows), "utf-8"
-    )
+    write_text(data_dir / "skipped.jsonl", "".join(row + "\n" for row in rows))
     self.info.metadata["media_root"] = str(root.absolute())
     splits = self._splits(kept)
     return {k: self._generate_examples(splits[k]) for k in splits if splits[k]}
