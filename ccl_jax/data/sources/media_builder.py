@@ -31,6 +31,7 @@ from ccl_jax.data.sources.captions import Caption
 from ccl_jax.data.sources.catalogue import IMAGES, SOUNDS
 from ccl_jax.data.sources.folder import SUFFIXES
 from ccl_jax.data.sources.listing import Listing
+from ccl_jax.data.sources.set_builder import SetBuilder
 from ccl_jax.data.sources.windows import part_of, probing
 from ccl_jax.errors import UsageError
 
@@ -110,7 +111,7 @@ class Example(NamedTuple):
 _TEXTS = ("id", "path", "kind", "text", "audio")
 
 
-class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class MediaBuilder(SetBuilder, skip_registration=True):
   """A subclass says where its metadata is and how to read it."""
 
   VERSION = tfds.core.Version("1.0.0")
@@ -139,7 +140,7 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       metadata=tfds.core.MetadataDict(media_root=""),
     )
 
-  def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+  def items(self, dl_manager) -> dict[str, list[Example]]:
     root, here = pathlib.Path(dl_manager.manual_dir), pathlib.Path(self.data_dir)
     files = Listing(root, without=pathlib.Path(self._data_dir_root))
     entries = _unique(self.entries(files))
@@ -162,13 +163,10 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     (here / "skipped.jsonl").write_text("".join(row + "\n" for row in rows), "utf-8")
     self.info.metadata["media_root"] = str(root.absolute())
     splits = self._splits(kept)
-    return {k: self._generate_examples(splits[k]) for k in splits if splits[k]}
+    return {k: splits[k] for k in splits if splits[k]}
 
-  def _generate_examples(
-    self, examples: list[Example]
-  ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for example in examples:
-      yield example.id, example.record()
+  def record(self, split: str, item: Example) -> tuple[str, dict[str, Any]]:
+    return item.id, item.record()
 
   def _join(self, root: pathlib.Path, files: Listing, entries: list[Entry]):
     """(examples, (id, names) without a file, (id, reason) of those left out)."""
