@@ -121,9 +121,14 @@ class Painter:
       eye = x + side * 0.4 * units[0], y - 0.42 * units[1]
       self.paint(self.ellipse(*eye, 0.2 * r, 0.2 * r), np.ones(3, np.float32))
       self.paint(self.ellipse(*eye, 0.1 * r, 0.1 * r), INK)
-    opening = 0.05 + 0.43 * envelope(face.syllables, times)
-    self.paint(self.ellipse(x, y + 0.4 * units[1], 0.5 * r, opening * r), INK)
+    self.paint(self.mouth(face, envelope(face.syllables, times)), INK)
     return head
+
+  def mouth(self, face: Face, opening: Float[np.ndarray, " f"]) -> Coverage:
+    """Coverage of a face's mouth, for openings from 0, shut, to 1."""
+    y = face.y + 0.4 * face.radius * self.short / self.height
+    rx, ry = 0.5 * face.radius, (0.05 + 0.43 * opening) * face.radius
+    return self.ellipse(face.x, y, rx, ry)
 
   def ball(self, ball: Ball, times: Float[np.ndarray, " F"]) -> Coverage:
     """Paints a ball in flight; its coverage per frame."""

@@ -15,7 +15,7 @@ import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float32
 
 from ccl_jax.data.scenes import picture as talking_picture
 from ccl_jax.data.scenes import voice as talking_voice
@@ -32,21 +32,29 @@ TEST_SHARE = 4  # one combination in four is held out for the test split
 
 
 class Scene(NamedTuple):
-  """What a clip shows: the talkers, then at most one face that mimes, and a ball."""
+  """What a clip shows and lets hear: faces that talk, faces whose mouths are not heard,
+  balls, and faces that are heard but not shown.
+  """
 
   talkers: list[Face]
   mimes: list[Face]
   balls: list[Ball]
+  unseen: list[Face] = []
+
+  @property
+  def voices(self) -> list[Face]:
+    """All that are heard, those that are seen first."""
+    return [*self.talkers, *self.unseen]
 
   def spoken(self) -> list[Syllable]:
-    """All talkers' syllables in the order of their onsets."""
-    return sorted((s for f in self.talkers for s in f.syllables), key=lambda s: s.onset)
+    """What is heard of all voices, in the order of the onsets."""
+    return sorted((s for f in self.voices for s in f.syllables), key=lambda s: s.onset)
 
   def events(self, until: float) -> np.ndarray:
     """Onset, end, kind and actor of every sound that starts before `until`."""
     rows = [
       (s.onset, s.end, "syllable", i)
-      for i, face in enumerate(self.talkers)
+      for i, face in enumerate(self.voices)
       for s in face.syllables
     ] + [
       (time, time + 4 * talking_voice.CLICK_DECAY, "contact", i)
@@ -68,9 +76,15 @@ class Scene(NamedTuple):
     """Where the scene belongs: by a hash of who says what and where, or of the ball
     where nobody speaks, so the splits share no such combination.
     """
-    key = self.clauses()[: len(self.talkers)] or self.clauses()[-1:]
-    digest = hashlib.blake2s(", ".join(key).encode()).digest()
-    return "train" if digest[0] % TEST_SHARE else "test"
+    return split_of(
+      ", ".join(self.clauses()[: len(self.talkers)] or self.clauses()[-1:])
+    )
+
+
+def split_of(combination: str) -> str:
+  """Where all clips of a combination of who says what and where belong."""
+  digest = hashlib.blake2s(combination.encode()).digest()
+  return "train" if digest[0] % TEST_SHARE else "test"
 
 
 def draw_scene(
@@ -150,6 +164,23 @@ def draw_clip(
       impacts=impacts,
       jitter=jitter,
     )
+  about = {"text": ", ".join(scene.clauses()), "id": f"talking-{split}-{seed}"}
+  made = film(rng, spec, scene, shapes=shapes, texture=texture, noise=noise)
+  return made | about | {"mouth": openings(scene.talkers, spec)}
+
+
+def film(
+  rng: np.random.Generator,
+  spec: ClipSpec,
+  scene: Scene,
+  *,
+  shapes: float,
+  texture: float,
+  noise: float,
+) -> dict[str, Any]:
+  """Picture and sound of a scene: `video`, `audio`, `events`, `syllables` and the masks
+  of what sounds; the keywords are those of `draw_clip`.
+  """
   frame_times = np.arange(spec.frames) / float(spec.rate)
   times = np.arange(spec.samples) / spec.sample_rate
 
@@ -163,24 +194,27 @@ def draw_clip(
   seen += [painter.ball(ball, frame_times) for ball in scene.balls]
 
   audio = noise * talking_voice.background(rng, times, spec.sample_rate)
-  for face in scene.talkers:
+  for face in scene.voices:
     audio += talking_voice.voice(face.syllables, face.hue, times)
   for ball in scene.balls:
     audio += talking_voice.clicks(ball.contacts, ball.hue, times)
 
   events = scene.events(times[-1])
-  mouth = [talking_voice.envelope(f.syllables, frame_times) for f in scene.talkers]
   return {
     "video": (255 * painter.canvas.clip(0, 1) + 0.5).astype(np.uint8),
     "audio": audio.clip(-1, 1).astype(np.float32),
-    "text": ", ".join(scene.clauses()),
-    "id": f"talking-{split}-{seed}",
     "events": events,
     "syllables": [s.name for s in scene.spoken()],
-    "mouth": np.float32(mouth).reshape(-1, spec.frames),
     "video_mask": seen_tokens(seen, spec),
     "audio_mask": heard_tokens(events, spec),
   }
+
+
+def openings(faces: list[Face], spec: ClipSpec) -> Float32[np.ndarray, "faces F"]:
+  """How far the mouths are open at every frame, 0 to 1."""
+  times = np.arange(spec.frames) / float(spec.rate)
+  rows = [talking_voice.envelope(f.syllables, times) for f in faces]
+  return np.float32(rows).reshape(-1, spec.frames)
 
 
 def seen_tokens(coverages: list, spec: ClipSpec) -> Bool[np.ndarray, "t p q"]:

@@ -31,6 +31,7 @@ from ccl_jax.data.sources.captions import Caption
 from ccl_jax.data.sources.catalogue import IMAGES, SOUNDS
 from ccl_jax.data.sources.folder import SUFFIXES
 from ccl_jax.data.sources.listing import Listing
+from ccl_jax.data.sources.set_builder import SetBuilder
 from ccl_jax.data.sources.windows import cached_probe, part_of
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_text
@@ -129,7 +130,7 @@ class Example(NamedTuple):
 _TEXTS = ("id", "path", "kind", "text", "audio")
 
 
-class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class MediaBuilder(SetBuilder, skip_registration=True):
   """A TFDS builder of media; a subclass says how its metadata are found and read."""
 
   VERSION = tfds.core.Version("1.0.0")
@@ -162,7 +163,12 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       metadata=tfds.core.MetadataDict(media_root=""),
     )
 
-  def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+  def items(self, dl_manager) -> dict[str, list[Example]]:
+    """The examples of every split that has some.
+
+    Raises:
+      UsageError: metadata that cannot be read, or media that are not there.
+    """
     root, data_dir = pathlib.Path(dl_manager.manual_dir), pathlib.Path(self.data_dir)
     # The data set may be built below the media: its own files are not media.
     files = Listing(root, without=pathlib.Path(self._data_dir_root))
@@ -187,13 +193,10 @@ class MediaBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     write_text(data_dir / "skipped.jsonl", "".join(row + "\n" for row in rows))
     self.info.metadata["media_root"] = str(root.absolute())
     splits = self._splits(kept)
-    return {k: self._generate_examples(splits[k]) for k in splits if splits[k]}
+    return {k: splits[k] for k in splits if splits[k]}
 
-  def _generate_examples(
-    self, examples: list[Example]
-  ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for example in examples:
-      yield example.id, example.record()
+  def record(self, split: str, item: Example) -> tuple[str, dict[str, Any]]:
+    return item.id, item.record()
 
   def _join(self, root: pathlib.Path, files: Listing, entries: list[Entry]):
     """(examples, (id, names) without a file, (id, reason) of those left out)."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from ccl_jax.data.sources.captions import Caption
 from ccl_jax.data.sources.listing import Listing
+from ccl_jax.data.sources.set_builder import prepared
 from ccl_jax.errors import UsageError
 
 Rows = dict[str, list[Caption]]
@@ -49,18 +50,9 @@ def prepare(
   request = repr([str(root.absolute()), files.digest, *values])
   config.name = hashlib.blake2s(request.encode(), digest_size=6).hexdigest()
   make = lambda: kind(data_dir=data_dir, config=config, file_format="array_record")
-  builder = make()
   download = tfds.download.DownloadConfig(manual_dir=root)
-  try:
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS tells of a download
-      builder.download_and_prepare(download_config=download)
-  except OSError as e:
-    builder = make()  # another process may have been first
-    if not builder.is_prepared():
-      raise UsageError(
-        f"cannot write {data_dir}: {e.strerror or e}; name another data_dir"
-      ) from e
-  return builder
+  with contextlib.redirect_stdout(io.StringIO()):  # TFDS tells of a download
+    return prepared(make, data_dir, download_config=download)
 
 
 def option_types(kind: Any) -> dict[str, type]:

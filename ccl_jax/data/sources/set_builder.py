@@ -1,0 +1,60 @@
+"""What every TFDS builder of this package is: records in their order, shard by shard.
+
+TFDS's own generator sorts a whole split by the hashes of its keys, and where that is
+over 1000 MB it does so by files that only TensorFlow writes. A shard here is written as
+it is made: a set of any size needs the memory of one shard, record i of a split is item
+i, and readers shuffle by their seed (`sets.shuffle`, `pipeline`).
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from ccl_jax.errors import UsageError
+
+
+class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
+  """A builder that says what the items of each split are, and the record of one."""
+
+  RECORDS = 2**16  # in a shard, all of which are in memory while it is written
+
+  def items(self, dl_manager: Any) -> Mapping[str, Sequence[Any]]:
+    """The items of every split in order; at least one item each."""
+    raise NotImplementedError
+
+  def record(self, split: str, item: Any) -> tuple[str, dict[str, Any]]:
+    """(key, features) of an item."""
+    raise NotImplementedError
+
+  def _shard_iterators_per_split(self, dl_manager) -> dict[str, list[Callable]]:
+    splits = self.items(dl_manager)
+    parts = lambda items: range(0, len(items), self.RECORDS)
+    shard = lambda split, first: functools.partial(
+      self._records, split, splits[split][first : first + self.RECORDS]
+    )
+    return {k: [shard(k, first) for first in parts(splits[k])] for k in splits}
+
+  def _records(self, split: str, items: Sequence[Any]) -> Iterator[tuple[str, dict]]:
+    for item in items:
+      yield self.record(split, item)
+
+
+def prepared(make: Callable[[], tfds.core.DatasetBuilder], data_dir: Any, **options):
+  """The builder that `make` gives, its set written unless it is there; options as of
+  `download_and_prepare`. Of several processes that write one set the first one's stays.
+
+  Raises:
+    UsageError: it cannot be written.
+  """
+  builder = make()
+  try:
+    builder.download_and_prepare(**options)
+  except OSError as e:
+    builder = make()  # another process may have been first
+    if not builder.is_prepared():
+      raise UsageError(
+        f"cannot write {data_dir}: {e.strerror or e}; name another data_dir"
+      ) from e
+  return builder
