@@ -41,6 +41,7 @@ from ccl_jax.training.processes import first_process, join_processes
 from ccl_jax.training.profile import Profile
 from ccl_jax.training.settings import check_run
 from ccl_jax.training.state import TrainState, new_state
+from ccl_jax.weights.wan import negative_prompts
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; resumed if there.")
@@ -120,8 +121,11 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     restored = checkpointer.restore(run.state)
     if restored is None:
       first, state = 0, initial_state(config, run)
+      start = find_parameters(config.init).about if config.init else {}
+      negative = negative_prompts(start)
     else:
       first, state, data_state, metadata = restored
+      negative = negative_prompts(metadata)
       advice = "put the run's own codecs back, or name a new workdir"
       require_same(feed.codecs, metadata["codecs"], advice)
       feed.batches.set_state(data_state)
@@ -130,6 +134,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     "clip": dataclasses.asdict(feed.clip),
     "objective": config.objective.to_dict(),
     "codecs": fingerprints(feed.codecs),
+    "negative": negative,
   }
   chief = jax.process_index() == 0
   if chief:
