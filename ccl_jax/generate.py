@@ -133,12 +133,7 @@ def parse_scales(guidance, given):
   """
   out = {}
   for stream, values in given.items():
-    try:
-      numbers = [float(v) for v in values or ()]
-    except ValueError as e:
-      raise UsageError(
-        f"--scale_{stream}: got {','.join(values)}; expected numbers"
-      ) from e
+    numbers = cli.numbers(f"scale_{stream}", values)
     out[stream] = numbers * (len(guidance.scales) if len(numbers) == 1 else 1)
   return guidance.named(out, "--scale_")
 

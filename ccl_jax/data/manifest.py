@@ -7,8 +7,8 @@ Required are id and prompt. An empty transcript wants no speech; without one it 
 the prompt has in quotation marks. `pair` joins clips of different subsets that are to
 be compared. `image`, `audio` and `video` are what a clip is to be made from; their
 paths are relative to the manifest. `negative_prompt`, or that of one stream,
-`negative_prompt_video` and `negative_prompt_audio`, is what it is to lack. The clip that
-is scored is <videos>/<id>.mp4, or what `clip` names in the folder of videos.
+`negative_prompt_video` and `negative_prompt_audio`, is what it is to lack. The clip
+that is scored is <videos>/<id>.mp4, or what `clip` names in the folder of videos.
 """
 
 import dataclasses

@@ -125,7 +125,8 @@ class Guidance:
           f"{place}{stream}: got {len(values)} values; expected {len(self.scales)} "
           f"({', '.join(self.scales) or 'this form has no scales'})"
         )
-    return {s: dict(zip(self.scales, values)) for s, values in given.items() if values}
+    named = {s: dict(zip(self.scales, values)) for s, values in given.items()}
+    return {s: scales for s, scales in named.items() if scales}
 
   def resolve(self, given: Scales) -> dict[str, dict[str, Scale]]:
     """The default scales, with those given in their place."""
