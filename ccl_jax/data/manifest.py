@@ -36,10 +36,10 @@ class Line:
   transcript: str | None = None
   language: str = "en"
   seed: int = 0
+  clip: str | None = None
   negative_prompt: str | None = None
   negative_prompt_video: str | None = None
   negative_prompt_audio: str | None = None
-  clip: str | None = None
 
 
 _TYPES = {"seed": int} | {
