@@ -56,6 +56,9 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator; from 
 MEET_SECONDS = flags.DEFINE_integer(
   "meet_seconds", 300, "How long to wait for the other processes to start.", 1
 )
+HEARTBEAT_SECONDS = flags.DEFINE_integer(
+  "heartbeat_seconds", 30, "Silence after which another process counts as lost.", 1
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -217,7 +220,9 @@ def join() -> None:
   """Meets the other processes, if there are any."""
   where = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
   if DISTRIBUTED.value:
-    join_processes(*where, seconds=MEET_SECONDS.value)
+    join_processes(
+      *where, seconds=MEET_SECONDS.value, heartbeat=HEARTBEAT_SECONDS.value
+    )
   elif where != (None, None, None):
     raise UsageError(
       "--coordinator, --num_processes and --process_id go with --distributed: add it"

@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -14,6 +16,25 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
 
 ROOT = pathlib.Path(__file__).parents[1]
+PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
+
+
+def pytest_configure(config):
+  """What one worker or command compiles all others read, until the session ends."""
+  if PROGRAMS not in os.environ:
+    folder = tempfile.mkdtemp(prefix="ccl_jax-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    os.environ[PROGRAMS] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs():
+  """The programs of a module leave the memory with it."""
+  yield
+  jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@
 
 A process that dies takes the others with it, so that whoever started them may start
 them again: they would wait for ever in the next collective. Death is noticed by the
-connection that breaks, or after `HEARTBEAT` seconds of silence; a process that leaves
-with an error of its own is waited for `PARTING` seconds, then the rest fail too.
+connection that breaks, or after `heartbeat` seconds of silence; a process that leaves
+with an error of its own is waited for as long, then the rest fail too.
 """
 
 import itertools
@@ -20,8 +20,6 @@ from jax._src import distributed
 
 from ccl_jax.errors import UsageError
 
-HEARTBEAT = 30
-PARTING = 30
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ccl_jax")
 _FOR_EVER = 10 * 24 * 3600 * 1000  # in milliseconds: the first process may build data
 _turns = itertools.count()
@@ -33,6 +31,7 @@ def join_processes(
   process_id: int | None = None,
   *,
   seconds: int = 300,
+  heartbeat: int = 30,
   instead: str = "--coordinator, --num_processes and --process_id",
 ) -> None:
   """Meets the run's other processes; to be called before JAX finds its devices.
@@ -41,6 +40,7 @@ def join_processes(
     coordinator: HOST:PORT of process 0; None asks the pod or the job scheduler for
       all three.
     seconds: how long to wait for the others.
+    heartbeat: seconds of silence after which another process counts as lost.
     instead: the flags that are to be given where neither pod nor scheduler tells.
 
   Raises:
@@ -63,8 +63,8 @@ def join_processes(
     jax.distributed.initialize(
       *given,
       initialization_timeout=seconds + 60,
-      heartbeat_timeout_seconds=HEARTBEAT,
-      shutdown_timeout_seconds=PARTING,
+      heartbeat_timeout_seconds=heartbeat,
+      shutdown_timeout_seconds=heartbeat,
     )
   except ValueError as e:
     raise UsageError(f"--distributed: {str(e).splitlines()[0]} Give {instead}") from e

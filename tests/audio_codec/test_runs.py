@@ -22,23 +22,12 @@ HOP, STEPS = 512, 4
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick(tmp_path_factory):
-  """One device, and programs of equal runs are compiled once."""
+def one_device():
   patch = pytest.MonkeyPatch()
   one = lambda shape: make_mesh(shape, jax.devices()[:1])
   patch.setattr("ccl_jax.audio_codec.run.make_mesh", one)
-  folder = str(tmp_path_factory.mktemp("compiled"))
-  options = {
-    "jax_compilation_cache_dir": folder,
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in options}
-  for name, value in options.items():
-    jax.config.update(name, value)
   yield
   patch.undo()
-  for name, value in before.items():
-    jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")

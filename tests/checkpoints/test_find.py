@@ -1,4 +1,4 @@
-"""Folders that hold no parameters of a transformer, or those of another version."""
+"""Which parameters a folder stands for, and folders that hold none."""
 
 import json
 
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from ccl_jax.checkpoints.checkpointer import Checkpointer
-from ccl_jax.checkpoints.find import find_parameters
+from ccl_jax.checkpoints.find import find_parameters, read_config
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.models.presets import build_model
@@ -21,6 +21,42 @@ def run_folder(path, config, *metadata):
     checkpointer.save(step, {"ema": {"x": jnp.zeros(2)}}, {}, about)
   checkpointer.close()
   return path
+
+
+def config(folder, **about):
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / "config.json").write_text(json.dumps(about))
+  return folder
+
+
+def test_every_kind_of_folder_has_its_parameters(tmp_path):
+  """A run trains its parameters, and what it is for is their average."""
+  about = {"model": {"preset": "tiny"}}
+  run = run_folder(config(tmp_path / "run"), quickstart.get_config(), about)
+  assert find_parameters(run) == (run, "ema", about, None)
+  (run / "codecs").mkdir()
+  assert find_parameters(run).codecs == run / "codecs"
+  for kind in ("joint", "wan-dit"):
+    folder = config(tmp_path / kind, kind=kind)
+    assert find_parameters(folder) == (folder, "params", {"kind": kind}, None)
+  whole = config(tmp_path / "wan", kind="wan")
+  dit = config(whole / "dit", kind="wan-dit", size="14b")
+  (dit / "codecs").mkdir()  # of nobody
+  got = find_parameters(whole)
+  assert got == (dit, "params", {"kind": "wan-dit", "size": "14b"}, None)
+  (whole / "codecs").mkdir()
+  assert find_parameters(whole).codecs == whole / "codecs"
+  named = config(tmp_path / "named", kind="joint", codecs=str(run / "codecs"))
+  (named / "codecs").mkdir()
+  assert find_parameters(named).codecs == run / "codecs"
+
+
+def test_a_folder_without_parameters(tmp_path):
+  (tmp_path / "config.json").write_text("[1]")
+  for folder in (tmp_path, tmp_path / "none", config(tmp_path / "x", kind="vocoder")):
+    with pytest.raises(UsageError, match="holds no model: expected config.json"):
+      find_parameters(folder)
+  assert read_config(tmp_path) == read_config(tmp_path / "none") == {}
 
 
 def test_a_run_of_an_audio_codec_holds_no_model(tmp_path):

@@ -10,7 +10,10 @@ from ccl_jax.data.manifest import Line, numbered_lines, read_manifest, write_man
 from ccl_jax.errors import UsageError
 
 GOOD = {"id": "a", "prompt": "x"}
-TEXTS = ("id", "prompt", "subset", "pair", "image", "transcript", "language", "video")
+TEXTS = (
+  "id", "prompt", "subset", "pair", "image", "audio", "video", "transcript",
+  "language", "clip",
+)  # fmt: skip
 
 
 def written(path, *rows):
@@ -21,13 +24,19 @@ def written(path, *rows):
 
 def test_what_is_not_said_has_a_default(tmp_path):
   (line,) = read_manifest(written(tmp_path / "m", GOOD))
-  assert line == Line("a", "x", None, None, None, None, "en", 0, None)
+  assert line == Line(
+    "a", "x", subset=None, pair=None, image=None, audio=None, video=None,
+    transcript=None, language="en", seed=0, clip=None,
+  )  # fmt: skip
   full = GOOD | {
     "subset": "s", "pair": "p", "image": "i.png", "transcript": "", "language": "zh",
-    "seed": 7, "video": "v.mp4",
+    "seed": 7, "audio": "a.wav", "video": "v.mp4", "clip": "c.mp4",
   }  # fmt: skip
   (line,) = read_manifest(written(tmp_path / "m", full))
-  assert line == Line("a", "x", "s", "p", "i.png", "", "zh", 7, "v.mp4")
+  assert line == Line(
+    "a", "x", subset="s", pair="p", image="i.png", audio="a.wav", video="v.mp4",
+    transcript="", language="zh", seed=7, clip="c.mp4",
+  )  # fmt: skip
   unset = GOOD | dict.fromkeys(full.keys() - GOOD.keys(), None)
   assert read_manifest(written(tmp_path / "m", unset)) == [Line("a", "x")]
 

@@ -28,7 +28,6 @@ def some_arrays(seed=0):
   shapes = {
     "video": (3, 2, 2, 16),
     "video_std": (3, 2, 2, 16),
-    "image": (2, 2, 16),
     "audio": (11, 20),
     "text": (4, 6),
   }

@@ -32,6 +32,7 @@ from tests.weights.wan_files import save_pth
 
 SPEC = ClipSpec(17, 32, 32, 24.0)  # of `runlocal`
 STEPS = 6
+MARK = ".check_data"  # what this program wrote may go
 AUDIO_SIZES = {
   "audio-vae": {"bands": 80, "channels": 20, "hidden": 8},
   "vocoder": {
@@ -42,11 +43,11 @@ AUDIO_SIZES = {
 }  # fmt: skip
 
 
-def run(home: pathlib.Path, module: str, *flags: str) -> str:
+def run(module: str, *flags: str) -> str:
   """The output of a command, which has to succeed."""
   print(f"\n$ python -m {module} {' '.join(flags)}", flush=True)
   began = time.time()
-  code, out = finish(home, module, list(flags))
+  code, out = finish(module, list(flags))
   lines = [line for line in out.splitlines() if "clips/s" not in line]
   if code:
     sys.exit("\n".join([*lines[-30:], f"exit code {code}"]))
@@ -96,10 +97,10 @@ def convert(home: pathlib.Path) -> pathlib.Path:
     ("vocoder", "best_netG.pt"),
   ):
     to = [f"--src={source / file}", f"--dst={weights / kind}"]
-    run(home, "ccl_jax.convert", kind, *to, *more)
+    run("ccl_jax.convert", kind, *to, *more)
   parts = {n: str(weights / n) for n in ("wan-vae", "umt5", "audio-vae", "vocoder")}
   run(
-    home, "ccl_jax.convert", "codecs", "--dst", str(weights / "codecs"),
+    "ccl_jax.convert", "codecs", "--dst", str(weights / "codecs"),
     "--video", parts["wan-vae"], "--audio", parts["audio-vae"], parts["vocoder"],
     "--text", parts["umt5"],
   )  # fmt: skip
@@ -161,14 +162,14 @@ def go(home, clips, data, name, codecs: pathlib.Path | None) -> None:
   arg = f"source=tfds,data={data},out={made / 'set'},runlocal"
   arg += f",codecs={codecs}" if codecs else ""
   encode = [f"--config=configs/encode.py:{arg}", "--config.data.options.hop=4.0"]
-  run(home, "ccl_jax.encode", *encode, "--check=4")
+  run("ccl_jax.encode", *encode, "--check=4")
   for path in sorted((made / "set" / "check").iterdir()):
     if path.suffix == ".txt":
       continue
     print(f"  {measure(path)}")
     if path.suffix == ".mp4" and not codecs:
       print(f"  {path.name}: {likeness(clips, path)}")
-  run(home, "ccl_jax.data", "inspect", str(made / "set"))
+  run("ccl_jax.data", "inspect", str(made / "set"))
   records = RecordSet(made / "set")
   for bucket, rows in records.buckets.items():
     shapes = {k: v.shape for k, v in rows[0].items() if k != "about"}
@@ -178,14 +179,14 @@ def go(home, clips, data, name, codecs: pathlib.Path | None) -> None:
     f"--workdir={made / 'run'}", "--config.batch.size=4",
   ]  # fmt: skip
   for steps in (STEPS // 2, STEPS):
-    run(home, "ccl_jax.train", *train, f"--config.steps={steps}")
+    run("ccl_jax.train", *train, f"--config.steps={steps}")
   lines = (made / "run" / "metrics.jsonl").read_text().splitlines()
   losses = [json.loads(line)["loss"] for line in lines]
   print(f"  losses {', '.join(f'{x:.3f}' for x in losses)}")
   if len(losses) != STEPS or not np.isfinite(losses).all():
     sys.exit("expected a finite loss of every step")
   run(
-    home, "ccl_jax.generate", f"--ckpt={made / 'run'}", f"--out={made / 'out'}",
+    "ccl_jax.generate", f"--ckpt={made / 'run'}", f"--out={made / 'out'}",
     "--prompt=a woman speaks", "--steps=2",
   )  # fmt: skip
   print(f"  {measure(made / 'out' / 'joint_0_0.mp4')}")
@@ -197,12 +198,13 @@ def main() -> None:
   parser.add_argument("out", type=pathlib.Path)
   args = parser.parse_args()
   clips, home = args.clips.absolute(), args.out.absolute()
-  if home.exists() and not (home / "cache").is_dir():
+  if home.exists() and not (home / MARK).is_file():
     sys.exit(f"{home} is there and not of this program")
   shutil.rmtree(home, ignore_errors=True)
-  (home / "cache").mkdir(parents=True)
+  home.mkdir(parents=True)
+  (home / MARK).touch()
   built = run(
-    home, "ccl_jax.data", "build", "folder", str(clips), f"data_dir={home / 'tfds'}"
+    "ccl_jax.data", "build", "folder", str(clips), f"data_dir={home / 'tfds'}"
   )
   data = built.strip().splitlines()[-1].partition(": ")[0]
   go(home, clips, data, "embedded", None)

@@ -26,31 +26,29 @@ def train_flags(workdir: pathlib.Path, *flags: str) -> list[str]:
   ]
 
 
-def environment(home: pathlib.Path, devices: int = 1) -> dict[str, str]:
-  """Virtual devices, quick compilation, and a cache of compiled programs."""
+def environment(devices: int = 1) -> dict[str, str]:
+  """Virtual devices and quick compilation."""
   return os.environ | {
     "JAX_PLATFORMS": "cpu",
     "JAX_NUM_CPU_DEVICES": str(devices),
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    "JAX_COMPILATION_CACHE_DIR": str(home / "cache"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
 
 
-def start(home: pathlib.Path, module: str, flags: list[str]) -> subprocess.Popen:
+def start(module: str, flags: list[str]) -> subprocess.Popen:
   return subprocess.Popen(
     [sys.executable, "-m", module, *flags],
     cwd=ROOT,
-    env=environment(home),
+    env=environment(),
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
   )
 
 
-def finish(home: pathlib.Path, module: str, flags: list[str]) -> tuple[int, str]:
+def finish(module: str, flags: list[str]) -> tuple[int, str]:
   """Exit code and output of a command."""
-  process = start(home, module, flags)
+  process = start(module, flags)
   out, _ = process.communicate(timeout=400)
   return process.returncode, out
 
@@ -58,11 +56,11 @@ def finish(home: pathlib.Path, module: str, flags: list[str]) -> tuple[int, str]
 class Forks:
   """An entry point that is imported once, and run again and again (`forks.py`)."""
 
-  def __init__(self, home: pathlib.Path, module: str):
+  def __init__(self, module: str):
     self._server = subprocess.Popen(
       [sys.executable, str(ROOT / "tests/e2e/forks.py"), module],
       cwd=ROOT,
-      env=environment(home) | {"PYTHONPATH": str(ROOT)},
+      env=environment() | {"PYTHONPATH": str(ROOT)},
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
@@ -90,9 +88,9 @@ class Forks:
     return self.wait()
 
 
-def mistakes(home: pathlib.Path, module: str, cases: list[list[str]]) -> list:
+def mistakes(module: str, cases: list[list[str]]) -> list:
   """(exit code, output) of each command line, in one process's time."""
-  with Forks(home, module) as forks:
+  with Forks(module) as forks:
     return [forks.finish(flags) for flags in cases]
 
 
@@ -106,6 +104,6 @@ def undisturbed(home):
   """The folder of a run of `STEPS` steps that nothing stopped."""
   workdir = home / "undisturbed"
   flags = train_flags(workdir, "--config.profile=(2,3)")
-  code, out = finish(home, "ccl_jax.train", flags)
+  code, out = finish("ccl_jax.train", flags)
   assert code == 0, out
   return workdir

@@ -35,8 +35,8 @@ def flags(files, undisturbed, *more):
   ]  # fmt: skip
 
 
-def test_joint_writes_a_film_with_sound(home, files, undisturbed):
-  code, out = finish(home, MODULE, flags(files, undisturbed, "--task=joint"))
+def test_joint_writes_a_film_with_sound(files, undisturbed):
+  code, out = finish(MODULE, flags(files, undisturbed, "--task=joint"))
   assert code == 0, out
   path = files / "out" / "joint_0_0.mp4"
   video, audio = read_clip(path, SPEC)
@@ -46,19 +46,19 @@ def test_joint_writes_a_film_with_sound(home, files, undisturbed):
   assert "100%" in out
 
 
-def test_given_sound_and_no_picture(home, files, undisturbed):
+def test_given_sound_and_no_picture(files, undisturbed):
   given = flags(files, undisturbed, "--task=a2v", f"--audio={files / 'long.wav'}")
-  code, out = finish(home, MODULE, given)
+  code, out = finish(MODULE, given)
   assert code == 0, out
   _, audio = read_clip(files / "out" / "a2v_0_0.mp4", SPEC)
   original = read_audio(files / "long.wav")[: SPEC.samples]
   assert np.corrcoef(audio, original)[0, 1] > 0.9  # through AAC
-  code, out = finish(home, MODULE, flags(files, undisturbed, "--task=t2a"))
+  code, out = finish(MODULE, flags(files, undisturbed, "--task=t2a"))
   assert code == 0, out
   assert len(read_audio(files / "out" / "t2a_0_0.wav")) == SPEC.samples
 
 
-def test_a_manifest_in_two_parts(home, files, undisturbed):
+def test_a_manifest_in_two_parts(files, undisturbed):
   """The second command makes what the first has left, and nothing again."""
   out = files / "set"
   lines = [
@@ -72,11 +72,11 @@ def test_a_manifest_in_two_parts(home, files, undisturbed):
     f"--manifest={files / 'set.jsonl'}",
   ]  # fmt: skip
   part = ["--process_index=1", "--process_count=2"]
-  code, printed = finish(home, MODULE, [*given, *part])
+  code, printed = finish(MODULE, [*given, *part])
   assert code == 0, printed
   assert [x.name for x in out.glob("*.mp4")] == ["two.mp4"]
   before = (out / "two.mp4").stat().st_mtime_ns
-  code, printed = finish(home, MODULE, given)
+  code, printed = finish(MODULE, given)
   assert code == 0 and "1 of 2 clips made" in printed
   assert (out / "two.mp4").stat().st_mtime_ns == before
   videos = [read_clip(out / f"{x}.mp4", SPEC)[0] for x in ("one", "two")]
@@ -108,12 +108,12 @@ CASES = [
 ]
 
 
-def test_mistakes_are_one_line(home, files, undisturbed):
+def test_mistakes_are_one_line(files, undisturbed):
   lines = [
     flags(files, undisturbed, *(f.replace("{}", str(files)) for f in case))
     for case, _ in CASES
   ]
-  results = mistakes(home, MODULE, lines)
+  results = mistakes(MODULE, lines)
   for (case, words), (code, out) in zip(CASES, results):
     assert code == 2, (case, out)
     line = out.strip().splitlines()[-1]
@@ -135,7 +135,7 @@ def test_a_run_is_what_its_checkpoint_says(home, files, undisturbed):
   made = []
   for run in (undisturbed, other):
     out = home / f"same_{run.name}"
-    code, text = finish(home, MODULE, [*flags(files, run), f"--out={out}"])
+    code, text = finish(MODULE, [*flags(files, run), f"--out={out}"])
     assert code == 0, text
     made.append(read_clip(out / "joint_0_0.mp4", SPEC))
   for a, b in zip(*made):

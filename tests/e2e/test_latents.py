@@ -37,14 +37,14 @@ def encode_flags(films, out, *more):
 
 
 @pytest.fixture(scope="module")
-def encoder(home):
-  with Forks(home, "ccl_jax.encode") as forks:
+def encoder():
+  with Forks("ccl_jax.encode") as forks:
     yield forks
 
 
 @pytest.fixture(scope="module")
-def trainer(home):
-  with Forks(home, "ccl_jax.train") as forks:
+def trainer():
+  with Forks("ccl_jax.train") as forks:
     yield forks
 
 
@@ -80,7 +80,7 @@ def test_kill_9_and_the_same_command_again(home, films, latents, encoder, shards
 
 
 def test_inspection(home, latents, capsys):
-  code, out = finish(home, "ccl_jax.data", ["inspect", str(latents), "--clips=3"])
+  code, out = finish("ccl_jax.data", ["inspect", str(latents), "--clips=3"])
   assert code == 0, out
   assert "12 records" in out and (latents / "inspect.png").stat().st_size > 1000
   with pytest.raises(SystemExit) as e:
@@ -116,7 +116,6 @@ def test_train_on_latents_stop_go_on_and_generate(home, latents, trainer):
   names = {k for row in rows for k in row if k.startswith("loss/")}
   assert {"loss/single/audio", "loss/joint/video"} <= names
   code, out = finish(
-    home,
     "ccl_jax.generate",
     [f"--ckpt={whole}", f"--out={home / 'made'}", "--steps=2", "--prompt=a film"],
   )

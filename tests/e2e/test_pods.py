@@ -35,12 +35,13 @@ HOST = ["--config.mesh=(2,4,1,1)"]
 class Processes:
   """A run on `count` processes that share eight devices."""
 
-  def __init__(self, home, workdir, count, *flags):
+  def __init__(self, workdir, count, *flags):
     self._outputs = [workdir.with_suffix(f".{i}.out") for i in range(count)]
     with socket.socket() as s:
       s.bind(("localhost", 0))
       address = f"localhost:{s.getsockname()[1]}"
     several = ["--distributed", f"--coordinator={address}", f"--num_processes={count}"]
+    several += ["--heartbeat_seconds=5"]
     self._workdir = workdir
     self.all = []
     for i, path in enumerate(self._outputs):
@@ -53,7 +54,7 @@ class Processes:
               *train_flags(workdir, *SMALL, *flags, *which),
             ],
             cwd=ROOT,
-            env=environment(home, devices=8 // count),
+            env=environment(devices=8 // count),
             stdout=out,
             stderr=subprocess.STDOUT,
           )
@@ -94,18 +95,18 @@ def disturbed(home):
   workdir = home / "pods" / "disturbed"
   workdir.parent.mkdir()
   for_ever = "--config.steps=100000"
-  with Processes(home, workdir, 2, *POD, for_ever) as run:
+  with Processes(workdir, 2, *POD, for_ever) as run:
     run.wait_for_step(2)
     lost = time.time()
     run.all[1].send_signal(signal.SIGKILL)
     codes = run.codes(seconds=60)
     print(f"the survivor ended after {time.time() - lost:.1f} s with {codes[0]}")
     assert codes[0] != 0 and codes[1] == -signal.SIGKILL
-  with Processes(home, workdir, 1, *HOST, for_ever) as run:
+  with Processes(workdir, 1, *HOST, for_ever) as run:
     run.wait_for_step(newest(workdir) + 1)
     run.all[0].send_signal(signal.SIGKILL)
   before = newest(workdir)
-  with Processes(home, workdir, 2, *POD, for_ever) as run:
+  with Processes(workdir, 2, *POD, for_ever) as run:
     run.wait_for_step(before + 1)
     run.all[1].send_signal(signal.SIGTERM)
     assert run.codes() == [0, 0], run.outputs()
@@ -117,7 +118,7 @@ def disturbed(home):
   assert newest(workdir) > before
   report = ["--config.report.tasks=('a2v',)", "--config.report.clips=2"]
   total = f"--config.steps={newest(workdir) + 2}"
-  with Processes(home, workdir, 2, *POD, total, *report) as run:
+  with Processes(workdir, 2, *POD, total, *report) as run:
     assert run.codes() == [0, 0], run.outputs()
     assert ["clips, loss curves" in out for out in run.outputs()] == [True, False]
   return workdir
@@ -126,7 +127,7 @@ def disturbed(home):
 def test_the_end_is_that_of_a_run_that_nothing_disturbed(home, disturbed):
   whole = home / "pods" / "whole"
   total = f"--config.steps={newest(disturbed)}"
-  with Processes(home, whole, 1, *HOST, total) as run:
+  with Processes(whole, 1, *HOST, total) as run:
     assert run.codes() == [0], run.outputs()
   rows = {w: {r["step"]: r["loss"] for r in logged(w)} for w in (disturbed, whole)}
   assert rows[disturbed] == pytest.approx(rows[whole], rel=1e-5)

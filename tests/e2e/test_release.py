@@ -43,17 +43,17 @@ def picture():
   return np.random.default_rng(0).integers(0, 255, (1, 32, 48, 3), np.uint8)
 
 
-def test_a_download_becomes_a_film(home, tmp_path):
+def test_a_download_becomes_a_film(tmp_path):
   """By the two commands that a user types."""
   download = native_release(tmp_path / "Wan2.1-T2V", image=False)
   to = ["--src", str(download), "--dst", str(tmp_path / "wan")]
-  code, out = finish(home, "ccl_jax.convert", ["wan", *to])
+  code, out = finish("ccl_jax.convert", ["wan", *to])
   assert code == 0, out
   made = [
     f"--ckpt={tmp_path / 'wan'}", f"--out={tmp_path / 'out'}", "--task=t2v",
     "--prompt=a cat yawns", "--steps=2", "--frames=9", "--height=32", "--width=48",
   ]  # fmt: skip
-  code, out = finish(home, "ccl_jax.generate", made)
+  code, out = finish("ccl_jax.generate", made)
   assert code == 0, out
   video = read_video(tmp_path / "out" / "t2v_0_0.mp4", CLIP)
   assert video.shape == (9, 32, 48, 3) and video.std() > 1
@@ -61,7 +61,7 @@ def test_a_download_becomes_a_film(home, tmp_path):
   assert (about["fps"], about["shift"], about["scales"]) == (
     16.0, 5.0, {"video": {"s": 5.0}},
   )  # fmt: skip
-  code, out = finish(home, "ccl_jax.convert", ["wan", *to])
+  code, out = finish("ccl_jax.convert", ["wan", *to])
   assert code == 2 and "is there already" in out
 
 

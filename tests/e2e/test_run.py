@@ -55,7 +55,7 @@ def test_stopped_and_resumed_is_bitwise_the_same(home, undisturbed, how):
   # The interrupted run is told of a later end, so that it cannot win the race; its
   # schedule of learning rates does not depend on that.
   flags = train_flags(workdir, "--config.optim.schedule=constant")
-  process = start(home, MODULE, [*flags, "--config.steps=100000"])
+  process = start(MODULE, [*flags, "--config.steps=100000"])
   wait_for_checkpoint(process, workdir)
   process.send_signal(how)
   out, _ = process.communicate(timeout=120)
@@ -64,10 +64,10 @@ def test_stopped_and_resumed_is_bitwise_the_same(home, undisturbed, how):
   last = max(saved(workdir))
   assert 3 <= last <= max(r["step"] for r in logged(workdir)) + 2
   total = f"--config.steps={last + 4}"
-  assert finish(home, MODULE, [*flags, total])[0] == 0
+  assert finish(MODULE, [*flags, total])[0] == 0
   whole = home / f"whole_{how.name}"
   flags = train_flags(whole, "--config.optim.schedule=constant")
-  assert finish(home, MODULE, [*flags, total])[0] == 0
+  assert finish(MODULE, [*flags, total])[0] == 0
   same = lambda rows: [(r["step"], r["loss"]) for r in rows]
   assert same(logged(workdir)) == same(logged(whole))
   ends = [fingerprints(w, last + 4) for w in (workdir, whole)]
@@ -79,7 +79,7 @@ def test_an_evaluation_moves_no_training(home, undisturbed):
   """The same losses and parameters as without; and the same numbers after a restart."""
   workdir = home / "evaluated"
   flags = train_flags(workdir, "--config.evaluate.every=4", "--config.evaluate.clips=8")
-  code, out = finish(home, MODULE, flags)
+  code, out = finish(MODULE, flags)
   assert code == 0, out
   assert "after 8 steps, held-out loss" in out
   rows = logged(workdir)
@@ -89,7 +89,7 @@ def test_an_evaluation_moves_no_training(home, undisturbed):
   held_out = [r for r in rows if "held_out/joint/video" in r]
   assert [r["step"] for r in held_out] == [0, 4, 8]
   assert all(np.isfinite(list(r.values())).all() for r in held_out)
-  assert finish(home, MODULE, flags)[0] == 0  # a finished run is measured again
+  assert finish(MODULE, flags)[0] == 0  # a finished run is measured again
   assert [r for r in logged(workdir) if "held_out/joint/video" in r] == held_out
 
 
@@ -97,7 +97,7 @@ def test_an_infinite_loss_stops_and_keeps_the_last_checkpoint(home, undisturbed)
   workdir = home / "infinite"
   groups = "--config.optim.groups=((r'.*', 1e30, 0.0),)"
   code, out = finish(
-    home, MODULE, train_flags(workdir, groups, "--config.checkpoint.every=1")
+    MODULE, train_flags(workdir, groups, "--config.checkpoint.every=1")
   )
   assert code == 2
   last = out.strip().splitlines()[-1]
@@ -126,7 +126,7 @@ CASES = [
 def test_mistakes_are_one_line(home, undisturbed):
   homes = [home / f"mistake_{i}" for i in range(len(CASES))]
   lines = [train_flags(h, *flags) for h, (flags, _) in zip(homes, CASES)]
-  results = mistakes(home, MODULE, lines)
+  results = mistakes(MODULE, lines)
   for workdir, (flags, words), (code, out) in zip(homes, CASES, results):
     assert code == 2, (flags, out)
     line = out.strip().splitlines()[-1]

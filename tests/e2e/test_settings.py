@@ -40,7 +40,7 @@ def clips(run, sounds, home):
     "--prompt=a red face", "--prompt=a blue face", "--seed=3", "--seed=4",
     *(f"--audio={path}" for path in sounds),
   ]  # fmt: skip
-  with Forks(home, MODULE) as forks:
+  with Forks(MODULE) as forks:
     code, printed = forks.finish(flags)
   assert code == 0, printed
   return out
@@ -57,9 +57,9 @@ def test_the_settings_say_all(clips, run, sounds):
   assert set(about["fingerprints"]) == {"params", "codecs", *map(str, sounds)}
 
 
-def test_the_same_pixels_again(clips, home, tmp_path):
+def test_the_same_pixels_again(clips, tmp_path):
   flags = [f"--settings={clips / 'a2v_4_1.json'}", f"--out={tmp_path}"]
-  with Forks(home, MODULE) as forks:
+  with Forks(MODULE) as forks:
     code, printed = forks.finish(flags)
     assert code == 0, printed
     # A flag beside it overrides; then the clip is one of its own.
@@ -83,7 +83,7 @@ def test_the_same_pixels_again(clips, home, tmp_path):
   assert about["prompt"] == "a blue face" and "batch" not in about
 
 
-def test_mistakes_are_one_line(clips, run, sounds, home, tmp_path):
+def test_mistakes_are_one_line(clips, run, sounds, tmp_path):
   about = json.loads((clips / "a2v_4_1.json").read_text())
 
   def changed(name, **values):
@@ -121,7 +121,7 @@ def test_mistakes_are_one_line(clips, run, sounds, home, tmp_path):
     ([ckpt, "--manifest=set.jsonl", "--seed=3"], ["--seed", "manifest's lines"]),
   ]  # fmt: skip
   lines = [[*flags, f"--out={tmp_path / 'out'}"] for flags, _ in cases]
-  for (flags, words), (code, out) in zip(cases, mistakes(home, MODULE, lines)):
+  for (flags, words), (code, out) in zip(cases, mistakes(MODULE, lines)):
     assert code == 2, (flags, out)
     line = out.strip().splitlines()[-1]
     assert line.startswith("error: ") and all(w in line for w in words), (flags, line)

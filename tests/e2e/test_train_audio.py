@@ -45,7 +45,7 @@ def test_mistakes_are_one_line(home, folders):
     return [f"--config=configs/{config}", workdir, *given[1:]]
 
   lines = [flags(i, given) for i, (given, _) in enumerate(CASES)]
-  for (given, words), (code, out) in zip(CASES, mistakes(home, MODULE, lines)):
+  for (given, words), (code, out) in zip(CASES, mistakes(MODULE, lines)):
     assert code == 2, (given, out)
     line = out.strip().splitlines()[-1]
     assert line.startswith("error: ") and all(w in line for w in words), (given, line)

@@ -70,7 +70,8 @@ PROOFS: dict[str, list[str]] = {
     "train", "config workdir"
   ),
   HERE + "test_train_flags.py::test_processes_meet_as_the_flags_say": _flags(
-    "train", "distributed coordinator num_processes process_id meet_seconds"
+    "train",
+    "distributed coordinator num_processes process_id meet_seconds heartbeat_seconds",
   ),
   HERE + "test_train_flags.py::test_sections_reach_their_functions": _keys(
     "train",

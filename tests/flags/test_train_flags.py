@@ -395,10 +395,18 @@ def test_processes_meet_as_the_flags_say(parts, monkeypatch, tmp_path, capsys):
   command("train").run(*flags)
   assert not parts.calls["join_processes"]
   command("train").run(*flags, "--distributed")
-  assert parts.last("join_processes") == ((None, None, None), {"seconds": 300})
+  assert parts.last("join_processes") == (
+    (None, None, None),
+    {"seconds": 300, "heartbeat": 30},
+  )
   where = ["--coordinator=host:99", "--num_processes=4", "--process_id=3"]
-  command("train").run(*flags, "--distributed", *where, "--meet_seconds=7")
-  assert parts.last("join_processes") == (("host:99", 4, 3), {"seconds": 7})
+  command("train").run(
+    *flags, "--distributed", *where, "--meet_seconds=7", "--heartbeat_seconds=9"
+  )
+  assert parts.last("join_processes") == (
+    ("host:99", 4, 3),
+    {"seconds": 7, "heartbeat": 9},
+  )
   for flag in where:
     with pytest.raises(SystemExit) as e:
       command("train").run(*flags, flag)

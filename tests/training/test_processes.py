@@ -183,7 +183,9 @@ def test_how_processes_meet(meeting):
   assert meeting["started"] and meeting["cancelled"]
   index, versions = meeting["own"]
   assert index == 0 and versions["jax"] == jax.__version__
-  processes.join_processes()
+  processes.join_processes(heartbeat=5)
+  assert meeting["options"]["heartbeat_timeout_seconds"] == 5
+  assert meeting["options"]["shutdown_timeout_seconds"] == 5
   assert meeting["given"] == (None, None, None) and meeting["watch"][0] == 300
 
 
