@@ -16,7 +16,7 @@ def _underscored(arg: str) -> str:
   return "--" + name.replace("-", "_") + equals + value
 
 
-def numbers(flag: str, values: Sequence[str] | None) -> list[float]:
+def numbers(flag: str, values: Sequence[str | float] | None) -> list[float]:
   """The values of a list of numbers; none where the flag was not given.
 
   Raises:

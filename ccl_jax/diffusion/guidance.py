@@ -108,8 +108,8 @@ class Guidance:
     return 1 + any(e.shuffled for e in self.used(sampled, present).values())
 
   def named(
-    self, given: Mapping[str, Sequence[float]], place: str
-  ) -> dict[str, dict[str, float]]:
+    self, given: Mapping[str, Sequence[Scale]], place: str
+  ) -> dict[str, dict[str, Scale]]:
     """Scales by stream and name, from values in the order of `scales`. A stream without
     values has none, and so those of the form.
 

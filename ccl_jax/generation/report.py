@@ -22,7 +22,7 @@ import numpy as np
 from ccl_jax.axes import STREAMS
 from ccl_jax.codecs.images import to_bytes, to_unit
 from ccl_jax.data.sources.open import open_source
-from ccl_jax.diffusion.guidance import get_guidance
+from ccl_jax.diffusion.guidance import Guidance, get_guidance
 from ccl_jax.errors import Rule, UsageError, bind, check_settings, number, whole
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling import Sampling, variant_of
@@ -58,7 +58,7 @@ def check_report(config) -> None:
   check_settings(config, SETTINGS)
   model = bind("model", config.model, build_model)
   form = get_guidance(config.report.guidance, variant_of(model))
-  form.named(config.report.scales, "config.report.scales.")
+  _scales(config, form)
   if config.report.clips < form.least(STREAMS):
     raise UsageError(
       f"config.report.clips: got {config.report.clips}; expected {form.least(STREAMS)} "
@@ -78,6 +78,12 @@ def check_report(config) -> None:
         f"config.report.tasks: got {task!r}; the report shows pictures with sound, of "
         f"which this model can make {', '.join(possible) or 'none: give ()'}"
       )
+
+
+def _scales(config, form: Guidance) -> dict[str, dict[str, float]]:
+  """Those of the config, by stream and name."""
+  given = {s: tuple(map(float, config.report.scales[s])) for s in STREAMS}
+  return form.named(given, "config.report.scales.")
 
 
 def report(
@@ -131,7 +137,7 @@ def settings_of(config, pipeline) -> dict[str, Any]:
   form = get_guidance(r.guidance, variant_of(pipeline.model))
   about = {
     "guidance": r.guidance,
-    "scales": form.resolve(form.named(r.scales, "config.report.scales.")),
+    "scales": form.resolve(_scales(config, form)),
     "tasks": tuple(r.tasks),
     **{key: r[key] for key in ("clips", "steps", "show")},
     "shift": config.objective.shift,
@@ -241,7 +247,7 @@ def generate(config, pipeline, task, clips) -> list[dict]:
     [c["text"] for c in clips],
     sampling=Sampling(
       guidance=r.guidance,
-      scales=form.named(r.scales, "config.report.scales."),
+      scales=_scales(config, form),
       steps=r.steps,
       shift=config.objective.shift,
     ),

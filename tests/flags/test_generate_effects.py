@@ -74,7 +74,9 @@ def latents(told, tmp_path, *argv):
   told["made"].clear()
   told["calls"].clear()
   argv = argv if any(a.startswith("--prompt") for a in argv) else ("--prompt=d", *argv)
-  common = ["--ckpt=x", f"--out={tmp_path}", "--guidance=text", "--negative_prompt=a"]
+  common = ["--ckpt=x", f"--out={tmp_path}", "--guidance=text"]
+  if not any(a.startswith("--negative_prompt=") for a in argv):
+    common.append("--negative_prompt=a")
   common += ["--scale_video=2", "--scale_audio=7", "--solver=euler"]
   command("generate").run(*common, *argv)
   jax.effects_barrier()
