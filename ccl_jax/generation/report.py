@@ -103,9 +103,9 @@ def report(
   workdir = pathlib.Path(workdir)
   pipeline = Pipeline.load(workdir)
   about = settings_of(config, pipeline)
+  clips = held_out(config, pipeline.spec, workdir)
   out = _free(workdir, about) if out is None else pathlib.Path(out)
   _claim(out, about)
-  clips = held_out(config, pipeline.spec, workdir)
   rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
   panels.loss_curves(out / "loss.png", rows)
 
@@ -241,7 +241,7 @@ def generate(config, pipeline, task, clips) -> list[dict]:
   nulls = {e.null for e in form.used(kind.generated).values()}
   # Of null videos a picture of the data stands still, and not that of the clip itself.
   known = {"image", "video"} & inputs.keys()
-  still = np.roll(stack("video")[:, 0], 1, 0)
+  still = np.stack([c["video"][0] for c in (*clips[-1:], *clips[:-1])])
   made = pipeline.generate(
     task,
     [c["text"] for c in clips],
