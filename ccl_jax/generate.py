@@ -23,8 +23,8 @@
 --image is welcome in all that makes a video; an input that a task does not use is an
 error. CKPT is a training run, or a folder that
 'convert wan', 'convert wan-dit' or 'convert join' wrote; those start from Wan2.1's
-settings: 81 frames of 480 x 832 at 16 fps, its shift and, of a video alone, its scale.
-Its negative prompt is the default of the video of all that started from it.
+settings: 81 frames of 480 x 832 at 16 fps, its shift and, without sound, its scale. The
+video of these, and of runs that started from them, has its negative prompt by default.
 
 Writes NAME.mp4 (H.264 and AAC; with the given sound or picture, where one was given)
 or NAME.wav, and NAME.json: what it was made with. --settings NAME.json makes the same

@@ -351,12 +351,7 @@ def guided(task, form, stream):
       return prompt + null + 3 * (full - prompt - null)
 
 
-CASES = [
-  (task, form)
-  for task, form in itertools.product(ASKED, FORMS)
-  # One stream alone has a gate's forms or the context's; some of each are enough.
-  if not (task in ("i2v", "t2a") and form not in ("text", "ucg2", "sync", "modality"))
-]
+CASES = list(itertools.product(ASKED, FORMS))
 
 
 @pytest.mark.parametrize("task, form", CASES, ids=[f"{t}-{f}" for t, f in CASES])
