@@ -1,7 +1,7 @@
 """Runs a command: flags with a config file, and errors in one line."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
@@ -16,6 +16,18 @@ def _underscored(arg: str) -> str:
     return arg
   name, equals, value = arg[2:].partition("=")
   return "--" + name.replace("-", "_") + equals + value
+
+
+def numbers(flag: str, values: Sequence[str | float] | None) -> list[float]:
+  """The values of a list of numbers; none where the flag was not given.
+
+  Raises:
+    UsageError: one is no number.
+  """
+  try:
+    return [float(v) for v in values or ()]
+  except ValueError as e:
+    raise UsageError(f"--{flag}: got {','.join(values)}; expected numbers") from e
 
 
 def run(main: Callable[[], None]) -> None:

@@ -23,19 +23,31 @@
 --image is welcome in all that makes a video; an input that a task does not use is an
 error. CKPT is a training run, or a folder that
 'convert wan', 'convert wan-dit' or 'convert join' wrote; those start from Wan2.1's
-settings: 81 frames of 480 x 832 at 16 fps, its negative prompt, shift and scale.
+settings: 81 frames of 480 x 832 at 16 fps, its shift and, without sound, its scale. The
+video of these, and of runs that started from them, has its negative prompt by default.
 
 Writes NAME.mp4 (H.264 and AAC; with the given sound or picture, where one was given)
 or NAME.wav, and NAME.json: what it was made with. --settings NAME.json makes the same
 clip again; flags beside it override what it says.
 
---prompt may be given several times, and --seed, --image, --audio and --video once, or
-once for each prompt.
+--prompt may be given several times, and --seed, --image, --audio, --video and negative
+prompts once, or once for each prompt.
 
---manifest makes <id>.mp4 of every line (prompt, seed, image, audio, video;
-data/manifest.py), leaving those that are there: a run that was stopped goes on. Several
-processes share a set by --process_index and --process_count; --batch lines are made at
-a time, each from its own seed.
+--guidance (diffusion/guidance.py has the equations; scales in this order):
+  none
+  text            s         the prompt alone
+  modality        s         the other stream alone
+  ucg2, ucg3      s; m,t    away from context tokens without the prompt
+  ucg3_text       t,m       the same, the prompt first
+  ucg2_null       s         away from silence and a still, without the prompt
+  ucg2_shuffled   s         away from another clip's stream: two clips at least
+  multimodal      m,t       as ucg3, of a gated model; multimodal2 as ucg2
+  sync            s         SyncCFG: away from silence and a still, with the prompt
+
+--manifest makes <id>.mp4 of every line (prompt, seed, image, audio, video, negative
+prompts; data/manifest.py), leaving those that are there: a run that was stopped goes
+on. Several processes share a set by --process_index and --process_count; --batch lines
+are made at a time, each from its own seed.
 """
 
 import dataclasses
@@ -60,10 +72,18 @@ TASK = flags.DEFINE_string("task", "joint", f"One of {', '.join(GENERATIONS)}.")
 PROMPT = flags.DEFINE_multi_string(
   "prompt", None, "What to show; spoken words in quotes."
 )
-NEGATIVE = flags.DEFINE_string(
+NEGATIVE = flags.DEFINE_multi_string(
   "negative_prompt", None, "Text of unconditional evaluations; if not given none, or "
-  "for a converted Wan2.1 that of its release."
+  "for the video of a model that started from Wan2.1 that of its release."
 )  # fmt: skip
+NEGATIVES = {
+  "video": flags.DEFINE_multi_string(
+    "negative_prompt_video", None, "That of the video only."
+  ),
+  "audio": flags.DEFINE_multi_string(
+    "negative_prompt_audio", None, "That of the sound only."
+  ),
+}
 SETTINGS = flags.DEFINE_string(
   "settings", None, "The NAME.json of a clip, to make it again."
 )
@@ -84,7 +104,7 @@ FRAMES = flags.DEFINE_integer(
 HEIGHT = flags.DEFINE_integer("height", None, "Pixels, a multiple of 16.")
 WIDTH = flags.DEFINE_integer("width", None, "Pixels, a multiple of 16.")
 GUIDANCE = flags.DEFINE_string(
-  "guidance", None, "none, text, ucg2, ucg3, multimodal or sync; ucg2 for a model with "
+  "guidance", None, "A form of the list above; if not given ucg2 for a model with "
   "context tokens, multimodal for a gated one, text for one stream."
 )  # fmt: skip
 SCALE_VIDEO = flags.DEFINE_list(
@@ -105,7 +125,7 @@ WAN_SCALE = "5"
 flags.mark_flag_as_required("out")
 
 
-def parse_scales(names, given):
+def parse_scales(guidance, given):
   """{stream: {scale: value}} from the flags; one number serves for all scales.
 
   Args:
@@ -117,23 +137,9 @@ def parse_scales(names, given):
   """
   out = {}
   for stream, values in given.items():
-    if values is None or not names:
-      continue
-    try:
-      numbers = [float(v) for v in values]
-    except ValueError as e:
-      raise UsageError(
-        f"--scale_{stream}: got {','.join(values)}; expected numbers"
-      ) from e
-    if len(numbers) == 1:
-      numbers *= len(names)
-    if len(numbers) != len(names):
-      raise UsageError(
-        f"--scale_{stream}: got {len(numbers)} values; expected 1 or {len(names)} "
-        f"({', '.join(names)})"
-      )
-    out[stream] = dict(zip(names, numbers))
-  return out
+    numbers = cli.numbers(f"scale_{stream}", values)
+    out[stream] = numbers * (len(guidance.scales) if len(numbers) == 1 else 1)
+  return guidance.named(out, "--scale_")
 
 
 def take_settings():
@@ -176,13 +182,16 @@ def check_flags() -> None:
     raise UsageError("--prompt is empty; expected a description, e.g. 'a red face'")
   if STEPS.value < 1:
     raise UsageError(f"--steps: got {STEPS.value}; expected at least 1")
-  given = {name: flag.value for name, flag in FILES.items() if flag.value is not None}
+  present = lambda group: {f.name: f.value for f in group if f.value is not None}
+  given = present(FILES.values())
+  negatives = present([NEGATIVE, *NEGATIVES.values()])
   if MANIFEST.value is not None:
-    for name in [*given, *(["seed"] if SEED.present else [])]:
+    several = [name for name, texts in negatives.items() if len(texts) > 1]
+    for name in [*given, *(["seed"] if SEED.present else []), *several]:
       raise UsageError(f"--{name} with --manifest: expected it in the manifest's lines")
     return
   check_inputs(TASK.value, given)
-  for name, values in (given | {"seed": SEED.value}).items():
+  for name, values in (given | negatives | {"seed": SEED.value}).items():
     if len(values) not in (1, len(PROMPT.value)):
       raise UsageError(
         f"--{name}: got {len(values)} for {len(PROMPT.value)} prompts; expected one, "
@@ -234,28 +243,43 @@ def open_maker():
   scales = {s: given[s] or default for s, default in default_scales(model).items()}
   sampling = Sampling(
     guidance=name,
-    scales=parse_scales(guidance.scales, scales),
+    scales=parse_scales(guidance, scales),
     steps=STEPS.value,
     shift=pipeline.shift(spec) if SHIFT.value is None else SHIFT.value,
     solver=SOLVER.value,
     batched=not SEQUENTIAL.value,
   )
-  negative = pipeline.negative if NEGATIVE.value is None else NEGATIVE.value
+  negative = {
+    s: NEGATIVES[s].value or NEGATIVE.value or [text]
+    for s, text in pipeline.negative.items()
+  }
   out = pathlib.Path(OUT.value)
   return Maker(pipeline, TASK.value, sampling, negative, spec, out)
 
 
 def make_manifest(maker) -> None:
   """Makes the clips of --manifest that are not there yet."""
+  from ccl_jax.diffusion.guidance import GUIDANCE as FORMS
   from ccl_jax.generation.manifests import make_set
+
+  def negative_of(line, stream):
+    own = getattr(line, f"negative_prompt_{stream}")
+    own = line.negative_prompt if own is None else own
+    return maker.negative[stream][0] if own is None else own
 
   def make(lines, files):
     names = dict(enumerate(line.id for line in lines))
-    maker.make([x.prompt for x in lines], [x.seed for x in lines], files, names)
+    negative = {s: [negative_of(line, s) for line in lines] for s in maker.negative}
+    maker.make(
+      [x.prompt for x in lines], [x.seed for x in lines], files, names, None, negative
+    )
 
   part = INDEX.value, COUNT.value, BATCH.value
-  channels = maker.pipeline.takes_channels
-  make_set(make, MANIFEST.value, maker.out, TASK.value, *part, channels=channels)
+  make_set(
+    make, MANIFEST.value, maker.out, TASK.value, *part,
+    channels=maker.pipeline.takes_channels,
+    form=FORMS[maker.sampling.guidance],
+  )  # fmt: skip
 
 
 def make_prompts(maker, settings) -> None:

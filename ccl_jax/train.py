@@ -42,6 +42,7 @@ from ccl_jax.training.processes import first_process, join_processes
 from ccl_jax.training.profile import Profile
 from ccl_jax.training.settings import check_run
 from ccl_jax.training.state import TrainState, new_state
+from ccl_jax.weights.wan import negative_prompts
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; resumed if there.")
@@ -154,8 +155,11 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     restored = checkpointer.restore(run.state)
     if restored is None:
       first, state = 0, initial_state(config, run)
+      start = find_parameters(config.init).description if config.init else {}
+      negative = negative_prompts(start)
     else:
       first, state, data_state, metadata = restored
+      negative = negative_prompts(metadata)
       # Other codecs mean another latent space: the parameters would be worthless in it.
       advice = "put the run's own codecs back, or name a new workdir"
       require_same(feed.codecs, metadata["codecs"], advice)
@@ -165,6 +169,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     "clip": dataclasses.asdict(feed.clip),
     "objective": config.objective.to_dict(),
     "codecs": fingerprints(feed.codecs),
+    "negative": negative,
   }
   chief = jax.process_index() == 0
   # All processes see one folder: one of them writes.

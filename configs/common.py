@@ -121,7 +121,8 @@ def base() -> ConfigDict:
         "clips": 16,
         "steps": 20,
         "guidance": "ucg2",
-        "scale": 2.0,
+        # By stream, one value for each scale of the form; (): those the form has.
+        "scales": {"video": (2.0,), "audio": (2.0,)},
         "show": 4,
       },
     }

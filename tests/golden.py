@@ -126,6 +126,11 @@ CLIPS = {
   "joint ucg3": {},
   "joint multimodal": {},
   "joint sync": {"batched": False},
+  "joint modality": {},
+  "joint multimodal2": {},
+  "joint ucg2_null": {},
+  "joint ucg2_shuffled": {},
+  "joint ucg3_text": {},
   "ti2av ucg2": {},
   "t2v text": {},
   "i2v text": {"channels": True},
@@ -141,7 +146,7 @@ def golden_latents(name: str) -> dict[str, list[float]]:
   changes = dict(CLIPS[name])
   channels = changes.pop("channels", False)
   model = model_of(
-    variant="gate" if form == "multimodal" else "context",
+    variant="gate" if form.startswith("multimodal") else "context",
     image_form="channels" if channels else "first_frame",
   )
   if channels:

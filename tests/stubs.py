@@ -28,7 +28,7 @@ class Told:
 
   latents: Mapping[str, np.ndarray]
   timesteps: Mapping[str, np.ndarray]
-  text: np.ndarray
+  texts: Mapping[str, np.ndarray]
   reads: Mapping[str, np.ndarray]
   detached: Mapping[str, np.ndarray]
   image: Mapping[str, np.ndarray]
@@ -37,6 +37,13 @@ class Told:
   geometry: Geometry | None
   route: Route
 
+  @property
+  def text(self) -> np.ndarray:
+    """The text of all streams, which is one."""
+    first, *others = self.texts.values()
+    assert all(np.array_equal(first, text) for text in others)
+    return first
+
   def rows(self, part: slice) -> "Told":
     """The same of some samples only."""
     cut = lambda tree: {k: v[part] for k, v in tree.items()}
@@ -44,7 +51,7 @@ class Told:
       self,
       latents=cut(self.latents),
       timesteps=cut(self.timesteps),
-      text=self.text[part],
+      texts=cut(self.texts),
       reads=cut(self.reads),
       detached=cut(self.detached),
       image=cut(self.image),
@@ -84,11 +91,14 @@ def recording(
   ):  # fmt: skip
     host = lambda tree: jax.tree.map(np.asarray, dict(tree or {}))
     by_sample = lambda flags: {
-      s: np.broadcast_to(np.asarray(v), (len(text),)) for s, v in flags.items()
+      s: np.broadcast_to(np.asarray(v), (b,)) for s, v in flags.items()
     }
     assert set(timesteps) == set(latents)
+    texts = text if isinstance(text, Mapping) else dict.fromkeys(latents, text)
+    b = len(next(iter(latents.values())))
+    assert set(texts) == set(latents)
     run = Told(
-      host(latents), host(timesteps), np.asarray(text), by_sample(route.reads),
+      host(latents), host(timesteps), host(texts), by_sample(route.reads),
       by_sample(route.detached), host(image), host(keys), collect, geometry, route,
     )  # fmt: skip
     told.append(run)

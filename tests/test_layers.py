@@ -9,7 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMANDS = {"train", "generate", "convert", "encode", "eval", "plan", "bench",
-            "train_audio", "__main__"}  # fmt: skip
+            "train_audio", "report", "__main__"}  # fmt: skip
 # The layers of docs/architecture.md: what a package may import of this project, beside
 # itself and the foundations. A command may import everything, and nothing imports one.
 FOUNDATIONS = {"axes", "errors", "files", "tasks", "sharding", "ops"}

@@ -6,8 +6,9 @@
 Required are id and prompt. An empty transcript wants no speech; without one it is what
 the prompt has in quotation marks. `pair` joins clips of different subsets that are to
 be compared. `image`, `audio` and `video` are what a clip is to be made from; their
-paths are relative to the manifest. The clip that is scored is <videos>/<id>.mp4, or
-what `clip` names in the folder of videos.
+paths are relative to the manifest. `negative_prompt`, or that of one stream,
+`negative_prompt_video` and `negative_prompt_audio`, is what it is to lack. The clip
+that is scored is <videos>/<id>.mp4, or what `clip` names in the folder of videos.
 """
 
 import dataclasses
@@ -37,6 +38,9 @@ class Line:
   language: str = "en"
   seed: int = 0
   clip: str | None = None
+  negative_prompt: str | None = None
+  negative_prompt_video: str | None = None
+  negative_prompt_audio: str | None = None
 
 
 _TYPES = {"seed": int} | {

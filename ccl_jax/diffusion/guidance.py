@@ -1,16 +1,23 @@
 """Guidance: what to evaluate at each step, and how to add it up.
 
 v(text, keys) is the network given the prompt (txt) or the negative prompt (neg), its
-cross-modal attention seeing the context tokens alone (C) or the other stream too (C+m):
+cross-modal attention seeing the context tokens alone (C) or the other stream too (C+m).
+In place of that stream may stand its null (silence, a still), or another clip's (m'):
 
-  none        v(txt, C+m)
-  text        v(neg, C+m) + s [v(txt, C+m) - v(neg, C+m)]
-  ucg2        v(neg, C) + s [v(txt, C+m) - v(neg, C)]                          eq. 5
-  ucg3        v(neg, C) + s_m [v(neg, C+m) - v(neg, C)]
-                        + s_t [v(txt, C+m) - v(neg, C+m)]                      eq. 6
-  multimodal  v(neg, -) + s_m [v(neg, m) - v(neg, -)]
-                        + s_t [v(txt, m) - v(neg, m)]                          eq. 2
-  sync        v(txt, null) + s [v(txt, C+m) - v(txt, null)]          SyncCFG (Harmony)
+  none            v(txt, C+m)
+  text            v(neg, C+m) + s [v(txt, C+m) - v(neg, C+m)]
+  modality        v(txt, C) + s [v(txt, C+m) - v(txt, C)]
+  ucg2            v(neg, C) + s [v(txt, C+m) - v(neg, C)]                      eq. 5
+  ucg2_null       v(neg, null) + s [v(txt, C+m) - v(neg, null)]
+  ucg2_shuffled   v(neg, C+m') + s [v(txt, C+m) - v(neg, C+m')]
+  ucg3            v(neg, C) + s_m [v(neg, C+m) - v(neg, C)]
+                            + s_t [v(txt, C+m) - v(neg, C+m)]                  eq. 6
+  ucg3_text       v(neg, C) + s_t [v(txt, C) - v(neg, C)]
+                            + s_m [v(txt, C+m) - v(txt, C)]       eq. 6, text first
+  multimodal      v(neg, -) + s_m [v(neg, m) - v(neg, -)]
+                            + s_t [v(txt, m) - v(neg, m)]                      eq. 2
+  multimodal2     v(neg, -) + s [v(txt, m) - v(neg, -)]      eq. 2 in two evaluations
+  sync            v(txt, null) + s [v(txt, C+m) - v(txt, null)]      SyncCFG (Harmony)
 
 All are one sum over a ladder of evaluations, v_0 + sum_k s_k (v_k - v_{k-1}), so a form
 is data: its evaluations, the ladder of each stream, the names of its scales.
@@ -20,7 +27,11 @@ audio alike. `multimodal` is the baseline for models whose cross-modal attention
 gate, which switches the other stream off (-); the paper's digits for this baseline were
 reconstructed, and so is the form, after eq. 6. `sync` anchors video on silent audio and
 audio on a static video, each clean at timestep 0, so every stream has an anchor of its
-own; that the anchors keep the prompt is our reading.
+own; that its anchors keep the prompt is our reading, and then the text is not guided.
+`ucg2_null` is that design within UCG, as the paper compares it (table 2): the null
+streams for the context tokens, and an anchor without the prompt. `ucg2_shuffled` is a
+control: its anchor has seen a stream, but no information of this one. What of UCG's
+gain it keeps is information; what is left over is that the anchor is a worse network.
 """
 
 import dataclasses
@@ -46,21 +57,22 @@ class Evaluation:
     cross: each stream sees the other one; or else context tokens only, or gate off.
     null: the stream replaced by its null latents (silence, a static video) at
       timestep 0, if any. Its own prediction then means nothing.
+    shuffled: the video of clip i runs beside the audio of clip i + 1 of the batch, and
+      that of the last beside the first's. Each is predicted with its own text.
   """
 
   text: bool = True
   cross: bool = True
   null: str | None = None
+  shuffled: bool = False
 
   def told(self, streams: Sequence[str]) -> "Evaluation":
     """What is left of it for a network that has only `streams`: one stream alone has no
     other to see, and an absent one has no null.
     """
-    return Evaluation(
-      self.text,
-      self.cross and len(streams) > 1,
-      self.null if self.null in streams else None,
-    )
+    both = len(streams) > 1
+    null = self.null if self.null in streams else None
+    return Evaluation(self.text, self.cross and both, null, self.shuffled and both)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,6 +102,31 @@ class Guidance:
     """
     rungs = {name for s in sampled for name in self.ladder[s]}
     return {n: e.told(present) for n, e in self.evaluations.items() if n in rungs}
+
+  def least(self, sampled: Sequence[str], present: Sequence[str] = STREAMS) -> int:
+    """How many clips must be made together."""
+    return 1 + any(e.shuffled for e in self.used(sampled, present).values())
+
+  def named(
+    self, given: Mapping[str, Sequence[Scale]], place: str
+  ) -> dict[str, dict[str, Scale]]:
+    """Scales by stream and name, from values in the order of `scales`. A stream without
+    values has none, and so those of the form.
+
+    Args:
+      place: what the values are of, for the error: `place` and then the stream.
+
+    Raises:
+      UsageError: a stream has not as many as the form has scales.
+    """
+    for stream, values in given.items():
+      if len(values) not in (0, len(self.scales)):
+        raise UsageError(
+          f"{place}{stream}: got {len(values)} values; expected {len(self.scales)} "
+          f"({', '.join(self.scales) or 'this form has no scales'})"
+        )
+    named = {s: dict(zip(self.scales, values)) for s, values in given.items()}
+    return {s: scales for s, scales in named.items() if scales}
 
   def resolve(self, given: Scales) -> dict[str, dict[str, Scale]]:
     """The default scales, with those given in their place."""
@@ -127,60 +164,68 @@ class Guidance:
 
 _CONDITIONAL = Evaluation()
 _NO_TEXT = Evaluation(text=False)
+_ALONE = Evaluation(cross=False)
 _NOTHING = Evaluation(text=False, cross=False)
+_SHUFFLED = Evaluation(text=False, shuffled=True)
 
 
 def _both(value):
   return dict.fromkeys(STREAMS, value)
 
 
+def _form(defaults, needs=None, **evaluations):
+  """A form whose ladder is all its evaluations, the same for both streams."""
+  ladder, scales = _both(tuple(evaluations)), tuple(defaults)
+  return Guidance(evaluations, ladder, scales, _both(defaults), needs)
+
+
+def _null_form(defaults, *, text):
+  """A form with the null streams for anchors: silence the video's, a still the audio's.
+
+  Args:
+    text: whether the anchors keep the prompt.
+  """
+  return Guidance(
+    evaluations={
+      "silent": Evaluation(text, null="audio"),
+      "static": Evaluation(text, null="video"),
+      "cond": _CONDITIONAL,
+    },
+    ladder={"video": ("silent", "cond"), "audio": ("static", "cond")},
+    scales=tuple(defaults),
+    defaults=_both(defaults),
+  )
+
+
 # Scales: `text` is 4 for video and 3 for audio in Ovi, 5 in Wan2.1; the paper's own
 # are not known, the others are starting points to be tuned.
 GUIDANCE = {
-  "none": Guidance(
-    evaluations={"cond": _CONDITIONAL},
-    ladder=_both(("cond",)),
-    scales=(),
-    defaults=_both({}),
-  ),
+  "none": _form({}, cond=_CONDITIONAL),
   "text": Guidance(
     evaluations={"neg": _NO_TEXT, "cond": _CONDITIONAL},
     ladder=_both(("neg", "cond")),
     scales=("s",),
     defaults={"video": {"s": 4.0}, "audio": {"s": 3.0}},
   ),
-  "ucg2": Guidance(
-    evaluations={"context": _NOTHING, "cond": _CONDITIONAL},
-    ladder=_both(("context", "cond")),
-    scales=("s",),
-    defaults=_both({"s": 5.0}),
-    needs="context",
+  "modality": _form({"s": 3.0}, alone=_ALONE, cond=_CONDITIONAL),
+  "ucg2": _form({"s": 5.0}, "context", context=_NOTHING, cond=_CONDITIONAL),
+  "ucg2_null": _null_form({"s": 5.0}, text=False),
+  "ucg2_shuffled": _form({"s": 5.0}, shuffled=_SHUFFLED, cond=_CONDITIONAL),
+  "ucg3": _form(
+    {"s_m": 3.0, "s_t": 5.0}, "context",
+    context=_NOTHING, neg=_NO_TEXT, cond=_CONDITIONAL,
   ),
-  "ucg3": Guidance(
-    evaluations={"context": _NOTHING, "neg": _NO_TEXT, "cond": _CONDITIONAL},
-    ladder=_both(("context", "neg", "cond")),
-    scales=("s_m", "s_t"),
-    defaults=_both({"s_m": 3.0, "s_t": 5.0}),
-    needs="context",
+  "ucg3_text": _form(
+    {"s_t": 5.0, "s_m": 3.0}, "context",
+    context=_NOTHING, alone=_ALONE, cond=_CONDITIONAL,
   ),
-  "multimodal": Guidance(
-    evaluations={"off": _NOTHING, "neg": _NO_TEXT, "cond": _CONDITIONAL},
-    ladder=_both(("off", "neg", "cond")),
-    scales=("s_m", "s_t"),
-    defaults=_both({"s_m": 3.0, "s_t": 5.0}),
-    needs="gate",
+  "multimodal": _form(
+    {"s_m": 3.0, "s_t": 5.0}, "gate",
+    off=_NOTHING, neg=_NO_TEXT, cond=_CONDITIONAL,
   ),
-  "sync": Guidance(
-    evaluations={
-      "silent": Evaluation(null="audio"),
-      "static": Evaluation(null="video"),
-      "cond": _CONDITIONAL,
-    },
-    ladder={"video": ("silent", "cond"), "audio": ("static", "cond")},
-    scales=("s",),
-    defaults=_both({"s": 3.0}),
-  ),
-}
+  "multimodal2": _form({"s": 5.0}, "gate", off=_NOTHING, cond=_CONDITIONAL),
+  "sync": _null_form({"s": 3.0}, text=True),
+}  # fmt: skip
 
 
 def get_guidance(name: str, variant: str) -> Guidance:

@@ -17,12 +17,16 @@ from ccl_jax.viz.media import write_mp4, write_wav
 
 
 class Maker(NamedTuple):
-  """What all clips of a command share; see `Pipeline.generate`."""
+  """What all clips of a command share; see `Pipeline.generate`.
+
+  Attributes:
+    negative: by stream, one text of all clips, or one for each.
+  """
 
   pipeline: Pipeline
   task: str
   sampling: Sampling
-  negative: str
+  negative: Mapping[str, Sequence[str]]
   spec: ClipSpec
   out: pathlib.Path
 
@@ -33,6 +37,7 @@ class Maker(NamedTuple):
     files: Files,
     names: Mapping[int, str],
     progress: Callable[[Any], None] | None = None,
+    negative: Mapping[str, Sequence[str]] | None = None,
   ) -> list[pathlib.Path]:
     """Makes a batch of clips, and writes OUT/NAME.mp4 or, of sound alone, OUT/NAME.wav
     of those that `names` has, each after its NAME.json. Returns what it wrote.
@@ -41,17 +46,19 @@ class Maker(NamedTuple):
       seeds: one of all clips, or one for each.
       files: for each input a file of every clip.
       names: by number of a clip.
+      negative: in place of what all share.
 
     Raises:
       UsageError: a file cannot be read, or see `Pipeline.generate`.
     """
+    negative = negative or self.negative
     inputs = read_inputs(files, self.spec)
     clips = self.pipeline.generate(
       self.task,
       prompts,
       sampling=self.sampling,
       seed=seeds,
-      negative=self.negative,
+      negative=negative,
       spec=self.spec,
       progress=progress,
       **inputs,
@@ -61,7 +68,7 @@ class Maker(NamedTuple):
       prompts,
       seeds,
       files,
-      negative=self.negative,
+      negative=negative,
       sampling=self.sampling,
       spec=self.spec,
       origin=self.pipeline.origin,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import tqdm
 
 from ccl_jax.data.manifest import Line, read_manifest
+from ccl_jax.diffusion.guidance import GUIDANCE, Guidance
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.inputs import Files
 from ccl_jax.generation.seeds import whole_seed
@@ -23,6 +24,7 @@ def make_set(
   batch: int = 1,
   *,
   channels: bool = False,
+  form: Guidance = GUIDANCE["none"],
 ) -> int:
   """Calls `make` with the lines that have no clip in `out` yet, up to `batch` at once,
   and with the files that they are made from; lines with the same sorts of files are
@@ -32,10 +34,12 @@ def make_set(
     make: writes the clips; each file must appear whole.
     index, count: this process makes every count-th line, from the index-th on.
     channels: see `tasks.check_inputs`.
+    form: the guidance, which says how many clips must be made at once.
 
   Raises:
     UsageError: the manifest is not what it should be, lacks what the task needs or has
-      what it does not use, or there is no such part of it. Nothing is made then.
+      what it does not use, there is no such part of it, or too few lines would be made
+      together. Nothing is made then.
   """
   if not 0 <= index < count:
     raise UsageError(
@@ -58,10 +62,17 @@ def make_set(
   ending = ".mp4" if "video" in kind.generated + kind.given else ".wav"
   mine = lines[index::count]
   left = [line for line in mine if not (out / (line.id + ending)).is_file()]
+  batches = list(_batches(left, files, batch))
+  least = form.least(kind.generated, kind.generated + kind.given)
+  for few in (lines for lines in batches if len(lines) < least):
+    raise UsageError(
+      f"{manifest}: {few[0].id} would be made by itself; expected {least} clips at "
+      "once for this guidance: give another --batch or other lines"
+    )
   with tqdm.tqdm(
     total=len(mine), initial=len(mine) - len(left), desc="clips", file=sys.stderr
   ) as bar:
-    for lines in _batches(left, files, batch):
+    for lines in batches:
       make(lines, {n: [files[x.id][n] for x in lines] for n in files[lines[0].id]})
       bar.update(len(lines))
   print(f"{len(left)} of {len(mine)} clips made, the others were there: {out}")

@@ -5,6 +5,7 @@ what is not (`sampling.py`), decode.
 """
 
 import dataclasses
+import itertools
 import json
 import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,8 +23,9 @@ from ccl_jax.checkpoints.identity import identity
 from ccl_jax.codecs.bundle import Codecs, fingerprint, load_codecs, require_same
 from ccl_jax.codecs.images import image_condition, to_bytes, to_unit
 from ccl_jax.data.spec import ClipSpec
+from ccl_jax.diffusion.guidance import get_guidance
 from ccl_jax.errors import UsageError
-from ccl_jax.generation.sampling import Sampling, sample_latents
+from ccl_jax.generation.sampling import Sampling, sample_latents, variant_of
 from ccl_jax.generation.seeds import noise_key
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.precision import stored_as
@@ -41,7 +43,8 @@ class Pipeline:
 
   Attributes:
     spec: the clip the model was trained on; `generate` can be given another.
-    negative: text that its unconditional evaluations are best given.
+    negative: by stream, the text that its unconditional evaluations are best given.
+      Of a stream that has none, it is empty: what training puts for a dropped text.
     origin: where it was loaded from, by the names of generate's flags (ckpt, codecs,
       step, weights), and the fingerprints of its parameters and codecs.
   """
@@ -53,11 +56,12 @@ class Pipeline:
     codecs: Codecs,
     spec: ClipSpec,
     shift: float | None = None,
-    negative: str = "",
+    negative: Mapping[str, str] | None = None,
     origin: Mapping[str, Any] | None = None,
   ):
     self.model, self.params, self.codecs, self.spec = model, params, codecs, spec
-    self.negative, self._shift, self._compiled = negative, shift, {}
+    self.negative = dict.fromkeys(STREAMS, "") | dict(negative or {})
+    self._shift, self._compiled = shift, {}
     self.origin = origin or {"fingerprints": {}}
     self._progress: Callable[[Any], None] | None = None
 
@@ -96,9 +100,7 @@ class Pipeline:
     """
     found = find_parameters(folder, step)
     about = found.description
-    negative = ""
     if about.get("kind") == "wan-dit":
-      negative = wan.negative_prompt(about["sizes"])
       model = wan.model_of(about["sizes"], jnp.bfloat16)
     else:
       model = found.build("model", build_model)
@@ -128,6 +130,7 @@ class Pipeline:
         "codecs": fingerprint(bundle),
       },
     }
+    negative = wan.negative_prompts(about)
     return cls(
       model, params, bundle, spec, shift=shift, negative=negative, origin=origin
     )
@@ -139,10 +142,11 @@ class Pipeline:
     *,
     sampling: Sampling,
     seed: Any = 0,
-    negative: str = "",
+    negative: str | Mapping[str, str | Sequence[str]] = "",
     video: np.ndarray | None = None,
     audio: np.ndarray | None = None,
     image: np.ndarray | None = None,
+    still: np.ndarray | None = None,
     spec: ClipSpec | None = None,
     reuse_keys: bool = True,
     progress: Callable[[Any], None] | None = None,
@@ -157,14 +161,18 @@ class Pipeline:
       audio: float (b, n) at 16 kHz, for a2v.
       image: uint8 (b, H, W, 3), the first frame: for i2v and ti2av, and welcome in
         whatever makes a video.
-      negative: the text of the unconditional evaluations.
+      negative: the text of the unconditional evaluations, of both streams or by stream;
+        by stream it may be a list, with one text for each clip. A stream that is not
+        named has "".
+      still: uint8 (b, H, W, 3), the picture that stands still as null video, for
+        guidance by null streams where no picture is given: see `_null_latents`.
 
     Returns:
       The generated streams: `video` uint8 (b, F, H, W, 3) and `audio` float32 (b, n).
 
     Raises:
-      UsageError: the model cannot do the task, an input is missing, or the task would
-        not use one: see `tasks.check_inputs`.
+      UsageError: the model cannot do the task, an input is missing, the task would
+        not use one (see `tasks.check_inputs`), or the guidance needs more clips.
     """
     spec = spec or self.spec
     given = {"video": video, "audio": audio, "image": image}
@@ -192,8 +200,10 @@ class Pipeline:
       "video": None if video is None else jnp.asarray(video),
       "audio": None if audio is None else jnp.asarray(audio, jnp.float32),
       "image": None if image is None else jnp.asarray(image),
+      "still": None if still is None else jnp.asarray(still),
     }
-    tokens = self.codecs.text.tokenize([*prompts, *[negative] * b])
+    negatives = negative_texts(negative, kind.generated + kind.given, b)
+    tokens = self.codecs.text.tokenize([*prompts, *itertools.chain(*negatives)])
     options = (spec.frames, reuse_keys, progress is not None)
     key = (kind, json.dumps(dataclasses.asdict(sampling), sort_keys=True), *options)
     if key not in self._compiled:
@@ -212,8 +222,9 @@ class Pipeline:
     """(params, codecs, noise, tokens, inputs) -> decoded streams."""
 
     def program(params, codecs, noise, tokens, inputs):
+      b = len(jax.tree.leaves(noise)[0])
       text = codecs.text.encode(*tokens)
-      conditions = {"text": text.reshape(2, -1, *text.shape[1:]), "given": {}}
+      conditions = {"text": text.reshape(-1, b, *text.shape[1:]), "given": {}}
       if "video" in kind.given:
         conditions["given"]["video"] = codecs.video.encode(to_unit(inputs["video"]))
       if "audio" in kind.given:
@@ -226,8 +237,12 @@ class Pipeline:
           )
         else:
           conditions["image"] = codecs.video.encode(first[:, None])
-      if sampling.guidance == "sync":
-        conditions["null"] = _null_latents(codecs, noise, conditions)
+      streams = {**noise, **conditions["given"]}
+      form = get_guidance(sampling.guidance, variant_of(self.model))
+      nulls = {e.null for e in form.used(tuple(noise), tuple(streams)).values()}
+      shapes = {s: x.shape for s, x in streams.items() if s in nulls}
+      if shapes:
+        conditions["null"] = _null_latents(codecs, shapes, inputs)
       latents = sample_latents(
         self.model, params, kind, noise, conditions, sampling,
         reuse_keys=reuse_keys, progress=self._tell if told else None,
@@ -258,18 +273,52 @@ class Pipeline:
     return kind
 
 
-def _null_latents(codecs, noise, conditions):
-  """Silence and a static picture (the image if there is one, else mid-grey)."""
-  shapes = {s: x.shape for s, x in {**noise, **conditions["given"]}.items()}
+def negative_texts(
+  negative: str | Mapping[str, str | Sequence[str]], streams: Collection[str], b: int
+) -> list[list[str]]:
+  """The negative prompts of b clips: of both streams, or of the video and the audio
+  where the streams have others.
+
+  Raises:
+    UsageError: a stream has neither one nor b of them.
+  """
+  if isinstance(negative, str):
+    negative = dict.fromkeys(STREAMS, negative)
+  out = []
+  for s in (s for s in STREAMS if s in streams):
+    texts = negative.get(s, "")
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if len(texts) not in (1, b):
+      raise UsageError(
+        f"{len(texts)} negative prompts of the {s} for {b} prompts; expected one, or "
+        "as many"
+      )
+    out.append(texts * (b // len(texts)))
+  return out[:1] if out[0] == out[-1] else out
+
+
+def _null_latents(codecs, shapes, inputs):
+  """Latents of silence and of a still, for the streams of `shapes`.
+
+  What stands still is a picture of the clip, as far as one is known: the given first
+  frame, or that of the given film. A picture that is yet to be sampled is not known,
+  and to decode and encode an estimate at every step would cost more than the network.
+  It is then the caller's `still`, or else the mean of what the codec was fitted to, the
+  zero latent's picture. All go through the codec as films, as a causal one has other
+  latents for a picture that stays than for one that begins.
+  """
   null = {}
   if "audio" in shapes:
     b, a, _ = shapes["audio"]
     null["audio"] = codecs.audio.encode(jnp.zeros((b, a * codecs.audio.hop)))
   if "video" in shapes:
-    b, t, h, w, _ = shapes["video"]
-    still = jnp.zeros((b, 1, 8 * h, 8 * w, 3))
-    if "image" in conditions:
-      still = codecs.video.decode(conditions["image"])
+    b, t, *latent = shapes["video"]
+    given = [inputs["image"], inputs["video"], inputs["still"]]
+    picture = next((x for x in given if x is not None), None)
+    if picture is None:
+      still = codecs.video.decode(jnp.zeros((b, 1, *latent)))
+    else:
+      still = to_unit(picture[:, :1] if picture.ndim == 5 else picture[:, None])
     null["video"] = codecs.video.encode(jnp.repeat(still, 4 * (t - 1) + 1, 1))
   return null
 

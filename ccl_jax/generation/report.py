@@ -3,11 +3,17 @@
 Every score stands between two others: chance, the same pictures with other clips'
 sounds, and real clips, once as they are and once through the codecs, which is the most
 that a model of these latents can reach.
+
+A report's folder says with what it was made (settings.json): of a checkpoint, a form of
+guidance and its scales. One that was stopped goes on at the set of clips where it was,
+and no report takes the place of another.
 """
 
+import itertools
 import json
 import pathlib
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +22,8 @@ import numpy as np
 from ccl_jax.axes import STREAMS
 from ccl_jax.codecs.images import to_bytes, to_unit
 from ccl_jax.data.sources.open import open_source
-from ccl_jax.diffusion.guidance import get_guidance
-from ccl_jax.errors import UsageError, bind, check_settings, number, whole
+from ccl_jax.diffusion.guidance import Guidance, get_guidance
+from ccl_jax.errors import Rule, UsageError, bind, check_settings, number, whole
 from ccl_jax.files import write_json
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling import Sampling, variant_of
@@ -32,12 +38,15 @@ from ccl_jax.viz.media import write_mp4
 SHOWN_SCORES = ("sync_r0", "sync_c", "sync_lag_ms", "ser")
 PANEL_SIGMA = 0.5
 
-
+SCALES = Rule(
+  lambda values: all(map(number(0).holds, values)) and not isinstance(values, str),
+  "numbers from 0 on, one for each scale of the guidance, or none: ()",
+)
 SETTINGS = {
   "report.clips": whole(1),
   "report.steps": whole(1),
-  "report.scale": number(0),
   "report.show": whole(1),
+  **{f"report.scales.{s}": SCALES for s in STREAMS},
 }
 
 
@@ -49,7 +58,13 @@ def check_report(config) -> None:
   """
   check_settings(config, SETTINGS)
   model = bind("model", config.model, build_model)
-  get_guidance(config.report.guidance, variant_of(model))
+  form = get_guidance(config.report.guidance, variant_of(model))
+  _scales(config, form)
+  if config.report.clips < form.least(STREAMS):
+    raise UsageError(
+      f"config.report.clips: got {config.report.clips}; expected {form.least(STREAMS)} "
+      f"at least, for guidance {config.report.guidance}"
+    )
   streams = dict(model.streams)
   channels = "video" in streams and streams["video"].image_tokens
   possible = [
@@ -66,44 +81,135 @@ def check_report(config) -> None:
       )
 
 
-def report(config, workdir: str | pathlib.Path) -> dict:
-  """Writes WORKDIR/report and prints the table; returns the scores."""
+def _scales(config, form: Guidance) -> dict[str, dict[str, float]]:
+  """Those of the config, by stream and name."""
+  given = {s: tuple(map(float, config.report.scales[s])) for s in STREAMS}
+  return form.named(given, "config.report.scales.")
+
+
+def report(
+  config, workdir: str | pathlib.Path, out: str | pathlib.Path | None = None
+) -> dict:
+  """Writes a report and prints its table; returns the scores.
+
+  Args:
+    config: of the run, with what the section `report` is to be.
+    out: the folder; None: WORKDIR/report or, where another report is there, report_2
+      and so on.
+
+  Raises:
+    UsageError: there is no such run, its clips cannot be read, or `out` has another
+      report.
+  """
   workdir = pathlib.Path(workdir)
-  out = workdir / "report"
-  out.mkdir(parents=True, exist_ok=True)
   pipeline = Pipeline.load(workdir)
+  about = settings_of(config, pipeline)
   clips = held_out(config, pipeline.spec, workdir)
+  out = _free(workdir, about) if out is None else pathlib.Path(out)
+  _claim(out, about)
   rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
   panels.loss_curves(out / "loss.png", rows)
 
-  sets = {"real": clips, "real, through the codecs": through_codecs(pipeline, clips)}
-  show = config.report.show
-  for task in config.report.tasks:
-    start = time.perf_counter()
-    sets[task] = generate(config, pipeline, task, clips)
-    print(
-      f"{task}: {len(clips)} clips in {time.perf_counter() - start:.0f} s", flush=True
-    )
-    for i, clip in enumerate(sets[task][:show]):
-      write_mp4(
-        out / f"{task}_{i}.mp4", clip["video"], pipeline.spec.fps, clip["audio"]
-      )
-  for name, made in sets.items():
-    file = out / f"{name.replace(', ', '_').replace(' ', '_')}.png"
-    titles = [c["text"] for c in made[:show]]
-    panels.contact_sheet(file, made[:show], titles, [pipeline.spec.seconds] * show)
-
-  scores = {name: score(made, pipeline.spec.fps) for name, made in sets.items()}
-  if pipeline.model.cross is not None and pipeline.model.cross.variant == "context":
+  makers = {
+    "real": lambda _: clips,
+    "real, through the codecs": lambda _: through_codecs(pipeline, clips),
+  } | dict.fromkeys(
+    config.report.tasks, lambda task: generate(config, pipeline, task, clips)
+  )
+  scores = _read(out / "scores.json") or {}
+  for name, make in makers.items():
+    if name not in scores:
+      scores[name] = _show(name, make, config.report.show, pipeline.spec, out)
+      write_json(out / "scores.json", scores, indent=2)
+  context = pipeline.model.cross is not None and (
+    pipeline.model.cross.variant == "context"
+  )
+  if context and "attention" not in scores:
     scores["attention"] = attention(pipeline, clips, out / "attention.png")
-  write_json(out / "scores.json", scores, indent=2)
+    write_json(out / "scores.json", scores, indent=2)
   print(table(scores))
   print(f"clips, loss curves and panels: {out}")
   return scores
 
 
+def settings_of(config, pipeline) -> dict[str, Any]:
+  """What a report is made with, as JSON: reports of other settings are others."""
+  r, origin = config.report, pipeline.origin
+  form = get_guidance(r.guidance, variant_of(pipeline.model))
+  about = {
+    "guidance": r.guidance,
+    "scales": form.resolve(_scales(config, form)),
+    "tasks": tuple(r.tasks),
+    **{key: r[key] for key in ("clips", "steps", "show")},
+    "shift": config.objective.shift,
+    "seed": config.seed,
+    "negative_prompts": pipeline.negative,
+    "data": {key: config.data[key] for key in ("source", "root")},
+    "options": dict(config.data.options),
+    "step": origin["step"],
+    "fingerprints": origin["fingerprints"],
+  }
+  return json.loads(json.dumps(about, default=str))
+
+
+def _free(workdir: pathlib.Path, about: dict[str, Any]) -> pathlib.Path:
+  """The first of WORKDIR/report, report_2, ... that has this report, or none."""
+  names = itertools.chain(["report"], (f"report_{n}" for n in itertools.count(2)))
+  return next(f for f in (workdir / name for name in names) if not _other(f, about))
+
+
+def _claim(out: pathlib.Path, about: dict[str, Any]) -> None:
+  """Makes the folder that of this report.
+
+  Raises:
+    UsageError: it is another's.
+  """
+  if other := _other(out, about):
+    raise UsageError(f"{out} has another report ({other}): name another folder")
+  out.mkdir(parents=True, exist_ok=True)
+  write_json(out / "settings.json", about, indent=2)
+
+
+def _other(folder: pathlib.Path, about: dict[str, Any]) -> str:
+  """How a folder's report differs from this one; "" if it is this, or none."""
+  if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    return ""
+  found = _read(folder / "settings.json")
+  if found is None:
+    return "without settings.json"
+  differ = [k for k in about if found.get(k) != about[k]]
+  return ", ".join(f"{k}: {found.get(k)} there, {about[k]} here" for k in differ)
+
+
+def _read(path: pathlib.Path) -> Any:
+  """A JSON file; None if there is none."""
+  return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+def _show(name, make, show, spec, out) -> dict:
+  """Makes a set of clips, draws it, writes the first films of a task; its scores."""
+  start = time.perf_counter()
+  made = make(name)
+  print(f"{name}: {len(made)} clips in {time.perf_counter() - start:.0f} s", flush=True)
+  if name in GENERATIONS:
+    for i, clip in enumerate(made[:show]):
+      write_mp4(out / f"{name}_{i}.mp4", clip["video"], spec.fps, clip["audio"])
+  file = out / f"{name.replace(', ', '_').replace(' ', '_')}.png"
+  titles = [c["text"] for c in made[:show]]
+  panels.contact_sheet(file, made[:show], titles, [spec.seconds] * show)
+  return score(made, spec.fps)
+
+
 def held_out(config, spec, workdir) -> list[dict]:
-  """Clips that training has not seen, where the source has a test split."""
+  """Clips that training has not seen, where the source has a test split.
+
+  Raises:
+    UsageError: the run was trained on latents, and these are no films.
+  """
+  if config.data.source == "records":
+    raise UsageError(
+      "config.data.source: got 'records'; expected films, which a report shows"
+    )
   root = config.data.root or workdir / "data"
   split = "train" if config.data.source == "folder" else "test"
   source = open_source(config.data.source, spec, root, split, **config.data.options)
@@ -125,16 +231,24 @@ def generate(config, pipeline, task, clips) -> list[dict]:
     for name in kind.needs(pipeline.takes_channels)
   }
   r = config.report
-  names = get_guidance(r.guidance, variant_of(pipeline.model)).scales
-  scales = {s: dict.fromkeys(names, r.scale) for s in kind.generated}
+  form = get_guidance(r.guidance, variant_of(pipeline.model))
+  nulls = {e.null for e in form.used(kind.generated).values()}
+  # Of null videos a picture of the data stands still, and not that of the clip itself.
+  known = {"image", "video"} & inputs.keys()
+  still = np.stack([c["video"][0] for c in (*clips[-1:], *clips[:-1])])
   made = pipeline.generate(
     task,
     [c["text"] for c in clips],
     sampling=Sampling(
-      guidance=r.guidance, scales=scales, steps=r.steps, shift=config.objective.shift
+      guidance=r.guidance,
+      scales=_scales(config, form),
+      steps=r.steps,
+      shift=config.objective.shift,
     ),
     seed=config.seed,
+    negative=pipeline.negative,
     **inputs,
+    **({"still": still} if "video" in nulls and not known else {}),
   )
   made = {**inputs, **made}
   return [

@@ -22,6 +22,7 @@ from ccl_jax.axes import STREAMS
 from ccl_jax.diffusion.guidance import Evaluation, get_guidance, guided, runs
 from ccl_jax.diffusion.samplers import sample
 from ccl_jax.diffusion.schedules import make_schedule
+from ccl_jax.errors import UsageError
 from ccl_jax.models.joint import JointDiT, token_geometry
 from ccl_jax.tasks import Generation, Route
 
@@ -70,11 +71,15 @@ def sample_latents(
 
   Args:
     noise: N(0, 1) latents of the generated streams.
-    conditions: `text` (2, b, l, e), the prompt's first, then the negative prompt's;
-      clean latents `given` and, for guidance "sync", `null`, by stream; for a given
-      first frame `image`, its latent (b, 1, h, w, c), or `condition` (b, t, h, w, 20)
-      with `clip` (b, i, 1280): see `codecs.images.image_condition`.
+    conditions: `text` (2 or 3, b, l, e), the prompt's first, then the negative prompt's
+      of both streams, or the video's and the audio's; clean latents `given` and, for
+      guidance by null streams, `null`, by stream; for a given first frame `image`, its
+      latent (b, 1, h, w, c), or `condition` (b, t, h, w, 20) with `clip` (b, i, 1280):
+      see `codecs.images.image_condition`.
     reuse_keys: compute a given stream once, not at every step. The result is the same.
+
+  Raises:
+    UsageError: the model does not serve the form, or the form needs more clips.
   """
   guidance = get_guidance(sampling.guidance, variant_of(model))
   given = {s: conditions["given"][s] for s in task.given}
@@ -82,7 +87,16 @@ def sample_latents(
   texts = conditions["text"]
   clip = {"video": conditions["clip"]} if "clip" in conditions else None
   present = (*noise, *given)
+  least, b = guidance.least(tuple(noise), present), len(jax.tree.leaves(noise)[0])
+  if b < least:
+    raise UsageError(
+      f"guidance {sampling.guidance!r} takes the other stream of another clip: got {b} "
+      f"clip; expected {least} at least, made together"
+    )
   together = runs(guidance.used(tuple(noise), present), sampling.batched)
+
+  def text_of(s: str, prompt: bool):
+    return texts[0 if prompt else 1 if s == "video" else -1]
 
   def conditioned(x):
     if "condition" not in conditions or "video" not in x:
@@ -98,12 +112,16 @@ def sample_latents(
       {"params": params},
       conditioned({s: latent}),
       {s: jnp.zeros((len(latent), 1))},
-      texts[0 if text else 1],
+      {s: text_of(s, text)},
       image=clip,
       collect=True,
       geometry=geometry,
     )
     return keys
+
+  def seen_by(e: Evaluation):
+    keys = clean_keys(e.text, e.null in given)
+    return _next(keys, 1) if e.shuffled and "audio" in given else keys
 
   def keys_for(evaluations):
     """Keys of the given stream for evaluations that run together. Where none of them
@@ -113,7 +131,7 @@ def sample_latents(
     if not (given and reuse_keys and reading):
       return {}
     source = [e if e.cross else reading[0] for e in evaluations]
-    return joined([clean_keys(e.text, e.null in given) for e in source], 1)
+    return joined([seen_by(e) for e in source], 1)
 
   # Here, and not in the loop over the steps.
   keys = {evaluations: keys_for(evaluations) for evaluations in together}
@@ -123,7 +141,6 @@ def sample_latents(
     x = dict(latents)
     if not reuse_keys:
       x |= given
-    b = len(jax.tree.leaves(latents)[0])
     sigma = {s: jnp.broadcast_to(timestep, (b, 1)) for s in latents}
     sigma |= {s: jnp.zeros((b, 1)) for s in x if s in given}
     if "image" in conditions and "video" in x:
@@ -135,11 +152,13 @@ def sample_latents(
       x[e.null] = conditions["null"][e.null]
       sigma[e.null] = jnp.zeros_like(sigma[e.null])
     reads = {s: e.cross and s in task.reads and s != e.null for s in STREAMS}
-    return conditioned(x), sigma, texts[0 if e.text else 1], clip, reads
+    text = {s: text_of(s, e.text) for s in x}
+    if e.shuffled and "audio" in x:
+      x["audio"], text["audio"] = _next((x["audio"], text["audio"]))
+    return conditioned(x), sigma, text, clip, reads
 
   def evaluate(latents, timestep, evaluations):
     told = [one(latents, timestep, e) for e in evaluations]
-    b = len(jax.tree.leaves(latents)[0])
     x, sigma, text, image = (joined([each[i] for each in told], 0) for i in range(4))
     reads = {}
     for s in STREAMS:
@@ -156,9 +175,13 @@ def sample_latents(
       keys=keys[evaluations],
       geometry=geometry,
     )
-    return [
+    each = [
       {s: out[s][i * b : (i + 1) * b] for s in latents} for i in range(len(evaluations))
     ]
+    for e, v in zip(evaluations, each):
+      if e.shuffled and "audio" in v:
+        v["audio"] = jnp.roll(v["audio"], 1, 0)  # back beside its own video
+    return each
 
   velocity = guided(
     evaluate, guidance, sampling.scales, batched=sampling.batched, present=present
@@ -168,6 +191,11 @@ def sample_latents(
   if "image" in conditions:
     out["video"] = jnp.concatenate([conditions["image"], out["video"][:, 1:]], 1)
   return out
+
+
+def _next(tree: PyTree, axis: int = 0) -> PyTree:
+  """Arrays of clips by `axis`, at the place of every clip those of the next one."""
+  return jax.tree.map(lambda x: jnp.roll(x, -1, axis), tree)
 
 
 def joined(trees: Sequence[PyTree], axis: int) -> PyTree:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ccl_jax.axes import STREAMS
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.inputs import Files
@@ -81,7 +82,7 @@ def describe(
   seeds: Sequence[int],
   files: Files,
   *,
-  negative: str,
+  negative: Mapping[str, Sequence[str]],
   sampling: Sampling,
   spec: ClipSpec,
   origin: Mapping[str, Any],
@@ -90,18 +91,19 @@ def describe(
 
   Args:
     seeds: one of all clips, or one for each.
+    negative: by stream, one text of all clips, or one for each.
     origin: where parameters and codecs come from; see `Pipeline.origin`.
   """
   paths = {name: [str(p.absolute()) for p in given] for name, given in files.items()}
   digests = {path: file_digest(path) for given in paths.values() for path in given}
   shared = {
-    "negative_prompt": negative,
     **dataclasses.asdict(sampling),
     **dataclasses.asdict(spec),
     **origin,
     "fingerprints": origin["fingerprints"] | digests,
   }
-  batch = {"prompt": list(prompts), "seed": list(seeds), **paths}
+  texts = {f"negative_prompt_{s}": list(negative[s]) for s in STREAMS}
+  batch = {"prompt": list(prompts), "seed": list(seeds), **texts, **paths}
   out = []
   for i in range(len(prompts)):
     own = {k: v[i if len(v) > 1 else 0] for k, v in batch.items()}
@@ -142,6 +144,8 @@ def _settings(about: Mapping[str, Any], given: frozenset[str]) -> Settings:
   if "guidance" not in given:  # another form has other scales
     scales = {f"scale_{s}": list(x.values()) for s, x in about["scales"].items()}
     values |= scales
+  if "negative_prompt" in given:  # of both streams
+    values = {k: v for k, v in values.items() if not k.startswith("negative_prompt")}
   values = {k: v for k, v in values.items() if k not in given and v is not None}
   return Settings(values, index, dict(about["fingerprints"]), given)
 

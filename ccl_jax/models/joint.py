@@ -150,7 +150,7 @@ class JointDiT(nn.Module):
     self,
     latents: Mapping[str, Float[Array, "b ..."]],
     timesteps: Mapping[str, Float[Array, "b f"]],
-    text: Float[Array, "b l e"],
+    text: Float[Array, "b l e"] | Mapping[str, Float[Array, "b l e"]],
     route: Route = Route(),
     *,
     image: Mapping[str, Float[Array, "b i 1280"]] | None = None,
@@ -164,7 +164,8 @@ class JointDiT(nn.Module):
       latents: video (b, t, h, w, c), with its condition channels if it takes them, and
         audio (b, a, c).
       timesteps: by stream, 1000 * sigma per frame (b, t) or (b, a), or shared (b, 1).
-      text: embeddings, rows past the end of a text zero.
+      text: embeddings, rows past the end of a text zero; one for all streams, or by
+        stream.
       route: what cross-modal attention sees.
       image: CLIP tokens, for a stream with `image_tokens`.
       keys: of absent streams, as `collect` returned them.
@@ -178,12 +179,13 @@ class JointDiT(nn.Module):
     configs = dict(self.streams)
     present = [s for s in STREAMS if s in latents]
     image = image or {}
+    texts = text if isinstance(text, Mapping) else dict.fromkeys(present, text)
     grids = {s: as_grid(s, latents[s]) for s in present}
     rows = {s: grids[s].shape[2] // configs[s].patch[1] for s in present}
     parts = {s: Stream(configs[s], self.dtype, name=s) for s in present}
     x, context, e, e0, tables, images = {}, {}, {}, {}, {}, {}
     for s in present:
-      x[s], context[s] = parts[s].embed(grids[s], text)
+      x[s], context[s] = parts[s].embed(grids[s], texts[s])
       x[s] = x[s].astype(self.residual)
       e[s], e0[s] = parts[s].embed_time(timesteps[s])
       t, tokens = x[s].shape[1:3]

@@ -27,6 +27,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.weights.wan import negative_prompts
 
 
 class Part:
@@ -127,6 +128,8 @@ def join(
     "random": sorted({_group(path) for path in shapes if owner[path] is None}),
     "seed": seed,
   }
+  negative = {p.stream: negative_prompts(p.config).get(p.stream, "") for p in parts}
+  config["negative"] = {s: text for s, text in negative.items() if text}
   if parts[0].codecs:
     config["codecs"] = str(parts[0].codecs.absolute())
   fresh = functools.partial(

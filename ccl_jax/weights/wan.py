@@ -7,7 +7,8 @@ The names of the tensors are in weights/wan_names.py.
 import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -155,6 +156,19 @@ def model_of(sizes: Sizes, dtype=jnp.float32, remat: str = "none") -> JointDiT:
 def negative_prompt(sizes: Sizes) -> str:
   """The negative prompt that the release was tuned with."""
   return NEGATIVE_IMAGE * sizes["image_tokens"] + NEGATIVE
+
+
+def negative_prompts(about: Mapping[str, Any]) -> dict[str, str]:
+  """By stream, the negative prompts that parameters come with: the video's is that of
+  the release they were converted from, or started from.
+
+  Args:
+    about: see `checkpoints.find.Parameters`; a joined model's and a run's have them as
+      `negative`.
+  """
+  if about.get("kind") == "wan-dit":
+    return {"video": negative_prompt(about["sizes"])}
+  return dict(about.get("negative", {}))
 
 
 def shapes_of(sizes: Sizes) -> Shapes:

@@ -12,7 +12,8 @@ from ccl_jax.errors import UsageError
 GOOD = {"id": "a", "prompt": "x"}
 TEXTS = (
   "id", "prompt", "subset", "pair", "image", "audio", "video", "transcript",
-  "language", "clip",
+  "language", "clip", "negative_prompt", "negative_prompt_video",
+  "negative_prompt_audio",
 )  # fmt: skip
 
 
@@ -27,6 +28,7 @@ def test_what_is_not_said_has_a_default(tmp_path):
   assert line == Line(
     "a", "x", subset=None, pair=None, image=None, audio=None, video=None,
     transcript=None, language="en", seed=0, clip=None,
+    negative_prompt=None, negative_prompt_video=None, negative_prompt_audio=None,
   )  # fmt: skip
   full = GOOD | {
     "subset": "s", "pair": "p", "image": "i.png", "transcript": "", "language": "zh",

@@ -10,7 +10,12 @@ from ccl_jax.errors import UsageError
 SHAPES = {"video": (2, 3, 4, 5), "audio": (2, 7, 6)}
 NEG_OFF, NEG_ON = Evaluation(text=False, cross=False), Evaluation(text=False)
 TXT_ON = Evaluation()
+TXT_OFF, NEG_SHUFFLED = Evaluation(cross=False), Evaluation(False, shuffled=True)
 SILENT, STATIC = Evaluation(null="audio"), Evaluation(null="video")
+NEG_SILENT, NEG_STATIC = (
+  Evaluation(False, null="audio"),
+  Evaluation(False, null="video"),
+)
 
 
 def _predictions(form, seed=0):
@@ -33,13 +38,23 @@ def _expected(form, v, stream, s):
     return at(TXT_ON)
   if form == "text":
     return at(NEG_ON) + s["s"] * (at(TXT_ON) - at(NEG_ON))
-  if form == "ucg2":
+  if form == "modality":
+    return at(TXT_OFF) + s["s"] * (at(TXT_ON) - at(TXT_OFF))
+  if form == "ucg2_shuffled":
+    return at(NEG_SHUFFLED) + s["s"] * (at(TXT_ON) - at(NEG_SHUFFLED))
+  if form == "ucg3_text":
+    text = s["s_t"] * (at(TXT_OFF) - at(NEG_OFF))
+    return at(NEG_OFF) + text + s["s_m"] * (at(TXT_ON) - at(TXT_OFF))
+  if form in ("ucg2", "multimodal2"):
     return at(NEG_OFF) + s["s"] * (at(TXT_ON) - at(NEG_OFF))
   if form in ("ucg3", "multimodal"):
     cross = s["s_m"] * (at(NEG_ON) - at(NEG_OFF))
     text = s["s_t"] * (at(TXT_ON) - at(NEG_ON))
     return at(NEG_OFF) + cross + text
-  anchor = at(SILENT if stream == "video" else STATIC)
+  silent, static = {"sync": (SILENT, STATIC), "ucg2_null": (NEG_SILENT, NEG_STATIC)}[
+    form
+  ]
+  anchor = at(silent if stream == "video" else static)
   return anchor + s["s"] * (at(TXT_ON) - anchor)
 
 
@@ -95,6 +110,7 @@ class Network:
         + 3.0 * e.cross
         + 5.0 * (e.null == "audio")
         + 7.0 * (e.null == "video")
+        + 11.0 * e.shuffled
         for e in evaluations
       ]
     )
@@ -158,11 +174,36 @@ def test_a_run_of_one_stream_pays_for_its_own_evaluations_only(name, stream):
 @pytest.mark.parametrize(
   "variant,serves",
   [
-    ("context", ["none", "text", "ucg2", "ucg3", "sync"]),
-    ("gate", ["none", "text", "multimodal", "sync"]),
+    (
+      "context",
+      [
+        "none",
+        "text",
+        "modality",
+        "ucg2",
+        "ucg2_null",
+        "ucg2_shuffled",
+        "ucg3",
+        "ucg3_text",
+        "sync",
+      ],
+    ),
+    (
+      "gate",
+      [
+        "none",
+        "text",
+        "modality",
+        "ucg2_null",
+        "ucg2_shuffled",
+        "multimodal",
+        "multimodal2",
+        "sync",
+      ],
+    ),
   ],
 )
-def test_a_model_serves_the_forms_it_can(variant, serves):
+def test_a_model_serves_the_forms_it_can(variant, serves):  # fmt: skip
   for name in GUIDANCE:
     if name in serves:
       assert get_guidance(name, variant) is GUIDANCE[name]
@@ -171,6 +212,48 @@ def test_a_model_serves_the_forms_it_can(variant, serves):
         get_guidance(name, variant)
   with pytest.raises(UsageError, match=f"'apg' is unknown.*{', '.join(serves)}"):
     get_guidance("apg", variant)
+
+
+def test_ucg2_is_ucg3_of_equal_scales():
+  """So a form of two scales is worth its third evaluation only with two of them."""
+  named, _ = _predictions(GUIDANCE["ucg3"])
+  pairs = {s: {"s_m": k, "s_t": k} for s, k in (("video", 4.0), ("audio", 2.5))}
+  ones = {s: {"s": x["s_m"]} for s, x in pairs.items()}
+  three, two = (
+    GUIDANCE["ucg3"].combine(named, pairs),
+    GUIDANCE["ucg2"].combine(named, ones),
+  )
+  chex.assert_trees_all_close(three, two, atol=1e-5)
+
+
+def test_the_orders_of_eq_6_are_one_where_text_and_modality_add_up():
+  """v(txt, C) - v(neg, C) = v(txt, C+m) - v(neg, C+m): each form then has it s_t times,
+  and what the other stream adds s_m times.
+  """
+  rng = np.random.default_rng(3)
+  base, text, other = (rng.normal(size=(2, 3)) for _ in range(3))
+  at = lambda e: {"audio": jnp.asarray(base + text * e.text + other * e.cross)}
+  scales = {"audio": {"s_m": 2.0, "s_t": 6.0}}
+  for name in ("ucg3", "ucg3_text"):
+    form = GUIDANCE[name]
+    got = form.combine({n: at(e) for n, e in form.evaluations.items()}, scales)
+    np.testing.assert_allclose(got["audio"], base + 6 * text + 2 * other, rtol=1e-5)
+
+
+def test_values_get_the_names_of_their_scales():
+  form = GUIDANCE["ucg3_text"]  # whose order is its own
+  assert form.named({"video": (4.0, 2.0), "audio": ()}, "x.") == {
+    "video": {"s_t": 4.0, "s_m": 2.0}
+  }
+  assert GUIDANCE["none"].named({"video": ()}, "x.") == {}
+  with pytest.raises(UsageError, match=r"x.audio: got 1 values; expected 2 \(s_t, s_m"):
+    form.named({"audio": (4.0,)}, "x.")
+
+
+def test_another_clip_is_needed_where_streams_are_shuffled():
+  for name, form in GUIDANCE.items():
+    assert form.least(("video",)) == (2 if name == "ucg2_shuffled" else 1)
+    assert form.least(("video",), ("video",)) == 1  # there is no other stream
 
 
 def test_user_mistakes():

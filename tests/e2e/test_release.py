@@ -81,7 +81,7 @@ def test_both_layouts_are_one_model(i2v, picture, tmp_path):
 
 def test_an_image_moves_the_film(i2v, picture):
   pipeline = Pipeline.load(i2v / "wan")
-  assert pipeline.negative.startswith("镜头晃动")
+  assert pipeline.negative["video"].startswith("镜头晃动")
   assert pipeline.shift(CLIP) == 3.0
   make = lambda image, prompt="a cat": pipeline.generate(
     "i2v", [prompt], sampling=FAST, spec=CLIP, image=image

@@ -23,6 +23,7 @@ MODULES = {  # commands whose flags are absl's
   "train": "ccl_jax.train",
   "train_audio": "ccl_jax.train_audio",
   "generate": "ccl_jax.generate",
+  "report": "ccl_jax.report",
   "encode": "ccl_jax.encode",
   "plan": "ccl_jax.plan",
   "bench data": "ccl_jax.benchmarks.data",

@@ -16,7 +16,8 @@ class Listener:
   beside a tone of amplitude 0.1 (i + 1).
   """
 
-  spec, negative, takes_channels = TRAINED, "blurred", False
+  spec, takes_channels = TRAINED, False
+  negative = {"video": "blurred", "audio": ""}
   prints = {"params": "Pa", "codecs": "Co"}
 
   def __init__(self, model):

@@ -28,10 +28,11 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_generate_flags.py::test_every_setting_goes_to_its_place": _flags(
     "generate",
     "task seed steps shift solver sequential guidance scale_video scale_audio frames "
-    "height width negative_prompt prompt",
+    "height width negative_prompt negative_prompt_video negative_prompt_audio prompt",
   ),
   HERE + "test_generate_effects.py::test_prompts_pull_and_negative_prompts_push": (
-    _flags("generate", "prompt negative_prompt scale_video scale_audio guidance solver")
+    _flags("generate", "prompt negative_prompt negative_prompt_video "
+           "negative_prompt_audio scale_video scale_audio guidance solver")
   ),
   HERE
   + "test_generate_effects.py::test_noise_is_the_seeds_and_every_clips_and_streams_own"
@@ -59,7 +60,8 @@ PROOFS: dict[str, list[str]] = {
   ),
   HERE + "test_generate_settings.py::test_settings_make_the_clip_again": _flags(
     "generate", "settings task steps shift solver sequential guidance scale_video "
-    "negative_prompt frames height width weights codecs step ckpt seed prompt audio",
+    "negative_prompt_video negative_prompt_audio frames height width weights codecs "
+    "step ckpt seed prompt audio",
   ),
   HERE + "test_generate_flags.py::test_a_manifest_in_parts_and_batches": _flags(
     "generate", "manifest process_index process_count batch"
@@ -134,7 +136,15 @@ PROOFS: dict[str, list[str]] = {
   ),
   HERE + "test_report_flags.py::test_keys_of_the_report": _keys(
     "train",
-    "report.tasks report.clips report.steps report.guidance report.scale report.show",
+    "report.tasks report.clips report.steps report.guidance report.scales.video "
+    "report.scales.audio report.show",
+  ),
+  HERE + "test_report_command.py::test_each_flag_takes_the_place_of_a_setting": _flags(
+    "report",
+    "workdir out tasks clips steps show seed guidance scale_video scale_audio",
+  ),
+  HERE + "test_report_command.py::test_another_form_starts_from_its_own_scales": _flags(
+    "report", "guidance scale_video scale_audio"
   ),
   # Options of the sources.
   HERE + "test_source_options.py::test_borders_of_what_is_taken": [

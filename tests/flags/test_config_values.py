@@ -40,7 +40,8 @@ BASE = {
   "evaluate.every": 0, "evaluate.clips": 64, "evaluate.root": "",
   "evaluate.sigmas": (0.1, 0.3, 0.5, 0.7, 0.9),
   "report.tasks": (), "report.clips": 16, "report.steps": 20,
-  "report.guidance": "ucg2", "report.scale": 2.0, "report.show": 4,
+  "report.guidance": "ucg2", "report.show": 4,
+  "report.scales.video": (2.0,), "report.scales.audio": (2.0,),
 }  # fmt: skip
 
 PAPER_CLIP = {

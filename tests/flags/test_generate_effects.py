@@ -54,9 +54,9 @@ def told(monkeypatch):
 
   def apply(self, variables, x, sigma, text, route, **_):
     note = lambda time, text: out["calls"].append((float(time), len(text)))
-    jax.debug.callback(note, sigma["audio"][0, 0], text, ordered=True)
-    value = lambda z: text[:, 0, 0].reshape(-1, *[1] * (z.ndim - 1))
-    return {s: jnp.broadcast_to(value(z), z.shape) for s, z in x.items()}
+    jax.debug.callback(note, sigma["audio"][0, 0], text["audio"], ordered=True)
+    value = lambda s: text[s][:, 0, 0].reshape(-1, *[1] * (x[s].ndim - 1))
+    return {s: jnp.broadcast_to(value(s), z.shape) for s, z in x.items()}
 
   codecs = Codecs(Bare(16), Bare(20), Letters())
   pipeline = inference.Pipeline(build_model("tiny"), {}, codecs, SPEC, shift=5.0)
@@ -74,7 +74,9 @@ def latents(told, tmp_path, *argv):
   told["made"].clear()
   told["calls"].clear()
   argv = argv if any(a.startswith("--prompt") for a in argv) else ("--prompt=d", *argv)
-  common = ["--ckpt=x", f"--out={tmp_path}", "--guidance=text", "--negative_prompt=a"]
+  common = ["--ckpt=x", f"--out={tmp_path}", "--guidance=text"]
+  if not any(a.startswith("--negative_prompt=") for a in argv):
+    common.append("--negative_prompt=a")
   common += ["--scale_video=2", "--scale_audio=7", "--solver=euler"]
   command("generate").run(*common, *argv)
   jax.effects_barrier()
@@ -92,6 +94,8 @@ def test_prompts_pull_and_negative_prompts_push(told, tmp_path):
   for argv, v, a in (
     (["--prompt=a", "--negative_prompt=d"], 4 - 2 * 3, 4 - 7 * 3),
     (["--scale_video=3", "--scale_audio=0"], 1 + 3 * 3, 1),
+    (["--negative_prompt_video=c"], 3 + 2 * 1, 22),
+    (["--negative_prompt_audio=e"], 7, 5 - 7 * 1),
     (["--guidance=none"], 4, 4),
     (["--solver=unipc", "--steps=3"], sigma * 7, sigma * 22),
     (["--solver=dpmpp", "--steps=4"], 7, 22),

@@ -26,9 +26,31 @@ SETTINGS = [
   ([], "seed", [0]),
   (["--seed=7"], "seed", [7]),
   (["--prompt=a dog", "--prompt=a cat", "--seed=7", "--seed=5"], "seed", [7, 5]),
-  ([], "negative", "blurred"),
-  (["--negative_prompt=bad teeth"], "negative", "bad teeth"),
-  (["--negative-prompt="], "negative", ""),  # dashes are as good, and nothing is a text
+  ([], "negative", {"video": ["blurred"], "audio": [""]}),  # of the model
+  (["--negative_prompt=dim"], "negative", {"video": ["dim"], "audio": ["dim"]}),
+  # Dashes are as good, and nothing is a text.
+  (["--negative-prompt="], "negative", {"video": [""], "audio": [""]}),
+  (
+    ["--negative_prompt_audio=hum"],
+    "negative",
+    {"video": ["blurred"], "audio": ["hum"]},
+  ),
+  (["--negative_prompt_video="], "negative", {"video": [""], "audio": [""]}),
+  (
+    ["--negative_prompt=dim", "--negative_prompt_video=red"],
+    "negative",
+    {"video": ["red"], "audio": ["dim"]},
+  ),
+  (
+    [
+      "--prompt=a",
+      "--prompt=b",
+      "--negative_prompt_audio=x",
+      "--negative_prompt_audio=y",
+    ],
+    "negative",
+    {"video": ["blurred"], "audio": ["x", "y"]},
+  ),
   (["--prompt=a dog", "--prompt=a cat"], "prompts", ["a dog", "a cat"]),
   ([], "sampling.steps", 50),
   (["--steps=7"], "sampling.steps", 7),
@@ -42,6 +64,13 @@ SETTINGS = [
   (["--sequential"], "sampling.batched", False),
   ([], "sampling.guidance", "ucg2"),
   (["--guidance=sync"], "sampling.guidance", "sync"),
+  (["--guidance=ucg2_null"], "sampling.guidance", "ucg2_null"),
+  (
+    ["--guidance=ucg3_text", "--scale_video=5,3"],
+    "sampling.scales",
+    {"video": {"s_t": 5.0, "s_m": 3.0}},  # in the form's own order
+  ),
+  (["--guidance=none", "--scale_video=5"], "sampling.scales", {}),
   ([], "sampling.scales", {}),
   (["--scale_video=3"], "sampling.scales", {"video": {"s": 3.0}}),
   (["--scale-audio=6"], "sampling.scales", {"audio": {"s": 6.0}}),
@@ -120,10 +149,14 @@ def test_each_clip_in_its_file_beside_its_prompt(monkeypatch, tmp_path):
       "task": "joint", "prompt": prompt, "seed": 3, "guidance": "ucg2",
       "scales": {"audio": {"s": 2.0}}, "steps": 6, "shift": 4.0, "solver": "unipc",
       "batched": True, "frames": 17, "height": 32, "width": 64, "fps": 25.0,
-      "sample_rate": 16000, "negative_prompt": "blurred", "ckpt": str(tmp_path),
+      "sample_rate": 16000, "negative_prompt_video": "blurred",
+      "negative_prompt_audio": "", "ckpt": str(tmp_path),
       "codecs": None, "step": 9, "weights": "ema",
       "fingerprints": {"params": "Pa", "codecs": "Co"},
-      "batch": {"index": i, "prompt": ["a dog", "a cat"], "seed": [3]},
+      "batch": {
+        "index": i, "prompt": ["a dog", "a cat"], "seed": [3],
+        "negative_prompt_video": ["blurred"], "negative_prompt_audio": [""],
+      },
     }  # fmt: skip
 
 
@@ -173,9 +206,15 @@ def test_what_is_given_is_read_and_kept(monkeypatch, tmp_path, media):
 LINES = [
   {"id": "a.1", "prompt": "one", "seed": 11},
   {"id": "b", "prompt": "two", "seed": 12, "image": "first.png"},
-  {"id": "c", "prompt": "three"},
+  {"id": "c", "prompt": "three", "negative_prompt_audio": "hum"},
   {"id": "d", "prompt": "four", "seed": 14},
-  {"id": "e", "prompt": "five", "seed": 15},
+  {
+    "id": "e",
+    "prompt": "five",
+    "seed": 15,
+    "negative_prompt": "",
+    "negative_prompt_video": "grey",
+  },
 ]
 
 
@@ -221,11 +260,17 @@ def test_a_manifest_in_parts_and_batches(monkeypatch, tmp_path, media):
   call(listener, tmp_path, *given, *part)
   told = [(c["prompts"], c["seed"], "image" in c) for c in listener.calls]
   assert told == [(["two"], [12], True), (["four"], [14], False)]
-  assert all(c["negative"] == "dull" for c in listener.calls)
+  dull = {"video": ["dull"], "audio": ["dull"]}
+  assert all(c["negative"] == dull for c in listener.calls)
   listener.calls.clear()
   call(listener, tmp_path, *given, "--batch=2")
   told = [(c["prompts"], c["seed"], "image" in c) for c in listener.calls]
   assert told == [(["one", "three"], [11, 0], False), (["five"], [15], False)]
+  # A line's own negative prompts are before those of the flags.
+  assert [c["negative"] for c in listener.calls] == [
+    {"video": ["dull", "dull"], "audio": ["dull", "hum"]},
+    {"video": ["grey"], "audio": [""]},
+  ]
   out = tmp_path / "out"
   for line, level in zip(LINES, (40, 40, 80, 40, 40)):
     settings = json.loads((out / f"{line['id']}.json").read_text())
@@ -255,7 +300,16 @@ REFUSED = [
   (["--solver=heun"], "heun"),
   (["--weights=adam"], "adam"),
   (["stray"], "unexpected argument 'stray'"),
-  (["--scale_video=1,2"], "got 2 values; expected 1 or 1 (s)"),
+  (["--scale_video=1,2"], "--scale_video: got 2 values; expected 1 (s)"),
+  (["--guidance=ucg2_nil"], "'ucg2_nil' is unknown"),
+  (
+    ["--negative_prompt_audio=a", "--negative_prompt_audio=b"],
+    "--negative_prompt_audio: got 2 for 1 prompts",
+  ),
+  (
+    ["--manifest=x.jsonl", "--negative_prompt=a", "--negative_prompt=b"],
+    "--negative_prompt with --manifest",
+  ),
   (["--scale_audio=loud"], "--scale_audio: got loud"),
 ]
 

@@ -16,7 +16,8 @@ SPEC = ClipSpec(9, 16, 64, 25.0)
 FLAGS = (
   "--task=a2v", "--prompt=a dog", "--prompt=a cat", "--seed=8", "--seed=5",
   "--steps=6", "--shift=4", "--solver=dpmpp", "--sequential", "--guidance=ucg3",
-  "--scale_video=2,4", "--negative_prompt=dull", "--frames=9", "--height=16",
+  "--scale_video=2,4", "--negative_prompt_video=dull", "--negative_prompt_audio=hum",
+  "--negative_prompt_audio=hiss", "--frames=9", "--height=16",
   "--width=64", "--weights=params", "--codecs=bundle", "--step=7",
 )  # fmt: skip
 
@@ -63,6 +64,7 @@ def test_settings_make_the_clip_again(made):
   assert told["sampling"].scales == {"video": {"s_m": 2.0, "s_t": 4.0}}
   expected = {"ckpt": str(made.clips.parent), "weights": "params", "step": 7}
   assert made.listener.loaded == expected | {"codecs": "bundle"} == made.loaded
+  assert told["negative"] == {"video": ["dull"], "audio": ["hum", "hiss"]}
   assert sorted(p.name for p in made.out.iterdir()) == ["a2v_5_1.json", "a2v_5_1.mp4"]
   for name in ("a2v_5_1.json", "a2v_5_1.mp4"):
     assert (made.out / name).read_bytes() == (made.clips / name).read_bytes()
@@ -109,6 +111,32 @@ def test_a_clip_of_its_own_has_no_other_beside_it(made, flags, seed, prompt, lev
   assert told["sampling"] == made.first["sampling"] and told["spec"] == SPEC
   about = json.loads((made.out / f"a2v_{seed}_0.json").read_text())
   assert "batch" not in about and about["steps"] == 6
+
+
+@pytest.mark.parametrize(
+  ("flags", "negative"),
+  [
+    (["--negative_prompt=x"], {"video": ["x"], "audio": ["x"]}),  # of both streams
+    (["--negative_prompt_video=x"], {"video": ["x"], "audio": ["hum", "hiss"]}),
+    (
+      ["--negative_prompt=x", "--negative_prompt_audio=y"],
+      {"video": ["x"], "audio": ["y"]},
+    ),
+    (["--seed=4"], {"video": ["dull"], "audio": ["hiss"]}),  # the second clip's own
+  ],
+)
+def test_negative_prompts_beside_settings_win(made, flags, negative):
+  assert made.again(*flags)["negative"] == negative
+
+
+def test_settings_of_one_negative_prompt_are_of_both_streams(made):
+  """As they were written before streams had their own."""
+  path = made.clips / "a2v_5_1.json"
+  about = json.loads(path.read_text()) | {"negative_prompt": "old"}
+  for part in (about, about["batch"]):
+    del part["negative_prompt_video"], part["negative_prompt_audio"]
+  path.write_text(json.dumps(about))
+  assert made.again()["negative"] == {"video": ["old"], "audio": ["old"]}
 
 
 def test_another_checkpoint_must_be_asked_for(made, monkeypatch, capsys):

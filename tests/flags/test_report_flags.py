@@ -1,6 +1,7 @@
 """What the section `report` of a config shows of a finished run, and how it is made."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,8 +39,10 @@ def told(monkeypatch, tmp_path):
 
   model = build_model("tiny")
   r.pipeline = SimpleNamespace(
-    spec=SPEC, model=model, generate=generate, takes_channels=False
-  )
+    spec=SPEC, model=model, generate=generate, takes_channels=False,
+    negative={"video": "dim", "audio": ""},
+    origin={"step": 40, "fingerprints": {"params": "Pa"}},
+  )  # fmt: skip
   r.loaded = []
   load = lambda folder: r.loaded.append(folder) or r.pipeline
   monkeypatch.setattr(module, "Pipeline", SimpleNamespace(load=load))
@@ -59,6 +62,7 @@ def told(monkeypatch, tmp_path):
       {k.replace("__", "."): v for k, v in changes.items()}
     )
     r.calls.clear()
+    shutil.rmtree(r.out, ignore_errors=True)
     return module.report(config, tmp_path)
 
   r.run, r.out = run, tmp_path / "report"
@@ -66,19 +70,21 @@ def told(monkeypatch, tmp_path):
 
 
 def test_keys_of_the_report(told):
-  """tasks, clips, steps, guidance, scale and show; the seed and shift of training."""
+  """tasks, clips, steps, guidance, scales and show; the seed and shift of training."""
   told.run(
     report__tasks=("joint", "a2v"), report__clips=3, report__steps=7,
-    report__guidance="ucg3", report__scale=1.5, report__show=2, seed=9,
-    objective__shift=2.5,
+    report__guidance="ucg3", report__scales__video=(1.5, 3.5),
+    report__scales__audio=(2.0, 4.0), report__show=2, seed=9, objective__shift=2.5,
   )  # fmt: skip
   made = told.calls["generate"]
   assert [m["task"] for m in made] == ["joint", "a2v"]
-  for m, streams in zip(made, (("video", "audio"), ("video",))):
+  for m in made:
     assert m["texts"] == ["clip 0", "clip 1", "clip 2"] and m["seed"] == 9
     s = m["sampling"]
     assert (s.steps, s.guidance, s.shift) == (7, "ucg3", 2.5)
-    assert s.scales == {x: {"s_m": 1.5, "s_t": 1.5} for x in streams}
+    video, audio = {"s_m": 1.5, "s_t": 3.5}, {"s_m": 2.0, "s_t": 4.0}
+    assert s.scales == {"video": video, "audio": audio}
+    assert m["negative"] == {"video": "dim", "audio": ""}  # the model's own
   assert "audio" not in made[0] and made[1]["audio"].shape == (3, SPEC.samples)
   assert [a[0] for a in made[1]["audio"]] == [0, 1, 2]
   films = [c.args[0].name for c in told.calls["write_mp4"]]
@@ -138,3 +144,16 @@ def test_scores_of_every_set_and_of_attention(told, capsys):
   assert told.calls["generate"][0]["video"].shape == (5, 5, 16, 32, 3)
   told.pipeline.model = build_model("tiny", variant="gate")
   assert "attention" not in told.run(report__guidance="text")
+
+
+def test_a_report_says_what_it_was_made_with(told):
+  told.run(report__tasks=("joint",), report__guidance="ucg3", report__scales__video=(),
+           report__scales__audio=(2, 4))  # fmt: skip
+  about = json.loads((told.out / "settings.json").read_text())
+  assert about == {
+    "guidance": "ucg3", "tasks": ["joint"], "clips": 16, "steps": 20, "show": 4,
+    "scales": {"video": {"s_m": 3, "s_t": 5}, "audio": {"s_m": 2, "s_t": 4}},
+    "shift": 5.0, "seed": 0, "negative_prompts": {"video": "dim", "audio": ""},
+    "data": {"source": "folder", "root": "FILMS"}, "options": {}, "step": 40,
+    "fingerprints": {"params": "Pa"},
+  }  # fmt: skip

@@ -98,7 +98,8 @@ def parts(monkeypatch, tmp_path):
   r.replace(
     train, "restore_params", lambda *_: (0, jax.tree.map(jnp.ones_like, PARAMS), {})
   )
-  found = Parameters(pathlib.Path("F"), "ema", {}, pathlib.Path("CODECS"))
+  about = {"negative": {"video": "grey"}}
+  found = Parameters(pathlib.Path("F"), "ema", about, pathlib.Path("CODECS"))
   r.replace(train, "find_parameters", found)
   r.replace(feed, "find_parameters", found)
   r.replace(train, "Profile", "profile")
@@ -173,6 +174,7 @@ def test_sections_reach_their_functions(parts, tmp_path):
     "metadata": {
       "model": config.model.to_dict(), "clip": dataclasses.asdict(spec),
       "objective": config.objective.to_dict(), "codecs": {"text": "digest"},
+      "negative": {},
     },
   }  # fmt: skip
   assert {k: loop[k] for k in expected} == expected
@@ -329,6 +331,22 @@ def test_init_is_where_the_parameters_come_from(parts):
   assert parts.last("require_same").args[:2] == (CODECS, "then")
   assert parts.told("loop", "first_step") == 33
   assert parts.told("MetricLog", "start_step") == 33
+
+
+def test_a_negative_prompt_comes_from_the_start_and_stays(parts):
+  """A run that goes on has it from its checkpoint, whatever became of `init`."""
+  kept = lambda: parts.last("loop").kwargs["metadata"]["negative"]
+  parts.run(changed(init="W"))
+  assert kept() == {"video": "grey"}
+  parts.run(changed())
+  assert kept() == {}
+  mine = {"negative": {"audio": "hum"}}
+  parts.restored = (33, "state", "place", {"codecs": "then"} | mine)
+  parts.run(changed(init="W"))
+  assert kept() == {"audio": "hum"}
+  parts.restored = (33, "state", "place", {"codecs": "then"})  # of an earlier version
+  parts.run(changed(init="W"))
+  assert kept() == {}
 
 
 def test_fresh_parameters_are_drawn_by_the_seed(parts, monkeypatch):

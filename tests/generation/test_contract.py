@@ -49,14 +49,20 @@ ASKED = {
   "v2a": ({"audio"}, {"video"}, {"audio"}, False),
 }
 # Evaluations of every form of guidance, in order: the text, and what stands for the
-# other stream: itself, context tokens, silence (no sound), a static picture.
+# other stream: itself, context tokens, silence (no sound), a static picture, or that of
+# another clip.
 FORMS = {
   "none": ["prompt other"],
   "text": ["negative other", "prompt other"],
   "ucg2": ["negative context", "prompt other"],
   "ucg3": ["negative context", "negative other", "prompt other"],
   "multimodal": ["negative context", "negative other", "prompt other"],
+  "multimodal2": ["negative context", "prompt other"],
   "sync": ["prompt silent", "prompt static", "prompt other"],
+  "modality": ["prompt context", "prompt other"],
+  "ucg2_null": ["negative silent", "negative static", "prompt other"],
+  "ucg2_shuffled": ["negative another", "prompt other"],
+  "ucg3_text": ["negative context", "prompt context", "prompt other"],
 }
 
 
@@ -70,7 +76,8 @@ def _normal(seed, shape):
   return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
-PROMPT, NEGATIVE = _filled(TEXT, 10), _filled(TEXT, -40)
+PROMPT, NEGATIVE, NEGATIVE_SOUND = (_filled(TEXT, n) for n in (10, -40, -70))
+NEXT = np.array([1, 2, 0])  # the clip whose audio is beside the video, where shuffled
 CLEAN = {"video": _filled(VIDEO, 50), "audio": _filled(AUDIO, 60)}
 CONDITION, CLIP = _filled((*VIDEO[:-1], 20), 70), _filled((B, 9, 1280), 80)
 
@@ -190,8 +197,8 @@ SIGMAS = (1.0, 2 / 3)
 
 
 def answer(params, told):
-  """Per sample: a hundredth of the text, and 1/2 where the stream reads the other one,
-  or 1/4 where that is silence or a static picture.
+  """Per sample: a hundredth of the stream's text, and 1/2 where the stream reads the
+  other one, or 1/4 where that is silence or a static picture.
   """
   out = {}
   for s, x in told.latents.items():
@@ -204,7 +211,7 @@ def answer(params, told):
       read = np.zeros(len(x))
     weight = np.where(read >= 200, 0.25, 0.5)
     reads = told.reads.get(s, np.zeros(len(x), bool))
-    v = told.text[:, 0, 0] / 100 + np.where(reads, weight, 0)
+    v = told.texts[s][:, 0, 0] / 100 + np.where(reads, weight, 0)
     shape = (*x.shape[:-1], 5 if s == "video" else 4)
     v = v.astype(np.float32).reshape(-1, *[1] * (len(shape) - 1))
     out[s] = jnp.asarray(np.broadcast_to(v, shape))
@@ -219,13 +226,15 @@ def keys_of(told):
   return {into: (rows(told.latents[source]), rows(told.text))}
 
 
-def sampled(task, form, *, channels=False, sampling=EULER, **options):
+def sampled(
+  task, form, *, channels=False, sampling=EULER, texts=(PROMPT, NEGATIVE), **options
+):
   """(latents, runs of a stream that is given, runs of the others)."""
-  variant = "gate" if form == "multimodal" else "context"
+  variant = "gate" if form.startswith("multimodal") else "context"
   model, told = recording(answer, channels=channels, variant=variant, collect=keys_of)
   noised, given, _, image = ASKED[task]
   conditions = {
-    "text": jnp.stack([PROMPT, NEGATIVE]),
+    "text": jnp.stack(texts),
     "given": {s: CLEAN[s] for s in given},
     "null": {"audio": SILENCE, "video": STATIC},
   }
@@ -247,9 +256,9 @@ def evaluations(task, form):
   """Those of the form that guide a stream which the task makes; for one stream alone
   they differ by their texts only, and equal ones are one.
   """
-  idle = {("video",): "prompt static", ("audio",): "prompt silent"}
+  idle = {("video",): "static", ("audio",): "silent"}
   noised, given, _, _ = ASKED[task]
-  wanted = [e for e in FORMS[form] if e != idle.get(tuple(noised))]
+  wanted = [e for e in FORMS[form] if e.split()[1] != idle.get(tuple(noised))]
   if len(noised | given) == 1:
     return [f"{text} context" for text in dict.fromkeys(e.split()[0] for e in wanted)]
   return wanted
@@ -260,7 +269,11 @@ def assert_told(run, task, evaluation, step, *, with_given, channels=False):
   noised, given, reads, image = ASKED[task]
   text, sees = evaluation.split()
   null = {"silent": "audio", "static": "video"}.get(sees)
-  np.testing.assert_array_equal(run.text, PROMPT if text == "prompt" else NEGATIVE)
+  shuffled = sees == "another"
+  at = lambda s: NEXT if shuffled and s == "audio" else np.arange(B)
+  for s, told in run.texts.items():
+    want = PROMPT if text == "prompt" else NEGATIVE
+    np.testing.assert_array_equal(told, want[at(s)])
   assert run.geometry.a == (7 if "audio" in noised | given else 0)
   assert run.geometry[:3] == (GEOMETRY[:3] if "video" in noised | given else (0, 0, 0))
   assert set(run.latents) == noised | (given if with_given else set())
@@ -275,13 +288,13 @@ def assert_told(run, task, evaluation, step, *, with_given, channels=False):
       np.testing.assert_array_equal(latent, SILENCE if s == "audio" else STATIC)
     elif s in given:
       expected[:] = 0
-      np.testing.assert_array_equal(latent, CLEAN[s])
+      np.testing.assert_array_equal(latent, CLEAN[s][at(s)])
     elif image and s == "video" and not channels:
       expected[:, 0] = 0
       np.testing.assert_array_equal(latent[:, :1], IMAGE)
     if step == 0 and s in noised and s != null:
       first = 1 if image and s == "video" and not channels else 0
-      np.testing.assert_array_equal(latent[:, first:], NOISE[s][:, first:])
+      np.testing.assert_array_equal(latent[:, first:], NOISE[s][at(s)][:, first:])
     assert timestep.shape[1] in (1, latent.shape[1])
     np.testing.assert_allclose(
       np.broadcast_to(timestep, expected.shape), expected, rtol=1e-6
@@ -301,8 +314,10 @@ def assert_told(run, task, evaluation, step, *, with_given, channels=False):
     source = {"audio": SILENCE, "video": STATIC}[s] if null == s else CLEAN[s]
     (pair,) = run.keys.values()
     if sees != "context":
-      np.testing.assert_array_equal(pair[0].ravel(), source.reshape(B, -1)[:, 0])
-      np.testing.assert_array_equal(pair[1].ravel(), run.text.reshape(B, -1)[:, 0])
+      want = (PROMPT if text == "prompt" else NEGATIVE)[at(s)]
+      first = source[at(s)].reshape(B, -1)[:, 0]
+      np.testing.assert_array_equal(pair[0].ravel(), first)
+      np.testing.assert_array_equal(pair[1].ravel(), want.reshape(B, -1)[:, 0])
   else:
     assert not run.keys
 
@@ -314,26 +329,29 @@ def guided(task, form, stream):
   reads = 1 if stream in ASKED[task][2] else 0
   prompt, negative = np.array([0.10, 0.11, 0.12]), np.array([-0.40, -0.39, -0.38])
   full, no_text, nothing = prompt + 0.5 * reads, negative + 0.5 * reads, negative
-  null = prompt + 0.25 * reads
+  null = 0.25 * reads
   match form:
     case "none":
       return full
     case "text":
       return no_text + (4 if stream == "video" else 3) * (full - no_text)
-    case "ucg2":
+    case "ucg2" | "multimodal2":
       return nothing + 5 * (full - nothing)
+    case "ucg2_null":
+      return negative + null + 5 * (full - negative - null)
+    case "ucg2_shuffled":  # the network of this test reads no more than that it reads
+      return no_text + 5 * (full - no_text)
+    case "modality":
+      return prompt + 3 * (full - prompt)
+    case "ucg3_text":
+      return nothing + 5 * (prompt - nothing) + 3 * (full - prompt)
     case "ucg3" | "multimodal":
       return nothing + 3 * (no_text - nothing) + 5 * (full - no_text)
     case "sync":
-      return null + 3 * (full - null)
+      return prompt + null + 3 * (full - prompt - null)
 
 
-CASES = [
-  (task, form)
-  for task, form in itertools.product(ASKED, FORMS)
-  # One stream alone has a gate's forms or the context's; some of each are enough.
-  if not (task in ("i2v", "t2a") and form in ("ucg3", "none", "multimodal"))
-]
+CASES = list(itertools.product(ASKED, FORMS))
 
 
 @pytest.mark.parametrize("task, form", CASES, ids=[f"{t}-{f}" for t, f in CASES])
@@ -345,7 +363,7 @@ def test_sampling_tells_what_training_taught(task, form):
   wanted = evaluations(task, form)
   assert len(runs) == 2
   for step, run in enumerate(runs):
-    assert len(run.text) == len(wanted) * B
+    assert {len(text) for text in run.texts.values()} == {len(wanted) * B}
     for i, evaluation in enumerate(wanted):
       part = run.rows(slice(i * B, (i + 1) * B))
       assert_told(part, task, evaluation, step, with_given=False)
@@ -372,7 +390,7 @@ def test_sampling_tells_what_training_taught(task, form):
   assert len(seen) == len(kept)
 
 
-@pytest.mark.parametrize("form", ["ucg3", "sync"])
+@pytest.mark.parametrize("form", ["ucg3", "sync", "ucg2_shuffled"])
 @pytest.mark.parametrize("task", ["joint", "a2v", "v2a"])
 def test_evaluations_one_by_one_with_the_given_stream_beside_them(task, form):
   """The given stream is in the batch: clean, at timestep 0, reading nothing."""
@@ -407,6 +425,43 @@ def test_a_given_film_has_its_image_beside_it():
     np.testing.assert_array_equal(run.latents["video"][..., :5], CLEAN["video"])
     np.testing.assert_array_equal(run.latents["video"][..., 5:], CONDITION)
     np.testing.assert_array_equal(run.image["video"], CLIP)
+
+
+@pytest.mark.parametrize("reuse_keys", [True, False])
+@pytest.mark.parametrize("task", ["joint", "a2v", "v2a"])
+def test_every_stream_has_its_own_negative_prompt(task, reuse_keys):
+  """The sound's behind the video's; of a given stream its keys have it."""
+  out, kept, runs = sampled(
+    task, "text", texts=(PROMPT, NEGATIVE, NEGATIVE_SOUND), reuse_keys=reuse_keys
+  )
+  own = {"video": NEGATIVE, "audio": NEGATIVE_SOUND}
+  for run in runs:
+    for s, told in run.texts.items():
+      np.testing.assert_array_equal(told, np.concatenate([own[s], PROMPT]))
+  for run in kept:
+    ((s, told),) = run.texts.items()
+    assert any(np.array_equal(told, text) for text in (PROMPT, own[s]))
+  firsts = {"video": -0.40, "audio": -0.70}
+  for s in out:  # 0.1 and its place, and what the reading adds
+    low, high = firsts[s] + np.arange(B) / 100 + 0.5, 0.1 + np.arange(B) / 100 + 0.5
+    v = low + (4 if s == "video" else 3) * (high - low)
+    got = (NOISE[s] - out[s]).reshape(B, -1)
+    np.testing.assert_allclose(got, np.repeat(v[:, None], got.shape[1], 1), rtol=1e-4)
+
+
+def test_one_clip_has_no_other_to_be_shuffled_with():
+  model, told = recording(answer)
+  noise = {s: x[:1] for s, x in NOISE.items()}
+  conditions = {"text": jnp.stack([PROMPT[:1], NEGATIVE[:1]]), "given": {}}
+  sampling = dataclasses.replace(EULER, guidance="ucg2_shuffled")
+  run = lambda task, noise: sample_latents(
+    model, {}, GENERATIONS[task], noise, conditions, sampling
+  )
+  with jax.disable_jit():
+    with pytest.raises(UsageError, match="got 1 clip; expected 2 at least"):
+      run("joint", noise)
+    run("t2a", {"audio": noise["audio"]})  # a stream alone has none to see
+  assert len(told) == 2
 
 
 def test_scales_are_those_of_their_stream():

@@ -27,6 +27,13 @@ ANCHORS = {
   ("ucg3", "a2v"): (NEG_ALONE, NEG, COND),
   ("sync", "a2v"): (Evaluation(null="audio"), COND),
   ("ucg3", "joint"): (NEG_ALONE, NEG, COND),
+  ("ucg2_null", "t2v"): (NEG_ALONE, COND_ALONE),
+  ("ucg2_null", "v2a"): (Evaluation(False, null="video"), COND),
+  ("ucg2_shuffled", "t2a"): (NEG_ALONE, COND_ALONE),
+  ("ucg2_shuffled", "joint"): (Evaluation(False, shuffled=True), COND),
+  ("modality", "t2v"): (COND_ALONE,),  # there is no other stream to guide by
+  ("ucg3_text", "t2a"): (NEG_ALONE, COND_ALONE),
+  ("multimodal2", "a2v"): (NEG_ALONE, COND),
 }
 
 
@@ -67,7 +74,7 @@ def matmuls_of(f, *args) -> int:
 
 
 @pytest.mark.parametrize("batched", [True, False], ids=["batched", "apart"])
-@pytest.mark.parametrize("guidance", ["none", "ucg2", "ucg3", "sync"])
+@pytest.mark.parametrize("guidance", ["none", "ucg2", "ucg3", "sync", "ucg2_shuffled"])
 @pytest.mark.parametrize("task", ["a2v", "v2a"])
 def test_no_given_stream_enters_the_loop_over_steps(world, task, guidance, batched):  # noqa: F811
   """A step has the products of the sampled stream alone, and before the loop stands one

@@ -139,10 +139,39 @@ def test_prompts_come_first_and_the_negative_prompt_second(calls):
 
 def test_without_a_negative_prompt_there_is_none(calls):
   """That of the model, if it has one, is its caller's to give."""
-  generate(pipeline(negative="blur"), "t2a", ["a"])
+  generate(pipeline(negative={"audio": "blur"}), "t2a", ["a"])
   assert (calls[0].conditions["text"][1] == 0).all()
-  assert pipeline(negative="blur").negative == "blur"
-  assert pipeline().negative == ""
+  wanted = {"video": "", "audio": "blur"}
+  assert pipeline(negative={"audio": "blur"}).negative == wanted
+  assert pipeline().negative == {"video": "", "audio": ""}
+
+
+def test_negative_prompts_by_stream_and_by_clip(calls):
+  """The video's before the sound's; streams that share theirs are encoded once."""
+  two = ["a", "bc"]
+  text = lambda task, negative, **given: (
+    generate(pipeline(), task, two, negative=negative, **given)
+    and calls[-1].conditions["text"]
+  )
+  own = {"video": "dim", "audio": "hum"}
+  both = text("joint", own)
+  assert both.shape == (3, 2, 6, 3)
+  np.testing.assert_array_equal(both[1], rows_of("dim", "dim"))
+  np.testing.assert_array_equal(both[2], rows_of("hum", "hum"))
+  each = text("joint", {"video": ["u", "v"], "audio": ["x", "y"]})
+  np.testing.assert_array_equal(each[1:], [rows_of("u", "v"), rows_of("x", "y")])
+  some = text("joint", {"audio": "hum"})  # who is not named has none
+  assert (some[1] == 0).all()
+  np.testing.assert_array_equal(some[2], rows_of("hum", "hum"))
+  for task, want in (("t2v", "dim"), ("t2a", "hum")):
+    alone = text(task, own)
+    assert alone.shape[0] == 2
+    np.testing.assert_array_equal(alone[1], rows_of(want, want))
+  film = {"video": pictures(1, 2, frames=(9,))}
+  assert text("v2a", own, **film).shape[0] == 3  # a given stream's keys have its own
+  assert text("joint", dict.fromkeys(own, "no")).shape[0] == 2
+  with pytest.raises(UsageError, match="3 negative prompts of the audio for 2"):
+    text("joint", {"audio": ["a", "b", "c"]})
 
 
 # Noise --------------------------------------------------------------------------------
@@ -312,42 +341,78 @@ def test_another_size_of_clip_is_another_size_of_noise(calls):
 SYNC = Sampling(guidance="sync")
 
 
-def test_null_streams_are_silence_and_mid_grey(calls):
-  generate(pipeline(), "joint", ["a", "b"], sampling=SYNC)
+@pytest.mark.parametrize("form", ["sync", "ucg2_null"])
+def test_null_streams_are_silence_and_the_codecs_mean(calls, form):
+  """Latents of 0 are pixels of -1/2: held still, as a film, that is 0 again."""
+  generate(pipeline(), "joint", ["a", "b"], sampling=Sampling(guidance=form))
   null = calls[0].conditions["null"]
   assert null["audio"].shape == (2, *AUDIO) and null["video"].shape == (2, *VIDEO)
   np.testing.assert_allclose(null["audio"], 0.125)
-  np.testing.assert_allclose(null["video"], 0.25)
+  np.testing.assert_allclose(null["video"], 0.0, atol=1e-6)
   generate(pipeline(), "joint", ["a", "b"])
   assert "null" not in calls[1].conditions
 
 
-def test_a_null_video_is_the_image_that_stands_still(calls):
-  generate(pipeline(), "ti2av", ["a", "b"], sampling=SYNC, image=pictures(255, 0))
+class Moving(Pixels):
+  """The first latent frame is a picture's, the others are a film's: 1 more."""
+
+  def encode(self, pixels):
+    first = jnp.arange(super().encode(pixels).shape[1])[None, :, None, None, None] == 0
+    return super().encode(pixels) + jnp.where(first, 0.0, 1.0)
+
+
+def test_a_null_video_is_a_still_film_and_no_repeated_latent(calls):
+  made = pipeline(codecs=CODECS._replace(video=Moving()))
+  generate(made, "ti2av", ["a"], sampling=SYNC, image=pictures(255))
+  null = calls[0].conditions["null"]["video"]
+  np.testing.assert_allclose(null[0, :, 0, 0, 0], [0.75, 1.75, 1.75], rtol=1e-6)
+
+
+STILL = pictures(204, 51)  # latents of 0.55 and -0.05
+STANDING = [
+  # task, given, what the null video's latents are
+  ("ti2av", {"image": pictures(255, 0), "still": STILL}, [0.75, -0.25]),
+  ("joint", {"image": pictures(255, 0)}, [0.75, -0.25]),
+  ("joint", {"still": STILL}, [0.55, -0.05]),
+]
+
+
+@pytest.mark.parametrize("channels", [False, True])
+@pytest.mark.parametrize(("task", "given", "values"), STANDING)
+def test_a_null_video_is_a_picture_that_stands_still(
+  calls, task, given, values, channels
+):
+  """The given first frame, before what the caller has for a clip without one."""
+  if channels and "image" not in given:
+    return
+  made = pipeline(channels=channels)
+  generate(made, task, ["a", "b"], sampling=SYNC, **given)
   null = calls[0].conditions["null"]["video"]
   assert null.shape == (2, *VIDEO)
-  np.testing.assert_allclose(null[0], 0.75, rtol=1e-6)
-  np.testing.assert_allclose(null[1], -0.25, rtol=1e-6)
+  for row, value in zip(null, values):
+    np.testing.assert_allclose(row, value, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-  "task, given",
-  [
-    ("a2v", {"audio": np.full((2, 11 * 512), 0.5, np.float32)}),
-    ("v2a", {"video": pictures(200, 100, frames=(9,))}),
-    ("t2v", {}),
-    ("t2a", {}),
-  ],
-)
-def test_null_streams_are_those_of_the_clip(calls, task, given):
-  generate(pipeline(), task, ["a", "b"], sampling=SYNC, **given)
+@pytest.mark.parametrize("channels", [False, True])
+def test_a_given_film_stands_still_at_its_first_frame(calls, channels):
+  film = pictures(0, 0, frames=(9,))
+  film[:, 0], film[1, 0] = 255, 51
+  generate(pipeline(channels=channels), "v2a", ["a", "b"], sampling=SYNC, video=film)
   null = calls[0].conditions["null"]
-  alone = {"t2v": {"video"}, "t2a": {"audio"}}
-  assert set(null) == alone.get(task, {"video", "audio"})
-  for s, value in (("audio", 0.125), ("video", 0.25)):
-    if s in null:
-      assert null[s].shape == (2, *(AUDIO if s == "audio" else VIDEO))
-      np.testing.assert_allclose(null[s], value)
+  assert set(null) == {"video"}  # the sound is anchored on no sound of its own
+  np.testing.assert_allclose(null["video"][0], 0.75, rtol=1e-5)
+  np.testing.assert_allclose(null["video"][1], -0.05, rtol=1e-5)
+
+
+def test_null_streams_are_those_that_anchor_a_stream(calls):
+  sound = {"audio": np.full((2, 11 * 512), 0.5, np.float32)}
+  generate(pipeline(), "a2v", ["a", "b"], sampling=SYNC, **sound)
+  null = calls[0].conditions["null"]
+  assert set(null) == {"audio"} and null["audio"].shape == (2, *AUDIO)
+  np.testing.assert_allclose(null["audio"], 0.125)
+  for task in ("t2v", "t2a"):
+    generate(pipeline(), task, ["a", "b"], sampling=SYNC)
+    assert "null" not in calls[-1].conditions
 
 
 # Settings -----------------------------------------------------------------------------
@@ -501,6 +566,7 @@ def folder(monkeypatch):
   return of
 
 
+NO_NEGATIVE = {"video": "", "audio": ""}
 CLIP_OF_RUN = {"frames": 17, "height": 32, "width": 64, "fps": 24.0}
 
 
@@ -512,7 +578,7 @@ def test_a_run_is_read_as_it_was_trained(folder):
   assert (read["part"], read["step"]) == ("ema", None)
   assert read["codecs"] == pathlib.Path("own") and made.codecs is CODECS
   assert read["checked"][0][:2] == (CODECS, {"video": "a"})  # the same as in training
-  assert made.params == "parameters" and made.negative == ""
+  assert made.params == "parameters" and made.negative == NO_NEGATIVE
   assert made.spec == ClipSpec(17, 32, 64, 24.0)
   assert made.shift(made.spec) == 2.0
   # Text of the codec's width, 3.
@@ -527,7 +593,20 @@ def test_a_joined_model_starts_from_wans_settings(folder):
   made = Pipeline.load("joined", weights="ema")
   assert read["part"] == "params"  # it has no average
   assert made.spec == ClipSpec(81, 480, 832, 16.0)
-  assert made.shift(made.spec) == 5.0 and made.negative == ""
+  assert made.shift(made.spec) == 5.0 and made.negative == NO_NEGATIVE
+
+
+@pytest.mark.parametrize(
+  ("about", "name"),
+  [
+    ({"kind": "joint", "model": TINY}, "params"),
+    ({"model": TINY, "clip": CLIP_OF_RUN, "codecs": {}}, "ema"),
+  ],
+)
+def test_what_started_from_a_model_has_its_negative_prompt(folder, about, name):
+  """A joined model's config.json and a run's metadata say so, by stream."""
+  folder(about | {"negative": {"video": "grey"}}, name)
+  assert Pipeline.load("there").negative == {"video": "grey", "audio": ""}
 
 
 def test_a_converted_model_has_its_negative_prompt(folder):
@@ -537,7 +616,8 @@ def test_a_converted_model_has_its_negative_prompt(folder):
   }  # fmt: skip
   read = folder({"kind": "wan-dit", "sizes": sizes}, "params")
   made = Pipeline.load("wan")
-  assert made.negative == inference.wan.negative_prompt(sizes) != ""
+  own = inference.wan.negative_prompt(sizes)
+  assert made.negative == {"video": own, "audio": ""} and own
   assert made.model.dtype == jnp.bfloat16 and made.takes_channels
   assert made.spec == ClipSpec(81, 480, 832, 16.0) and made.shift(made.spec) == 3.0
   kernel = read["abstract"]["blocks"]["video"]["ffn"]["in"]["kernel"]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from ccl_jax.diffusion.guidance import GUIDANCE
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.manifests import make_set
 
@@ -44,6 +45,22 @@ def test_batches_are_alike_and_the_last_may_be_short(manifest, tmp_path):
   assert make_set(maker(out, made), manifest, out, "joint", batch=3) == 5
   images = lambda n: {"image": ["x.png"] * n}
   assert made == [("c0 c2 c3", images(3)), ("c4", images(1)), ("c1", {})]
+
+
+def test_guidance_by_another_clip_makes_two_together_or_none(manifest, tmp_path):
+  out, made = tmp_path / "out", []
+  make = lambda task, batch: make_set(
+    maker(out, made), manifest, out, task, batch=batch, form=GUIDANCE["ucg2_shuffled"]
+  )
+  with pytest.raises(UsageError, match="c1 would be made by itself; expected 2 clips"):
+    make("joint", 2)  # c0 c2, c3 c4, and the only one without an image
+  assert not made and not out.exists()
+  rows = [{"id": f"d{i}", "prompt": "a cat"} for i in range(4)]
+  manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  assert make("joint", 2) == 4
+  assert make("t2v", 1) == 0  # the same clips; one stream has none to shuffle
+  (out / "d3.mp4").unlink()
+  assert make("t2v", 1) == 1
 
 
 def test_given_sounds_and_films(tmp_path):

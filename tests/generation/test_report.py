@@ -1,6 +1,7 @@
 """A report: which clips it asks for, what attention it measures, and its table."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
 from ccl_jax.generation import report
 from ccl_jax.generation.sampling import Sampling
 from tests.generation.test_inference import CODECS
@@ -24,8 +26,8 @@ def config(**changes):
       "objective": {"shift": 2.5},
       "data": {"source": "talking_scene", "root": "", "options": {"n_test": 4}},
       "report": {
-        "tasks": ("joint", "a2v"), "clips": 3, "show": 2, "steps": 6, "scale": 4.5,
-        "guidance": "ucg3",
+        "tasks": ("joint", "a2v"), "clips": 3, "show": 2, "steps": 6,
+        "guidance": "ucg3", "scales": {"video": (4.5, 2.5), "audio": ()},
       },
     }
   )  # fmt: skip
@@ -53,6 +55,8 @@ class Recorder:
   def __init__(self, **options):
     self.model, self.spec, self.codecs = recording(None, **options)[0], SPEC, CODECS
     self.params, self.calls, self.takes_channels = {}, [], False
+    self.negative = {"video": "dim", "audio": ""}
+    self.origin = {"step": 7, "fingerprints": {"params": "Pa", "codecs": "Co"}}
 
   def generate(self, task, prompts, **options):
     self.calls.append((task, prompts, options))
@@ -71,10 +75,10 @@ def test_a_task_is_given_what_the_real_clips_have(task):
   ((asked, prompts, options),) = pipeline.calls
   assert (asked, prompts) == (task, ["clip 0", "clip 1", "clip 2"])
   assert options.pop("seed") == 13
-  streams = {"a2v": ["video"], "v2a": ["audio"]}.get(task, ["video", "audio"])
+  assert options.pop("negative") == pipeline.negative
   assert options.pop("sampling") == Sampling(
     guidance="ucg3",
-    scales={s: {"s_m": 4.5, "s_t": 4.5} for s in streams},
+    scales={"video": {"s_m": 4.5, "s_t": 2.5}},  # the sound's are the form's own
     steps=6,
     shift=2.5,
   )
@@ -90,6 +94,21 @@ def test_a_task_is_given_what_the_real_clips_have(task):
       np.testing.assert_array_equal(options["image"][i], 10 * i)  # frame 0
     if task == "a2v":
       np.testing.assert_array_equal(options["audio"][i], real[i]["audio"])
+
+
+@pytest.mark.parametrize("task", ["joint", "ti2av", "a2v", "v2a"])
+@pytest.mark.parametrize("form", ["ucg2_null", "sync", "ucg2"])
+def test_a_still_is_of_another_clip_where_none_is_known(task, form):
+  """Only joint has neither a first frame nor a film; a2v is anchored on silence."""
+  pipeline, c = Recorder(), config()
+  c.report.guidance, c.report.scales = form, {"video": (2.0,), "audio": (2.0,)}
+  report.generate(c, pipeline, task, clips())
+  ((_, _, options),) = pipeline.calls
+  if task == "joint" and form != "ucg2":
+    assert options["still"].shape == (3, 32, 48, 3)
+    assert options["still"][:, 0, 0, 0].tolist() == [20, 0, 10]  # first frames
+  else:
+    assert "still" not in options
 
 
 def test_held_out_clips_are_of_the_test_split(monkeypatch, tmp_path):
@@ -211,26 +230,42 @@ def test_the_table_has_each_score_beside_its_chance():
   assert lines[2] == "mean +- standard error (chance)"
 
 
-@pytest.mark.parametrize("variant", ["context", "gate"])
-def test_a_report_writes_clips_scores_and_panels(monkeypatch, tmp_path, variant):
-  pipeline, drawn, films = Recorder(variant=variant), [], []
-  monkeypatch.setattr(report.Pipeline, "load", lambda folder: pipeline)
+@pytest.fixture
+def whole(monkeypatch, tmp_path):
+  """`run(config)`: a report with stand-ins for all that is slow; `drawn`, `films`."""
+  r = SimpleNamespace(drawn=[], films=[], scored=[], pipeline=Recorder())
+  monkeypatch.setattr(report.Pipeline, "load", lambda folder: r.pipeline)
   monkeypatch.setattr(report, "held_out", lambda *_: clips())
   monkeypatch.setattr(report, "through_codecs", lambda _, made: made[::-1])
-  monkeypatch.setattr(report, "score", lambda made, fps: {"given": {}, "chance": {}})
   monkeypatch.setattr(report, "attention", lambda *_: "shares")
+
+  def score(made, fps):
+    r.scored.append(len(made))
+    return {"given": {}, "chance": {}}
+
+  monkeypatch.setattr(report, "score", score)
   monkeypatch.setattr(
-    report, "write_mp4", lambda path, v, fps, a: films.append((path, v, fps, a))
+    report, "write_mp4", lambda path, v, fps, a: r.films.append((path, v, fps, a))
   )
-  monkeypatch.setattr(report.panels, "loss_curves", lambda p, rows: drawn.append(rows))
-  monkeypatch.setattr(report.panels, "contact_sheet", lambda *args: drawn.append(args))
+  monkeypatch.setattr(report.panels, "loss_curves", lambda p, x: r.drawn.append(x))
+  monkeypatch.setattr(report.panels, "contact_sheet", lambda *x: r.drawn.append(x))
   (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+  r.run = lambda c=None, out=None: report.report(c or config(), tmp_path, out)
+  return r
+
+
+NAMES = ["real", "real, through the codecs", "joint", "a2v"]
+
+
+@pytest.mark.parametrize("variant", ["context", "gate"])
+def test_a_report_writes_clips_scores_and_panels(whole, tmp_path, variant):
+  whole.pipeline = Recorder(variant=variant)
   c = config()
-  c.report.guidance = "ucg2" if variant == "context" else "multimodal"
-  scores = report.report(c, tmp_path)
+  c.report.guidance = "ucg3" if variant == "context" else "multimodal"
+  scores = whole.run(c)
+  drawn = whole.drawn
   assert drawn[0] == [{"step": 1}, {"step": 2}]
-  names = ["real", "real, through the codecs", "joint", "a2v"]
-  assert list(scores)[:4] == names
+  assert list(scores)[:4] == NAMES
   assert scores.get("attention") == ("shares" if variant == "context" else None)
   assert json.loads((tmp_path / "report/scores.json").read_text()) == scores
   sheets = [
@@ -243,8 +278,78 @@ def test_a_report_writes_clips_scores_and_panels(monkeypatch, tmp_path, variant)
     ("joint.png", 2, two, length),
     ("a2v.png", 2, two, length),
   ]
-  assert [path.name for path, *_ in films] == [
+  assert [path.name for path, *_ in whole.films] == [
     "joint_0.mp4", "joint_1.mp4", "a2v_0.mp4", "a2v_1.mp4"
   ]  # fmt: skip
-  assert all(fps == 25.0 for _, _, fps, _ in films)
-  np.testing.assert_array_equal(films[3][3], np.float32(0.1))  # the given sound
+  assert all(fps == 25.0 for _, _, fps, _ in whole.films)
+  np.testing.assert_array_equal(whole.films[3][3], np.float32(0.1))  # the given sound
+
+
+def other_config(**report):
+  c = config()
+  c.report.update(report)
+  return c
+
+
+def test_no_report_takes_the_place_of_another(whole, tmp_path):
+  """The same one is left as it is; another is beside it, or an error."""
+  first = whole.run()
+  made = len(whole.pipeline.calls)
+  assert whole.run() == first and len(whole.pipeline.calls) == made
+  told = (tmp_path / "report/settings.json").read_text()
+  others = [
+    other_config(guidance="ucg2", scales={"video": (), "audio": ()}),
+    other_config(scales={"video": (4.5, 2.0), "audio": ()}),
+    config(seed=14),
+  ]
+  for n, c in enumerate(others, 2):
+    whole.run(c)
+    made += 2
+    assert len(whole.pipeline.calls) == made
+    assert (tmp_path / f"report_{n}/scores.json").is_file()
+  whole.run(others[1])  # finds its own again
+  assert len(whole.pipeline.calls) == made and not (tmp_path / "report_5").exists()
+  whole.pipeline.origin["step"] = 8  # of another checkpoint
+  whole.run()
+  assert (tmp_path / "report_5/scores.json").is_file()
+  assert (tmp_path / "report/settings.json").read_text() == told
+
+
+def test_a_named_folder_of_another_report_is_an_error(whole, tmp_path):
+  out = tmp_path / "mine"
+  out.mkdir()  # empty, it is nobody's
+  whole.run(out=out)
+  assert (out / "scores.json").is_file() and not (tmp_path / "report").exists()
+  with pytest.raises(
+    UsageError, match="mine has another report .steps: 6 there, 5 here"
+  ):
+    whole.run(other_config(steps=5), out)
+  (out / "settings.json").unlink()  # as reports were before they said it
+  with pytest.raises(UsageError, match="without settings.json"):
+    whole.run(out=out)
+
+
+def test_a_report_that_was_stopped_goes_on_where_it_was(whole, monkeypatch, tmp_path):
+  generate = whole.pipeline.generate
+
+  def stopped(task, *args, **options):
+    if task == "a2v":
+      raise KeyboardInterrupt
+    return generate(task, *args, **options)
+
+  monkeypatch.setattr(whole.pipeline, "generate", stopped)
+  with pytest.raises(KeyboardInterrupt):
+    whole.run()
+  kept = json.loads((tmp_path / "report/scores.json").read_text())
+  assert list(kept) == NAMES[:3]
+  monkeypatch.setattr(whole.pipeline, "generate", generate)
+  assert list(whole.run()) == [*NAMES, "attention"]
+  assert [task for task, _, _ in whole.pipeline.calls] == ["joint", "a2v"]
+  assert len(whole.scored) == 4 and not list(tmp_path.rglob("*.part"))
+
+
+def test_a_run_on_latents_has_no_films_to_show(tmp_path):
+  c = config()
+  c.data.source = "records"
+  with pytest.raises(UsageError, match="expected films"):
+    report.held_out(c, SPEC, tmp_path)

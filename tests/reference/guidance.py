@@ -2,7 +2,8 @@
 
 `v(text, keys)` gives the velocities of all streams: `text` is "txt" or "neg"; `keys`
 is "C" (context tokens alone, or the gate off), "C+m" (the other stream too), "silent"
-or "static" (C+m, but audio or video is replaced by its null, at timestep 0).
+or "static" (C+m, but audio or video is replaced by its null, at timestep 0), or "C+m'"
+(C+m', where m' is of the next clip: see `sampling.py`).
 """
 
 
@@ -33,10 +34,31 @@ def _ucg3(v, stream, s_m, s_t):
   )
 
 
-def _sync(v, stream, s):
+def _ucg3_text(v, stream, s_t, s_m):
+  """Eq. 6 in the other order."""
+  return (
+    v("neg", "C")
+    + s_t * (v("txt", "C") - v("neg", "C"))
+    + s_m * (v("txt", "C+m") - v("txt", "C"))
+  )
+
+
+def _modality(v, stream, s):
+  return v("txt", "C") + s * (v("txt", "C+m") - v("txt", "C"))
+
+
+def _shuffled(v, stream, s):
+  return v("neg", "C+m'") + s * (v("txt", "C+m") - v("neg", "C+m'"))
+
+
+def _null(text):
   """SyncCFG: the video's anchor is driven by silence, the audio's by a still."""
-  anchor = v("txt", "silent" if stream == "video" else "static")
-  return anchor + s * (v("txt", "C+m") - anchor)
+
+  def form(v, stream, s):
+    anchor = v(text, "silent" if stream == "video" else "static")
+    return anchor + s * (v("txt", "C+m") - anchor)
+
+  return form
 
 
 _FORMS = {
@@ -44,6 +66,11 @@ _FORMS = {
   "text": _text,
   "ucg2": _ucg2,
   "ucg3": _ucg3,
+  "ucg3_text": _ucg3_text,
+  "modality": _modality,
+  "ucg2_shuffled": _shuffled,
+  "ucg2_null": _null("neg"),
   "multimodal": _ucg3,
-  "sync": _sync,
+  "multimodal2": _ucg2,
+  "sync": _null("txt"),
 }

@@ -24,6 +24,7 @@ def velocities(
     config: by stream `heads`, `patch`, `positions` ("grid" or "line"), `frequencies`,
       `text_tokens`; and "exchange": `tarp`, `centre`, `rope`.
     latents: video (b, t, h, w, c), its condition channels among c; audio (b, a, c).
+    text: (b, l, e), for all streams, or by stream.
     timesteps: (b, frames) or (b, 1), in thousandths.
     reads: by stream, (b,): its queries see the other stream.
     detached: by stream, (b,): the other stream sees these states as they are in
@@ -45,7 +46,8 @@ def velocities(
       if c["positions"] == "grid"
       else stream.turns(np.arange(grid[0]), d)
     )
-    context[s] = stream.contexts(p, c, text, image)
+    own = text[s] if isinstance(text, dict) else text
+    context[s] = stream.contexts(p, c, own, image)
     by_token = lambda m, grid=grid: np.repeat(
       np.broadcast_to(m, (len(m), grid[0], *m.shape[2:])), grid[1] * grid[2], 1
     )

@@ -2,6 +2,9 @@
 
 A given stream is clean (timestep 0) and reads context tokens only. A given first frame
 stands in the latent at every evaluation, with timestep 0; or in condition channels.
+
+Where another clip's stream takes the place of its own, the video of clip i sees the
+audio of clip i + 1, and the audio of clip i the video of i - 1: a run for each.
 """
 
 import numpy as np
@@ -17,8 +20,9 @@ def sample(params, config, task, noise, conditions, form, scales, solver, steps,
 
   Args:
     noise: by stream that is made.
-    conditions: `text` {"txt", "neg"}; clean latents `given` and `null` by stream; the
-      first frame's latent `image`, or `condition` channels and `clip` tokens.
+    conditions: `text` {"txt", "neg"}, each one array or by stream; clean latents
+      `given` and `null` by stream; the first frame's latent `image`, or `condition`
+      channels and `clip` tokens.
     scales: of the guidance form, by stream.
   """
   made, given, readers, _ = SAMPLING[task]
@@ -37,10 +41,20 @@ def sample(params, config, task, noise, conditions, form, scales, solver, steps,
     if "condition" in conditions and "video" in x:
       x["video"] = np.concatenate([x["video"], conditions["condition"]], -1)
     reads = {s: np.full(b, s in readers and s != null and keys != "C") for s in x}
-    return velocities(
-      params, config, x, told, conditions["text"][text], reads,
-      image=conditions.get("clip"),
-    )  # fmt: skip
+    texts = conditions["text"][text]
+    texts = texts if isinstance(texts, dict) else {s: texts for s in x}
+    if keys != "C+m'":
+      return velocities(
+        params, config, x, told, texts, reads, image=conditions.get("clip")
+      )
+    out = {}
+    for s in x:  # whose other stream is the neighbour's
+      other, places = ("audio", 1) if s == "video" else ("video", -1)
+      turn = lambda of, o=other, n=places: {
+        k: v[(np.arange(b) + n) % b] if k == o else v for k, v in of.items()
+      }
+      out[s] = velocities(params, config, turn(x), told, turn(texts), reads)[s]
+    return out
 
   def guided(x, timestep):
     known = {}

@@ -34,6 +34,11 @@ def keywords(function):
     ("ucg3", {"s_m": 3.0, "s_t": 5.0}, {"s_m": 3.0, "s_t": 5.0}),
     ("multimodal", {"s_m": 3.0, "s_t": 5.0}, {"s_m": 3.0, "s_t": 5.0}),
     ("sync", {"s": 3.0}, {"s": 3.0}),
+    ("modality", {"s": 3.0}, {"s": 3.0}),
+    ("ucg2_null", {"s": 5.0}, {"s": 5.0}),
+    ("ucg2_shuffled", {"s": 5.0}, {"s": 5.0}),
+    ("ucg3_text", {"s_t": 5.0, "s_m": 3.0}, {"s_t": 5.0, "s_m": 3.0}),
+    ("multimodal2", {"s": 5.0}, {"s": 5.0}),
   ],
 )
 def test_scales_of_guidance(form, video, audio):
@@ -42,7 +47,7 @@ def test_scales_of_guidance(form, video, audio):
 
 
 def test_an_evaluation_is_the_conditional_one():
-  assert Evaluation() == Evaluation(text=True, cross=True, null=None)
+  assert Evaluation() == Evaluation(text=True, cross=True, null=None, shuffled=False)
 
 
 def test_sampling():

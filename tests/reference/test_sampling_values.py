@@ -37,6 +37,7 @@ class Case:
   rule: dict = dataclasses.field(default_factory=dict)
   channels: bool = False
   batched: bool = True
+  negatives: bool = False  # the streams have negative prompts of their own
 
 
 CASES = {
@@ -53,6 +54,15 @@ CASES = {
   "joint_multimodal": Case(
     "joint", "multimodal", "unipc", 3, TWO, {"variant": "gate"}, batched=False
   ),
+  "joint_text_first": Case("joint", "ucg3_text", "euler", 2, TWO, negatives=True),
+  "joint_null": Case("joint", "ucg2_null", "euler", 2, ONE, negatives=True),
+  "joint_shuffled": Case("joint", "ucg2_shuffled", "euler", 2, ONE, negatives=True),
+  "joint_multimodal2": Case(
+    "joint", "multimodal2", "euler", 2, ONE, {"variant": "gate"}, batched=False
+  ),
+  "a2v_modality": Case("a2v", "modality", "euler", 2, ONE),
+  "a2v_shuffled": Case("a2v", "ucg2_shuffled", "euler", 2, ONE),
+  "v2a_shuffled": Case("v2a", "ucg2_shuffled", "euler", 2, ONE, negatives=True),
   "ti2av_none": Case("ti2av", "none", "unipc", 3, NO_SCALES),
   "a2v_sync": Case("a2v", "sync", "euler", 2, ONE),
   "a2v_apart": Case("a2v", "ucg2", "euler", 2, ONE, batched=False),
@@ -77,6 +87,8 @@ def test_latents(name):
   elif image:
     shared["image"] = clean["video"][:, :1]
   text = {"txt": clean["text"], "neg": negative["text"]}
+  if case.negatives:
+    text["neg"] = {"video": negative["text"], "audio": null["text"]}
 
   options = Sampling(
     case.guidance, case.scales, case.steps, SHIFT, case.solver, case.batched
@@ -86,7 +98,8 @@ def test_latents(name):
     model, params, kind, noise, conditions, options
   )
   ours = jax.tree.map(jnp.asarray, shared)
-  ours["text"] = jnp.stack([text["txt"], text["neg"]])
+  others = text["neg"].values() if case.negatives else [text["neg"]]
+  ours["text"] = jnp.stack([text["txt"], *others])
   got = jax.jit(run)(params, pick(start, made), ours)
 
   expected = sampling.sample(

@@ -67,8 +67,12 @@ REPORT = {
   "clips": WHOLE,
   "steps": WHOLE,
   "show": WHOLE,
-  "scale": FROM_ZERO,
   "guidance": ("ucg4", "multimodal"),
+  # One for each scale of ucg2, or none.
+  **{
+    f"scales.{s}": ((NAN,), (-1.0,), ("2",), "2", 2.0, (1.0, 2.0))
+    for s in ("video", "audio")
+  },
 }
 
 
@@ -133,7 +137,10 @@ def test_nonsense_of_the_report(name):
   [
     ({"report.tasks": ("t2v",)}, "'t2v'.* joint, ti2av, a2v, v2a"),
     ({"report.tasks": ("joint", "a2w")}, "'a2w'.* joint, ti2av, a2v, v2a"),
-    ({"model.variant": "gate"}, "'ucg2' needs another model.* text, multimodal, sync"),
+    (
+      {"model.variant": "gate"},
+      "'ucg2' needs another model.* text, .*multimodal, .*sync",
+    ),
     ({"model.streams": ("video",)}, "serves none, text|'joint'.* none: give"),
     (
       {"model.image_form": "channels", "objective.image_probability": 0.0},
@@ -144,6 +151,22 @@ def test_nonsense_of_the_report(name):
 def test_what_the_report_cannot_show(changes, words):
   with pytest.raises(UsageError, match=words):
     check_report(config_with(changes))
+
+
+def test_each_scale_of_a_form_has_a_value_of_its_own():
+  """One for both would make of ucg3 a costly ucg2."""
+  with pytest.raises(UsageError, match=r"scales.video: got 1 values.* 2 .s_m, s_t"):
+    check_report(config_with({"report.guidance": "ucg3"}))
+  for values in ((), (2.0, 4.0)):
+    scales = {f"report.scales.{s}": values for s in ("video", "audio")}
+    check_report(config_with({"report.guidance": "ucg3"} | scales))
+
+
+def test_streams_are_shuffled_among_two_clips_at_least():
+  config = {"report.guidance": "ucg2_shuffled", "report.clips": 1}
+  with pytest.raises(UsageError, match="report.clips: got 1; expected 2 at least"):
+    check_report(config_with(config))
+  check_report(config_with(config | {"report.clips": 2}))
 
 
 def test_one_stream_has_nothing_to_show_with_any_guidance():

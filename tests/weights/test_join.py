@@ -19,6 +19,7 @@ from ccl_jax.tasks import Route
 from ccl_jax.weights.join import join
 from ccl_jax.weights.reader import open_weights
 from ccl_jax.weights.transfer import export_weights, import_weights
+from ccl_jax.weights.wan import NEGATIVE, NEGATIVE_IMAGE
 from tests.weights.wan_files import FFN, LAYERS, TEXT, WIDTH, wan_tensors
 
 AUDIO = StreamConfig(
@@ -88,6 +89,7 @@ def test_both_streams_are_the_given_ones(tmp_path, video):
   config = join(video, tmp_path / "run", tmp_path / "joint", size="mini")
   assert config["random"] == ["blocks/audio_to_video", "blocks/video_to_audio"]
   assert config["model"]["image_form"] == "first_frame"
+  assert config["negative"] == {"video": NEGATIVE}  # the release's, and of no sound
   written, got = restored(tmp_path / "joint")
   assert written == config
   for path, x in audio.items():
@@ -145,6 +147,7 @@ def test_the_form_of_the_condition_is_the_video_streams(tmp_path):
   import_weights("wan-dit", tmp_path, tmp_path / "video")
   config = join(tmp_path / "video", None, tmp_path / "joint", size="mini")
   assert config["model"]["image_form"] == "channels"
+  assert config["negative"]["video"] == NEGATIVE_IMAGE + NEGATIVE
   reader = SliceReader(tmp_path / "joint" / "checkpoints")
   kernel = reader.read("video/patch_embedding/kernel", ())
   patches = tensors["patch_embedding.weight"].transpose(2, 3, 4, 1, 0)
