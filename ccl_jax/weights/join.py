@@ -26,7 +26,7 @@ from ccl_jax.checkpoints.folders import new_folder
 from ccl_jax.checkpoints.slices import SliceReader, SliceWriter
 from ccl_jax.errors import UsageError
 from ccl_jax.models.joint import JointDiT
-from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.models.presets import build_model, init_params, stored_model
 
 
 class Part:
@@ -56,7 +56,7 @@ class Part:
     """What its config.json says of the stream."""
     if "sizes" in self.config:
       return self.config["sizes"]
-    model = self._found.build("model", build_model)
+    model = self._found.build("model", stored_model)
     return dataclasses.asdict(dict(model.streams)[self.stream]) | {"depth": model.depth}
 
 
@@ -79,6 +79,7 @@ def join(
   options = {
     "preset": size,
     "variant": variant,
+    "times": "causal",
     "image_form": "channels" if parts[0].shape(kernel)[0] > 64 else "first_frame",
   }
   model = build_model(**options, dtype="float32")

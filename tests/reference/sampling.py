@@ -12,7 +12,9 @@ from tests.reference.solvers import solve
 from tests.reference.tasks import SAMPLING
 
 
-def sample(params, config, task, noise, conditions, form, scales, solver, steps, shift):
+def sample(
+  params, config, task, noise, conditions, form, scales, solver, steps, shift, clip
+):
   """Latents of the streams that the task makes.
 
   Args:
@@ -20,6 +22,7 @@ def sample(params, config, task, noise, conditions, form, scales, solver, steps,
     conditions: `text` {"txt", "neg"}; clean latents `given` and `null` by stream; the
       first frame's latent `image`, or `condition` channels and `clip` tokens.
     scales: of the guidance form, by stream.
+    clip: (grid, audio tokens) of the whole clip.
   """
   made, given, readers, _ = SAMPLING[task]
   b = len(next(iter(noise.values())))
@@ -39,7 +42,7 @@ def sample(params, config, task, noise, conditions, form, scales, solver, steps,
     reads = {s: np.full(b, s in readers and s != null and keys != "C") for s in x}
     return velocities(
       params, config, x, told, conditions["text"][text], reads,
-      image=conditions.get("clip"),
+      image=conditions.get("clip"), clip=clip,
     )  # fmt: skip
 
   def guided(x, timestep):
