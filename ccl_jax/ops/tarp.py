@@ -76,11 +76,12 @@ def audio_windows(
       )
     w = window * c
     if centre == "aligned":
-      first = (2 * i + 1) * a // (2 * t) - w // 2
+      middle = (2 * i + 1) * a // (2 * t)
     elif centre == "floor":
-      first = c // 2 + c * i - w // 2
+      middle = c // 2 + c * i
     else:
       raise ValueError(f"unknown tarp centre {centre!r}; expected one of {CENTRES}")
+    first = middle - w // 2
   return _inside(first[:, None] + np.arange(w), a)
 
 

@@ -101,7 +101,7 @@ def test_video_frame_sees_its_audio_window_only(inputs, cross, window):
   assert all(grad[j] == 0 for j in range(11) if j not in window)
 
 
-# Tokens 0, 1, 5 and 10 are at 13/11 (j + 1/2) = 0.6, 1.8, 6.5 and 12.4 pictures; frame 1
+# Tokens 0, 1, 5 and 10 are at 0.6, 1.8, 6.5 and 12.4 pictures, 13/11 (j + 1/2); frame 1
 # lasts from 1 to 5.
 @pytest.mark.parametrize(
   ("cross", "frames"),
