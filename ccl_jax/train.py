@@ -29,7 +29,7 @@ from ccl_jax.errors import UsageError, bind
 from ccl_jax.files import write_text
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.joint import token_geometry
-from ccl_jax.models.presets import build_model
+from ccl_jax.models.presets import build_model, stored_model
 from ccl_jax.planning.chips import chip_of
 from ccl_jax.sharding import make_mesh
 from ccl_jax.training import loop
@@ -110,6 +110,16 @@ def initial_state(config, run: Run) -> TrainState:
   return jax.jit(start, out_shardings=run.shardings, donate_argnums=0)(params)
 
 
+def require_same_times(model, metadata) -> None:
+  """Raises UsageError where a run was trained with other times of latents so far."""
+  stored = bind("model", metadata["model"], stored_model).cross
+  if model.cross and stored and model.cross.times != stored.times:
+    raise UsageError(
+      f"config.model.times: got {model.cross.times}; this run was trained with "
+      f"{stored.times}: give --config.model.times={stored.times}, or another workdir"
+    )
+
+
 def check(config) -> None:
   """Checks every setting before anything is opened or written.
 
@@ -150,7 +160,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     # Again with the sizes of the data: buckets may have batches of their own.
     check_sizes(config, mesh, feed.batch_sizes)
     evaluation = open_evaluation(config, model, recipe, mesh, workdir)
-    run = build_run(config, mesh, feed.text)
+    run = build_run(config, mesh, feed.text, clip=feed.clip)
     checkpointer = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
     restored = checkpointer.restore(run.state)
     if restored is None:
@@ -163,6 +173,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
       # Other codecs mean another latent space: the parameters would be worthless in it.
       advice = "put the run's own codecs back, or name a new workdir"
       require_same(feed.codecs, metadata["codecs"], advice)
+      require_same_times(model, metadata)
       feed.batches.set_state(data_state)
   metadata = {
     "model": config.model.to_dict(),

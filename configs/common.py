@@ -5,6 +5,7 @@ follows the colon goes to `get_config(arg)`, further flags override single keys.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 # Options of the builders of media (ccl_jax.data.sources.media_builder), by source.
 _FILTERS = {
@@ -55,8 +56,24 @@ def base() -> ConfigDict:
         "streams": ("video", "audio"),
         "variant": "context",
         "tarp": True,
+        # When latent frames are: "causal", the first of one picture and the others of
+        # four; or the paper's "uniform", with windows about `tarp_centre`.
+        "times": "causal",
         "tarp_centre": "aligned",
+        # What the exchange sees: audio tokens in multiples of those of a latent frame,
+        # and latent frames; 0: all. Unset: 1 and 1; with uniform times 3 and 1.
+        "window": placeholder(int),
+        "video_window": placeholder(int),
+        # "token", "latent" or "index" (not aligned). Unset: token; with uniform times
+        # latent.
+        "rope_unit": placeholder(str),
         "cross_rope": "3d",
+        # Context tokens of either stream; unset: the preset's. How large they start,
+        # and whether they have values.
+        "video_tokens": placeholder(int),
+        "audio_tokens": placeholder(int),
+        "context_std": 0.02,
+        "context_values": True,
         "image_form": "first_frame",
         "remat": "none",
         "dtype": "bfloat16",
@@ -77,6 +94,13 @@ def base() -> ConfigDict:
       "tasks": {
         "probabilities": {"single": 0.10, "a2v": 0.15, "v2a": 0.15, "joint": 0.60},
         "draw": "sample",  # or "step": one task a step, with a static route
+        # By task, in place of objective.text_dropout.
+        "text_dropout": {
+          "single": placeholder(float),
+          "a2v": placeholder(float),
+          "v2a": placeholder(float),
+          "joint": placeholder(float),
+        },
       },
       "objective": {
         "sigma": "uniform",
@@ -84,6 +108,8 @@ def base() -> ConfigDict:
         "loss_weights": (1.0, 1.0),
         "text_dropout": 0.1,
         "image_probability": 0.0,
+        "shared_sigma": True,  # of both streams in the task joint
+        "detach": True,  # clean streams, from the loss of the other
       },
       "optim": {
         # (pattern of the whole path, learning rate, weight decay); first match wins

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from ccl_jax.generation.sampling import Sampling, sample_latents
+from ccl_jax.models.cca import Geometry
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.tasks import GENERATIONS
 from ccl_jax.training.optim import ParamGroup, make_optimizer
@@ -120,7 +121,7 @@ def fingerprints(tree) -> dict[str, list[float]]:
 
 # Task, form of guidance, what is not as usual.
 CLIPS = {
-  "joint none": {},
+  "joint none": {"times": "uniform"},  # the paper's, as without another word causal
   "joint text": {"solver": "dpmpp"},
   "joint ucg2": {"solver": "unipc", "shift": 5.0},
   "joint ucg3": {},
@@ -136,7 +137,7 @@ CLIPS = {
   "i2v text": {"channels": True},
   "t2a text": {"solver": "unipc"},
   "a2v sync": {},
-  "v2a ucg3": {},
+  "v2a ucg3": {"times": "uniform", "tarp_centre": "floor"},
 }
 
 
@@ -146,6 +147,7 @@ def golden_latents(name: str) -> dict[str, list[float]]:
   changes = dict(CLIPS[name])
   channels = changes.pop("channels", False)
   model = model_of(
+    **{k: changes.pop(k) for k in ("times", "tarp_centre") if k in changes},
     variant="gate" if form.startswith("multimodal") else "context",
     image_form="channels" if channels else "first_frame",
   )
@@ -174,7 +176,9 @@ def golden_latents(name: str) -> dict[str, list[float]]:
     conditions["image"] = clean["video"][:, :1]
   made = {s: noise[s] for s in kind.generated}
   latents = jax.jit(
-    lambda p, n, c: sample_latents(model, p, kind, n, c, sampling)
+    lambda p, n, c: sample_latents(
+      model, p, kind, n, c, sampling, clip=Geometry(3, 2, 3, 7)
+    )
   )(params, made, conditions)  # fmt: skip
   return {s: summary(x) for s, x in latents.items()}
 

@@ -22,12 +22,11 @@ from ccl_jax.benchmarks.timing import device_ceiling, in_turn, median, show
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.models.cca import CrossAttention, Geometry
 from ccl_jax.models.flops import forward_flops
-from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.layers import MLP
 from ccl_jax.models.presets import build_model
 from ccl_jax.models.stream import SelfAttention, TextAttention
 from ccl_jax.tasks import TASKS, Route, static_route
-from ccl_jax.training.build import geometry_of
 
 flags.adopt_module_key_flags(step)
 

@@ -27,9 +27,9 @@ from ccl_jax.benchmarks.timing import device_ceiling, in_turn, median, ratios, s
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.models.flops import forward_flops
+from ccl_jax.models.joint import geometry_of
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.tasks import TASKS, Route, sample_tasks, static_route
-from ccl_jax.training.build import geometry_of
 
 SIZE = flags.DEFINE_string("size", "lab", "A preset; its blocks, of which --depth.")
 DEPTH = flags.DEFINE_integer("depth", 4, "Blocks.")

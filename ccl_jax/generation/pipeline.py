@@ -27,9 +27,9 @@ from ccl_jax.diffusion.guidance import get_guidance
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.sampling import Sampling, sample_latents, variant_of
 from ccl_jax.generation.seeds import noise_key
-from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
-from ccl_jax.models.presets import build_model, init_params, with_default_kernel
+from ccl_jax.models.presets import init_params, stored_model, with_default_kernel
 from ccl_jax.tasks import Generation, check_inputs
 from ccl_jax.weights import wan
 
@@ -103,7 +103,7 @@ class Pipeline:
     if about.get("kind") == "wan-dit":
       model = wan.model_of(about["sizes"], jnp.bfloat16)
     else:
-      model = found.build("model", build_model)
+      model = found.build("model", stored_model)
     model = with_default_kernel(model)
     bundle = load_codecs(codecs or found.codecs or _no_codecs(folder))
     if found.name == "ema":
@@ -204,7 +204,7 @@ class Pipeline:
     }
     negatives = negative_texts(negative, kind.generated + kind.given, b)
     tokens = self.codecs.text.tokenize([*prompts, *itertools.chain(*negatives)])
-    options = (spec.frames, reuse_keys, progress is not None)
+    options = (spec, reuse_keys, progress is not None)
     key = (kind, json.dumps(dataclasses.asdict(sampling), sort_keys=True), *options)
     if key not in self._compiled:
       self._compiled[key] = jax.jit(self._program(kind, sampling, *options))
@@ -218,7 +218,7 @@ class Pipeline:
     """Progress to this call's listener: one function for all that is compiled."""
     self._progress(step)
 
-  def _program(self, kind, sampling, frames, reuse_keys, told):
+  def _program(self, kind, sampling, spec, reuse_keys, told):
     """(params, codecs, noise, tokens, inputs) -> decoded streams."""
 
     def program(params, codecs, noise, tokens, inputs):
@@ -233,7 +233,7 @@ class Pipeline:
         first = to_unit(inputs["image"])
         if self.takes_channels:
           conditions["condition"], conditions["clip"] = image_condition(
-            codecs, first, frames
+            codecs, first, spec.frames
           )
         else:
           conditions["image"] = codecs.video.encode(first[:, None])
@@ -245,7 +245,8 @@ class Pipeline:
         conditions["null"] = _null_latents(codecs, shapes, inputs)
       latents = sample_latents(
         self.model, params, kind, noise, conditions, sampling,
-        reuse_keys=reuse_keys, progress=self._tell if told else None,
+        reuse_keys=reuse_keys, clip=geometry_of(self.model, spec),
+        progress=self._tell if told else None,
       )  # fmt: skip
       out = {}
       if "video" in latents:

@@ -23,6 +23,7 @@ from ccl_jax.diffusion.guidance import Evaluation, get_guidance, guided, runs
 from ccl_jax.diffusion.samplers import sample
 from ccl_jax.diffusion.schedules import make_schedule
 from ccl_jax.errors import UsageError
+from ccl_jax.models.cca import Geometry
 from ccl_jax.models.joint import JointDiT, token_geometry
 from ccl_jax.tasks import Generation, Route
 
@@ -65,6 +66,7 @@ def sample_latents(
   sampling: Sampling,
   *,
   reuse_keys: bool = True,
+  clip: Geometry | None = None,
   progress: Callable[[Any], None] | None = None,
 ) -> dict[str, jax.Array]:
   """Latents of the generated streams; to be jitted.
@@ -77,13 +79,15 @@ def sample_latents(
       latent (b, 1, h, w, c), or `condition` (b, t, h, w, 20) with `clip` (b, i, 1280):
       see `codecs.images.image_condition`.
     reuse_keys: compute a given stream once, not at every step. The result is the same.
+    clip: token counts of some film: a stream that is neither made nor given is thought
+      as long, since where a token is in the exchange's RoPE depends on both.
 
   Raises:
     UsageError: the model does not serve the form, or the form needs more clips.
   """
   guidance = get_guidance(sampling.guidance, variant_of(model))
   given = {s: conditions["given"][s] for s in task.given}
-  geometry = token_geometry(model.streams, {**noise, **given})
+  geometry = token_geometry(model.streams, {**noise, **given}).completed(clip)
   texts = conditions["text"]
   clip = {"video": conditions["clip"]} if "clip" in conditions else None
   present = (*noise, *given)

@@ -7,11 +7,11 @@
 
 W_k and W_v serve tokens and context alike. W_o starts at zero: freshly joined streams
 are the two streams. The direction into the video reads windows of audio tokens, the one
-into the audio reads the nearest video frame (ops/tarp.py).
+into the audio reads the video frame that a token lies in (ops/tarp.py).
 
-Variant "gate" is the paper's baseline: no context tokens; a sample that does not read
-the other stream gets nothing added. Without TARP a token sees all of the other stream
-and audio positions are not rescaled.
+Where a direction has no context tokens, softmax is over the window alone, and a sample
+that does not read the other stream gets nothing added. So it is in both directions of
+variant "gate", the paper's baseline.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from ccl_jax.axes import other
 from ccl_jax.models.layers import LayerNorm, RMSNorm, dense, heads, merge
 from ccl_jax.ops import rope, tarp
 from ccl_jax.ops.attention import context_attention
@@ -37,25 +38,43 @@ class CrossConfig:
 
   Attributes:
     variant: "context" (learnable context tokens) or "gate" (the baseline).
-    tarp: aligned windows and rescaled RoPE, or global attention.
-    tarp_centre: "aligned" or "floor" (ops/tarp.py).
+    times: "causal" or "uniform": when latent frames are, for windows, groups and RoPE
+      alike (ops/tarp.py).
+    tarp_centre: of windows if times are uniform: "aligned" or "floor".
+    window: audio tokens that a video token sees, in multiples of those of a latent
+      frame; 0: all.
+    video_window: latent frames that an audio token sees, its own in the middle; 0: all.
+    rope_unit: of time in RoPE, 1 rad in the fastest channel: "latent" frame (the
+      paper's) or audio "token"; "index": streams count their own, and are not aligned.
     cross_rope: rotation of video tokens: "3d", or "temporal" (time only).
     video_tokens, audio_tokens: context tokens C_video (read by audio queries) and
       C_audio (read by video queries) of every block.
+    context_std: deviation of C at the start. It has no `ln_kv`, so the rms of V_c is
+      this much of V's.
+    context_values: False: V_c = 0; context tokens then only take attention away.
   """
 
   variant: str = "context"
-  tarp: bool = True
+  times: str = "causal"
   tarp_centre: str = "aligned"
+  window: int = 1
+  video_window: int = 1
+  rope_unit: str = "token"
   cross_rope: str = "3d"
   video_tokens: int = 128
   audio_tokens: int = 8
+  context_std: float = 0.02
+  context_values: bool = True
 
   def context_tokens(self, stream: str) -> int:
     """Context tokens that stand in for `stream`."""
     if self.variant == "gate":
       return 0
     return {"video": self.video_tokens, "audio": self.audio_tokens}[stream]
+
+  def window_of(self, into: str) -> int:
+    """Frames' worth of the other stream that a token of `into` sees; 0: all of it."""
+    return {"video": self.window, "audio": self.video_window}[into]
 
 
 class Geometry(NamedTuple):
@@ -68,10 +87,31 @@ class Geometry(NamedTuple):
 
   def cross_table(self, stream: str, d: int, config: CrossConfig):
     """RoPE (t s p 2) of a stream's tokens in cross-modal attention."""
+    times, unit = config.times, config.rope_unit
+    rate = tarp.tokens_per_frame(self.t, self.a, times) if unit == "token" else 1.0
     if stream == "video":
-      return rope.grid(self.t, self.h, self.w, d, spatial=config.cross_rope == "3d")
-    times = tarp.audio_time(self.t, self.a) if config.tarp else np.arange(self.a)
-    return rope.temporal(times, d)[:, None]
+      spatial = config.cross_rope == "3d"
+      return rope.grid(self.t, self.h, self.w, d, spatial, rate)
+    if unit == "index":
+      return rope.temporal(np.arange(self.a), d)[:, None]
+    return rope.temporal(rate * tarp.audio_time(self.t, self.a, times), d)[:, None]
+
+  def audio_windows(self, config: CrossConfig) -> tarp.Windows:
+    """The audio tokens that every latent frame sees."""
+    return tarp.audio_windows(
+      self.t, self.a, config.times, config.tarp_centre, config.window
+    )
+
+  def completed(self, clip: "Geometry | None") -> "Geometry":
+    """The same with the frames or audio tokens that an absent stream would have, where
+    pictures and tokens follow each other as in `clip`.
+    """
+    if clip is None or (self.t and self.a):
+      return self
+    per_picture = clip.a / (4 * clip.t - 3)
+    if self.t:
+      return self._replace(a=max(round((4 * self.t - 3) * per_picture), 1))
+    return self._replace(t=max(round((self.a / per_picture + 3) / 4), 1))
 
 
 class CrossAttention(nn.Module):
@@ -95,11 +135,9 @@ class CrossAttention(nn.Module):
     self.norm_q, self.norm_k = RMSNorm(), RMSNorm()
     self.q, self.k, self.v = (dense(self.width, self.dtype) for _ in range(3))
     self.o = dense(self.width, self.dtype, kernel_init=nn.initializers.zeros)
-    r = self.config.context_tokens("audio" if self.into == "video" else "video")
-    if r:
-      self.context = self.param(
-        "context", nn.initializers.normal(0.02), (r, self.other_width)
-      )
+    if r := self.config.context_tokens(other(self.into)):
+      start = nn.initializers.normal(self.config.context_std)
+      self.context = self.param("context", start, (r, self.other_width))
 
   def keys(
     self, x_other: Float[Array, "b u v e"], table: Float[Array, "u v p 2"]
@@ -126,14 +164,16 @@ class CrossAttention(nn.Module):
       keys: of the other stream; None routes every sample to context tokens only.
       reads: samples that see `keys`; None for all of them.
     """
-    if self.config.variant == "gate" and keys is None:
+    tokens = self.config.context_tokens(other(self.into))
+    if not tokens and keys is None:
       return jnp.zeros_like(x)
     q = rope.rotate(heads(self.norm_q(self.q(self.ln_q(x))), self.heads), table)
     q = q.astype(self.dtype)
     context = None
-    if self.config.context_tokens("audio" if self.into == "video" else "video"):
+    if tokens:
       k = heads(self.norm_k(self.k(self.context)), self.heads).astype(self.dtype)
-      context = k, heads(self.v(self.context), self.heads)
+      v = heads(self.v(self.context), self.heads)
+      context = k, v if self.config.context_values else jnp.zeros_like(v)
 
     q, keys, valid, restore = self._by_frame(q, keys, geometry)
     mask = None if valid is None else jnp.asarray(valid)[None]
@@ -152,14 +192,19 @@ class CrossAttention(nn.Module):
   def _by_frame(self, q, keys, geometry):
     """Queries, keys and key mask as a batch of frames, and the way back."""
     b, t, s = q.shape[:3]
-    if keys is None or not self.config.tarp:
+    if keys is None or not self.config.window_of(self.into):
       flat = lambda x: x.reshape(b, 1, -1, *x.shape[3:])
       keys = None if keys is None else (flat(keys[0]), flat(keys[1]))
       return flat(q), keys, None, lambda x: x.reshape(b, t, s, -1)
     if self.into == "video":
-      windows = tarp.audio_windows(geometry.t, geometry.a, self.config.tarp_centre)
+      windows = geometry.audio_windows(self.config)
       keys = tuple(tarp.to_windows(x[:, :, 0], windows) for x in keys)
       return q, keys, windows.valid, lambda x: x
-    groups = tarp.frame_groups(geometry.t, geometry.a)
+    groups = tarp.frame_groups(geometry.t, geometry.a, self.config.times)
     restore = lambda x: tarp.from_groups(x, groups)[:, :, None]
-    return tarp.to_groups(q[:, :, 0], groups), keys, None, restore
+    q, valid = tarp.to_groups(q[:, :, 0], groups), None
+    if self.config.video_window > 1:
+      windows = tarp.frame_windows(geometry.t, self.config.video_window)
+      valid = np.tile(windows.valid, keys[0].shape[2])
+      keys = tuple(tarp.to_neighbours(x, windows) for x in keys)
+    return q, keys, valid, restore

@@ -11,7 +11,6 @@ from ccl_jax.axes import other
 from ccl_jax.models.cca import Geometry
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.stream import CLIP_TOKENS
-from ccl_jax.ops import tarp
 
 
 def forward_flops(
@@ -54,12 +53,12 @@ def forward_flops(
       source = other(s)
       n, m = tokens[s], tokens[source]
       r = model.cross.context_tokens(source)
-      if not m or not model.cross.tarp:
+      if not m or not model.cross.window_of(s):
         seen = m
       elif s == "video":
-        seen = tarp.audio_windows(geometry.t, geometry.a).index.shape[1]
+        seen = geometry.audio_windows(model.cross).index.shape[1]
       else:
-        seen = geometry.h * geometry.w
+        seen = model.cross.video_window * geometry.h * geometry.w
       read = configs[source].width if m else 0
       # q and o of this stream's tokens, k and v of the other's.
       project = 2 * n * 2 * c.width**2 + 2 * m * 2 * read * c.width

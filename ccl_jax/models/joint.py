@@ -170,11 +170,15 @@ class JointDiT(nn.Module):
       image: CLIP tokens, for a stream with `image_tokens`.
       keys: of absent streams, as `collect` returned them.
       collect: also return the keys that absent streams would read.
-      geometry: token counts, where a stream is absent.
+      geometry: token counts of the whole clip, where a stream is absent: where a token
+        is in the exchange's RoPE depends on both.
 
     Returns:
       Velocities with the shapes of the latents (out_channels), by stream; with
       `collect`, the pair (velocities, keys).
+
+    Raises:
+      ValueError: streams that exchange, one of them absent, and no geometry.
     """
     configs = dict(self.streams)
     present = [s for s in STREAMS if s in latents]
@@ -196,6 +200,8 @@ class JointDiT(nn.Module):
           parts[s].embed_image(image[s]), context[s]
         )
     geometry = geometry or token_geometry(self.streams, latents)
+    if self.cross is not None and not (geometry.t and geometry.a):
+      raise ValueError(f"got {geometry}; expected the token counts of both streams")
     scan = nn.scan(
       _rematted(self.remat),
       variable_axes={"params": 0, "intermediates": 0},
@@ -229,6 +235,15 @@ def as_grid(stream: str, x: Float[Array, "b ..."]) -> Float[Array, "b t h w c"]:
 def from_grid(stream: str, x: Float[Array, "b t h w c"]) -> Float[Array, "b ..."]:
   """Latents in the stream's own shape again: the inverse of `as_grid`."""
   return x if stream == "video" else x[:, :, 0, 0]
+
+
+def geometry_of(model: JointDiT, spec) -> Geometry:
+  """Token counts of the films of a spec (`data.spec.ClipSpec`)."""
+  t, h, w = spec.latent_shape
+  _, ph, pw = (
+    dict(model.streams)["video"].patch if "video" in dict(model.streams) else (1, 2, 2)
+  )
+  return Geometry(t, h // ph, w // pw, spec.audio_tokens)
 
 
 def token_geometry(streams, latents) -> Geometry:

@@ -8,6 +8,7 @@ lab     512 / 2048 / 4                   384 / 1536 / 3     12     about 100 M
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from ccl_jax.models.cca import CrossConfig
 from ccl_jax.models.joint import REMAT, JointDiT
 from ccl_jax.models.stream import CLIP_TOKENS, CLIP_WIDTH, StreamConfig
 from ccl_jax.ops.kernels import Kernel, default_kernel
-from ccl_jax.ops.tarp import CENTRES
+from ccl_jax.ops.tarp import CENTRES, TIMES
 from ccl_jax.tasks import Route
 
 
@@ -61,6 +62,13 @@ PRESETS = {
 # ones, or Wan2.1-I2V's 4 mask and 16 latent channels beside it with CLIP tokens.
 IMAGE_FORMS = ("first_frame", "channels")
 VARIANTS = ("context", "gate")
+UNITS = ("token", "latent", "index")  # of RoPE in the exchange
+# What the exchange sees where nobody says otherwise: with TARP, by times; without.
+_WINDOWS = {
+  "causal": {"window": 1, "video_window": 1, "rope_unit": "token"},
+  "uniform": {"window": 3, "video_window": 1, "rope_unit": "latent"},
+  "none": {"window": 0, "video_window": 0, "rope_unit": "index"},
+}
 
 
 def _one_of(name: str, value, choices) -> None:
@@ -70,14 +78,27 @@ def _one_of(name: str, value, choices) -> None:
     )
 
 
+def _whole(name: str, value) -> None:
+  if value < 0:
+    raise UsageError(f"model.{name}: got {value!r}; expected a whole number from 0 on")
+
+
 def build_model(
   preset: str,
   *,
   streams: Sequence[str] = STREAMS,
   variant: str = "context",
   tarp: bool = True,
+  times: str = "causal",
   tarp_centre: str = "aligned",
+  window: int | None = None,
+  video_window: int | None = None,
+  rope_unit: str | None = None,
   cross_rope: str = "3d",
+  video_tokens: int | None = None,
+  audio_tokens: int | None = None,
+  context_std: float = 0.02,
+  context_values: bool = True,
   image_form: str = "first_frame",
   remat: str = "none",
   dtype: str = "bfloat16",
@@ -90,7 +111,14 @@ def build_model(
   Args:
     preset: one of `PRESETS`.
     streams: those it has; with one of two there is no exchange.
-    variant, tarp, tarp_centre, cross_rope: see `CrossConfig`.
+    variant, times, tarp_centre, cross_rope, context_std, context_values: see
+      `CrossConfig`.
+    tarp: the exchange sees windows and its RoPE is in one unit of time; else all, and
+      each stream counts its own.
+    window, video_window, rope_unit: see `CrossConfig`; None: with causal times 1, 1 and
+      "token"; with uniform ones, as in the paper, 3, 1 and "latent"; without TARP 0, 0
+      and "index".
+    video_tokens, audio_tokens: context tokens; None: the preset's.
     image_form: one of `IMAGE_FORMS`.
     remat, dtype, residual: see `JointDiT`.
     attention: a kernel of `ops.kernels.NAMES`; "auto": by this host's accelerator.
@@ -101,6 +129,7 @@ def build_model(
   """
   _one_of("preset", preset, PRESETS)
   _one_of("variant", variant, VARIANTS)
+  _one_of("times", times, TIMES)
   _one_of("tarp_centre", tarp_centre, CENTRES)
   _one_of("cross_rope", cross_rope, ("3d", "temporal"))
   _one_of("image_form", image_form, IMAGE_FORMS)
@@ -121,8 +150,33 @@ def build_model(
     )
   cross = None
   if len(streams) == 2:
+    given = {
+      "window": window, "video_window": video_window, "rope_unit": rope_unit,
+      "video_tokens": video_tokens, "audio_tokens": audio_tokens,
+    }  # fmt: skip
+    usual = _WINDOWS[times if tarp else "none"] | {
+      "video_tokens": size.video_tokens, "audio_tokens": size.audio_tokens,
+    }  # fmt: skip
+    seen = usual | {k: v for k, v in given.items() if v is not None}
+    _one_of("rope_unit", seen["rope_unit"], UNITS)
+    for name in ("window", "video_window", "video_tokens", "audio_tokens"):
+      _whole(name, seen[name])
+    if seen["video_window"] and seen["video_window"] % 2 == 0:
+      raise UsageError(
+        f"model.video_window: got {video_window}; expected an odd number, or 0 for all"
+      )
+    if not context_std >= 0:
+      raise UsageError(
+        f"model.context_std: got {context_std}; expected a number from 0 on"
+      )
     cross = CrossConfig(
-      variant, tarp, tarp_centre, cross_rope, size.video_tokens, size.audio_tokens
+      variant,
+      times,
+      tarp_centre,
+      cross_rope=cross_rope,
+      context_std=context_std,
+      context_values=context_values,
+      **seen,
     )
   return JointDiT(
     streams=tuple((s, configs[s]) for s in STREAMS if s in streams),
@@ -133,6 +187,10 @@ def build_model(
     residual=jnp.dtype(residual),
     kernel=build_kernel(attention, dtype, blocks or {}),
   )
+
+
+# The model of a checkpoint's metadata: what does not name its times had the paper's.
+stored_model = functools.partial(build_model, times="uniform")
 
 
 def with_default_kernel(model: JointDiT) -> JointDiT:

@@ -7,7 +7,7 @@ frequencies theta^(-2i / slot), theta = 10000.
   grid      video: time, row and column of a token            (wan/modules/model.py)
   line      audio self-attention: one axis over all channels
   temporal  audio in cross-modal attention: the *video's* temporal slot at a fractional
-            latent-frame time j * t / a, the spatial slots unrotated  (section 4.1)
+            time (ops/tarp.py), the spatial slots unrotated           (section 4.1)
 
 Tables are made in float64 and used in float32; the rotation is float32.
 """
@@ -32,12 +32,14 @@ def _angles(positions: np.ndarray, slot: int) -> np.ndarray:
 
 
 def grid(
-  t: int, h: int, w: int, d: int, spatial: bool = True
+  t: int, h: int, w: int, d: int, spatial: bool = True, rate: float = 1.0
 ) -> Float[Array, "t s p 2"]:
-  """(cos, sin) of video tokens, p = d/2; `spatial=False` rotates in time only."""
+  """(cos, sin) of video tokens, p = d/2; `spatial=False` rotates in time only. Latent
+  frame i is at time `rate` i.
+  """
   time, row, column = slots(d)
   parts = [
-    (_angles(np.arange(t), time), (t, 1, 1)),
+    (_angles(np.arange(t) * rate, time), (t, 1, 1)),
     (_angles(np.arange(h) * spatial, row), (1, h, 1)),
     (_angles(np.arange(w) * spatial, column), (1, 1, w)),
   ]

@@ -12,6 +12,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.generation.sampling import Sampling, sample_latents
 from ccl_jax.models.flops import forward_flops
+from ccl_jax.models.joint import geometry_of
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.models.stream import CLIP_TOKENS, CLIP_WIDTH
@@ -19,7 +20,7 @@ from ccl_jax.planning.chips import CHIPS, GIB, Chip
 from ccl_jax.planning.traffic import collectives, table
 from ccl_jax.sharding import batch_sharding, make_mesh, parameter_shardings
 from ccl_jax.tasks import GENERATIONS
-from ccl_jax.training.build import build_run, geometry_of
+from ccl_jax.training.build import build_run
 
 WORSE = 1.02  # of an earlier report's memory or traffic: more is a regression
 POLICIES = ("full", "save_attention")

@@ -4,6 +4,7 @@ A section of a config is the keywords of one function. `train` runs the parts, `
 compiles them for machines that are not there.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,27 +16,12 @@ from ccl_jax.axes import STREAMS
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.models.cca import Geometry
-from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.tasks import servable, task_of_step, task_table
 from ccl_jax.training.optim import ParamGroup, make_optimizer
 from ccl_jax.training.state import TrainState, abstract_state, new_state
 from ccl_jax.training.step import Recipe, make_train_step
-
-
-def geometry_of(model, spec: ClipSpec) -> Geometry:
-  """Token counts of a clip in the model's patches.
-
-  Args:
-    model: a `JointDiT`; without a video stream the patch is Wan2.1's.
-    spec: sizes of the clip.
-  """
-  # Tokens are patches of latents: Wan2.1's are 1 x 2 x 2.
-  t, h, w = spec.latent_shape
-  _, ph, pw = (
-    dict(model.streams)["video"].patch if "video" in dict(model.streams) else (1, 2, 2)
-  )
-  return Geometry(t, h // ph, w // pw, spec.audio_tokens)
 
 
 def make_recipe(config) -> Recipe:
@@ -54,7 +40,12 @@ def make_recipe(config) -> Recipe:
       f"config.objective.image_probability: got {config.objective.image_probability}; "
       "expected 0 with image_form=channels, where every video has an image beside it"
     )
-  return bind("objective", config.objective, Recipe, names=names, probabilities=p)
+  recipe = bind("objective", config.objective, Recipe, names=names, probabilities=p)
+  own = [config.tasks.text_dropout.get(n) for n in names]
+  if all(x is None for x in own):
+    return recipe
+  dropout = tuple(recipe.text_dropout if x is None else x for x in own)
+  return dataclasses.replace(recipe, text_dropout=dropout)
 
 
 def build_optimizer(config, shapes):
@@ -93,7 +84,14 @@ class Run(NamedTuple):
     return jax.tree.map(lambda x: x.sharding, self.state)
 
 
-def build_run(config, mesh: Mesh, text: tuple[int, int], *, batch: int = 1) -> Run:
+def build_run(
+  config,
+  mesh: Mesh,
+  text: tuple[int, int],
+  *,
+  batch: int = 1,
+  clip: ClipSpec | None = None,
+) -> Run:
   """The parts of a run. Nothing is computed: all arrays are shapes.
 
   Args:
@@ -102,6 +100,7 @@ def build_run(config, mesh: Mesh, text: tuple[int, int], *, batch: int = 1) -> R
     text: (l, e) of the text embeddings.
     batch: rows of the stand-in that parameters are made with; a mesh may ask for a
       multiple of its devices.
+    clip: the films of the run; None: the config's.
 
   Raises:
     UsageError: a setting is wrong.
@@ -113,17 +112,19 @@ def build_run(config, mesh: Mesh, text: tuple[int, int], *, batch: int = 1) -> R
   fresh = lambda key: new_state(init(key), optimizer)
   state = abstract_state(jax.eval_shape(fresh, jax.random.key(0)), mesh)
   shardings = jax.tree.map(lambda x: x.sharding, state)
-  step_of = build_steps(config, model, optimizer, recipe, shardings)
+  films = geometry_of(model, clip or bind("clip", config.clip, ClipSpec))
+  step_of = build_steps(config, model, optimizer, recipe, shardings, films)
   return Run(model, recipe, optimizer, init, fresh, state, step_of)
 
 
-def build_steps(config, model, optimizer, recipe, shardings):
+def build_steps(config, model, optimizer, recipe, shardings, clip: Geometry):
   """The function (step, batch) -> (name, program): one program, or one per task.
 
   Args:
     config: its `tasks.draw` says which.
     model, optimizer, recipe: parts of the run.
     shardings: of the state.
+    clip: token counts of the run's clips.
   """
 
   def jitted(task):
@@ -135,6 +136,7 @@ def build_steps(config, model, optimizer, recipe, shardings):
       accumulate=config.accumulate,
       ema_decay=config.ema_decay,
       task=task,
+      clip=clip,
     )
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 

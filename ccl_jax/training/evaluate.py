@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from ccl_jax.axes import STREAMS
-from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.cca import Geometry
+from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.tasks import TASKS, Route, sample_tasks, servable
 from ccl_jax.training.feed import Feed
 from ccl_jax.training.step import Draw, Recipe, sample_losses
@@ -23,13 +24,13 @@ _KEY = 0x6E1D  # of the noise: no step of a training draws from it
 
 
 def make_losses(
-  model: JointDiT, recipe: Recipe
+  model: JointDiT, recipe: Recipe, clip: Geometry | None = None
 ) -> Callable[[PyTree, Mapping[str, jax.Array], jax.Array, jax.Array, jax.Array], dict]:
   """A jitted function (params, batch, number, task, sigma) -> mean loss by stream.
 
   `number` seeds the noise, `task` is an index into the recipe's tasks, both streams are
   at `sigma` where the task generates them, the text is never dropped and no image is
-  given. A stream that is given clean has a loss of zero.
+  given. A stream that is given clean has a loss of zero. `clip`: see `sample_losses`.
   """
 
   @jax.jit
@@ -54,7 +55,7 @@ def make_losses(
       image=jnp.zeros((b,), bool),
     )
     route = tasks.route if len(latents) == len(STREAMS) else Route()
-    by_sample = sample_losses(model, params, batch, null_text, drawn, route)
+    by_sample = sample_losses(model, params, batch, null_text, drawn, route, clip)
     return {s: x.mean() for s, x in by_sample.items()}
 
   return losses
@@ -81,7 +82,7 @@ class Evaluation:
     self._recipe, self._feed = recipe, feed
     self._batches, self._sigmas = batches, sigmas
     self._start = feed.batches.get_state()
-    self._losses = make_losses(model, recipe)
+    self._losses = make_losses(model, recipe, geometry_of(model, feed.clip))
 
   def __call__(self, params: PyTree) -> dict[str, float]:
     """Metrics held_out/TASK/STREAM, means over noise levels, and .../SIGMA of each."""

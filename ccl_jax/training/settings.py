@@ -27,6 +27,7 @@ from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.training.build import build_optimizer, make_recipe
 
 _SIZE = whole(1)
+_BOOL = Rule(lambda x: isinstance(x, bool), "True or False")
 
 
 def _mesh(x) -> bool:
@@ -90,6 +91,8 @@ TRANSFORMER = {
   "objective.loss_weights": Rule(_weights, "two numbers from 0 on, not both 0"),
   "objective.text_dropout": number(0, 1),
   "objective.image_probability": number(0, 1),
+  "objective.shared_sigma": _BOOL,
+  "objective.detach": _BOOL,
   "optim.groups": Rule(
     _groups, "rows of (pattern, learning rate, weight decay), rates from 0 on"
   ),
@@ -130,7 +133,12 @@ def check_run(config) -> None:
   blocks = {f"model.blocks.{k}": whole(1) for k in config.model.blocks}
   blocks.pop("model.blocks.interpret", None)
   tasks = {f"tasks.probabilities.{k}": number(0) for k in config.tasks.probabilities}
-  check_loop(config, TRANSFORMER | blocks | tasks)
+  dropout = {
+    f"tasks.text_dropout.{k}": number(0, 1)
+    for k, v in config.tasks.text_dropout.items()
+    if v is not None
+  }
+  check_loop(config, TRANSFORMER | blocks | tasks | dropout)
   bind("clip", config.clip, ClipSpec)
   model = bind("model", config.model, build_model)
   make_recipe(config)

@@ -34,7 +34,8 @@ from jaxtyping import Array, Bool, Float
 
 from ccl_jax.axes import STREAMS, other
 from ccl_jax.diffusion import flow
-from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.cca import Geometry
+from ccl_jax.models.joint import JointDiT, token_geometry
 from ccl_jax.tasks import (
   TASKS,
   Route,
@@ -58,8 +59,11 @@ class Recipe:
     names, probabilities: the tasks and how often each is drawn.
     sigma: "uniform" or "logit_normal", then shifted by `shift`.
     loss_weights: lv and la.
-    text_dropout: probability that a sample's text is replaced by the null text.
+    text_dropout: probability that a sample's text is replaced by the null text, one for
+      all tasks or one for each of `names`.
     image_probability: probability that a generated video is given its first frame.
+    shared_sigma: the task `joint` has one noise level for both streams, else two.
+    detach: a clean stream's states enter the exchange detached.
   """
 
   names: tuple[str, ...]
@@ -67,8 +71,10 @@ class Recipe:
   sigma: str = "uniform"
   shift: float = 5.0
   loss_weights: tuple[float, float] = (1.0, 1.0)
-  text_dropout: float = 0.1
+  text_dropout: float | tuple[float, ...] = 0.1
   image_probability: float = 0.0
+  shared_sigma: bool = True
+  detach: bool = True
 
 
 class Draw(NamedTuple):
@@ -111,8 +117,10 @@ def draw(
     s: flow.draw_sigma(k, (b,), kind=recipe.sigma, shift=recipe.shift)
     for s, k in zip(STREAMS, jax.random.split(k_sigma))
   }
-  # Both streams of a joint task are at one noise level, as in sampling.
-  sigma["audio"] = jnp.where(tasks.shared_sigma, sigma["video"], sigma["audio"])
+  if recipe.shared_sigma:
+    # Both streams of a joint task are at one noise level, as in sampling.
+    sigma["audio"] = jnp.where(tasks.shared_sigma, sigma["video"], sigma["audio"])
+  dropout = jnp.broadcast_to(jnp.asarray(recipe.text_dropout), len(recipe.names))
   return Draw(
     tasks=tasks,
     sigma={s: jnp.where(tasks.generated[s], sigma[s], 0.0) for s in latents},
@@ -121,7 +129,7 @@ def draw(
       for s, k in zip(STREAMS, jax.random.split(k_noise))
       if s in latents
     },
-    null_text=jax.random.bernoulli(k_text, recipe.text_dropout, (b,)),
+    null_text=jax.random.bernoulli(k_text, dropout[index], (b,)),
     image=jax.random.bernoulli(k_image, recipe.image_probability, (b,)),
   )
 
@@ -162,6 +170,7 @@ def sample_losses(
   null_text: Float[Array, "l e"],
   drawn: Draw,
   route: Route,
+  clip: Geometry | None = None,
 ) -> dict[str, Float[Array, "b"]]:
   """Mean squared velocity error of every sample, by stream, over its noised frames.
 
@@ -171,6 +180,7 @@ def sample_losses(
     null_text: the embedding in place of a dropped text.
     drawn: noise levels and noise.
     route: what cross-modal attention sees.
+    clip: token counts of some film; a stream that `batch` lacks is thought as long.
   """
   latents = {s: batch[s].astype(jnp.float32) for s in STREAMS if s in batch}
   sigma = frame_sigma(drawn, latents)
@@ -186,6 +196,7 @@ def sample_losses(
     text,
     route,
     image={"video": batch["image"]} if "image" in batch else None,
+    geometry=token_geometry(model.streams, latents).completed(clip),
   )
   losses = {}
   for s in latents:
@@ -224,6 +235,7 @@ def make_train_step(
   accumulate: int = 1,
   ema_decay: float = 0.999,
   task: str | None = None,
+  clip: Geometry | None = None,
 ) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict]]:
   """A pure function (state, batch) -> (state, metrics), to be jitted.
 
@@ -233,6 +245,7 @@ def make_train_step(
     accumulate: microbatches that a batch is cut into, one after the other.
     ema_decay: of the moving average.
     task: one task for the whole batch with a static route; None draws by sample.
+    clip: see `sample_losses`; needed where clips lack a stream that the model has.
 
   Metrics: `loss`, `grad_norm`, `update_norm`; `by_task` (tasks, streams): mean loss of
   each task and stream in this batch, not a number where no sample drew it; `drawn`
@@ -246,13 +259,15 @@ def make_train_step(
       route = drawn.tasks.route
     else:
       # Exact either way; with it the compiler drops the clean stream's backward pass.
-      params = hold_clean_streams(params, static)
+      params = hold_clean_streams(params, static) if recipe.detach else params
       on = lambda names: {s: True for s in names}
       route = Route(on(static.reads), on(static.detached))
+    if not recipe.detach:
+      route = Route(route.reads)
     # A stream alone has nothing to read: context tokens are all it sees.
     if len(drawn.noise) == 1:
       route = Route()
-    return sample_losses(model, params, batch, null_text, drawn, route)
+    return sample_losses(model, params, batch, null_text, drawn, route, clip)
 
   def objective(params, batch, null_text, drawn, counts):
     by_sample = losses(params, batch, null_text, drawn)

@@ -26,7 +26,7 @@ from ccl_jax.checkpoints.slices import SliceReader, SliceWriter
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
 from ccl_jax.models.joint import JointDiT
-from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.models.presets import build_model, init_params, stored_model
 from ccl_jax.weights.wan import negative_prompts
 
 
@@ -79,7 +79,7 @@ class Part:
     """The fields of the stream's `StreamConfig`, and its depth."""
     if "sizes" in self.config:
       return self.config["sizes"]
-    model = self._parameters.build("model", build_model)
+    model = self._parameters.build("model", stored_model)
     return dataclasses.asdict(dict(model.streams)[self.stream]) | {"depth": model.depth}
 
 
@@ -104,6 +104,7 @@ def join(
   options = {
     "preset": size,
     "variant": variant,
+    "times": "causal",
     # Patches of 2 x 2 by 16 channels are 64; I2V adds mask and image channels to them.
     "image_form": "channels" if parts[0].shape(kernel)[0] > 64 else "first_frame",
   }

@@ -98,14 +98,21 @@ PROOFS: dict[str, list[str]] = {
   ),
   HERE + "test_config_sections.py::test_a_key_of_the_model": _keys(
     "train",
-    "model.preset model.streams model.variant model.tarp model.tarp_centre "
+    "model.preset model.streams model.variant model.tarp model.times "
+    "model.tarp_centre model.window model.video_window model.rope_unit "
+    "model.video_tokens model.audio_tokens model.context_std model.context_values "
     "model.cross_rope model.image_form model.remat model.dtype model.residual "
     "model.attention model.blocks",
   ),
   HERE + "test_config_sections.py::test_a_key_of_the_objective": _keys(
     "train",
     "objective.sigma objective.shift objective.loss_weights objective.text_dropout "
-    "objective.image_probability",
+    "objective.image_probability objective.shared_sigma objective.detach",
+  ),
+  HERE + "test_config_sections.py::test_text_dropout_by_task": _keys(
+    "train",
+    "tasks.text_dropout.single tasks.text_dropout.a2v tasks.text_dropout.v2a "
+    "tasks.text_dropout.joint",
   ),
   HERE + "test_config_sections.py::test_probabilities_of_tasks_go_to_their_names": (
     _keys(

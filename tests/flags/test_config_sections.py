@@ -8,6 +8,7 @@ import pytest
 
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
+from ccl_jax.models.cca import Geometry
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.sharding import make_mesh
 from ccl_jax.training import build as building
@@ -38,8 +39,18 @@ MODEL = [
   ("streams", ("audio",), "cross", None),
   ("variant", "gate", "cross.variant", "gate"),
   ("variant", "context", "cross.variant", "context"),
-  ("tarp", False, "cross.tarp", False),
-  ("tarp", True, "cross.tarp", True),
+  ("tarp", False, "cross.window", 0),
+  ("tarp", True, "cross.window", 1),
+  ("times", "uniform", "cross.times", "uniform"),
+  ("times", "uniform", "cross.rope_unit", "latent"),
+  ("times", "causal", "cross.rope_unit", "token"),
+  ("window", 3, "cross.window", 3),
+  ("video_window", 5, "cross.video_window", 5),
+  ("rope_unit", "index", "cross.rope_unit", "index"),
+  ("video_tokens", 3, "cross.video_tokens", 3),
+  ("audio_tokens", 0, "cross.audio_tokens", 0),
+  ("context_std", 1.0, "cross.context_std", 1.0),
+  ("context_values", False, "cross.context_values", False),
   ("tarp_centre", "floor", "cross.tarp_centre", "floor"),
   ("tarp_centre", "aligned", "cross.tarp_centre", "aligned"),
   ("cross_rope", "temporal", "cross.cross_rope", "temporal"),
@@ -70,7 +81,8 @@ def test_a_key_of_the_model(key, value, path, expected):
 # (key of `objective`, value)
 OBJECTIVE = [
   ("sigma", "logit_normal"), ("shift", 2.5), ("loss_weights", (2.0, 0.5)),
-  ("text_dropout", 0.3), ("image_probability", 0.7),
+  ("text_dropout", 0.3), ("image_probability", 0.7), ("shared_sigma", False),
+  ("detach", False),
 ]  # fmt: skip
 
 
@@ -216,7 +228,26 @@ def test_the_exchange_learns_ten_times_as_fast():
   assert {lr for path, lr in rates.items() if path not in exchange} == {1e-5}
 
 
+def test_text_dropout_by_task():
+  """Where a task has none, the objective's; in the order of the recipe's tasks."""
+  config = common.base()
+  assert building.make_recipe(config).text_dropout == 0.1
+  config.tasks.probabilities.v2a = 0.0
+  config.objective.text_dropout = 0.2
+  config.tasks.text_dropout.single = 0.5
+  config.tasks.text_dropout.v2a = 0.6
+  config.tasks.text_dropout.joint = 0.0
+  recipe = building.make_recipe(config)
+  assert recipe.names == ("a2v", "joint", "single")
+  assert recipe.text_dropout == (0.2, 0.0, 0.5)
+  config = common.base()
+  config.tasks.text_dropout.a2v = 0.7
+  assert building.make_recipe(config).text_dropout == (0.7, 0.1, 0.1, 0.1)
+
+
 BUILT = {"seed": 12, "accumulate": 3, "ema_decay": 0.75}
+FILM = Geometry(9, 2, 2, 41)
+MADE = BUILT | {"clip": FILM}
 
 
 @pytest.fixture
@@ -232,7 +263,7 @@ def steps(monkeypatch):
     config.update(BUILT)
     recipe = building.make_recipe(config)
     one = jax.NamedSharding(make_mesh((1, 1, 1, 1), jax.devices()[:1]), jax.P())
-    return building.build_steps(config, "model", "optimizer", recipe, one), recipe
+    return building.build_steps(config, "model", "optimizer", recipe, one, FILM), recipe
 
   r.build = build
   return r
@@ -242,7 +273,7 @@ def test_one_program_draws_tasks_by_sample(steps):
   """Seed, accumulate and ema_decay are the step's."""
   step_of, recipe = steps.build("sample")
   call = steps.last("make_train_step")
-  assert call == (("model", "optimizer", recipe), BUILT | {"task": None})
+  assert call == (("model", "optimizer", recipe), MADE | {"task": None})
   names = {step_of(i, {"video": 0, "audio": 0})[0] for i in range(20)}
   assert names == {"sample"} and len(steps.calls["make_train_step"]) == 1
 
@@ -251,7 +282,7 @@ def test_draw_by_step_is_one_static_task_a_step(steps):
   """In the shares of the table, the same for a seed, and only tasks the clips serve."""
   step_of, recipe = steps.build("step")
   made = [c.kwargs for c in steps.calls["make_train_step"]]
-  assert made == [BUILT | {"task": name} for name in recipe.names]
+  assert made == [MADE | {"task": name} for name in recipe.names]
   both = {"video": 0, "audio": 0, "text": 0}
   names = [step_of(i, both)[0] for i in range(3000)]
   shares = {n: names.count(n) / 3000 for n in recipe.names}

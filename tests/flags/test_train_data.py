@@ -246,7 +246,7 @@ def test_latents_in_place_of_films(sets, tmp_path):
   class Reached(Exception):
     pass
 
-  def run(config, mesh, text):
+  def run(config, mesh, text, clip):
     raise Reached(text)
 
   sets.replace(train, "build_run", run)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ccl_jax.generation.sampling import Sampling, sample_latents
+from ccl_jax.models.cca import Geometry
 from ccl_jax.tasks import GENERATIONS
 from tests.close import assert_close, difference
 from tests.models.conftest import TEXT, random_params, small_model
@@ -16,6 +17,7 @@ from tests.parts import assert_every_part_matters
 # In units of the latents' rms. Three steps of a network whose float32 outputs are off
 # by some 1e-6; guidance multiplies this by up to its scale, 4 to 5.
 EXACT = 1e-5
+CLIP = Geometry(t=4, h=3, w=2, a=11)
 EULER = Sampling(guidance="ucg2", steps=3, shift=2.0, solver="euler")
 
 
@@ -62,7 +64,7 @@ def run(world, task, sampling=EULER, image=None, **kwargs):
     conditions["image"] = clean["video"][:, :1]
   made = {s: noise[s] for s in kind.generated}
   return jax.jit(
-    lambda p, n, c: sample_latents(model, p, kind, n, c, sampling, **kwargs)
+    lambda p, n, c: sample_latents(model, p, kind, n, c, sampling, clip=CLIP, **kwargs)
   )(params, made, conditions)
 
 

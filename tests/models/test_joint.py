@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ccl_jax.models.cca import Geometry
 from ccl_jax.models.joint import JointDiT, token_geometry
 from ccl_jax.models.presets import init_params
 from ccl_jax.tasks import TASKS, Route, static_route
@@ -16,6 +17,7 @@ from tests.models.conftest import TEXT, random_params, run, small_model
 from tests.parts import assert_every_part_matters
 
 BOTH = Route({"video": True, "audio": True})
+GLOBAL = {"window": 0, "video_window": 0, "rope_unit": "index"}
 # Errors are in units of the output's rms, which is about 1. A product of 64 terms in
 # float32 is off by 1e-7 to 4e-7, in another order of its sums; a few blocks by some of
 # these. Gradients sum over all tokens and pass every block twice.
@@ -43,9 +45,9 @@ def test_every_part_matters(model, params, inputs):
   assert_every_part_matters(model, params, inputs)
 
 
-@pytest.mark.parametrize(("variant", "tarp"), [("gate", False), ("gate", True)])
-def test_every_part_of_the_baseline_matters(inputs, variant, tarp):
-  model = small_model(variant=variant, tarp=tarp).clone(depth=1)
+@pytest.mark.parametrize("cross", [GLOBAL, {}])
+def test_every_part_of_the_baseline_matters(inputs, cross):
+  model = small_model(variant="gate", **cross).clone(depth=1)
   assert_every_part_matters(model, random_params(model), inputs)
 
 
@@ -60,10 +62,23 @@ def test_fresh_exchange_is_the_two_streams_bit_for_bit(model, params, fresh, inp
     np.testing.assert_array_equal(joint[s], alone[s])
 
 
-@pytest.mark.parametrize("centre", ["aligned", "floor"])
-def test_video_frame_sees_its_audio_window_only(inputs, centre):
+# t = 4, a = 11. Causal: 13 pictures, c = ceil(44/13) = 4; the middle of frame 1, of
+# pictures 1 to 4, is at 3 * 11/13 = 2.5 tokens, the four around it are 1 to 4 and the
+# twelve from -3 to 8. Uniform: c = 2, w = 6; the centre of frame 1 is floor(1.5 * 11/4)
+# = 4 aligned and floor(c/2) + c = 3 by the literal rule.
+@pytest.mark.parametrize(
+  ("cross", "window"),
+  [
+    ({}, range(1, 5)),
+    ({"window": 3}, range(9)),
+    ({"window": 0}, range(11)),
+    ({"times": "uniform", "window": 3}, range(1, 7)),
+    ({"times": "uniform", "window": 3, "tarp_centre": "floor"}, range(0, 6)),
+  ],
+)
+def test_video_frame_sees_its_audio_window_only(inputs, cross, window):
   """One block, so that no other path carries audio into a frame."""
-  model = small_model(tarp_centre=centre)
+  model = small_model(**cross)
   model = JointDiT(model.streams, 1, model.cross)
   params = random_params(model)
   frame = 1
@@ -82,16 +97,23 @@ def test_video_frame_sees_its_audio_window_only(inputs, centre):
     return (out["video"][:, frame] ** 2).sum()
 
   grad = np.abs(jax.jit(jax.grad(output))(inputs["latents"]["audio"])).sum((0, 2))
-  # t = 4, a = 11: c = 2, w = 6; the centre of frame 1 is floor(1.5 * 11/4) = 4 aligned
-  # and floor(c/2) + c = 3 by the literal rule.
-  middle = {"aligned": 4, "floor": 3}[centre]
-  window = range(middle - 3, middle + 3)
   assert all(grad[j] > 0 for j in window)
   assert all(grad[j] == 0 for j in range(11) if j not in window)
 
 
-def test_audio_token_sees_its_nearest_frame_only(inputs):
-  model = small_model()
+# Tokens 0, 1, 5 and 10 are at 0.6, 1.8, 6.5 and 12.4 pictures, 13/11 (j + 1/2); frame 1
+# lasts from 1 to 5.
+@pytest.mark.parametrize(
+  ("cross", "frames"),
+  [
+    ({}, {0: [0], 1: [1], 5: [2], 10: [3]}),
+    ({"video_window": 3}, {0: [0, 1], 5: [1, 2, 3], 10: [2, 3]}),
+    ({"video_window": 0}, {5: [0, 1, 2, 3]}),
+    ({"times": "uniform"}, {0: [0], 1: [0], 5: [1], 10: [3]}),
+  ],
+)
+def test_audio_token_sees_its_own_frame_only(inputs, cross, frames):
+  model = small_model(**cross)
   model = JointDiT(model.streams, 1, model.cross)
   params = random_params(model)
   params["blocks"]["video"]["self_attn"]["o"] = jax.tree.map(
@@ -107,9 +129,9 @@ def test_audio_token_sees_its_nearest_frame_only(inputs):
     )
     return (out["audio"][:, token] ** 2).sum()
 
-  for token in (0, 5, 10):
+  for token, seen in frames.items():
     grad = np.abs(gradient(inputs["latents"]["video"], token)).sum((0, 2, 3, 4))
-    assert (grad > 0).tolist() == [i == token * 4 // 11 for i in range(4)]
+    assert np.flatnonzero(grad).tolist() == seen
 
 
 def test_single_route_keeps_the_streams_apart(model, params, inputs):
@@ -122,11 +144,13 @@ def test_single_route_keeps_the_streams_apart(model, params, inputs):
     assert difference(after[changed], before[changed]) > 0.1
 
 
-@pytest.mark.parametrize(("variant", "tarp"), [("context", True), ("gate", False)])
-def test_masks_by_sample_equal_static_routes(inputs, variant, tarp):
-  model = small_model(variant=variant, tarp=tarp).clone(depth=1)
+@pytest.mark.parametrize(
+  ("variant", "cross"), [("context", {"video_window": 3}), ("gate", GLOBAL)]
+)
+def test_masks_by_sample_equal_static_routes(inputs, variant, cross):
+  model = small_model(variant=variant, **cross).clone(depth=1)
   params = random_params(model)
-  names = ["a2v", "joint"] if tarp else ["v2a", "single"]
+  names = ["a2v", "joint"] if variant == "context" else ["v2a", "single"]
   per_sample = lambda field: {
     s: jnp.array([s in getattr(TASKS[n], field) for n in names])
     for s in ("video", "audio")
@@ -181,6 +205,35 @@ def test_cached_keys_of_a_clean_stream_are_exact(model, params, inputs, given):
   cached = run(model, params, only(inputs, made), route, keys=keys, geometry=geometry)
   assert set(cached) == {made}
   assert_close(cached[made], full[made], EXACT)
+
+
+@pytest.mark.parametrize("stream", ["video", "audio"])
+def test_a_stream_alone_is_what_the_route_single_makes_of_it(
+  model, params, inputs, stream
+):
+  """Where its tokens are depends on the clip, not on who else is there."""
+  both = run(model, params, inputs)
+  geometry = token_geometry(model.streams, inputs["latents"])
+  alone = run(model, params, only(inputs, stream), geometry=geometry)
+  assert_close(alone[stream], both[stream], EXACT)
+  longer = {"video": geometry._replace(a=22), "audio": geometry._replace(t=8)}
+  other = run(model, params, only(inputs, stream), geometry=longer[stream])
+  assert difference(other[stream], both[stream]) > 1e-3
+  with pytest.raises(ValueError, match="token counts of both streams"):
+    run(model, params, only(inputs, stream))
+
+
+def test_the_length_of_an_absent_stream():
+  """Of a film of 33 pictures and 41 tokens: 17 pictures have 21.1 of them."""
+  film = Geometry(9, 2, 2, 41)
+  assert Geometry(9, 2, 2, 0).completed(film) == film
+  assert Geometry(0, 0, 0, 41).completed(film) == Geometry(9, 0, 0, 41)
+  assert Geometry(5, 3, 3, 0).completed(film) == Geometry(5, 3, 3, 21)
+  assert Geometry(0, 0, 0, 20).completed(film) == Geometry(5, 0, 0, 20)
+  assert Geometry(0, 0, 0, 1).completed(film).t == 1
+  assert Geometry(1, 2, 2, 0).completed(Geometry(31, 2, 2, 60)).a == 1
+  assert Geometry(5, 2, 2, 7).completed(film) == Geometry(5, 2, 2, 7)
+  assert Geometry(5, 2, 2, 0).completed(None) == Geometry(5, 2, 2, 0)
 
 
 def test_context_share_is_a_share(model, params, inputs):

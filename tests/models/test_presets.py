@@ -97,8 +97,9 @@ def test_sizes_and_defaults():
       ),
     )  # fmt: skip
     cross = CrossConfig(
-      variant="context", tarp=True, tarp_centre="aligned", cross_rope="3d",
-      video_tokens=of_video, audio_tokens=of_audio,
+      variant="context", times="causal", tarp_centre="aligned", window=1,
+      video_window=1, rope_unit="token", cross_rope="3d", video_tokens=of_video,
+      audio_tokens=of_audio, context_std=0.02, context_values=True,
     )  # fmt: skip
     expected = JointDiT(
       streams, depth, cross, "none", jnp.dtype("bfloat16"), jnp.dtype("float32"),
@@ -109,11 +110,17 @@ def test_sizes_and_defaults():
 
 def test_every_option_arrives_where_it_belongs():
   model = build_model(
-    "tiny", variant="gate", tarp=False, tarp_centre="floor", cross_rope="temporal",
+    "tiny", variant="gate", times="uniform", tarp_centre="floor", window=5,
+    video_window=3, rope_unit="index", cross_rope="temporal", video_tokens=0,
+    audio_tokens=2, context_std=0.5, context_values=False,
     image_form="channels", remat="full", dtype="float32", residual="bfloat16",
     attention="chunked", blocks={"block_q": 96},
   )  # fmt: skip
-  assert model.cross == CrossConfig("gate", False, "floor", "temporal", 16, 8)
+  assert model.cross == CrossConfig(
+    variant="gate", times="uniform", tarp_centre="floor", window=5, video_window=3,
+    rope_unit="index", cross_rope="temporal", video_tokens=0, audio_tokens=2,
+    context_std=0.5, context_values=False,
+  )  # fmt: skip
   video, audio = (c for _, c in model.streams)
   assert (video.in_channels, video.out_channels, video.image_tokens) == (36, 16, True)
   assert (audio.in_channels, audio.out_channels, audio.image_tokens) == (20, 20, False)
@@ -123,6 +130,32 @@ def test_every_option_arrives_where_it_belongs():
   assert [s for s, _ in turned.streams] == ["video", "audio"]
   alone = build_model("tiny", streams=["audio"])
   assert [s for s, _ in alone.streams] == ["audio"] and alone.cross is None
+
+
+@pytest.mark.parametrize(
+  ("options", "expected"),
+  [
+    ({"times": "causal"}, (1, 1, "token")),
+    ({"times": "uniform"}, (3, 1, "latent")),
+    ({"tarp": False}, (0, 0, "index")),
+    ({"tarp": False, "times": "uniform"}, (0, 0, "index")),
+    ({"tarp": False, "window": 1}, (1, 0, "index")),  # windows without RoPE's time
+    ({"window": 0, "video_window": 0}, (0, 0, "token")),  # and the reverse
+    ({"times": "uniform", "rope_unit": "token"}, (3, 1, "token")),
+  ],
+)
+def test_what_the_exchange_sees_where_nobody_says(options, expected):
+  cross = build_model("tiny", **options).cross
+  assert (cross.window, cross.video_window, cross.rope_unit) == expected
+
+
+def test_a_checkpoint_that_names_no_times_has_the_papers():
+  """It was trained before there was a choice."""
+  old = {"preset": "tiny", "tarp": True, "tarp_centre": "floor", "cross_rope": "3d"}
+  cross = presets.stored_model(**old).cross
+  assert (cross.times, cross.tarp_centre) == ("uniform", "floor")
+  assert (cross.window, cross.video_window, cross.rope_unit) == (3, 1, "latent")
+  assert presets.stored_model(**old, times="causal").cross.times == "causal"
 
 
 def test_context_tokens_stand_for_the_stream_that_is_read():
@@ -137,6 +170,12 @@ def test_context_tokens_stand_for_the_stream_that_is_read():
     ({"preset": "2b"}, "model.preset: got '2b'; expected one of tiny, lab, 1.3b, 14b"),
     ({"variant": "none"}, "variant: got 'none'; expected one of context, gate"),
     ({"tarp_centre": "mid"}, "tarp_centre: got 'mid'; expected one of aligned, floor"),
+    ({"times": "true"}, "times: got 'true'; expected one of causal, uniform"),
+    ({"rope_unit": "frame"}, "got 'frame'; expected one of token, latent, index"),
+    ({"window": -1}, "window: got -1; expected a whole number from 0 on"),
+    ({"video_window": 2}, "video_window: got 2; expected an odd number, or 0 for all"),
+    ({"audio_tokens": -1}, "audio_tokens: got -1; expected a whole number from 0 on"),
+    ({"context_std": -0.1}, "context_std: got -0.1; expected a number from 0 on"),
     ({"cross_rope": "2d"}, "cross_rope: got '2d'; expected one of 3d, temporal"),
     ({"image_form": "clip"}, "expected one of first_frame, channels"),
     ({"remat": "some"}, "expected one of none, full, save_attention, offload"),

@@ -77,7 +77,7 @@ def test_whole_frame_shifts_of_both_streams_leave_cross_logits():
   """Video frame i against audio token j, both moved by three latent frames."""
   t, h, w, per_frame = 8, 2, 3, 5
   video = rope.grid(t, h, w, D)
-  audio = rope.temporal(tarp.audio_time(t, t * per_frame), D)
+  audio = rope.temporal(tarp.audio_time(t, t * per_frame, "uniform"), D)
   q, k = normal(1, 1, h * w, 2, D), normal(1, 1, 2, D, seed=1)
 
   def logits(frame, token):
@@ -88,6 +88,12 @@ def test_whole_frame_shifts_of_both_streams_leave_cross_logits():
   still = logits(2, 11)
   np.testing.assert_allclose(still, logits(5, 11 + 3 * per_frame), rtol=1e-4, atol=1e-5)
   assert np.abs(still - logits(5, 11)).max() > 1e-2
+
+
+def test_a_rate_is_the_time_of_a_frame():
+  """Frame i at time 5 i; rows and columns stay."""
+  slow, fast = rope.grid(11, 2, 3, D), rope.grid(3, 2, 3, D, rate=5.0)
+  np.testing.assert_allclose(fast, slow[::5], atol=1e-6)
 
 
 def test_temporal_slot_is_the_videos_own():

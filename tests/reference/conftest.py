@@ -39,7 +39,7 @@ def make_model(channels: bool = False, **cross) -> JointDiT:
 
 
 def config_of(**exchange) -> dict:
-  """The same sizes, as the reference takes them."""
+  """The same sizes, as the reference takes them; `exchange`: what is not as usual."""
   return {
     "video": {
       "heads": 2, "patch": (1, 2, 2), "positions": "grid", "frequencies": 16,
@@ -49,8 +49,24 @@ def config_of(**exchange) -> dict:
       "heads": 3, "patch": (1, 1, 1), "positions": "line", "frequencies": 12,
       "text_tokens": TEXT_TOKENS,
     },
-    "exchange": {"tarp": True, "centre": "aligned", "rope": "3d"} | exchange,
+    "exchange": {
+      "times": "causal", "centre": "aligned", "window": 1, "video_window": 1,
+      "unit": "token", "rope": "3d", "values": True,
+    } | exchange,
   }  # fmt: skip
+
+
+# The same kinds of exchange in the package's names and in the reference's.
+_NAMES = {"tarp_centre": "centre", "cross_rope": "rope", "rope_unit": "unit",
+          "context_values": "values"}  # fmt: skip
+PAPER = {"times": "uniform", "window": 3, "rope_unit": "latent"}
+GLOBAL = {"window": 0, "video_window": 0, "rope_unit": "index"}  # without TARP
+
+
+def rule_of(cross) -> dict:
+  """Settings of a `CrossConfig`, as the reference takes them."""
+  sizes = ("variant", "video_tokens", "audio_tokens")
+  return {_NAMES.get(k, k): v for k, v in cross.items() if k not in sizes}
 
 
 def make_params(model: JointDiT, seed: int) -> dict:

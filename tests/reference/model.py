@@ -16,13 +16,13 @@ def tree(f, params):
 
 def velocities(
   params, config, latents, timesteps, text, reads, *, image=None, detached=None,
-  frozen=None, collect=None,
+  frozen=None, collect=None, clip=None,
 ):  # fmt: skip
   """The velocity of every stream in `latents`.
 
   Args:
     config: by stream `heads`, `patch`, `positions` ("grid" or "line"), `frequencies`,
-      `text_tokens`; and "exchange": `tarp`, `centre`, `rope`.
+      `text_tokens`; and "exchange": the rules of `exchange.py`.
     latents: video (b, t, h, w, c), its condition channels among c; audio (b, a, c).
     text: (b, l, e), for all streams, or by stream.
     timesteps: (b, frames) or (b, 1), in thousandths.
@@ -30,6 +30,7 @@ def velocities(
     detached: by stream, (b,): the other stream sees these states as they are in
       `frozen`, a list by block, whatever the parameters are now.
     collect: a list that takes the states which the streams see, block by block.
+    clip: (grid, audio tokens) of the whole clip, where a stream is absent.
   """
   x, e, e0, turn, context, grids = {}, {}, {}, {}, {}, {}
   for s in STREAMS:
@@ -54,8 +55,7 @@ def velocities(
     e[s], e0[s] = map(
       by_token, stream.time_embedding(p, timesteps[s], c["frequencies"])
     )
-  grid = grids.get("video", (0, 0, 0))
-  a = grids["audio"][0] if "audio" in grids else 0
+  grid, a = clip or (grids["video"], grids["audio"][0])
 
   depth = len(params["blocks"][next(iter(x))]["modulation"])
   for i in range(depth):

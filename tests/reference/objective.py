@@ -22,9 +22,11 @@ def member(tasks, column, stream):
   return np.array([stream in TRAINING[name][column] for name in tasks])
 
 
-def noise_levels(tasks, sigma, frames, image):
-  """By stream, (b, frames): 0 where a stream is clean, one level where it is shared."""
-  shared = np.array([TRAINING[name][3] for name in tasks])
+def noise_levels(tasks, sigma, frames, image, one_level=True):
+  """By stream, (b, frames): 0 where a stream is clean, one level where it is shared;
+  `one_level`: it may be.
+  """
+  shared = np.array([TRAINING[name][3] and one_level for name in tasks])
   sigma = {**sigma}
   if "audio" in sigma and "video" in sigma:
     sigma["audio"] = np.where(shared, sigma["video"], sigma["audio"])
@@ -37,7 +39,9 @@ def noise_levels(tasks, sigma, frames, image):
   return out
 
 
-def sample_losses(params, config, batch, drawn, frozen=None, collect=None):
+def sample_losses(
+  params, config, batch, drawn, frozen=None, collect=None, clip=None, one_level=True
+):
   """By stream, (b,): the mean square error of the velocity over the noised frames.
 
   Args:
@@ -45,12 +49,13 @@ def sample_losses(params, config, batch, drawn, frozen=None, collect=None):
       condition the channels `condition` and the tokens `image`.
     drawn: `tasks` (names), `sigma` and `noise` by stream, `null_text` (b,): the text
       is dropped, `image` (b,): the first frame is given.
-    frozen, collect: see `velocities`.
+    frozen, collect, clip: see `velocities`.
+    one_level: of both streams in the task joint.
   """
   x0 = {s: batch[s] for s in STREAMS if s in batch}
   frames = {s: x.shape[1] for s, x in x0.items()}
   levels = {s: drawn["sigma"][s] for s in x0}
-  sigma = noise_levels(drawn["tasks"], levels, frames, drawn["image"])
+  sigma = noise_levels(drawn["tasks"], levels, frames, drawn["image"], one_level)
   noised = {}
   for s, x in x0.items():
     level = sigma[s].reshape(*sigma[s].shape, *[1] * (x.ndim - 2))
@@ -69,6 +74,7 @@ def sample_losses(params, config, batch, drawn, frozen=None, collect=None):
     detached=frozen and {s: member(drawn["tasks"], 4, s) for s in x0},
     frozen=frozen,
     collect=collect,
+    clip=clip,
   )
   losses = {}
   for s in x0:

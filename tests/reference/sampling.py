@@ -15,7 +15,9 @@ from tests.reference.solvers import solve
 from tests.reference.tasks import SAMPLING
 
 
-def sample(params, config, task, noise, conditions, form, scales, solver, steps, shift):
+def sample(
+  params, config, task, noise, conditions, form, scales, solver, steps, shift, clip
+):
   """Latents of the streams that the task makes.
 
   Args:
@@ -24,6 +26,7 @@ def sample(params, config, task, noise, conditions, form, scales, solver, steps,
       `given` and `null` by stream; the first frame's latent `image`, or `condition`
       channels and `clip` tokens.
     scales: of the guidance form, by stream.
+    clip: (grid, audio tokens) of the whole clip.
   """
   made, given, readers, _ = SAMPLING[task]
   b = len(next(iter(noise.values())))
@@ -45,7 +48,7 @@ def sample(params, config, task, noise, conditions, form, scales, solver, steps,
     texts = texts if isinstance(texts, dict) else {s: texts for s in x}
     if keys != "C+m'":
       return velocities(
-        params, config, x, told, texts, reads, image=conditions.get("clip")
+        params, config, x, told, texts, reads, image=conditions.get("clip"), clip=clip
       )
     out = {}
     for s in x:  # whose other stream is the neighbour's
@@ -53,7 +56,9 @@ def sample(params, config, task, noise, conditions, form, scales, solver, steps,
       turn = lambda of, o=other, n=places: {
         k: v[(np.arange(b) + n) % b] if k == o else v for k, v in of.items()
       }
-      out[s] = velocities(params, config, turn(x), told, turn(texts), reads)[s]
+      out[s] = velocities(params, config, turn(x), told, turn(texts), reads, clip=clip)[
+        s
+      ]
     return out
 
   def guided(x, timestep):

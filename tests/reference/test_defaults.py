@@ -61,17 +61,19 @@ def test_recipe():
   assert fields(Recipe(("joint",), (1.0,))) == {
     "names": ("joint",), "probabilities": (1.0,), "sigma": "uniform", "shift": 5.0,
     "loss_weights": (1.0, 1.0), "text_dropout": 0.1, "image_probability": 0.0,
+    "shared_sigma": True, "detach": True,
   }  # fmt: skip
   assert keywords(make_train_step) == {
-    "accumulate": 1, "ema_decay": 0.999, "task": None,
+    "accumulate": 1, "ema_decay": 0.999, "task": None, "clip": None,
   }  # fmt: skip
   assert keywords(flow.draw_sigma) == {"mean": 0.0, "std": 1.0}
 
 
 def test_exchange():
   assert fields(CrossConfig()) == {
-    "variant": "context", "tarp": True, "tarp_centre": "aligned", "cross_rope": "3d",
-    "video_tokens": 128, "audio_tokens": 8,
+    "variant": "context", "times": "causal", "tarp_centre": "aligned", "window": 1,
+    "video_window": 1, "rope_unit": "token", "cross_rope": "3d", "video_tokens": 128,
+    "audio_tokens": 8, "context_std": 0.02, "context_values": True,
   }  # fmt: skip
 
 
@@ -90,7 +92,9 @@ def test_model():
   assert defaults.pop("blocks") is None
   assert defaults == {
     "streams": ("video", "audio"), "variant": "context", "tarp": True,
-    "tarp_centre": "aligned", "cross_rope": "3d", "image_form": "first_frame",
+    "times": "causal", "tarp_centre": "aligned", "window": None, "video_window": None,
+    "rope_unit": None, "cross_rope": "3d", "video_tokens": None, "audio_tokens": None,
+    "context_std": 0.02, "context_values": True, "image_form": "first_frame",
     "remat": "none", "dtype": "bfloat16", "residual": "float32", "attention": "auto",
   }  # fmt: skip
 

@@ -13,10 +13,17 @@ import numpy as np
 import optax
 import pytest
 
+from ccl_jax.models.cca import Geometry
 from ccl_jax.training.state import TrainState
 from ccl_jax.training.step import Recipe, draw, make_train_step
 from tests.reference import objective
 from tests.reference.conftest import (
+  AUDIO,
+  COLUMNS,
+  FRAMES,
+  GLOBAL,
+  PAPER,
+  ROWS,
   config_of,
   doubled,
   leaves,
@@ -24,6 +31,7 @@ from tests.reference.conftest import (
   make_model,
   make_params,
   moved,
+  rule_of,
 )
 from tests.reference.tasks import TRAINING
 
@@ -40,7 +48,8 @@ class Case:
   """A training step.
 
   Attributes:
-    cross, rule: the kind of exchange, as the network and as the reference name it.
+    cross: the kind of exchange.
+    recipe: what is not as in `RECIPE`.
     task: of the whole batch, or None for one by sample.
     samples, seed: of the batch; seeds are such that every kind of sample is drawn.
     channels: Wan2.1's image condition, in place of a first frame.
@@ -49,7 +58,6 @@ class Case:
   """
 
   cross: dict
-  rule: dict
   task: str | None
   samples: int
   seed: int = 0
@@ -57,26 +65,37 @@ class Case:
   channels: bool = False
   posterior: bool = False
   alone: str | None = None
+  recipe: dict = dataclasses.field(default_factory=dict)
 
 
 CASES = {
-  "by_sample": Case({}, {}, None, 9, seed=0),
+  "by_sample": Case({}, None, 9, seed=0),
   "gate": Case(
-    {"variant": "gate", "tarp_centre": "floor", "cross_rope": "temporal"},
-    {"centre": "floor", "rope": "temporal"},
+    PAPER | {"variant": "gate", "tarp_centre": "floor", "cross_rope": "temporal"},
     None,
     8,
     seed=2,
     accumulate=2,
   ),
-  "a2v": Case({"tarp_centre": "floor"}, {"centre": "floor"}, "a2v", 3, posterior=True),
-  "v2a": Case(
-    {"cross_rope": "temporal"}, {"rope": "temporal"}, "v2a", 3, channels=True
+  "a2v": Case(PAPER | {"tarp_centre": "floor"}, "a2v", 3, posterior=True),
+  "v2a": Case(PAPER | {"cross_rope": "temporal"}, "v2a", 3, channels=True),
+  "joint": Case(GLOBAL, "joint", 3),
+  "single": Case({}, "single", 3),
+  "own_sigma": Case(
+    {"video_window": 3, "context_values": False}, "joint", 3,
+    recipe={"shared_sigma": False, "text_dropout": (0.0, 0.9, 0.0, 0.0)},
   ),
-  "joint": Case({"tarp": False}, {"tarp": False}, "joint", 3),
-  "single": Case({}, {}, "single", 3),
-  "video_alone": Case({}, {}, None, 3, alone="video"),
-}
+  "attached": Case({}, "a2v", 3, recipe={"detach": False}),
+  "video_alone": Case({}, None, 3, alone="video"),
+  "audio_alone": Case({}, None, 3, alone="audio"),
+}  # fmt: skip
+# Token counts of a film, by whose rates a stream alone is timed.
+CLIP = Geometry(t=9, h=3, w=2, a=33)
+WHOLE = ((FRAMES, ROWS, COLUMNS), AUDIO)
+
+
+def recipe_of(case):
+  return dataclasses.replace(RECIPE, **case.recipe)
 
 
 def gradients_as_state():
@@ -89,8 +108,9 @@ def our_step(case, model, params, batch):
   """(loss and other metrics, gradients) of the package's step."""
   optimizer = gradients_as_state()
   step = make_train_step(
-    model, optimizer, RECIPE, seed=case.seed, accumulate=case.accumulate, task=case.task
-  )
+    model, optimizer, recipe_of(case), seed=case.seed, accumulate=case.accumulate,
+    task=case.task, clip=CLIP,
+  )  # fmt: skip
   params, batch = jax.tree.map(jnp.asarray, (params, batch))
   state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), params)
   new, metrics = jax.jit(step)(state, batch)
@@ -104,7 +124,7 @@ def drawn_by(case, batch):
   task = "single" if case.alone else case.task
   task = None if task is None else NAMES.index(task)
   key = jax.random.fold_in(jax.random.key(case.seed), 0)
-  got = jax.jit(lambda key: draw(key, latents, RECIPE, task))(key)
+  got = jax.jit(lambda key: draw(key, latents, recipe_of(case), task))(key)
   return {
     "tasks": [NAMES[i] for i in got.tasks.index],
     "sigma": {s: np.float64(x) for s, x in got.sigma.items()},
@@ -130,7 +150,7 @@ def drawn_video(case, batch, drawn):
 def test_loss_and_gradients(name):
   case = CASES[name]
   model = make_model(case.channels, **case.cross)
-  params, config = make_params(model, seed=0), config_of(**case.rule)
+  params, config = make_params(model, seed=0), config_of(**rule_of(case.cross))
   batch = make_batch(case.samples, 1, case.channels)
   if case.posterior:
     batch["video_std"] = 0.3 + np.abs(batch["video"][::-1])
@@ -143,12 +163,17 @@ def test_loss_and_gradients(name):
   if case.posterior:
     clean["video"] = drawn_video(case, batch, drawn)
   frozen, exact = [], doubled(params)
-  losses = objective.sample_losses(exact, config, clean, drawn, collect=frozen)
+  options = {"clip": WHOLE, "one_level": recipe_of(case).shared_sigma}
+  losses = objective.sample_losses(
+    exact, config, clean, drawn, collect=frozen, **options
+  )
+  if not recipe_of(case).detach:
+    frozen = None
   _check_metrics(metrics, losses, drawn, gradients)
 
   def moved_loss(path, step):
     losses = objective.sample_losses(
-      moved(exact, path, step), config, clean, drawn, frozen
+      moved(exact, path, step), config, clean, drawn, frozen, **options
     )
     return objective.objective(losses, drawn["tasks"], WEIGHTS)
 

@@ -7,11 +7,14 @@ import pytest
 
 from tests.reference import exchange, model, stream
 from tests.reference.conftest import (
+  GLOBAL,
+  PAPER,
   config_of,
   doubled,
   make_batch,
   make_model,
   make_params,
+  rule_of,
 )
 
 B = 3
@@ -89,11 +92,19 @@ def test_the_context_tokens_are_heard():
 
 
 @pytest.mark.parametrize(
-  "rule", [{"tarp": False}, {"centre": "floor"}, {"rope": "temporal"}]
+  "cross",
+  [
+    GLOBAL,
+    PAPER,
+    {"cross_rope": "temporal"},
+    {"window": 3},
+    {"video_window": 3},
+    {"rope_unit": "latent"},
+  ],
 )
-def test_rules_of_the_exchange_are_heard(world, rule):
+def test_rules_of_the_exchange_are_heard(world, cross):
   """At a hundredth: a window that is moved shares most of its tokens."""
-  apart = difference(world[2], outputs(*world[:2], **rule))
+  apart = difference(world[2], outputs(*world[:2], **rule_of(cross)))
   assert max(apart.values()) > 0.01, apart
 
 

@@ -1,6 +1,7 @@
 """Task tables, windows, groups and positions against the reference, entry by entry."""
 
 import ast
+import dataclasses
 import pathlib
 
 import jax
@@ -12,7 +13,7 @@ from ccl_jax.models.cca import CrossAttention, CrossConfig, Geometry
 from ccl_jax.ops import rope, tarp
 from ccl_jax.tasks import GENERATIONS, TASKS, Task, sample_tasks, static_route
 from tests.reference import exchange, stream
-from tests.reference.conftest import make_model, make_params
+from tests.reference.conftest import make_model, make_params, rule_of
 from tests.reference.tasks import SAMPLING, TRAINING
 
 SIZES = [(31, 157), (21, 158), (9, 41), (5, 17), (4, 11), (6, 6), (1, 7)]
@@ -58,29 +59,43 @@ def test_sampling_tasks():
 
 
 @pytest.mark.parametrize(("t", "a"), SIZES)
-@pytest.mark.parametrize("centre", ["aligned", "floor"])
-def test_windows(t, a, centre):
-  index, valid = tarp.audio_windows(t, a, centre)
-  assert index.shape == valid.shape == (t, 3 * (a // t))
+@pytest.mark.parametrize(
+  ("times", "centre", "window"),
+  [
+    ("causal", "aligned", 1),
+    ("causal", "aligned", 3),
+    ("uniform", "aligned", 3),
+    ("uniform", "floor", 3),
+    ("uniform", "aligned", 2),
+  ],
+)
+def test_windows(t, a, times, centre, window):
+  index, valid = tarp.audio_windows(t, a, times, centre, window)
+  if times == "uniform":
+    assert index.shape[1] == window * (a // t)
+  assert index.shape == valid.shape and len(index) == t
   assert index.min() >= 0 and index.max() < a
+  rule = {"times": times, "centre": centre, "window": window}
   for i in range(t):
-    assert index[i][valid[i]].tolist() == exchange.window(i, t, a, centre)
+    assert index[i][valid[i]].tolist() == exchange.window(i, t, a, rule)
 
 
 def test_a_window_by_hand():
   """4 frames, 11 tokens: c = 2, w = 6; centres floor((i + 1/2) 11/4) = 1, 4, 6, 9."""
-  index, valid = tarp.audio_windows(4, 11)
+  index, valid = tarp.audio_windows(4, 11, "uniform", window=3)
   seen = [index[i][valid[i]].tolist() for i in range(4)]
   assert seen == [[0, 1, 2, 3], list(range(1, 7)), list(range(3, 9)), [6, 7, 8, 9, 10]]
-  index, valid = tarp.audio_windows(2, 7, "floor")  # c = 3: centres 1 and 4, w = 9
+  index, valid = tarp.audio_windows(2, 7, "uniform", "floor", 3)
+  # c = 3, w = 9: centres 1 and 4
   seen = [index[i][valid[i]].tolist() for i in range(2)]
   assert seen == [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5, 6]]
 
 
 @pytest.mark.parametrize(("t", "a"), SIZES)
-def test_groups(t, a):
-  index, valid, place = tarp.frame_groups(t, a)
-  frames = [exchange.frame_of(j, t, a) for j in range(a)]
+@pytest.mark.parametrize("times", ["causal", "uniform"])
+def test_groups(t, a, times):
+  index, valid, place = tarp.frame_groups(t, a, times)
+  frames = [exchange.frame_of(j, t, a, times) for j in range(a)]
   assert index.shape[1] == max(frames.count(i) for i in range(t))
   for i in range(t):
     assert index[i][valid[i]].tolist() == [j for j in range(a) if frames[j] == i]
@@ -95,11 +110,12 @@ def unit_turns(table):
 
 @pytest.mark.parametrize("d", [128, 16, 10])
 @pytest.mark.parametrize("rule", ["3d", "temporal"])
-@pytest.mark.parametrize("with_tarp", [True, False])
-def test_positions_in_the_exchange(d, rule, with_tarp):
+@pytest.mark.parametrize("times", ["causal", "uniform"])
+@pytest.mark.parametrize("unit", ["token", "latent", "index"])
+def test_positions_in_the_exchange(d, rule, times, unit):
   t, h, w, a = 5, 3, 2, 17
-  config = CrossConfig(tarp=with_tarp, cross_rope=rule)
-  reference = {"tarp": with_tarp, "rope": rule}
+  cross = {"times": times, "cross_rope": rule, "rope_unit": unit}
+  config, reference = CrossConfig(**cross), rule_of(cross)
   for s in ("video", "audio"):
     got = unit_turns(Geometry(t, h, w, a).cross_table(s, d, config))
     angle = exchange.cross_turns(s, (t, h, w), a, d, reference)
@@ -129,6 +145,9 @@ def test_a_fresh_exchange_adds_nothing_and_its_tokens_are_small():
   params = jax.jit(lambda key, *x: module.init(key, *x, *rest))(*args)["params"]
   assert not np.any(params["o"]["kernel"]) and not np.any(params["o"]["bias"])
   np.testing.assert_allclose(params["context"].std(), 0.02, rtol=0.05)
+  loud = module.clone(config=dataclasses.replace(config, context_std=1.0))
+  params = jax.jit(lambda key, *x: loud.init(key, *x, *rest))(*args)["params"]
+  np.testing.assert_allclose(params["context"].std(), 1.0, rtol=0.05)
 
 
 def test_the_reference_knows_nothing_of_the_package():

@@ -8,14 +8,22 @@ import numpy as np
 import pytest
 
 from ccl_jax.generation.sampling import Sampling, sample_latents
+from ccl_jax.models.cca import Geometry
 from ccl_jax.tasks import GENERATIONS
 from tests.reference import sampling
 from tests.reference.conftest import (
+  AUDIO,
+  COLUMNS,
+  FRAMES,
+  GLOBAL,
+  PAPER,
+  ROWS,
   config_of,
   doubled,
   make_batch,
   make_model,
   make_params,
+  rule_of,
 )
 from tests.reference.tasks import SAMPLING
 
@@ -26,7 +34,7 @@ NO_SCALES = {"video": {}, "audio": {}}
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """A run; `cross` and `rule` are the kind of exchange in the two forms' names."""
+  """A run; `cross`: the kind of exchange."""
 
   task: str
   guidance: str
@@ -34,22 +42,17 @@ class Case:
   steps: int
   scales: dict
   cross: dict = dataclasses.field(default_factory=dict)
-  rule: dict = dataclasses.field(default_factory=dict)
   channels: bool = False
   batched: bool = True
   negatives: bool = False  # the streams have negative prompts of their own
 
 
 CASES = {
-  "joint_text": Case(
-    "joint", "text", "euler", 2, ONE, {"tarp": False}, {"tarp": False}
-  ),
+  "joint_text": Case("joint", "text", "euler", 2, ONE, GLOBAL),
   "joint_ucg2": Case(
-    "joint", "ucg2", "unipc", 4, ONE, {"tarp_centre": "floor"}, {"centre": "floor"}
+    "joint", "ucg2", "unipc", 4, ONE, PAPER | {"tarp_centre": "floor"}
   ),
-  "joint_ucg3": Case(
-    "joint", "ucg3", "dpmpp", 3, TWO, {"cross_rope": "temporal"}, {"rope": "temporal"}
-  ),
+  "joint_ucg3": Case("joint", "ucg3", "dpmpp", 3, TWO, {"cross_rope": "temporal"}),
   "joint_sync": Case("joint", "sync", "euler", 2, ONE),
   "joint_multimodal": Case(
     "joint", "multimodal", "unipc", 3, TWO, {"variant": "gate"}, batched=False
@@ -66,8 +69,9 @@ CASES = {
   "ti2av_none": Case("ti2av", "none", "unipc", 3, NO_SCALES),
   "a2v_sync": Case("a2v", "sync", "euler", 2, ONE),
   "a2v_apart": Case("a2v", "ucg2", "euler", 2, ONE, batched=False),
-  "v2a_ucg3": Case("v2a", "ucg3", "dpmpp", 3, TWO),
+  "v2a_ucg3": Case("v2a", "ucg3", "dpmpp", 3, TWO, PAPER),
   "t2v_ucg2": Case("t2v", "ucg2", "euler", 2, ONE),
+  "t2a_text": Case("t2a", "text", "euler", 2, ONE),
   "i2v_channels": Case("i2v", "text", "unipc", 3, ONE, channels=True),
 }
 SHIFT = 3.0
@@ -95,17 +99,19 @@ def test_latents(name):
   )
   kind = GENERATIONS[case.task]
   run = lambda params, noise, conditions: sample_latents(
-    model, params, kind, noise, conditions, options
-  )
+    model, params, kind, noise, conditions, options,
+    clip=Geometry(FRAMES, ROWS, COLUMNS, AUDIO),
+  )  # fmt: skip
   ours = jax.tree.map(jnp.asarray, shared)
   others = text["neg"].values() if case.negatives else [text["neg"]]
   ours["text"] = jnp.stack([text["txt"], *others])
   got = jax.jit(run)(params, pick(start, made), ours)
 
   expected = sampling.sample(
-    doubled(params), config_of(**case.rule), case.task, doubled(pick(start, made)),
+    doubled(params), config_of(**rule_of(case.cross)), case.task,
+    doubled(pick(start, made)),
     doubled(shared) | {"text": doubled(text)}, case.guidance, case.scales, case.solver,
-    case.steps, SHIFT,
+    case.steps, SHIFT, ((FRAMES, ROWS, COLUMNS), AUDIO),
   )  # fmt: skip
   assert set(got) == made
   for s, want in expected.items():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ccl_jax.data.spec import ClipSpec
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.training.evaluate import Evaluation
 from ccl_jax.training.feed import Feed
@@ -65,7 +66,7 @@ def evaluation(streams=("video", "audio"), **recipe):
   names = ("single", "a2v", "v2a", "joint")
   recipe = Recipe(names=names, probabilities=(0.25,) * 4, **recipe)
   batches = Batches()
-  feed = Feed(None, None, batches, encode, (3,))
+  feed = Feed(ClipSpec(9, 32, 48, 25), None, batches, encode, (3,))
   return Evaluation(JointDiT((), 1), recipe, feed, 2, SIGMAS), batches
 
 

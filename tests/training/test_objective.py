@@ -268,6 +268,7 @@ def test_the_objective_that_nobody_changed():
   assert dataclasses.asdict(Recipe(("joint",), (1.0,))) == {
     "names": ("joint",), "probabilities": (1.0,), "sigma": "uniform", "shift": 5.0,
     "loss_weights": (1.0, 1.0), "text_dropout": 0.1, "image_probability": 0.0,
+    "shared_sigma": True, "detach": True,
   }  # fmt: skip
 
 
@@ -388,6 +389,26 @@ def test_what_is_drawn_is_independent(many):
   ]  # fmt: skip
   r = np.corrcoef(np.stack(columns).astype(np.float64))
   assert np.abs(r - np.eye(len(columns))).max() < 5 / N**0.5
+
+
+def test_text_is_dropped_as_often_as_its_task_says(many):
+  """Within five standard errors; where rates are equal, the same texts."""
+  p = {"names": ("single", "joint"), "probabilities": (0.5, 0.5)}
+  drawn = many(**p, text_dropout=(0.8, 0.1))
+  for i, rate in enumerate((0.8, 0.1)):
+    dropped = drawn.null_text[drawn.tasks.index == i]
+    assert abs(dropped.mean() - rate) < 5 * (rate * (1 - rate) / len(dropped)) ** 0.5
+  one, each = many(**p, text_dropout=0.4), many(**p, text_dropout=(0.4, 0.4))
+  np.testing.assert_array_equal(one.null_text, each.null_text)
+
+
+def test_levels_of_joint_are_one_or_two(many):
+  """Two are those of the task single, of the same draw."""
+  one = many(names=("joint",))
+  np.testing.assert_array_equal(one.sigma["video"], one.sigma["audio"])
+  two, single = many(names=("joint",), shared_sigma=False), many()
+  for s in STREAMS:
+    np.testing.assert_array_equal(two.sigma[s], single.sigma[s])
 
 
 def test_how_often_each_thing_is_drawn(many):

@@ -1,6 +1,6 @@
 """The training step: what is drawn, what is learnt, and on how many devices."""
 
-import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from ccl_jax.models.cca import Geometry
 from ccl_jax.sharding import batch_sharding, make_mesh
 from ccl_jax.tasks import TASKS, Route
 from ccl_jax.training.state import state_shardings
@@ -25,12 +26,13 @@ from tests.training.conftest import RECIPE
 # Relative errors of float32: of a loss, a mean of some thousand squares; of a gradient
 # in units of its rms, which sums over all tokens and passes the block twice.
 LOSS, GRADIENT = 2e-6, 2e-5
+CLIP = Geometry(t=3, h=2, w=4, a=7)  # of the batch
 
 
 @pytest.fixture(scope="session")
 def run(small):
   model, optimizer, _ = small
-  return jax.jit(make_train_step(model, optimizer, RECIPE, seed=0))
+  return jax.jit(make_train_step(model, optimizer, RECIPE, seed=0, clip=CLIP))
 
 
 @pytest.fixture(scope="session")
@@ -132,20 +134,26 @@ def test_training_lowers_the_loss(run, small, batch):
 
 @pytest.mark.parametrize("stream", ["video", "audio"])
 def test_clips_of_one_stream_cost_what_the_task_single_costs(small, batch, stream):
-  """Without TARP: a sound alone knows no frames to count its time in."""
+  """Their tokens are where they are in a film of the same length, which is as long as
+  the frames and tokens of `CLIP` say.
+  """
   model, _, state = small
-  model = model.clone(cross=dataclasses.replace(model.cross, tarp=False))
   latents = {s: batch[s] for s in ("video", "audio")}
   drawn = draw(jax.random.key(0), latents, RECIPE, task=RECIPE.names.index("single"))
 
-  @jax.jit
-  def losses(batch):
+  @functools.partial(jax.jit, static_argnums=1)
+  def losses(batch, clip):
     mine = drawn._replace(noise={s: x for s, x in drawn.noise.items() if s in batch})
     parts = (batch, batch["null_text"], mine, Route())
-    return sample_losses(model, state.params, *parts)[stream]
+    return sample_losses(model, state.params, *parts, clip)[stream]
 
   alone = {k: batch[k] for k in (stream, "text", "null_text")}
-  np.testing.assert_allclose(losses(alone), losses(batch), rtol=LOSS)
+  np.testing.assert_allclose(losses(alone, CLIP), losses(batch, CLIP), rtol=LOSS)
+  if stream == "audio":  # 7 tokens are also those of one frame
+    elsewhere = losses(alone, Geometry(t=1, h=2, w=4, a=7))
+    assert np.abs(elsewhere - losses(batch, CLIP)).max() > 100 * LOSS
+  with pytest.raises(ValueError, match="token counts of both streams"):
+    losses(alone, None)
 
 
 def test_clips_of_one_stream_train_it_alone(run, small, batch):
