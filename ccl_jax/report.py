@@ -86,6 +86,7 @@ def with_flags(config: ConfigDict) -> ConfigDict:
 
 
 def main():
+  """Makes the report that the flags ask for, or goes on with it."""
   from ccl_jax.generation.report import check_report, report
 
   config = with_flags(read_run(WORKDIR.value))

@@ -137,6 +137,7 @@ def name(face: Face) -> str:
 
 
 def quote(syllables: list[str]) -> str:
+  """Syllables between quotation marks, as a caption has them."""
   return f'"{" ".join(syllables)}"'
 
 

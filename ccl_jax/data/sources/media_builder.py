@@ -196,6 +196,7 @@ class MediaBuilder(SetBuilder, skip_registration=True):
     return {k: splits[k] for k in splits if splits[k]}
 
   def record(self, split: str, item: Example) -> tuple[str, dict[str, Any]]:
+    """(id, features) of an example, which hold no media."""
     return item.id, item.record()
 
   def _join(self, root: pathlib.Path, files: Listing, entries: list[Entry]):

@@ -79,6 +79,7 @@ class SceneSet(SetBuilder, skip_registration=True):
     return {split: range(c.seed, c.seed + n) for split, n in c.counts.items()}
 
   def record(self, split: str, item: int) -> tuple[str, dict[str, Any]]:
+    """(id, features) of the clip with this seed, drawn now."""
     c = self.builder_config
     clip = self.draw(item, c.spec, split, **c.mixture)
     stored = clip | {"syllables": " ".join(clip["syllables"])}

@@ -25,7 +25,7 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     raise NotImplementedError
 
   def record(self, split: str, item: Any) -> tuple[str, dict[str, Any]]:
-    """(key, features) of an item."""
+    """(key, features) of an item, which is made now."""
     raise NotImplementedError
 
   def _shard_iterators_per_split(self, dl_manager) -> dict[str, list[Callable]]:
