@@ -25,6 +25,7 @@ from ccl_jax.ablation.results import (
   SCALES,
   check,
   code_version,
+  commit,
   read_json,
 )
 from ccl_jax.ablation.variants import (
@@ -205,6 +206,7 @@ def score_run(workdir: pathlib.Path, results: pathlib.Path, size: str) -> None:
   latents, text = encoded(run)
   result = {
     "version": code_version(),
+    "commit": commit(),
     "variant": variant,
     "seed": int(seed),
     "size": size,
