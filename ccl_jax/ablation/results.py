@@ -20,7 +20,6 @@ SCALES, CEILING = "scales.json", "ceiling.json"
 # Keys and types of a result; `None` beside a type where a run may have none.
 KEYS = {
   "version": str,
-  "commit": (str, type(None)),
   "variant": str,
   "seed": int,
   "size": str,

@@ -157,9 +157,9 @@ def test_runs_beside_each_other_share_the_cores(place):
 
 
 def test_one_process_a_root(place):
-  with run_module._claimed(of(place)):
-    with pytest.raises(UsageError, match="another process runs in .*root"):
-      run(of(place), ["gate"], [0])
+  busy = pytest.raises(UsageError, match="another process runs in .*root")
+  with run_module._claimed(of(place)), busy:
+    run(of(place), ["gate"], [0])
   run(of(place), ["gate"], [0])
 
 
