@@ -111,8 +111,9 @@ def attention(
 def _looks(call, args, kwargs, context):
   """Sows beside what a direction of the exchange adds how it comes to be."""
   module, out = context.module, call(*args, **kwargs)
-  if not isinstance(module, CrossAttention) or context.method_name != "__call__":
-    return out
+  of_block = isinstance(module, CrossAttention) and module.name in DIRECTIONS.values()
+  if not of_block or context.method_name != "__call__":
+    return out  # also of the nameless twin in `_norms`
   if module.config.context_tokens(other(module.into)):
     module.sow("intermediates", "norms", _norms(module, out, args))
   elif not module.config.window_of(module.into):
@@ -191,7 +192,7 @@ def gradient_cosines(
   """
   clips = len(text)
   batch = min(batch, clips // 2)
-  names = recipe.names
+  names, null = recipe.names, jnp.asarray(null_text)
 
   @jax.jit
   def gradient(params, latents, text, key, task):
@@ -200,7 +201,7 @@ def gradient_cosines(
     def objective(params):
       given = {**latents, "text": text}
       by_sample = sample_losses(
-        model, params, given, null_text, drawn, drawn.tasks.route
+        model, params, given, null, drawn, drawn.tasks.route
       )
       generated = drawn.tasks.generated
       return sum(jnp.where(generated[s], x, 0).mean() for s, x in by_sample.items())

@@ -40,7 +40,7 @@ def network_velocity(model: JointDiT, task: str) -> Velocity:
   route = static_route(TASKS[task])
 
   def velocity(params, x, sigma, text):
-    time = {s: flow.timestep_of(v)[:, None] for s, v in sigma.items()}
+    time = {s: 1000.0 * v[:, None] for s, v in sigma.items()}
     return model.apply({"params": params}, x, time, text, route)
 
   return velocity

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from ccl_jax.axes import STREAMS, other
 from ccl_jax.diffusion import flow
@@ -96,7 +96,10 @@ class Draw(NamedTuple):
 
 
 def draw(
-  key: jax.Array, latents: Mapping[str, Array], recipe: Recipe, task: int | None = None
+  key: jax.Array,
+  latents: Mapping[str, Array],
+  recipe: Recipe,
+  task: int | Int[Array, ""] | None = None,
 ) -> Draw:
   """Draws a step's tasks, noise levels and noise for the whole batch.
 
