@@ -129,7 +129,8 @@ def _norms(module: CrossAttention, out, args):
   params = module.variables["params"]
   window = twin.apply({"params": params}, *args)
   norm = lambda x: jnp.linalg.norm(x.astype(jnp.float32), axis=-1).mean()
-  return jnp.stack([norm(window - params["o"]["bias"]), norm(out - window)])
+  bias = params["o"]["bias"][None, None, None]
+  return jnp.stack([norm(window - bias), norm(out - window)])
 
 
 def _keys(module: CrossAttention, x, table, geometry, keys, reads):
