@@ -201,9 +201,7 @@ def gradient_cosines(
 
     def objective(params):
       given = {**latents, "text": text}
-      by_sample = sample_losses(
-        model, params, given, null, drawn, drawn.tasks.route
-      )
+      by_sample = sample_losses(model, params, given, null, drawn, drawn.tasks.route)
       generated = drawn.tasks.generated
       return sum(jnp.where(generated[s], x, 0).mean() for s, x in by_sample.items())
 

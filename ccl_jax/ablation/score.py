@@ -53,6 +53,7 @@ from ccl_jax.training.information import information, network_velocity
 
 Clips = Sequence[dict[str, Any]]
 Scales = Mapping[str, Mapping[str, float]]
+Rows = Sequence[Mapping[str, Any]]  # of a log
 
 
 class Run(NamedTuple):
@@ -71,7 +72,7 @@ class Run(NamedTuple):
   pipeline: Pipeline
   test: Clips
   validation: Clips
-  rows: list[dict[str, float]]
+  rows: Rows
 
   @property
   def fps(self) -> float:
@@ -287,7 +288,7 @@ def encoded(run: Run) -> tuple[dict[str, np.ndarray], np.ndarray]:
   return jax.device_get(encode(codecs, video, audio, tokens))
 
 
-def losses(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def losses(rows: Rows) -> dict[str, Any]:
   """The loss by windows of the log, and by task and stream; None: none was drawn."""
   rows = [row for row in rows if "loss" in row]
   names = sorted({k for row in rows for k in row if k.startswith("loss/")})
@@ -298,7 +299,7 @@ def losses(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
   }
 
 
-def difference_std(rows: Sequence[Mapping[str, float]]) -> float | None:
+def difference_std(rows: Rows) -> float | None:
   """The deviation of the differences between successive windows of the loss, from the
   second half of the training on, where the loss falls no more.
   """
@@ -307,7 +308,7 @@ def difference_std(rows: Sequence[Mapping[str, float]]) -> float | None:
   return float(np.diff(tail).std(ddof=1)) if len(tail) > 2 else None
 
 
-def _train_seconds(rows: Sequence[Mapping[str, float]]) -> float:
+def _train_seconds(rows: Rows) -> float:
   """Seconds in steps, over all processes that the run took."""
   steps = [-1, *(row["step"] for row in rows)]
   counts = np.diff(steps)

@@ -369,6 +369,9 @@ PROOFS: dict[str, list[str]] = {
   "test_a_dry_run_prints_what_is_missing_and_does_nothing": _flags(
     "ablation run", "dry_run"
   ),
+  "tests/ablation/test_score.py::test_a_result": _flags(
+    "ablation score", "what workdir results size"
+  ),
   # What follows the colon of a config.
   HERE + "test_config_values.py::test_a_training_config": [
     *_of("joint:", "size runlocal data records init image_form"),
