@@ -240,7 +240,7 @@ def score_run(workdir: pathlib.Path, results: pathlib.Path, size: str) -> None:
   }
   result["seconds"]["score"] = time.monotonic() - start
   place = results / f"{workdir.name}.json"
-  write_json(place, check(json.loads(json.dumps(_plain(result))), place), indent=1)
+  write_json(place, check(json.loads(json.dumps(_plain(result))), place))
 
 
 SCORERS: Mapping[str, Callable[[pathlib.Path, pathlib.Path, str], None]] = {

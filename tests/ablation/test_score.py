@@ -3,6 +3,7 @@
 import json
 import types
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -26,6 +27,7 @@ from ccl_jax.data.scenes.bench import draw_bench
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.diffusion.guidance import GUIDANCE, get_guidance
 from ccl_jax.errors import UsageError
+from ccl_jax.models.presets import build_model, init_params
 
 SPEC = ClipSpec(frames=33, height=64, width=64, fps=25.0)
 ROWS_OF_LOG = [
@@ -216,6 +218,22 @@ def test_a_file_that_is_no_result(tmp_path, change, words):
     read(tmp_path)
   with pytest.raises(UsageError, match="no folder of results"):
     read(tmp_path / "none")
+
+
+def test_variants_have_as_many_parameters():
+  """Within 2 %, so that none is better for its size."""
+
+  def count(variant):
+    given = {k.removeprefix("model."): v for k, v in variant.settings.items()
+             if k.startswith("model.")}  # fmt: skip
+    init = lambda key: init_params(build_model("tiny", **given), key, (8, 128))
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return sum(x.size for x in jax.tree.leaves(shapes))
+
+  # What else varies has no parameters.
+  names = ("gate", "ccl", "context0", "context2", "context8", "context32")
+  counts = {name: count(VARIANTS[name]) for name in names}
+  assert max(counts.values()) < 1.02 * min(counts.values())
 
 
 def test_variants_and_forms_fit_each_other():

@@ -176,6 +176,31 @@ def test_without_an_audio_stream_it_is_random(tmp_path, video):
   assert 0.95 < np.abs(first).max() / np.sqrt(6 / (48 + 64)) <= 1
 
 
+def test_what_variants_share_is_the_same(tmp_path, video):
+  """Bit by bit, of one seed; they differ in their context tokens alone."""
+  asked = {
+    "context": {},
+    "gate": {"variant": "gate"},
+    "many": {"video_tokens": 9, "audio_tokens": 4},
+  }
+  got = {}
+  for name, options in asked.items():
+    join(video, None, tmp_path / name, size="mini", seed=5, **options)
+    config, got[name] = restored(tmp_path / name)
+    assert {k: config["model"].get(k) for k in options} == options
+  first = got.pop("context")
+  tokens = {p for p in first if p.endswith("/context")}
+  assert len(tokens) == 2
+  for other in got.values():
+    assert first.keys() - other.keys() <= tokens
+    for path in first.keys() - tokens:
+      np.testing.assert_array_equal(first[path], other[path], err_msg=path)
+  assert not tokens & got["gate"].keys()
+  widths = {"audio_to_video": (4, 48), "video_to_audio": (9, WIDTH)}
+  for d, shape in widths.items():
+    assert got["many"][f"blocks/{d}/context"].shape == (LAYERS, *shape)
+
+
 def test_a_run_is_exported_by_its_average(tmp_path):
   ema = save_run(tmp_path / "run", 2, preset="mini", streams=["video"])
   export_weights(tmp_path / "run", tmp_path / "out", form="diffusers")
