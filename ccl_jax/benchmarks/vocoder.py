@@ -32,10 +32,12 @@ from ccl_jax.models.vocoder import PRESETS, Generator, init_params, sizes_of, sy
 from ccl_jax.weights.bigvgan import NATIVE, config_of, shapes_of
 from ccl_jax.weights.rules import unload
 
-PRESET = flags.DEFINE_enum("preset", "16k", list(PRESETS), "Sizes of the network.")
-SECONDS = flags.DEFINE_float("seconds", 4.0, "Length of the sound.")
-CHUNK = flags.DEFINE_integer("chunk", 128, "Mel frames at a time.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs of each.")
+PRESET = flags.DEFINE_enum(
+  "preset", "16k", list(PRESETS), "Preset of the network's sizes."
+)
+SECONDS = flags.DEFINE_float("seconds", 4.0, "Seconds of sound.")
+CHUNK = flags.DEFINE_integer("chunk", 128, "Mel frames per chunk.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs per network.")
 
 RATES = {"16k": 16000, "44k": 44100}  # samples per second of the presets
 
