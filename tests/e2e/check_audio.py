@@ -74,29 +74,38 @@ def percussion(folder: pathlib.Path) -> None:
 def train(config: str, workdir: pathlib.Path) -> dict[str, float]:
   """The scores of a finished run."""
   command = [sys.executable, "-m", "ccl_jax.train_audio", f"--workdir={workdir}"]
-  command += [f"--config=configs/{config},size=tiny"]
+  command += [f"--config=configs/{config}"]
   print("$", *command, flush=True)
   subprocess.run(command, cwd=ROOT, check=True)
   return json.loads((workdir / "scores.json").read_text())
 
 
-def main() -> None:
-  flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(argv: list[str] | None = None) -> None:
+  flags = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   flags.add_argument("clips", type=pathlib.Path, help="a folder of media")
   flags.add_argument("out", type=pathlib.Path, help="sounds and runs")
-  args = flags.parse_args()
+  flags.add_argument(
+    "--runlocal", action="store_true", help="a few steps, without speech; no verdict"
+  )
+  args = flags.parse_args(argv)
+  size = "runlocal" if args.runlocal else "size=tiny"
   out = args.out.absolute()
   sounds, vae = out / "sounds", out / "vae"
   if not sounds.exists():
     shutil.rmtree(out / "making", ignore_errors=True)
     shutil.copytree(args.clips, out / "making" / "clips")
-    sentences(out / "making" / "speech")
+    if not args.runlocal:
+      sentences(out / "making" / "speech")
     percussion(out / "making" / "percussion")
     (out / "making").rename(sounds)
-  of_vae = train(f"audio_vae.py:data={sounds}", vae)
-  of_pair = train(f"vocoder.py:data={sounds},vae={vae}", out / "vocoder")
+  of_vae = train(f"audio_vae.py:data={sounds},{size}", vae)
+  of_pair = train(f"vocoder.py:data={sounds},vae={vae},{size}", out / "vocoder")
   for scores in (of_vae, of_pair):
     print(json.dumps(scores, indent=2))
+  if args.runlocal:
+    return
   beaten = (
     of_vae["mel_db/vae"] < of_vae["mel_db/linear"],
     of_vae["lsd_db/vae_griffin_lim"] < of_vae["lsd_db/linear"],

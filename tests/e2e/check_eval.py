@@ -25,7 +25,6 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
@@ -41,6 +40,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.metrics.registry import BUILDERS
 from ccl_jax.viz.media import write_mp4
 from ccl_jax.weights.transfer import export_weights, import_weights
+from tests.e2e.conftest import Forks
 from tests.metrics.tiny_weights import write_clip, write_weights
 from tests.metrics.whisper_files import write_whisper
 
@@ -127,32 +127,33 @@ def write_set(folder: pathlib.Path, count: int | None) -> None:
 class Command:
   """`ccl_jax.eval` with these clips and metrics."""
 
-  def __init__(self, folder: pathlib.Path, manifest: str, metrics: list[str]):
+  def __init__(
+    self, evaluate: Forks, folder: pathlib.Path, manifest: str, metrics: list[str]
+  ):
+    self._evaluate = evaluate
     self._flags = [
-      sys.executable, "-m", "ccl_jax.eval", "--videos", str(folder / "videos"),
-      "--manifest", str(folder / manifest), "--metrics", ",".join(metrics),
-      "--fvd-frames", "16",
+      "--videos", str(folder / "videos"), "--manifest", str(folder / manifest),
+      "--metrics", ",".join(metrics), "--fvd-frames", "16",
     ]  # fmt: skip
 
   def start(
     self, weights: pathlib.Path, out: pathlib.Path, reference: pathlib.Path | None
-  ) -> subprocess.Popen:
+  ) -> int:
+    """The id of a process that scores into `out`."""
     flags = [*self._flags, "--weights", str(weights), "--out", str(out)]
     if reference:
       flags += ["--reference", str(reference)]
-    return subprocess.Popen(
-      flags, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return self._evaluate.start(flags)
 
   def run(
     self, weights: pathlib.Path, out: pathlib.Path, reference: pathlib.Path | None
   ) -> str:
     """What it says that it scored, after printing that."""
     start = time.monotonic()
-    process = self.start(weights, out, reference)
-    said, wrong = process.communicate()
-    if process.returncode:
-      sys.exit(f"{out.name}: exit code {process.returncode}\n{wrong}")
+    self.start(weights, out, reference)
+    code, said = self._evaluate.wait()
+    if code:
+      sys.exit(f"{out.name}: exit code {code}\n{said}")
     (line,) = (x for x in said.splitlines() if x.startswith("scored"))
     print(f"{out.name}: {line}, {time.monotonic() - start:.0f} s", flush=True)
     return line
@@ -162,22 +163,29 @@ def lines_of(path: pathlib.Path) -> int:
   return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def stop(process: subprocess.Popen, how: signal.Signals, out: pathlib.Path) -> None:
+def stop(evaluate: Forks, process: int, how: signal.Signals, out: pathlib.Path) -> None:
   """Ends a run by a signal after its first record."""
   before = lines_of(out / "records.jsonl")
   while lines_of(out / "records.jsonl") == before:
-    if process.poll() is not None:
-      sys.exit(f"{out.name} ended before {how.name}: {process.communicate()[1]}")
+    if not alive(process):
+      sys.exit(f"{out.name} ended before {how.name}: {evaluate.wait()}")
     time.sleep(0.02)
-  process.send_signal(how)
-  _, said = process.communicate()
+  os.kill(process, how)
+  code, said = evaluate.wait()
   kept = lines_of(out / "records.jsonl")
   last = said.strip().splitlines()[-1] if said.strip() else ""
-  print(
-    f"{how.name} after {kept} records, exit code {process.returncode}: {last[-60:]}"
-  )
-  if process.returncode == 0 or "Traceback" in said:
+  print(f"{how.name} after {kept} records, exit code {code}: {last[-60:]}")
+  if code == 0 or "Traceback" in said:
     sys.exit(f"{how.name} was not heeded: {said}")
+
+
+def alive(process: int) -> bool:
+  """Whether a process has not ended."""
+  try:
+    os.kill(process, 0)
+  except ProcessLookupError:
+    return False
+  return True
 
 
 def bytes_of(out: pathlib.Path) -> list[bytes]:
@@ -198,7 +206,7 @@ def scores_of(out: pathlib.Path) -> dict:
   }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -208,7 +216,7 @@ def main() -> None:
   )
   parser.add_argument("--metrics", default=",".join(NETWORKS))
   parser.add_argument("--clips", type=int, help="of which one is synthetic; or all")
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   # A shell's background job ignores the keyboard, and so would all that it starts.
   signal.signal(signal.SIGINT, signal.default_int_handler)
   folder, names = args.scratch.absolute(), args.metrics.split(",")
@@ -216,7 +224,10 @@ def main() -> None:
   kinds = list(dict.fromkeys(k for name in names for k in NETWORKS[name]))
   write_set(folder, args.clips)
   released, exported = write_networks(folder, kinds, args.full)
-  command, few = (Command(folder, f"{x}.jsonl", names) for x in ("set", "few"))
+  evaluate = Forks("ccl_jax.eval")
+  command, few = (
+    Command(evaluate, folder, f"{x}.jsonl", names) for x in ("set", "few")
+  )
   whole, again, broken = (folder / x for x in ("whole", "of_exported", "broken"))
   few.run(exported, again, None)
   command.run(released, whole, again)
@@ -234,7 +245,7 @@ def main() -> None:
     wrong.append("the second run")
   signals = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
   for how in signals[: len(scores) - 1]:
-    stop(command.start(released, broken, again), how, broken)
+    stop(evaluate, command.start(released, broken, again), how, broken)
   command.run(released, broken, again)
   if bytes_of(broken) != first:
     wrong.append("the stopped run")

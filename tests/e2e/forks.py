@@ -6,11 +6,15 @@ output] as JSON.
 """
 
 import importlib
+import importlib.util
+import inspect
 import json
 import os
+import runpy
 import sys
 import tempfile
 import traceback
+import warnings
 
 
 def start(module, name: str, argv: list[str], out) -> int:
@@ -25,7 +29,12 @@ def start(module, name: str, argv: list[str], out) -> int:
     sys.argv = [name, *argv]
     code = 0
     try:
-      cli.run(module.main)
+      # The flags of absl are defined once, so those commands do not run as a script.
+      if inspect.signature(module.main).parameters:
+        warnings.simplefilter("ignore", RuntimeWarning)  # that it is imported already
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+      else:
+        cli.run(module.main)
     except SystemExit as e:
       code = e.code or 0
     except BaseException:
@@ -39,7 +48,8 @@ def start(module, name: str, argv: list[str], out) -> int:
 
 if __name__ == "__main__":
   name = sys.argv[1]
-  module = importlib.import_module(name)
+  package = importlib.util.find_spec(name).submodule_search_locations is not None
+  module = importlib.import_module(f"{name}.__main__" if package else name)
   for line in sys.stdin:
     with tempfile.TemporaryFile("w+") as out:
       pid = start(module, name, json.loads(line), out)

@@ -13,7 +13,7 @@ from tests.flags.recording import Recorder
 
 LINES = [
   {"id": "a", "prompt": "one", "subset": "easy", "seed": 3},
-  {"id": "b", "prompt": "two", "video": "other.mp4", "transcript": "hello"},
+  {"id": "b", "prompt": "two", "clip": "other.mp4", "transcript": "hello"},
   {"id": "c", "prompt": "three"},
 ]
 
