@@ -9,7 +9,7 @@ import pytest
 
 from ccl_jax.data.media.loudness import (
   PEAK,
-  amplified,
+  apply_gain,
   gain_of,
   gain_to,
   integrated_loudness,
@@ -63,10 +63,10 @@ def test_silence_has_no_loudness():
 
 def test_decibels_are_of_amplitude_and_stop_at_full_scale():
   wave = np.float32([0.1, -0.2, 0.6, -0.6])
-  np.testing.assert_allclose(amplified(wave, 6.0206), [0.2, -0.4, 1, -1], rtol=1e-5)
-  np.testing.assert_allclose(amplified(wave, -20), wave / 10, rtol=1e-6)
-  assert amplified(wave, 0.0) is wave
-  assert amplified(wave, 3).dtype == np.float32
+  np.testing.assert_allclose(apply_gain(wave, 6.0206), [0.2, -0.4, 1, -1], rtol=1e-5)
+  np.testing.assert_allclose(apply_gain(wave, -20), wave / 10, rtol=1e-6)
+  assert apply_gain(wave, 0.0) is wave
+  assert apply_gain(wave, 3).dtype == np.float32
 
 
 def test_silence_is_a_share_of_whole_blocks():

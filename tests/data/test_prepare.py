@@ -10,7 +10,7 @@ import pytest
 
 from ccl_jax.data.__main__ import main
 from ccl_jax.data.media.decode import read_audio
-from ccl_jax.data.media.loudness import PEAK, amplified, gain_to, integrated_loudness
+from ccl_jax.data.media.loudness import PEAK, apply_gain, gain_to, integrated_loudness
 from ccl_jax.data.preparing import run as module
 from ccl_jax.data.preparing import shots, sound_checks
 from ccl_jax.data.preparing.run import Options, prepare
@@ -154,16 +154,16 @@ def stereo(path, waves):
 
 def test_gain_stops_at_the_peak_and_leaves_silence():
   quiet = tone(-40)
-  raised = amplified(quiet, gain_to(-23, quiet))
+  raised = apply_gain(quiet, gain_to(-23, quiet))
   assert abs(integrated_loudness(raised) + 23) < 0.1
   spiky = tone(-40)
   spiky[1000] = 0.5
-  raised = amplified(spiky, gain_to(-23, spiky))
+  raised = apply_gain(spiky, gain_to(-23, spiky))
   assert 20 * np.log10(np.abs(raised).max()) == pytest.approx(PEAK, abs=1e-3)
   loud = tone(-6)
-  assert abs(integrated_loudness(amplified(loud, gain_to(-23, loud))) + 23) < 0.1
+  assert abs(integrated_loudness(apply_gain(loud, gain_to(-23, loud))) + 23) < 0.1
   for silent in (np.zeros(16000, np.float32), np.zeros(10, np.float32)):
-    assert gain_to(-23, silent) == 0 and not amplified(silent, 0.0).any()
+    assert gain_to(-23, silent) == 0 and not apply_gain(silent, 0.0).any()
 
 
 def test_encode_levels_every_clip(made):

@@ -64,7 +64,7 @@ def gain_to(
   return gain_of(level, 20 * float(np.log10(np.abs(wave).max())), target)
 
 
-def amplified(
+def apply_gain(
   wave: Float32[np.ndarray, "n"], gain: float | int
 ) -> Float32[np.ndarray, "n"]:
   """The wave raised by `gain` dB, and clipped to [-1, 1]."""
