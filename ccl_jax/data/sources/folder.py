@@ -12,7 +12,7 @@ from concurrent import futures
 from typing import Any, NamedTuple
 
 from ccl_jax.data.media import decode as media
-from ccl_jax.data.media.loudness import amplified
+from ccl_jax.data.media.loudness import apply_gain
 from ccl_jax.data.sources.captions import Caption, read_captions, sidecar
 from ccl_jax.data.sources.windows import cached_probe, check_hop, label, window_starts
 from ccl_jax.data.spec import ClipSpec
@@ -92,7 +92,7 @@ class FilmSource:
         self._fail(window.name, str(e))
         continue
       name = f"{window.name}@{window.start:.3f}"
-      audio = amplified(audio, row.gain)
+      audio = apply_gain(audio, row.gain)
       return {"video": video, "audio": audio, "text": window.text, "id": name}
     raise UsageError(f"no clip of {self.root} can be read any more: {self.failed}")
 

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from ccl_jax.data.media.loudness import amplified, gain_to
+from ccl_jax.data.media.loudness import apply_gain, gain_to
 from ccl_jax.data.sets.buckets import Bucket
 from ccl_jax.data.sources import catalogue, media_set
 from ccl_jax.data.sources.catalogue import Catalogue, Item
@@ -161,7 +161,7 @@ class NormalisedItems:
     clip = self._source.read(bucket, item)
     if "audio" in clip:
       gain = gain_to(self._target, clip["audio"])
-      clip["audio"] = amplified(clip["audio"], gain)
+      clip["audio"] = apply_gain(clip["audio"], gain)
     return clip
 
 
