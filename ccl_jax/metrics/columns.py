@@ -48,11 +48,17 @@ COLUMNS = {
   "face_rate": Column("sync", "face_rate", None, "Faces", None, True),
   "film_r": Column("film", "sync_r0", None, "Motion r", True, True),
   "talking_r": Column("talking", "sync_r0", None, "Lips r", True, True),
-  "talking_lag": Column("talking", "sync_lag_ms", None, "Lips lag ms", False, True, 0),
+  "talking_lag": Column("talking", "sync_lag_ms", None, "Lips lag ms", None, True, 0),
+  "event_f1": Column("talking", "event_f1", None, "Syllables F1", True, True),
+  "right_face": Column("talking", "right_face", None, "Right face", True, True),
+  "listener_motion": Column(
+    "talking", "listener_motion", None, "Listener moves", False, True
+  ),
   "ser": Column("talking", "ser", None, "SER", False, False),
   "impact_f1": Column("talking", "impact_f1", None, "Impacts F1", True, True),
   "hue_error": Column("talking", "hue_error", None, "Hue error", False, True),
   "place_error": Column("talking", "place_error", None, "Place error", False, True),
+  "face_missing": Column("talking", "face_missing", None, "No face", False, True),
 }
 ABOUT = {  # what a reader of the report is told
   "cu": "content usefulness of the sound, by AudioBox Aesthetics, about 1 to 10",
@@ -72,11 +78,15 @@ ABOUT = {  # what a reader of the report is told
   "face_rate": "share of the frames in which a face is found",
   "film_r": "correlation of motion and loudness",
   "talking_r": "talking scenes: correlation of mouths and voices",
-  "talking_lag": "talking scenes: milliseconds between mouths and voices",
+  "talking_lag": "talking scenes: milliseconds that voices come after mouths",
+  "event_f1": "talking scenes: syllables seen against syllables heard",
+  "right_face": "talking scenes: whether the face that talks is the one that is heard",
+  "listener_motion": "talking scenes: how a mouth moves while the voice is off screen",
   "ser": "talking scenes: errors in the syllables, of all that are to be said",
   "impact_f1": "talking scenes: contacts of balls against clicks",
   "hue_error": "talking scenes: share of the captioned colours that are missing",
   "place_error": "talking scenes: frame widths from the captioned place",
+  "face_missing": "talking scenes: share of the captioned faces that are not found",
 }
 # Distances of sets, not means over clips: their records hold features.
 DISTANCES = {"fad": "FAD", "fvd": "FVD"}

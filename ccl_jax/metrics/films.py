@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ccl_jax.metrics.base import Unscorable
+from ccl_jax.metrics.synchrony import means, summary, synchrony, with_lags
 from ccl_jax.metrics.talking_curves import RATE, WINDOW, Audio, Video, spectrogram
-from ccl_jax.metrics.talking_scene import synchrony
 
 
 def motion_curve(video: Video) -> Float[np.ndarray, " F"]:
@@ -35,7 +35,7 @@ def loudness_curve(audio: Audio) -> Float[np.ndarray, " i"]:
 
 
 def score(video: Video, audio: Audio, fps: float | int) -> dict[str, float]:
-  """The three scores of one clip.
+  """`sync_r0` of one clip, and the lags that it has.
 
   Raises:
     Unscorable: it is too short.
@@ -45,33 +45,23 @@ def score(video: Video, audio: Audio, fps: float | int) -> dict[str, float]:
       f"{len(video)} frames and {len(audio) / RATE:.2f} s of sound; expected 2 frames "
       f"and {WINDOW / RATE} s at least"
     )
-  return synchrony(motion_curve(video), loudness_curve(audio), fps)
+  return with_lags(synchrony(motion_curve(video), loudness_curve(audio), fps))
 
 
 def film_scores(
   clips: list[dict], fps: float | int, shifts: int = 8
 ) -> dict[str, dict[str, dict[str, float]]]:
-  """Mean `sync_r0`, `sync_c` and `sync_lag_ms` of clips (video, audio), and of the same
-  pictures with the sounds of the clips up to `shifts` places before.
+  """Mean `sync_r0` and lags of clips (video, audio), and of the same pictures with the
+  sounds of the clips up to `shifts` places before.
 
   Returns {"given": {score: {mean, sem, n}}, "chance": ...}; no chance of a single clip.
   """
   motions = [motion_curve(c["video"]) for c in clips]
   sounds = [loudness_curve(c["audio"]) for c in clips]
   n = len(clips)
-  pairs = {"given": [(i, i) for i in range(n)]}
+  pairs = {"given": [[(i, i)] for i in range(n)]}
   pairs["chance"] = [
-    (i, (i - s) % n) for i in range(n) for s in range(1, min(shifts + 1, n))
+    [(i, (i - s) % n) for s in range(1, min(shifts + 1, n))] for i in range(n)
   ]
-  table = {}
-  for name, chosen in pairs.items():
-    rows = [synchrony(motions[i], sounds[j], fps) for i, j in chosen]
-    table[name] = {
-      k: {
-        "mean": float(np.mean([r[k] for r in rows])),
-        "sem": float(np.std([r[k] for r in rows]) / max(n - 1, 1) ** 0.5),
-        "n": n,
-      }
-      for k in (rows[0] if rows else {})
-    }
-  return table
+  row = lambda chosen: means([synchrony(motions[i], sounds[j], fps) for i, j in chosen])
+  return {k: summary([row(c) for c in chosen]) for k, chosen in pairs.items()}

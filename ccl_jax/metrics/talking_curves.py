@@ -60,15 +60,22 @@ def face_box(still: Float[np.ndarray, "H W"]) -> tuple[float, float, float] | No
   return x.mean(), y.mean(), np.sqrt(inside.sum() / np.pi)
 
 
-def mouth_curve(video: Video, hue: str | None = None) -> Float[np.ndarray, " F"]:
-  """How much of its hue the lower half of a face lacks, per frame, beside the same
-  place where the mouth is most closed. Zeros where no face is.
+def closed(amount: Float[np.ndarray, "F H W"]) -> Float[np.ndarray, "H W"]:
+  """How much of a hue each pixel holds where a mouth is most closed; of ten frames two
+  may hold more.
   """
-  amount = hue_amount(video, hue or main_hue(video))
-  still = np.sort(amount, axis=0)[int(0.8 * len(amount))]
+  return np.sort(amount, axis=0)[int(0.8 * len(amount))]
+
+
+def mouth_curve(video: Video, hue: str) -> Float[np.ndarray, " F"] | None:
+  """How much of its hue the lower half of a face lacks, per frame, beside the same
+  place where the mouth is most closed. None where no face is.
+  """
+  amount = hue_amount(video, hue)
+  still = closed(amount)
   found = face_box(still)
   if found is None:
-    return np.zeros(len(video), np.float32)
+    return None
   cx, cy, radius = found
   y, x = np.ogrid[: still.shape[0], : still.shape[1]]
   u, v = (x - cx) / (0.65 * radius), (y - cy - 0.42 * radius) / (0.55 * radius)
@@ -76,9 +83,26 @@ def mouth_curve(video: Video, hue: str | None = None) -> Float[np.ndarray, " F"]
   return 1 - (amount * weight).sum((1, 2)) / (still * weight).sum()
 
 
-def main_hue(video: Video) -> str:
-  """The hue that covers most of the picture."""
-  return max(HUES, key=lambda h: hue_amount(video, h).mean())
+def middles(curve: Float[np.ndarray, " n"], step: float, floor: float) -> list[float]:
+  """The middle of every stretch in which a curve is higher than 0.4 of the way from its
+  rest, the 0.3 quantile, to its maximum, in s; none where that way is below `floor`.
+  Its ends lie between samples, which are `step` s apart. A syllable rises as it falls,
+  so its middle is not moved by the level.
+  """
+  rest = np.quantile(curve, 0.3)
+  level = rest + 0.4 * (curve.max() - rest)
+  if curve.max() - rest < floor:
+    return []
+  above = np.concatenate([[False], curve > level, [False]])
+  found = []
+  for start, end in np.flatnonzero(np.diff(above)).reshape(-1, 2):
+    first, last = float(start), float(end - 1)
+    if start > 0:
+      first -= (curve[start] - level) / (curve[start] - curve[start - 1])
+    if end < len(curve):
+      last += (curve[end - 1] - level) / (curve[end - 1] - curve[end])
+    found.append(float(step * (first + last) / 2))
+  return found
 
 
 def contact_times(video: Video, hue: str, fps: float | int) -> list[float]:
@@ -120,7 +144,7 @@ def click_times(audio: Audio) -> list[float]:
   found = []
   while energy.max() > floor:
     peak = int(energy.argmax())
-    found.append(max(peak / RATE - 0.003, 0))
+    found.append(max(peak / RATE - 0.003, 0.0))
     energy[max(0, peak - RATE // 10) : peak + RATE // 10] = 0
   return sorted(found)
 
@@ -154,11 +178,6 @@ def voice_curves(audio: Audio, hues: list[str]) -> Float[np.ndarray, "v i"]:
   power = weight @ spectrogram(audio).T
   share = (power / (power.max(0) + 1e-12)) ** 8
   return np.sqrt(power) * share / (share.sum(0) + 1e-12)
-
-
-def voice_curve(audio: Audio, hue: str | None = None) -> Float[np.ndarray, " i"]:
-  """Amplitude of one voice, of the strongest pitch unless its hue is given."""
-  return voice_curves(audio, [hue or main_pitch(audio)])[0]
 
 
 def bands(count: int = 20) -> Float[np.ndarray, "f bands"]:

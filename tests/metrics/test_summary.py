@@ -110,10 +110,10 @@ def test_columns_are_of_the_clips_that_are_named():
 
 def test_which_numbers_are_better_when_they_are_higher():
   better = {
-    True: "cu pq ce sync_c ib av_align film_r talking_r impact_f1",
-    False: "wer cer wer_mean cer_mean unrequested sync_d desync talking_lag ser "
-    "hue_error place_error",
-    None: "pc face_rate",
+    True: "cu pq ce sync_c ib av_align film_r talking_r impact_f1 event_f1 right_face",
+    False: "wer cer wer_mean cer_mean unrequested sync_d desync ser "
+    "hue_error place_error face_missing listener_motion",
+    None: "pc face_rate talking_lag",
   }
   for higher, keys in better.items():
     assert {k for k, c in COLUMNS.items() if c.higher is higher} == set(keys.split())

@@ -7,58 +7,9 @@ from ccl_jax.metrics import films
 from ccl_jax.metrics import talking_curves as curves
 from ccl_jax.metrics import talking_scene as scores
 from ccl_jax.metrics.base import Unscorable
+from ccl_jax.metrics.talking_layout import Actor, layout_error, read_caption
 
 RATE = 16000
-
-
-def test_r_is_the_correlation_at_every_lag():
-  """One sum at a time: of 25 frames per second a frame is 8 steps of a voice's curve,
-  and a lag of 10 ms two.
-  """
-  rng = np.random.default_rng(0)
-  mouth, voice = rng.uniform(0, 1, 30), rng.uniform(0, 1, 260)
-  lags, r = scores.correlogram(mouth, voice, 25)
-  np.testing.assert_allclose(lags, np.arange(-40, 41) / 100, atol=1e-12)
-  at = np.array([voice[8 * k] for k in range(30)])
-  m, v = mouth - mouth.mean(), voice - at.mean()
-  length = np.sqrt((m**2).sum() * ((at - at.mean()) ** 2).sum())
-  for i, lag in enumerate(range(-40, 41)):
-    places = [8 * k + 2 * lag for k in range(30)]
-    total = sum(m[k] * v[p] for k, p in enumerate(places) if 0 <= p < 260)
-    assert r[i] == pytest.approx(total / length, abs=1e-9), lag
-
-
-def test_a_lag_is_positive_where_the_voice_is_late():
-  bump = lambda t, at: np.exp(-(((t - at) / 0.08) ** 2))
-  mouth, clock = bump(np.arange(50) / 25, 0.9), np.arange(400) / 200
-  for late in (0.13, -0.2):
-    voice = bump(clock, 0.9 + late)
-    lags, r = scores.correlogram(mouth, voice, 25)
-    assert lags[r.argmax()] == pytest.approx(late) and r.max() > 0.98
-    got = scores.synchrony(mouth, voice, 25)
-    assert got["sync_lag_ms"] == pytest.approx(1000 * abs(late), abs=1)
-
-
-@pytest.mark.parametrize(
-  ("r", "lag", "c", "r0"),
-  [
-    # A parabola's summit lies where it is, between two lags or on either side of 0.
-    (lambda x: 1 - (x - 0.123) ** 2, 123, None, 1 - 0.123**2),
-    (lambda x: 1 - (x + 0.227) ** 2, 227, None, 1 - 0.227**2),
-    # The highest is the last one: no summit inside, so the largest lag.
-    (lambda x: x, 400, 0.4, 0),
-    (lambda x: np.where(abs(x - 0.1) < 0.001, 0.7, 0.2), 100, 0.5, 0.2),
-    (lambda x: 0 * x, 400, 0, 0),
-  ],
-)
-def test_scores_of_a_known_curve(monkeypatch, r, lag, c, r0):
-  lags = np.arange(-40, 41) / 100
-  monkeypatch.setattr(scores, "correlogram", lambda *_: (lags, r(lags)))
-  got = scores.synchrony(np.zeros(3), np.zeros(3), 25)
-  assert got["sync_lag_ms"] == pytest.approx(lag, abs=0.01)
-  assert got["sync_r0"] == pytest.approx(r0)
-  expected = r(lags).max() - sorted(r(lags))[40] if c is None else c
-  assert got["sync_c"] == pytest.approx(expected)
 
 
 def test_contacts_match_the_nearest_click_within_40_ms():
@@ -80,14 +31,102 @@ def test_the_first_and_the_last_frames_do_not_count():
     assert f1([outside, 1.0], [1.0]) == f1([1.0], [1.0, outside]) == 1
 
 
-CAPTION = 'a red face on the left says "ba do" and a blue face on the right says "mi"'
+def speaker(quoted=(), heard=(), mouth=None, voice=None, **more):
+  """A speaker of the caption; its curves hold one number each."""
+  curve = lambda x: None if x is None else np.array([x])
+  about = dict(rival=None, seen_at=[], heard_at=[], on_screen=True) | more
+  about["rival"] = curve(about["rival"])
+  return scores.Speaker(list(quoted), list(heard), curve(voice), curve(mouth), **about)
 
 
-def test_syllables_are_compared_talker_by_talker(monkeypatch):
-  """Red is short of one and blue says one more: two errors of three syllables."""
-  heard = [("red", "ba"), ("blue", "mi"), ("blue", "do")]
-  monkeypatch.setattr(scores, "syllables_heard", lambda audio, hues: heard)
-  assert scores.ser(np.zeros(9), CAPTION) == pytest.approx(2 / 3)
+def reading(*speakers, **more):
+  about = dict(listeners=[], contacts=None, clicks=[], quotes_hold=True) | more
+  return scores.Reading(np.zeros((3, 2, 2, 3), np.uint8), "", list(speakers), **about)
+
+
+def test_syllables_are_compared_talker_by_talker():
+  """One is short of one and another says one more: two errors of three syllables."""
+  one = speaker(["ba", "do"], ["ba"])
+  other = speaker(["mi"], ["mi", "do"])
+  both = reading(one, other)
+  got = scores.pair_scores("words", both, both, 25)
+  assert got == {"ser": pytest.approx(2 / 3)}
+
+
+def test_captions_of_all_kinds():
+  faces = "a red face on the left, a blue face on the right"
+  two = f'one of the two faces says "ba do", {faces}'
+  assert read_caption(two) == [
+    Actor("either", "", "", ["ba", "do"]),
+    Actor("face", "red", "on the left", []),
+    Actor("face", "blue", "on the right", []),
+  ]
+  off = 'a voice off screen says "mi", a green face in the middle is silent'
+  assert read_caption(off) == [
+    Actor("voice", "", "", ["mi"]),
+    Actor("face", "green", "in the middle", []),
+  ]
+  small = 'a small red face on the left says "ba", a red ball bounces on the right'
+  assert read_caption(small) == [
+    Actor("talker", "red", "on the left", ["ba"], True),
+    Actor("ball", "red", "on the right", []),
+  ]
+  assert read_caption("a cat yawns") == []
+
+
+def test_middles_of_stretches():
+  """Above 0.4 of the way from rest to the maximum, wherever the rest is."""
+  curve = np.array([0, 0, 0.5, 1, 1, 0.5, 0, 0, 0.2, 0, 0.5, 0.8, 0.2, 0])
+  # 0.4 lies 0.8 steps after 1 and 0.2 after 5; then 0.8 after 9 and 2/3 after 11.
+  middle = 0.04 * np.array([(1.8 + 5.2) / 2, (9.8 + 11 + 2 / 3) / 2])
+  for rest in (0.0, 0.3):
+    got = curves.middles(rest + curve, 0.04, 0.06)
+    np.testing.assert_allclose(got, middle, atol=1e-9)
+  assert curves.middles(0.3 + 0.059 * curve, 0.04, 0.06) == []
+  assert len(curves.middles(0.3 + 0.061 * curve, 0.04, 0.06)) == 2
+  ends = np.array([1.0, 1.0, 0.0, 0.0, 0.0, 1.0])  # begun before, and not over
+  np.testing.assert_allclose(
+    curves.middles(ends, 1.0, 0.06), [(0 + 1.6) / 2, (4.4 + 5) / 2]
+  )
+
+
+def test_events_match_within_60_ms():
+  assert scores.event_f1([1.0], [1.059]) == 1 and scores.event_f1([1.0], [1.061]) == 0
+  assert scores.event_f1([0.5, 1.0], [0.5]) == pytest.approx(2 / 3)
+  assert scores.event_f1([], []) == 0
+
+
+def test_the_face_that_talks_is_the_one_that_follows(monkeypatch):
+  """Here a mouth and a voice go together as well as their numbers' product says."""
+  monkeypatch.setattr(
+    scores, "synchrony", lambda m, v, fps: {"sync_r0": float(m[0] * v[0])}
+  )
+  for mouth, rival, right in ((0.8, 0.5, 1), (0.2, 0.5, 0), (0.5, 0.5, 0)):
+    one = reading(
+      speaker(mouth=mouth, voice=1.0, rival=rival, seen_at=[0.5], heard_at=[0.52])
+    )
+    got = scores.pair_scores("speech", one, one, 25)
+    assert got == {"sync_r0": mouth, "event_f1": 1, "right_face": right}
+  alone = reading(speaker(mouth=0.5, voice=1.0))
+  assert "right_face" not in scores.pair_scores("speech", alone, alone, 25)
+  gone = reading(speaker(mouth=None, voice=1.0))  # no face found: no score, never 0
+  assert scores.pair_scores("speech", gone, gone, 25) == {}
+
+
+def test_which_scores_apply():
+  talks, away = speaker(["ba"]), speaker(["ba"], on_screen=False)
+  listens = dict(listeners=[np.array([0.0, 0.2])])
+  kinds = scores.kinds_of
+  assert kinds(reading(talks)) == ["speech", "words", "layout"]
+  assert kinds(reading(away, **listens)) == ["words", "stillness", "layout"]
+  assert kinds(reading(contacts=[])) == ["impacts", "layout"]
+  assert kinds(reading(talks, quotes_hold=False)) == ["speech", "layout"]
+  # Of a given sound no words, of a given picture neither layout nor stillness.
+  every = reading(talks, contacts=[], **listens)
+  assert kinds(every, ("audio",)) == ["speech", "stillness", "impacts", "layout"]
+  assert kinds(every, ("video",)) == ["speech", "words", "impacts"]
+  got = scores.pair_scores("stillness", every, every, 25)
+  assert got == {"listener_motion": pytest.approx(0.1)}
 
 
 def disc(x, y, radius, colour, height=60, width=100):
@@ -157,23 +196,22 @@ def test_a_mouth_is_what_the_lower_half_lacks():
   ],
 )
 def test_the_place_is_off_by_shares_of_the_width(caption, place):
-  got = scores.layout_error(disc(0.5, 0.5, 14, (200, 0, 0)), caption)
-  assert got["hue_error"] == 0
+  got = layout_error(disc(0.5, 0.5, 14, (200, 0, 0)), caption)
+  assert got["hue_error"] == 0 and got.get("face_missing", 0) == 0
   assert got["place_error"] == pytest.approx(place, abs=0.002)
 
 
 def test_what_is_absent_is_half_a_width_off():
   video = disc(0.25, 0.5, 14, (200, 0, 0))
   both = "a red face on the left and a blue face on the right"
-  got = scores.layout_error(video, both)
-  assert got == {"hue_error": 0.5, "place_error": pytest.approx(0.25, abs=0.002)}
+  got = layout_error(video, both)
+  place = pytest.approx(0.25, abs=0.002)
+  assert got == {"hue_error": 0.5, "place_error": place, "face_missing": 0.5}
   # Less than a fifth of three quarters of its disc, which is the least: a radius of
   # 14.4 is demanded here, and 0.684 of a red disc (200 / 255 - 0.1) counts.
   least = np.sqrt(0.2 * 0.75 / (200 / 255 - 0.1)) * 14.4
   for radius, absent in ((least - 0.4, 1), (least + 0.4, 0)):
-    got = scores.layout_error(
-      disc(0.25, 0.5, radius, (200, 0, 0)), "a red face on the left"
-    )
+    got = layout_error(disc(0.25, 0.5, radius, (200, 0, 0)), "a red face on the left")
     assert got["hue_error"] == absent, radius
 
 
@@ -198,20 +236,22 @@ def test_a_voice_is_heard_at_its_harmonics():
   assert curves.pitch("purple") == pytest.approx(260) and curves.pitch("red") == 130
   weight = (1 + np.cos(2 * np.pi * 25 / 260)) / 2
   expected = np.sqrt(0.08 * (2 / 3 + weight / 3))
-  got = curves.voice_curve(tone(1300), "purple")
+  got = curves.voice_curves(tone(1300), ["purple"])[0]
   np.testing.assert_allclose(got[8:-8], expected, rtol=1e-4)
-  between = curves.voice_curve(tone(4.5 * 260), "purple")  # what leaks is all there is
+  between = curves.voice_curves(tone(4.5 * 260), ["purple"])[
+    0
+  ]  # what leaks is all there is
   np.testing.assert_allclose(between[8:-8], np.sqrt(0.08 * (1 - weight) / 3), rtol=1e-3)
   for hertz in (0.3 * 260, 15 * 260):  # below and above the voice's band
-    assert curves.voice_curve(tone(hertz), "purple")[8:-8].max() < 0.02
+    assert curves.voice_curves(tone(hertz), ["purple"])[0][8:-8].max() < 0.02
 
 
 def test_a_moment_belongs_to_one_voice():
   both = curves.voice_curves(tone(1300), ["red", "purple"])
   assert both.shape == (2, 101)
-  alone = curves.voice_curve(tone(1300), "purple")
+  alone = curves.voice_curves(tone(1300), ["purple"])[0]
   # 1300 Hz is red's tenth harmonic too: they share it by the eighth power.
-  red = curves.voice_curve(tone(1300), "red")
+  red = curves.voice_curves(tone(1300), ["red"])[0]
   share = alone[50] ** 16 / (alone[50] ** 16 + red[50] ** 16)
   assert both[1, 50] == pytest.approx(alone[50] * share, rel=1e-6)
   assert both[0, 50] == pytest.approx(red[50] * (1 - share), rel=1e-6)
@@ -290,18 +330,20 @@ def test_chance_of_films_is_of_the_sounds_before(monkeypatch):
   }  # fmt: skip
   chance = seen[3:]
   assert sorted(chance) == [(0, 10), (0, 20), (1, 0), (1, 20), (2, 0), (2, 10)]
-  assert (
-    got["chance"]["x"]["mean"] == pytest.approx(11) and got["chance"]["x"]["n"] == 3
-  )
+  each = [15, 11, 7]  # a clip's mean over the others
+  assert got["chance"]["x"] == {
+    "mean": 11, "sem": pytest.approx(np.std(each) / 2**0.5), "n": 3
+  }  # fmt: skip
   seen.clear()
   films.film_scores.__wrapped__([{"video": i, "audio": i} for i in range(5)], 25.0, 2)
   assert seen[5:7] == [(0, 40), (0, 30)] and len(seen) == 5 + 10
+  assert films.film_scores.__wrapped__(clips[:1], 25.0)["chance"] == {}
 
 
 def test_chance_of_scenes_is_of_other_clips(monkeypatch):
   """Pictures i with sounds j score 10 i + j."""
-  monkeypatch.setattr(scores, "read_clip", lambda clip, fps: clip["text"])
-  monkeypatch.setattr(scores, "kinds_of", lambda text: ["layout"])
+  monkeypatch.setattr(scores, "read_clip", lambda clip, fps, given: clip["text"])
+  monkeypatch.setattr(scores, "kinds_of", lambda text, given: ["layout"])
   score = lambda kind, seen, sounds, fps: {"x": 10.0 * int(seen) + int(sounds)}
   monkeypatch.setattr(scores, "pair_scores", score)
   clips = [{"text": str(i)} for i in range(4)]
@@ -327,18 +369,32 @@ def test_a_talker_has_its_own_voice_or_every_voice_of_another_clip(monkeypatch):
     return {"r": float(mouth[0] + voice[0])}
 
   monkeypatch.setattr(scores, "synchrony", synchrony)
-  reading = lambda k, quoted, heard: scores.Reading(
-    np.zeros((1, 2, 2, 3), np.uint8), "", quoted,
-    [np.array([k + i]) for i in range(2)], [np.array([k + i]) for i in range(2)],
-    heard, None, [],
-  )  # fmt: skip
-  one = reading(0, [["ba", "do"], ["mi"]], [["ba"], ["mi"]])
-  two = reading(10, [["ke"], ["lu"]], [["ba", "do"], []])
+  clip = lambda k, quoted, heard: reading(
+    *(
+      speaker(q, h, mouth=k + i, voice=k + i)
+      for i, (q, h) in enumerate(zip(quoted, heard))
+    )
+  )
+  one = clip(0, [["ba", "do"], ["mi"]], [["ba"], ["mi"]])
+  two = clip(10, [["ke"], ["lu"]], [["ba", "do"], []])
   own = scores.pair_scores("speech", one, one, 25)
-  assert pairs == [(0, 0), (1, 1)] and own == {"r": 1, "ser": pytest.approx(1 / 3)}
+  assert pairs == [(0, 0), (1, 1)] and own["r"] == 1
+  assert scores.pair_scores("words", one, one, 25) == {"ser": pytest.approx(1 / 3)}
   pairs.clear()
   other = scores.pair_scores("speech", one, two, 25)
   assert pairs == [(0, 10), (0, 11), (1, 10), (1, 11)] and other["r"] == 11
   # "ba do" is heard, or nothing: 0 and 2 errors; "mi" against these: 2 and 1. They are
   # of 2 + 2 + 1 + 1 syllables.
-  assert other["ser"] == pytest.approx(5 / 6)
+  wrong = scores.pair_scores("words", one, two, 25)
+  assert wrong == {"ser": pytest.approx(5 / 6)}
+
+
+def test_kinds_are_scored_apart_and_together(monkeypatch):
+  monkeypatch.setattr(scores, "read_clip", lambda clip, fps, given: clip["text"])
+  monkeypatch.setattr(scores, "kinds_of", lambda text, given: ["layout"])
+  score = lambda kind, seen, sounds, fps: {"x": float(seen)}
+  monkeypatch.setattr(scores, "pair_scores", score)
+  clips = [{"text": str(i), "kind": "ab"[i % 2]} for i in range(4)]
+  got = scores.score_kinds(clips, 25, np.random.default_rng(0), given=("audio",))
+  mean = {k: table["given"]["x"]["mean"] for k, table in got.items()}
+  assert mean == {"all": 1.5, "a": 1, "b": 2}
