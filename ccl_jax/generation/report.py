@@ -26,14 +26,14 @@ from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.report_folder import claim, free_folder, read_json
 from ccl_jax.generation.sampling import Sampling, variant_of
 from ccl_jax.metrics.films import film_scores
-from ccl_jax.metrics.talking_scene import read_caption, score_set
+from ccl_jax.metrics.talking_scene import read_caption, score_kinds, score_set
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import build_model
 from ccl_jax.tasks import GENERATIONS, Route
 from ccl_jax.viz import panels
 from ccl_jax.viz.media import write_mp4
 
-SHOWN_SCORES = ("sync_r0", "sync_c", "sync_lag_ms", "ser")
+SHOWN_SCORES = ("sync_r0", "sync_lag_ms", "event_f1", "ser")
 PANEL_SIGMA = 0.5
 
 SCALES = Rule(
@@ -161,7 +161,8 @@ def _show(name, make, show, spec, out) -> dict:
   file = out / f"{name.replace(', ', '_').replace(' ', '_')}.png"
   titles = [c["text"] for c in made[:show]]
   panels.contact_sheet(file, made[:show], titles, [spec.seconds] * show)
-  return score(made, spec.fps)
+  given = GENERATIONS[name].given if name in GENERATIONS else ()
+  return score(made, spec.fps, given)
 
 
 def held_out(config, spec, workdir) -> list[dict]:
@@ -240,13 +241,23 @@ def through_codecs(pipeline, clips) -> list[dict]:
   ]
 
 
-def score(clips: list[dict], fps: float) -> dict:
+def score(clips: list[dict], fps: float, given: tuple[str, ...] = ()) -> dict:
   """Scores of a set beside its chance: of talkers where captions name them, else of
   motion against loudness, as for one's own films.
+
+  Args:
+    clips: dicts with `video`, `audio` and `text`; those of the bench have a `kind`, by
+      which they are scored once more, under "kinds".
+    fps: frames per second.
+    given: streams that were not generated, of which nothing is scored.
   """
-  if any(read_caption(c["text"]) for c in clips):
-    return score_set(clips, fps, np.random.default_rng(0))
-  return film_scores(clips, fps)
+  if not any(read_caption(c["text"]) for c in clips):
+    return film_scores(clips, fps)
+  rng = np.random.default_rng(0)
+  if "kind" not in clips[0]:
+    return score_set(clips, fps, rng, given=given)
+  tables = score_kinds(clips, fps, rng, given=given)
+  return tables.pop("all") | {"kinds": tables}
 
 
 def attention(pipeline, clips, path) -> dict:
