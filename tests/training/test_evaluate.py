@@ -9,6 +9,7 @@ import pytest
 
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.stream import StreamConfig
 from ccl_jax.training.evaluate import Evaluation
 from ccl_jax.training.feed import Feed
 from ccl_jax.training.step import Recipe
@@ -56,6 +57,9 @@ class Batches:
     self.closed = True
 
 
+STREAMS = (("video", StreamConfig(8, 8, 2)), ("audio", StreamConfig(8, 8, 2)))
+
+
 def evaluation(streams=("video", "audio"), **recipe):
   shapes = {"video": (3, 2, 3, 4, 6), "audio": (3, 5, 7)}
   encode = lambda batch: {
@@ -67,7 +71,7 @@ def evaluation(streams=("video", "audio"), **recipe):
   recipe = Recipe(names=names, probabilities=(0.25,) * 4, **recipe)
   batches = Batches()
   feed = Feed(ClipSpec(9, 32, 48, 25), None, batches, encode, (3,))
-  return Evaluation(JointDiT((), 1), recipe, feed, 2, SIGMAS), batches
+  return Evaluation(JointDiT(STREAMS, 1), recipe, feed, 2, SIGMAS), batches
 
 
 def test_the_loss_of_a_velocity_that_is_off_by_a_constant(calls):
