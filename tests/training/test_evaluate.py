@@ -25,8 +25,11 @@ def calls(monkeypatch):
   """
   seen = []
 
-  def apply(self, variables, x, timesteps, text, route, *, image):
-    seen.append(types.SimpleNamespace(x=x, t=timesteps, text=text, route=route))
+  def apply(self, variables, x, timesteps, text, route, *, image, geometry):
+    counts = geometry.t, geometry.a
+    seen.append(
+      types.SimpleNamespace(x=x, t=timesteps, text=text, route=route, counts=counts)
+    )
     out = {}
     for s, latent in x.items():
       sigma = timesteps[s].reshape(*timesteps[s].shape, *[1] * (latent.ndim - 2)) / 1000
@@ -98,6 +101,8 @@ def test_clips_of_one_stream_are_measured_where_they_serve(calls):
   measure, _ = evaluation(streams=("audio",))
   names = {k for k in measure({}) if k.count("/") == 2}
   assert names == {"held_out/single/audio"}  # of the tasks where audio reads nothing
+  # The clips have 9 pictures and 11 tokens; 5 tokens are 4.1 pictures, of 2 latents.
+  assert {call.counts for call in calls} == {(2, 5)}
 
 
 def test_every_evaluation_sees_the_same_clips_and_noise(calls):
