@@ -190,7 +190,7 @@ def _row(
   old = {k: v for k, v in row.fields.items() if k not in ("id", "prompt", "text")}
   fields = old | {"file": name, "caption": text} | new
   if options.template:
-    fields["caption"] = templates.filled(options.template, fields) or text
+    fields["caption"] = templates.fill(options.template, fields) or text
   return fields
 
 
