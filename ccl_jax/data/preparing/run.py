@@ -167,7 +167,7 @@ def _sound(
   wave = media.read_audio(path, samples, start=start)
   if not wave.size:
     raise media.MediaError(f"no sound from {start:.2f} s on")
-  out = sound_checks.measured(wave)
+  out = sound_checks.measure(wave)
   out["clipped"] = sound_checks.clipped(path, start, end or math.inf)
   if options.loudness is not None and "loudness" in out:
     gain = gain_of(out["loudness"], out["peak"], options.loudness)

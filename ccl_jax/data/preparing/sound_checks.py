@@ -22,7 +22,7 @@ _BLOCK, _SILENT, _FULL = 0.1, 1e-3, 0.999
 SpeechShare = Callable[[Float32[np.ndarray, "n"], int], float]
 
 
-def measured(wave: Float32[np.ndarray, "n"], rate: int = 16000) -> dict[str, float]:
+def measure(wave: Float32[np.ndarray, "n"], rate: int = 16000) -> dict[str, float]:
   """`loudness`, `peak` and `silence` of a wave; a silent one has only the last."""
   size = max(round(_BLOCK * rate), 1)
   blocks = wave[: len(wave) // size * size].reshape(-1, size)
