@@ -77,7 +77,7 @@ def faces_of(
     size: (height, width) of the picture.
     confidence: probability that a face must exceed.
   """
-  chosen = suppressed(scores, boxes)
+  chosen = detected_boxes(scores, boxes)
   # Two passes, as the reference: S3FD's own suppression, then a stricter one.
   chosen = chosen[scores[chosen] > confidence]
   height, width = size
@@ -85,7 +85,7 @@ def faces_of(
   return pixels[nms(pixels, scores[chosen], OVERLAP)]
 
 
-def suppressed(
+def detected_boxes(
   scores: Float[np.ndarray, " p"], boxes: Float[np.ndarray, "p 4"]
 ) -> Int[np.ndarray, " k"]:
   """Indices of the boxes that S3FD reports: likely, and apart; the surest first."""
