@@ -106,7 +106,7 @@ def encode_shard(
       return item.id, str(e)
 
   def readable():
-    for clip in ahead(pool, load, shard.items, 2 * size):
+    for clip in read_ahead(pool, load, shard.items, 2 * size):
       if isinstance(clip, dict):
         yield clip
         continue
@@ -134,7 +134,7 @@ def encode_shard(
       store(*under_way)
 
 
-def ahead(
+def read_ahead(
   pool: futures.Executor, function: Callable, items: Iterable, depth: int
 ) -> Iterator[Any]:
   """Yields function(item) of every item in order, `depth` of them under way."""
