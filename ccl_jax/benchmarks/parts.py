@@ -50,7 +50,7 @@ def pieces(model: JointDiT, g: Geometry):
   """The parts of one block of the video stream, by name.
 
   Returns:
-    By part (module, inputs, method), as `ready` takes them.
+    By part (module, inputs, method), as `compiled_call` takes them.
   """
   video, audio = (dict(model.streams)[s] for s in ("video", "audio"))
   d, heads, dtype, kernel = video.width, video.heads, model.dtype, model.kernel
@@ -82,7 +82,7 @@ def pieces(model: JointDiT, g: Geometry):
   }  # fmt: skip
 
 
-def ready(module, inputs, method):
+def compiled_call(module, inputs, method):
   """A call of a module with parameters of its own, compiled on its first use."""
   params = jax.jit(lambda k: module.init(k, *inputs, method=method))(jax.random.key(0))
   forward = jax.jit(lambda p, inputs: module.apply(p, *inputs, method=method))
@@ -113,7 +113,7 @@ def part_rows(spec: ClipSpec, ceiling: float):
     step.SIZE.value, dtype=step.DTYPE.value, attention=step.ATTENTION.value
   )
   g = geometry_of(model, spec)
-  runs = {name: ready(*piece) for name, piece in pieces(model, g).items()}
+  runs = {name: compiled_call(*piece) for name, piece in pieces(model, g).items()}
   for depth in (1, 3):  # the ends of the network cancel
     runs[depth], *_ = forward(spec, ("video", "audio"), depth)
   seconds = {k: median(v) for k, v in in_turn(runs, step.ROUNDS.value).items()}
