@@ -122,6 +122,7 @@ def read_items(args: argparse.Namespace, transcripts):
   for line in lines:
     fields = {k: v for k, v in dataclasses.asdict(line).items() if v is not None}
     if transcripts is not None:
+      # Part of the record's key: another transcript is another score.
       fields["hypothesis"] = transcripts.get(line.id)
     items.append(Item(line.id, folder / (line.clip or f"{line.id}.mp4"), fields))
   return items, [item.name for item in items if not item.path.is_file()]
@@ -197,6 +198,7 @@ def make_manifest(argv: list[str]) -> int:
   args = p.parse_args(argv)
   lines, quoted = read_prompts(args.prompts, args.format)
   source, target = (pathlib.Path(x).absolute().parent for x in (args.prompts, args.out))
+  # Images keep their place, seen from where the manifest is written.
   near = lambda image: image and os.path.relpath(source / image, target)
   lines = [dataclasses.replace(line, image=near(line.image)) for line in lines]
   write_manifest(args.out, lines)
@@ -228,4 +230,5 @@ if __name__ == "__main__":
       sys.exit(main())
   except KeyboardInterrupt:
     print("stopped: the same command goes on where it was", file=sys.stderr)
+    # The shell's convention for a signal.
     sys.exit(128 + signal.SIGINT)

@@ -93,7 +93,9 @@ def part_flops(model: JointDiT, g: Geometry) -> dict[str, float]:
   c = dict(model.streams)["video"]
   n, d = g.t * g.h * g.w, c.width
   one_clip = {
+    # Four projections of d x d, 2 FLOPs each; then Q K^T and A V.
     "self_attention": 8 * n * d * d + 4 * n * n * d,
+    # Queries and output per token; keys and values per row of text.
     "text_attention": 4 * n * d * d + 4 * TEXT[0] * (n * d + d * d),
     "ffn": 4 * n * d * c.ffn,
     "cross": forward_flops(model.clone(depth=1), g, *TEXT)["cross"],
@@ -116,6 +118,7 @@ def part_rows(spec: ClipSpec, ceiling: float):
   for depth in (1, 3):  # the ends of the network cancel
     runs[depth], *_ = forward(spec, ("video", "audio"), depth)
   seconds = {k: median(v) for k, v in in_turn(runs, step.ROUNDS.value).items()}
+  # Two blocks more, without what precedes and follows the blocks.
   block = (seconds.pop(3) - seconds.pop(1)) / 2
   seconds["cross"] = seconds.pop("audio to video") + seconds.pop("video to audio")
   flops = part_flops(model, g)

@@ -63,6 +63,7 @@ class FilmSource:
     self.skipped.sort()
     for name, reason in self.skipped:
       _log.warning("skipped %s: %s", name, reason)
+    # Counted for the log: captions are easily misplaced, and nobody notices.
     used = {w.name: w.text for w in self.windows}
     _log.info(
       "%s: %d clips from %d of %d films; %d films lack a caption",
@@ -83,6 +84,7 @@ class FilmSource:
     if not 0 <= index < count:
       raise IndexError(f"clip {index} of {count}")
     for step in range(count):
+      # The next readable clip, always the same one: order is a function of the files.
       window = self.windows[(index + step) % count]
       row, path = window.row, self.root / window.name
       sound = row.sound(self.root)
