@@ -291,6 +291,7 @@ def test_a_report_writes_clips_scores_and_panels(whole, tmp_path, variant):
     "joint_0.mp4", "joint_1.mp4", "a2v_0.mp4", "a2v_1.mp4"
   ]  # fmt: skip
   assert all(fps == 25.0 for _, _, fps, _ in whole.films)
+  assert whole.given == [(), (), (), ("audio",)]
   np.testing.assert_array_equal(whole.films[3][3], np.float32(0.1))  # the given sound
 
 
