@@ -1,0 +1,1 @@
+"""The paper's comparisons, run, scored and drawn on the synthetic scenes."""
