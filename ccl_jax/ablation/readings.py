@@ -14,7 +14,7 @@ from ccl_jax.errors import UsageError
 
 Result = Mapping[str, Any]
 Runs = Mapping[str, Mapping[int, Result]]  # variant -> seed -> result
-SAME = ("version", "size", "steps")  # what all runs of a table have in common
+SAME = ("version", "size")  # what all runs of a table have in common
 
 
 def by_variant(results: Sequence[Result]) -> Runs:
@@ -22,7 +22,7 @@ def by_variant(results: Sequence[Result]) -> Runs:
 
   Raises:
     UsageError: there are none, a variant has a seed twice, or they differ in the
-      version of the code, the size or the steps.
+      version of the code or the size.
   """
   if not results:
     raise UsageError(
@@ -56,7 +56,7 @@ def _few(names: list[str]) -> str:
   return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
 
 
-def number(value: float | None) -> float | None:
+def number(value: float | int | None) -> float | None:
   """The value, or None where it is missing or not finite."""
   return float(value) if value is not None and math.isfinite(value) else None
 

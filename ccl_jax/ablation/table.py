@@ -111,6 +111,49 @@ def write_table(
   write_text(path, page(results, sections, ceiling))
 
 
+def sections(
+  training: Sequence[str],
+  guidance: Mapping[str, Sequence[str]],
+  questions: Mapping[str, Sequence[str]],
+  best: Mapping[str, str],
+) -> list[Section]:
+  """The page's sections: training, each with its best guidance and with that of text
+  alone, guidance by variant, questions.
+
+  Args:
+    training: variants, in the order of the table.
+    guidance: rows of guidance by the variant whose checkpoints they sample from.
+    questions: variants by question.
+    best: the row of guidance that a variant is shown with.
+  """
+  shown = lambda names: [Row(name, best[name], name) for name in names]
+  plain = [Row(name, "text", name) for name in training]
+  return [
+    Section(
+      "Training",
+      "Each variant with the guidance that suits it best on the validation clips: "
+      + ", ".join(f"`{name}` {best[name]}" for name in training)
+      + ".",
+      shown(training),
+      tuple(SCORES),
+      of_runs=True,
+    ),
+    Section("Training, text guidance alone", "The same runs.", plain),
+    *(
+      Section(
+        f"Guidance of `{variant}`",
+        "The same checkpoints, sampled in other ways.",
+        [Row(variant, form, form) for form in forms],
+      )
+      for variant, forms in guidance.items()
+    ),
+    *(
+      Section(title, "", shown(names), SHORT, of_runs=True)
+      for title, names in questions.items()
+    ),
+  ]
+
+
 def page(
   results: Sequence[Result],
   sections: Sequence[Section],
@@ -149,11 +192,12 @@ def about(results: Sequence[Result]) -> str:
     for cell in entry["scores"].values()
   ]
   seeds = sorted({r["seed"] for r in results})
+  machines = "; ".join(sorted({r["machine"] for r in results}))
   return (
     f"{len(results)} runs of size `{results[0]['size']}`, {_span(results, 'steps')} "
     f"steps each after joining, {_span(results, 'parameters')} parameters, seeds "
     f"{', '.join(map(str, seeds))}; up to {max(cells, default=0)} clips a score; code "
-    f"`{results[0]['version']}`; on {'; '.join(sorted({r['machine'] for r in results}))}."
+    f"`{results[0]['version']}`; on {machines}."
   )
 
 
@@ -243,7 +287,7 @@ def grid(rows: Sequence[Row], columns: Sequence[Column], runs: Runs) -> str:
     lines.append(["chance", *(x or NONE for x in chances), "", ""])
   above = None
   for row in rows:
-    cells, counts, pairs = [], [], []
+    cells = []
     # A row's counts are those of its fullest cell.
     both = [
       (_values(above, c, runs) if above else {}, _values(row, c, runs)) for c in columns
