@@ -95,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
   sub.add_argument("--size", required=True, help="Size of the joint model: 1.3b, ...")
   sub.add_argument("--variant", default="context", help="context (default) or gate.")
   sub.add_argument("--seed", type=int, default=0, help="Seed of new parameters.")
+  for name in ("video_tokens", "audio_tokens"):
+    sub.add_argument(f"--{name}", type=int, help="Context tokens; the size's if none.")
   sub = command("codecs", "a bundle of converted codecs, by reference")
   for name, text in (
     ("video", "A converted wan-vae."),
@@ -132,6 +134,8 @@ def main(argv: list[str] | None = None) -> None:
           size=args.size,
           variant=args.variant,
           seed=args.seed,
+          video_tokens=args.video_tokens,
+          audio_tokens=args.audio_tokens,
         )
         print(f"random, from seed {args.seed}: {', '.join(config['random'])}")
       elif args.command == "codecs":
