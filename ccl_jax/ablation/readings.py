@@ -115,9 +115,18 @@ def stability(result: Result) -> dict[str, float]:
 def losses(result: Result, name: str = "loss") -> dict[int, float]:
   """{step: loss}, by windows; of all tasks, or of `TASK/STREAM`."""
   loss = result.get("loss") or {}
-  values = loss.get("loss", ()) if name == "loss" else loss["by_task"].get(name, ())
+  values = (
+    loss.get("loss", ())
+    if name == "loss"
+    else (loss.get("by_task") or {}).get(name, ())
+  )
   points = zip(loss.get("step", ()), values)
   return {int(k): float(v) for k, v in points if number(v) is not None}
+
+
+def tasks_of_loss(result: Result) -> list[str]:
+  """The TASK/STREAM that a run has losses of."""
+  return list((result.get("loss") or {}).get("by_task") or {})
 
 
 def last_loss(result: Result) -> float | None:

@@ -22,6 +22,7 @@ from ccl_jax.ablation.readings import (
   stability,
 )
 from ccl_jax.ablation.seeds import Estimate, difference, estimate
+from ccl_jax.ablation.variants import BEST, FULL, MAIN, QUESTIONS, VARIANTS, forms
 from ccl_jax.files import write_text
 from ccl_jax.metrics.tables import table
 
@@ -94,7 +95,6 @@ class Column(NamedTuple):
 def write_table(
   results: Sequence[Result],
   path: str | pathlib.Path,
-  sections: Sequence[Section],
   ceiling: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes the page of all tables; the same results give the same bytes.
@@ -102,64 +102,58 @@ def write_table(
   Args:
     results: of runs, in any order.
     path: of the page.
-    sections: in order; one with fewer than two rows that have runs is left out.
     ceiling: {set of real clips: {score: {"mean", ...}}}.
 
   Raises:
     UsageError: see `by_variant`; nothing is written.
   """
-  write_text(path, page(results, sections, ceiling))
+  write_text(path, page(results, sections(), ceiling))
 
 
-def sections(
-  training: Sequence[str],
-  guidance: Mapping[str, Sequence[str]],
-  questions: Mapping[str, Sequence[str]],
-  best: Mapping[str, str],
-) -> list[Section]:
-  """The page's sections: training, each with its best guidance and with that of text
-  alone, guidance by variant, questions.
-
-  Args:
-    training: variants, in the order of the table.
-    guidance: rows of guidance by the variant whose checkpoints they sample from.
-    questions: variants by question.
-    best: the row of guidance that a variant is shown with.
+def sections() -> list[Section]:
+  """The page's sections, as `variants` has them: training, with each variant's best
+  guidance and with that of text alone, then guidance, then questions.
   """
-  shown = lambda names: [Row(name, best[name], name) for name in names]
-  plain = [Row(name, "text", name) for name in training]
+  shown = lambda names: [
+    Row(name, BEST[VARIANTS[name].exchange][-1], name) for name in names
+  ]
+  described = lambda names: "\n".join(f"* `{v}`: {VARIANTS[v].about}" for v in names)
+  plain = [Row(name, "text", name) for name in MAIN]
+  guided = ", ".join(f"{forms[-1]} ({kind})" for kind, forms in BEST.items())
   return [
     Section(
       "Training",
-      "Each variant with the guidance that suits it best on the validation clips: "
-      + ", ".join(f"`{name}` {best[name]}" for name in training)
-      + ".",
-      shown(training),
+      f"With the guidance of each exchange: {guided}.\n\n{described(MAIN)}",
+      shown(MAIN),
       tuple(SCORES),
       of_runs=True,
     ),
     Section("Training, text guidance alone", "The same runs.", plain),
     *(
       Section(
-        f"Guidance of `{variant}`",
-        "The same checkpoints, sampled in other ways.",
-        [Row(variant, form, form) for form in forms],
+        f"Guidance of {name}",
+        "The same checkpoints, sampled in other ways, each with its own best scales.",
+        [Row(name, form, form) for form in forms(name)],
       )
-      for variant, forms in guidance.items()
+      for name in FULL
     ),
     *(
-      Section(title, "", shown(names), SHORT, of_runs=True)
-      for title, names in questions.items()
+      Section(title, described(names), shown(names), SHORT, of_runs=True)
+      for title, names in QUESTIONS.items()
     ),
   ]
 
 
 def page(
   results: Sequence[Result],
-  sections: Sequence[Section],
+  shown: Sequence[Section],
   ceiling: Mapping[str, Any] | None = None,
 ) -> str:
-  """The text that `write_table` writes."""
+  """The text of the sections; one with fewer than two rows that have runs is left out.
+
+  Raises:
+    UsageError: see `by_variant`.
+  """
   runs = by_variant(results)
   parts = [
     "# The ablation\n",
@@ -173,7 +167,7 @@ def page(
     "(-). Intervals are not corrected for the number of comparisons. Chance is the "
     "same pictures with the sounds of other clips.\n",
   ]
-  for section in sections:
+  for section in shown:
     rows = [row for row in section.rows if row.variant in runs]
     if len(rows) > 1:
       parts.append(f"## {section.title}\n")
