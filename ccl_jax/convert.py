@@ -121,6 +121,12 @@ def _parser() -> argparse.ArgumentParser:
     default=0,
     help="Seed of the parameters that are not pretrained.",
   )
+  for stream in ("video", "audio"):
+    sub.add_argument(
+      f"--{stream}_tokens",
+      type=int,
+      help=f"Context tokens in place of the {stream}; default: those of the preset.",
+    )
   sub = command("codecs", "a bundle that refers to converted codecs")
   for flag, text in (
     ("--video", "Folder of a converted wan-vae."),
@@ -162,6 +168,8 @@ def main(argv: list[str] | None = None) -> None:
           size=args.size,
           variant=args.variant,
           seed=args.seed,
+          video_tokens=args.video_tokens,
+          audio_tokens=args.audio_tokens,
         )
         print(f"random, from seed {args.seed}: {', '.join(config['random'])}")
       elif args.command == "codecs":

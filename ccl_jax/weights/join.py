@@ -84,7 +84,15 @@ class Part:
 
 
 def join(
-  video, audio, dst, *, size: str, variant: str = "context", seed: int = 0
+  video,
+  audio,
+  dst,
+  *,
+  size: str,
+  variant: str = "context",
+  seed: int = 0,
+  video_tokens: int | None = None,
+  audio_tokens: int | None = None,
 ) -> dict[str, Any]:
   """Writes the joint checkpoint into the folder `dst`; returns its config.json.
 
@@ -94,7 +102,9 @@ def join(
     dst: a new folder.
     size: a name of `models.presets.PRESETS`.
     variant: of the exchange.
-    seed: of the parameters that no part has.
+    seed: of the parameters that no part has. Those that two variants share are the
+      same for both, bit for bit.
+    video_tokens, audio_tokens: context tokens of the exchange; None: the preset's.
 
   Raises:
     UsageError: a stream is not of that size, or `dst` is there already.
@@ -108,6 +118,8 @@ def join(
     # Patches of 2 x 2 by 16 channels are 64; I2V adds mask and image channels to them.
     "image_form": "channels" if parts[0].shape(kernel)[0] > 64 else "first_frame",
   }
+  given = {"video_tokens": video_tokens, "audio_tokens": audio_tokens}
+  options |= {name: n for name, n in given.items() if n is not None}
   model = build_model(**options, dtype="float32")
   text_dim = parts[0].shape("video/text_embedding/in/kernel")[0]
   shapes = _shapes(model, text_dim)
