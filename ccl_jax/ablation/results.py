@@ -81,7 +81,8 @@ def check(result: Any, place: Any) -> dict:
       inside = f"guidance.{row}.{task}."
       keys(entry, {"scales": dict, "scores": dict, "chance": dict}, inside)
       for score, cell in entry["scores"].items():
-        rules = {"mean": (int, float), "sem": (int, float, type(None)), "n": int}
+        number = (int, float, type(None))
+        rules = {"mean": number, "sem": number, "n": int}
         keys(cell, rules, f"{inside}scores.{score}.")
   loss = result["loss"]
   for name, column in {"loss": loss["loss"], **loss["by_task"]}.items():
