@@ -205,11 +205,15 @@ class Pipeline:
     negatives = negative_texts(negative, kind.generated + kind.given, b)
     tokens = self.codecs.text.tokenize([*prompts, *itertools.chain(*negatives)])
     options = (spec, reuse_keys, progress is not None)
+    # Scales are an argument: one program serves all.
+    form = get_guidance(sampling.guidance, variant_of(self.model))
+    scales = form.resolve(sampling.scales)
+    sampling = dataclasses.replace(sampling, scales={})
     key = (kind, json.dumps(dataclasses.asdict(sampling), sort_keys=True), *options)
     if key not in self._compiled:
       self._compiled[key] = jax.jit(self._program(kind, sampling, *options))
     self._progress = progress
-    made = self._compiled[key](self.params, self.codecs, noise, tokens, inputs)
+    made = self._compiled[key](self.params, self.codecs, noise, tokens, inputs, scales)
     made = jax.device_get(made)
     jax.effects_barrier()  # the last steps may not have been told yet
     return made
@@ -219,9 +223,9 @@ class Pipeline:
     self._progress(step)
 
   def _program(self, kind, sampling, spec, reuse_keys, told):
-    """(params, codecs, noise, tokens, inputs) -> decoded streams."""
+    """(params, codecs, noise, tokens, inputs, scales) -> decoded streams."""
 
-    def program(params, codecs, noise, tokens, inputs):
+    def program(params, codecs, noise, tokens, inputs, scales):
       b = len(jax.tree.leaves(noise)[0])
       text = codecs.text.encode(*tokens)
       conditions = {"text": text.reshape(-1, b, *text.shape[1:]), "given": {}}
@@ -244,7 +248,8 @@ class Pipeline:
       if shapes:
         conditions["null"] = _null_latents(codecs, shapes, inputs)
       latents = sample_latents(
-        self.model, params, kind, noise, conditions, sampling,
+        self.model, params, kind, noise, conditions,
+        dataclasses.replace(sampling, scales=scales),
         reuse_keys=reuse_keys, clip=geometry_of(self.model, spec),
         progress=self._tell if told else None,
       )  # fmt: skip
