@@ -369,6 +369,8 @@ PROOFS: dict[str, list[str]] = {
   "test_a_dry_run_prints_what_is_missing_and_does_nothing": _flags(
     "ablation run", "dry_run"
   ),
+  "tests/ablation/test_page.py::test_table": _flags("ablation table", "results out"),
+  "tests/ablation/test_page.py::test_plots": _flags("ablation plots", "results out"),
   # What follows the colon of a config.
   HERE + "test_config_values.py::test_a_training_config": [
     *_of("joint:", "size runlocal data records init image_form"),
