@@ -33,6 +33,7 @@ ALLOWED = {
   "planning": {"models", "training", "generation", "data"},
 }  # fmt: skip
 ALLOWED["benchmarks"] = set(ALLOWED)
+ALLOWED["ablation"] = set(ALLOWED) - {"benchmarks"}
 # Calls that give a file its name or put it on the disk, beside those of `files`: these
 # modules rename whole folders.
 FOLDERS = {

@@ -5,7 +5,8 @@
   steady.png        how steadily the loss falls, and how well the tasks' gradients agree
   information.png   what a stream takes of the other one, by noise level
   guidance.png      scores of the same checkpoints under every form of guidance
-  foreground.png    figure 6 in numbers: attention on context tokens by noise level
+  foreground.png    figure 6 in numbers: attention on the other stream by noise level
+  blocks.png        attention on the other stream by block, and what it moves
   maps.png          figure 6: attention on context tokens by block, noise level, frame
   keys.png          figure 3: attention of the gate model by query and key
 
@@ -22,6 +23,7 @@ from jaxtyping import UInt8
 from ccl_jax.ablation.readings import (
   Result,
   Runs,
+  attention,
   by_variant,
   information,
   losses,
@@ -81,10 +83,11 @@ def made(runs: Runs) -> dict[str, Any]:
   figures = {
     "loss": loss_figure(main),
     "loss_by_task": tasks_figure(main),
-    "steady": steady_figure(main | _with_cosines(runs)),
+    "steady": steady_figure(main),
     "information": information_figure(main),
     "guidance": guidance_figure({name: runs[name] for name in FULL if name in runs}),
     "foreground": foreground_figure(main),
+    "blocks": blocks_figure(main),
     "maps": maps_figure(main),
     "keys": keys_figure(main),
   }
@@ -152,20 +155,16 @@ def steady_figure(runs: Runs):
   kinds = _union(r for seeds in found.values() for r in seeds.values())
   if not kinds:
     return None
-  means = {kind: {} for kind in kinds}
-  for kind, name in ((k, v) for k in kinds for v in runs):
-    if e := estimate([r[kind] for r in found[name].values() if kind in r]):
-      means[kind][name] = e
-  pairs = [kinds[i : i + 2] for i in range(0, len(kinds), 2)]
-  heights = [0.8 + 0.24 * max(len(means[kind]) for kind in pair) for pair in pairs]
-  figure, axes = _figure(
-    len(pairs), 2, sum(heights), gridspec_kw={"height_ratios": heights}
-  )
+  columns = min(3, len(kinds))
+  rows = -(-len(kinds) // columns)
+  height = rows * (0.8 + 0.24 * len(runs))
+  figure, axes = _figure(rows, columns, height, sharey=True)
   for ax, kind in zip(axes.flat, kinds):
-    _lines_of(ax, list(means[kind]))
-    for y, (name, e) in enumerate(means[kind].items()):
-      _dot(ax, y, e, color=_color(runs, name), marker="o")
-    ax.set_title(STEADY.get(kind, kind), fontsize=10)
+    _lines_of(ax, list(runs))
+    for y, (name, seeds) in enumerate(found.items()):
+      if e := estimate([r[kind] for r in seeds.values() if kind in r]):
+        _dot(ax, y, e, color=_color(runs, name), marker="o")
+    ax.set_title(STEADY.get(kind, f"cosine, {kind}"), fontsize=10)
   _remove(axes, len(kinds))
   return figure
 
@@ -226,24 +225,19 @@ def guidance_figure(runs: Runs):
 
 
 def foreground_figure(runs: Runs):
-  """Attention on context tokens by noise level, of tokens in front and behind.
+  """Attention on the other stream by noise level, of tokens in front and behind.
 
   A single seed's difference has the bootstrap interval over clips that is stored.
   """
-
-  def read(result, stream):
-    attention = result.get("attention") or {}
-    by_sigma = (attention.get("foreground_background") or {}).get(stream) or {}
-    return {float(s): by_sigma[s] for s in sorted(by_sigma, key=float)}
-
-  has = lambda r: any(read(r, s) for s in STREAMS)
-  shown = {v: seeds for v, seeds in runs.items() if any(map(has, seeds.values()))}
+  shown = _with_attention(runs, "foreground_background")
   if not shown:
     return None
   figure, axes = _figure(2, 2, 6.4)
   for stream, (top, bottom) in zip(STREAMS, axes.T):
     for i, (variant, seeds) in enumerate(shown.items()):
-      rows = {seed: read(r, stream) for seed, r in seeds.items()}
+      rows = {
+        k: attention(r, "foreground_background", stream) for k, r in seeds.items()
+      }
 
       def of(value, rows=rows):
         percent = lambda row: {s: 100 * value(x) for s, x in row.items()}
@@ -259,7 +253,7 @@ def foreground_figure(runs: Runs):
         s: e if e.n > 1 else e._replace(half=clips[s].mean) for s, e in points.items()
       }
       _bars(bottom, points, place, color=color)
-    top.set(title=f"{stream} tokens", ylabel="on context tokens, %")
+    top.set(title=f"{stream} tokens", ylabel="on the other stream, %")
     bottom.axhline(0, color="0.5", lw=0.8)
     bottom.set(xlabel="sigma", ylabel="foreground - background, %")
     for ax in (top, bottom):
@@ -268,13 +262,48 @@ def foreground_figure(runs: Runs):
   return figure
 
 
+def blocks_figure(runs: Runs):
+  """By block, the share of attention on the other stream and of the norm it moves."""
+  shown = _with_attention(runs, "mass_norm")
+  every = [(s, r) for seeds in shown.values() for r in seeds.values() for s in STREAMS]
+  sigmas = sorted(_union(attention(r, "mass_norm", s) for s, r in every))
+  if not sigmas:
+    return None
+  figure, axes = _figure(2, len(sigmas), 6.0, sharex=True, sharey="row")
+  for stream, line in zip(STREAMS, axes):
+    for ax, sigma in zip(line, sigmas):
+      for i, (variant, seeds) in enumerate(shown.items()):
+        rows = [attention(r, "mass_norm", stream).get(sigma) for r in seeds.values()]
+        for kind, style in (("mass", "-"), ("norm", "--")):
+          curves = {
+            k: {float(b): 100 * x for b, x in enumerate(row[kind])}
+            for k, row in enumerate(rows) if row
+          }  # fmt: skip
+          label = f"{variant}, {'attention' if kind == 'mass' else 'norm'}"
+          look = {"color": _color(runs, variant), "ls": style, "label": label}
+          _bars(ax, over_seeds(curves), (i, len(shown)), aside=0.05, **look)
+      ax.set_title(f"{stream} tokens, sigma {sigma:g}", fontsize=10)
+      ax.grid(alpha=0.3)
+      ax.xaxis.get_major_locator().set_params(integer=True)
+    line[0].set_ylabel("of the other stream, %")
+  for ax in axes[1]:
+    ax.set_xlabel("block")
+  _legend(figure, axes[0, 0])
+  return figure
+
+
+def _with_attention(runs: Runs, measure: str) -> Runs:
+  has = lambda r: any(attention(r, measure, s) for s in STREAMS)
+  return {v: seeds for v, seeds in runs.items() if any(map(has, seeds.values()))}
+
+
 def maps_figure(runs: Runs):
   """Where attention falls on context tokens, of the first run that has stored it.
 
   On the left the mean over blocks, by frame; on the right each block, over frames. The
   frames of a noise level share a scale, a block has its own, which is written over it.
   """
-  found = _first(runs, "context_share", "video")
+  found = _first(runs, "maps", "video")
   if found is None:
     return None
   title, by_sigma = found
@@ -318,12 +347,6 @@ def keys_figure(runs: Runs):
   return figure
 
 
-def _with_cosines(runs: Runs) -> Runs:
-  """Runs of variants that measure how well gradients agree."""
-  has = lambda r: len(stability(r)) > 1
-  return {v: seeds for v, seeds in runs.items() if any(map(has, seeds.values()))}
-
-
 def _of_runs(runs: Runs, read: Callable[[Result], Any]) -> dict[str, dict[int, Any]]:
   return {v: {k: read(r) for k, r in seeds.items()} for v, seeds in runs.items()}
 
@@ -338,15 +361,12 @@ def _union(groups) -> list[Any]:
   return list(dict.fromkeys(x for group in groups for x in group))
 
 
-def _first(runs: Runs, name: str, stream: str):
-  """The (title, {sigma: array}) of the first run that has stored attention `name`."""
+def _first(runs: Runs, measure: str, stream: str):
+  """The (title, {sigma: array}) of the first run that has stored these maps."""
   for variant, seeds in runs.items():
     for seed, result in seeds.items():
-      by_sigma = ((result.get("attention") or {}).get(name) or {}).get(stream)
-      if by_sigma:
-        order = sorted(by_sigma, key=float)
-        arrays = {float(s): np.asarray(by_sigma[s], np.float64) for s in order}
-        return f"{variant}, seed {seed}", arrays
+      if maps := attention(result, measure, stream):
+        return f"{variant}, seed {seed}", {s: np.asarray(x) for s, x in maps.items()}
   return None
 
 
@@ -401,26 +421,29 @@ def _band(ax, points: Points, color: str, label: str) -> None:
     ax.fill_between(x, mean - half, mean + half, color=color, alpha=0.15, lw=0)
 
 
-def _bars(ax, points: Points, place: tuple[int, int], **style) -> None:
+def _bars(
+  ax, points: Points, place: tuple[int, int], aside: float = 0.006, **style
+) -> None:
   """A line of means with the interval of each.
 
   Args:
     ax: of the plot.
-    points: by noise level.
+    points: by noise level or block.
     place: (i, n): the lines of n variants lie a little aside of each other, or the bars
       of a noise level would hide each other.
+    aside: by how much.
     style: of the line.
   """
   i, n = place
   ax.errorbar(
-    [x + 0.006 * (i - (n - 1) / 2) for x in points],
+    [x + aside * (i - (n - 1) / 2) for x in points],
     [e.mean for e in points.values()],
     [e.half or 0 for e in points.values()],
     marker=MARKERS[i % len(MARKERS)], ms=4, lw=1, capsize=2, **style,
   )  # fmt: skip
 
 
-def _dot(ax, y: float, e: Estimate, **style) -> None:
+def _dot(ax, y: float | int, e: Estimate, **style) -> None:
   ax.errorbar(e.mean, y, xerr=e.half, ms=5, lw=1.3, ls="", capsize=2, **style)
 
 

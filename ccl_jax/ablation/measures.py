@@ -12,14 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from ccl_jax.axes import other
 from ccl_jax.diffusion import flow
 from ccl_jax.models.cca import CrossAttention
 from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.layers import heads
+from ccl_jax.ops import rope
 from ccl_jax.tasks import GENERATIONS, TASKS, static_route
 from ccl_jax.training.step import Recipe, draw, sample_losses
 
 Latents = Mapping[str, np.ndarray]
 DIRECTIONS = {"video": "audio_to_video", "audio": "video_to_audio"}
+SOWN = ("context_share", "norms", "keys")
 # Of gradients: the exchange, and the blocks of the streams themselves.
 GROUPS = {
   "exchange": {s: f"blocks/{d}/" for s, d in DIRECTIONS.items()},
@@ -40,7 +44,7 @@ def attention(
   """Where the exchange looks in the task `joint`, and how much that moves.
 
   Args:
-    model, params: with context tokens in both directions.
+    model, params: the network.
     latents: clean, (clips, ...) by stream.
     text: (clips, l, e).
     masks: the foreground by stream, bool: video (clips, t, h, w) in tokens, audio
@@ -48,90 +52,107 @@ def attention(
     sigmas: noise levels of both streams.
     seed: of the noise.
 
-  Returns, by the stream that reads and by sigma:
-    context_share: the share of attention on context tokens, a list over blocks.
-    foreground_background: the share that is not on them, on queries in the foreground
-      and outside, means over blocks and clips; `ci`: a 95 % bootstrap interval over
-      clips of their difference.
+  Returns, by name, by the stream that reads and by sigma; of a direction with context
+  tokens
+    context_share: the share of attention on them, of the first clip: (blocks, t, h, w)
+      or (blocks, a).
+    foreground_background: that share on queries in the foreground and outside, means
+      over blocks and clips; `ci`: a 95 % bootstrap interval over clips of their
+      difference.
     mass_norm: `mass`, the share of attention on the other stream, and `norm`, the share
       of the norm that it moves, |W_o p V| / (|W_o p V| + |W_o p_c V_c|), over blocks.
+  and of one that has none and no window
+    keys: attention by query and key, means over blocks, heads, clips and the tokens of
+      a frame: (t, a) or (a, t), the rows adding up to 1.
   """
 
   @jax.jit
   def looks(params, latents, text, sigma):
     b = len(text)
-    keys = jax.random.split(jax.random.key(seed))
+    noise = jax.random.split(jax.random.key(seed))
     noisy = {
       s: flow.interpolate(x, jax.random.normal(k, x.shape), jnp.full((b,), sigma))
-      for (s, x), k in zip(sorted(latents.items()), keys)
+      for (s, x), k in zip(sorted(latents.items()), noise)
     }
     time = {s: jnp.full((b, 1), 1000 * sigma) for s in latents}
-    with nn.intercept_methods(_also_norms):
+    route = static_route(GENERATIONS["joint"])
+    with nn.intercept_methods(_looks):
       _, state = model.apply(
-        {"params": params},
-        noisy,
-        time,
-        text,
-        static_route(GENERATIONS["joint"]),
-        mutable=["intermediates"],
+        {"params": params}, noisy, time, text, route, mutable=["intermediates"]
       )
     blocks = state["intermediates"]["blocks"]
-    return {
-      s: (blocks[d]["context_share"][0], blocks[d]["norms"][0])
-      for s, d in DIRECTIONS.items()
-    }
+    sown = {s: blocks[d] for s, d in DIRECTIONS.items()}
+    return {s: {k: v[0] for k, v in x.items() if k in SOWN} for s, x in sown.items()}
 
-  share, contrast, moved = ({s: {} for s in DIRECTIONS} for _ in range(3))
+  table: dict = {}
+
+  def put(name, stream, sigma, value):
+    table.setdefault(name, {}).setdefault(stream, {})[f"{sigma:g}"] = value
+
   for sigma in sigmas:
     at = jax.device_get(looks(params, dict(latents), text, jnp.float32(sigma)))
-    for s, (on_context, norms) in at.items():
-      name = f"{sigma:g}"
-      by_block = on_context.mean((1, 2, 3))
-      share[s][name] = [float(x) for x in by_block]
-      mask = masks[s].reshape(len(text), -1)
-      off = 1 - on_context.mean(0).reshape(mask.shape)
-      contrast[s][name] = _contrast(off, mask, seed)
-      window, context = norms.T
-      moved[s][name] = {
-        "mass": [float(1 - x) for x in by_block],
-        "norm": [float(x) for x in window / (window + context)],
-      }
-  return {
-    "context_share": share,
-    "foreground_background": contrast,
-    "mass_norm": moved,
-  }
+    for s, sown in at.items():
+      if "keys" in sown:
+        put("keys", s, sigma, sown["keys"].mean(0).tolist())
+      if "norms" in sown:
+        share = sown["context_share"]  # blocks, clips, frames, tokens
+        mask = masks[s].reshape(len(text), -1)
+        put("context_share", s, sigma, share[:, 0].reshape(-1, *masks[s].shape[1:]))
+        by_clip = share.mean(0).reshape(mask.shape)
+        put("foreground_background", s, sigma, _contrast(by_clip, mask, seed))
+        window, context = sown["norms"].T
+        mass, norm = 1 - share.mean((1, 2, 3)), window / (window + context)
+        put("mass_norm", s, sigma, {"mass": mass.tolist(), "norm": norm.tolist()})
+  for by_sigma in table.get("context_share", {}).values():
+    by_sigma.update({sigma: x.tolist() for sigma, x in by_sigma.items()})
+  return table
 
 
-def _also_norms(call, args, kwargs, context):
-  """Beside what every direction of the exchange adds, the mean norms of its parts."""
+def _looks(call, args, kwargs, context):
+  """Sows beside what a direction of the exchange adds how it comes to be."""
   module, out = context.module, call(*args, **kwargs)
   if not isinstance(module, CrossAttention) or context.method_name != "__call__":
     return out
-  silent = dataclasses.replace(module.config, context_values=False)
-  fields = {f.name: getattr(module, f.name) for f in dataclasses.fields(module)}
-  twin = CrossAttention(**(fields | {"config": silent, "name": None, "parent": None}))
-  params = module.variables["params"]
-  # The same weights of attention, with V_c = 0: W_o p V + bias.
-  window = twin.apply({"params": params}, *args, **kwargs)
-  norm = lambda x: jnp.linalg.norm(x.astype(jnp.float32), axis=-1).mean()
-  parts = jnp.stack([norm(window - params["o"]["bias"]), norm(out - window)])
-  module.sow("intermediates", "norms", parts)
+  if module.config.context_tokens(other(module.into)):
+    module.sow("intermediates", "norms", _norms(module, out, args))
+  elif not module.config.window_of(module.into):
+    module.sow("intermediates", "keys", _keys(module, *args))
   return out
 
 
+def _norms(module: CrossAttention, out, args):
+  """Mean norms of what a direction adds by the other stream, and by context tokens."""
+  silent = dataclasses.replace(module.config, context_values=False)
+  twin = module.clone(config=silent, name=None, parent=None)
+  # The same weights of attention, with V_c = 0: W_o p V + bias.
+  params = module.variables["params"]
+  window = twin.apply({"params": params}, *args)
+  norm = lambda x: jnp.linalg.norm(x.astype(jnp.float32), axis=-1).mean()
+  return jnp.stack([norm(window - params["o"]["bias"]), norm(out - window)])
+
+
+def _keys(module: CrossAttention, x, table, geometry, keys, reads):
+  """Attention of frames, or audio tokens, on the other stream's, which are all seen."""
+  q = heads(module.norm_q(module.q(module.ln_q(x))), module.heads)
+  q = rope.rotate(q, table)
+  k = keys[0].astype(jnp.float32)
+  logits = jnp.einsum("btsnd,buvnd->bntsuv", q, k) * q.shape[-1] ** -0.5
+  weights = jax.nn.softmax(logits, (-2, -1))
+  return weights.sum(-1).mean((0, 1, 3))
+
+
 def _contrast(
-  off: np.ndarray, mask: np.ndarray, seed: int
+  share: np.ndarray, mask: np.ndarray, seed: int
 ) -> dict[str, float | list[float]] | None:
   """Means of (clips, tokens) in the mask and outside, over clips that have both."""
   both = mask.any(1) & ~mask.all(1)
-  off, mask = off[both], mask[both]
-  if not len(off):
+  share, mask = share[both], mask[both]
+  if not len(share):
     return None
-  inside = (off * mask).sum(1) / mask.sum(1)
-  outside = (off * ~mask).sum(1) / (~mask).sum(1)
+  inside = (share * mask).sum(1) / mask.sum(1)
+  outside = (share * ~mask).sum(1) / (~mask).sum(1)
   rng = np.random.default_rng(seed)
-  picked = rng.integers(len(off), size=(RESAMPLES, len(off)))
+  picked = rng.integers(len(share), size=(RESAMPLES, len(share)))
   ci = np.quantile((inside - outside)[picked].mean(1), (0.025, 0.975))
   return {
     "foreground": float(inside.mean()),

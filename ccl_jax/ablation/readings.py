@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ccl_jax.ablation.results import name_of
 from ccl_jax.errors import UsageError
 
 Result = Mapping[str, Any]
@@ -48,7 +49,7 @@ def by_variant(results: Sequence[Result]) -> Runs:
 
 
 def _name(result: Result) -> str:
-  return f"{result['variant']}-{result['seed']}"
+  return name_of(result["variant"], result["seed"])
 
 
 def _few(names: list[str]) -> str:
@@ -68,13 +69,21 @@ def score(
 
   Args:
     result: of a run.
-    guidance: the row of guidance that the clips were sampled with.
+    guidance: the form of guidance that the clips were sampled with.
     task: the task of generation.
     name: of the score.
-    part: "scores", or "chance", which the same pictures have with other sounds.
+    part: "scores", "chance", which the same pictures have with other sounds, or a kind
+      of clips, whose scores these are.
   """
-  cells = result["guidance"].get(guidance, {}).get(task, {}).get(part) or {}
+  entry = result["guidance"].get(guidance, {}).get(task, {})
+  cells = entry.get(part) or (entry.get("kinds") or {}).get(part) or {}
   return number(cells[name]["mean"]) if name in cells else None
+
+
+def kinds(result: Result, guidance: str, task: str) -> list[str]:
+  """The kinds of clips that a run has scores of."""
+  entry = result["guidance"].get(guidance, {}).get(task, {})
+  return list(entry.get("kinds") or {})
 
 
 def information(result: Result, task: str, stream: str, part: str = "share"):
@@ -104,15 +113,35 @@ def reads(result: Result) -> list[tuple[str, str]]:
 
 
 def stability(result: Result) -> dict[str, float]:
-  """How steadily a run trained: `difference_std`, and cosines of gradients by name."""
+  """How steadily a run trained: `difference_std`, and the cosines of gradients, whose
+  names are `GROUP TASK/TASK`.
+  """
   given = result.get("stability") or {}
-  cosines = given.get("gradient_cosine") or {}
   rows = {"difference_std": given.get("difference_std")}
-  rows |= {f"cosine, {name}": cosines[name] for name in sorted(cosines)}
+  rows |= given.get("gradient_cosine") or {}
   return {name: float(v) for name, v in rows.items() if number(v) is not None}
 
 
-def losses(result: Result, name: str = "loss") -> dict[int, float]:
+def cosine(result: Result, group: str) -> float | None:
+  """The mean cosine between the gradients of `joint` and those of the other tasks, over
+  the parameters of a group, "exchange" or "blocks".
+  """
+  names = stability(result).items()
+  values = [
+    value
+    for name, value in names
+    if name.startswith(f"{group} joint/") and name != f"{group} joint/joint"
+  ]
+  return float(np.mean(values)) if values else None
+
+
+def attention(result: Result, measure: str, stream: str) -> dict[float, Any]:
+  """{sigma: what is stored} of a measure of the attention in which `stream` reads."""
+  rows = ((result.get("attention") or {}).get(measure) or {}).get(stream) or {}
+  return {float(k): v for k, v in sorted(rows.items(), key=_sigma) if v is not None}
+
+
+def losses(result: Result, name: str = "loss") -> dict[float, float]:
   """{step: loss}, by windows; of all tasks, or of `TASK/STREAM`."""
   loss = result.get("loss") or {}
   values = (
@@ -121,7 +150,7 @@ def losses(result: Result, name: str = "loss") -> dict[int, float]:
     else (loss.get("by_task") or {}).get(name, ())
   )
   points = zip(loss.get("step", ()), values)
-  return {int(k): float(v) for k, v in points if number(v) is not None}
+  return {float(k): float(v) for k, v in points if number(v) is not None}
 
 
 def tasks_of_loss(result: Result) -> list[str]:

@@ -122,15 +122,19 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def code_version(repo: pathlib.Path = REPO) -> str:
-  """A hash of the package's source and configs, and the commit where git knows it."""
+  """A hash of the package's source and configs: what results of one table share."""
   digest = hashlib.sha256()
   files = [*(repo / "ccl_jax").rglob("*.py"), *(repo / "configs").glob("*.py")]
   for path in sorted(files):
     digest.update(f"{path.relative_to(repo)}\0".encode() + path.read_bytes() + b"\0")
-  found = digest.hexdigest()[:12]
+  return digest.hexdigest()[:12]
+
+
+def commit(repo: pathlib.Path = REPO) -> str | None:
+  """The commit of the code, where git knows it."""
+  argv = ["git", "-C", str(repo), "rev-parse", "HEAD"]
   try:
-    argv = ["git", "-C", str(repo), "rev-parse", "--short=10", "HEAD"]
-    commit = subprocess.run(argv, capture_output=True, text=True, check=True)
+    found = subprocess.run(argv, capture_output=True, text=True, check=True)
   except (OSError, subprocess.CalledProcessError):
-    return found
-  return f"{found} ({commit.stdout.strip()})"
+    return None
+  return found.stdout.strip()

@@ -209,8 +209,9 @@ def run(
       process runs in it; a stream failed, without which there is no run.
   """
   if dry_run:
-    for chain in (c for phase in phases(ablation, variants, seeds) for c in phase):
-      for step in (step for step in chain if not step.done):
+    chains = (c for phase in phases(ablation, variants, seeds) for c in phase)
+    for step in dict.fromkeys(step for chain in chains for step in chain):
+      if not step.done:
         print(f"# {step.name}\n{shlex.join(step.argv)}")
     return 0
   with _claimed(ablation) as lock:

@@ -25,6 +25,7 @@ from ccl_jax.ablation.results import (
   SCALES,
   check,
   code_version,
+  commit,
   read_json,
 )
 from ccl_jax.ablation.variants import (
@@ -205,6 +206,7 @@ def score_run(workdir: pathlib.Path, results: pathlib.Path, size: str) -> None:
   latents, text = encoded(run)
   result = {
     "version": code_version(),
+    "commit": commit(),
     "variant": variant,
     "seed": int(seed),
     "size": size,
@@ -324,13 +326,10 @@ def _cosines(run: Run, latents, text) -> dict[str, float]:
 
 
 def _attention(run: Run, latents, text) -> dict[str, Any] | None:
-  """Of a model with context tokens in both directions; None of others."""
-  cross = run.pipeline.model.cross
-  if not all(cross.context_tokens(s) for s in STREAMS):
-    return None
-  masks = {s: np.stack([c[f"{s}_mask"] for c in run.sampled]) for s in STREAMS}
+  """Where the exchange looks; None of a model with windows and no context tokens."""
   n = len(run.sampled)
-  return attention(
+  masks = {s: np.stack([c[f"{s}_mask"] for c in run.sampled]) for s in STREAMS}
+  table = attention(
     run.pipeline.model,
     run.pipeline.params,
     {s: x[:n] for s, x in latents.items()},
@@ -338,6 +337,7 @@ def _attention(run: Run, latents, text) -> dict[str, Any] | None:
     masks,
     ATTENTION_SIGMAS,
   )
+  return table or None
 
 
 def _machine() -> str:

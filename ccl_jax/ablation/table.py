@@ -15,14 +15,24 @@ from ccl_jax.ablation.readings import (
   Result,
   Runs,
   by_variant,
+  cosine,
   information,
+  kinds,
   last_loss,
   reads,
   score,
   stability,
 )
 from ccl_jax.ablation.seeds import Estimate, difference, estimate
-from ccl_jax.ablation.variants import BEST, FULL, MAIN, QUESTIONS, VARIANTS, forms
+from ccl_jax.ablation.variants import (
+  BEST,
+  FULL,
+  MAIN,
+  QUESTIONS,
+  TASKS,
+  VARIANTS,
+  forms,
+)
 from ccl_jax.files import write_text
 from ccl_jax.metrics.tables import table
 
@@ -53,8 +63,9 @@ SCORES = {
   "place_error": Score("faces at another place", LESS),
   "listener_motion": Score("a silent face's mouth moves", LESS),
 }
-TASKS = ("joint", "ti2av", "a2v", "v2a")
+REAL = ("real", "real, through the codecs")  # of the ceiling, the last one the ceiling
 SHORT = ("sync_r0", "event_f1", "ser", "face_missing")
+ANSWERS = ("sync_r0", "ser", "information", "training")
 
 
 class Row(NamedTuple):
@@ -71,15 +82,13 @@ class Section(NamedTuple):
   Attributes:
     title, about: the heading, and a sentence below it.
     rows: in order; those without runs are left out.
-    scores: names of `SCORES`, a table each, with the tasks as columns.
-    of_runs: also what no guidance changes: information, stability, size.
+    tables: names of `SCORES`, whose columns are the tasks, or of `MEASURES`.
   """
 
   title: str
   about: str
   rows: Sequence[Row]
-  scores: Sequence[str] = SHORT
-  of_runs: bool = False
+  tables: Sequence[str]
 
 
 class Column(NamedTuple):
@@ -125,20 +134,20 @@ def sections() -> list[Section]:
       "Training",
       f"With the guidance of each exchange: {guided}.\n\n{described(MAIN)}",
       shown(MAIN),
-      tuple(SCORES),
-      of_runs=True,
+      (*SCORES, *MEASURES),
     ),
-    Section("Training, text guidance alone", "The same runs.", plain),
+    Section("Training, text guidance alone", "The same runs.", plain, SHORT),
     *(
       Section(
         f"Guidance of {name}",
         "The same checkpoints, sampled in other ways, each with its own best scales.",
         [Row(name, form, form) for form in forms(name)],
+        SHORT,
       )
       for name in FULL
     ),
     *(
-      Section(title, described(names), shown(names), SHORT, of_runs=True)
+      Section(title, described(names), shown(names), ANSWERS)
       for title, names in QUESTIONS.items()
     ),
   ]
@@ -172,6 +181,8 @@ def page(
     if len(rows) > 1:
       parts.append(f"## {section.title}\n")
       parts += [section.about + "\n"] * bool(section.about)
+      if missing := _union([row.variant] for row in section.rows if row not in rows):
+        parts.append(f"Without runs: {', '.join(f'`{v}`' for v in missing)}.\n")
       parts += _tables(section, rows, runs, ceiling or {})
   return "\n".join(parts)
 
@@ -202,36 +213,21 @@ def _span(results: Iterable[Result], key: str) -> str:
 
 
 def _tables(section: Section, rows, runs: Runs, ceiling) -> list[str]:
-  groups = [(_heading(name), _of_score(name, ceiling)) for name in section.scores]
-  if section.of_runs:
-    results = [r for row in rows for r in runs[row.variant].values()]
-    groups += [
-      (
-        "**Information**: how much the loss rises with another clip's stream, in % of "
-        "the loss, the mean over noise levels (more is better)",
-        [_information(*pair) for pair in _union(map(reads, results))],
-      ),
-      (
-        "**Training**: `difference_std`, the deviation of the differences between "
-        "successive windows of the loss (less is steadier), cosines of gradients "
-        "between tasks (more is steadier), and the loss over the last fifth",
-        [
-          *(_stability(name) for name in _union(map(stability, results))),
-          Column("last loss", lambda result, row: last_loss(result), 4),
-        ],
-      ),
-    ]
-  texts = [(heading, grid(rows, columns, runs)) for heading, columns in groups]
-  return [f"{heading}:\n\n{text}\n" for heading, text in texts if text]
-
-
-def _heading(name: str) -> str:
-  s = SCORES[name]
-  return f"**{name}**: {s.about} ({s.better})"
+  pairs = [(r, row) for row in rows for r in runs[row.variant].values()]
+  parts = []
+  for name in section.tables:
+    if name in SCORES:
+      columns = _of_score(name, ceiling)
+    else:
+      columns = MEASURES[name].columns(pairs)
+    about = SCORES.get(name) or MEASURES[name]
+    if text := grid(rows, columns, runs):
+      parts.append(f"**{name}**: {about.about} ({about.better}):\n\n{text}\n")
+  return parts
 
 
 def _of_score(name: str, ceiling: Mapping[str, Any]) -> list[Column]:
-  real = {k: cells[name]["mean"] for k, cells in ceiling.items() if name in cells}
+  real = {k: ceiling[k][name]["mean"] for k in REAL if name in ceiling.get(k, {})}
 
   def column(task):
     value = lambda result, row: score(result, row.guidance, task, name)
@@ -241,19 +237,64 @@ def _of_score(name: str, ceiling: Mapping[str, Any]) -> list[Column]:
   return [column(task) for task in TASKS]
 
 
-def _information(task: str, stream: str) -> Column:
-  def percent(part):
+def _by_kind(pairs) -> list[Column]:
+  def column(kind):
+    value = lambda result, row: score(result, row.guidance, "joint", "sync_r0", kind)
+    return Column(kind, value)
+
+  return [
+    column(k) for k in _union(kinds(r, row.guidance, "joint") for r, row in pairs)
+  ]
+
+
+def _information(pairs) -> list[Column]:
+  def percent(task, stream, part):
     def value(result, row):
       by_sigma = information(result, task, stream, part)
       return 100 * float(np.mean(list(by_sigma.values()))) if by_sigma else None
 
     return value
 
-  return Column(f"{task}, {stream}", percent("share"), 2, percent("chance"))
+  return [
+    Column(f"{t}, {s}", percent(t, s, "share"), 2, percent(t, s, "chance"))
+    for t, s in _union(reads(r) for r, _ in pairs)
+  ]
 
 
-def _stability(name: str) -> Column:
-  return Column(name, lambda result, row: stability(result).get(name), 4)
+def _training(pairs) -> list[Column]:
+  del pairs  # the columns are the same for all
+  return [
+    Column("last loss", lambda result, row: last_loss(result), 4),
+    Column("deviation", lambda result, row: stability(result).get("difference_std"), 4),
+    Column("cosine, exchange", lambda result, row: cosine(result, "exchange")),
+    Column("cosine, blocks", lambda result, row: cosine(result, "blocks")),
+  ]
+
+
+class Measure(NamedTuple):
+  """A table that is not of one score: what it is, which way is better, its columns."""
+
+  about: str
+  better: str
+  columns: Callable[[Sequence[tuple[Result, Row]]], list[Column]]
+
+
+MEASURES = {
+  "sync_r0 by kind of clip": Measure("of the task joint", MORE, _by_kind),
+  "information": Measure(
+    "how much the loss rises with another clip's stream, in % of the loss, the mean "
+    "over noise levels",
+    MORE,
+    _information,
+  ),
+  "training": Measure(
+    "the loss over the last fifth of the steps, the deviation of the differences "
+    "between its successive windows, and the cosine between the gradients of joint and "
+    "of another task, each on a batch of its own",
+    "less, less and more is better",
+    _training,
+  ),
+}
 
 
 def _union(groups: Iterable[Iterable[Any]]) -> list[Any]:
@@ -294,7 +335,7 @@ def grid(rows: Sequence[Row], columns: Sequence[Column], runs: Runs) -> str:
     above = row
   for name in _union(c.real for c in columns):
     cells = [
-      f"{c.real[name]:.{c.decimals}f}" if name in c.real else NONE for c in columns
+      _number(c.real[name], c.decimals) if name in c.real else NONE for c in columns
     ]
     lines.append([name, *cells, "", ""])
   return table(lines)
@@ -310,7 +351,7 @@ def _chance(rows: Sequence[Row], column: Column, runs: Runs) -> str | None:
   """The mean over all runs of all rows, as text."""
   every = [column.chance(r, row) for row in rows for r in runs[row.variant].values()]
   every = [x for x in every if x is not None]
-  return f"{np.mean(every) + 0.0:.{column.decimals}f}" if every else None
+  return _number(np.mean(every), column.decimals) if every else None
 
 
 def _cell(own, upper, decimals: int, seeds: int, paired: int) -> str:
@@ -331,6 +372,9 @@ def _cell(own, upper, decimals: int, seeds: int, paired: int) -> str:
 
 
 def _shown(e: Estimate, decimals: int, sign: str = "") -> str:
-  half = NONE if e.half is None else f"{e.half:.{decimals}f}"
-  # Adding 0 turns a rounded -0 into 0.
-  return f"{round(float(e.mean), decimals) + 0.0:{sign}.{decimals}f} ± {half}"
+  half = NONE if e.half is None else _number(e.half, decimals)
+  return f"{_number(e.mean, decimals, sign)} ± {half}"
+
+
+def _number(x: float, decimals: int, sign: str = "") -> str:
+  return f"{round(float(x), decimals) + 0.0:{sign}.{decimals}f}"  # + 0: no "-0.00"

@@ -2,6 +2,7 @@
 
 preset  video                            audio              depth  parameters
 tiny    128 / ffn 384 / 4 heads          128 / 384 / 4      4      for tests, quickstart
+small   256 / 1024 / 4                   256 / 1024 / 4     6      about 20 M
 lab     512 / 2048 / 4                   384 / 1536 / 3     12     about 100 M
 1.3b    1536 / 8960 / 12  (Wan 1.3B)     768 / 3072 / 6     30
 14b     5120 / 13824 / 40 (Wan 14B)      1536 / 8960 / 12   40     about 20 B
@@ -54,6 +55,7 @@ def _audio(width: int, ffn: int, heads: int) -> StreamConfig:
 
 PRESETS = {
   "tiny": Preset(StreamConfig(128, 384, 4), _audio(128, 384, 4), 4, 16, 8),
+  "small": Preset(StreamConfig(256, 1024, 4), _audio(256, 1024, 4), 6, 16, 8),
   "lab": Preset(StreamConfig(512, 2048, 4), _audio(384, 1536, 3), 12),
   "1.3b": Preset(StreamConfig(1536, 8960, 12), _audio(768, 3072, 6), 30),
   "14b": Preset(StreamConfig(5120, 13824, 40), _audio(1536, 8960, 12), 40),

@@ -4,7 +4,7 @@ import pytest
 
 from ccl_jax.ablation.table import Row, Section, page, sections, write_table
 from ccl_jax.errors import UsageError
-from tests.ablation.results import result
+from tests.ablation.stored import cells, result
 
 GATE, CCL = Row("gate", "text", "gate"), Row("ccl", "ucg2", "ccl")
 TWO = [Section("Two", "", [GATE, CCL], ["sync_r0"])]
@@ -34,11 +34,15 @@ def test_numbers_by_hand(results):
 
 
 def test_chance_is_the_first_row_and_real_clips_the_last(results):
-  real = {"real": {"sync_r0": {"mean": 0.97}}, "codecs": {"sync_r0": {"mean": 0.91}}}
+  real = {
+    "real, through the codecs": cells(sync_r0=0.91),
+    "real": cells(sync_r0=0.97),
+    "real, with other sounds": cells(sync_r0=0.03),
+  }
   got = rows(page(results, TWO, real))
-  assert list(got) == ["", "chance", "gate", "ccl", "real", "codecs"]
+  assert list(got) == ["", "chance", "gate", "ccl", *list(real)[1::-1]]
   assert got["chance"] == ["0.100", "0.100", "", ""]
-  assert got["codecs"] == ["0.910", "0.910", "", ""]
+  assert got["real, through the codecs"] == ["0.910", "0.910", "", ""]
 
 
 def test_a_difference_whose_interval_holds_0_is_not_bold():
@@ -75,33 +79,44 @@ def test_a_score_that_is_not_a_number_is_missing(results):
 
 
 def test_information_is_the_mean_over_noise_levels_in_percent(results):
-  section = Section("Two", "", [GATE, CCL], (), of_runs=True)
+  section = Section("Two", "", [GATE, CCL], ["information"])
   by_sigma = results[0]["information"]["joint"]["video"]
   by_sigma["0.3"]["share"], by_sigma["0.9"]["share"] = 0.08, 0.02  # beside 0.02
   by_sigma["0.3"]["chance"] = 0.033  # / 0.55 = 6 %, a third of it at this run
-  got = rows(page(results[:1] + results[3:], [section]), "**Information**")
+  got = rows(page([results[0], results[3]], [section]), "**information**")
   assert got[""][:2] == ["joint, video", "joint, audio"]
   assert got["gate"][:2] == ["4.00 ± -", "4.00 ± -"]
-  assert got["chance"][0] == "0.50"  # 2 % of one run of four
+  assert got["chance"][0] == "1.00"  # 2 % of one run of two
 
 
 def test_training_numbers(results):
-  section = Section("Two", "", [GATE, CCL], (), of_runs=True)
+  section = Section("Two", "", [GATE, CCL], ["training"])
   for r in results[3:]:
-    r["stability"] = {"difference_std": 0.01, "gradient_cosine": {"a2v, v2a": 0.25}}
-  got = rows(page(results, [section]), "**Training**")
-  assert got[""][:3] == ["difference_std", "cosine, a2v, v2a", "last loss"]
-  assert got["gate"][:2] == ["0.0200 ± 0.0000", "-"]
-  assert got["ccl"][0] == "0.0100 ± 0.0000 (**-0.0100 ± 0.0000**)"
-  assert got["ccl"][1] == "0.2500 ± 0.0000 (-)"
+    cosines = {"joint/joint": 0.9, "joint/a2v": 0.1, "joint/v2a": 0.3}
+    cosines = {f"blocks {k}": v for k, v in cosines.items()}
+    r["stability"] = {"difference_std": 0.01, "gradient_cosine": cosines}
+  got = rows(page(results, [section]), "**training**")
+  assert got[""][:3] == ["last loss", "deviation", "cosine, blocks"]
+  assert got["gate"][1:3] == ["0.0200 ± 0.0000", "-"]
+  assert got["ccl"][1] == "0.0100 ± 0.0000 (**-0.0100 ± 0.0000**)"
+  assert got["ccl"][2] == "0.200 ± 0.000 (-)"
 
 
 def test_the_last_loss_is_that_of_the_last_fifth(results):
   loss = {"step": [20, 40, 60, 80, 90, 100], "loss": [9, 9, 9, 9, 2, 4], "by_task": {}}
   runs = [r | {"loss": loss} for r in results]
-  section = Section("Two", "", [GATE, CCL], (), of_runs=True)
-  got = rows(page(runs, [section]), "**Training**")
-  assert got["gate"][1] == "3.0000 ± 0.0000"
+  section = Section("Two", "", [GATE, CCL], ["training"])
+  assert rows(page(runs, [section]), "**training**")["gate"][0] == "3.0000 ± 0.0000"
+
+
+def test_kinds_of_clips(results):
+  section = Section("Two", "", [GATE, CCL], ["sync_r0 by kind of clip"])
+  for r, x in zip(results[3:], (0.2, 0.3, 0.4)):
+    r["guidance"]["ucg2"]["joint"]["kinds"] = {"two": cells(sync_r0=x)}
+  got = rows(page(results, [section]), "**sync_r0 by kind")
+  assert got[""] == ["two", "seeds", "paired"]
+  assert got["gate"] == ["-", "0", "-"]
+  assert got["ccl"] == ["0.300 ± 0.248 (-)", "3", "0"]
 
 
 def test_what_the_page_is_of(results):
@@ -115,33 +130,36 @@ def test_what_the_page_is_of(results):
   )
 
 
-def test_sections_follow_the_variants(results):
-  best = {"gate": "text", "ccl": "ucg2", "absent": "text"}
-  layout = sections(
-    ("absent", "ccl", "gate"),
-    {"ccl": ("ucg2", "text", "sync")},
-    {"Which width?": ("ccl", "gate"), "Not run": ("absent", "gate")},
-    best,
-  )
-  text = page(results, layout)
+def test_the_sections_are_those_of_the_variants():
+  names = ("gate", "ccl", "ccl_paper", "gate_tarp", "own_sigma")
+  runs = [result(name, seed) for name in names for seed in (0, 1)]
+  text = page(runs, sections())
   assert [x for x in text.split("\n") if x.startswith("## ")] == [
     "## Training",
     "## Training, text guidance alone",
-    "## Guidance of `ccl`",
-    "## Which width?",
+    "## Guidance of gate",
+    "## Guidance of ccl",
+    "## Which times?",
+    "## One noise level for both streams?",
+    "## Tasks by sample or by step?",
   ]
-  assert list(rows(text)) == ["", "chance", "ccl", "gate"]
-  guidance = rows(text[text.index("## Guidance") :])
-  assert list(guidance) == ["", "chance", "ucg2", "text", "sync"]
-  assert guidance["sync"] == ["-", "-", "0", "0"]
+  assert "Without runs: `gate_causal`, `ccl_causal_wide`, `ccl_global`." in text
+  assert text.strip().split("Without runs: ")[-1].startswith("`ccl_step`, `gate_step`")
+  main = rows(text)
+  assert list(main) == ["", "chance", "gate", "gate_tarp", "ccl_paper", "ccl"]
+  assert main["gate"][0] == "-"  # its best form has no scores here
+  assert list(rows(text[text.index("## Which") :]))[2:] == ["ccl", "ccl_paper"]
+  assert "* `own_sigma`: each stream its own noise level" in text
+  guidance = rows(text[text.index("## Guidance of ccl") :])
+  assert list(guidance)[2:4] == ["text", "ucg2"] and guidance["sync"][0] == "-"
 
 
 def test_the_order_of_the_files_changes_no_byte(results, tmp_path):
   files = [tmp_path / name for name in ("a.md", "b.md")]
-  write_table(results, files[0], TWO)
-  write_table(results[::-1], files[1], TWO)
+  write_table(results, files[0])
+  write_table(results[::-1], files[1])
   assert files[0].read_bytes() == files[1].read_bytes()
-  assert files[0].read_text("utf-8") == page(results, TWO)
+  assert files[0].read_text("utf-8") == page(results, sections())
 
 
 @pytest.mark.parametrize(
@@ -158,10 +176,10 @@ def test_the_order_of_the_files_changes_no_byte(results, tmp_path):
 def test_runs_that_cannot_be_compared(results, tmp_path, changed, said):
   odd = result("gate", 9) | changed
   with pytest.raises(UsageError, match=said):
-    write_table([*results, odd], tmp_path / "table.md", TWO)
+    write_table([*results, odd], tmp_path / "table.md")
   assert not list(tmp_path.iterdir())
 
 
 def test_no_results(tmp_path):
   with pytest.raises(UsageError, match="no results of runs: got 0"):
-    write_table([], tmp_path / "table.md", TWO)
+    write_table([], tmp_path / "table.md")

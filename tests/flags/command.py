@@ -36,6 +36,7 @@ PARSERS = {  # command lines whose flags are argparse's
   "eval": ("ccl_jax.eval", []),
   "eval make-manifest": ("ccl_jax.eval", ["make-manifest"]),
   "data": ("ccl_jax.data.__main__", []),
+  "ablation": ("ccl_jax.ablation.__main__", []),
 }
 BENCH = "ccl_jax.bench"
 # Benchmarks that have no flags of their own; `step` lends them its.

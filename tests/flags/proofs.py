@@ -287,7 +287,7 @@ PROOFS: dict[str, list[str]] = {
     "convert export", "src dst format verify"
   ),
   HERE + "test_convert_flags.py::test_join": _flags(
-    "convert join", "video audio size variant seed dst"
+    "convert join", "video audio size variant seed video_tokens audio_tokens dst"
   ),
   HERE + "test_convert_flags.py::test_codecs": _flags(
     "convert codecs", "video audio text image dst"
@@ -362,11 +362,20 @@ PROOFS: dict[str, list[str]] = {
     "size depth frames height width batch dtype attention rounds",
   ),
   HERE + "test_bench_flags.py::test_step_alone": _flags("bench step", "peer joint"),
+  "tests/ablation/test_run.py::test_the_command_line": _flags(
+    "ablation run", "root results size only seeds parallel cores"
+  ),
+  "tests/ablation/test_run.py::"
+  "test_a_dry_run_prints_what_is_missing_and_does_nothing": _flags(
+    "ablation run", "dry_run"
+  ),
+  "tests/ablation/test_page.py::test_table": _flags("ablation table", "results out"),
+  "tests/ablation/test_page.py::test_plots": _flags("ablation plots", "results out"),
   # What follows the colon of a config.
   HERE + "test_config_values.py::test_a_training_config": [
     *_of("joint:", "size runlocal data records init image_form"),
     *_of("audio:", "size runlocal records"),
-    *_of("ablation:", "row size runlocal"),
+    *_of("ablation:", "stage size"),
     *_of("quickstart:", "data source runlocal seed"),
   ],
   HERE + "test_config_values.py::test_the_config_of_encode": _of(

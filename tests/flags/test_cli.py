@@ -43,7 +43,7 @@ def test_a_mistake_is_one_line_and_exit_2(capsys, argv, code, words):
   [
     ("configs/none.py", "none.py"),
     ("configs/joint.py:sise=14b", "'sise'"),
-    ("configs/ablation.py:row=full", "'full'"),
+    ("configs/ablation.py:stage=full", "'full'"),
   ],
 )
 def test_a_mistake_in_a_config_is_its_last_line(capsys, config, words):

@@ -66,14 +66,16 @@ def test_join(told, capsys):
   told.main("join", "--video", "V", "--size", "14b", "--dst", "D")
   call = told.last("join")
   assert call.args == ("V", None, "D")
-  assert call.kwargs == {"size": "14b", "variant": "context", "seed": 0}
+  none = {"video_tokens": None, "audio_tokens": None}
+  assert call.kwargs == {"size": "14b", "variant": "context", "seed": 0, **none}
   told.main(
     "join", "--video", "V", "--audio", "A", "--size", "1.3b", "--dst", "D",
-    "--variant", "gate", "--seed", "7",
+    "--variant", "gate", "--seed", "7", "--video_tokens", "3", "--audio_tokens", "2",
   )  # fmt: skip
   call = told.last("join")
   assert call.args == ("V", "A", "D")
-  assert call.kwargs == {"size": "1.3b", "variant": "gate", "seed": 7}
+  tokens = {"video_tokens": 3, "audio_tokens": 2}
+  assert call.kwargs == {"size": "1.3b", "variant": "gate", "seed": 7, **tokens}
   assert "random, from seed 7: audio, exchange" in capsys.readouterr().out
 
 

@@ -64,12 +64,14 @@ def test_parameters_of_the_others():
   total = lambda **options: sum(counts(**options).values())
   assert total(preset="1.3b", streams=["video"]) == 1_418_996_800  # Wan2.1-T2V-1.3B
   assert total(preset="14b", streams=["video"], image_form="channels") == 16_394_878_784
+  assert 1.7e7 < total(preset="small") < 2.3e7
   assert 0.9e8 < total(preset="lab") < 1.15e8
 
 
 # preset: (width, ffn, heads) of the video and the audio stream, depth, context tokens.
 SIZES = {
   "tiny": ((128, 384, 4), (128, 384, 4), 4, (16, 8)),
+  "small": ((256, 1024, 4), (256, 1024, 4), 6, (16, 8)),
   "lab": ((512, 2048, 4), (384, 1536, 3), 12, (128, 8)),
   "1.3b": ((1536, 8960, 12), (768, 3072, 6), 30, (128, 8)),
   "14b": ((5120, 13824, 40), (1536, 8960, 12), 40, (128, 8)),
@@ -167,7 +169,10 @@ def test_context_tokens_stand_for_the_stream_that_is_read():
 @pytest.mark.parametrize(
   ("option", "words"),
   [
-    ({"preset": "2b"}, "model.preset: got '2b'; expected one of tiny, lab, 1.3b, 14b"),
+    (
+      {"preset": "2b"},
+      "model.preset: got '2b'; expected one of tiny, small, lab, 1.3b, 14b",
+    ),
     ({"variant": "none"}, "variant: got 'none'; expected one of context, gate"),
     ({"tarp_centre": "mid"}, "tarp_centre: got 'mid'; expected one of aligned, floor"),
     ({"times": "true"}, "times: got 'true'; expected one of causal, uniform"),

@@ -23,9 +23,10 @@ CASES = [
   ("joint", "size=tiny,records=SET"),
   ("audio", "size=14b,records=SET"),
   ("audio", "runlocal,records=SET"),
-  ("ablation", "row=gate"),
-  ("ablation", "row=tarp"),
-  ("ablation", "row=ccl"),
+  ("ablation", "stage=video"),
+  ("ablation", "stage=audio"),
+  ("ablation", ""),
+  ("ablation", "size=gpu"),
 ]
 
 

@@ -11,7 +11,7 @@ def cells(**means):
 
 
 def result(variant, seed, sync=0.5, *, version=VERSION, **changed):
-  """A run whose scores are `sync`, below its chance of 0.1 for v2a."""
+  """A run whose synchrony is `sync`, half of that in v2a, and 0.1 by chance."""
   entry = lambda sync: {
     "scales": {"video": {"s": 3.0}},
     "scores": cells(sync_r0=sync, ser=1 - sync),
