@@ -1,8 +1,8 @@
 """The tables of the ablation, as Markdown: results of runs in, text out.
 
 A cell is `mean ± half (difference ± half)`: the mean over seeds and half its 95 %
-interval, and in brackets the paired difference to the row above (`seeds`). A difference
-whose interval does not hold 0 is bold.
+interval, and in brackets the paired difference to the row above or, under a question,
+to the first row (`seeds`). A difference whose interval does not hold 0 is bold.
 """
 
 import pathlib
@@ -83,12 +83,14 @@ class Section(NamedTuple):
     title, about: the heading, and a sentence below it.
     rows: in order; those without runs are left out.
     tables: names of `SCORES`, whose columns are the tasks, or of `MEASURES`.
+    first: rows are held against the first one, and not against the row above.
   """
 
   title: str
   about: str
   rows: Sequence[Row]
   tables: Sequence[str]
+  first: bool = False
 
 
 class Column(NamedTuple):
@@ -147,7 +149,7 @@ def sections() -> list[Section]:
       for name in FULL
     ),
     *(
-      Section(title, described(names), shown(names), ANSWERS)
+      Section(title, described(names), shown(names), ANSWERS, first=True)
       for title, names in QUESTIONS.items()
     ),
   ]
@@ -170,10 +172,10 @@ def page(
     "table`; edit neither.\n",
     about(results) + "\n",
     "A cell is the mean over seeds ± half its 95 % t-interval. In brackets: the "
-    "difference to the row above, paired by seed, with its interval; bold where that "
-    "does not hold 0. `seeds` counts the row's runs, `paired` those whose seed the row "
-    "above has too; a cell of fewer runs names their number. One seed has no interval "
-    "(-). Intervals are not corrected for the number of comparisons. Chance is the "
+    "difference to the row above, under a question to its first row, paired by seed, "
+    "with its interval; bold where that does not hold 0. `seeds` counts the row's "
+    "runs, `paired` those whose seed the other row has too; a cell of fewer runs names "
+    "their number. One seed has no interval (-). Intervals are not corrected for the number of comparisons. Chance is the "
     "same pictures with the sounds of other clips.\n",
   ]
   for section in shown:
@@ -221,7 +223,7 @@ def _tables(section: Section, rows, runs: Runs, ceiling) -> list[str]:
     else:
       columns = MEASURES[name].columns(pairs)
     about = SCORES.get(name) or MEASURES[name]
-    if text := grid(rows, columns, runs):
+    if text := grid(rows, columns, runs, section.first):
       parts.append(f"**{name}**: {about.about} ({about.better}):\n\n{text}\n")
   return parts
 
@@ -302,7 +304,9 @@ def _union(groups: Iterable[Iterable[Any]]) -> list[Any]:
   return list(dict.fromkeys(x for group in groups for x in group))
 
 
-def grid(rows: Sequence[Row], columns: Sequence[Column], runs: Runs) -> str:
+def grid(
+  rows: Sequence[Row], columns: Sequence[Column], runs: Runs, first: bool = False
+) -> str:
   """A table of rows and columns; "" if no run has any of its numbers.
 
   Chance is the first row, real clips are the last, where they are known; columns
@@ -312,6 +316,7 @@ def grid(rows: Sequence[Row], columns: Sequence[Column], runs: Runs) -> str:
     rows: whose variants all have runs.
     columns: of the table.
     runs: by variant and seed.
+    first: differences are to the first row that has runs, and not to the row above.
   """
   columns = [c for c in columns if any(_values(row, c, runs) for row in rows)]
   if not columns:
@@ -332,7 +337,7 @@ def grid(rows: Sequence[Row], columns: Sequence[Column], runs: Runs) -> str:
     for column, (upper, own) in zip(columns, both):
       cells.append(_cell(own, upper if above else None, column.decimals, seeds, paired))
     lines.append([row.label, *cells, f"{seeds}", f"{paired}" if above else NONE])
-    above = row
+    above = above if first and above else row
   for name in _union(c.real for c in columns):
     cells = [
       _number(c.real[name], c.decimals) if name in c.real else NONE for c in columns

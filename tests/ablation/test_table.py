@@ -3,6 +3,7 @@
 import pytest
 
 from ccl_jax.ablation.table import Row, Section, page, sections, write_table
+from ccl_jax.ablation.variants import QUESTIONS
 from ccl_jax.errors import UsageError
 from tests.ablation.stored import cells, result
 
@@ -50,6 +51,15 @@ def test_a_difference_whose_interval_holds_0_is_not_bold():
   runs += [result("ccl", k, x) for k, x in enumerate((0.3, 0.4))]
   # differences 0.1 and 0: mean 0.05, half 12.706 * 0.0707 / sqrt(2)
   assert "0.350 ± 0.635 (+0.050 ± 0.635)" in rows(page(runs, TWO))["ccl"]
+
+
+def test_under_a_question_rows_are_held_against_the_first(results):
+  third = Row("ccl_paper", "ucg2", "paper")
+  runs = results + [result("ccl_paper", k, x) for k, x in enumerate((0.7, 0.9))]
+  for first, change in ((False, "+0.400"), (True, "+0.500")):  # to 0.3, 0.5; 0.2, 0.4
+    section = Section("Three", "", [GATE, CCL, third], ["sync_r0"], first)
+    assert f"(**{change} ± 0.000**)" in rows(page(runs, [section]))["paper"][0]
+  assert all(s.first == (s.title in QUESTIONS) for s in sections())
 
 
 def test_one_seed_has_no_interval(results):
