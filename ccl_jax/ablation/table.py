@@ -175,8 +175,9 @@ def page(
     "difference to the row above, under a question to its first row, paired by seed, "
     "with its interval; bold where that does not hold 0. `seeds` counts the row's "
     "runs, `paired` those whose seed the other row has too; a cell of fewer runs names "
-    "their number. One seed has no interval (-). Intervals are not corrected for the number of comparisons. Chance is the "
-    "same pictures with the sounds of other clips.\n",
+    "their number. One seed has no interval (-). Intervals are not corrected for the "
+    "number of comparisons. Chance is the same pictures with the sounds of other "
+    "clips.\n",
   ]
   for section in shown:
     rows = [row for row in section.rows if row.variant in runs]
