@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
       formatter_class=raw,
       allow_abbrev=False,
     )
-    sub.add_argument("--dst", required=True, help="A folder that is not there yet.")
+    sub.add_argument(
+      "--dst", required=True, help="Folder to write; it must not exist yet."
+    )
     return sub
 
   raw = argparse.RawDescriptionHelpFormatter
@@ -67,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     dest="command", required=True, parser_class=_Parser, metavar="COMMAND"
   )
   texts = {
-    "wan": "a whole Wan2.1 download; an interrupted one goes on with the same command",
+    "wan": "a whole Wan2.1 download; the same command continues an interrupted one",
     "wan-dit": "Wan2.1's diffusion transformer, T2V or I2V, to a video stream",
     "wan-vae": "Wan2.1's video VAE",
     "umt5": "the UMT5-XXL text encoder",
@@ -82,33 +84,65 @@ def _parser() -> argparse.ArgumentParser:
     "audio-vae": "MMAudio's VAE of mel spectrograms, 16 or 44.1 kHz",
     "vocoder": "BigVGAN's generator, MMAudio's at 16 kHz or NVIDIA's",
   }
+  verify = "Read every tensor back and compare it with SRC."
   for kind in texts:
     sub = command(kind, texts[kind])
-    sub.add_argument("--src", required=True, help="A folder, file or index.json.")
     sub.add_argument(
-      "--dtype", choices=DTYPES, help="Type to store in; unchanged if not given."
+      "--src",
+      required=True,
+      help="Checkpoint to read: a folder, a file or an index.json.",
     )
-    sub.add_argument("--verify", action="store_true", help="Read back and compare.")
+    sub.add_argument(
+      "--dtype",
+      choices=DTYPES,
+      help="Type to store parameters in; default: that of SRC.",
+    )
+    sub.add_argument("--verify", action="store_true", help=verify)
   sub = command("join", "a joint model from a video stream and an audio stream")
-  sub.add_argument("--video", required=True, help="A converted wan-dit, or a run.")
-  sub.add_argument("--audio", help="A run; a random stream if not given.")
-  sub.add_argument("--size", required=True, help="Size of the joint model: 1.3b, ...")
-  sub.add_argument("--variant", default="context", help="context (default) or gate.")
-  sub.add_argument("--seed", type=int, default=0, help="Seed of new parameters.")
-  for name in ("video_tokens", "audio_tokens"):
-    sub.add_argument(f"--{name}", type=int, help="Context tokens; the size's if none.")
-  sub = command("codecs", "a bundle of converted codecs, by reference")
-  for name, text in (
-    ("video", "A converted wan-vae."),
-    ("audio", "A converted audio-vae and vocoder; alone: Griffin-Lim."),
-    ("text", "A converted umt5."),
-    ("image", "A converted clip, for I2V."),
+  sub.add_argument(
+    "--video",
+    required=True,
+    help="Video stream: a converted wan-dit, or a training run.",
+  )
+  sub.add_argument(
+    "--audio", help="Audio stream: a training run; default: random parameters."
+  )
+  sub.add_argument(
+    "--size", required=True, help="Preset of the joint model: 1.3b, 14b, ..."
+  )
+  sub.add_argument(
+    "--variant",
+    default="context",
+    help="Exchange between the streams: context (default) or gate.",
+  )
+  sub.add_argument(
+    "--seed",
+    type=int,
+    default=0,
+    help="Seed of the parameters that are not pretrained.",
+  )
+  for stream in ("video", "audio"):
+    sub.add_argument(
+      f"--{stream}_tokens",
+      type=int,
+      help=f"Context tokens in place of the {stream}; default: those of the preset.",
+    )
+  sub = command("codecs", "a bundle that refers to converted codecs")
+  for flag, text in (
+    ("--video", "Folder of a converted wan-vae."),
+    ("--audio", "Folders of a converted audio-vae and, if not Griffin-Lim, a vocoder."),
+    ("--text", "Folder of a converted umt5."),
+    ("--image", "Folder of a converted clip, which I2V models need."),
   ):
-    sub.add_argument(f"--{name}", nargs="+", help=text)
-  sub = command("export", "converted weights to the names they came under, or others")
-  sub.add_argument("--src", required=True, help="A folder this program wrote.")
-  sub.add_argument("--format", required=True, help="native, diffusers, ...")
-  sub.add_argument("--verify", action="store_true", help="Read back and compare.")
+    sub.add_argument(flag, nargs="+", help=text)
+  sub = command("export", "converted weights under published names")
+  sub.add_argument(
+    "--src", required=True, help="Folder of converted weights, or a training run."
+  )
+  sub.add_argument(
+    "--format", required=True, help="Names to write: native, diffusers, ..."
+  )
+  sub.add_argument("--verify", action="store_true", help=verify)
   return parser
 
 

@@ -21,13 +21,17 @@ from ccl_jax.encoding.run import encode
 from ccl_jax.errors import UsageError
 from ccl_jax.training.processes import join_processes
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "What to encode, and how.")
-INDEX = flags.DEFINE_integer("process_index", 0, "Which of the processes this one is.")
-COUNT = flags.DEFINE_integer("process_count", 1, "Processes that share the work.")
-DISTRIBUTED = flags.DEFINE_bool(
-  "distributed", False, "One of the hosts of a TPU pod or of a Slurm job."
+CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Config file, with its arguments: FILE:NAME=VALUE,..."
 )
-CHECK = flags.DEFINE_integer("check", 0, "Records to decode into OUT/check.")
+INDEX = flags.DEFINE_integer("process_index", 0, "Number of this process, from 0.")
+COUNT = flags.DEFINE_integer(
+  "process_count", 1, "Number of processes that share the work."
+)
+DISTRIBUTED = flags.DEFINE_bool(
+  "distributed", False, "Run as one of the hosts of a TPU pod or Slurm job."
+)
+CHECK = flags.DEFINE_integer("check", 0, "Number of records to decode into OUT/check.")
 flags.mark_flags_as_required(["config"])
 
 

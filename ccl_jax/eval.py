@@ -46,26 +46,53 @@ def parser() -> argparse.ArgumentParser:
     allow_abbrev=False,
   )
   p.add_argument("--videos", help="folder of the clips, <id>.mp4 each")
-  p.add_argument("--manifest", help="JSONL; without it, every mp4 of the folder")
-  p.add_argument("--metrics", help=f"some of {','.join(BUILDERS)}; all if not given")
+  p.add_argument("--manifest", help="manifest in JSONL; default: every mp4 of --videos")
+  p.add_argument("--metrics", help=f"some of {','.join(BUILDERS)}; default: all")
   p.add_argument("--weights", help="folder of the networks' released weights")
   p.add_argument("--out", help="folder for the results")
   p.add_argument(
-    "--name", help="name of the method in tables; that of --videos if not given"
+    "--name", help="name of the method in tables; default: that of --videos"
   )
-  p.add_argument("--allow-missing", action="store_true", help="score what is there")
-  p.add_argument("--transcripts", help='JSONL {"id", "text"}: what was heard elsewhere')
-  p.add_argument("--reference", help="folder with fad.npz, fvd.npz of real clips")
   p.add_argument(
-    "--recogniser", default="transformers", choices=("transformers", "faster-whisper")
+    "--allow-missing", action="store_true", help="score the videos that exist"
   )
-  p.add_argument("--sync-scale", type=float, default=0.25, help="frame scale for S3FD")
-  p.add_argument("--min-track", type=int, default=50, help="frames a face must exceed")
   p.add_argument(
-    "--min-face-size", type=float, default=100, help="pixels a face must exceed"
+    "--transcripts", help='JSONL of {"id", "text"}: words from another recogniser'
   )
-  p.add_argument("--fvd-frames", type=int, help="frames of each clip; all if not given")
-  p.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two finished runs")
+  p.add_argument(
+    "--reference", help="folder with features of real clips: fad.npz, fvd.npz"
+  )
+  p.add_argument(
+    "--recogniser",
+    default="transformers",
+    choices=("transformers", "faster-whisper"),
+    help="package that runs Whisper",
+  )
+  p.add_argument(
+    "--sync-scale",
+    type=float,
+    default=0.25,
+    help="scale of the frames that the face detector sees",
+  )
+  p.add_argument(
+    "--min-track",
+    type=int,
+    default=50,
+    help="frames that a face must be seen in more than",
+  )
+  p.add_argument(
+    "--min-face-size",
+    type=float,
+    default=100,
+    help="pixels that a face must be larger than",
+  )
+  p.add_argument("--fvd-frames", type=int, help="frames per clip for FVD; default: all")
+  p.add_argument(
+    "--compare",
+    nargs=2,
+    metavar=("A", "B"),
+    help="compare the results of two finished runs",
+  )
   return p
 
 
@@ -95,6 +122,7 @@ def read_items(args: argparse.Namespace, transcripts):
   for line in lines:
     fields = {k: v for k, v in dataclasses.asdict(line).items() if v is not None}
     if transcripts is not None:
+      # Part of the record's key: another transcript is another score.
       fields["hypothesis"] = transcripts.get(line.id)
     items.append(Item(line.id, folder / (line.clip or f"{line.id}.mp4"), fields))
   return items, [item.name for item in items if not item.path.is_file()]
@@ -170,6 +198,7 @@ def make_manifest(argv: list[str]) -> int:
   args = p.parse_args(argv)
   lines, quoted = read_prompts(args.prompts, args.format)
   source, target = (pathlib.Path(x).absolute().parent for x in (args.prompts, args.out))
+  # Images keep their place, seen from where the manifest is written.
   near = lambda image: image and os.path.relpath(source / image, target)
   lines = [dataclasses.replace(line, image=near(line.image)) for line in lines]
   write_manifest(args.out, lines)
@@ -201,4 +230,5 @@ if __name__ == "__main__":
       sys.exit(main())
   except KeyboardInterrupt:
     print("stopped: the same command goes on where it was", file=sys.stderr)
+    # The shell's convention for a signal.
     sys.exit(128 + signal.SIGINT)

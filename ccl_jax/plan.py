@@ -38,14 +38,26 @@ from ccl_jax.files import write_json
 from ccl_jax.planning.chips import GIB
 from ccl_jax.planning.compile import parse_topology, plan, regressions, show, sweep
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file.")
-TOPOLOGY = flags.DEFINE_string("topology", "v5p:4x4x4", "KIND:AxBxC")
-MESH = flags.DEFINE_list("mesh", None, "data,fsdp,context,tensor; all fsdp by default.")
-BATCH = flags.DEFINE_integer("batch", None, "Clips a step; one a chip if not given.")
-GENERATE = flags.DEFINE_bool("generate", False, "A sampling step, not a train step.")
-SWEEP = flags.DEFINE_bool("sweep", False, "Try meshes and remat policies.")
-OUT = flags.DEFINE_string("out", None, "Write the report here, as JSON.")
-COMPARE = flags.DEFINE_string("compare", None, "An earlier report; exit 1 if worse.")
+CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Config file of the run to plan."
+)
+TOPOLOGY = flags.DEFINE_string(
+  "topology", "v5p:4x4x4", "Kind and arrangement of the chips, KIND:AxBxC."
+)
+MESH = flags.DEFINE_list(
+  "mesh",
+  None,
+  "Sizes of the axes data,fsdp,context,tensor; default: all chips on fsdp.",
+)
+BATCH = flags.DEFINE_integer("batch", None, "Clips per step; default: one per chip.")
+GENERATE = flags.DEFINE_bool(
+  "generate", False, "Plan a sampling step, not a train step."
+)
+SWEEP = flags.DEFINE_bool("sweep", False, "Compare all meshes and remat policies.")
+OUT = flags.DEFINE_string("out", None, "JSON file to write the report to.")
+COMPARE = flags.DEFINE_string(
+  "compare", None, "Earlier report; exit with 1 if memory or traffic grew."
+)
 flags.mark_flags_as_required(["config"])
 
 

@@ -44,22 +44,28 @@ from ccl_jax.training.settings import check_run
 from ccl_jax.training.state import TrainState, new_state
 from ccl_jax.weights.wan import negative_prompts
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; resumed if there.")
+CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Config file of the run, with its arguments: FILE:NAME=VALUE,..."
+)
+WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Folder of the run; a run that is in it is resumed."
+)
 DISTRIBUTED = flags.DEFINE_bool(
-  "distributed", False, "This is one of several processes."
+  "distributed", False, "Run as one of several processes."
 )
 COORDINATOR = flags.DEFINE_string(
-  "coordinator", None, "HOST:PORT of process 0, where the pod does not tell."
+  "coordinator",
+  None,
+  "HOST:PORT of process 0; default: what the TPU pod or Slurm job says.",
 )
 NUM_PROCESSES = flags.DEFINE_integer(
-  "num_processes", None, "Processes; with --coordinator."
+  "num_processes", None, "Number of processes; needed with --coordinator."
 )
 PROCESS_ID = flags.DEFINE_integer(
-  "process_id", None, "Its index from 0; with --coordinator."
+  "process_id", None, "Number of this process, from 0; needed with --coordinator."
 )
 MEET_SECONDS = flags.DEFINE_integer(
-  "meet_seconds", 300, "How long to wait for the other processes to start.", 1
+  "meet_seconds", 300, "Seconds to wait until the other processes have started.", 1
 )
 HEARTBEAT_SECONDS = flags.DEFINE_integer(
   "heartbeat_seconds", 30, "Silence after which another process counts as lost.", 1

@@ -26,8 +26,12 @@ from ml_collections import config_flags
 from ccl_jax import cli
 from ccl_jax.audio_codec.run import train
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; resumed if there.")
+CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Config file of the run, with its arguments: FILE:NAME=VALUE,..."
+)
+WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Folder of the run; a run that is in it is resumed."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 

@@ -4,7 +4,9 @@
   python -m ccl_jax.ablation run --only gate,ccl --seeds 0,1,2 --size pilot
 
 `run` trains and scores what is missing; stopped (Ctrl-C, SIGTERM, a power cut), the
-same command goes on. `score` is the command by which it scores one run.
+same command goes on. `score` is the command by which it scores one run. `table` and
+`plots` make docs/ablation.md and its figures of what is stored, and change nothing when
+nothing has changed.
 """
 
 import argparse
@@ -65,6 +67,14 @@ def _parser() -> argparse.ArgumentParser:
     default="run",
     help="The run; the scales of guidance for its kind; real clips.",
   )
+  sub = command("table", "writes the tables of the stored results")
+  sub.add_argument(
+    "--out", type=pathlib.Path, default=pathlib.Path("docs/ablation.md"), help="Page."
+  )
+  sub = command("plots", "draws the figures of the stored results")
+  sub.add_argument(
+    "--out", type=pathlib.Path, help="Their folder; --results if absent."
+  )
   return parser
 
 
@@ -100,11 +110,32 @@ def _score(args: argparse.Namespace) -> int:
   return 0
 
 
+def _table(args: argparse.Namespace) -> int:
+  from ccl_jax.ablation.results import CEILING, read, read_json
+  from ccl_jax.ablation.table import write_table
+
+  write_table(read(args.results), args.out, read_json(args.results / CEILING))
+  print(args.out)
+  return 0
+
+
+def _plots(args: argparse.Namespace) -> int:
+  from ccl_jax.ablation.figures import write_figures
+  from ccl_jax.ablation.results import read
+
+  for path in write_figures(read(args.results), args.out or args.results):
+    print(path)
+  return 0
+
+
+COMMANDS = {"run": _run, "score": _score, "table": _table, "plots": _plots}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command line. A mistake is one line and exit code 2."""
   args = _parser().parse_args(argv)
   with one_line_errors():
-    code = {"run": _run, "score": _score}[args.command](args)
+    code = COMMANDS[args.command](args)
   sys.exit(code)
 
 

@@ -39,10 +39,12 @@ from ccl_jax.sharding import make_mesh
 from ccl_jax.training.prefetch import DevicePrefetch
 from ccl_jax.viz.media import write_mp4
 
-RECORDS = flags.DEFINE_integer("records", 200, "Records of the set, 5.2 MB each.")
-BATCH = flags.DEFINE_integer("batch", 4, "Rows of a batch.")
-THREADS = flags.DEFINE_integer("threads", 4, "Reading threads.")
-FOLDER = flags.DEFINE_string("folder", None, "Where the set is made for the while.")
+RECORDS = flags.DEFINE_integer("records", 200, "Number of records, 5.2 MB each.")
+BATCH = flags.DEFINE_integer("batch", 4, "Records per batch.")
+THREADS = flags.DEFINE_integer("threads", 4, "Number of reading threads.")
+FOLDER = flags.DEFINE_string(
+  "folder", None, "Folder for the temporary set; default: the system's."
+)
 
 SPEC = ClipSpec(frames=81, height=480, width=832, fps=16)
 TEXT = (120, 4096)  # rows and width of a text
@@ -87,6 +89,7 @@ def sequential(root: pathlib.Path) -> tuple[int, Callable[[], None]]:
   """Reads the set's files from end to end; returns their bytes, and a clean-up."""
   total, piece = 0, bytearray(2**23)
   for path in sorted(root.glob("*.array_record")):
+    # Unbuffered, into one piece of memory: as fast as the disk gives it.
     with open(path, "rb", buffering=0) as f:
       while n := f.readinto(piece):
         total += n

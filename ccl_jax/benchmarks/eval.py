@@ -32,11 +32,15 @@ from ccl_jax.metrics.registry import BUILDERS
 NAMES = [name for name in BUILDERS if name != "talking"]  # of synthetic scenes alone
 
 METRICS = flags.DEFINE_list("metrics", NAMES, "Metrics to measure.")
-CLIPS = flags.DEFINE_integer("clips", 4, "Clips, the first one included.", 2)
+CLIPS = flags.DEFINE_integer("clips", 4, "Number of clips, with the first one.", 2)
 VIDEOS = flags.DEFINE_string("videos", None, "Folder of mp4 files to score.")
-WEIGHTS = flags.DEFINE_string("weights", None, "Folder of weights, as eval takes it.")
-TOGETHER = flags.DEFINE_bool("together", True, "Measure all metrics at once too.")
-FOLDER = flags.DEFINE_string("folder", None, "Where weights are drawn for the while.")
+WEIGHTS = flags.DEFINE_string(
+  "weights", None, "Folder of weights, as for ccl_jax.eval."
+)
+TOGETHER = flags.DEFINE_bool("together", True, "Also measure all metrics at once.")
+FOLDER = flags.DEFINE_string(
+  "folder", None, "Folder for temporary random weights; default: the system's."
+)
 
 
 def draw_weights(names: list[str], folder: pathlib.Path) -> pathlib.Path:

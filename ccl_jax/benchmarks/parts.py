@@ -49,7 +49,7 @@ def pieces(model: JointDiT, g: Geometry):
   """The parts of one block of the video stream, by name.
 
   Returns:
-    By part (module, inputs, method), as `ready` takes them.
+    By part (module, inputs, method), as `compiled_call` takes them.
   """
   video, audio = (dict(model.streams)[s] for s in ("video", "audio"))
   d, heads, dtype, kernel = video.width, video.heads, model.dtype, model.kernel
@@ -81,7 +81,7 @@ def pieces(model: JointDiT, g: Geometry):
   }  # fmt: skip
 
 
-def ready(module, inputs, method):
+def compiled_call(module, inputs, method):
   """A call of a module with parameters of its own, compiled on its first use."""
   params = jax.jit(lambda k: module.init(k, *inputs, method=method))(jax.random.key(0))
   forward = jax.jit(lambda p, inputs: module.apply(p, *inputs, method=method))
@@ -93,7 +93,9 @@ def part_flops(model: JointDiT, g: Geometry) -> dict[str, float]:
   c = dict(model.streams)["video"]
   n, d = g.t * g.h * g.w, c.width
   one_clip = {
+    # Four projections of d x d, 2 FLOPs each; then Q K^T and A V.
     "self_attention": 8 * n * d * d + 4 * n * n * d,
+    # Queries and output per token; keys and values per row of text.
     "text_attention": 4 * n * d * d + 4 * TEXT[0] * (n * d + d * d),
     "ffn": 4 * n * d * c.ffn,
     "cross": forward_flops(model.clone(depth=1), g, *TEXT)["cross"],
@@ -112,10 +114,11 @@ def part_rows(spec: ClipSpec, ceiling: float):
     step.SIZE.value, dtype=step.DTYPE.value, attention=step.ATTENTION.value
   )
   g = geometry_of(model, spec)
-  runs = {name: ready(*piece) for name, piece in pieces(model, g).items()}
+  runs = {name: compiled_call(*piece) for name, piece in pieces(model, g).items()}
   for depth in (1, 3):  # the ends of the network cancel
     runs[depth], *_ = forward(spec, ("video", "audio"), depth)
   seconds = {k: median(v) for k, v in in_turn(runs, step.ROUNDS.value).items()}
+  # Two blocks more, without what precedes and follows the blocks.
   block = (seconds.pop(3) - seconds.pop(1)) / 2
   seconds["cross"] = seconds.pop("audio to video") + seconds.pop("video to audio")
   flops = part_flops(model, g)

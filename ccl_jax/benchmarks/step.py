@@ -31,19 +31,21 @@ from ccl_jax.models.joint import geometry_of
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.tasks import TASKS, Route, sample_tasks, static_route
 
-SIZE = flags.DEFINE_string("size", "lab", "A preset; its blocks, of which --depth.")
-DEPTH = flags.DEFINE_integer("depth", 4, "Blocks.")
-FRAMES = flags.DEFINE_integer("frames", 17, "Frames, 4k + 1.")
-HEIGHT = flags.DEFINE_integer("height", 256, "Pixels.")
-WIDTH = flags.DEFINE_integer("width", 256, "Pixels.")
-BATCH = flags.DEFINE_integer("batch", 1, "Clips.")
+SIZE = flags.DEFINE_string("size", "lab", "Preset of the network's sizes.")
+DEPTH = flags.DEFINE_integer("depth", 4, "Number of blocks.")
+FRAMES = flags.DEFINE_integer("frames", 17, "Frames per clip, 4k + 1.")
+HEIGHT = flags.DEFINE_integer("height", 256, "Height in pixels.")
+WIDTH = flags.DEFINE_integer("width", 256, "Width in pixels.")
+BATCH = flags.DEFINE_integer("batch", 1, "Clips per batch.")
 DTYPE = flags.DEFINE_enum(
-  "dtype", "float32", ["float32", "bfloat16"], "Type of the products."
+  "dtype", "float32", ["float32", "bfloat16"], "Type of products."
 )
-ATTENTION = flags.DEFINE_string("attention", "auto", "Our kernel; see docs/scale.md.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs of each.")
-PEER = flags.DEFINE_bool("peer", True, "Run diffusers' network.")
-JOINT = flags.DEFINE_bool("joint", True, "Run the joint model.")
+ATTENTION = flags.DEFINE_string(
+  "attention", "auto", "Attention kernel; see docs/scale.md."
+)
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs per network.")
+PEER = flags.DEFINE_bool("peer", True, "Also run diffusers' network.")
+JOINT = flags.DEFINE_bool("joint", True, "Also run the joint model.")
 
 TEXT = (512, 4096)
 

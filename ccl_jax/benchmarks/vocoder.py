@@ -32,10 +32,12 @@ from ccl_jax.models.vocoder import PRESETS, Generator, init_params, sizes_of, sy
 from ccl_jax.weights.bigvgan import NATIVE, config_of, shapes_of
 from ccl_jax.weights.rules import unload
 
-PRESET = flags.DEFINE_enum("preset", "16k", list(PRESETS), "Sizes of the network.")
-SECONDS = flags.DEFINE_float("seconds", 4.0, "Length of the sound.")
-CHUNK = flags.DEFINE_integer("chunk", 128, "Mel frames at a time.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs of each.")
+PRESET = flags.DEFINE_enum(
+  "preset", "16k", list(PRESETS), "Preset of the network's sizes."
+)
+SECONDS = flags.DEFINE_float("seconds", 4.0, "Seconds of sound.")
+CHUNK = flags.DEFINE_integer("chunk", 128, "Mel frames per chunk.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs per network.")
 
 RATES = {"16k": 16000, "44k": 44100}  # samples per second of the presets
 
@@ -83,6 +85,7 @@ def run(
   """
   generator = Generator(**PRESETS[preset] | sizes)
   params = _drawn(generator)
+  # An even number of frames: the VAE makes a latent of two.
   frames = max(2, round(seconds * RATES[preset] / generator.hop / 2) * 2)
   rng = np.random.default_rng(0)
   mel = rng.standard_normal((1, frames, generator.bands)).astype(np.float32)
@@ -94,6 +97,7 @@ def run(
   ways |= _vae(widths, mel)
   first, times, waves = {}, {name: [] for name in ways}, {}
   for name, call in ways.items():
+    # The first call compiles: it is reported on its own.
     first[name], waves[name] = _timed(call)
   for _ in range(rounds):
     for name, call in ways.items():
@@ -122,7 +126,7 @@ def _timed(call: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
 
 
 def _drawn(generator: Generator):
-  """Random parameters that make a wave of a usual size."""
+  """Random parameters that give a wave of the usual loudness."""
   shapes = jax.eval_shape(lambda k: init_params(k, generator), jax.random.key(0))
   rng = np.random.default_rng(0)
 
@@ -130,6 +134,7 @@ def _drawn(generator: Generator):
     noise = rng.standard_normal(x.shape, np.float32)
     if path[-1].key != "kernel":
       return jnp.asarray(0.1 * noise)
+    # 1 / sqrt(fan in) keeps the scale; the last layer must not leave the wave at 0.
     gain = 5 if path[0].key == "last" else 0.5
     return jnp.asarray(gain * np.prod(x.shape[:-1]) ** -0.5 * noise)
 
@@ -142,7 +147,7 @@ def _jax(generator, params, mel, chunk) -> Callable[[], np.ndarray]:
 
 
 def _vae(widths, mel) -> dict[str, Callable[[], np.ndarray]]:
-  """Times the audio VAE: mel to latent (encode) and latent to mel (decode)."""
+  """Calls of the audio VAE by name: mel to latent, and latent to mel."""
   params = audio_vae.folded(audio_vae.init_params(jax.random.key(0), **widths))
   mean = jax.jit(lambda params, mel: audio_vae.encode_mel(params, mel)[0])
   decode = jax.jit(audio_vae.decode)
@@ -170,6 +175,7 @@ def _torch(generator, params, mel) -> Callable[[], np.ndarray]:
   flat = traverse_util.flatten_dict(params, sep="/")
   state = unload(NATIVE, shapes_of(sizes), lambda path, _: np.asarray(flat[path]))
   tensors = {name: torch.tensor(np.ascontiguousarray(x)) for name, x in state}
+  # The low-pass filters, which an export lacks, are constants of the model.
   model.load_state_dict(tensors, strict=False)
   x = torch.tensor(np.moveaxis(mel, 1, 2))
   return torch.no_grad()(lambda: model(x)[:, 0].numpy())

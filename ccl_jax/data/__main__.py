@@ -21,17 +21,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   commands = parser.add_subparsers(dest="command", required=True)
-  inspect = commands.add_parser("inspect", help="what a set of latents holds")
-  inspect.add_argument("set", type=pathlib.Path)
+  inspect = commands.add_parser("inspect", help="print what a set of latents holds")
+  inspect.add_argument("set", type=pathlib.Path, help="folder of the set")
   inspect.add_argument(
-    "--clips", type=int, default=8, help="clips on the sheet; 0: no sheet"
+    "--clips",
+    type=int,
+    default=8,
+    help="number of clips on the contact sheet; 0: no sheet",
   )
-  inspect.add_argument("--out", type=pathlib.Path, help="the sheet: SET/inspect.png")
-  build = commands.add_parser("build", help="a TFDS data set of media")
+  inspect.add_argument(
+    "--out", type=pathlib.Path, help="file of the sheet; default: SET/inspect.png"
+  )
+  build = commands.add_parser("build", help="write a TFDS data set of media")
   build.add_argument("source", help="folder, vggsound, wavcaps or openhumanvid")
-  build.add_argument("dir", type=pathlib.Path, help="media and metadata")
-  build.add_argument("options", nargs="*", metavar="NAME=VALUE", help="filters")
-  _prepare_arguments(commands.add_parser("prepare", help="look into media"))
+  build.add_argument("dir", type=pathlib.Path, help="folder of media and metadata")
+  build.add_argument(
+    "options",
+    nargs="*",
+    metavar="NAME=VALUE",
+    help="options of the source, such as its filters",
+  )
+  _prepare_arguments(
+    commands.add_parser("prepare", help="write a table of shots and sound levels")
+  )
   args = parser.parse_args(argv)
   run = {"inspect": _inspect, "build": _build, "prepare": _prepare}[args.command]
   with one_line_errors():
@@ -39,17 +51,30 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
-  add = parser.add_argument
-  add("dir", type=pathlib.Path, help="media of all kinds")
-  add("out", type=pathlib.Path, help="the table to write; a second run goes on with it")
-  add("--shots", action=argparse.BooleanOptionalAction, default=True)
-  add("--crop", action=argparse.BooleanOptionalAction, default=True)
-  add("--loudness", type=float, help="LUFS to give a gain to, such as -23")
-  add("--speech", default="", help="module:function of (wave, rate): share of speech")
-  add("--template", default="", help="a caption such as '{caption} \"{speech}\"'")
-  add("--captions", default="", help="the one table to read; default: all in DIR")
-  add("--max_offset_ms", type=float, default=100.0, help="list those further apart")
-  add("--threads", type=int, default=4)
+  add, flag = parser.add_argument, argparse.BooleanOptionalAction
+  add("dir", type=pathlib.Path, help="folder of media of all kinds")
+  add("out", type=pathlib.Path, help="table to write; the same command continues it")
+  add("--shots", action=flag, default=True, help="split at hard cuts")
+  add("--crop", action=flag, default=True, help="crop black bars")
+  add("--loudness", type=float, help="target in LUFS for the gain, such as -23")
+  add(
+    "--speech",
+    default="",
+    help="module:function that gives the share of speech of (wave, rate)",
+  )
+  add(
+    "--template",
+    default="",
+    help="form of the captions, such as '{caption} \"{speech}\"'",
+  )
+  add("--captions", default="", help="table of captions to read; default: all in DIR")
+  add(
+    "--max_offset_ms",
+    type=float,
+    default=100.0,
+    help="list files whose picture and sound start further apart",
+  )
+  add("--threads", type=int, default=4, help="files that are read at a time")
 
 
 def _prepare(args: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ SIGMA_KINDS = ("uniform", "logit_normal")
 
 
 def _expand(sigma, ndim: int):
+  # Noise levels lead: (b,) or (b, t) against (b, t, h, w, c).
   return jnp.reshape(sigma, sigma.shape + (1,) * (ndim - sigma.ndim))
 
 
@@ -33,6 +34,7 @@ def interpolate(
     x0, eps: data and noise of one shape.
     sigma: noise level, broadcast over the axes it lacks.
   """
+  # x_sigma = (1 - sigma) x0 + sigma eps: rectified flow's straight path.
   sigma = _expand(sigma, x0.ndim)
   return (1 - sigma) * x0 + sigma * eps
 
@@ -48,6 +50,7 @@ def data_prediction(
   x: Float[Array, "b ..."], v: Float[Array, "b ..."], sigma: Sigma
 ) -> Float[Array, "b ..."]:
   """The data x0 = x - sigma v that a velocity v at x implies."""
+  # From v = eps - x0 and x = x0 + sigma v.
   return x - _expand(sigma, x.ndim) * v
 
 
@@ -60,6 +63,7 @@ def shift_sigma(
     u: levels, NumPy or JAX; 0 and 1 stay where they are.
     shift: s; 1 changes nothing, Wan2.1 has 5.
   """
+  # Esser et al., arXiv 2403.03206, eq. 23, whose sqrt(m / n) is s.
   return shift * u / (1 + (shift - 1) * u)
 
 
@@ -87,6 +91,7 @@ def draw_sigma(
   if kind == "uniform":
     u = jax.random.uniform(key, shape, jnp.float32)
   elif kind == "logit_normal":
+    # Esser et al., arXiv 2403.03206, section 3.1.
     u = jax.nn.sigmoid(mean + std * jax.random.normal(key, shape, jnp.float32))
   else:
     raise UsageError(

@@ -94,6 +94,7 @@ def decode_some(root: str | pathlib.Path, count: int) -> Iterator[pathlib.Path]:
 
   root = pathlib.Path(root)
   for bucket, clip in some_clips(root, count):
+    # Ids may hold slashes: they become names of files.
     name = "".join(c if c.isalnum() or c in "-_@." else "_" for c in clip["id"])
     path = (
       root
@@ -115,6 +116,7 @@ def some_clips(
 ) -> Iterator[tuple[Bucket, dict[str, Any]]]:
   """Decodes `count` records: one of every bucket first, the others evenly spread."""
   records, codecs = RecordSet(root), load_codecs(root / "codecs")
+  # The index at which each bucket begins.
   firsts = np.cumsum([0, *map(len, records.buckets.values())])[:-1].tolist()
   spread = np.linspace(0, len(records) - 1, count).astype(int).tolist()
   for index in sorted(list(dict.fromkeys([*firsts, *spread]))[:count]):
@@ -136,6 +138,7 @@ def contact_sheet(root: pathlib.Path, path: pathlib.Path, count: int) -> None:
 
 def _spread(histogram: Mapping[str, int]) -> str:
   """Mean, middle and extremes of a histogram, and bars of it."""
+  # Histograms are small: values are written out for the percentiles.
   values = np.repeat([int(k) for k in histogram], list(histogram.values()))
   if not values.size:
     return "none"

@@ -59,6 +59,7 @@ def make_encoder(
     )
   mesh = Mesh(np.array(devices), ("batch",))
   rows = NamedSharding(mesh, PartitionSpec("batch"))
+  # Codecs are whole on every device, rows are split.
   codecs = jax.device_put(codecs, NamedSharding(mesh, PartitionSpec()))
 
   def run(clips):
@@ -106,7 +107,8 @@ def encode_shard(
       return item.id, str(e)
 
   def readable():
-    for clip in ahead(pool, load, shard.items, 2 * size):
+    # Two batches of clips: one being decoded while the other is encoded.
+    for clip in read_ahead(pool, load, shard.items, 2 * size):
       if isinstance(clip, dict):
         yield clip
         continue
@@ -119,6 +121,7 @@ def encode_shard(
     lengths = arrays.pop("length")
     for i, clip in enumerate(clips):
       rows = {k: v[i] for k, v in arrays.items()}
+      # Padding is not stored; reading fills it up again.
       rows["text"] = rows["text"][: lengths[i]]
       shard_records.add(clip["id"], clip["text"], rows)
     bar.update(len(clips))
@@ -134,7 +137,7 @@ def encode_shard(
       store(*under_way)
 
 
-def ahead(
+def read_ahead(
   pool: futures.Executor, function: Callable, items: Iterable, depth: int
 ) -> Iterator[Any]:
   """Yields function(item) of every item in order, `depth` of them under way."""

@@ -4,12 +4,9 @@ Every score stands between two others: chance, the same pictures with other clip
 sounds, and real clips, once as they are and once through the codecs, which is the most
 that a model of these latents can reach.
 
-A report's folder says with what it was made (settings.json): of a checkpoint, a form of
-guidance and its scales. One that was stopped goes on at the set of clips where it was,
-and no report takes the place of another.
+A report that was stopped goes on at the set of clips where it was.
 """
 
-import itertools
 import json
 import pathlib
 import time
@@ -26,16 +23,17 @@ from ccl_jax.diffusion.guidance import Guidance, get_guidance
 from ccl_jax.errors import Rule, UsageError, bind, check_settings, number, whole
 from ccl_jax.files import write_json
 from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.report_folder import claim, free_folder, read_json
 from ccl_jax.generation.sampling import Sampling, variant_of
 from ccl_jax.metrics.films import film_scores
-from ccl_jax.metrics.talking_scene import read_caption, score_set
+from ccl_jax.metrics.talking_scene import read_caption, score_kinds, score_set
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import build_model
 from ccl_jax.tasks import GENERATIONS, Route
 from ccl_jax.viz import panels
 from ccl_jax.viz.media import write_mp4
 
-SHOWN_SCORES = ("sync_r0", "sync_c", "sync_lag_ms", "ser")
+SHOWN_SCORES = ("sync_r0", "sync_lag_ms", "event_f1", "ser")
 PANEL_SIGMA = 0.5
 
 SCALES = Rule(
@@ -105,8 +103,8 @@ def report(
   pipeline = Pipeline.load(workdir)
   about = settings_of(config, pipeline)
   clips = held_out(config, pipeline.spec, workdir)
-  out = _free(workdir, about) if out is None else pathlib.Path(out)
-  _claim(out, about)
+  out = free_folder(workdir, about) if out is None else pathlib.Path(out)
+  claim(out, about)
   rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
   panels.loss_curves(out / "loss.png", rows)
 
@@ -116,7 +114,7 @@ def report(
   } | dict.fromkeys(
     config.report.tasks, lambda task: generate(config, pipeline, task, clips)
   )
-  scores = _read(out / "scores.json") or {}
+  scores = read_json(out / "scores.json") or {}
   for name, make in makers.items():
     if name not in scores:
       scores[name] = _show(name, make, config.report.show, pipeline.spec, out)
@@ -152,40 +150,6 @@ def settings_of(config, pipeline) -> dict[str, Any]:
   return json.loads(json.dumps(about, default=str))
 
 
-def _free(workdir: pathlib.Path, about: dict[str, Any]) -> pathlib.Path:
-  """The first of WORKDIR/report, report_2, ... that has this report, or none."""
-  names = itertools.chain(["report"], (f"report_{n}" for n in itertools.count(2)))
-  return next(f for f in (workdir / name for name in names) if not _other(f, about))
-
-
-def _claim(out: pathlib.Path, about: dict[str, Any]) -> None:
-  """Makes the folder that of this report.
-
-  Raises:
-    UsageError: it is another's.
-  """
-  if other := _other(out, about):
-    raise UsageError(f"{out} has another report ({other}): name another folder")
-  out.mkdir(parents=True, exist_ok=True)
-  write_json(out / "settings.json", about, indent=2)
-
-
-def _other(folder: pathlib.Path, about: dict[str, Any]) -> str:
-  """How a folder's report differs from this one; "" if it is this, or none."""
-  if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-    return ""
-  found = _read(folder / "settings.json")
-  if found is None:
-    return "without settings.json"
-  differ = [k for k in about if found.get(k) != about[k]]
-  return ", ".join(f"{k}: {found.get(k)} there, {about[k]} here" for k in differ)
-
-
-def _read(path: pathlib.Path) -> Any:
-  """A JSON file; None if there is none."""
-  return json.loads(path.read_text("utf-8")) if path.is_file() else None
-
-
 def _show(name, make, show, spec, out) -> dict:
   """Makes a set of clips, draws it, writes the first films of a task; its scores."""
   start = time.perf_counter()
@@ -197,7 +161,8 @@ def _show(name, make, show, spec, out) -> dict:
   file = out / f"{name.replace(', ', '_').replace(' ', '_')}.png"
   titles = [c["text"] for c in made[:show]]
   panels.contact_sheet(file, made[:show], titles, [spec.seconds] * show)
-  return score(made, spec.fps)
+  given = GENERATIONS[name].given if name in GENERATIONS else ()
+  return score(made, spec.fps, given)
 
 
 def held_out(config, spec, workdir) -> list[dict]:
@@ -276,13 +241,23 @@ def through_codecs(pipeline, clips) -> list[dict]:
   ]
 
 
-def score(clips: list[dict], fps: float) -> dict:
+def score(clips: list[dict], fps: float, given: tuple[str, ...] = ()) -> dict:
   """Scores of a set beside its chance: of talkers where captions name them, else of
   motion against loudness, as for one's own films.
+
+  Args:
+    clips: dicts with `video`, `audio` and `text`; those of the bench have a `kind`, by
+      which they are scored once more, under "kinds".
+    fps: frames per second.
+    given: streams that were not generated, of which nothing is scored.
   """
-  if any(read_caption(c["text"]) for c in clips):
-    return score_set(clips, fps, np.random.default_rng(0))
-  return film_scores(clips, fps)
+  if not any(read_caption(c["text"]) for c in clips):
+    return film_scores(clips, fps)
+  rng = np.random.default_rng(0)
+  if "kind" not in clips[0]:
+    return score_set(clips, fps, rng, given=given)
+  tables = score_kinds(clips, fps, rng, given=given)
+  return tables.pop("all") | {"kinds": tables}
 
 
 def attention(pipeline, clips, path) -> dict:

@@ -56,6 +56,7 @@ def windows(
       f"sound, expected at least {_seconds(SEGMENTS):.2f} s of both"
     )
   pixels, mels = [], []
+  # A clip of exactly one window has it once.
   for first in sorted({0, count - SEGMENTS}):
     seen = frames[first * FRAME_STEP :][: FRAME_STEP * (SEGMENTS - 1) + FRAMES]
     heard = wave[first * SAMPLE_STEP :][: SAMPLE_STEP * (SEGMENTS - 1) + SAMPLES]

@@ -77,14 +77,15 @@ def faces_of(
     size: (height, width) of the picture.
     confidence: probability that a face must exceed.
   """
-  chosen = suppressed(scores, boxes)
+  chosen = detected_boxes(scores, boxes)
+  # Two passes, as the reference: S3FD's own suppression, then a stricter one.
   chosen = chosen[scores[chosen] > confidence]
   height, width = size
   pixels = boxes[chosen].astype(np.float64) * (width, height, width, height)
   return pixels[nms(pixels, scores[chosen], OVERLAP)]
 
 
-def suppressed(
+def detected_boxes(
   scores: Float[np.ndarray, " p"], boxes: Float[np.ndarray, "p 4"]
 ) -> Int[np.ndarray, " k"]:
   """Indices of the boxes that S3FD reports: likely, and apart; the surest first."""
@@ -136,6 +137,7 @@ def nms(
     overlap: intersection over union.
     most: only so many of the surest are looked at; None: all.
   """
+  # Stable: equal scores keep the order of the maps.
   order = np.argsort(scores, kind="stable")[::-1][:most]
   kept = []
   while order.size:
@@ -150,6 +152,7 @@ def intersection_over_union(
 ) -> Float[np.ndarray, " k"]:
   """Intersection over union of one box with each of several."""
   corner = np.maximum(box[:2], boxes[:, :2])
+  # Boxes that do not meet have sides of 0.
   sides = np.maximum(np.minimum(box[2:], boxes[:, 2:]) - corner, 0)
   shared = sides.prod(1)
   area = lambda b: (b[..., 2:] - b[..., :2]).prod(-1)

@@ -109,14 +109,17 @@ def _follow(left: list[list[np.ndarray]], first: int, max_gap: int) -> Track:
       (same,) = np.nonzero(overlaps > SAME_FACE)
       if same.size:
         frames.append(i)
+        # Boxes are sorted by confidence: the first that overlaps is the surest.
         boxes.append(left[i].pop(same[0]))
   every = np.arange(frames[0], frames[-1] + 1)
+  # Frames without a detection get a box between their neighbours'.
   filled = [np.interp(every, frames, side) for side in np.stack(boxes, 1)]
   return Track(every, np.stack(filled, 1), len(frames))
 
 
 def median(x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
   """Running median over `SMOOTHED` values, with zeros past both ends."""
+  # scipy.signal.medfilt, which the reference uses, pads with zeros.
   padded = np.pad(x, SMOOTHED // 2)
   return np.median(np.lib.stride_tricks.sliding_window_view(padded, SMOOTHED), -1)
 
@@ -126,6 +129,7 @@ def crop_boxes(boxes: Float[np.ndarray, "n 4"]) -> Int[np.ndarray, "n 4"]:
   left, top, right, bottom = boxes.T
   s = median(np.maximum(right - left, bottom - top) / 2)
   x, y = median((left + right) / 2), median((top + bottom) / 2)
+  # rows [y - s, y + 1.8 s], columns [x - 1.4 s, x + 1.4 s]
   below = 1 + 2 * CROP_SCALE
   # Rounded down from the corner of a frame with a border, as the reference has it.
   border = np.trunc(s * below)

@@ -36,6 +36,7 @@ def frame_pairs(
   """Three squares of every pair of neighbouring frames, k in all."""
   squares = three_squares(shrink(frames))
   if len(frames) == 1:
+    # The network wants two frames: a still is its own neighbour.
     squares = np.repeat(squares, 2, 1)
   pairs = np.stack([squares[:, :-1], squares[:, 1:]], 2)
   return pairs.reshape(-1, *pairs.shape[2:])
@@ -84,6 +85,7 @@ def vectors(
 
 def cosine(picture: Float[np.ndarray, "k e"], sound: Float[np.ndarray, "m e"]) -> float:
   """The cosine of the mean vectors."""
+  # Means first, then one cosine: a cosine of means, not a mean of cosines.
   v, a = (np.asarray(x, np.float64).mean(0) for x in (picture, sound))
   return float(v @ a / (np.linalg.norm(v) * np.linalg.norm(a)))
 

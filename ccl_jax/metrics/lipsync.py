@@ -183,6 +183,7 @@ def embeddings(
     syncnet: the network.
     batch: windows at a time; the last are filled up, so that all compile once.
   """
+  # The reference leaves out the last of the n - 4 windows.
   count = min(len(crops), len(wave) // SAMPLES) - FRAMES
   lips = lambda frames: embed_lips(syncnet, frames)
   sound = lambda windows: embed_sound(syncnet, windows)
@@ -195,6 +196,7 @@ def mfcc_windows(
 ) -> Float32[np.ndarray, "t 13 20"]:
   """Cepstra of the first `count` windows of 20 rows, one frame apart."""
   rows = np.lib.stride_tricks.sliding_window_view(mfcc(wave), ROWS, 0)
+  # 20 rows of 10 ms span 5 frames: 4 rows a frame.
   return rows[:: ROWS // FRAMES][:count].astype(np.float32)
 
 

@@ -89,8 +89,10 @@ def read_prompts(
         f"{path}, prompt {number}: none in {', '.join(row)}; is its format {form}?"
       )
     if said is None:
+      # The convention of these sets: spoken words stand in quotation marks.
       said = quoted(prompt)
       taken += bool(said)
+    # Ids become names of files.
     name = re.sub(r"[^\w.-]+", "_", _first(row, _ID) or f"{path.stem}_{number:04d}")
     if name in seen:
       raise UsageError(f"{path}, prompt {number}: id {name} is there twice")

@@ -83,6 +83,7 @@ def _evaluate(items, metrics, records, progress, check) -> Results:
         rows[metric.name, item.name] = known
       elif metric.name not in broken:
         left.append((metric, row))
+    # One decoding serves all metrics that are left.
     needs = frozenset().union(*(metric.needs for metric, _ in left))
     clip = Clip(item.path, item.name, item.fields, needs)
     for metric, row in left:
@@ -97,6 +98,7 @@ def _evaluate(items, metrics, records, progress, check) -> Results:
       except (UsageError, Unscorable) as e:
         row["reason"] = str(e)
       except Exception as e:
+        # Not a record: an accident may not happen again.
         traceback.print_exc()
         accidents.append(f"{metric.name} of {item.name}: {type(e).__name__}: {e}")
         continue
@@ -111,6 +113,7 @@ def _blank(item: Item, metric: Metric, video: str) -> Record:
   read = {name: item.fields.get(name) for name in metric.fields}
   protocol = digest(metric.protocol)
   return {
+    # Of all that the score depends on: a changed file or setting is scored anew.
     "key": digest(video, metric.name, protocol, read),
     "id": item.name,
     "metric": metric.name,

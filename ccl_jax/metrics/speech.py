@@ -31,6 +31,7 @@ def scores_of(reference: str, heard: str, language: str) -> dict[str, Any]:
   """
   errors = wer.speech_errors(reference, heard, language)
   out = {"reference": reference, "hypothesis": heard, "language": language}
+  # A rate over no words is not defined.
   if not errors.words:
     return out | {
       "note": "nothing was to be said",

@@ -57,6 +57,7 @@ def sum_up(parts: Sequence[tuple[float, float]]) -> dict[str, float]:
   if not parts:
     return {}
   pairs = np.array(parts, np.float64)
+  # A quotient of sums: a clip counts by its `per`, such as its words.
   value, per = pairs.sum(0)
   out = {"mean": float(value / per)}
   return out | _ends(_rates(pairs)) if len(pairs) > 1 else out
@@ -122,6 +123,7 @@ def paired_subsets(
           for s in (a, b)
         ]
         if all(sides):
+          # Pairs share a prompt: the same draw of pairs serves both subsets.
           rows[key] = difference(*sides)
       out[f"{b} - {a}"] = rows
   return out

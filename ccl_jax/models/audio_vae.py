@@ -71,9 +71,11 @@ def encode_mel(
   *_, channels = _shape(encoder["last"])
   _check_mel(*mel.shape[1:], bands)
   mean, std = _statistics(params)
+  # Bands of mean 0 and deviation 1: EDM2's layers expect unit inputs.
   x = (mel.astype(jnp.float32) - mean) / std
   moments = Encoder(hidden, channels // 2).apply({"params": encoder}, x)
   mean, logvar = jnp.split(moments, 2, axis=-1)
+  # DiagonalGaussianDistribution of latent diffusion clips alike.
   return mean, jnp.clip(logvar, -30, 20)
 
 

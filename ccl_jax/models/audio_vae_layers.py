@@ -86,6 +86,7 @@ class MPConv(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "b m c"]) -> Float[Array, "b m e"]:
     shape, init = (self.size, x.shape[-1], self.features), nn.initializers.normal(1.0)
+    # Folded parameters are used as they are.
     if self.has_variable("params", "kernel"):
       kernel = self.param("kernel", init, shape)
     else:
@@ -177,6 +178,7 @@ class Encoder(nn.Module):
     for level, multiplier in enumerate(MULTIPLIERS):
       for i in range(2):
         x = bounded(ResBlock(multiplier * self.hidden, name=f"down_{level}_{i}")(x))
+      # Time is halved once; the other levels only widen.
       if level == 0:
         x = Downsample(name="downsample")(x)
     return output(self, middle(x), 2 * self.channels)

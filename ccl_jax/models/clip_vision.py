@@ -37,6 +37,7 @@ def bicubic_matrix(size: int, target: int) -> Float[np.ndarray, "target size"]:
   """
   # float32 quotients are torch's, whose interpolation the reference calls.
   ratio = np.float64(np.float32(size) / np.float32(target))
+  # Centres of cells: align_corners=False.
   place = (ratio * (np.arange(target) + 0.5) - 0.5).astype(np.float32)
   first = np.floor(place).astype(np.int64) - 1
   matrix = np.zeros((target, size), np.float32)
@@ -139,6 +140,7 @@ class ClipTower(nn.Module):
       split_rngs={"params": True},
       length=self.depth,
     )(self.ffn, self.heads, self.dtype, name="blocks")
+    # No last norm: Wan2.1 reads the states before the last block.
     return blocks(x, None)[0]
 
 

@@ -48,6 +48,7 @@ class RMSNorm(nn.Module):
   def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
     scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
     x = x.astype(jnp.float32)
+    # Over all channels, not by head: WanRMSNorm comes before heads are split.
     x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + self.eps)
     return x * jnp.broadcast_to(scale, x.shape)
 
@@ -68,6 +69,7 @@ def sinusoid(timestep: Float[Array, "b t"], width: int) -> Float[Array, "b t c"]
   The timestep, in 0..1000, is multiplied in float32 by rates made in float64: the
   angle's error is below 1e-4 rad.
   """
+  # sinusoidal_embedding_1d of Wan2.1, which computes in float64.
   half = width // 2
   rates = np.asarray(10000.0 ** (-np.arange(half, dtype=np.float64) / half), np.float32)
   angles = timestep.astype(jnp.float32)[..., None] * jnp.asarray(rates)[None, None]

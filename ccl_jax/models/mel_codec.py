@@ -49,6 +49,7 @@ class MelAudioCodec(struct.PyTreeNode):
       UsageError: n gives an odd number of mel frames, or none.
     """
     mel = stft.log_mel(wave, **stft.MODES["16k"])
+    # The mean alone: a random draw would make training data differ from run to run.
     return audio_vae.encode_mel(self.vae, mel)[0]
 
   def decode(self, latent: Float[Array, "b a c"]) -> Float[Array, "b n"]:
@@ -56,10 +57,12 @@ class MelAudioCodec(struct.PyTreeNode):
     mel = audio_vae.decode(self.vae, latent)
     if self.vocoder is None:
       return wave_of_mel(mel)
+    # Static fields of a jitted module must be hashable.
     fields = {k: frozen(v) for k, v in json.loads(self.generator).items()}
     return synthesize(Generator(**fields), self.vocoder, mel, self.chunk)
 
 
 def wave_of_mel(mel: Float[Array, "b m c"]) -> Float[Array, "b n"]:
   """Griffin-Lim of a log10 mel at 16 kHz: what can be had without a vocoder."""
+  # The mel is a log10: MMAudio's 16 kHz mode.
   return jnp.clip(stft.griffin_lim(stft.invert_mel(10**mel)), -1, 1)

@@ -148,7 +148,10 @@ def build_model(
   configs = {"video": size.video, "audio": size.audio}
   if image_form == "channels":
     configs["video"] = dataclasses.replace(
-      size.video, in_channels=36, image_tokens=True
+      # 16 noisy, 4 mask and 16 condition channels.
+      size.video,
+      in_channels=36,
+      image_tokens=True,
     )
   cross = None
   if len(streams) == 2:
@@ -213,6 +216,7 @@ def build_kernel(name: str, dtype: str, blocks: Any) -> Kernel:
   Raises:
     UsageError: an unknown name or block size, or a dtype the kernel cannot do.
   """
+  # A name that is asked for is kept, or refused: only "auto" gives way.
   kernel = default_kernel(jax.default_backend()) if name == "auto" else Kernel(name)
   if kernel.name == "cudnn" and dtype != "bfloat16":
     if name == "auto":
@@ -238,6 +242,7 @@ def init_params(
   configs = dict(model.streams)
   latents, timesteps, image = {}, {}, {}
   for s, c in configs.items():
+    # The least clip with more than one token on each axis.
     shape = (2, 2 * c.patch[1], 2 * c.patch[2]) if s == "video" else (4,)
     latents[s] = jnp.zeros((batch, *shape, c.in_channels))
     timesteps[s] = jnp.zeros((batch, 1))

@@ -75,6 +75,7 @@ class Attention(nn.Module):
     # T5 does not divide by sqrt(d): its initialisation has the factor in W_q.
     logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32)
     logits += bias.astype(jnp.float32).transpose(2, 0, 1)[None]
+    # A finite stand-in for -inf: a row of padding only must not be nan.
     weights = jax.nn.softmax(jnp.where(mask[:, None, None, :], logits, MASKED))
     out = jnp.einsum("bnqk,bknd->bqnd", weights.astype(self.dtype), v)
     return _matrix(x.shape[-1], self.dtype, "o")(merge(out))
@@ -88,6 +89,7 @@ class GatedFFN(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "b l c"]) -> Float[Array, "b l c"]:
+    # "gated-gelu" of transformers is the tanh approximation.
     gate = jax.nn.gelu(_matrix(self.hidden, self.dtype, "gate")(x), approximate=True)
     hidden = _matrix(self.hidden, self.dtype, "fc1")(x) * gate
     return _matrix(x.shape[-1], self.dtype, "fc2")(hidden)
@@ -211,6 +213,7 @@ class UMT5Text(struct.PyTreeNode):
   ) -> Float[Array, "b l e"]:
     """Rows of `tokenize`'s ids, zero where `mask` is False: Wan2.1 pads with zeros."""
     rows = self.encoder.apply({"params": self.params}, ids, mask)
+    # WanT5EncoderModel cuts rows at the text's end, and the model pads with zeros.
     return jnp.where(mask[..., None], rows, 0)
 
 

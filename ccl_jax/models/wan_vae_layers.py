@@ -44,7 +44,7 @@ def conv(features: int, kernel: tuple[int, ...], name: str, **kwargs) -> nn.Conv
   return nn.Conv(features, kernel, name=name, **kwargs)
 
 
-def past(module: nn.Module, x: Array, frames: int) -> nn.Variable:
+def frame_cache(module: nn.Module, x: Array, frames: int) -> nn.Variable:
   """The module's cache of the `frames` inputs before x: zeros if there were none."""
   shape = (x.shape[0], frames, *x.shape[2:])
   return module.variable("cache", "past", lambda: jnp.zeros(shape, x.dtype))
@@ -57,7 +57,7 @@ class CausalConv(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w e"]:
-    before = past(self, x, 2)
+    before = frame_cache(self, x, 2)
     x = jnp.concatenate([before.value, x], 1)
     # The next call's past: two frames reach back, none ahead.
     before.value = x[:, -2:]
@@ -118,7 +118,7 @@ class Downsample(nn.Module):
     if not self.in_time:
       return x
     begins = not self.has_variable("cache", "past")
-    before = past(self, x, 1)
+    before = frame_cache(self, x, 1)
     frames = x if begins else jnp.concatenate([before.value, x], 1)
     before.value = x[:, -1:]
     half = conv(c, (3, 1, 1), "in_time", strides=(2, 1, 1))
@@ -139,7 +139,7 @@ class Upsample(nn.Module):
     c = x.shape[-1]
     if self.in_time:
       begins = not self.has_variable("cache", "past")
-      before = past(self, x, 2)
+      before = frame_cache(self, x, 2)
       out, x = ([x[:, :1]], x[:, 1:]) if begins else ([], x)
       frames = jnp.concatenate([before.value, x], 1)
       before.value = frames[:, -2:]

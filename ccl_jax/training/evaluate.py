@@ -45,6 +45,7 @@ def make_losses(
     key = jax.random.fold_in(jax.random.key(_KEY), number)
     drawn = Draw(
       tasks=tasks,
+      # Given streams are clean: sigma 0.
       sigma={s: jnp.where(tasks.generated[s], sigma, 0.0) for s in latents},
       noise={
         s: jax.random.normal(k, latents[s].shape)
@@ -54,6 +55,7 @@ def make_losses(
       null_text=jnp.zeros((b,), bool),
       image=jnp.zeros((b,), bool),
     )
+    # A model of one stream has no exchange to route.
     route = tasks.route if len(latents) == len(STREAMS) else Route()
     by_sample = sample_losses(model, params, batch, null_text, drawn, route, clip)
     return {s: x.mean() for s, x in by_sample.items()}
@@ -86,6 +88,7 @@ class Evaluation:
 
   def __call__(self, params: PyTree) -> dict[str, float]:
     """Metrics held_out/TASK/STREAM, means over noise levels, and .../SIGMA of each."""
+    # From the beginning: the same clips every time.
     self._feed.batches.set_state(self._start)
     sums: dict[str, list[float]] = {}
     for number in range(self._batches):

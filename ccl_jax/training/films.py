@@ -34,6 +34,7 @@ def open_films(
   clips = first_process_first(
     lambda: open_source(config.data.source, spec, root, split, **config.data.options)
   )
+  # Small sets are decoded once and kept.
   clips = Cached(clips, config.data.cache_gb)
   codecs = first_process_first(lambda: open_codecs(config, workdir, clips=clips))
   rows = local_rows(mesh, config.batch.size)
@@ -89,6 +90,7 @@ def make_encoder(codecs, model, mesh, rows, batch_size):
 
   def put(batch):
     batch = global_batch(batch, rows, batch_size, mesh)
+    # Codecs go in as arguments: as constants they would be part of the program.
     return encode(codecs, batch) | {"null_text": null}
 
   return put

@@ -41,7 +41,9 @@ def open_latents(
   """
   mixture = find_mixture(config, model, recipe, root or config.data.root)
   path = str(mixture.sets[0].root / "codecs")
+  # Every process loads them; only the first may write the run's copy.
   codecs = first_process_first(lambda: open_codecs(config, workdir, path=path))
+  # Latents of another codec would be noise to generation.
   mixture.check_encoders(fingerprints(codecs))
   batches = LatentBatches(
     mixture,
@@ -50,6 +52,7 @@ def open_latents(
     streams=tuple(dict(model.streams)),
   )
   return Feed(
+    # Generation and the plan need one shape: the commonest.
     clip=mixture.common_clip() or bind("clip", config.clip, ClipSpec),
     codecs=codecs,
     batches=DevicePrefetch(batches, mesh),

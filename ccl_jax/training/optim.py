@@ -52,6 +52,7 @@ def assign_groups(params_or_shapes: PyTree, groups: Sequence[ParamGroup]) -> PyT
   """
 
   def label(path: str) -> int:
+    # Whole paths: ".*bias" must not match "bias_table/kernel".
     for i, group in enumerate(groups):
       if re.fullmatch(group.pattern, path):
         return i
@@ -87,6 +88,7 @@ def lr_multiplier(
     )
 
   def multiplier(step):
+    # The first update already has a rate: (0 + 1) / warmup_steps.
     rise = jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1))
     if schedule == "constant":
       return rise
@@ -165,5 +167,6 @@ def ema_update(
   The rising d lets the average forget the initial parameters; where a parameter never
   moves its average is the same bits.
   """
+  # The warm-up of TensorFlow's ExponentialMovingAverage.
   d = jnp.minimum(decay, (1 + step) / (10 + step))
   return jax.tree.map(lambda e, p: e + ((1 - d) * (p - e)).astype(e.dtype), ema, params)

@@ -40,6 +40,7 @@ def make_finisher(
     names = (*STREAMS, "video_std")
     out = {k: batch[k].astype(jnp.float32) for k in names if k in batch}
     rows = batch["text"][:, :length]
+    # Zeros past a text need not travel: they are made here.
     short = length - rows.shape[1]
     out["text"] = jnp.pad(rows, ((0, 0), (0, short), (0, 0))).astype(jnp.float32)
     return jax.lax.with_sharding_constraint(out, sharding)
@@ -72,6 +73,7 @@ class DevicePrefetch:
 
   def __next__(self) -> dict[str, jax.Array]:
     if self._ready is None:
+      # Room for one: more would hold device memory for nothing.
       self._ready, self._stop = queue.Queue(1), threading.Event()
       self._thread = threading.Thread(
         target=self._work, args=(self._ready, self._stop), daemon=True

@@ -35,6 +35,7 @@ def new_state(params: PyTree, optimizer: optax.GradientTransformation) -> TrainS
     step=jnp.zeros((), jnp.int32),
     params=params,
     opt_state=optimizer.init(params),
+    # A copy: donated states must not share a buffer.
     ema=jax.tree.map(jnp.copy, params),
   )
 

@@ -228,7 +228,7 @@ def expected_tensors(rows: Sequence[Row], shapes: Shapes) -> list[Match]:
           f"{len(sources)} rows reach {_target(path, slot)}, expected one: {sources}"
         )
       row, name = sources[0]
-      source = row.transform.backward(_hollow(leaf.shape[axes:])).shape
+      source = row.transform.backward(_stand_in(leaf.shape[axes:])).shape
       matches.append(Match(name, path, slot, row.transform, source))
   return sorted(matches, key=lambda m: m.slot[:1])
 
@@ -328,6 +328,6 @@ def _more(items: Sequence) -> str:
   return f" (and {len(items) - 1} more)" if len(items) > 1 else ""
 
 
-def _hollow(shape: Sequence[int]) -> np.ndarray:
+def _stand_in(shape: Sequence[int]) -> np.ndarray:
   """An array of this shape that takes no memory, to be transformed in its stead."""
   return np.broadcast_to(np.int8(0), shape)

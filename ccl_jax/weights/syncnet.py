@@ -62,6 +62,7 @@ def _norm(source: str, target: str) -> list[Row]:
 def _tower(ours: str, theirs: str) -> list[Row]:
   rows = []
   for i, (c, n) in enumerate(zip(_CONVS, _NORMS)):
+    # Only the first layer of the lips spans five frames; the others are 3-D by name.
     layout = over_frames(1 if i else FRAMES) if ours == "lips" else conv
     rows += [
       Row(f"netcnn{theirs}.{c}.weight", f"{ours}/conv_{i}/kernel", layout),
@@ -108,6 +109,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 
   return {
     tower: {
+      # torch has outputs first: a kernel's first axis is its width.
       "widths": [width(f"{tower}/conv_{i}") for i in range(len(_CONVS))],
       "hidden": width(f"{tower}/hidden"),
       "out": width(f"{tower}/out"),

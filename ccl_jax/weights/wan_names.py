@@ -32,6 +32,7 @@ NATIVE = [
     rf"{_OURS}/\2/\3[\1]",
     bias=False,
   ),
+  # norm1 and norm2 are plain: they have no parameters.
   *norm(f"{_BLOCK}.norm3", rf"{_OURS}/norm3[\1]"),
   *dense(f"{_BLOCK}.ffn.0", rf"{_OURS}/ffn/in[\1]"),
   *dense(f"{_BLOCK}.ffn.2", rf"{_OURS}/ffn/out[\1]"),
@@ -69,6 +70,7 @@ DIFFUSERS = [
   *norm(
     f"{_BLOCK}.attn2.norm_added_k", rf"{_OURS}/cross_attn/norm_k_img[\1]", bias=False
   ),
+  # The original's norm3 (see above).
   *norm(f"{_BLOCK}.norm2", rf"{_OURS}/norm3[\1]"),
   *dense(f"{_BLOCK}.ffn.net.0.proj", rf"{_OURS}/ffn/in[\1]"),
   *dense(f"{_BLOCK}.ffn.net.2", rf"{_OURS}/ffn/out[\1]"),

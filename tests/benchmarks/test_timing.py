@@ -148,7 +148,7 @@ def test_the_rest_of_a_block_is_what_its_parts_do_not_take(monkeypatch):
     "video to audio",
   )
   monkeypatch.setattr(parts, "pieces", lambda model, g: dict.fromkeys(names, ()))
-  monkeypatch.setattr(parts, "ready", lambda *_: None)
+  monkeypatch.setattr(parts, "compiled_call", lambda *_: None)
   monkeypatch.setattr(parts, "forward", lambda spec, streams, depth: (None,))
   took = dict(zip(names, (0.002, 0.001, 0.002, 0.0005, 0.0005))) | {1: 0.01, 3: 0.026}
   monkeypatch.setattr(parts, "in_turn", lambda runs, _: {k: [took[k]] for k in runs})

@@ -12,7 +12,7 @@ from ccl_jax.data.sources.captions import (
   read_table,
   sidecar,
 )
-from ccl_jax.data.sources.templates import check, fields_of, filled
+from ccl_jax.data.sources.templates import check, fields_of, fill
 from ccl_jax.errors import UsageError
 
 NAMES = ["a.wav", "a.mp4", "x/b.mp4"]
@@ -154,9 +154,9 @@ def test_a_sidecar_is_text_beside_a_file(tmp_path):
 def test_templates():
   row = {"caption": 'he "nods"', "text": 'a "b"', "speech": 'so "it" is', "n": 3}
   assert fields_of("{caption} {{x}} {n}") == ["caption", "n"]
-  assert filled('{caption}: "{speech}" {n}', row) == 'he "nods": "so \'it\' is" 3'
-  assert filled("{text}", row) == 'a "b"'
-  assert filled("{caption} {gone}", row) is None
+  assert fill('{caption}: "{speech}" {n}', row) == 'he "nods": "so \'it\' is" 3'
+  assert fill("{text}", row) == 'a "b"'
+  assert fill("{caption} {gone}", row) is None
   check("{caption} {n}", [{"caption": 1}, {"n": 2}])
   with pytest.raises(UsageError, match="no row has gone; the fields are caption, n"):
     check("{caption} {gone}", [{"caption": 1}, {"n": 2}])

@@ -7,9 +7,15 @@ import av
 import numpy as np
 import pytest
 
-from ccl_jax.data.media.loudness import PEAK, amplified, gain_of, gain_to, integrated
+from ccl_jax.data.media.loudness import (
+  PEAK,
+  apply_gain,
+  gain_of,
+  gain_to,
+  integrated_loudness,
+)
 from ccl_jax.data.preparing import sound_checks
-from ccl_jax.data.preparing.sound_checks import clipped, measured, speech_hook
+from ccl_jax.data.preparing.sound_checks import clipped, measure, speech_hook
 from ccl_jax.errors import UsageError
 
 
@@ -49,18 +55,18 @@ def test_a_waves_gain_is_of_its_loudness_and_its_peak():
 
 
 def test_silence_has_no_loudness():
-  assert integrated(tone(-69.5)) == pytest.approx(-69.5, abs=0.2)
+  assert integrated_loudness(tone(-69.5)) == pytest.approx(-69.5, abs=0.2)
   for wave in (tone(-70.5), 0 * tone(-20), tone(-20, 0.39), tone(0, 0)):
-    assert integrated(wave) is None and gain_to(-23, wave) == 0
-  assert integrated(tone(-20, 0.41)) == pytest.approx(-20, abs=0.2)
+    assert integrated_loudness(wave) is None and gain_to(-23, wave) == 0
+  assert integrated_loudness(tone(-20, 0.41)) == pytest.approx(-20, abs=0.2)
 
 
 def test_decibels_are_of_amplitude_and_stop_at_full_scale():
   wave = np.float32([0.1, -0.2, 0.6, -0.6])
-  np.testing.assert_allclose(amplified(wave, 6.0206), [0.2, -0.4, 1, -1], rtol=1e-5)
-  np.testing.assert_allclose(amplified(wave, -20), wave / 10, rtol=1e-6)
-  assert amplified(wave, 0.0) is wave
-  assert amplified(wave, 3).dtype == np.float32
+  np.testing.assert_allclose(apply_gain(wave, 6.0206), [0.2, -0.4, 1, -1], rtol=1e-5)
+  np.testing.assert_allclose(apply_gain(wave, -20), wave / 10, rtol=1e-6)
+  assert apply_gain(wave, 0.0) is wave
+  assert apply_gain(wave, 3).dtype == np.float32
 
 
 def test_silence_is_a_share_of_whole_blocks():
@@ -68,22 +74,22 @@ def test_silence_is_a_share_of_whole_blocks():
   level = np.repeat(np.float32([0.9e-3, 1.1e-3, 0, 0.5, 0, 0.2, 0]), 1600)
   sign = np.resize(np.float32([1, -1]), len(level))
   loud_end = np.full(1599, 0.5, np.float32)
-  assert measured(level * sign)["silence"] == round(4 / 7, 3)
-  assert measured(np.append(level * sign, loud_end))["silence"] == round(4 / 7, 3)
-  assert measured(np.repeat(level * sign, 3), 48000)["silence"] == round(4 / 7, 3)
-  assert measured(loud_end)["silence"] == 1.0  # less than a block
+  assert measure(level * sign)["silence"] == round(4 / 7, 3)
+  assert measure(np.append(level * sign, loud_end))["silence"] == round(4 / 7, 3)
+  assert measure(np.repeat(level * sign, 3), 48000)["silence"] == round(4 / 7, 3)
+  assert measure(loud_end)["silence"] == 1.0  # less than a block
 
 
 def test_loudness_and_peak_are_in_decibels():
   wave = tone(-20)
   wave[5000] = -0.5
-  got = measured(wave)
+  got = measure(wave)
   assert got["peak"] == -6.02
   assert got["loudness"] == pytest.approx(-20, abs=0.2)
   assert got["loudness"] == round(got["loudness"], 2)
-  assert measured(np.zeros(0, np.float32)) == {"silence": 1.0}
+  assert measure(np.zeros(0, np.float32)) == {"silence": 1.0}
   faint = np.full(8000, 1e-5, np.float32)
-  assert measured(faint) == {"silence": 1.0, "peak": -100.0}
+  assert measure(faint) == {"silence": 1.0, "peak": -100.0}
 
 
 def test_clipped_samples_are_counted_by_channel_within_the_part(monkeypatch):

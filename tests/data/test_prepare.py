@@ -10,7 +10,7 @@ import pytest
 
 from ccl_jax.data.__main__ import main
 from ccl_jax.data.media.decode import read_audio
-from ccl_jax.data.media.loudness import PEAK, amplified, gain_to, integrated
+from ccl_jax.data.media.loudness import PEAK, apply_gain, gain_to, integrated_loudness
 from ccl_jax.data.preparing import run as module
 from ccl_jax.data.preparing import shots, sound_checks
 from ccl_jax.data.preparing.run import Options, prepare
@@ -128,18 +128,18 @@ def test_frames_that_change_their_size_give_no_crop(tmp_path):
 def test_loudness_of_the_ebu_tones_and_beside_pyloudnorm(tmp_path):
   pyloudnorm = pytest.importorskip("pyloudnorm")
   for level in (-23, -33):
-    assert abs(integrated(tone(level, 20.0)) - level) < 0.1
+    assert abs(integrated_loudness(tone(level, 20.0)) - level) < 0.1
   # EBU Tech 3341, case 3: the quieter parts fall to the gate.
   parts = [tone(-36, 10.0), tone(-23, 60.0), tone(-36, 10.0)]
-  assert abs(integrated(np.concatenate(parts)) + 23) < 0.1
+  assert abs(integrated_loudness(np.concatenate(parts)) + 23) < 0.1
   rng = np.random.default_rng(0)
   wave = (0.1 * rng.standard_normal(48000 * 3)).astype(np.float32)
   wave[48000:96000] *= 0.05
   meter = pyloudnorm.Meter(48000)
   expected = meter.integrated_loudness(np.stack([wave, wave], 1))
-  assert abs(integrated(wave, 48000) - expected) < 0.1
+  assert abs(integrated_loudness(wave, 48000) - expected) < 0.1
   stereo(tmp_path / "a.wav", np.stack([tone(-23, 5.0), tone(-23, 5.0)]))
-  assert abs(integrated(read_audio(tmp_path / "a.wav")) + 23) < 0.1
+  assert abs(integrated_loudness(read_audio(tmp_path / "a.wav")) + 23) < 0.1
 
 
 def stereo(path, waves):
@@ -154,16 +154,16 @@ def stereo(path, waves):
 
 def test_gain_stops_at_the_peak_and_leaves_silence():
   quiet = tone(-40)
-  raised = amplified(quiet, gain_to(-23, quiet))
-  assert abs(integrated(raised) + 23) < 0.1
+  raised = apply_gain(quiet, gain_to(-23, quiet))
+  assert abs(integrated_loudness(raised) + 23) < 0.1
   spiky = tone(-40)
   spiky[1000] = 0.5
-  raised = amplified(spiky, gain_to(-23, spiky))
+  raised = apply_gain(spiky, gain_to(-23, spiky))
   assert 20 * np.log10(np.abs(raised).max()) == pytest.approx(PEAK, abs=1e-3)
   loud = tone(-6)
-  assert abs(integrated(amplified(loud, gain_to(-23, loud))) + 23) < 0.1
+  assert abs(integrated_loudness(apply_gain(loud, gain_to(-23, loud))) + 23) < 0.1
   for silent in (np.zeros(16000, np.float32), np.zeros(10, np.float32)):
-    assert gain_to(-23, silent) == 0 and not amplified(silent, 0.0).any()
+    assert gain_to(-23, silent) == 0 and not apply_gain(silent, 0.0).any()
 
 
 def test_encode_levels_every_clip(made):
@@ -175,8 +175,8 @@ def test_encode_levels_every_clip(made):
       if item.path == "quiet.wav":
         assert not clip["audio"].any()
       elif item.path == "cut.mp4":
-        assert abs(integrated(clip["audio"]) + 20) < 0.2
-        assert abs(integrated(was["audio"]) + 30) < 0.2
+        assert abs(integrated_loudness(clip["audio"]) + 20) < 0.2
+        assert abs(integrated_loudness(was["audio"]) + 30) < 0.2
   with pytest.raises(UsageError, match="loudness: got 23.0 LUFS"):
     open_items("folder", made, "", {}, [parse_spec("17x32x48@25")], 23.0)
 
@@ -196,9 +196,9 @@ def test_the_levels_that_may_be_asked_for(tmp_path, level, good):
 
 def test_what_is_measured_of_a_sound(tmp_path):
   wave = np.concatenate([tone(-20, 1.0), np.zeros(16000, np.float32)])
-  assert sound_checks.measured(wave)["silence"] == 0.5
-  assert sound_checks.measured(wave)["peak"] == pytest.approx(-20, abs=0.01)
-  assert sound_checks.measured(np.zeros(1000, np.float32)) == {"silence": 1.0}
+  assert sound_checks.measure(wave)["silence"] == 0.5
+  assert sound_checks.measure(wave)["peak"] == pytest.approx(-20, abs=0.01)
+  assert sound_checks.measure(np.zeros(1000, np.float32)) == {"silence": 1.0}
   both = np.stack([tone(-20, 1.0), np.clip(tone(6, 1.0), -1, 1)])
   stereo(tmp_path / "a.wav", both)
   share = (np.abs(both) >= 0.999).mean()
@@ -234,7 +234,7 @@ def test_the_table_and_how_it_is_read(made, tmp_path):
   clips = [source[i] for i, w in enumerate(source.windows) if w.name == "cut.mp4"]
   starts = [float(clip["id"].split("@")[1]) for clip in clips]
   assert starts == pytest.approx([0, 1.2, 2.4, 3.08], abs=0.03)
-  assert abs(integrated(clips[0]["audio"]) + 23) < 0.3
+  assert abs(integrated_loudness(clips[0]["audio"]) + 23) < 0.3
   for clip in clips:  # no bars are left, and no frame of the next scene
     assert clip["video"][:, :2].mean() > 40 and clip["video"][:, -2:].mean() > 40
     steps = np.abs(np.diff(clip["video"].astype(int), axis=0)).mean((1, 2, 3))

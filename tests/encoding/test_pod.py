@@ -5,7 +5,7 @@ from tests.e2e.conftest import mistakes
 
 def test_no_pod(tmp_path):
   config = f"--config=configs/encode.py:data={tmp_path},out={tmp_path / 'out'},runlocal"
-  ((code, out),) = mistakes(tmp_path, "ccl_jax.encode", [[config, "--distributed"]])
+  ((code, out),) = mistakes("ccl_jax.encode", [[config, "--distributed"]])
   line = out.strip().splitlines()[-1]
   assert code == 2 and "Traceback" not in out, out
   assert line.startswith("error: --distributed: ") and "--process_index" in line

@@ -15,7 +15,7 @@ from ccl_jax.data.sets.plan import Shard
 from ccl_jax.data.sets.record_set import Records
 from ccl_jax.data.sets.record_set import Shard as File
 from ccl_jax.data.sources.items import FolderItems
-from ccl_jax.encoding.shards import ahead, batched, encode_shard, make_encoder
+from ccl_jax.encoding.shards import batched, encode_shard, make_encoder, read_ahead
 from ccl_jax.errors import UsageError
 from tests.data.latent_sets import ENCODERS, FILM, item
 
@@ -142,12 +142,12 @@ def test_work_is_begun_ahead_and_comes_in_order():
       done.set_result(function(item))
       return done
 
-  results = ahead(Pool(), lambda x: 10 * x, range(6), depth=2)
+  results = read_ahead(Pool(), lambda x: 10 * x, range(6), depth=2)
   assert next(results) == 0 and begun == [0, 1, 2]
   assert next(results) == 10 and begun == [0, 1, 2, 3]
   assert list(results) == [20, 30, 40, 50] and begun == list(range(6))
-  assert list(ahead(Pool(), abs, [], 2)) == [] and list(
-    ahead(Pool(), abs, [-1], 2)
+  assert list(read_ahead(Pool(), abs, [], 2)) == [] and list(
+    read_ahead(Pool(), abs, [-1], 2)
   ) == [1]
 
 

@@ -372,6 +372,8 @@ PROOFS: dict[str, list[str]] = {
   "tests/ablation/test_score.py::test_a_result": _flags(
     "ablation score", "what workdir results size"
   ),
+  "tests/ablation/test_page.py::test_table": _flags("ablation table", "results out"),
+  "tests/ablation/test_page.py::test_plots": _flags("ablation plots", "results out"),
   # What follows the colon of a config.
   HERE + "test_config_values.py::test_a_training_config": [
     *_of("joint:", "size runlocal data records init image_form"),

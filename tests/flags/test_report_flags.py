@@ -120,13 +120,13 @@ def test_shares_inside_and_outside_of_a_mask():
 
 def test_the_table_has_every_score_beside_its_chance():
   cell = lambda mean: {"mean": mean, "sem": mean / 10}
-  sync = {"sync_r0": cell(0.5), "sync_c": cell(4.0)}
+  sync = {"sync_r0": cell(0.5), "sync_lag_ms": cell(4.0)}
   scores = {
     "real": {"given": sync, "chance": {"sync_r0": cell(0.1)}},
     "attention": {"video": 0.5},
   }
   head, row, foot = module.table(scores).splitlines()
-  assert head.split() == ["sync_r0", "sync_c", "sync_lag_ms", "ser"]
+  assert head.split() == ["sync_r0", "sync_lag_ms", "event_f1", "ser"]
   cells = ["0.500", "+-", "0.050", "(0.100)", "4.000", "+-", "0.400", "(nan)", "-", "-"]
   assert row.split() == ["real", *cells]
   assert foot == "mean +- standard error (chance)"

@@ -323,7 +323,12 @@ def test_init_is_where_the_parameters_come_from(parts):
   parts.run(changed())
   assert leaves(first().params) == [0, 0]
   assert not parts.calls["require_same"]
-  parts.restored = (33, "state", "place", {"codecs": "then"})
+  parts.restored = (
+    33,
+    "state",
+    "place",
+    {"codecs": "then", "model": {"preset": "tiny", "times": "causal"}},
+  )
   read = len(parts.calls["restore_params"])
   parts.run(changed(init="W"))
   assert first() == "state" and len(parts.calls["restore_params"]) == read
@@ -347,6 +352,23 @@ def test_a_negative_prompt_comes_from_the_start_and_stays(parts):
   parts.restored = (33, "state", "place", {"codecs": "then"})  # of an earlier version
   parts.run(changed(init="W"))
   assert kept() == {}
+
+
+def test_a_run_goes_on_with_the_times_that_it_was_trained_with(parts):
+  """Those of a run that names none are the paper's."""
+  parts.restored = (3, "state", "place", {"codecs": "", "model": {"preset": "tiny"}})
+  with pytest.raises(
+    UsageError, match="times: got causal; .* --config.model.times=uni"
+  ):
+    parts.run(changed())
+  assert not parts.calls["loop"]
+  parts.run(changed(model__times="uniform"))
+  alone = {
+    "tasks__probabilities": {"single": 1.0},
+    "optim__groups": ((".*", 1e-4, 0.0),),
+  }
+  parts.run(changed(model__streams=("audio",), **alone))  # that never exchange
+  assert len(parts.calls["loop"]) == 2
 
 
 def test_fresh_parameters_are_drawn_by_the_seed(parts, monkeypatch):

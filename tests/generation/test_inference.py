@@ -462,6 +462,8 @@ def test_every_setting_reaches_the_sampler_though_programs_are_kept(calls):
     assert call.sampling == more.get("sampling", Sampling())
     assert call.options["reuse_keys"] == more.get("reuse_keys", True)
     assert (call.options["progress"] is not None) == ("progress" in more)
+    spec = more.get("spec", SPEC)  # latents in patches of 2 x 2
+    assert call.options["clip"] == (spec.latent_frames, 2, 3, spec.audio_tokens)
   frames = [call.conditions["condition"].shape[1] for call in calls]
   assert frames == [3] * 7 + [4, 3]
   assert len(built) == 7

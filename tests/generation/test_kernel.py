@@ -1,4 +1,6 @@
-"""Where a model samples decides its attention kernel, not where it was trained."""
+"""Of a model that is loaded: where it samples decides its attention kernel; how it was
+trained, the times of its latents.
+"""
 
 import pathlib
 import types
@@ -55,6 +57,16 @@ def test_a_run_samples_with_the_kernel_of_its_host(
   )
   assert model.kernel == Kernel(kernel)
   assert (model.depth, model.dtype) == (PRESETS["tiny"].depth, dtype)
+
+
+@pytest.mark.parametrize(
+  ("said", "times"), [({}, "uniform"), ({"times": "causal"}, "causal")]
+)
+def test_a_run_samples_with_the_times_it_was_trained_with(monkeypatch, said, times):
+  """Those of a run that names none are the paper's."""
+  clip = {"frames": 17, "height": 32, "width": 32, "fps": 25.0}
+  about = {"model": RUN | said, "clip": clip, "codecs": {}}
+  assert load(monkeypatch, about).cross.times == times
 
 
 def test_so_does_a_converted_transformer(monkeypatch):

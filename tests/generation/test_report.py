@@ -203,11 +203,19 @@ def test_attention_on_context_tokens_by_hand(monkeypatch, tmp_path):
 
 
 def test_a_set_is_scored_as_talkers_where_captions_name_one(monkeypatch):
-  monkeypatch.setattr(report, "score_set", lambda clips, fps, rng: {"talkers": fps})
+  scored = lambda clips, fps, rng, given: {"talkers": (fps, given)}
+  monkeypatch.setattr(report, "score_set", scored)
+  kinds = lambda clips, fps, rng, given: {"all": {"given": fps}, "small": given}
+  monkeypatch.setattr(report, "score_kinds", kinds)
   monkeypatch.setattr(report, "film_scores", lambda clips, fps: {"films": fps})
   talking = 'a red face on the left says "ba do"'
   texts = lambda *t: [{"text": x} for x in t]
-  assert report.score(texts("a dog", talking), 24.0) == {"talkers": 24.0}
+  assert report.score(texts("a dog", talking), 24.0) == {"talkers": (24.0, ())}
+  got = report.score(texts(talking), 24.0, ("audio",))
+  assert got == {"talkers": (24.0, ("audio",))}
+  bench = [{"text": talking, "kind": "small"}]
+  got = report.score(bench, 24.0, ("video",))
+  assert got == {"given": 24.0, "kinds": {"small": ("video",)}}
   assert report.score(texts("a dog", "a cat"), 25.0) == {"films": 25.0}
 
 
@@ -221,7 +229,7 @@ def test_the_table_has_each_score_beside_its_chance():
     "attention": {"video": 0.5},
   }
   lines = report.table(scores).splitlines()
-  assert lines[0].split() == ["sync_r0", "sync_c", "sync_lag_ms", "ser"]
+  assert lines[0].split() == ["sync_r0", "sync_lag_ms", "event_f1", "ser"]
   assert len(lines) == 3 and lines[1].startswith("real  ")
   assert lines[1].split() == [
     "real", "0.812", "+-", "0.013", "(0.100)", "-", "-", "0.500", "+-", "0.250", "(nan)"
@@ -233,14 +241,15 @@ def test_the_table_has_each_score_beside_its_chance():
 @pytest.fixture
 def whole(monkeypatch, tmp_path):
   """`run(config)`: a report with stand-ins for all that is slow; `drawn`, `films`."""
-  r = SimpleNamespace(drawn=[], films=[], scored=[], pipeline=Recorder())
+  r = SimpleNamespace(drawn=[], films=[], scored=[], given=[], pipeline=Recorder())
   monkeypatch.setattr(report.Pipeline, "load", lambda folder: r.pipeline)
   monkeypatch.setattr(report, "held_out", lambda *_: clips())
   monkeypatch.setattr(report, "through_codecs", lambda _, made: made[::-1])
   monkeypatch.setattr(report, "attention", lambda *_: "shares")
 
-  def score(made, fps):
+  def score(made, fps, given):
     r.scored.append(len(made))
+    r.given.append(given)
     return {"given": {}, "chance": {}}
 
   monkeypatch.setattr(report, "score", score)
@@ -282,6 +291,7 @@ def test_a_report_writes_clips_scores_and_panels(whole, tmp_path, variant):
     "joint_0.mp4", "joint_1.mp4", "a2v_0.mp4", "a2v_1.mp4"
   ]  # fmt: skip
   assert all(fps == 25.0 for _, _, fps, _ in whole.films)
+  assert whole.given == [(), (), (), ("audio",)]
   np.testing.assert_array_equal(whole.films[3][3], np.float32(0.1))  # the given sound
 
 

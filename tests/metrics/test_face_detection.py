@@ -6,12 +6,12 @@ import pytest
 from ccl_jax.errors import UsageError
 from ccl_jax.metrics.face_detection import (
   decode,
+  detected_boxes,
   faces_of,
   find_faces,
   intersection_over_union,
   nms,
   priors,
-  suppressed,
 )
 from ccl_jax.models.scorers.s3fd import level_sizes
 from tests.metrics.sync_nets import blob_detector
@@ -93,7 +93,7 @@ def test_faces_of_one_picture():
     [[0.1, 0.1, 0.3, 0.5], [0.3, 0.1, 0.5, 0.5], [0.2, 0.1, 0.38, 0.5], [0.7, 0, 1, 1]]
   ).astype(np.float32)
   scores = np.array([0.95, 0.97, 0.99, 0.04], np.float32)
-  assert suppressed(scores, boxes).tolist() == [2, 1]
+  assert detected_boxes(scores, boxes).tolist() == [2, 1]
   faces = faces_of(scores, boxes, (100, 200), 0.9)  # 2 and 1 overlap by 0.27
   np.testing.assert_allclose(faces, [[40, 10, 76, 50]], rtol=1e-5)
   scores[3] = 0.9

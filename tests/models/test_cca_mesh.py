@@ -1,5 +1,7 @@
 """Cross-modal attention moves nothing of the size of the video between devices."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,11 +25,13 @@ def tokens(stream: str) -> tuple[int, int]:
   return (g.t, g.h * g.w) if stream == "video" else (g.a, 1)
 
 
-@pytest.mark.parametrize("into", ["video", "audio"])
-def test_forward_and_gradient(into):
+@pytest.mark.parametrize(("into", "frames"), [("video", 1), ("audio", 1), ("audio", 3)])
+def test_forward_and_gradient(into, frames):
+  """`frames`: that a token of sound sees."""
+  config = dataclasses.replace(CONFIG, video_window=frames)
   source = {"video": "audio", "audio": "video"}[into]
-  module = CrossAttention(into, WIDTHS[into], 4, WIDTHS[source], CONFIG, jnp.float32)
-  table = lambda s: GEOMETRY.cross_table(s, WIDTHS[into] // 4, CONFIG)
+  module = CrossAttention(into, WIDTHS[into], 4, WIDTHS[source], config, jnp.float32)
+  table = lambda s: GEOMETRY.cross_table(s, WIDTHS[into] // 4, config)
 
   def run(module, x, y):
     keys = module.keys(y, table(source))

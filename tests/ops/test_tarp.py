@@ -125,7 +125,8 @@ def test_causal_windows_by_hand():
   assert rows(tarp.audio_windows(4, 13))[:2] == [[0, 1], [1, 2, 3, 4]]
   assert rows(tarp.audio_windows(4, 13, window=3))[1] == list(range(0, 9))
   # A still, whose latent frame lasts one picture.
-  assert rows(tarp.audio_windows(1, 7)) == [list(range(7))]
+  still = tarp.audio_windows(1, 7)
+  assert rows(still) == [list(range(7))] and still.index.shape == (1, 7)
 
 
 def test_causal_groups_and_times_by_hand():

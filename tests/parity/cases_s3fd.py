@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 from safetensors.numpy import load_file
 
-from ccl_jax.metrics.face_detection import decode, priors, run_s3fd, suppressed
+from ccl_jax.metrics.face_detection import decode, detected_boxes, priors, run_s3fd
 from ccl_jax.models.scorers.s3fd import level_sizes
 from ccl_jax.weights.load import load_network
 from tests.parity.released import save_released
@@ -58,7 +58,7 @@ def cases_s3fd(
 
   def best(conf, loc):
     scores, boxes = conf[0, :, 1], decode(loc[0], prior)
-    chosen = suppressed(scores, boxes)[: len(detections)]
+    chosen = detected_boxes(scores, boxes)[: len(detections)]
     return np.concatenate([scores[chosen, None], boxes[chosen]], 1)
 
   yield "detections given conf", best(case["conf"], case["loc"]), detections, TRANSFORM

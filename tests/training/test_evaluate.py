@@ -9,6 +9,7 @@ import pytest
 
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.stream import StreamConfig
 from ccl_jax.training.evaluate import Evaluation
 from ccl_jax.training.feed import Feed
 from ccl_jax.training.step import Recipe
@@ -24,8 +25,11 @@ def calls(monkeypatch):
   """
   seen = []
 
-  def apply(self, variables, x, timesteps, text, route, *, image):
-    seen.append(types.SimpleNamespace(x=x, t=timesteps, text=text, route=route))
+  def apply(self, variables, x, timesteps, text, route, *, image, geometry):
+    counts = geometry.t, geometry.a
+    seen.append(
+      types.SimpleNamespace(x=x, t=timesteps, text=text, route=route, counts=counts)
+    )
     out = {}
     for s, latent in x.items():
       sigma = timesteps[s].reshape(*timesteps[s].shape, *[1] * (latent.ndim - 2)) / 1000
@@ -56,6 +60,9 @@ class Batches:
     self.closed = True
 
 
+STREAMS = (("video", StreamConfig(8, 8, 2)), ("audio", StreamConfig(8, 8, 2)))
+
+
 def evaluation(streams=("video", "audio"), **recipe):
   shapes = {"video": (3, 2, 3, 4, 6), "audio": (3, 5, 7)}
   encode = lambda batch: {
@@ -67,7 +74,7 @@ def evaluation(streams=("video", "audio"), **recipe):
   recipe = Recipe(names=names, probabilities=(0.25,) * 4, **recipe)
   batches = Batches()
   feed = Feed(ClipSpec(9, 32, 48, 25), None, batches, encode, (3,))
-  return Evaluation(JointDiT((), 1), recipe, feed, 2, SIGMAS), batches
+  return Evaluation(JointDiT(STREAMS, 1), recipe, feed, 2, SIGMAS), batches
 
 
 def test_the_loss_of_a_velocity_that_is_off_by_a_constant(calls):
@@ -94,6 +101,8 @@ def test_clips_of_one_stream_are_measured_where_they_serve(calls):
   measure, _ = evaluation(streams=("audio",))
   names = {k for k in measure({}) if k.count("/") == 2}
   assert names == {"held_out/single/audio"}  # of the tasks where audio reads nothing
+  # The clips have 9 pictures and 11 tokens; 5 tokens are 4.1 pictures, of 2 latents.
+  assert {call.counts for call in calls} == {(2, 5)}
 
 
 def test_every_evaluation_sees_the_same_clips_and_noise(calls):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ccl_jax import convert
 from ccl_jax.errors import UsageError
+from ccl_jax.weights import transfer
 from tests.weights.wan_files import wan_tensors
 
 
@@ -25,7 +25,9 @@ def imported(folder, tensors, **options):
   """config.json and tensors.json of these tensors, converted."""
   (folder / "source").mkdir(parents=True)
   save_file(tensors, folder / "source/model.safetensors")
-  about = convert.import_weights("wan-dit", folder / "source", folder / "in", **options)
+  about = transfer.import_weights(
+    "wan-dit", folder / "source", folder / "in", **options
+  )
   return about, json.loads((folder / "in/tensors.json").read_text())
 
 
@@ -54,7 +56,7 @@ def test_the_sources_hash_is_of_the_source(whole, tensors, tmp_path, monkeypatch
   those of the published weights, unless others are given.
   """
   _, about, _ = whole
-  monkeypatch.setattr(convert, "LICENCES", {"wan-dit": "published"})
+  monkeypatch.setattr(transfer, "LICENCES", {"wan-dit": "published"})
   small, kept = imported(tmp_path / "small", tensors, dtype="bfloat16")
   assert small["dtype"] == "bfloat16"
   assert small["source"]["sha256"] == about["source"]["sha256"]
@@ -69,22 +71,22 @@ def test_the_sources_hash_is_of_the_source(whole, tensors, tmp_path, monkeypatch
 
 def test_files_beside_the_weights_come_along(whole, tmp_path, monkeypatch, capsys):
   """From the first place that has one; one that is nowhere is told."""
-  real = convert.get_upstream("wan-dit")
+  real = transfer.get_upstream("wan-dit")
   places = {"tokenizer.json": ("here", ".", "there"), "gone.txt": (".",)}
   upstream = real._replace(beside=places)
-  monkeypatch.setattr(convert, "get_upstream", lambda _: upstream)
+  monkeypatch.setattr(transfer, "get_upstream", lambda _: upstream)
   source = whole[0] / "source"
   (source / "there").mkdir(exist_ok=True)
   (source / "there/tokenizer.json").write_text("third")
   (source / "tokenizer.json").write_text("second")
-  convert.import_weights("wan-dit", source / "model.safetensors", tmp_path / "in")
+  transfer.import_weights("wan-dit", source / "model.safetensors", tmp_path / "in")
   assert (tmp_path / "in/tokenizer.json").read_text() == "second"
   assert not (tmp_path / "in/gone.txt").exists()
   assert "no gone.txt near" in capsys.readouterr().err
 
 
 def test_an_export_that_the_disk_spoils_is_noticed(whole, tmp_path, monkeypatch):
-  write = convert.write_safetensors
+  write = transfer.write_safetensors
 
   def spoiled(folder, *rest):
     write(folder, *rest)
@@ -93,17 +95,17 @@ def test_an_export_that_the_disk_spoils_is_noticed(whole, tmp_path, monkeypatch)
     data[-5] ^= 1
     path.write_bytes(data)
 
-  monkeypatch.setattr(convert, "write_safetensors", spoiled)
+  monkeypatch.setattr(transfer, "write_safetensors", spoiled)
   with pytest.raises(UsageError, match="the disk cannot be trusted"):
-    convert.export_weights(
+    transfer.export_weights(
       whole[0] / "in", tmp_path / "out", form="native", verify=True
     )
   assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_other_sizes_than_it_says(whole, monkeypatch, tmp_path):
-  kind, sizes, reader = convert._exportable(whole[0] / "in")
+  kind, sizes, reader = transfer._exportable(whole[0] / "in")
   wrong = sizes | {"ffn": sizes["ffn"] + 16}
-  monkeypatch.setattr(convert, "_exportable", lambda _: (kind, wrong, reader))
+  monkeypatch.setattr(transfer, "_exportable", lambda _: (kind, wrong, reader))
   with pytest.raises(UsageError, match=r"is not the .* its config.json speaks of"):
-    convert.export_weights(whole[0] / "in", tmp_path / "out", form="native")
+    transfer.export_weights(whole[0] / "in", tmp_path / "out", form="native")

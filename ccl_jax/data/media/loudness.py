@@ -15,7 +15,9 @@ PEAK = -1.0  # dBFS: no gain raises the highest sample above it
 _GATE = -70.0  # LUFS: quieter blocks do not count, so this is silence
 
 
-def integrated(wave: Float32[np.ndarray, "n"], rate: int = 16000) -> float | None:
+def integrated_loudness(
+  wave: Float32[np.ndarray, "n"], rate: int = 16000
+) -> float | None:
   """Integrated loudness of a mono wave, in LUFS; None for silence or under 0.4 s."""
   if not wave.size:
     return None
@@ -56,13 +58,13 @@ def gain_to(
   target: float | int, wave: Float32[np.ndarray, "n"], rate: int = 16000
 ) -> float:
   """The gain in dB that brings a wave to `target` LUFS; 0 for silence."""
-  level = integrated(wave, rate)
+  level = integrated_loudness(wave, rate)
   if level is None:
     return 0.0
   return gain_of(level, 20 * float(np.log10(np.abs(wave).max())), target)
 
 
-def amplified(
+def apply_gain(
   wave: Float32[np.ndarray, "n"], gain: float | int
 ) -> Float32[np.ndarray, "n"]:
   """The wave raised by `gain` dB, and clipped to [-1, 1]."""

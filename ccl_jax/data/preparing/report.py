@@ -42,7 +42,7 @@ def summary(
   if options.speech:
     lines["speech"] = _spread(has("speech_share"), "of a row")
   if options.template:
-    lacking = sum(templates.filled(options.template, row) is None for row in rows)
+    lacking = sum(templates.fill(options.template, row) is None for row in rows)
     lines["without template"] = f"{lacking}, they lack a field of it"
   apart = {row["file"]: row["av_offset_ms"] for row in rows if "av_offset_ms" in row}
   apart = {n: ms for n, ms in apart.items() if abs(ms) > max_offset_ms}

@@ -167,7 +167,7 @@ def _sound(
   wave = media.read_audio(path, samples, start=start)
   if not wave.size:
     raise media.MediaError(f"no sound from {start:.2f} s on")
-  out = sound_checks.measured(wave)
+  out = sound_checks.measure(wave)
   out["clipped"] = sound_checks.clipped(path, start, end or math.inf)
   if options.loudness is not None and "loudness" in out:
     gain = gain_of(out["loudness"], out["peak"], options.loudness)
@@ -190,7 +190,7 @@ def _row(
   old = {k: v for k, v in row.fields.items() if k not in ("id", "prompt", "text")}
   fields = old | {"file": name, "caption": text} | new
   if options.template:
-    fields["caption"] = templates.filled(options.template, fields) or text
+    fields["caption"] = templates.fill(options.template, fields) or text
   return fields
 
 

@@ -13,7 +13,7 @@ import av
 import numpy as np
 from jaxtyping import Float32
 
-from ccl_jax.data.media.loudness import integrated
+from ccl_jax.data.media.loudness import integrated_loudness
 from ccl_jax.data.media.tracks import Path, frames_from, opened, track
 from ccl_jax.errors import UsageError
 
@@ -22,14 +22,14 @@ _BLOCK, _SILENT, _FULL = 0.1, 1e-3, 0.999
 SpeechShare = Callable[[Float32[np.ndarray, "n"], int], float]
 
 
-def measured(wave: Float32[np.ndarray, "n"], rate: int = 16000) -> dict[str, float]:
+def measure(wave: Float32[np.ndarray, "n"], rate: int = 16000) -> dict[str, float]:
   """`loudness`, `peak` and `silence` of a wave; a silent one has only the last."""
   size = max(round(_BLOCK * rate), 1)
   blocks = wave[: len(wave) // size * size].reshape(-1, size)
   # A block is silent if its rms is below -60 dBFS.
   quiet = np.sqrt((blocks**2).mean(1)) < _SILENT if len(blocks) else np.ones(1)
   out = {"silence": round(float(quiet.mean()), 3)}
-  level, peak = integrated(wave, rate), float(np.abs(wave).max(initial=0))
+  level, peak = integrated_loudness(wave, rate), float(np.abs(wave).max(initial=0))
   if level is not None:
     out["loudness"] = round(level, 2)
   if peak > 0:

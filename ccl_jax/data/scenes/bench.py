@@ -126,13 +126,13 @@ def draw_scene(
     fewer = len(said) > 2 and rng.random() < 0.5
     count = len(said) + (-2 if fewer else 2)
     quoted = [str(n) for n in rng.choice(list(SYLLABLES), count)]
-  talker = face(0, said, SMALL if kind == "small" else 1.0)
-  return Scene([talker], [], []), f"{name(talker)} says {quote(quoted)}"
+  scale, size = (SMALL, "small ") if kind == "small" else (1.0, "")
+  talker = face(0, said, scale)
+  return Scene([talker], [], []), f"{name(talker, size)} says {quote(quoted)}"
 
 
-def name(face: Face) -> str:
-  """How a caption calls a face; jitter makes none small that is not."""
-  size = "small " if face.radius < 0.7 * RADIUS else ""
+def name(face: Face, size: str = "") -> str:
+  """How a caption calls a face."""
   return f"a {size}{face.hue} face {face.place}"
 
 

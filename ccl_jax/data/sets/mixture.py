@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from ccl_jax.data.sets.buckets import Bucket
 from ccl_jax.data.sets.record_set import RecordSet
-from ccl_jax.data.sets.shuffle import key_of, shuffled
+from ccl_jax.data.sets.shuffle import key_of, shuffled_index
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 
@@ -120,7 +120,7 @@ class Mixture:
     rows = []
     for n in range(number * size, (number + 1) * size):
       i, at = pick(n, self._set_weights[k])
-      rows.append(Row(i, shuffled(at, self._counts[k][i], self._keys[k][i])))
+      rows.append(Row(i, shuffled_index(at, self._counts[k][i], self._keys[k][i])))
     return bucket, rows
 
   def text_rows(self, bucket: Bucket) -> int:

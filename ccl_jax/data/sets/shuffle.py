@@ -28,7 +28,7 @@ def key_of(*numbers: int) -> int:
   return key
 
 
-def shuffled(n: int, count: int, key: int) -> int:
+def shuffled_index(n: int, count: int, key: int) -> int:
   """Element n of epoch after epoch of 0 .. count - 1, each in another order.
 
   Args:

@@ -12,7 +12,7 @@ from concurrent import futures
 from typing import Any, NamedTuple
 
 from ccl_jax.data.media import decode as media
-from ccl_jax.data.media.loudness import amplified
+from ccl_jax.data.media.loudness import apply_gain
 from ccl_jax.data.sets.buckets import KINDS, Bucket, check_specs, choose
 from ccl_jax.data.sources.captions import Caption, read_captions, sidecar
 from ccl_jax.data.sources.folder import SUFFIXES, files_of, relative
@@ -191,7 +191,7 @@ def read(root: str | pathlib.Path, bucket: Bucket, item: Item) -> dict[str, Any]
   else:
     sound = None if item.sound is None else pathlib.Path(root) / item.sound
     clip["video"], audio = media.read_clip(path, bucket.spec(), item.start, sound, crop)
-  return clip | {"audio": amplified(audio, item.gain)}
+  return clip | {"audio": apply_gain(audio, item.gain)}
 
 
 def _rank(name: str) -> tuple[int, str]:

@@ -12,7 +12,7 @@ from concurrent import futures
 from typing import Any, NamedTuple
 
 from ccl_jax.data.media import decode as media
-from ccl_jax.data.media.loudness import amplified
+from ccl_jax.data.media.loudness import apply_gain
 from ccl_jax.data.sources.captions import Caption, read_captions, sidecar
 from ccl_jax.data.sources.windows import cached_probe, check_hop, label, window_starts
 from ccl_jax.data.spec import ClipSpec
@@ -63,6 +63,7 @@ class FilmSource:
     self.skipped.sort()
     for name, reason in self.skipped:
       _log.warning("skipped %s: %s", name, reason)
+    # Counted for the log: captions are easily misplaced, and nobody notices.
     used = {w.name: w.text for w in self.windows}
     _log.info(
       "%s: %d clips from %d of %d films; %d films lack a caption",
@@ -83,6 +84,7 @@ class FilmSource:
     if not 0 <= index < count:
       raise IndexError(f"clip {index} of {count}")
     for step in range(count):
+      # The next readable clip, always the same one: order is a function of the files.
       window = self.windows[(index + step) % count]
       row, path = window.row, self.root / window.name
       sound = row.sound(self.root)
@@ -92,7 +94,7 @@ class FilmSource:
         self._fail(window.name, str(e))
         continue
       name = f"{window.name}@{window.start:.3f}"
-      audio = amplified(audio, row.gain)
+      audio = apply_gain(audio, row.gain)
       return {"video": video, "audio": audio, "text": window.text, "id": name}
     raise UsageError(f"no clip of {self.root} can be read any more: {self.failed}")
 

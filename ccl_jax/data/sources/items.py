@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from ccl_jax.data.media.loudness import amplified, gain_to
+from ccl_jax.data.media.loudness import apply_gain, gain_to
 from ccl_jax.data.sets.buckets import Bucket
 from ccl_jax.data.sources import catalogue, media_set
 from ccl_jax.data.sources.catalogue import Catalogue, Item
@@ -82,6 +82,7 @@ class MediaItems:
     Raises:
       UsageError: a wrong option, or nothing that can be used.
     """
+    # hop and kinds are of the scan; the rest are of the builder.
     cut = {k: v for k, v in self._options.items() if k in ("hop", "kinds")}
     own = {k: v for k, v in self._options.items() if k not in cut}
     root, rows = open_media(self._kind, self._root, self._split, **own)
@@ -129,6 +130,7 @@ class SourceItems:
   def read(self, bucket: Bucket, item: Item) -> dict[str, Any]:
     """The clip of an item: `video`, `audio`, `text` and `id`."""
     if self._source is None:
+      # Opened when first needed: a process that goes on with a plan may not scan.
       self._source = self._open()
     clip = self._source[int(item.id)]
     texts = {k: _str(clip.get(k, item.id)) for k in ("id", "text")}
@@ -161,7 +163,7 @@ class NormalisedItems:
     clip = self._source.read(bucket, item)
     if "audio" in clip:
       gain = gain_to(self._target, clip["audio"])
-      clip["audio"] = amplified(clip["audio"], gain)
+      clip["audio"] = apply_gain(clip["audio"], gain)
     return clip
 
 
@@ -189,6 +191,7 @@ def open_items(
   """
   if loudness is None:
     return _open(source, root, split, options, specs)
+  # -70 LUFS is the gate of BS.1770: below it there is no loudness.
   if not -70 < loudness < 0:
     raise UsageError(f"loudness: got {loudness} LUFS, expected such as -23, or None")
   return NormalisedItems(_open(source, root, split, options, specs), loudness)

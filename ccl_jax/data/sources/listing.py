@@ -27,6 +27,7 @@ class Listing:
     top, without = root.absolute(), without.absolute()
     for folder, below, names in os.walk(top):
       parent = pathlib.Path(folder)
+      # In place: os.walk does not go down into what is taken out.
       below[:] = [n for n in below if n[0] != "." and parent / n != without]
       for name in names:
         if name[0] != "." and (parent / name).is_file():
@@ -34,6 +35,7 @@ class Listing:
     self.names.sort()
     for name in self.names:
       status = (root / name).stat()
+      # Size and time, not content: terabytes cannot be hashed at every start.
       digest.update(f"{name}\n{status.st_size}\n{status.st_mtime_ns}\n".encode())
     self.digest = digest.hexdigest()
 

@@ -107,6 +107,7 @@ class Cached:
       return self._kept[index]
     clip = self._source[index]
     self._left -= clip["video"].nbytes + clip["audio"].nbytes
+    # The first clip that does not fit ends the keeping: there is no eviction.
     if self._left > 0:
       self._kept[index] = clip
     return clip
@@ -137,6 +138,7 @@ def _tfds_splits(root: str | pathlib.Path, spec: ClipSpec) -> dict[str, Any]:
     )
   splits = tfds.builder_from_directory(str(root)).as_data_source()
   for name, source in splits.items():
+    # One clip shows the fields and the sizes of all.
     clip = source[0]
     if not {"video", "audio", "text"} <= set(clip):
       raise UsageError(

@@ -44,7 +44,7 @@ def check(template: str, rows: Iterable[Mapping[str, Any]]) -> None:
     )
 
 
-def filled(template: str, row: Mapping[str, Any]) -> str | None:
+def fill(template: str, row: Mapping[str, Any]) -> str | None:
   """The caption that a template makes of a row; None where the row lacks a field."""
   names = fields_of(template)
   if not all(name in row for name in names):

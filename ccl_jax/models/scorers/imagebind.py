@@ -61,6 +61,7 @@ class Tower(nn.Module):
     blocks = stack(Block, self.depth)(
       self.heads, self.hidden, EPS, sink=self.sink, dtype=self.dtype, name="blocks"
     )
+    # The class token stands for the whole.
     x = layer_norm(EPS, "norm")(blocks(x, None)[0][:, 0])
     y = dense(self.out, self.dtype, "head", use_bias=False)(x).astype(jnp.float32)
     return y / jnp.linalg.norm(y, axis=-1, keepdims=True)
@@ -79,6 +80,7 @@ class VisionTower(nn.Module):
   @nn.compact
   def __call__(self, frames: Float[Array, "b 2 H W 3"]) -> Float[Array, "b e"]:
     patch = dense(self.width, self.dtype, "patch", use_bias=False)
+    # Both frames are in one patch of time.
     patches = patch(patchify(frames, PATCH))[:, 0]
     sizes = self.heads, self.hidden, self.depth, self.out
     return Tower(*sizes, True, False, self.dtype, name="tower")(patches)
@@ -138,6 +140,7 @@ class ImageBind(struct.PyTreeNode):
 
   def _apply(self, name: str, heads: int, x):
     params = self.params[name]
+    # Blocks are stacked: the first axis counts them.
     depth, width, hidden = params["tower"]["blocks"]["mlp"]["in"]["kernel"].shape
     out, dtype = params["tower"]["head"]["kernel"].shape[1], jnp.dtype(self.dtype)
     net = TOWERS[name](width, heads, hidden, depth, out, dtype)

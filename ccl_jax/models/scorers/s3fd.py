@@ -63,8 +63,11 @@ class S3FDNet(nn.Module):
       for j in range(1, depth + 1):
         x = nn.relu(_conv(width, f"conv{i}_{j}")(x))
       if i >= 3:
+        # Initial scales of the paper's table; released weights bring their own.
         maps.append(UnitNorm((10.0, 8.0, 5.0)[i - 3], name=f"norm{i}")(x))
+      # Only the third pool rounds up, as in the released network.
       x = _halve(x, ceil=i == 3)
+    # VGG's first dense layer as a convolution, thinned out by dilation (DeepLab).
     x = nn.relu(_conv(self.fc, "fc6", padding=6, kernel_dilation=6)(x))
     x = nn.relu(_conv(self.fc, "fc7", kernel=1)(x))
     maps.append(x)

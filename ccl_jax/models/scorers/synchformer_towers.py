@@ -74,6 +74,7 @@ class DividedAttention(nn.Module):
       return x.swapaxes(1, 2) if self.in_time else x
 
     def with_class(x):
+      # The one class token is a key of every group.
       parts = groups(x)
       shared = jnp.broadcast_to(x[:, None, :1], (b, parts.shape[1], 1, *x.shape[2:]))
       return flat(jnp.concatenate([shared, parts], 2))
@@ -127,10 +128,13 @@ class VideoTower(nn.Module):
     first = self.param("class_token", normal, (c,))
     place = self.param("place_embedding", normal, (1 + s, c))
     time = self.param("time_embedding", normal, (t, c))
+    # Positions in space and time are separate tables; the class token has the first
+    # place.
     patches = patches + place[None, None, 1:] + time[None, :, None]
     x = prepend(patches.reshape(b, t * s, c), first + place[0])
     blocks = stack(VideoBlock, self.depth)
     x, _ = blocks(self.heads, self.hidden, t, self.dtype, name="blocks")(x, None)
+    # The class token is dropped: each frame is pooled by a block of its own.
     x = layer_norm(VIDEO_EPS, "norm")(x[:, 1:]).reshape(b * t, s, c)
     return Pool(self.heads, self.hidden, self.dtype, name="pool")(x).reshape(b, t, c)
 
@@ -158,6 +162,7 @@ class AudioTower(nn.Module):
     blocks = stack(Block, self.depth)(
       self.heads, self.hidden, AUDIO_EPS, fused=False, dtype=self.dtype, name="blocks"
     )
+    # Without the class and the distillation token.
     x = layer_norm(AUDIO_EPS, "norm")(blocks(x, None)[0])[:, 2:]
     # A row per step of time is pooled from the patches of all bands.
     x = x.reshape(b, bands, times, c).swapaxes(1, 2).reshape(b * times, bands, c)

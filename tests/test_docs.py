@@ -1,0 +1,100 @@
+"""What README and docs name exists: modules, paths, commands, their flags, configs."""
+
+import ast
+import importlib.util
+import pathlib
+import re
+import shlex
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+PLACES = (ROOT, ROOT / "ccl_jax")
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+BLOCK = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
+
+
+def spans(text: str) -> list[str]:
+  """What stands between backticks within a line of text, or goes on in the next one."""
+  return [" ".join(x.split()) for x in re.findall(r"`([^`]+)`", BLOCK.sub("", text))]
+
+
+def commands(text: str) -> list[list[str]]:
+  """Arguments of every `python -m ccl_jax.NAME`, the name first."""
+  blocks = "\n".join(BLOCK.findall(text)).replace("\\\n", " ").replace(" &&", "\n")
+  lines = [*blocks.splitlines(), *spans(text)]
+  found = (re.match(r"\s*python -m ccl_jax\.(.+)", line) for line in lines)
+  return [shlex.split(m[1], comments=True) for m in found if m]
+
+
+def flags_of(name: str) -> set[str]:
+  """The long options that a command's modules define."""
+  files = [ROOT / "ccl_jax" / f"{name}.py", *(ROOT / "ccl_jax" / name).glob("*.py")]
+  files += (ROOT / "ccl_jax" / "benchmarks").glob("*.py") if name == "bench" else []
+  found = {"--help"}
+  for file in filter(pathlib.Path.is_file, files):
+    for node in ast.walk(ast.parse(file.read_text())):
+      text = getattr(node, "value", None) if isinstance(node, ast.Constant) else None
+      if isinstance(text, str) and re.fullmatch(r"--[a-z][\w-]*", text):
+        found |= {text, text.replace("--", "--no-", 1)}
+      if isinstance(node, ast.Call) and "DEFINE_" in ast.unparse(node.func):
+        found |= {f"--{node.args[0].value}", f"--no{node.args[0].value}"}
+  return found
+
+
+@every_page
+def test_modules_and_paths_exist(page):
+  """`ccl_jax.a.b`, files with their folders, and what links lead to."""
+  text, missing = page.read_text("utf-8"), []
+  for name in set(re.findall(r"\bccl_jax(?:\.[A-Za-z_]\w*)+", text)):
+    parts = name.split(".")
+    file = ROOT.joinpath(*parts)
+    above = file.parent.with_suffix(".py")
+    inside = above.is_file() and parts[-1] in above.read_text()
+    if not (file.is_dir() or file.with_suffix(".py").is_file() or inside):
+      missing.append(name)
+  for span in spans(text):
+    is_path = re.fullmatch(r"(\w[\w.-]*/)+(\w[\w.-]*\.(py|sh|toml|md))", span)
+    if is_path and not any((place / span).exists() for place in PLACES):
+      missing.append(span)
+  for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+    if not (page.parent / link).exists():
+      missing.append(link)
+  assert not missing
+
+
+@every_page
+def test_flags_of_commands_exist(page):
+  missing = []
+  for name, *args in commands(page.read_text("utf-8")):
+    known = flags_of(name.split(".")[0])
+    assert len(known) > 1, f"no command {name}"
+    for arg in args:
+      flag = arg.split("=")[0]
+      own = re.match(r"--[a-z]", flag) and not flag.startswith("--config.")
+      if own and flag not in known:
+        missing.append(f"{name} {flag}")
+  assert not missing
+
+
+@every_page
+def test_configs_take_their_arguments_and_keys(page):
+  """`--config=FILE:ARGUMENTS` loads, and holds every `--config.KEY` beside it."""
+  for name, *args in commands(page.read_text("utf-8")):
+    given = dict(a.split("=", 1) for a in args if a.startswith("--config") and "=" in a)
+    file, _, argument = given.pop("--config", "").partition(":")
+    if not file.startswith("configs/"):
+      continue
+    argument = argument.replace("=N", "=0")  # a number of the reader's
+    spec = importlib.util.spec_from_file_location("page_config", ROOT / file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(argument or None) if argument else module.get_config()
+    for key in given:
+      value = config
+      for part in key.split(".")[1:]:
+        assert part in value, f"{name} --config={file}: no {key}"
+        value = value[part]
