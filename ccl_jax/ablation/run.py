@@ -129,7 +129,7 @@ class Ablation:
     return step._replace(product=self.results / SCALES, key=kind)
 
   def scoring(self, variant: str, seed: int) -> Step:
-    """The scores of a run."""
+    """Scores a run that is trained, into its JSON."""
     name = name_of(variant, seed)
     step = self._score(f"{name}.score", self.root / "joint" / name, "run")
     return step._replace(product=self.results / f"{name}.json")

@@ -76,6 +76,7 @@ class Run(NamedTuple):
 
   @property
   def fps(self) -> float:
+    """Frames per second of the clips."""
     return self.pipeline.spec.fps
 
   @property
