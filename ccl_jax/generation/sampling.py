@@ -19,7 +19,13 @@ import jax
 import jax.numpy as jnp
 
 from ccl_jax.axes import STREAMS
-from ccl_jax.diffusion.guidance import Evaluation, get_guidance, guided, runs
+from ccl_jax.diffusion.guidance import (
+  Evaluation,
+  Scales,
+  get_guidance,
+  guided,
+  runs,
+)
 from ccl_jax.diffusion.samplers import sample
 from ccl_jax.diffusion.schedules import make_schedule
 from ccl_jax.errors import UsageError
@@ -45,7 +51,7 @@ class Sampling:
   """
 
   guidance: str = "ucg2"
-  scales: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+  scales: Scales = dataclasses.field(default_factory=dict)
   steps: int = 50
   shift: float = 5.0
   solver: str = "unipc"
