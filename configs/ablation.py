@@ -11,6 +11,7 @@ trains all of it; a single run is
   :stage=joint   both, from what `convert join` made of the two
   :size=cpu      13 minutes a run on two cores; size=gpu: an accelerator;
                  size=pilot: as cpu; size=runlocal: a few steps
+  :longer=4      four times the steps
 
 The model's variant is the command's: `ccl_jax.ablation.variants`.
 """
@@ -49,7 +50,7 @@ EXCHANGE = "blocks/(audio_to_video|video_to_audio)/.*"
 
 def get_config(arg=None):
   """One stage: the full method, or one stream and the task `single`."""
-  args = common.parse(arg, stage="joint", size="cpu")
+  args = common.parse(arg, stage="joint", size="cpu", longer=1)
   for name, known in (("stage", STAGES), ("size", SIZES)):
     if args[name] not in known:
       raise ValueError(
@@ -57,7 +58,7 @@ def get_config(arg=None):
       )
   size, joint = SIZES[args.size], args.stage == "joint"
   c = common.base()
-  c.steps = size["steps"][joint]
+  c.steps = args.longer * size["steps"][joint]
   c.model.preset = size["preset"]
   c.model.dtype = "bfloat16" if args.size == "gpu" else "float32"
   c.clip = size["clip"]

@@ -113,8 +113,9 @@ class Ablation:
       joined,
     )
     settings = [f"--config.{key}={value}" for key, value in v.settings.items()]
+    longer = f",longer={v.longer}" if v.longer > 1 else ""
     train = self._train(
-      "joint",
+      f"joint{longer}",
       self.root / "joint" / name,
       f"--config.init={joined}",
       f"--config.seed={seed}",

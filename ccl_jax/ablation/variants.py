@@ -19,10 +19,12 @@ class Variant:
   Attributes:
     about: what it is, in a few words.
     settings: by the config's dotted names, where it is not the full method.
+    longer: how many times the steps of the others it trains.
   """
 
   about: str
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  longer: int = 1
 
   @property
   def exchange(self) -> str:
@@ -60,6 +62,13 @@ OTHERS = {
     # What the main rows have already.
     if (times, n) not in (("causal", 1), ("uniform", 3))
   },
+  **{
+    f"{name}_longer": Variant(f"{about}, four times the steps", settings, longer=4)
+    for name, about, settings in (
+      ("ccl", "CCL", {}),
+      ("window3_causal", "causal times, window 3", {"model.window": 3}),
+    )
+  },
   "floor": _model("the paper's literal windows", times="uniform", tarp_centre="floor"),
   "rope_temporal": _model("RoPE of video tokens by time only", cross_rope="temporal"),
   **{
@@ -84,6 +93,7 @@ QUESTIONS = {
   "How wide a window, with right times?": (
     "ccl", "window3_causal", "window5_causal", "window_all_causal",
   ),
+  "Does a wide window catch up?": ("ccl_longer", "window3_causal_longer"),
   "How wide a window, with the paper's times?": (
     "ccl_paper", "window1_uniform", "window5_uniform", "window_all_uniform",
   ),

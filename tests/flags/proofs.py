@@ -378,7 +378,7 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_config_values.py::test_a_training_config": [
     *_of("joint:", "size runlocal data records init image_form"),
     *_of("audio:", "size runlocal records"),
-    *_of("ablation:", "stage size"),
+    *_of("ablation:", "stage size longer"),
     *_of("quickstart:", "data source runlocal seed"),
   ],
   HERE + "test_config_values.py::test_the_config_of_encode": _of(

@@ -165,6 +165,7 @@ TRAINING = [
   ),
   ("ablation", "", JOINED),
   ("ablation", "size=pilot", JOINED),
+  ("ablation", "longer=4", JOINED | {"steps": 10_000}),
   ("ablation", "stage=video", ALONE | {"model.streams": ("video",)}),
   ("ablation", "stage=audio", ALONE | {"model.streams": ("audio",)}),
   (
