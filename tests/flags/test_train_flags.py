@@ -345,11 +345,12 @@ def test_a_negative_prompt_comes_from_the_start_and_stays(parts):
   assert kept() == {"video": "grey"}
   parts.run(changed())
   assert kept() == {}
+  before = {"codecs": "then", "model": {"preset": "tiny", "times": "causal"}}
   mine = {"negative": {"audio": "hum"}}
-  parts.restored = (33, "state", "place", {"codecs": "then"} | mine)
+  parts.restored = (33, "state", "place", before | mine)
   parts.run(changed(init="W"))
   assert kept() == {"audio": "hum"}
-  parts.restored = (33, "state", "place", {"codecs": "then"})  # of an earlier version
+  parts.restored = (33, "state", "place", before)  # of an earlier version
   parts.run(changed(init="W"))
   assert kept() == {}
 
