@@ -17,15 +17,16 @@ SPEC = ClipSpec(17, 32, 32, 25.0)
 @pytest.fixture(scope="session")
 def files(home):
   """A film, a long and a short sound, a picture, and a text file."""
+  folder = home / "files"
   rng = np.random.default_rng(0)
   video = rng.integers(0, 255, (20, 48, 64, 3), np.uint8)
   wave = 0.1 * rng.standard_normal(16000).astype(np.float32)
-  write_mp4(home / "film.mp4", video, 25.0, wave)
-  write_wav(home / "long.wav", wave, 16000)
-  write_wav(home / "short.wav", wave[:3000], 16000)
-  write_png(home / "image.png", video[0])
-  (home / "text.txt").write_text("no film")
-  return home
+  write_mp4(folder / "film.mp4", video, 25.0, wave)
+  write_wav(folder / "long.wav", wave, 16000)
+  write_wav(folder / "short.wav", wave[:3000], 16000)
+  write_png(folder / "image.png", video[0])
+  (folder / "text.txt").write_text("no film")
+  return folder
 
 
 def flags(files, undisturbed, *more):

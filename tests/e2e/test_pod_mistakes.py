@@ -15,7 +15,7 @@ CASES = [
 
 def test_mistakes_are_one_line(tmp_path):
   lines = [train_flags(tmp_path / "none", *flags) for flags, _, _ in CASES]
-  results = mistakes(tmp_path, "ccl_jax.train", lines)
+  results = mistakes("ccl_jax.train", lines)
   for (flags, expected, words), (code, out) in zip(CASES, results):
     assert code == expected, (flags, out)
     line = out.strip().splitlines()[-1]
