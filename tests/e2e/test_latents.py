@@ -146,7 +146,11 @@ def test_mistakes_are_one_line(home, films, latents, encoder, trainer):
       ["clips of audio alone", "single"],
     ),
     (
-      [*train_flags(latents, new, 2), "--config.model.streams=('video',)"],
+      [
+        *train_flags(latents, new, 2),
+        "--config.model.streams=('video',)",
+        "--config.optim.groups=(('.*',1e-4,0.0),)",
+      ],
       ["+22", "buckets"],
     ),
   ]
