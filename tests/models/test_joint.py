@@ -62,78 +62,6 @@ def test_fresh_exchange_is_the_two_streams_bit_for_bit(model, params, fresh, inp
     np.testing.assert_array_equal(joint[s], alone[s])
 
 
-# t = 4, a = 11. Causal: 13 pictures, c = ceil(44/13) = 4; the middle of frame 1, of
-# pictures 1 to 4, is at 3 * 11/13 = 2.5 tokens, the four around it are 1 to 4 and the
-# twelve from -3 to 8. Uniform: c = 2, w = 6; the centre of frame 1 is floor(1.5 * 11/4)
-# = 4 aligned and floor(c/2) + c = 3 by the literal rule.
-@pytest.mark.parametrize(
-  ("cross", "window"),
-  [
-    ({}, range(1, 5)),
-    ({"window": 3}, range(9)),
-    ({"window": 0}, range(11)),
-    ({"times": "uniform", "window": 3}, range(1, 7)),
-    ({"times": "uniform", "window": 3, "tarp_centre": "floor"}, range(0, 6)),
-  ],
-)
-def test_video_frame_sees_its_audio_window_only(inputs, cross, window):
-  """One block, so that no other path carries audio into a frame."""
-  model = small_model(**cross)
-  model = JointDiT(model.streams, 1, model.cross)
-  params = random_params(model)
-  frame = 1
-
-  def output(audio):
-    latents = {**inputs["latents"], "audio": audio}
-    # Self-attention of the audio stream mixes its tokens before the exchange: take it
-    # out, so that the gradient speaks of the exchange alone.
-    muted = jax.tree.map(lambda x: x, params)
-    muted["blocks"]["audio"]["self_attn"]["o"] = jax.tree.map(
-      jnp.zeros_like, params["blocks"]["audio"]["self_attn"]["o"]
-    )
-    out = model.apply(
-      {"params": muted}, latents, inputs["timesteps"], inputs["text"], BOTH
-    )
-    return (out["video"][:, frame] ** 2).sum()
-
-  grad = np.abs(jax.jit(jax.grad(output))(inputs["latents"]["audio"])).sum((0, 2))
-  assert all(grad[j] > 0 for j in window)
-  assert all(grad[j] == 0 for j in range(11) if j not in window)
-
-
-# Tokens 0, 1, 5 and 10 are at 0.6, 1.8, 6.5 and 12.4 pictures, 13/11 (j + 1/2); frame 1
-# lasts from 1 to 5.
-@pytest.mark.parametrize(
-  ("cross", "frames"),
-  [
-    ({}, {0: [0], 1: [1], 5: [2], 10: [3]}),
-    ({"video_window": 3}, {0: [0, 1], 5: [1, 2, 3], 10: [2, 3]}),
-    ({"video_window": 0}, {5: [0, 1, 2, 3]}),
-    ({"times": "uniform"}, {0: [0], 1: [0], 5: [1], 10: [3]}),
-  ],
-)
-def test_audio_token_sees_its_own_frame_only(inputs, cross, frames):
-  model = small_model(**cross)
-  model = JointDiT(model.streams, 1, model.cross)
-  params = random_params(model)
-  params["blocks"]["video"]["self_attn"]["o"] = jax.tree.map(
-    jnp.zeros_like, params["blocks"]["video"]["self_attn"]["o"]
-  )
-
-  @jax.jit
-  @jax.grad
-  def gradient(video, token):
-    latents = {**inputs["latents"], "video": video}
-    out = model.apply(
-      {"params": params}, latents, inputs["timesteps"], inputs["text"], BOTH
-    )
-    return (out["audio"][:, token] ** 2).sum()
-
-  for token, seen in frames.items():
-    grad = np.abs(gradient(inputs["latents"]["video"], token)).sum((0, 2, 3, 4))
-    assert np.flatnonzero(grad).tolist() == seen
-
-
 def test_single_route_keeps_the_streams_apart(model, params, inputs):
   before = run(model, params, inputs)
   for changed, kept in (("audio", "video"), ("video", "audio")):
@@ -142,36 +70,6 @@ def test_single_route_keeps_the_streams_apart(model, params, inputs):
     after = run(model, params, {**inputs, "latents": latents})
     np.testing.assert_array_equal(before[kept], after[kept])
     assert difference(after[changed], before[changed]) > 0.1
-
-
-@pytest.mark.parametrize(
-  ("variant", "cross"), [("context", {"video_window": 3}), ("gate", GLOBAL)]
-)
-def test_masks_by_sample_equal_static_routes(inputs, variant, cross):
-  model = small_model(variant=variant, **cross).clone(depth=1)
-  params = random_params(model)
-  names = ["a2v", "joint"] if variant == "context" else ["v2a", "single"]
-  per_sample = lambda field: {
-    s: jnp.array([s in getattr(TASKS[n], field) for n in names])
-    for s in ("video", "audio")
-  }
-  masks = Route(per_sample("reads"), per_sample("detached"))
-
-  def loss(params, latents, timesteps, text, route):
-    out = model.apply({"params": params}, latents, timesteps, text, route)
-    return sum((x**2).sum() for x in out.values()), out
-
-  grad = lambda route: jax.jit(
-    lambda p, x: jax.value_and_grad(loss, has_aux=True)(p, **x, route=route)
-  )
-  (_, mixed), mixed_grad = grad(masks)(params, inputs)
-  total = None
-  for i, name in enumerate(names):
-    sample = jax.tree.map(lambda x, i=i: x[i : i + 1], inputs)
-    (_, out), g = grad(static_route(TASKS[name]))(params, sample)
-    assert_close(jax.tree.map(lambda x, i=i: x[i : i + 1], mixed), out, EXACT)
-    total = g if total is None else jax.tree.map(jnp.add, total, g)
-  assert_close(mixed_grad, total, GRADIENT)
 
 
 @pytest.mark.parametrize("task", ["a2v", "v2a"])
