@@ -63,7 +63,7 @@ def test_a_caption_is_read_back():
 
 
 @pytest.mark.parametrize(
-  "spec,count", [(SMALL, 100), (DEFAULT, 30), (ODD, 30), (SLOW, 60)]
+  "spec,count", [(SMALL, 50), (DEFAULT, 16), (ODD, 16), (SLOW, 30)]
 )
 def test_real_clips_score_high_and_chance_does_not(spec, count):
   clips = [draw_clip(i, spec, "test", impacts=0.5) for i in range(count)]
