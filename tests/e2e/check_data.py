@@ -11,7 +11,6 @@ where a film is not what it should be.
 """
 
 import argparse
-import functools
 import json
 import pathlib
 import shutil
@@ -27,7 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 from ccl_jax.data.media.decode import read_clip
 from ccl_jax.data.sets.record_set import RecordSet
 from ccl_jax.data.spec import ClipSpec
-from tests.e2e.conftest import Forks
+from tests.e2e.commands import finish
 from tests.weights.release_files import SIZES, tensors, tokenizer_file
 from tests.weights.wan_files import save_pth
 
@@ -44,17 +43,11 @@ AUDIO_SIZES = {
 }  # fmt: skip
 
 
-@functools.cache
-def program(module: str) -> Forks:
-  """A command that is imported once."""
-  return Forks(module)
-
-
 def run(module: str, *flags: str) -> str:
   """The output of a command, which has to succeed."""
   print(f"\n$ python -m {module} {' '.join(flags)}", flush=True)
   began = time.time()
-  code, out = program(module).finish(list(flags))
+  code, out = finish(module, list(flags))
   lines = [line for line in out.splitlines() if "clips/s" not in line]
   if code:
     sys.exit("\n".join([*lines[-30:], f"exit code {code}"]))

@@ -21,6 +21,7 @@ has no number.
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -40,7 +41,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.metrics.registry import BUILDERS
 from ccl_jax.viz.media import write_mp4
 from ccl_jax.weights.transfer import export_weights, import_weights
-from tests.e2e.conftest import Forks
+from tests.e2e.commands import Command
 from tests.metrics.tiny_weights import write_clip, write_weights
 from tests.metrics.whisper_files import write_whisper
 
@@ -124,13 +125,10 @@ def write_set(folder: pathlib.Path, count: int | None) -> None:
     (folder / f"{name}.jsonl").write_text(text)
 
 
-class Command:
+class Evaluation:
   """`ccl_jax.eval` with these clips and metrics."""
 
-  def __init__(
-    self, evaluate: Forks, folder: pathlib.Path, manifest: str, metrics: list[str]
-  ):
-    self._evaluate = evaluate
+  def __init__(self, folder: pathlib.Path, manifest: str, metrics: list[str]):
     self._flags = [
       "--videos", str(folder / "videos"), "--manifest", str(folder / manifest),
       "--metrics", ",".join(metrics), "--fvd-frames", "16",
@@ -138,20 +136,20 @@ class Command:
 
   def start(
     self, weights: pathlib.Path, out: pathlib.Path, reference: pathlib.Path | None
-  ) -> int:
-    """The id of a process that scores into `out`."""
+  ) -> Command:
+    """A process that scores into `out`."""
     flags = [*self._flags, "--weights", str(weights), "--out", str(out)]
     if reference:
       flags += ["--reference", str(reference)]
-    return self._evaluate.start(flags)
+    return Command("ccl_jax.eval", flags)
 
   def run(
     self, weights: pathlib.Path, out: pathlib.Path, reference: pathlib.Path | None
   ) -> str:
     """What it says that it scored, after printing that."""
     start = time.monotonic()
-    self.start(weights, out, reference)
-    code, said = self._evaluate.wait()
+    process = self.start(weights, out, reference)
+    code, said = process.wait(math.inf), process.output()
     if code:
       sys.exit(f"{out.name}: exit code {code}\n{said}")
     (line,) = (x for x in said.splitlines() if x.startswith("scored"))
@@ -163,29 +161,20 @@ def lines_of(path: pathlib.Path) -> int:
   return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def stop(evaluate: Forks, process: int, how: signal.Signals, out: pathlib.Path) -> None:
+def stop(process: Command, how: signal.Signals, out: pathlib.Path) -> None:
   """Ends a run by a signal after its first record."""
   before = lines_of(out / "records.jsonl")
   while lines_of(out / "records.jsonl") == before:
-    if not alive(process):
-      sys.exit(f"{out.name} ended before {how.name}: {evaluate.wait()}")
+    if process.poll() is not None:
+      sys.exit(f"{out.name} ended before {how.name}: {process.output()}")
     time.sleep(0.02)
-  os.kill(process, how)
-  code, said = evaluate.wait()
+  process.send_signal(how)
+  code, said = process.wait(math.inf), process.output()
   kept = lines_of(out / "records.jsonl")
   last = said.strip().splitlines()[-1] if said.strip() else ""
   print(f"{how.name} after {kept} records, exit code {code}: {last[-60:]}")
   if code == 0 or "Traceback" in said:
     sys.exit(f"{how.name} was not heeded: {said}")
-
-
-def alive(process: int) -> bool:
-  """Whether a process has not ended."""
-  try:
-    os.kill(process, 0)
-  except ProcessLookupError:
-    return False
-  return True
 
 
 def bytes_of(out: pathlib.Path) -> list[bytes]:
@@ -217,17 +206,12 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument("--metrics", default=",".join(NETWORKS))
   parser.add_argument("--clips", type=int, help="of which one is synthetic; or all")
   args = parser.parse_args(argv)
-  # A shell's background job ignores the keyboard, and so would all that it starts.
-  signal.signal(signal.SIGINT, signal.default_int_handler)
   folder, names = args.scratch.absolute(), args.metrics.split(",")
   folder.mkdir(parents=True)
   kinds = list(dict.fromkeys(k for name in names for k in NETWORKS[name]))
   write_set(folder, args.clips)
   released, exported = write_networks(folder, kinds, args.full)
-  evaluate = Forks("ccl_jax.eval")
-  command, few = (
-    Command(evaluate, folder, f"{x}.jsonl", names) for x in ("set", "few")
-  )
+  command, few = (Evaluation(folder, f"{x}.jsonl", names) for x in ("set", "few"))
   whole, again, broken = (folder / x for x in ("whole", "of_exported", "broken"))
   few.run(exported, again, None)
   command.run(released, whole, again)
@@ -245,7 +229,7 @@ def main(argv: list[str] | None = None) -> None:
     wrong.append("the second run")
   signals = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
   for how in signals[: len(scores) - 1]:
-    stop(evaluate, command.start(released, broken, again), how, broken)
+    stop(command.start(released, broken, again), how, broken)
   command.run(released, broken, again)
   if bytes_of(broken) != first:
     wrong.append("the stopped run")

@@ -1,59 +1,80 @@
-"""Runs an entry point once for each command line on stdin, a JSON list a line.
+"""Runs commands, each in a fork of a process that has imported what they are made of.
 
-Each runs in a fork taken after the imports, so that a dozen command lines cost the time
-of one. Prints two lines for each: its process id, and when it has ended [exit code,
-output] as JSON.
+Reads a request a line from stdin, a JSON list, and answers it by a line of JSON:
+
+  ["start", MODULE, FLAGS, DEVICES, FILE]  the id of a process that runs
+                                           `python -m MODULE FLAGS` on so many virtual
+                                           devices, with its output in FILE
+  ["poll", ID]                             its exit code; null while it runs
+
+A fork imports the command itself and ends as any script does. When stdin ends, the
+processes that still run are killed.
 """
 
 import importlib
-import importlib.util
-import inspect
 import json
 import os
 import runpy
+import signal
 import sys
-import tempfile
-import traceback
-import warnings
+
+import jax
+
+# What takes long to import. None defines flags: a fork defines those of its command.
+LIBRARIES = (
+  "orbax.checkpoint",
+  "tensorflow_datasets",
+  "ccl_jax.audio_codec.run",
+  "ccl_jax.encoding.run",
+  "ccl_jax.generation.report",
+  "ccl_jax.metrics.registry",
+  "ccl_jax.metrics.runner",
+  "ccl_jax.training.films",
+  "ccl_jax.training.latents",
+  "ccl_jax.training.loop",
+  "ccl_jax.weights.release",
+)
 
 
-def start(module, name: str, argv: list[str], out) -> int:
-  """The id of a process that runs the command line, with its output in `out`."""
-  from ccl_jax import cli
+def become(flags: list[str], devices: int, file: str) -> None:
+  """Makes this process one that a shell would start."""
+  os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+  out = os.open(file, os.O_WRONLY | os.O_APPEND)
+  os.dup2(out, 1)
+  os.dup2(out, 2)
+  # A shell's background job ignores the keyboard, and so does all that it starts.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+  jax.config.update("jax_num_cpu_devices", devices)
+  sys.argv[1:] = flags
 
-  pid = os.fork()
-  if pid == 0:
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(out.fileno(), 1)
-    os.dup2(out.fileno(), 2)
-    sys.argv = [name, *argv]
-    code = 0
-    try:
-      # The flags of absl are defined once, so those commands do not run as a script.
-      if inspect.signature(module.main).parameters:
-        warnings.simplefilter("ignore", RuntimeWarning)  # that it is imported already
-        runpy.run_module(name, run_name="__main__", alter_sys=True)
-      else:
-        cli.run(module.main)
-    except SystemExit as e:
-      code = e.code or 0
-    except BaseException:
-      traceback.print_exc()
-      code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-  return pid
+
+def serve() -> str | None:
+  """Answers all requests; in a fork, returns the module to run."""
+  running = set()
+  for line in sys.stdin:
+    verb, *request = json.loads(line)
+    if verb == "start":
+      module, *how = request
+      pid = os.fork()
+      if pid == 0:
+        become(*how)
+        return module
+      running.add(pid)
+      answer = pid
+    else:
+      (pid,) = request
+      ended, status = os.waitpid(pid, os.WNOHANG)
+      running.discard(ended)
+      answer = os.waitstatus_to_exitcode(status) if ended else None
+    print(json.dumps(answer), flush=True)
+  for pid in running:
+    os.kill(pid, signal.SIGKILL)
+  return None
 
 
 if __name__ == "__main__":
-  name = sys.argv[1]
-  package = importlib.util.find_spec(name).submodule_search_locations is not None
-  module = importlib.import_module(f"{name}.__main__" if package else name)
-  for line in sys.stdin:
-    with tempfile.TemporaryFile("w+") as out:
-      pid = start(module, name, json.loads(line), out)
-      print(pid, flush=True)
-      _, status = os.waitpid(pid, 0)
-      out.seek(0)
-      print(json.dumps([os.waitstatus_to_exitcode(status), out.read()]), flush=True)
+  for library in LIBRARIES:
+    importlib.import_module(library)
+  module = serve()
+  if module is not None:
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -8,7 +8,7 @@ import pytest
 from ccl_jax.data.media.decode import read_audio, read_clip
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.viz.media import write_mp4, write_png, write_wav
-from tests.e2e.conftest import finish, mistakes
+from tests.e2e.commands import finish
 
 MODULE = "ccl_jax.generate"
 SPEC = ClipSpec(17, 32, 32, 25.0)
@@ -110,12 +110,9 @@ CASES = [
 
 
 def test_mistakes_are_one_line(files, undisturbed):
-  lines = [
-    flags(files, undisturbed, *(f.replace("{}", str(files)) for f in case))
-    for case, _ in CASES
-  ]
-  results = mistakes(MODULE, lines)
-  for (case, words), (code, out) in zip(CASES, results):
+  for case, words in CASES:
+    given = [flag.replace("{}", str(files)) for flag in case]
+    code, out = finish(MODULE, flags(files, undisturbed, *given))
     assert code == 2, (case, out)
     line = out.strip().splitlines()[-1]
     assert line.startswith("error: "), (case, out)

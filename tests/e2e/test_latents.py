@@ -1,7 +1,6 @@
 """From films to latents to a trained model by the command line, killed on the way."""
 
 import json
-import os
 import signal
 import time
 
@@ -12,7 +11,7 @@ from ccl_jax.data import __main__ as data
 from ccl_jax.data.media.decode import read_clip
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.viz.media import write_mp4, write_wav
-from tests.e2e.conftest import Forks, finish
+from tests.e2e.commands import Command, finish, finish_alone
 
 SPEC = ClipSpec(17, 32, 32, 24.0)
 FILMS = 10
@@ -37,20 +36,8 @@ def encode_flags(films, out, *more):
 
 
 @pytest.fixture(scope="module")
-def encoder():
-  with Forks("ccl_jax.encode") as forks:
-    yield forks
-
-
-@pytest.fixture(scope="module")
-def trainer():
-  with Forks("ccl_jax.train") as forks:
-    yield forks
-
-
-@pytest.fixture(scope="module")
-def latents(home, films, encoder):
-  code, out = encoder.finish(encode_flags(films, home / "set", "--check=2"))
+def latents(home, films):
+  code, out = finish("ccl_jax.encode", encode_flags(films, home / "set", "--check=2"))
   assert code == 0, out
   assert "clips/s" in out and "100%" in out
   assert len(list((home / "set" / "check").glob("*.mp4"))) == 1
@@ -58,18 +45,18 @@ def latents(home, films, encoder):
 
 
 @pytest.mark.parametrize("shards", [0, 5])
-def test_kill_9_and_the_same_command_again(home, films, latents, encoder, shards):
+def test_kill_9_and_the_same_command_again(home, films, latents, shards):
   out = home / f"killed_{shards}"
-  pid = encoder.start(encode_flags(films, out))
+  process = Command("ccl_jax.encode", encode_flags(films, out))
   deadline = time.time() + 300
   while len(list(out.glob("shard-*.json"))) < shards or not out.exists():
-    os.kill(pid, 0)  # it is there
+    assert process.poll() is None, process.output()
     assert time.time() < deadline
     time.sleep(0.002)
-  os.kill(pid, signal.SIGKILL)
-  assert encoder.wait()[0] == -signal.SIGKILL
+  process.send_signal(signal.SIGKILL)
+  assert process.wait() == -signal.SIGKILL
   assert not (out / "index.json").exists()
-  code, text = encoder.finish(encode_flags(films, out))
+  code, text = finish("ccl_jax.encode", encode_flags(films, out))
   assert code == 0, text
   assert (out / "index.json").read_text() == (latents / "index.json").read_text()
   shards = [p.name for p in out.glob("*.array_record")]
@@ -80,7 +67,7 @@ def test_kill_9_and_the_same_command_again(home, films, latents, encoder, shards
 
 
 def test_inspection(home, latents, capsys):
-  code, out = finish("ccl_jax.data", ["inspect", str(latents), "--clips=3"])
+  code, out = finish_alone("ccl_jax.data", ["inspect", str(latents), "--clips=3"])
   assert code == 0, out
   assert "12 records" in out and (latents / "inspect.png").stat().st_size > 1000
   with pytest.raises(SystemExit) as e:
@@ -105,10 +92,10 @@ def fingerprints(workdir, step):
   return read["leaves"], read["data"]
 
 
-def test_train_on_latents_stop_go_on_and_generate(home, latents, trainer):
+def test_train_on_latents_stop_go_on_and_generate(home, latents):
   whole, parts = home / "latents_whole", home / "latents_parts"
   for workdir, steps in ((whole, 6), (parts, 3), (parts, 6)):
-    code, out = trainer.finish(train_flags(latents, workdir, steps))
+    code, out = finish("ccl_jax.train", train_flags(latents, workdir, steps))
     assert code == 0, out
   assert fingerprints(whole, 6) == fingerprints(parts, 6)
   assert fingerprints(whole, 6)[1]["next_batch"] == 6
@@ -124,7 +111,7 @@ def test_train_on_latents_stop_go_on_and_generate(home, latents, trainer):
   assert video.std() > 1 and np.abs(audio).max() > 0
 
 
-def test_mistakes_are_one_line(home, films, latents, encoder, trainer):
+def test_mistakes_are_one_line(home, films, latents):
   new = home / "never"
   encodings = [
     ([f"--config=configs/encode.py:out={new},runlocal"], ["data=DIR"]),
@@ -154,9 +141,9 @@ def test_mistakes_are_one_line(home, films, latents, encoder, trainer):
       ["+22", "buckets"],
     ),
   ]
-  for forks, cases in ((encoder, encodings), (trainer, trainings)):
+  for module, cases in (("encode", encodings), ("train", trainings)):
     for flags, words in cases:
-      code, out = forks.finish(flags)
+      code, out = finish(f"ccl_jax.{module}", flags)
       assert code == 2, (flags, out)
       line = out.strip().splitlines()[-1]
       assert line.startswith("error: "), (flags, out)

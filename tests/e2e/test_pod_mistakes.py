@@ -1,6 +1,7 @@
 """Processes that cannot meet: one line of error."""
 
-from tests.e2e.conftest import mistakes, train_flags
+from tests.e2e.commands import finish
+from tests.e2e.conftest import train_flags
 
 SEVERAL = ["--distributed", "--coordinator=localhost:1", "--num_processes=2"]
 CASES = [
@@ -14,9 +15,8 @@ CASES = [
 
 
 def test_mistakes_are_one_line(tmp_path):
-  lines = [train_flags(tmp_path / "none", *flags) for flags, _, _ in CASES]
-  results = mistakes("ccl_jax.train", lines)
-  for (flags, expected, words), (code, out) in zip(CASES, results):
+  for flags, expected, words in CASES:
+    code, out = finish("ccl_jax.train", train_flags(tmp_path / "none", *flags))
     assert code == expected, (flags, out)
     line = out.strip().splitlines()[-1]
     assert line.startswith("error: ") and all(w in line for w in words), (flags, out)

@@ -5,13 +5,12 @@ killed, is asked to stop, and ends where a run ends that nothing disturbed.
 import json
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
 
-from tests.e2e.conftest import ROOT, environment, train_flags
+from tests.e2e.commands import Command
+from tests.e2e.conftest import train_flags
 from tests.e2e.test_run import logged, saved
 
 # One small program: compilation is what this test costs.
@@ -36,7 +35,6 @@ class Processes:
   """A run on `count` processes that share eight devices."""
 
   def __init__(self, workdir, count, *flags):
-    self._outputs = [workdir.with_suffix(f".{i}.out") for i in range(count)]
     with socket.socket() as s:
       s.bind(("localhost", 0))
       address = f"localhost:{s.getsockname()[1]}"
@@ -44,32 +42,21 @@ class Processes:
     several += ["--heartbeat_seconds=5"]
     self._workdir = workdir
     self.all = []
-    for i, path in enumerate(self._outputs):
+    for i in range(count):
       which = [*several, f"--process_id={i}"] if count > 1 else []
-      with path.open("w") as out:
-        self.all.append(
-          subprocess.Popen(
-            [
-              *(sys.executable, "-m", "ccl_jax.train"),
-              *train_flags(workdir, *SMALL, *flags, *which),
-            ],
-            cwd=ROOT,
-            env=environment(devices=8 // count),
-            stdout=out,
-            stderr=subprocess.STDOUT,
-          )
-        )
+      line = train_flags(workdir, *SMALL, *flags, *which)
+      self.all.append(Command("ccl_jax.train", line, devices=8 // count))
 
   def __enter__(self):
     return self
 
   def __exit__(self, *exc):
     for process in self.all:
-      process.kill()
+      process.send_signal(signal.SIGKILL)
       process.wait()
 
   def outputs(self):
-    return [path.read_text() for path in self._outputs]
+    return [process.output() for process in self.all]
 
   def wait_for_step(self, step):
     """Until a checkpoint of that step or a later one is whole."""

@@ -22,7 +22,7 @@ from ccl_jax.weights.reader import open_weights
 from ccl_jax.weights.release import convert_release
 from ccl_jax.weights.transfer import export_weights
 from configs import joint
-from tests.e2e.conftest import finish
+from tests.e2e.commands import finish, finish_alone
 from tests.weights.release_files import diffusers_release, dit_sizes, native_release
 
 CLIP = ClipSpec(9, 32, 48, 16.0)
@@ -47,13 +47,13 @@ def test_a_download_becomes_a_film(tmp_path):
   """By the two commands that a user types."""
   download = native_release(tmp_path / "Wan2.1-T2V", image=False)
   to = ["--src", str(download), "--dst", str(tmp_path / "wan")]
-  code, out = finish("ccl_jax.convert", ["wan", *to])
+  code, out = finish_alone("ccl_jax.convert", ["wan", *to])
   assert code == 0, out
   made = [
     f"--ckpt={tmp_path / 'wan'}", f"--out={tmp_path / 'out'}", "--task=t2v",
     "--prompt=a cat yawns", "--steps=2", "--frames=9", "--height=32", "--width=48",
   ]  # fmt: skip
-  code, out = finish("ccl_jax.generate", made)
+  code, out = finish_alone("ccl_jax.generate", made)
   assert code == 0, out
   video = read_video(tmp_path / "out" / "t2v_0_0.mp4", CLIP)
   assert video.shape == (9, 32, 48, 3) and video.std() > 1

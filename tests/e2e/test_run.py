@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from tests.e2e.conftest import STEPS, finish, mistakes, start, train_flags
+from tests.e2e.commands import Command, finish
+from tests.e2e.conftest import STEPS, train_flags
 
 MODULE = "ccl_jax.train"
 
@@ -28,7 +29,7 @@ def saved(workdir):
 def wait_for_checkpoint(process, workdir):
   deadline = time.time() + 300
   while not saved(workdir):
-    assert process.poll() is None, process.stdout.read()
+    assert process.poll() is None, process.output()
     assert time.time() < deadline
     time.sleep(0.02)
 
@@ -55,12 +56,11 @@ def test_stopped_and_resumed_is_bitwise_the_same(home, undisturbed, how):
   # The interrupted run is told of a later end, so that it cannot win the race; its
   # schedule of learning rates does not depend on that.
   flags = train_flags(workdir, "--config.optim.schedule=constant")
-  process = start(MODULE, [*flags, "--config.steps=100000"])
+  process = Command(MODULE, [*flags, "--config.steps=100000"])
   wait_for_checkpoint(process, workdir)
   process.send_signal(how)
-  out, _ = process.communicate(timeout=120)
-  if how == signal.SIGTERM:
-    assert process.returncode == 0, out
+  expected = 0 if how == signal.SIGTERM else -how
+  assert process.wait(120) == expected, process.output()
   last = max(saved(workdir))
   assert 3 <= last <= max(r["step"] for r in logged(workdir)) + 2
   total = f"--config.steps={last + 4}"
@@ -125,9 +125,8 @@ CASES = [
 
 def test_mistakes_are_one_line(home, undisturbed):
   homes = [home / f"mistake_{i}" for i in range(len(CASES))]
-  lines = [train_flags(h, *flags) for h, (flags, _) in zip(homes, CASES)]
-  results = mistakes(MODULE, lines)
-  for workdir, (flags, words), (code, out) in zip(homes, CASES, results):
+  for workdir, (flags, words) in zip(homes, CASES):
+    code, out = finish(MODULE, train_flags(workdir, *flags))
     assert code == 2, (flags, out)
     line = out.strip().splitlines()[-1]
     assert line.startswith("error: "), (flags, out)

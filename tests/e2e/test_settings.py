@@ -9,7 +9,7 @@ import pytest
 from ccl_jax.data.media.decode import read_clip
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.viz.media import write_wav
-from tests.e2e.conftest import Forks, mistakes
+from tests.e2e.commands import finish
 
 MODULE = "ccl_jax.generate"
 SPEC = ClipSpec(17, 32, 32, 25.0)
@@ -40,8 +40,7 @@ def clips(run, sounds, home):
     "--prompt=a red face", "--prompt=a blue face", "--seed=3", "--seed=4",
     *(f"--audio={path}" for path in sounds),
   ]  # fmt: skip
-  with Forks(MODULE) as forks:
-    code, printed = forks.finish(flags)
+  code, printed = finish(MODULE, flags)
   assert code == 0, printed
   return out
 
@@ -60,12 +59,11 @@ def test_the_settings_say_all(clips, run, sounds):
 
 def test_the_same_pixels_again(clips, tmp_path):
   flags = [f"--settings={clips / 'a2v_4_1.json'}", f"--out={tmp_path}"]
-  with Forks(MODULE) as forks:
-    code, printed = forks.finish(flags)
-    assert code == 0, printed
-    # A flag beside it overrides; then the clip is one of its own.
-    code, printed = forks.finish([*flags, "--seed=5", "--steps=1", "--step=8"])
-    assert code == 0 and "note: the params" in printed, printed
+  code, printed = finish(MODULE, flags)
+  assert code == 0, printed
+  # A flag beside it overrides; then the clip is one of its own.
+  code, printed = finish(MODULE, [*flags, "--seed=5", "--steps=1", "--step=8"])
+  assert code == 0 and "note: the params" in printed, printed
   assert sorted(p.name for p in tmp_path.glob("*.mp4")) == [
     "a2v_4_1.mp4",
     "a2v_5_0.mp4",
@@ -121,8 +119,8 @@ def test_mistakes_are_one_line(clips, run, sounds, tmp_path):
     ([ckpt, prompt, "--task=t2v", f"--audio={sounds[0]}"], ["t2v", "audio", "a2v"]),
     ([ckpt, "--manifest=set.jsonl", "--seed=3"], ["--seed", "manifest's lines"]),
   ]  # fmt: skip
-  lines = [[*flags, f"--out={tmp_path / 'out'}"] for flags, _ in cases]
-  for (flags, words), (code, out) in zip(cases, mistakes(MODULE, lines)):
+  for flags, words in cases:
+    code, out = finish(MODULE, [*flags, f"--out={tmp_path / 'out'}"])
     assert code == 2, (flags, out)
     line = out.strip().splitlines()[-1]
     assert line.startswith("error: ") and all(w in line for w in words), (flags, line)

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.data.sound_files import write
-from tests.e2e.conftest import mistakes
+from tests.e2e.commands import finish
 
 MODULE = "ccl_jax.train_audio"
 
@@ -39,13 +39,10 @@ CASES = [
 
 
 def test_mistakes_are_one_line(home, folders):
-  def flags(i, given):
+  for i, (given, words) in enumerate(CASES):
     config = given[0].replace("ROOT", str(folders))
     workdir = f"--workdir={home / f'audio_mistake_{i}'}"
-    return [f"--config=configs/{config}", workdir, *given[1:]]
-
-  lines = [flags(i, given) for i, (given, _) in enumerate(CASES)]
-  for (given, words), (code, out) in zip(CASES, mistakes(MODULE, lines)):
+    code, out = finish(MODULE, [f"--config=configs/{config}", workdir, *given[1:]])
     assert code == 2, (given, out)
     line = out.strip().splitlines()[-1]
     assert line.startswith("error: ") and all(w in line for w in words), (given, line)
