@@ -30,6 +30,25 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+# Where the minutes are: what starts first leaves no worker alone with it at the end.
+LONG = (
+  "e2e",
+  "audio_codec",
+  "models",
+  "reference",
+  "specs",
+  "test_golden.py",
+  "metrics",
+)
+
+
+def pytest_collection_modifyitems(items):
+  """Long files first; each stays together."""
+  parts = lambda item: item.path.relative_to(ROOT / "tests").parts
+  rank = {name: i for i, name in enumerate(LONG)}
+  items.sort(key=lambda item: rank.get(parts(item)[0], len(LONG)))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def compiled_programs():
   """The programs of a module leave the memory with it."""

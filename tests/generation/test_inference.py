@@ -440,7 +440,7 @@ def test_shift_is_wans_by_size_and_by_kind(height, width, channels, plain):
 
 
 def test_every_setting_reaches_the_sampler_though_programs_are_kept(calls):
-  """A second call with another setting is another program; with the same, the same."""
+  """Another setting is another program; other scales are the same one."""
   made = pipeline(channels=True)
   built, program = [], made._program
   made._program = lambda *args: built.append(args) or program(*args)
@@ -459,16 +459,18 @@ def test_every_setting_reaches_the_sampler_though_programs_are_kept(calls):
   for more in options:
     generate(made, "ti2av", ["a"], image=pictures(9), **more)
   for call, more in zip(calls, options, strict=True):
-    assert call.sampling == more.get("sampling", Sampling())
+    sampling = more.get("sampling", Sampling())
+    scales = {s: {"s": 5.0} for s in ("video", "audio")} | sampling.scales
+    assert call.sampling == dataclasses.replace(sampling, scales=scales)
     assert call.options["reuse_keys"] == more.get("reuse_keys", True)
     assert (call.options["progress"] is not None) == ("progress" in more)
     spec = more.get("spec", SPEC)  # latents in patches of 2 x 2
     assert call.options["clip"] == (spec.latent_frames, 2, 3, spec.audio_tokens)
   frames = [call.conditions["condition"].shape[1] for call in calls]
   assert frames == [3] * 7 + [4, 3]
-  assert len(built) == 7
+  assert len(built) == 5
   generate(made, "i2v", ["a"], image=pictures(9))
-  assert calls[-1].task == GENERATIONS["i2v"] and len(built) == 8
+  assert calls[-1].task == GENERATIONS["i2v"] and len(built) == 6
 
 
 # Mistakes -----------------------------------------------------------------------------
