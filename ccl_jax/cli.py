@@ -1,11 +1,21 @@
 """Runs a command: flags with a config file, and errors in one line."""
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
 from ccl_jax.errors import UsageError, one_line_errors
+
+
+class Parser(argparse.ArgumentParser):
+  """A parser of a command without a config, whose mistakes are one line and exit 2."""
+
+  def error(self, message):
+    """Prints what is wrong in one line and exits with 2."""
+    print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
+    sys.exit(2)
 
 
 def _underscored(arg: str) -> str:

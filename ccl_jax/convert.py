@@ -34,15 +34,10 @@ import pathlib
 import signal
 import sys
 
+from ccl_jax import cli
 from ccl_jax.errors import one_line_errors
 from ccl_jax.weights.transfer import DTYPES, export_weights, import_weights
 from ccl_jax.weights.upstream import LICENCES
-
-
-class _Parser(argparse.ArgumentParser):
-  def error(self, message):
-    print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
-    sys.exit(2)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,11 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     return sub
 
   raw = argparse.RawDescriptionHelpFormatter
-  parser = _Parser(
+  parser = cli.Parser(
     prog="python -m ccl_jax.convert", description=__doc__, formatter_class=raw
   )
   commands = parser.add_subparsers(
-    dest="command", required=True, parser_class=_Parser, metavar="COMMAND"
+    dest="command", required=True, parser_class=cli.Parser, metavar="COMMAND"
   )
   texts = {
     "wan": "a whole Wan2.1 download; the same command continues an interrupted one",

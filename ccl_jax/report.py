@@ -17,14 +17,12 @@ no other report. The same command goes on with a report that was stopped, and ma
 nothing of one that is finished. OUT with a report of other settings is an error.
 """
 
-import json
-import pathlib
-
 from absl import flags
 from ml_collections import ConfigDict
 
 from ccl_jax import cli
 from ccl_jax.axes import STREAMS
+from ccl_jax.checkpoints.find import read_config
 from ccl_jax.errors import UsageError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "A training run.")
@@ -49,15 +47,16 @@ def read_run(workdir: str) -> ConfigDict:
   """The config that a run was trained with.
 
   Raises:
-    UsageError: there is none.
+    UsageError: there is none, or it cannot be read.
   """
-  try:
-    config = json.loads((pathlib.Path(workdir) / "config.json").read_text())
-    return ConfigDict({key: config[key] for key in NEEDED})
-  except (OSError, ValueError, TypeError, KeyError) as e:
+  config = read_config(workdir)
+  missing = [key for key in NEEDED if key not in config]
+  if missing:
     raise UsageError(
-      f"--workdir {workdir} holds no training run: no config.json that one wrote ({e})"
-    ) from e
+      f"--workdir {workdir} holds no training run: no config.json that one wrote, with "
+      f"{', '.join(missing)}"
+    )
+  return ConfigDict({key: config[key] for key in NEEDED})
 
 
 def with_flags(config: ConfigDict) -> ConfigDict:

@@ -96,8 +96,9 @@ def work_of(model, text: tuple[int, int]):
   return work
 
 
-def initial_state(config, run: Run) -> TrainState:
-  """A fresh state, of the parameters that config.init names if it names some.
+def initial_state(config, run: Run) -> tuple[TrainState, dict[str, str]]:
+  """A fresh state, of the parameters that config.init names if it names some, and the
+  negative prompts by stream that these have.
 
   No process reads more of them than its devices hold.
 
@@ -106,14 +107,15 @@ def initial_state(config, run: Run) -> TrainState:
   """
   if not config.init:
     fresh = jax.jit(run.fresh, out_shardings=run.shardings)
-    return fresh(jax.random.key(config.seed))
+    return fresh(jax.random.key(config.seed)), {}
   parameters = find_parameters(config.init)
   # Restored straight into the run's shardings.
   checkpoints = parameters.folder / "checkpoints"
   _, params, _ = restore_params(checkpoints, parameters.name, run.state.params)
   # Donated: the parameters move into the state without a second copy.
   start = lambda params: new_state(params, run.optimizer)
-  return jax.jit(start, out_shardings=run.shardings, donate_argnums=0)(params)
+  state = jax.jit(start, out_shardings=run.shardings, donate_argnums=0)(params)
+  return state, negative_prompts(parameters.description)
 
 
 def require_same_times(model, metadata) -> None:
@@ -170,9 +172,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     checkpointer = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
     restored = checkpointer.restore(run.state)
     if restored is None:
-      first, state = 0, initial_state(config, run)
-      start = find_parameters(config.init).description if config.init else {}
-      negative = negative_prompts(start)
+      first, (state, negative) = 0, initial_state(config, run)
     else:
       first, state, data_state, metadata = restored
       negative = negative_prompts(metadata)

@@ -14,23 +14,18 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from ccl_jax import cli
 from ccl_jax.errors import UsageError, one_line_errors
 
 
-class _Parser(argparse.ArgumentParser):
-  def error(self, message):
-    print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
-    sys.exit(2)
-
-
 def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(
+  parser = cli.Parser(
     prog="python -m ccl_jax.ablation",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   commands = parser.add_subparsers(
-    dest="command", required=True, parser_class=_Parser, metavar="COMMAND"
+    dest="command", required=True, parser_class=cli.Parser, metavar="COMMAND"
   )
 
   def command(name: str, text: str) -> argparse.ArgumentParser:

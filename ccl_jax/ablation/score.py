@@ -39,6 +39,7 @@ from ccl_jax.ablation.variants import (
   forms,
 )
 from ccl_jax.axes import STREAMS
+from ccl_jax.checkpoints.find import read_config
 from ccl_jax.codecs.bundle import null_text
 from ccl_jax.codecs.images import to_unit
 from ccl_jax.diffusion.guidance import get_guidance
@@ -91,7 +92,7 @@ def open_run(workdir: pathlib.Path) -> Run:
   Raises:
     UsageError: there is none, or it is not finished.
   """
-  text = read_json(workdir / "config.json")
+  text = read_config(workdir)
   if not text:
     raise UsageError(f"--workdir {workdir} holds no training run")
   config = ConfigDict(text)

@@ -64,13 +64,11 @@ def t_quantile(degrees: int, inside: float = 0.95) -> float:
 
 
 def _within(theta: float, degrees: int) -> float:
-  odd, total, term = degrees % 2, 0.0, 1.0
+  odd, total = degrees % 2, 0.0
+  term = math.cos(theta) ** odd
   for power in range(odd, degrees - 1, 2):
-    if power == odd:
-      term = math.cos(theta) ** odd
-    else:
-      term *= math.cos(theta) ** 2 * (power - 1) / power
     total += term
+    term *= math.cos(theta) ** 2 * (power + 1) / (power + 2)
   if odd:
     return 2 / math.pi * (theta + math.sin(theta) * total)
   return math.sin(theta) * total
