@@ -5,7 +5,7 @@
   steady.png        how steadily the loss falls, and how well the tasks' gradients agree
   information.png   what a stream takes of the other one, by noise level
   guidance.png      scores of the same checkpoints under every form of guidance
-  foreground.png    figure 6 in numbers: attention on the other stream by noise level
+  foreground.png    figure 6 in numbers: attention on context tokens by noise level
   blocks.png        attention on the other stream by block, and what it moves
   maps.png          figure 6: attention on context tokens by block, noise level, frame
   keys.png          figure 3: attention of the gate model by query and key
@@ -225,7 +225,7 @@ def guidance_figure(runs: Runs):
 
 
 def foreground_figure(runs: Runs):
-  """Attention on the other stream by noise level, of tokens in front and behind.
+  """Attention on context tokens by noise level, of tokens in front and behind.
 
   A single seed's difference has the bootstrap interval over clips that is stored.
   """
@@ -253,7 +253,7 @@ def foreground_figure(runs: Runs):
         s: e if e.n > 1 else e._replace(half=clips[s].mean) for s, e in points.items()
       }
       _bars(bottom, points, place, color=color)
-    top.set(title=f"{stream} tokens", ylabel="on the other stream, %")
+    top.set(title=f"{stream} tokens", ylabel="on context tokens, %")
     bottom.axhline(0, color="0.5", lw=0.8)
     bottom.set(xlabel="sigma", ylabel="foreground - background, %")
     for ax in (top, bottom):
@@ -303,7 +303,7 @@ def maps_figure(runs: Runs):
   On the left the mean over blocks, by frame; on the right each block, over frames. The
   frames of a noise level share a scale, a block has its own, which is written over it.
   """
-  found = _first(runs, "maps", "video")
+  found = _first(runs, "context_share", "video")
   if found is None:
     return None
   title, by_sigma = found

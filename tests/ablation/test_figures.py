@@ -45,7 +45,9 @@ def attended():
     measures = {"foreground_background": contrast, "mass_norm": moved}
     every = {k: {"video": x, "audio": x} for k, x in measures.items()}
     maps = {"0.9": rng.random((2, 3, 4, 4)), "0.3": np.full((2, 3, 4, 4), 0.5)}
-    runs.append(result("ccl", seed, attention=every | {"maps": {"video": maps}}))
+    runs.append(
+      result("ccl", seed, attention=every | {"context_share": {"video": maps}})
+    )
   keys = {"video": {"0.3": rng.random((3, 11))}, "audio": {"0.3": rng.random((11, 3))}}
   return [*runs, result("gate", 0, attention={"keys": keys})]
 
@@ -137,6 +139,7 @@ def test_guidance():
 
 def test_foreground(attended):
   video, _, difference, _ = figures.foreground_figure(by_variant(attended)).axes
+  assert video.get_ylabel() == "on context tokens, %"
   front, back = bars(video)["ccl, foreground"], bars(video)["ccl, background"]
   assert [x for x, _, _ in front] == [0.3, 0.9]
   assert front[1][1:] == pair(20.0, 30.0) and back[1][1:] == pair(10.0, 10.0)
@@ -162,7 +165,7 @@ def test_blocks(attended):
 def test_maps_and_keys(attended):
   runs = by_variant(attended)
   pictures = [ax for ax in figures.maps_figure(runs).get_axes() if ax.images]
-  maps = attended[0]["attention"]["maps"]["video"]
+  maps = attended[0]["attention"]["context_share"]["video"]
   assert len(pictures) == 2 * 3 + 2 * 2  # noise levels by frames, blocks by levels
   share = maps["0.9"].mean(0)
   np.testing.assert_allclose(pictures[3].images[0].get_array(), share[0])

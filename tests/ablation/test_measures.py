@@ -1,18 +1,21 @@
 """Attention and gradients of a small network, by what is true of any of them."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
 import pytest
 
-from ccl_jax.ablation import measures
+from ccl_jax.ablation import figures, measures
 from ccl_jax.ablation.measures import attention, gradient_cosines
+from ccl_jax.ablation.readings import by_variant
 from ccl_jax.models.cca import CrossConfig
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import init_params
 from ccl_jax.models.stream import StreamConfig
 from ccl_jax.training.step import Recipe
+from tests.ablation.stored import result
 from tests.params import living_params
 
 TEXT = (4, 8)
@@ -46,6 +49,14 @@ def data():
   return latents, normal(*TEXT), masks
 
 
+def drawn(variant, got):
+  """The figures of attention that are made of what is stored of it."""
+  bare = result(variant, 0)
+  stored = json.loads(json.dumps(got))
+  runs = [by_variant([bare | {"attention": x}]) for x in (stored, None)]
+  return set(figures.made(runs[0])) - set(figures.made(runs[1]))
+
+
 def test_where_a_model_with_context_tokens_looks(data):
   """The network's own shares; and of the norm nothing by tokens without values."""
   latents, text, masks = data
@@ -62,6 +73,7 @@ def test_where_a_model_with_context_tokens_looks(data):
     assert row["ci"][0] <= difference <= row["ci"][1]
     moved = got["mass_norm"][s][SIGMA]
     assert all(0 < x < 1 for x in moved["mass"] + moved["norm"])
+  assert drawn("ccl", got) == {"foreground", "blocks", "maps"}
   # One clip: its shares are those of all.
   one = lambda x: x[:1]
   alone = attention(
@@ -90,7 +102,7 @@ def test_where_the_gate_looks(data):
   model = small(variant="gate", window=0, video_window=0, rope_unit="index")
   params = params_of(model)
   got = attention(model, params, *data, [0.5])
-  assert got.keys() == {"keys"}
+  assert got.keys() == {"keys"} == drawn("gate", got)
   for s, shape in (("video", (T, A)), ("audio", (A, T))):
     keys = np.array(got["keys"][s][SIGMA])
     assert keys.shape == shape
