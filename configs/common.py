@@ -54,6 +54,8 @@ def base() -> ConfigDict:
       "model": {
         "preset": "tiny",
         "streams": ("video", "audio"),
+        # Rows and columns of the latent that a video token covers: 1 or, unset, 2.
+        "patch": placeholder(int),
         "variant": "context",
         "tarp": True,
         # When latent frames are: "causal", the first of one picture and the others of

@@ -48,6 +48,7 @@ from ccl_jax.files import write_json
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.report import generate, held_out, through_codecs
 from ccl_jax.metrics.talking_scene import score_kinds, score_set
+from ccl_jax.ops.patchify import in_tokens
 from ccl_jax.tasks import GENERATIONS
 from ccl_jax.training.build import make_recipe
 from ccl_jax.training.information import information, network_velocity
@@ -331,7 +332,11 @@ def _cosines(run: Run, latents, text) -> dict[str, float]:
 def _attention(run: Run, latents, text) -> dict[str, Any] | None:
   """Where the exchange looks; None of a model with windows and no context tokens."""
   n = len(run.sampled)
-  masks = {s: np.stack([c[f"{s}_mask"] for c in run.sampled]) for s in STREAMS}
+  masks = {
+    s: np.stack([c[f"{s}_mask"] for c in run.sampled]).astype(bool) for s in STREAMS
+  }
+  patch = dict(run.pipeline.model.streams)["video"].patch
+  masks["video"] = in_tokens(masks["video"], patch)
   table = attention(
     run.pipeline.model,
     run.pipeline.params,

@@ -29,6 +29,7 @@ from ccl_jax.metrics.films import film_scores
 from ccl_jax.metrics.talking_scene import read_caption, score_kinds, score_set
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import build_model
+from ccl_jax.ops.patchify import in_tokens
 from ccl_jax.tasks import GENERATIONS, Route
 from ccl_jax.viz import panels
 from ccl_jax.viz.media import write_mp4
@@ -302,9 +303,11 @@ def attention(pipeline, clips, path) -> dict:
   maps = to_video.reshape(len(clips), t, h // ph, w // pw)
   groups = None
   if "video_mask" in clips[0]:
+    masks = lambda s: np.stack([c[f"{s}_mask"] for c in clips]).astype(bool)
+    seen, heard = in_tokens(masks("video"), (1, ph, pw)), masks("audio")
     groups = {
-      s: _contrast(x, np.stack([c[f"{s}_mask"] for c in clips]).astype(bool))
-      for s, x in (("video", maps), ("audio", to_audio))
+      s: _contrast(x, mask)
+      for s, x, mask in (("video", maps, seen), ("audio", to_audio, heard))
     }
   first = clips[0]["video"][:: pipeline.codecs.video.stride[0]]
   panels.attention_panel(path, first, maps[0], to_audio[0], groups)

@@ -89,6 +89,7 @@ def build_model(
   preset: str,
   *,
   streams: Sequence[str] = STREAMS,
+  patch: int | None = None,
   variant: str = "context",
   tarp: bool = True,
   times: str = "causal",
@@ -113,6 +114,7 @@ def build_model(
   Args:
     preset: one of `PRESETS`.
     streams: those it has; with one of two there is no exchange.
+    patch: rows and columns of the latent that a video token covers, 1 or 2; None: 2.
     variant, times, tarp_centre, cross_rope, context_std, context_values: see
       `CrossConfig`.
     tarp: the exchange sees windows and its RoPE is in one unit of time; else all, and
@@ -146,10 +148,13 @@ def build_model(
     )
   size = PRESETS[preset]
   configs = {"video": size.video, "audio": size.audio}
+  if patch is not None:
+    _one_of("patch", patch, (1, 2))
+    configs["video"] = dataclasses.replace(configs["video"], patch=(1, patch, patch))
   if image_form == "channels":
     configs["video"] = dataclasses.replace(
       # 16 noisy, 4 mask and 16 condition channels.
-      size.video,
+      configs["video"],
       in_channels=36,
       image_tokens=True,
     )

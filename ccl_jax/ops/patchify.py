@@ -4,8 +4,9 @@ Wan2.1's patch is (1, 2, 2): frames stay frames, four latent pixels make a token
 Within a token the order is (pt, ph, pw, c), channels fastest.
 """
 
-from einops import rearrange
-from jaxtyping import Array, Float
+import numpy as np
+from einops import rearrange, reduce
+from jaxtyping import Array, Bool, Float
 
 Patch = tuple[int, int, int]
 
@@ -36,3 +37,15 @@ def unpatchify(
     "b t (h w) (pt ph pw c) -> b (t pt) (h ph) (w pw) c",
     h=rows, pt=pt, ph=ph, pw=pw,
   )  # fmt: skip
+
+
+def in_tokens(
+  mask: Bool[np.ndarray, "b t h w"], patch: Patch
+) -> Bool[np.ndarray, "b f p q"]:
+  """Which tokens hold any of a mask's latent pixels.
+
+  Args:
+    patch: (pt, ph, pw), which must divide (t, h, w).
+  """
+  pt, ph, pw = patch
+  return reduce(mask, "b (t pt) (h ph) (w pw) -> b t h w", "max", pt=pt, ph=ph, pw=pw)

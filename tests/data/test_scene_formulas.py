@@ -11,7 +11,7 @@ from ccl_jax.data.scenes.talking import (
   Scene,
   draw_clip,
   heard_tokens,
-  seen_tokens,
+  seen_pixels,
 )
 from ccl_jax.data.scenes.voice import Syllable, clicks, envelope, spectrum, voice
 from ccl_jax.data.spec import ClipSpec
@@ -178,19 +178,19 @@ def test_a_token_is_heard_where_an_event_lasts_into_it():
   assert np.flatnonzero(got).tolist() == [0, 1, 2]
 
 
-def test_a_token_is_seen_where_a_twentieth_of_it_is_covered():
-  """Of frame 0 alone, then of four frames together."""
+def test_a_latent_pixel_is_seen_where_a_twentieth_of_it_is_covered():
+  """Of 8 x 8 pixels of frame 0 alone, then of four frames together."""
   cover = np.zeros((9, 32, 48), np.float32)
-  cover[0, :16, 16] = 0.85  # of 256 pixels 16: 0.053
-  cover[0, 16:, 0] = 0.75  # 0.047
-  cover[1, 16:, 32] = cover[2, 16:, 33] = 1  # two frames of four: 0.031
-  cover[5:, 16:, 40] = 0.9  # all four: 0.056
-  got = seen_tokens([cover, np.zeros((1, 32, 48), np.float32)], SPEC)
-  assert got.shape == (3, 2, 3)
-  assert np.argwhere(got).tolist() == [[0, 0, 1], [2, 1, 2]]
+  cover[0, :4, 16] = 0.85  # of 64 pixels 4: 0.053
+  cover[0, 16:20, 0] = 0.75  # 0.047
+  cover[1, 24:, 32] = cover[2, 24:28, 33] = 1  # twelve of 256: 0.047
+  cover[5:, 16:20, 40] = 0.9  # all four frames: 0.056
+  got = seen_pixels([cover, np.zeros((1, 32, 48), np.float32)], SPEC)
+  assert got.shape == (3, 4, 6)
+  assert np.argwhere(got).tolist() == [[0, 0, 2], [2, 2, 5]]
   still = np.zeros((1, 32, 48), np.float32)
   still[0, :16, :16] = 1
-  assert seen_tokens([still], SPEC)[:, 0, 0].all()
+  assert seen_pixels([still], SPEC)[:, :2, :2].all()
 
 
 def test_probabilities_of_none_and_all():

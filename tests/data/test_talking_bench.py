@@ -35,7 +35,7 @@ def test_clips_have_their_sizes_and_their_events_are_heard(spec):
     frame = (spec.height, spec.width)
     assert clip["video"].shape == (spec.frames, *frame, 3)
     assert clip["audio"].shape == (spec.samples,)
-    assert clip["video_mask"].shape == (t, h // 2, w // 2)
+    assert clip["video_mask"].shape == (t, h, w)
     assert clip["mouth_mask"].shape == clip["mime_mask"].shape == frame
     faces = 2 if clip["kind"] == "two_faces" else 1
     assert clip["mouth"].shape == (faces, spec.frames)

@@ -34,7 +34,7 @@ def test_a_clip_has_the_sizes_of_its_spec_and_says_what_it_quotes(spec):
     assert clip["video"].dtype == np.uint8 and clip["audio"].dtype == np.float32
     assert clip["audio"].shape == (spec.samples,)
     assert 0.01 < abs(clip["audio"]).max() < 0.99
-    assert clip["video_mask"].shape == (t, h // 2, w // 2)
+    assert clip["video_mask"].shape == (t, h, w)
     assert clip["audio_mask"].shape == (spec.audio_tokens,)
     quoted = re.findall(r'"([^"]+)"', clip["text"])
     assert len(clip["mouth"]) == len(quoted)
@@ -145,8 +145,8 @@ def test_the_masks_cover_what_sounds_and_nothing_else():
     assert clip["audio_mask"][energy > 1e-5].all()
     assert (energy[~clip["audio_mask"]] < 1e-5).all()
     coloured = np.ptp(clip["video"].astype(int), axis=-1) > 100
-    share = coloured.reshape(65, 4, 16, 4, 16).mean((2, 4))
-    share = np.concatenate([share[:1], share[1:].reshape(16, 4, 4, 4).mean(1)])
+    share = coloured.reshape(65, 8, 8, 8, 8).mean((2, 4))
+    share = np.concatenate([share[:1], share[1:].reshape(16, 4, 8, 8).mean(1)])
     if "mimes" not in clip["text"]:
       assert clip["video_mask"][share > 0.1].all()
       assert not clip["video_mask"][share == 0].any()

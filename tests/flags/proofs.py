@@ -98,7 +98,7 @@ PROOFS: dict[str, list[str]] = {
   ),
   HERE + "test_config_sections.py::test_a_key_of_the_model": _keys(
     "train",
-    "model.preset model.streams model.variant model.tarp model.times "
+    "model.preset model.streams model.patch model.variant model.tarp model.times "
     "model.tarp_centre model.window model.video_window model.rope_unit "
     "model.video_tokens model.audio_tokens model.context_std model.context_values "
     "model.cross_rope model.image_form model.remat model.dtype model.residual "

@@ -37,6 +37,8 @@ MODEL = [
   ("preset", "1.3b", "streams.audio.ffn", 3072),
   ("preset", "14b", "streams.video.heads", 40),
   ("streams", ("audio",), "cross", None),
+  ("patch", 1, "streams.video.patch", (1, 1, 1)),
+  ("patch", None, "streams.video.patch", (1, 2, 2)),
   ("variant", "gate", "cross.variant", "gate"),
   ("variant", "context", "cross.variant", "context"),
   ("tarp", False, "cross.window", 0),

@@ -14,6 +14,7 @@ EXCHANGE = "blocks/(audio_to_video|video_to_audio)/.*"
 BASE = {
   "seed": 0, "steps": 1000, "init": "",
   "model.preset": "tiny", "model.streams": ("video", "audio"),
+  "model.patch": None,
   "model.variant": "context", "model.tarp": True, "model.times": "causal",
   "model.tarp_centre": "aligned", "model.window": None, "model.video_window": None,
   "model.rope_unit": None, "model.video_tokens": None, "model.audio_tokens": None,

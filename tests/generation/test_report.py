@@ -168,9 +168,12 @@ def test_attention_on_context_tokens_by_hand(monkeypatch, tmp_path):
   object.__setattr__(pipeline.model, "apply", apply)
   panel = lambda *args: drawn.append(args)
   monkeypatch.setattr(report.panels, "attention_panel", panel)
-  video_mask = rng.integers(0, 2, (3, 3, 2, 3))
+  # By pixel of the latent: a token is in it where any of its four is.
+  pixels = np.zeros((3, 3, 4, 6), int)
+  pixels[:, :, ::2, 1::2] = rng.integers(0, 2, (3, 3, 2, 3))
+  video_mask = pixels[:, :, ::2, 1::2]
   audio_mask = rng.integers(0, 2, (3, 11))
-  real = clips(video_mask=video_mask, audio_mask=audio_mask)
+  real = clips(video_mask=pixels, audio_mask=audio_mask)
   with jax.disable_jit():
     scores = report.attention(pipeline, real, tmp_path / "x.png")
   ((latents, timesteps, text, route),) = told

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from ccl_jax.ops.patchify import patchify, unpatchify
+from ccl_jax.ops.patchify import in_tokens, patchify, unpatchify
 
 
 def test_order_is_frames_rows_columns_channels():
@@ -23,3 +23,12 @@ def test_a_patch_of_time_comes_first_in_its_token():
   # Frames 2 and 3, row 1, columns 3 to 5.
   assert tokens[0, 1, 3].tolist() == [33, 34, 35, 45, 46, 47]
   np.testing.assert_array_equal(unpatchify(tokens, (2, 1, 3), 2), x)
+
+
+def test_a_token_is_in_a_mask_where_any_of_its_pixels_is():
+  mask = np.zeros((2, 4, 2, 6), bool)
+  mask[1, 3, 0, 2] = mask[0, 0, 1, 5] = True
+  tokens = in_tokens(mask, (2, 1, 3))
+  assert tokens.shape == (2, 2, 2, 2)
+  assert np.argwhere(tokens).tolist() == [[0, 0, 1, 1], [1, 1, 0, 0]]
+  assert (in_tokens(mask, (1, 1, 1)) == mask).all()

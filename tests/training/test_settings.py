@@ -52,6 +52,7 @@ NUMBERS = {
   "tasks.text_dropout.single": (-0.1, 1.1, NAN),
   "objective.shared_sigma": (None, 1),
   "objective.detach": (None, "no"),
+  "model.patch": (0, 3),
   "model.times": ("late",),
   "model.window": (-1,),
   "model.video_window": (-1, 2),

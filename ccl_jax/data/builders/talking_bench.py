@@ -15,7 +15,7 @@ from ccl_jax.data.spec import ClipSpec
 class TalkingBench(SceneSet):
   """Talking faces with exact event times, where the text does not say what is when."""
 
-  VERSION = tfds.core.Version("1.0.0")  # raise it whenever an index is another clip
+  VERSION = tfds.core.Version("2.0.0")  # raise it whenever an index is another clip
   TEXTS = (*SceneSet.TEXTS, "kind")
 
   def arrays(self, spec: ClipSpec) -> dict[str, tuple[tuple[int, ...], Any]]:

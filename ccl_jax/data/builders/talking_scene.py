@@ -13,7 +13,7 @@ from ccl_jax.data.spec import ClipSpec
 class TalkingScene(SceneSet):
   """Synthetic clips of talking faces and bouncing balls, synchronous exactly."""
 
-  VERSION = tfds.core.Version("2.0.0")  # raise it whenever an index is another clip
+  VERSION = tfds.core.Version("3.0.0")  # raise it whenever an index is another clip
 
   def draw(self, seed: int, spec: ClipSpec, split: str, **mixture: Any) -> dict:
     return draw_clip(seed, spec, split, **mixture)

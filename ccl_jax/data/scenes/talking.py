@@ -149,7 +149,8 @@ def draw_clip(
   Returns `video` uint8 (F, H, W, 3), `audio` float32 (n,), `text`, `id`, and for
   analysis `events` (time, end, kind "syllable" or "contact", index of the talker or
   ball), `syllables` in the order spoken, `mouth` float32 (talkers, F), and the masks of
-  the foreground per token, `video_mask` (t, H / 16, W / 16) and `audio_mask` (a,).
+  the foreground, `video_mask` (t, H / 8, W / 8) per pixel of the latent and
+  `audio_mask` (a,) per token.
   """
   if split not in ("train", "test"):
     raise UsageError(f"split must be 'train' or 'test', got {split!r}")
@@ -205,7 +206,7 @@ def film(
     "audio": audio.clip(-1, 1).astype(np.float32),
     "events": events,
     "syllables": [s.name for s in scene.spoken()],
-    "video_mask": seen_tokens(seen, spec),
+    "video_mask": seen_pixels(seen, spec),
     "audio_mask": heard_tokens(events, spec),
   }
 
@@ -217,14 +218,14 @@ def openings(faces: list[Face], spec: ClipSpec) -> Float32[np.ndarray, "faces F"
   return np.float32(rows).reshape(-1, spec.frames)
 
 
-def seen_tokens(coverages: list, spec: ClipSpec) -> Bool[np.ndarray, "t p q"]:
-  """Whether an actor that sounds covers a twentieth of a token's pixels: 16 x 16 pixels
+def seen_pixels(coverages: list, spec: ClipSpec) -> Bool[np.ndarray, "t h w"]:
+  """Whether an actor that sounds covers a twentieth of a latent pixel: of 8 x 8 pixels
   of frame 0, then of four frames each.
   """
-  rows, columns = spec.height // 16, spec.width // 16
+  rows, columns = spec.height // 8, spec.width // 8
   seen = np.zeros((spec.frames, rows, columns), np.float32)
   for c in coverages:
-    seen = np.maximum(seen, c.reshape(-1, rows, 16, columns, 16).mean((2, 4)))
+    seen = np.maximum(seen, c.reshape(-1, rows, 8, columns, 8).mean((2, 4)))
   later = seen[1:].reshape(-1, 4, rows, columns).mean(1)
   return np.concatenate([seen[:1], later]) > 0.05
 

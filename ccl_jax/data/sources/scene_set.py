@@ -56,7 +56,7 @@ class SceneSet(SetBuilder, skip_registration=True):
     return {
       "video": ((spec.frames, spec.height, spec.width, 3), np.uint8),
       "audio": ((spec.samples,), np.float32),
-      "video_mask": ((t, h // 2, w // 2), np.uint8),
+      "video_mask": ((t, h, w), np.uint8),
       "audio_mask": ((spec.audio_tokens,), np.uint8),
     }
 
