@@ -17,8 +17,8 @@ from configs import common
 
 
 def get_config(arg=None):
-  """The tiny model on 32 x 32 x 33 frames at 25 fps: 144 video and 41 audio tokens, five
-  of which are a latent frame's own, its window.
+  """The tiny model on 32 x 32 x 33 frames at 25 fps: 144 video and 41 audio tokens,
+  five of which are a latent frame's own, its window.
   """
   args = common.parse(arg, data="", source="folder", runlocal=False, seed=0)
   c = common.base()
