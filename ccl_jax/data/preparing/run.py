@@ -164,20 +164,13 @@ def _sound(
   path: pathlib.Path, start: float, end: float | None, options: Options
 ) -> dict[str, Any]:
   samples = None if end is None else round((end - start) * 16000)
-  wave = media.read_audio(path, samples, start=start)
-  if not wave.size:
-    raise media.MediaError(f"no sound from {start:.2f} s on")
-  out = sound_checks.measure(wave)
+  hook = sound_checks.speech_hook(options.speech) if options.speech else None
+  waves = (wave for wave in media.read_blocks(path, samples, start=start) if wave.size)
+  out = sound_checks.measure(waves, speech=hook)
   out["clipped"] = sound_checks.clipped(path, start, end or math.inf)
   if options.loudness is not None and "loudness" in out:
     gain = gain_of(out["loudness"], out["peak"], options.loudness)
     out["loudness_gain"] = round(gain, 2)
-  if options.speech:
-    share = sound_checks.speech_hook(options.speech)(wave, 16000)
-    try:
-      out["speech_share"] = round(float(share), 3)
-    except (TypeError, ValueError) as e:
-      raise UsageError(f"{options.speech} gave {share!r}, expected a share") from e
   return out
 
 
