@@ -74,27 +74,28 @@ def test_silence_is_a_share_of_whole_blocks():
   level = np.repeat(np.float32([0.9e-3, 1.1e-3, 0, 0.5, 0, 0.2, 0]), 1600)
   sign = np.resize(np.float32([1, -1]), len(level))
   loud_end = np.full(1599, 0.5, np.float32)
-  assert measure(level * sign)["silence"] == round(4 / 7, 3)
-  assert measure(np.append(level * sign, loud_end))["silence"] == round(4 / 7, 3)
-  assert measure(np.repeat(level * sign, 3), 48000)["silence"] == round(4 / 7, 3)
-  assert measure(loud_end)["silence"] == 1.0  # less than a block
+  assert measure([level * sign])["silence"] == round(4 / 7, 3)
+  assert measure([np.append(level * sign, loud_end)])["silence"] == round(4 / 7, 3)
+  assert measure([np.repeat(level * sign, 3)], 48000)["silence"] == round(4 / 7, 3)
+  assert measure([loud_end])["silence"] == 1.0  # less than a block
 
 
 def test_loudness_and_peak_are_in_decibels():
   wave = tone(-20)
   wave[5000] = -0.5
-  got = measure(wave)
+  got = measure([wave])
   assert got["peak"] == -6.02
   assert got["loudness"] == pytest.approx(-20, abs=0.2)
   assert got["loudness"] == round(got["loudness"], 2)
-  assert measure(np.zeros(0, np.float32)) == {"silence": 1.0}
+  assert measure([np.zeros(0, np.float32)]) == {"silence": 1.0}
   faint = np.full(8000, 1e-5, np.float32)
-  assert measure(faint) == {"silence": 1.0, "peak": -100.0}
+  assert measure([faint]) == {"silence": 1.0, "peak": -100.0}
 
 
 def test_clipped_samples_are_counted_by_channel_within_the_part(monkeypatch):
   def frame(*channels):
-    made = av.AudioFrame.from_ndarray(np.float32(channels), "fltp", "stereo")
+    packed = np.float32(channels).T.reshape(1, -1)
+    made = av.AudioFrame.from_ndarray(packed, "flt", "stereo")
     made.sample_rate = 16000
     return made
 

@@ -51,7 +51,7 @@ def opened(path: Path) -> Iterator[Any]:
     raise MediaError(str(e).replace(f"{url}: ", f"{path}: ")) from e
   except av.error.ExitError as e:
     raise MediaError(f"{path}: nothing could be read for {LIMIT:g} s") from e
-  except av.error.InvalidDataError as e:
+  except (av.error.InvalidDataError, av.error.ArgumentError) as e:
     raise MediaError(
       f"{path}: damaged, or of no format of films or sounds that is read ({e.strerror})"
     ) from e
@@ -73,13 +73,13 @@ def open_url(url: str) -> Any:
     timeout=LIMIT,
   )
   for stream in container.streams:
-    if stream.codec_context is not None and stream.type in ("audio", "video"):
-      stream.codec_context.options = {"max_pixels": str(PIXELS)}
-    if stream.codec_context is not None and stream.type == "audio":
+    context = stream.codec_context
+    if context is not None and stream.type == "video":
+      context.options = {"max_pixels": str(PIXELS)}
+    elif context is not None and stream.type == "audio" and (count := context.channels):
       # PyAV frees the map of a custom layout twice, the context's and its own: after
       # this the context has no map. Channels are counted here, never placed.
-      if channels := stream.codec_context.channels:
-        stream.codec_context.layout = f"{channels} channels"
+      context.layout = f"{count} channels"
   return container
 
 
@@ -132,9 +132,10 @@ def refuse_encrypted(container: Any, packet: Any) -> None:
 
 # Channels in the order of FFmpeg's own layouts: one in another order has a map.
 _PLACES = (
-  "FL FR FC LFE BL BR FLC FRC BC SL SR TC TFL TFC TFR TBL TBC TBR DL DR WL WR SDL SDR "
-  "LFE2 TSL TSR BFC BFL BFR"
-).split()
+  *("FL", "FR", "FC", "LFE", "BL", "BR", "FLC", "FRC", "BC", "SL", "SR", "TC", "TFL"),
+  *("TFC", "TFR", "TBL", "TBC", "TBR", "DL", "DR", "WL", "WR", "SDL", "SDR", "LFE2"),
+  *("TSL", "TSR", "BFC", "BFL", "BFR"),
+)
 _kept: list[Any] = []  # layouts that must never be freed
 
 

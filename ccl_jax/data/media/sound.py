@@ -90,7 +90,7 @@ def _blocks(
   stop = math.inf if samples is None else start + samples / rate
   held, base, clock = np.zeros((2, size + _LATE * rate), np.float32), 0, -math.inf
   frames = frames_from(container, stream, start)
-  for place, piece, clock in _pieces(frames, start, stop, rate):
+  for place, piece, clock in _pieces(frames, start, stop, rate):  # noqa: B007
     if place - base > held.shape[1] + _GAP * rate:
       raise MediaError(
         f"{container.name}: its time stamps jump to {start + place / rate:.2f} s"

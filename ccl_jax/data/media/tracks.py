@@ -140,8 +140,8 @@ def _check_sound(container, stream) -> None:
 def _check_picture(container, stream) -> None:
   if stream.width * stream.height > PIXELS:
     raise MediaError(
-      f"{container.name}: pictures of {stream.width} x {stream.height} pixels, expected "
-      f"{PIXELS} at most"
+      f"{container.name}: pictures of {stream.width} x {stream.height} pixels, "
+      f"expected {PIXELS} at most"
     )
   if not 1 / ASPECT <= pixel_aspect(stream) <= ASPECT:
     raise MediaError(
