@@ -9,6 +9,7 @@ import pytest
 
 from ccl_jax.data.media.loudness import (
   PEAK,
+  Loudness,
   apply_gain,
   gain_of,
   gain_to,
@@ -122,3 +123,29 @@ def test_a_hook_is_named_by_module_and_function():
   for name in ("numpy:none", "numpy", "", "none_such:f", ":f"):
     with pytest.raises(UsageError, match="expected module:function"):
       speech_hook(name)
+
+
+def test_no_gain_makes_what_is_no_number():
+  """Above 10^38 a float32 is infinite, and infinity times silence is no number."""
+  wave = np.float32([0, 1e-3, -0.5])
+  for gain in (200.0, 800.0, 7000.0, 1e308):
+    np.testing.assert_array_equal(apply_gain(wave, gain), [0, 1, -1])
+  np.testing.assert_allclose(apply_gain(wave, -1e308), 0, atol=1e-9)
+
+
+def test_loudness_comes_in_parts():
+  wave = np.concatenate([tone(-20, 3.0), tone(-40, 3.0), 0 * tone(-20, 1.0)])
+  meter = Loudness()
+  for k in range(0, len(wave), 7001):
+    meter.add(wave[k : k + 7001])
+  assert meter.result() == pytest.approx(integrated_loudness(wave), abs=0.01)
+  assert Loudness().result() is None
+
+
+def test_measures_of_parts_are_those_of_the_whole():
+  wave = np.concatenate([tone(-20, 2.0), 0 * tone(-20, 1.0), tone(-30, 1.05)])
+  parts = [wave[k : k + 8000] for k in range(0, len(wave), 8000)]
+  loud = lambda wave, rate: np.mean(np.abs(wave) > 0.01)
+  whole = measure([wave], speech=loud)
+  assert measure(iter(parts), speech=loud) == pytest.approx(whole, abs=0.011)
+  assert whole["silence"] == round(10 / 40, 3)

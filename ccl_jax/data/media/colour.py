@@ -20,9 +20,13 @@ _WHITE = 203.0  # cd/m2 of diffuse white, BT.2408
 _PEAK = 1000.0  # cd/m2 of a screen that shows HLG
 _GAMMA = 2.4  # of a screen, BT.1886
 _KNEE = 0.6  # of diffuse white: what is brighter is compressed
-# Linear light, BT.2087: from BT.2020 to BT.709.
+# Linear light, BT.2087: from BT.2020 to BT.709; white stays white.
 _TO_BT709 = np.float32(
-  [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]]
+  [
+    [1.66049, -0.58764, -0.07285],
+    [-0.12455, 1.1329, -0.00835],
+    [-0.01815, -0.10058, 1.11873],
+  ]
 )
 _LUMA = np.float32([0.2627, 0.678, 0.0593])  # of BT.2020
 
