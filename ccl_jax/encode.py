@@ -17,6 +17,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from ccl_jax import cli
+from ccl_jax.data.sets.buckets import KINDS, Bucket
 from ccl_jax.encoding.run import encode
 from ccl_jax.errors import UsageError
 from ccl_jax.training.processes import join_processes
@@ -33,6 +34,22 @@ DISTRIBUTED = flags.DEFINE_bool(
 )
 CHECK = flags.DEFINE_integer("check", 0, "Number of records to decode into OUT/check.")
 flags.mark_flags_as_required(["config"])
+
+
+def silence(index):
+  """Lines on the clips of a set that have no sound to learn from.
+
+  Args:
+    index: content of its index.json.
+  """
+  count = {kind: 0 for kind in KINDS}
+  for entry in index["buckets"].values():
+    count[Bucket(**entry["shape"]).kind] += entry["records"]
+  films, heard = count["film"] + count["silent"], count["film"] + count["sound"]
+  if count["silent"]:
+    yield f"{count['silent']} of {films} films have no sound track"
+  if index.get("silent"):
+    yield f"{index['silent']} of {heard} clips with sound are silent (below -60 dBFS)"
 
 
 def main():
@@ -55,6 +72,8 @@ def main():
     f"{config.out}: {done['records']} records ({sizes}), {done['bytes'] / 1e6:.1f} MB, "
     f"{done['skipped']} skipped (report.jsonl)"
   )
+  for line in silence(done):
+    print(line)
   if CHECK.value:
     from ccl_jax.encoding.inspect import decode_some
 

@@ -23,7 +23,8 @@
 --image is welcome in all that makes a video; an input that a task does not use is an
 error. CKPT is a training run, or a folder that
 'convert wan', 'convert wan-dit' or 'convert join' wrote; those start from Wan2.1's
-settings: 81 frames of 480 x 832 at 16 fps, its shift and, without sound, its scale. The
+settings: 81 frames of 480 x 832 at 16 fps, its shift and, without sound, its scale; its
+I2V takes the aspect ratio of --image, at that area. The
 video of these, and of runs that started from them, has its negative prompt by default.
 
 Writes NAME.mp4 (H.264 and AAC; with the given sound or picture, where one was given)
@@ -226,6 +227,7 @@ def open_maker():
   """
   from ccl_jax.diffusion.guidance import get_guidance
   from ccl_jax.generation.clips import Maker
+  from ccl_jax.generation.inputs import shaped_like
   from ccl_jax.generation.pipeline import Pipeline
   from ccl_jax.generation.sampling import Sampling, variant_of
 
@@ -236,6 +238,8 @@ def open_maker():
   spec = dataclasses.replace(
     pipeline.spec, **{k: v for k, v in sizes.items() if v is not None}
   )
+  if pipeline.takes_channels and HEIGHT.value is WIDTH.value is None:
+    spec = shaped_like(spec, FILES["image"].value or ())
   model = pipeline.model
   name = GUIDANCE.value or default_guidance(model)
   guidance = get_guidance(name, variant_of(model))

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float32
 
 from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.codecs.images import to_unit
@@ -19,6 +20,8 @@ from ccl_jax.data.sets import plan, records
 from ccl_jax.data.sets.writer import new_shard
 from ccl_jax.data.sources.items import ItemSource
 from ccl_jax.errors import UsageError
+
+_SILENT = 1e-3  # -60 dBFS
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -124,6 +127,7 @@ def encode_shard(
       # Padding is not stored; reading fills it up again.
       rows["text"] = rows["text"][: lengths[i]]
       shard_records.add(clip["id"], clip["text"], rows)
+      shard_records.silent += "audio" in clip and is_silent(clip["audio"])
     bar.update(len(clips))
 
   with new_shard(out, shard, encoders) as shard_records:
@@ -135,6 +139,11 @@ def encode_shard(
       under_way = clips, arrays
     if under_way:
       store(*under_way)
+
+
+def is_silent(wave: Float32[np.ndarray, "n"]) -> bool:
+  """Whether a sound stays below -60 dBFS throughout."""
+  return float(np.abs(wave).max(initial=0)) < _SILENT
 
 
 def read_ahead(

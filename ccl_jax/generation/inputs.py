@@ -1,45 +1,142 @@
-"""Files that clips are made from, decoded for a clip."""
+"""Files that clips are made from, decoded for a clip; what is cut off is said."""
 
+import contextlib
+import dataclasses
+import logging
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ccl_jax.data.media.decode import MediaError, read_audio, read_image, read_video
+from ccl_jax.data.media.decode import (
+  MediaError,
+  image_size,
+  picture_size,
+  read_blocks,
+  read_image,
+  read_video,
+)
+from ccl_jax.data.sources.windows import probe_with_sound
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 
 Files = Mapping[str, Sequence[pathlib.Path]]  # by input, a file for every clip
+KEPT = 0.95  # share of a picture below which a cut is worth a warning
+_log = logging.getLogger(__name__)
 
 
 def read_inputs(files: Files, spec: ClipSpec) -> dict[str, np.ndarray]:
   """The inputs of `Pipeline.generate`: `image` uint8 (b, H, W, 3), `audio` float32
   (b, n), `video` uint8 (b, F, H, W, 3).
 
+  What of a picture is cut off, and what of a film or sound comes after the clip's end,
+  is said in a warning.
+
   Raises:
     UsageError: a file is not there, cannot be decoded, or is too short.
   """
-  readers = {
-    "image": lambda path: read_image(path, spec.height, spec.width),
-    "audio": lambda path: _read_sound(path, spec),
-    "video": lambda path: read_video(path, spec),
-  }
+  readers = {"image": _read_still, "audio": _read_sound, "video": _read_film}
   out = {}
   for name, paths in files.items():
     try:
-      read = {path: readers[name](path) for path in dict.fromkeys(paths)}
+      read = {path: readers[name](path, spec) for path in dict.fromkeys(paths)}
     except MediaError as e:
       raise UsageError(f"{name}: {e}") from e
     out[name] = np.stack([read[path] for path in paths])
   return out
 
 
+def shaped_like(spec: ClipSpec, images: Sequence[str | pathlib.Path]) -> ClipSpec:
+  """The clip with the aspect ratio of its first frame, and the area of `spec`.
+
+  As Wan2.1's release has it: sides of sqrt(area x aspect), rounded down to multiples
+  of 16.
+
+  Args:
+    spec: of the model.
+    images: of all clips that are made together; none: `spec` stays.
+
+  Raises:
+    UsageError: one cannot be read, or they need clips of several sizes.
+  """
+  try:
+    ratios = {path: np.divide(*image_size(path)) for path in images}
+  except MediaError as e:
+    raise UsageError(f"image: {e}") from e
+  area, side = (
+    spec.height * spec.width,
+    lambda x: max(round(math.sqrt(x)) // 16 * 16, 16),
+  )
+  sizes = {path: (side(area * r), side(area / r)) for path, r in ratios.items()}
+  if len(set(sizes.values())) > 1:
+    (one, (h, w)), (other, (height, width)) = _two_unlike(sizes)
+    raise UsageError(
+      f"image: {one} needs clips of {h} x {w} pixels (height x width) and {other} of "
+      f"{height} x {width}: give --height and --width, or make them by two commands"
+    )
+  height, width = next(iter(sizes.values()), (spec.height, spec.width))
+  return dataclasses.replace(spec, height=height, width=width)
+
+
+def _two_unlike(sizes: Mapping):
+  one = next(iter(sizes.items()))
+  return one, next(item for item in sizes.items() if item[1] != one[1])
+
+
+def _read_still(path: pathlib.Path, spec: ClipSpec) -> np.ndarray:
+  _warn_of_crop("image", path, image_size(path), spec)
+  return read_image(path, spec.height, spec.width)
+
+
+def _read_film(path: pathlib.Path, spec: ClipSpec) -> np.ndarray:
+  pixels = read_video(path, spec)
+  _warn_of_crop("video", path, picture_size(path), spec)
+  _warn_of_rest("video", path, spec)
+  return pixels
+
+
 def _read_sound(path: pathlib.Path, spec: ClipSpec) -> np.ndarray:
-  wave = read_audio(path)
+  # The first block alone: a sound of hours costs no more than a short one.
+  with contextlib.closing(read_blocks(path, size=spec.samples)) as blocks:
+    wave = next(blocks)
   if len(wave) < spec.samples:
     raise UsageError(
       f"audio: {path} lasts {len(wave) / spec.sample_rate:.2f} s; expected at least "
       f"{spec.samples / spec.sample_rate:.2f} s for {spec.frames} frames: give longer "
       "sound or fewer frames"
     )
-  return wave[: spec.samples]
+  _warn_of_rest("audio", path, spec)
+  return wave
+
+
+def _warn_of_crop(name: str, path, size: tuple[int, int], spec: ClipSpec) -> None:
+  kept = kept_share(size, (spec.height, spec.width))
+  if kept < KEPT:
+    _log.warning(
+      "%s: %s has %d x %d pixels (height x width), the clip %d x %d: %d %% of the "
+      "picture is kept, its middle; cut it yourself, or give another --height and "
+      "--width",
+      *(name, path, *size, spec.height, spec.width, round(100 * kept)),
+    )
+
+
+def kept_share(size: tuple[int, int], wanted: tuple[int, int]) -> float:
+  """The share of a picture that is left of it when it covers a clip.
+
+  Args:
+    size: of the picture, height and width in pixels.
+    wanted: of the clip.
+  """
+  ratio = (size[0] / size[1]) / (wanted[0] / wanted[1])
+  return min(ratio, 1 / ratio)
+
+
+def _warn_of_rest(name: str, path, spec: ClipSpec) -> None:
+  whole = probe_with_sound(path).duration
+  if whole is not None and whole > spec.seconds + 1 / spec.fps:
+    _log.warning(
+      "%s: %s lasts %.2f s, the clip %.2f s: only its beginning is used; give more "
+      "--frames for more of it",
+      *(name, path, whole, spec.seconds),
+    )

@@ -15,13 +15,19 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from jaxtyping import Float32, Int16, UInt8
 
-from ccl_jax.data.media.sound import JITTER, lay_runs
-from ccl_jax.data.media.tracks import MediaError, main_track, opened, probe
+from ccl_jax.data.media.colour import check_colours, rgb_of
+from ccl_jax.data.media.door import MediaError, decoded, opened
+from ccl_jax.data.media.orientation import orientation_of
+from ccl_jax.data.media.sound import JITTER, channels_of, lay_runs, mix
+from ccl_jax.data.media.tracks import main_track, probe
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.fps import fps_indices
 from ccl_jax.metrics.resample import resample
+
+MOST = 8e9  # bytes of a clip's pixels, which are held as a whole
 
 
 class Picture(NamedTuple):
@@ -45,12 +51,10 @@ class Sound(NamedTuple):
   Attributes:
     wave: in [-1, 1].
     rate: in Hz.
-    layout: the channels' names, such as "stereo".
   """
 
   wave: Float32[np.ndarray, "c n"]
   rate: int
-  layout: str
 
 
 class Clip:
@@ -129,9 +133,9 @@ class Clip:
     return picture.frames[shown[early:]]
 
   def sound(self, rate: int) -> Float32[np.ndarray, " n"]:
-    """Mono sound at `rate` Hz in [-1, 1], the mean of the channels."""
+    """Mono sound at `rate` Hz in [-1, 1], mixed as for training (`sound.mix`)."""
     sound = self._part("sound")
-    return resample(sound.wave.mean(0), sound.rate, rate)
+    return resample(mix(sound.wave), sound.rate, rate)
 
   def first_channel(self, rate: int) -> Float32[np.ndarray, " n"]:
     """The first channel's sound at `rate` Hz: of stereo the left one."""
@@ -143,9 +147,7 @@ class Clip:
     sound = self._part("sound")
     if not sound.wave.size:
       return np.zeros(0, np.int16)
-    frame = av.AudioFrame.from_ndarray(
-      np.ascontiguousarray(sound.wave), "fltp", sound.layout
-    )
+    frame = av.AudioFrame.from_ndarray(mix(sound.wave)[None], "fltp", "mono")
     frame.sample_rate, frame.pts = sound.rate, 0
     resampler = av.AudioResampler("s16", "mono", rate)
     pieces = [*resampler.resample(frame), *resampler.resample(None)]
@@ -177,27 +179,35 @@ def decode(path: str | pathlib.Path, needs: frozenset[str]) -> dict[str, Any]:
       ((s.start_time or 0) * s.time_base for s in present.values()), default=Fraction(0)
     )
     wanted = {kind: s for kind, s in present.items() if kind in needs}
-    decoded = {kind: [] for kind in wanted}
+    got = {kind: [] for kind in wanted}
     if "sound" in wanted:
-      s = wanted["sound"]
-      resampler = av.AudioResampler("fltp", s.layout, s.rate)
-    for frame in container.decode(*wanted.values()) if wanted else ():
+      s, resampler = wanted["sound"], None
+    scaler, size = VideoReformatter(), 0
+    for frame in decoded(container, *wanted.values()) if wanted else ():
       if frame.pts is None:
         continue
       time = frame.pts * frame.time_base - zero
       if isinstance(frame, av.VideoFrame):
         if frame.is_corrupt:
           raise MediaError(f"{path}: damaged picture at {float(time):.2f} s")
-        pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+        check_colours(frame, container.name)
+        pixels = rgb_of(frame, frame.width, frame.height, scaler)
+        pixels = orientation_of(frame).apply(pixels)
         long = (frame.duration or 0) * frame.time_base
-        decoded["picture"].append((time, long, pixels))
+        got["picture"].append((time, long, pixels))
+        size += pixels.nbytes
+        if size > MOST:
+          raise MediaError(f"{path}: too long to be scored, over {MOST / 1e9:g} GB")
       else:
-        decoded["sound"] += [(time, x.to_ndarray()) for x in resampler.resample(frame)]
+        # By the decoder's channels: a header may know of fewer.
+        if resampler is None:
+          resampler = av.AudioResampler("flt", frame.layout, s.rate)
+        got["sound"] += [(time, channels_of(x)) for x in resampler.resample(frame)]
     parts = {"picture": None, "sound": None}
     if "picture" in wanted:
-      parts["picture"] = _picture(path, decoded["picture"], wanted["picture"])
+      parts["picture"] = _picture(path, got["picture"], wanted["picture"])
     if "sound" in wanted:
-      parts["sound"] = _sound(decoded["sound"], s.rate, s.layout)
+      parts["sound"] = _sound(got["sound"], s.rate)
   return parts
 
 
@@ -211,7 +221,7 @@ def _picture(path, frames, stream) -> Picture:
   return Picture(np.stack([x for *_, x in frames]), times, end, float(rate))
 
 
-def _sound(frames, rate: int, layout) -> Sound:
+def _sound(frames, rate: int) -> Sound:
   """Lays each unbroken run of sound at its own time."""
   runs, clock = [], None
   for time, piece in frames:
@@ -223,5 +233,5 @@ def _sound(frames, rate: int, layout) -> Sound:
     clock += Fraction(piece.shape[1], rate)
   length = max(round(clock * rate), 0) if runs else 0
   placed = ((round(time * rate), pieces) for time, pieces in runs)
-  wave = lay_runs(placed, layout.nb_channels, length)
-  return Sound(np.clip(wave, -1, 1), rate, layout.name)
+  wave = lay_runs(placed, len(frames[0][1]) if frames else 1, length)
+  return Sound(np.clip(wave, -1, 1), rate)

@@ -300,7 +300,9 @@ def test_rows_of_openhumanvid():
 
 
 def test_suffixes():
-  assert catalogue.IMAGES == (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+  assert {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif"} < set(catalogue.IMAGES)
+  films = {".mp4", ".m4v", ".avi", ".ts", ".gif", ".mpg", ".flv", ".wmv", ".3gp"}
+  assert films < set(catalogue.SUFFIXES)
   assert {".wav", ".flac", ".mp3", ".ogg"} < set(catalogue.SOUNDS)
   ranks = [catalogue._rank(n) for n in ("b.MP4", "a.mp4", "c.wav", "d.PNG")]
   assert sorted(ranks) == [(0, "d.PNG"), (1, "c.wav"), (2, "a.mp4"), (2, "b.MP4")]

@@ -9,6 +9,7 @@ import pytest
 
 from ccl_jax.data.media.loudness import (
   PEAK,
+  Loudness,
   apply_gain,
   gain_of,
   gain_to,
@@ -74,27 +75,28 @@ def test_silence_is_a_share_of_whole_blocks():
   level = np.repeat(np.float32([0.9e-3, 1.1e-3, 0, 0.5, 0, 0.2, 0]), 1600)
   sign = np.resize(np.float32([1, -1]), len(level))
   loud_end = np.full(1599, 0.5, np.float32)
-  assert measure(level * sign)["silence"] == round(4 / 7, 3)
-  assert measure(np.append(level * sign, loud_end))["silence"] == round(4 / 7, 3)
-  assert measure(np.repeat(level * sign, 3), 48000)["silence"] == round(4 / 7, 3)
-  assert measure(loud_end)["silence"] == 1.0  # less than a block
+  assert measure([level * sign])["silence"] == round(4 / 7, 3)
+  assert measure([np.append(level * sign, loud_end)])["silence"] == round(4 / 7, 3)
+  assert measure([np.repeat(level * sign, 3)], 48000)["silence"] == round(4 / 7, 3)
+  assert measure([loud_end])["silence"] == 1.0  # less than a block
 
 
 def test_loudness_and_peak_are_in_decibels():
   wave = tone(-20)
   wave[5000] = -0.5
-  got = measure(wave)
+  got = measure([wave])
   assert got["peak"] == -6.02
   assert got["loudness"] == pytest.approx(-20, abs=0.2)
   assert got["loudness"] == round(got["loudness"], 2)
-  assert measure(np.zeros(0, np.float32)) == {"silence": 1.0}
+  assert measure([np.zeros(0, np.float32)]) == {"silence": 1.0}
   faint = np.full(8000, 1e-5, np.float32)
-  assert measure(faint) == {"silence": 1.0, "peak": -100.0}
+  assert measure([faint]) == {"silence": 1.0, "peak": -100.0}
 
 
 def test_clipped_samples_are_counted_by_channel_within_the_part(monkeypatch):
   def frame(*channels):
-    made = av.AudioFrame.from_ndarray(np.float32(channels), "fltp", "stereo")
+    packed = np.float32(channels).T.reshape(1, -1)
+    made = av.AudioFrame.from_ndarray(packed, "flt", "stereo")
     made.sample_rate = 16000
     return made
 
@@ -121,3 +123,29 @@ def test_a_hook_is_named_by_module_and_function():
   for name in ("numpy:none", "numpy", "", "none_such:f", ":f"):
     with pytest.raises(UsageError, match="expected module:function"):
       speech_hook(name)
+
+
+def test_no_gain_makes_what_is_no_number():
+  """Above 10^38 a float32 is infinite, and infinity times silence is no number."""
+  wave = np.float32([0, 1e-3, -0.5])
+  for gain in (200.0, 800.0, 7000.0, 1e308):
+    np.testing.assert_array_equal(apply_gain(wave, gain), [0, 1, -1])
+  np.testing.assert_allclose(apply_gain(wave, -1e308), 0, atol=1e-9)
+
+
+def test_loudness_comes_in_parts():
+  wave = np.concatenate([tone(-20, 3.0), tone(-40, 3.0), 0 * tone(-20, 1.0)])
+  meter = Loudness()
+  for k in range(0, len(wave), 7001):
+    meter.add(wave[k : k + 7001])
+  assert meter.result() == pytest.approx(integrated_loudness(wave), abs=0.01)
+  assert Loudness().result() is None
+
+
+def test_measures_of_parts_are_those_of_the_whole():
+  wave = np.concatenate([tone(-20, 2.0), 0 * tone(-20, 1.0), tone(-30, 1.05)])
+  parts = [wave[k : k + 8000] for k in range(0, len(wave), 8000)]
+  loud = lambda wave, rate: np.mean(np.abs(wave) > 0.01)
+  whole = measure([wave], speech=loud)
+  assert measure(iter(parts), speech=loud) == pytest.approx(whole, abs=0.011)
+  assert whole["silence"] == round(10 / 40, 3)

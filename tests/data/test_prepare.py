@@ -196,9 +196,9 @@ def test_the_levels_that_may_be_asked_for(tmp_path, level, good):
 
 def test_what_is_measured_of_a_sound(tmp_path):
   wave = np.concatenate([tone(-20, 1.0), np.zeros(16000, np.float32)])
-  assert sound_checks.measure(wave)["silence"] == 0.5
-  assert sound_checks.measure(wave)["peak"] == pytest.approx(-20, abs=0.01)
-  assert sound_checks.measure(np.zeros(1000, np.float32)) == {"silence": 1.0}
+  assert sound_checks.measure([wave])["silence"] == 0.5
+  assert sound_checks.measure([wave])["peak"] == pytest.approx(-20, abs=0.01)
+  assert sound_checks.measure([np.zeros(1000, np.float32)]) == {"silence": 1.0}
   both = np.stack([tone(-20, 1.0), np.clip(tone(6, 1.0), -1, 1)])
   stereo(tmp_path / "a.wav", both)
   share = (np.abs(both) >= 0.999).mean()

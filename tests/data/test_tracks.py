@@ -20,6 +20,8 @@ def stream(index, start=0, duration=None, rate=16000, cover=False, last=None, **
     duration=duration,
     time_base=TICK,
     rate=rate,
+    sample_aspect_ratio=None,
+    codec_context=types.SimpleNamespace(channels=2, codec_tag="avc1"),
     disposition=tracks.av.stream.Disposition.attached_pic if cover else 0,
     index_entries=[entry(0, 9), entry(*last)] if last else [],
     **{"average_rate": 25, "guessed_rate": 30, "height": 48, "width": 64} | more,
@@ -34,6 +36,7 @@ def container(video=None, audio=None, duration=None, start=None, size=0):
     duration=duration and duration * 1000,
     start_time=start and start * 1000,
     size=size,
+    demux=lambda *_: iter(()),
   )
 
 

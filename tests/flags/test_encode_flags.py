@@ -1,5 +1,6 @@
 """Every key of the config of `encode`, and its flags, at the place they are for."""
 
+import dataclasses
 import itertools
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from ccl_jax.codecs.bundle import Codecs
-from ccl_jax.data.sets.buckets import Bucket
+from ccl_jax.data.sets.buckets import Bucket, parse_spec
 from ccl_jax.data.sources import items
 from ccl_jax.data.sources.catalogue import Catalogue, Item
 from ccl_jax.data.spec import ClipSpec
@@ -173,12 +174,18 @@ def test_a_process_that_is_none(parts, monkeypatch):
       parts.run(index, count)
 
 
+def buckets_of(**records):
+  """Entries of index.json with so many records of a kind."""
+  of = lambda kind: dataclasses.asdict(Bucket.of(parse_spec("17x32x48@25"), kind))
+  return {kind: {"records": n, "shape": of(kind)} for kind, n in records.items()}
+
+
 @pytest.fixture
 def told(monkeypatch):
   """What the command hands on, and `done`: what encoding returns."""
   r, encode = Recorder(monkeypatch), command("encode").module
-  r.done = {"records": 7, "bytes": 2_500_000, "skipped": 3,
-            "buckets": {"film": {"records": 4}, "+21": {"records": 3}}}  # fmt: skip
+  r.done = {"records": 7, "bytes": 2_500_000, "skipped": 3, "silent": 0,
+            "buckets": buckets_of(film=4, sound=3)}  # fmt: skip
   r.replace(encode, "encode", lambda *_: r.done)
   r.replace(inspect_data, "decode_some", lambda *_: iter(["a.mp4"]))
   r.replace(encode, "join_processes")
@@ -197,7 +204,7 @@ def test_the_flags_of_encode(told, capsys):
   assert config.data.root == "FILMS" and config.out == "SET" and config.batch.size == 3
   assert part == [0, 1] and not told.calls["join_processes"]
   text = capsys.readouterr().out
-  sizes = "7 records (4 of film, 3 of +21), 2.5 MB, 3 skipped"
+  sizes = "7 records (4 of film, 3 of sound), 2.5 MB, 3 skipped"
   assert text == f"SET: {sizes} (report.jsonl)\n"
   command("encode").run(CONFIG, "--process_index=1", "--process_count=3")
   assert told.last("encode").args[1:] == (1, 3)
@@ -205,6 +212,16 @@ def test_the_flags_of_encode(told, capsys):
   assert told.last("encode").args[1:] == (2, 5)
   (met,) = told.calls["join_processes"]
   assert met.args == () and "--process_index" in met.kwargs["instead"]
+
+
+def test_how_many_films_are_silent_is_said(told, capsys):
+  told.done |= {"silent": 2, "buckets": buckets_of(film=4, silent=3, sound=1, image=9)}
+  command("encode").run(CONFIG)
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[1:] == [
+    "3 of 7 films have no sound track",
+    "2 of 5 clips with sound are silent (below -60 dBFS)",
+  ]
 
 
 def test_check_decodes_so_many_records(told, capsys):

@@ -15,7 +15,7 @@ import pathlib
 from collections.abc import Iterator
 
 from ccl_jax.data.sources.captions import Caption
-from ccl_jax.data.sources.catalogue import SOUNDS
+from ccl_jax.data.sources.folder import SOUNDS
 from ccl_jax.data.sources.media_builder import Entry, MediaBuilder
 from ccl_jax.errors import UsageError
 

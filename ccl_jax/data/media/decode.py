@@ -10,7 +10,6 @@ still stays up); past the end the last one is held for one period at most. Gaps 
 short tail of the sound are zeros. Seconds and Hz throughout.
 """
 
-import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +18,11 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Float32, UInt8
 
-from ccl_jax.data.media.sound import decode_sound
+from ccl_jax.data.media.colour import check_colours, rgb_of
+from ccl_jax.data.media.door import PIXELS
+from ccl_jax.data.media.image import opened_image, upright_rgb, upright_size
+from ccl_jax.data.media.orientation import orientation_of
+from ccl_jax.data.media.sound import BLOCK, decode_sound, sound_blocks
 from ccl_jax.data.media.tracks import (
   SHORT_TAIL,
   MediaError,
@@ -29,6 +32,7 @@ from ccl_jax.data.media.tracks import (
   frames_from,
   measure,
   opened,
+  pixel_aspect,
   probe,
   track,
 )
@@ -43,6 +47,7 @@ __all__ = [
   "picture_size",
   "probe",
   "read_audio",
+  "read_blocks",
   "read_clip",
   "read_image",
   "read_video",
@@ -120,6 +125,31 @@ def read_audio(
     return decode_sound(container, audio, start, samples, sample_rate)
 
 
+def read_blocks(
+  path: Path,
+  samples: int | None = None,
+  sample_rate: int = 16000,
+  start: float | int | None = None,
+  size: int | None = None,
+) -> Iterator[Float32[np.ndarray, "n"]]:
+  """As `read_audio`, in blocks of `size` samples, by default a minute: of any length.
+
+  Raises:
+    MediaError: the file cannot be read, has no sound, none from `start` on, or is too
+      short.
+  """
+  with opened(path) as container:
+    audio = track(container, "audio")
+    start = first_time(audio) if start is None else start
+    size = BLOCK * sample_rate if size is None else size
+    empty = True
+    for wave in sound_blocks(container, audio, start, samples, sample_rate, size):
+      yield wave
+      empty = False
+    if empty:
+      raise MediaError(f"{container.name}: no sound from {start:.2f} s on")
+
+
 def read_image(
   path: Path, height: int, width: int, crop: Crop = ()
 ) -> UInt8[np.ndarray, "H W 3"]:
@@ -130,8 +160,8 @@ def read_image(
   """
   from PIL import Image, ImageOps
 
-  with _image(path) as image:
-    image = _cut_out(ImageOps.exif_transpose(image), crop, path).convert("RGB")
+  with opened_image(path) as image:
+    image = _cut_out(upright_rgb(image), crop, path)
     image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
     return np.array(image)
 
@@ -140,9 +170,8 @@ def image_size(path: Path, crop: Crop = ()) -> tuple[int, int]:
   """(height, width) in pixels of a still as it is shown, from its headers."""
   if crop:
     return crop[2], crop[3]
-  with _image(path) as image:
-    turned = image.getexif().get(274, 1) >= 5  # the orientation tag: on its side
-    return image.size if turned else image.size[::-1]
+  with opened_image(path) as image:
+    return upright_size(image)
 
 
 def picture_size(path: Path, crop: Crop = ()) -> tuple[int, int]:
@@ -158,20 +187,9 @@ def picture_size(path: Path, crop: Crop = ()) -> tuple[int, int]:
     stream = track(container, "video")
     for _, frame in frames_from(container, stream, first_time(stream)):
       _, _, height, width = _box(frame, crop, container.name)
-      width = round(width * float(stream.sample_aspect_ratio or 1))
-      return (width, height) if frame.rotation % 180 else (height, width)
+      width = max(round(width * pixel_aspect(stream)), 1)
+      return (width, height) if orientation_of(frame).swapped else (height, width)
   raise MediaError(f"{path}: no frame can be decoded")
-
-
-@contextlib.contextmanager
-def _image(path: Path) -> Iterator[Any]:
-  from PIL import Image
-
-  try:
-    with Image.open(path) as image:
-      yield image
-  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-    raise MediaError(f"{path}: not a readable image ({e})") from e
 
 
 def _picture(
@@ -179,7 +197,7 @@ def _picture(
 ) -> UInt8[np.ndarray, "F H W 3"]:
   rate = float(spec.rate)
   out = np.empty((spec.frames, spec.height, spec.width, 3), np.uint8)
-  scaler, aspect = VideoReformatter(), float(stream.sample_aspect_ratio or 1)
+  scaler, aspect = VideoReformatter(), pixel_aspect(stream)
   done, held, shown = 0, None, 0.0  # instants written; the frame on screen, since when
 
   def hold_until(switch: float) -> int:
@@ -189,7 +207,8 @@ def _picture(
       if held.is_corrupt:
         raise MediaError(f"{container.name}: damaged picture at {shown:.2f} s")
       box = _box(held, crop, container.name)
-      out[done:stop] = _cover(held, box, spec.height, spec.width, aspect, scaler)
+      size = spec.height, spec.width
+      out[done:stop] = _cover(held, box, *size, aspect, scaler, container.name)
     return stop
 
   for time, frame in frames_from(container, stream, start):
@@ -219,25 +238,29 @@ def _picture(
 
 
 def _cover(
-  frame, box: Crop, height: int, width: int, aspect: float, scaler
+  frame, box: Crop, height: int, width: int, aspect: float, scaler, name: str
 ) -> UInt8[np.ndarray, "H W 3"]:
   """RGB pixels, upright: the frame's `box` scaled to cover (height, width), centre cut;
   `aspect` is a source pixel's width over its height.
   """
-  turns = round(frame.rotation / 90)  # counterclockwise
-  if turns % 2:
+  check_colours(frame, name)
+  turn = orientation_of(frame)
+  if turn.swapped:
     height, width = width, height
   y, x, h, w = box
   # The least scale at which the box covers (height, width).
   scale = max(height / h, width / (w * aspect))
   rows = max(height, round(frame.height * scale))
   columns = max(width, round(frame.width * aspect * scale))
-  method = "AREA" if scale < 1 else "BICUBIC"
-  rgb = scaler.reformat(frame, columns, rows, "rgb24", interpolation=method)
+  if rows * columns > PIXELS:
+    raise MediaError(
+      f"{name}: {h} x {w} pixels would be enlarged {scale:.0f} times to cover "
+      f"{height} x {width}"
+    )
+  rgb = rgb_of(frame, columns, rows, scaler, "AREA" if scale < 1 else "BICUBIC")
   top = _middle(y * scale, h * scale, height, rows)
   left = _middle(x * aspect * scale, w * aspect * scale, width, columns)
-  crop = rgb.to_ndarray()[top : top + height, left : left + width]
-  return np.rot90(crop, turns)
+  return turn.apply(rgb[top : top + height, left : left + width])
 
 
 def _middle(begin: float, length: float, wanted: int, whole: int) -> int:

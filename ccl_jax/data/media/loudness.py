@@ -5,6 +5,7 @@ mixdown have one loudness: a 1 kHz sine of amplitude -23 dBFS is at -23 LUFS. Me
 by ffmpeg's filter `ebur128`, in gated blocks of 0.4 s.
 """
 
+import contextlib
 import fractions
 
 import av
@@ -12,36 +13,64 @@ import numpy as np
 from jaxtyping import Float32
 
 PEAK = -1.0  # dBFS: no gain raises the highest sample above it
+MOST = 200.0  # dB: whatever is beyond is clipped, or silent, alike
 _GATE = -70.0  # LUFS: quieter blocks do not count, so this is silence
+
+
+class Loudness:
+  """The integrated loudness of a mono wave that comes in parts.
+
+  Args:
+    rate: in Hz.
+  """
+
+  def __init__(self, rate: int = 16000):
+    self._rate, self._samples, self._level = rate, 0, _GATE
+    self._graph = av.filter.Graph()
+    self._source = self._graph.add_abuffer(
+      format="fltp",
+      layout="stereo",
+      sample_rate=rate,
+      time_base=fractions.Fraction(1, rate),
+    )
+    self._graph.link_nodes(
+      self._source,
+      self._graph.add("ebur128", "metadata=1"),
+      self._graph.add("abuffersink"),
+    ).configure()
+
+  def add(self, wave: Float32[np.ndarray, "n"]) -> None:
+    """Measures the next part of the wave."""
+    if not wave.size:
+      return
+    # The filter's own way with mono sound, dualmono, gates 3 dB too high.
+    frame = av.AudioFrame.from_ndarray(np.stack([wave, wave]), "fltp", "stereo")
+    frame.sample_rate, frame.pts = self._rate, self._samples
+    self._samples += wave.size
+    self._source.push(frame)
+    self._pull()
+
+  def result(self) -> float | None:
+    """LUFS of all that came; None for silence or under 0.4 s. Nothing may follow."""
+    if self._samples:
+      self._source.push(None)
+      self._pull()
+    return self._level if self._level > _GATE else None
+
+  def _pull(self) -> None:
+    with contextlib.suppress(av.BlockingIOError, av.EOFError):
+      while True:
+        metadata = self._graph.pull().metadata
+        self._level = float(metadata.get("lavfi.r128.I", self._level))
 
 
 def integrated_loudness(
   wave: Float32[np.ndarray, "n"], rate: int = 16000
 ) -> float | None:
   """Integrated loudness of a mono wave, in LUFS; None for silence or under 0.4 s."""
-  if not wave.size:
-    return None
-  graph = av.filter.Graph()
-  source = graph.add_abuffer(
-    format="fltp",
-    layout="stereo",
-    sample_rate=rate,
-    time_base=fractions.Fraction(1, rate),
-  )
-  graph.link_nodes(
-    source, graph.add("ebur128", "metadata=1"), graph.add("abuffersink")
-  ).configure()
-  # The filter's own way with mono sound, dualmono, gates 3 dB too high.
-  frame = av.AudioFrame.from_ndarray(np.stack([wave, wave]), "fltp", "stereo")
-  frame.sample_rate, frame.pts = rate, 0
-  source.push(frame)
-  source.push(None)
-  level = _GATE
-  while True:
-    try:
-      level = float(graph.pull().metadata.get("lavfi.r128.I", level))
-    except (av.BlockingIOError, av.EOFError):
-      return level if level > _GATE else None
+  meter = Loudness(rate)
+  meter.add(wave)
+  return meter.result()
 
 
 def gain_of(level: float | int, peak: float | int, target: float | int) -> float:
@@ -67,7 +96,9 @@ def gain_to(
 def apply_gain(
   wave: Float32[np.ndarray, "n"], gain: float | int
 ) -> Float32[np.ndarray, "n"]:
-  """The wave raised by `gain` dB, and clipped to [-1, 1]."""
+  """The wave raised by `gain` dB, at most by `MOST` either way, clipped to [-1, 1]."""
   if not gain:
     return wave
+  # No float32 overflows, so silence stays silent: infinity times zero is no number.
+  gain = min(max(gain, -MOST), MOST)
   return np.clip(wave * np.float32(10 ** (gain / 20)), -1, 1)

@@ -1,27 +1,36 @@
-"""Opens media files: their headers, their tracks, and their frames with times.
+"""Reads media files: their headers, their tracks, and their frames with times.
 
 The presentation clock is the file's own: timestamp x time base, after the container's
 edit lists and the codecs' delay. A file that cannot give what is asked raises
 `MediaError`, which names it and says why.
 """
 
-import contextlib
 import dataclasses
-import pathlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import av
 
+from ccl_jax.data.media.door import (
+  CHANNELS,
+  PIXELS,
+  MediaError,
+  Path,
+  decoded,
+  open_url,
+  opened,
+  refuse_encrypted,
+)
+
+__all__ = ["MediaError", "Path", "opened"]
+
 SHORT_TAIL = 0.25  # seconds that the sound may end before the picture
 RATES = 2000, 768_000  # Hz; a header with another rate is damaged
+ASPECT = 16  # of a pixel's sides, at most; a header with another is damaged
+DOLBY = ("dvh1", "dvhe", "dva1", "dvav")  # pictures in Dolby's own colours alone
 _PREROLL = 0.5  # seconds decoded before a late start: codec delay, reordered frames
-
-Path = str | pathlib.Path
-
-
-class MediaError(ValueError):
-  """A media file cannot be read as asked; the message names it and says why."""
+_FIRST = 64  # packets among which each track has one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +58,22 @@ class MediaInfo:
 
 
 def probe(path: Path) -> MediaInfo:
-  """Reads a file's headers, and decodes nothing.
+  """Reads a file's headers and its first packets, and decodes nothing.
 
   Raises:
-    MediaError: it cannot be read.
+    MediaError: it cannot be read, a track is encrypted or has no decoder.
   """
   with opened(path) as container:
-    ends = {s.index: _header_end(container, s) for s in _main_tracks(container)}
-    return _info(container, ends)
+    tracks = _main_tracks(container)
+    info = _info(container, {s.index: _header_end(container, s) for s in tracks})
+    left = {s.index for s in tracks}
+    packets = container.demux(*tracks) if tracks else ()
+    for packet in itertools.islice(packets, _FIRST):
+      refuse_encrypted(container, packet)
+      left.discard(packet.stream.index)
+      if not left:
+        break
+    return info
 
 
 def measure(path: Path) -> MediaInfo:
@@ -73,18 +90,6 @@ def measure(path: Path) -> MediaInfo:
         end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
         ends[packet.stream.index] = max(ends[packet.stream.index], end)
     return _info(container, ends)
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[Any]:
-  """The file as a PyAV container; whatever fails inside is a `MediaError`."""
-  try:
-    with av.open(str(path)) as container:
-      yield container
-  except MediaError:
-    raise
-  except (av.FFmpegError, OSError, ValueError) as e:
-    raise MediaError(f"{path}: {getattr(e, 'strerror', None) or e}") from e
 
 
 def track(container, kind: str) -> Any:
@@ -105,12 +110,56 @@ def main_track(container, kind: str) -> Any:
   # Music files carry their cover as a video track of one frame.
   if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
     return None
-  if kind == "audio" and not RATES[0] <= (stream.rate or 0) <= RATES[1]:
+  if stream.codec_context is None:
+    raise MediaError(f"{container.name}: no decoder for the codec of its {kind} track")
+  if kind == "audio":
+    _check_sound(container, stream)
+  else:
+    _check_picture(container, stream)
+  return stream
+
+
+def pixel_aspect(stream) -> float:
+  """A pixel's width over its height, of a video track."""
+  return float(stream.sample_aspect_ratio or 1)
+
+
+def _check_sound(container, stream) -> None:
+  if not RATES[0] <= (stream.rate or 0) <= RATES[1]:
     raise MediaError(
       f"{container.name}: the sound has a sample rate of {stream.rate} Hz, expected "
       f"{RATES[0]} to {RATES[1]}"
     )
-  return stream
+  if stream.codec_context.channels > CHANNELS:
+    raise MediaError(
+      f"{container.name}: the sound has {stream.codec_context.channels} channels, "
+      f"expected {CHANNELS} at most"
+    )
+
+
+def _check_picture(container, stream) -> None:
+  if stream.width * stream.height > PIXELS:
+    raise MediaError(
+      f"{container.name}: pictures of {stream.width} x {stream.height} pixels, "
+      f"expected {PIXELS} at most"
+    )
+  if not 1 / ASPECT <= pixel_aspect(stream) <= ASPECT:
+    raise MediaError(
+      f"{container.name}: a header says that its pixels are "
+      f"{stream.sample_aspect_ratio} times as wide as high, expected 1/{ASPECT} to "
+      f"{ASPECT}"
+    )
+  if _tag(stream) in DOLBY:
+    raise MediaError(
+      f"{container.name}: Dolby Vision without an HDR10 or HLG layer cannot be read"
+    )
+
+
+def _tag(stream) -> str:
+  try:
+    return stream.codec_context.codec_tag
+  except UnicodeDecodeError:
+    return ""
 
 
 def first_time(stream) -> float:
@@ -126,7 +175,7 @@ def frames_from(container, stream, start: float) -> Iterator[tuple[float, Any]]:
     container.seek(int((start - _PREROLL) * av.time_base))
     head = next(frames, None)
     if head is None or head[0] > start:  # a poor index: decode from the beginning
-      with opened(container.name) as fresh:
+      with open_url(container.name) as fresh:
         yield from _timed_frames(fresh, fresh.streams[stream.index])
       return
     yield head
@@ -134,7 +183,7 @@ def frames_from(container, stream, start: float) -> Iterator[tuple[float, Any]]:
 
 
 def _timed_frames(container, stream) -> Iterator[tuple[float, Any]]:
-  for frame in container.decode(stream):
+  for frame in decoded(container, stream):
     if frame.pts is not None:
       yield float(frame.pts * frame.time_base), frame
 

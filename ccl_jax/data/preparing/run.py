@@ -24,7 +24,12 @@ from ccl_jax.data.media.tracks import first_time, main_track, opened
 from ccl_jax.data.preparing import shots, sound_checks
 from ccl_jax.data.sources import templates
 from ccl_jax.data.sources.captions import Caption, Row, read_rows, sidecar
-from ccl_jax.data.sources.catalogue import IMAGES, media_names, without_soundtracks
+from ccl_jax.data.sources.catalogue import (
+  media_names,
+  unread_media,
+  without_soundtracks,
+)
+from ccl_jax.data.sources.folder import IMAGES
 from ccl_jax.data.sources.windows import cached_probe, part_of
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_text
@@ -98,6 +103,7 @@ def prepare(
   done = _Journal(out, [str(root.absolute()), list(options)])
   _run(root, [n for n in files if n not in done.files], rows, options, done, threads)
   prepared = done.result(files)
+  prepared = prepared._replace(skipped=[*prepared.skipped, *unread_media(root)])
   if not prepared.rows:
     first = ": ".join(prepared.skipped[0])
     raise UsageError(f"no usable file among {len(files)} in {root}, first: {first}")
@@ -164,20 +170,20 @@ def _sound(
   path: pathlib.Path, start: float, end: float | None, options: Options
 ) -> dict[str, Any]:
   samples = None if end is None else round((end - start) * 16000)
-  wave = media.read_audio(path, samples, start=start)
-  if not wave.size:
-    raise media.MediaError(f"no sound from {start:.2f} s on")
-  out = sound_checks.measure(wave)
+
+  def share(wave, rate):
+    got = sound_checks.speech_hook(options.speech)(wave, rate)
+    try:
+      return float(got)
+    except (TypeError, ValueError) as e:
+      raise UsageError(f"{options.speech} gave {got!r}, expected a share") from e
+
+  waves = media.read_blocks(path, samples, start=start)
+  out = sound_checks.measure(waves, speech=share if options.speech else None)
   out["clipped"] = sound_checks.clipped(path, start, end or math.inf)
   if options.loudness is not None and "loudness" in out:
     gain = gain_of(out["loudness"], out["peak"], options.loudness)
     out["loudness_gain"] = round(gain, 2)
-  if options.speech:
-    share = sound_checks.speech_hook(options.speech)(wave, 16000)
-    try:
-      out["speech_share"] = round(float(share), 3)
-    except (TypeError, ValueError) as e:
-      raise UsageError(f"{options.speech} gave {share!r}, expected a share") from e
   return out
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, Float32, UInt8
 
+from ccl_jax.data.media.colour import check_colours
 from ccl_jax.data.media.tracks import (
   MediaError,
   Path,
@@ -88,6 +89,7 @@ def scan_film(path: Path) -> FilmScan:
     video = track(container, "video")
     video.thread_type = "AUTO"
     for time, frame in frames_from(container, video, first_time(video)):
+      check_colours(frame, container.name)
       thumb = small.reformat(frame, _SIDE, _SIDE, "rgb24", interpolation="AREA")
       thumbs = [*thumbs[-2:], thumb.to_ndarray().astype(np.float32)]
       times.append(time)

@@ -7,13 +7,14 @@ clipped    the share of the file's own samples, of any channel, at full scale
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import av
 import numpy as np
 from jaxtyping import Float32
 
-from ccl_jax.data.media.loudness import integrated_loudness
+from ccl_jax.data.media.loudness import Loudness
+from ccl_jax.data.media.sound import channels_of
 from ccl_jax.data.media.tracks import Path, frames_from, opened, track
 from ccl_jax.errors import UsageError
 
@@ -22,18 +23,40 @@ _BLOCK, _SILENT, _FULL = 0.1, 1e-3, 0.999
 SpeechShare = Callable[[Float32[np.ndarray, "n"], int], float]
 
 
-def measure(wave: Float32[np.ndarray, "n"], rate: int = 16000) -> dict[str, float]:
-  """`loudness`, `peak` and `silence` of a wave; a silent one has only the last."""
-  size = max(round(_BLOCK * rate), 1)
-  blocks = wave[: len(wave) // size * size].reshape(-1, size)
-  # A block is silent if its rms is below -60 dBFS.
-  quiet = np.sqrt((blocks**2).mean(1)) < _SILENT if len(blocks) else np.ones(1)
-  out = {"silence": round(float(quiet.mean()), 3)}
-  level, peak = integrated_loudness(wave, rate), float(np.abs(wave).max(initial=0))
+def measure(
+  waves: Iterable[Float32[np.ndarray, "n"]],
+  rate: int = 16000,
+  speech: SpeechShare | None = None,
+) -> dict[str, float]:
+  """`loudness`, `peak`, `silence` and `speech_share` of a sound that comes in parts.
+
+  Args:
+    waves: the parts in order, each but the last of whole tenths of a second.
+    rate: in Hz.
+    speech: measures the share of speech of a part; None: none is measured.
+
+  Returns:
+    These; of a silent sound neither loudness nor peak.
+  """
+  size, meter = max(round(_BLOCK * rate), 1), Loudness(rate)
+  quiet = blocks = samples = 0
+  peak = spoken = 0.0
+  for wave in waves:
+    meter.add(wave)
+    parts = wave[: len(wave) // size * size].reshape(-1, size)
+    # A block is silent if its rms is below -60 dBFS.
+    quiet += int((np.sqrt((parts**2).mean(1)) < _SILENT).sum())
+    blocks, samples = blocks + len(parts), samples + len(wave)
+    peak = max(peak, float(np.abs(wave).max(initial=0)))
+    if speech is not None:
+      spoken += len(wave) * speech(wave, rate)
+  out, level = {"silence": round(quiet / blocks if blocks else 1.0, 3)}, meter.result()
   if level is not None:
     out["loudness"] = round(level, 2)
   if peak > 0:
     out["peak"] = round(20 * float(np.log10(peak)), 2)
+  if speech is not None and samples:
+    out["speech_share"] = round(spoken / samples, 3)
   return out
 
 
@@ -52,9 +75,9 @@ def clipped(path: Path, start: float, end: float) -> float:
         break
       if time < start:
         continue
-      convert = convert or av.AudioResampler("fltp", frame.layout, frame.sample_rate)
+      convert = convert or av.AudioResampler("flt", frame.layout, frame.sample_rate)
       for piece in convert.resample(frame):
-        wave = piece.to_ndarray()
+        wave = channels_of(piece)
         full, total = full + int((np.abs(wave) >= _FULL).sum()), total + wave.size
   return round(full / total, 5) if total else 0.0
 

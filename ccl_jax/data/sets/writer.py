@@ -33,10 +33,11 @@ class ShardRecords:
   Attributes:
     summary: of the records so far.
     skipped: (clip, reason) of those that could not be read.
+    silent: how many clips with sound are silent.
   """
 
   def __init__(self, shard: plan.Shard, encoders: Mapping[str, str], write: Callable):
-    self.summary, self.skipped = Summary(), []
+    self.summary, self.skipped, self.silent = Summary(), [], 0
     self._write = write
     bucket = shard.bucket
     self._about = {
@@ -86,6 +87,7 @@ def new_shard(
     "file": path.name,
     "bucket": shard.bucket.name,
     "skipped": shard_records.skipped,
+    "silent": shard_records.silent,
   }
   files.write_json(
     _summary_path(root, shard), summary | shard_records.summary.to_json()
@@ -116,6 +118,7 @@ def finish(root: pathlib.Path, set_plan: plan.Plan) -> dict[str, Any] | None:
     "encoders": {k: v for k, v in set_plan.encoders.items() if k in used},
     **total(shards),
     "skipped": len(skipped),
+    "silent": sum(s.get("silent", 0) for s in shards),
     "buckets": {b.name: _bucket_entry(b, shards) for b in set_plan.buckets},
     "shards": [{k: s[k] for k in keys} for s in shards],
   }

@@ -15,7 +15,14 @@ from ccl_jax.data.media import decode as media
 from ccl_jax.data.media.loudness import apply_gain
 from ccl_jax.data.sets.buckets import KINDS, Bucket, check_specs, choose
 from ccl_jax.data.sources.captions import Caption, read_captions, sidecar
-from ccl_jax.data.sources.folder import SUFFIXES, files_of, relative
+from ccl_jax.data.sources.folder import (
+  IMAGES,
+  SOUNDS,
+  SUFFIXES,
+  files_of,
+  relative,
+  unread,
+)
 from ccl_jax.data.sources.windows import (
   cached_probe,
   check_hop,
@@ -26,8 +33,6 @@ from ccl_jax.data.sources.windows import (
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus")
 _log = logging.getLogger(__name__)
 
 
@@ -80,7 +85,11 @@ def scan(
   """
   root = pathlib.Path(root)
   rows = list_media(root, captions)
-  return scan_rows(root, rows, specs, hop=hop, kinds=kinds)
+  found = scan_rows(root, rows, specs, hop=hop, kinds=kinds)
+  others = unread_media(root)
+  for name, reason in others:
+    _log.warning("skipped %s: %s", name, reason)
+  return found._replace(skipped=[*found.skipped, *others])
 
 
 def list_media(root: pathlib.Path, captions: str = "") -> dict[str, list[Caption]]:
@@ -108,6 +117,11 @@ def media_names(root: pathlib.Path) -> list[str]:
   if not names:
     raise UsageError(f"no media in {root}: expected {' '.join(suffixes)} files")
   return sorted(names, key=_rank)
+
+
+def unread_media(root: pathlib.Path) -> list[tuple[str, str]]:
+  """(name, reason) of the media below `root` that `media_names` does not list."""
+  return unread(root, (*IMAGES, *SOUNDS, *SUFFIXES))
 
 
 def without_soundtracks(

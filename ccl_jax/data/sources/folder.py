@@ -5,6 +5,7 @@ those of `captions.py`; a film without one has "".
 """
 
 import logging
+import mimetypes
 import pathlib
 import threading
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,30 @@ from ccl_jax.data.sources.windows import cached_probe, check_hop, label, window_
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 
-SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
+SUFFIXES = (
+  *(".mp4", ".mov", ".mkv", ".webm", ".m4v", ".avi", ".ts", ".mts", ".m2ts", ".mpg"),
+  *(".mpeg", ".vob", ".flv", ".f4v", ".wmv", ".asf", ".3gp", ".3g2", ".ogv", ".mxf"),
+  *(".dv", ".gif"),
+)
+# Of media, though Python's own table of types does not have them.
+_MORE = (
+  ".rm",
+  ".rmvb",
+  ".divx",
+  ".heic",
+  ".heif",
+  ".avif",
+  ".jxl",
+  ".dng",
+  ".264",
+  ".265",
+)
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+SOUNDS = (
+  *(".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus", ".oga", ".weba", ".mka"),
+  *(".wma", ".aif", ".aiff", ".caf", ".amr", ".ac3", ".eac3", ".mp2", ".wv", ".tta"),
+  *(".au", ".w64"),
+)
 _log = logging.getLogger(__name__)
 
 
@@ -126,7 +150,7 @@ class FilmSource:
 
 
 class FolderSource(FilmSource):
-  """The clips of every mp4, mov, mkv or webm below a folder.
+  """The clips of every film below a folder.
 
   Attributes:
     unmatched: the captions without a film.
@@ -144,6 +168,8 @@ class FolderSource(FilmSource):
     if not names:
       raise UsageError(f"no films in {root}: expected {' '.join(SUFFIXES)} files")
     rows, self.unmatched = read_captions(root, names, captions)
+    for name, reason in unread(root, (*SUFFIXES, *IMAGES, *SOUNDS)):
+      _log.warning("skipped %s: %s", name, reason)
     super().__init__(root, spec, {n: rows.get(n, [Caption()]) for n in names}, hop)
     if self.unmatched:
       _log.info("%s: %d captions lack a film", root, len(self.unmatched))
@@ -168,3 +194,23 @@ def files_of(root: pathlib.Path, suffixes: tuple[str, ...]) -> list[pathlib.Path
     for path in sorted(root.rglob("*"))
     if path.suffix.lower() in suffixes and path.name[0] != "." and path.is_file()
   ]
+
+
+def unread(root: pathlib.Path, suffixes: tuple[str, ...]) -> list[tuple[str, str]]:
+  """(name, reason) of files below a folder that are media by their names, and are none
+  of those that are read.
+
+  Args:
+    root: the folder.
+    suffixes: of the media that are read.
+  """
+  kinds = mimetypes.MimeTypes()
+  out = []
+  for path in sorted(root.rglob("*")):
+    suffix = path.suffix.lower()
+    kind = kinds.guess_type(f"x{suffix}")[0] or ""
+    known = kind.startswith(("video/", "audio/", "image/")) or suffix in _MORE
+    if known and suffix not in suffixes and path.name[0] != "." and path.is_file():
+      reason = f"files that end in {suffix} are not read: make an mp4, wav or png of it"
+      out.append((relative(path, root), reason))
+  return out

@@ -28,8 +28,7 @@ import tensorflow_datasets as tfds
 
 from ccl_jax.data.media import decode as media
 from ccl_jax.data.sources.captions import Caption
-from ccl_jax.data.sources.catalogue import IMAGES, SOUNDS
-from ccl_jax.data.sources.folder import SUFFIXES
+from ccl_jax.data.sources.folder import IMAGES, SOUNDS, SUFFIXES
 from ccl_jax.data.sources.listing import Listing
 from ccl_jax.data.sources.set_builder import SetBuilder
 from ccl_jax.data.sources.windows import cached_probe, part_of

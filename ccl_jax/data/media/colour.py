@@ -1,0 +1,114 @@
+"""The colours of a decoded frame as 8-bit RGB for a screen of BT.709.
+
+matrix     as the file says; untagged, BT.709 from 1280 x 720 on and BT.601 below
+range      as the file says; untagged, 16 to 235
+PQ, HLG    tone-mapped: diffuse white (203 cd/m2) comes to 239 of 255, what is brighter
+           is compressed into the rest; HLG is shown at 1000 cd/m2 (BT.2100)
+BT.2020    its colours, PQ, HLG or not, are brought to BT.709's and clipped
+"""
+
+import functools
+
+import numpy as np
+from jaxtyping import Float32, UInt8, UInt16
+
+from ccl_jax.data.media.door import MediaError
+
+_MATRICES = {0, 1, 2, 4, 5, 6, 7, 9}  # of ITU-T H.273, those that swscale has
+_UNTAGGED, _BT2020, _PQ, _HLG = 2, 9, 16, 18
+_WHITE = 203.0  # cd/m2 of diffuse white, BT.2408
+_PEAK = 1000.0  # cd/m2 of a screen that shows HLG
+_GAMMA = 2.4  # of a screen, BT.1886
+_KNEE = 0.6  # of diffuse white: what is brighter is compressed
+# Linear light, BT.2087: from BT.2020 to BT.709; white stays white.
+_TO_BT709 = np.float32(
+  [
+    [1.66049, -0.58764, -0.07285],
+    [-0.12455, 1.1329, -0.00835],
+    [-0.01815, -0.10058, 1.11873],
+  ]
+)
+_LUMA = np.float32([0.2627, 0.678, 0.0593])  # of BT.2020
+
+
+def check_colours(frame, name: str) -> None:
+  """Checks that the colours of a frame can be read.
+
+  Raises:
+    MediaError: they are of a system that swscale does not have, such as ICtCp.
+  """
+  if frame.colorspace not in _MATRICES:
+    raise MediaError(
+      f"{name}: its colours are of matrix {frame.colorspace} (ITU-T H.273), which "
+      "cannot be read"
+    )
+
+
+def rgb_of(
+  frame, width: int, height: int, scaler, interpolation: str | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
+  """A frame's pixels, scaled to a size.
+
+  Args:
+    frame, scaler: of PyAV.
+    width, height: in pixels.
+    interpolation: of `av.video.reformatter`; None: bilinear.
+  """
+  hd = frame.width >= 1280 or frame.height >= 720
+  matrix = "ITU709" if hd and frame.colorspace == _UNTAGGED else None
+  wide = frame.color_trc in (_PQ, _HLG) or frame.color_primaries == _BT2020
+  pixels = scaler.reformat(
+    frame,
+    width,
+    height,
+    "rgb48le" if wide else "rgb24",
+    interpolation=interpolation,
+    src_colorspace=matrix,
+  ).to_ndarray()
+  return to_screen(pixels, frame.color_trc) if wide else pixels
+
+
+def to_screen(
+  pixels: UInt16[np.ndarray, "h w 3"], transfer: int
+) -> UInt8[np.ndarray, "h w 3"]:
+  """R'G'B' of BT.2020 as it looks on a screen of BT.709.
+
+  Args:
+    pixels: of 16 bits.
+    transfer: characteristics by ITU-T H.273; 16 is PQ, 18 HLG, and any other the
+      gamma of a screen.
+  """
+  light = _light(transfer)[pixels]  # 1: diffuse white
+  if transfer == _HLG:
+    # The system's gamma of 1.2: what the scene had becomes what a screen shows.
+    scene = np.maximum(light @ _LUMA, 1e-6)
+    light = light * (_PEAK / _WHITE * scene**0.2)[..., None]
+  light = np.maximum(light @ _TO_BT709.T, 0)
+  if transfer in (_PQ, _HLG):
+    # The brightest of three is compressed and the others with it: hues stay.
+    top = light.max(-1, keepdims=True)
+    over = np.maximum(top - _KNEE, 0) / (1 - _KNEE)
+    mapped = np.where(top > _KNEE, 1 - (1 - _KNEE) * np.exp(-over), top)
+    light = light * (mapped / np.maximum(top, 1e-6))
+  code = np.minimum(light, 1) ** np.float32(1 / _GAMMA)
+  return np.floor(255 * code + 0.5).astype(np.uint8)
+
+
+@functools.cache
+def _light(transfer: int) -> Float32[np.ndarray, "65536"]:
+  """The light of every 16-bit code: of a screen, 1 for diffuse white; HLG: of the
+  scene, from 0 to 1.
+  """
+  code = np.arange(65536) / 65535
+  if transfer == _PQ:  # BT.2100, table 4
+    p = code ** (32 / 2523)
+    top = np.maximum(p - 3424 / 4096, 0)
+    light = (top / (2413 / 128 - 2392 / 128 * p)) ** (16384 / 2610)
+    return (10000 / _WHITE * light).astype(np.float32)
+  if transfer == _HLG:  # BT.2100, table 5
+    a = 0.17883277
+    b, c = 1 - 4 * a, 0.5 - a * np.log(4 * a)
+    return np.where(code <= 0.5, code**2 / 3, (np.exp((code - c) / a) + b) / 12).astype(
+      np.float32
+    )
+  return (code**_GAMMA).astype(np.float32)

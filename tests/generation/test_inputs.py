@@ -1,0 +1,96 @@
+"""What of given pictures, films and sounds is used, and what is said of the rest."""
+
+import logging
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
+from ccl_jax.generation.inputs import kept_share, read_inputs, shaped_like
+from ccl_jax.viz.media import write_mp4, write_wav
+
+SPEC = ClipSpec(frames=17, height=32, width=48, fps=25)  # 0.68 s
+WAN = ClipSpec(frames=81, height=480, width=832, fps=16)
+
+
+def picture(path, width, height):
+  Image.new("RGB", (width, height), (90, 90, 90)).save(path)
+  return path
+
+
+@pytest.mark.parametrize(
+  ("width", "height", "expected"),
+  # sqrt(480 * 832 * h / w) and its counterpart, down to multiples of 16
+  [(720, 1280, (832, 464)), (1024, 1024, (624, 624)), (1920, 1080, (464, 832)),
+   (832, 480, (480, 832)), (100, 4000, (3984, 96))],
+)  # fmt: skip
+def test_wan_takes_the_aspect_of_its_image(tmp_path, width, height, expected):
+  path = picture(tmp_path / "a.png", width, height)
+  spec = shaped_like(WAN, [path, str(path)])
+  assert (spec.height, spec.width) == expected
+  assert (spec.frames, spec.fps) == (81, 16)
+  assert shaped_like(WAN, ()) == WAN
+
+
+def test_images_of_several_shapes_need_a_word(tmp_path):
+  paths = [picture(tmp_path / f"{w}.png", w, 480) for w in (832, 480)]
+  with pytest.raises(UsageError, match=r"needs clips of 480 x 832 .*480.png of 624"):
+    shaped_like(WAN, paths)
+  with pytest.raises(UsageError, match=r"image: .*none.png: No such file"):
+    shaped_like(WAN, [tmp_path / "none.png"])
+
+
+def test_what_is_left_of_a_picture():
+  assert kept_share((480, 832), (480, 832)) == 1
+  # 720 x 1280 upright in 480 x 832: 415.4 of its 1280 rows
+  assert kept_share((1280, 720), (480, 832)) == pytest.approx(0.3245, abs=1e-3)
+  assert kept_share((480, 832), (832, 480)) == pytest.approx((480 / 832) ** 2)
+
+
+def test_a_cut_picture_is_said(tmp_path, caplog):
+  with caplog.at_level(logging.WARNING):
+    read_inputs({"image": [picture(tmp_path / "a.png", 96, 64)]}, SPEC)
+    assert not caplog.records
+    read_inputs({"image": [picture(tmp_path / "b.png", 72, 128)]}, SPEC)
+  (record,) = caplog.records
+  assert "b.png has 128 x 72 pixels" in record.getMessage()
+  assert "38 % of the picture is kept" in record.getMessage()
+
+
+def test_what_comes_after_the_clip_is_said(tmp_path, caplog):
+  def film(name, seconds, height=32):
+    frames = np.full((round(25 * seconds), height, 48, 3), 90, np.uint8)
+    write_mp4(tmp_path / name, frames, 25)
+    return tmp_path / name
+
+  def sound(name, seconds):
+    write_wav(tmp_path / name, np.full(round(16000 * seconds), 0.1, np.float32))
+    return tmp_path / name
+
+  with caplog.at_level(logging.WARNING):
+    read_inputs({"video": [film("a.mp4", 0.68)]}, SPEC)
+    out = read_inputs({"audio": [sound("a.wav", 0.7)]}, SPEC)
+    assert out["audio"].shape == (1, SPEC.samples) and not caplog.records
+    read_inputs({"video": [film("b.mp4", 2.0)]}, SPEC)
+    out = read_inputs({"audio": [sound("b.wav", 3.0)] * 2}, SPEC)
+    assert out["audio"].shape == (2, SPEC.samples)
+    read_inputs({"video": [film("c.mp4", 0.68, 64)]}, SPEC)
+  first, second, third = (record.getMessage() for record in caplog.records)
+  assert "b.mp4 lasts 2.00 s, the clip 0.68 s: only its beginning" in first
+  assert "b.wav lasts 3.00 s, the clip 0.68 s" in second
+  assert "c.mp4 has 64 x 48 pixels" in third and "50 % of the picture" in third
+  with pytest.raises(UsageError, match=r"audio: .*s.wav lasts 0.50 s; expected"):
+    read_inputs({"audio": [sound("s.wav", 0.5)]}, SPEC)
+
+
+def test_a_long_sound_costs_what_a_short_one_does(tmp_path):
+  write_wav(tmp_path / "a.wav", np.zeros(20 * 60 * 16000, np.float32))
+  tracemalloc.start()
+  try:
+    read_inputs({"audio": [tmp_path / "a.wav"]}, SPEC)
+    assert tracemalloc.get_traced_memory()[1] < 5e6  # all of it: 77 MB
+  finally:
+    tracemalloc.stop()
