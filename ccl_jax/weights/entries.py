@@ -1,10 +1,29 @@
 """Entries: where a tensor lies in a file of weights; every file format gives them."""
 
+import math
 import pathlib
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from ccl_jax.errors import UsageError
+
+AXES = 64  # of a tensor, at most: those of numpy
+NAME = 500  # characters of a tensor's name, at most
+
+
+class Stored(NamedTuple):
+  """Bytes of a file that hold one or more tensors.
+
+  Attributes:
+    offset, size: of the bytes.
+    crc: their CRC-32; None where the file has none.
+  """
+
+  offset: int
+  size: int
+  crc: int | None
 
 
 class Entry(NamedTuple):
@@ -15,6 +34,7 @@ class Entry(NamedTuple):
     offset: of the tensor's first byte.
     dtype, shape: of the tensor.
     strides: in elements; None where the tensor has no gaps.
+    stored: the bytes that hold it, if their checksum is known.
   """
 
   file: pathlib.Path
@@ -22,6 +42,7 @@ class Entry(NamedTuple):
   dtype: np.dtype
   shape: tuple[int, ...]
   strides: tuple[int, ...] | None = None
+  stored: Stored | None = None
 
 
 def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
@@ -29,3 +50,39 @@ def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
   if 0 in shape:
     return 0
   return 1 + sum((n - 1) * s for n, s in zip(shape, strides))
+
+
+def shown(text: Any) -> str:
+  """A text out of a file, fit for a line of an error: short, and without controls."""
+  if not isinstance(text, str):
+    return f"a {type(text).__name__}"
+  cut = text if len(text) <= 80 else text[:77] + "..."
+  return cut if cut.isprintable() else ascii(cut)
+
+
+def sane(
+  path: pathlib.Path, entries: Iterable[tuple[Any, Entry]]
+) -> Iterator[tuple[str, Entry]]:
+  """The entries of a file, each with a name and a size that a tensor can have.
+
+  Raises:
+    UsageError: a name is no text that can be shown, or a tensor has more bytes than its
+      file (as a view of stride 0 can) or more axes than an array.
+  """
+  size = path.stat().st_size
+  for name, entry in entries:
+    if not isinstance(name, str) or not name.isprintable() or len(name) > NAME:
+      raise UsageError(
+        f"{path} has a tensor named {shown(name)}; expected names of printable text, "
+        f"of {NAME} characters at most"
+      )
+    # Of the axes that are not empty: numpy counts bytes in 64 bits.
+    within = math.prod(n for n in entry.shape if n) * entry.dtype.itemsize < 2**63
+    if len(entry.shape) > AXES or not within:
+      raise UsageError(f"{path}: {name} has a shape that no array can have")
+    if math.prod(entry.shape) * entry.dtype.itemsize > size:
+      raise UsageError(
+        f"{path}: {name} {entry.shape} has more bytes than its file: it repeats "
+        "elements; save a copy of it"
+      )
+    yield name, entry

@@ -2,7 +2,8 @@
 
 A .pth is a pickled dict whose tensors name storages, raw bytes kept outside the pickle:
 
-  zip format     ARCHIVE/data.pkl, and ARCHIVE/data/KEY for every storage, uncompressed
+  zip format     ARCHIVE/data.pkl, and ARCHIVE/data/KEY for every storage, uncompressed,
+                 each with a CRC-32
   legacy format  magic, protocol, system info, the dict, the storage keys; then for each
                  storage its length (int64) and bytes
 
@@ -10,98 +11,49 @@ The dict may also hold the dict of tensors, among settings, as model, state_dict
 generator. An archive of TorchScript is the zip format with an object in the dict's
 place, whose attributes are tensors and more such objects; its code is not looked at.
 
-A pickle can ask for any function to be called. This one is refused all but the names
-that tensors need, and those are stand-ins of ours: no tensor is made, only its storage,
-offset, shape and strides noted; no object is, only its attributes.
+A pickle can ask for any function to be called. weights/pickle_machine.py knows the
+names that tensors need, and calls none: no tensor is made, only its storage, offset,
+shape and strides noted; no object is, only its attributes.
 """
 
-import collections
+import io
 import math
 import pathlib
-import pickle
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import ml_dtypes
-import numpy as np
-
 from ccl_jax.errors import UsageError
-from ccl_jax.weights.entries import Entry, extent
+from ccl_jax.weights.entries import NAME, Entry, Stored, extent, shown
+from ccl_jax.weights.pickle_machine import (
+  BYTES,
+  DEPTH,
+  Machine,
+  Object,
+  Refused,
+  Tensor,
+)
 
 NESTED = ("state_dict", "model", "generator")  # where tensors may be, one level down
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-_STORAGES = {
-  "DoubleStorage": np.float64, "FloatStorage": np.float32, "HalfStorage": np.float16,
-  "BFloat16Storage": ml_dtypes.bfloat16, "LongStorage": np.int64,
-  "IntStorage": np.int32, "ShortStorage": np.int16, "CharStorage": np.int8,
-  "ByteStorage": np.uint8, "BoolStorage": np.bool_,
-}  # fmt: skip
+_DIRECTORY = 16 * 2**20  # bytes of a zip's table of contents, at most
+_LOCAL = struct.Struct("<4s22xHH")  # a zip's header before an entry
 
 
-class _Storage(NamedTuple):
-  key: str
-  dtype: np.dtype
-  numel: int
+class Content(NamedTuple):
+  """What a file of torch.save holds.
 
+  Attributes:
+    value: what was pickled.
+    stored: the bytes of each storage, by key; crc is None in the legacy format.
+    steps: opcodes of the pickle: a bound for the number of its tensors.
+  """
 
-class _Tensor(NamedTuple):
-  storage: _Storage
-  first: int
-  shape: tuple[int, ...]
-  strides: tuple[int, ...]
-
-
-class _Object:
-  """Any object of TorchScript: what it holds, by attribute."""
-
-
-def _rebuild_tensor(storage, first, shape, strides, *_):
-  return _Tensor(storage, first, tuple(shape), tuple(strides))
-
-
-def _rebuild_parameter(tensor, *_):
-  return tensor
-
-
-_ALLOWED = {
-  ("collections", "OrderedDict"): collections.OrderedDict,
-  ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,  # before 0.4
-  ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-  ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-  ("torch.jit._pickle", "build_intlist"): list,
-  ("torch.jit._pickle", "build_doublelist"): list,
-  ("torch.jit._pickle", "build_boollist"): list,
-  ("torch.jit._pickle", "build_tensorlist"): list,
-  ("torch.jit._pickle", "restore_type_tag"): lambda value, _: value,
-} | {("torch", name): name for name in _STORAGES}
-
-
-class _Refused(Exception):
-  pass
-
-
-class _Unpickler(pickle.Unpickler):
-  def __init__(self, file):
-    super().__init__(file)
-    self.storages = {}  # every storage named, by key
-
-  def find_class(self, module, name):
-    # Classes of TorchScript's own code: any of them is a bag of attributes.
-    if module.startswith("__torch__."):
-      return _Object
-    if (module, name) not in _ALLOWED:
-      raise _Refused(f"{module}.{name}")
-    return _ALLOWED[module, name]
-
-  def persistent_load(self, pid):
-    # (kind, type, key, device, elements, view): a view would share bytes.
-    kind, storage, key, _, numel, *view = pid
-    if kind != "storage" or storage not in _STORAGES or any(view):
-      raise _Refused(f"the storage {pid!r}")
-    record = _Storage(str(key), np.dtype(_STORAGES[storage]), int(numel))
-    return self.storages.setdefault(record.key, record)
+  value: object
+  stored: dict[str, Stored]
+  steps: int
 
 
 def pickle_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
@@ -110,19 +62,21 @@ def pickle_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
   Raises:
     UsageError: it is damaged, or holds more than a dict of tensors.
   """
-  content, offsets = _read(path)
-  tensors = _tensors(content)
+  content = _read(path)
+  tensors = _tensors(path, content)
   if not isinstance(tensors, dict):
     raise UsageError(
       f"{path} holds a {type(tensors).__name__}, expected tensors by name"
     )
   size = path.stat().st_size
   for name, t in tensors.items():
-    if not isinstance(t, _Tensor):
-      raise UsageError(f"{path}: {name} is no tensor; expected a dict of tensors only")
-    if t.storage.key not in offsets:
-      raise UsageError(f"{path} is truncated: the bytes of {name} are not in it")
-    yield name, _entry(path, name, t, offsets[t.storage.key], size)
+    if not isinstance(t, Tensor):
+      raise UsageError(
+        f"{path}: {shown(name)} is no tensor; expected a dict of tensors only"
+      )
+    if t.storage.key not in content.stored:
+      raise UsageError(f"{path} is truncated: the bytes of {shown(name)} are not in it")
+    yield name, _entry(path, name, t, content.stored[t.storage.key], size)
 
 
 def plain_values(path: pathlib.Path) -> dict:
@@ -131,23 +85,22 @@ def plain_values(path: pathlib.Path) -> dict:
   Raises:
     UsageError: as `pickle_entries`.
   """
-  content, _ = _read(path)
-  if not isinstance(content, dict):
+  value = _read(path).value
+  if not isinstance(value, dict):
     return {}
-  return {k: v for k, v in content.items() if k not in NESTED and not _is_tensor(v)}
+  return {k: v for k, v in value.items() if k not in NESTED and not _is_tensor(v)}
 
 
-def _read(path):
-  """The unpickled object, and the offset in the file of the bytes of each storage."""
+def _read(path: pathlib.Path) -> Content:
   with open(path, "rb") as f:
     zipped = f.read(2) == b"PK"
   try:
     return (_read_zip if zipped else _read_legacy)(path)
   except UsageError:
     raise
-  except _Refused as e:
+  except Refused as e:
     raise UsageError(
-      f"{path} asks for {e}, which is refused: expected a dict of tensors and nothing "
+      f"{path} {e}, which is refused: expected a dict of tensors and nothing "
       "else; save it as safetensors where it comes from"
     ) from e
   except (EOFError, struct.error, zipfile.BadZipFile) as e:
@@ -160,42 +113,56 @@ def _read(path):
     ) from e
 
 
-def _tensors(content):
+def _tensors(path, content: Content):
   """The tensors by name, wherever they are in what was pickled."""
-  if isinstance(content, _Object):
-    return dict(_attributes(content))
-  if isinstance(content, dict) and not any(map(_is_tensor, content.values())):
-    return next(
-      (content[k] for k in NESTED if isinstance(content.get(k), dict)), content
-    )
-  return content
+  value = content.value
+  if isinstance(value, Object):
+    return _attributes(path, content)
+  if isinstance(value, dict) and not any(map(_is_tensor, value.values())):
+    return next((value[k] for k in NESTED if isinstance(value.get(k), dict)), value)
+  return value
 
 
-def _attributes(content: _Object, prefix: str = "") -> Iterator[tuple[str, _Tensor]]:
-  for name, value in vars(content).items():
-    if isinstance(value, _Object):
-      yield from _attributes(value, f"{prefix}{name}.")
-    elif _is_tensor(value):
-      yield prefix + name, value
+def _attributes(path, content: Content) -> dict[str, Tensor]:
+  """The tensors of an object and the objects in it, by their dotted names."""
+  found, left, seen = {}, [("", content.value, 0)], 0
+  while left:
+    prefix, value, depth = left.pop()
+    seen += 1
+    # One object under many names makes many: more than opcodes is no network.
+    if depth > DEPTH or seen > content.steps:
+      raise UsageError(f"{path} has objects that hold themselves; expected a network")
+    for name, inner in value.attributes.items():
+      if isinstance(inner, Object):
+        left.append((f"{prefix}{name}.", inner, depth + 1))
+      elif _is_tensor(inner):
+        found[prefix + name] = inner
+    if len(prefix) > NAME or len(found) > content.steps:
+      raise UsageError(f"{path} has too many objects, or names: expected a network")
+  return found
 
 
 def _is_tensor(value) -> bool:
-  return isinstance(value, _Tensor)
+  return isinstance(value, Tensor)
 
 
-def _entry(path, name, t: _Tensor, start: int, size: int) -> Entry:
+def _entry(path, name, t: Tensor, stored: Stored, size: int) -> Entry:
   # In elements of the storage: the offset, then the span of the strided view.
   needed = t.first + extent(t.shape, t.strides)
-  if t.first < 0 or min(t.strides, default=0) < 0 or needed > t.storage.numel:
-    raise UsageError(f"{path}: {name} does not fit its storage")
   width = t.storage.dtype.itemsize
-  if start + needed * width > size:
+  fits = needed <= t.storage.numel and needed * width <= stored.size
+  if not fits or min((t.first, *t.shape, *t.strides)) < 0:
+    raise UsageError(f"{path}: {shown(name)} does not fit its storage")
+  end = stored.offset + needed * width
+  if end > size:
     raise UsageError(
-      f"{path} is truncated: got {size} bytes, expected {start + needed * width} for "
-      f"{name}; download it again"
+      f"{path} is truncated: got {size} bytes, expected {end} for {shown(name)}; "
+      "download it again"
     )
   strides = None if t.strides == _dense(t.shape) else t.strides
-  return Entry(path, start + t.first * width, t.storage.dtype, t.shape, strides)
+  first = stored.offset + t.first * width
+  checked = stored if stored.crc is not None else None
+  return Entry(path, first, t.storage.dtype, t.shape, strides, checked)
 
 
 def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -203,46 +170,97 @@ def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
   return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
-def _read_zip(path):
-  """The dict, and where in the file the bytes of each storage start."""
-  with zipfile.ZipFile(path) as z, open(path, "rb") as f:
-    (root,) = (n[: -len("data.pkl")] for n in z.namelist() if _is_pickle(n))
-    if root + "byteorder" in z.namelist() and z.read(root + "byteorder") != b"little":
+class _Bounded(io.FileIO):
+  """A file of which `zipfile` reads no table of contents of any size."""
+
+  def read(self, size: int = -1) -> bytes:
+    if size > _DIRECTORY:
+      raise Refused(f"has a table of contents of {size} bytes")
+    return super().read(size)
+
+
+def _read_zip(path) -> Content:
+  with _Bounded(path) as f, zipfile.ZipFile(f) as z:
+    entries = {info.filename: info for info in z.infolist()}
+    if len(entries) < len(z.infolist()):
+      raise Refused("holds two entries of one name")
+    (root,) = (n[: -len("data.pkl")] for n in entries if _is_pickle(n))
+    # torch can leave checksums out: they are all 0 then.
+    checked = any(info.CRC for info in entries.values())
+    order = entries.get(root + "byteorder")
+    if order and _small(path, f, order, 64, checked) != b"little":
       raise UsageError(f"{path} is big-endian; expected a little-endian file")
-    offsets = {}
-    for info in z.infolist():
-      if not info.filename.startswith(root + "data/"):
-        continue
-      if info.compress_type != zipfile.ZIP_STORED:
-        raise UsageError(f"{path} is compressed: save it again with torch.save")
-      # The central directory lacks the length of the local header.
-      f.seek(info.header_offset + 26)
-      name, extra = struct.unpack("<HH", f.read(4))
-      start = info.header_offset + 30 + name + extra
-      offsets[info.filename.removeprefix(root + "data/")] = start
-    with z.open(root + "data.pkl") as pickled:
-      return _Unpickler(pickled).load(), offsets
+    pickled = _small(path, f, entries[root + "data.pkl"], BYTES, checked)
+    stored = {}
+    for name, info in entries.items():
+      if name.startswith(root + "data/"):
+        place = _place(path, f, info)
+        crc = info.CRC if checked else None
+        stored[name.removeprefix(root + "data/")] = place._replace(crc=crc)
+  machine = Machine()
+  value, _ = machine.load(pickled)
+  return Content(value, stored, machine.steps)
 
 
 def _is_pickle(name: str) -> bool:
   return name.rpartition("/")[2] == "data.pkl"
 
 
-def _read_legacy(path):
+def _place(path, f, info: zipfile.ZipInfo) -> Stored:
+  """Where the bytes of an entry lie, which must be stored as they are."""
+  if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+    raise UsageError(f"{path} is compressed: save it again with torch.save")
+  # The central directory lacks the length of the local header.
+  if info.header_offset < 0:
+    raise zipfile.BadZipFile("an entry before the file")
+  f.seek(info.header_offset)
+  magic, name, extra = _LOCAL.unpack(f.read(_LOCAL.size))
+  if magic != b"PK\3\4":
+    raise zipfile.BadZipFile("no entry where one should be")
+  start = info.header_offset + _LOCAL.size + name + extra
+  return Stored(start, info.file_size, info.CRC)
+
+
+def _small(path, f, info: zipfile.ZipInfo, most: int, checked: bool) -> bytes:
+  """The bytes of an entry of at most so many."""
+  place = _place(path, f, info)
+  if place.size > most:
+    raise Refused(f"has {place.size} bytes of {shown(info.filename)}, more than {most}")
+  f.seek(place.offset)
+  raw = f.read(place.size)
+  if len(raw) < place.size or (checked and zlib.crc32(raw) != place.crc):
+    raise zipfile.BadZipFile("an entry that is not what was written")
+  return raw
+
+
+def _read_legacy(path) -> Content:
+  size, machine = path.stat().st_size, Machine()
+
+  def load(f):
+    start = f.tell()
+    raw = f.read(BYTES)
+    try:
+      value, length = machine.load(raw)
+    except EOFError:
+      if len(raw) < BYTES:
+        raise
+      raise Refused(f"is a pickle of more than {BYTES} bytes") from None
+    f.seek(start + length)
+    return value
+
   with open(path, "rb") as f:
-    if _Unpickler(f).load() != _MAGIC:
+    if load(f) != _MAGIC:
       raise ValueError("no torch file")
-    if _Unpickler(f).load() != _PROTOCOL or not _Unpickler(f).load()["little_endian"]:
+    if load(f) != _PROTOCOL or not load(f)["little_endian"]:
       raise UsageError(f"{path}: expected torch's protocol {_PROTOCOL}, little-endian")
-    reader = _Unpickler(f)
-    tensors = reader.load()
-    offsets = {}
-    for key in map(str, _Unpickler(f).load()):
+    tensors, stored = load(f), {}
+    for key in map(str, load(f)):
       # The storages follow the keys, in their order: a length, then the bytes.
       (numel,) = struct.unpack("<q", f.read(8))
-      storage = reader.storages[key]
+      storage = machine.storages[key]
       if numel != storage.numel:
         raise ValueError(f"storage {key} has {numel} elements, not {storage.numel}")
-      offsets[key] = f.tell()
-      f.seek(numel * storage.dtype.itemsize, 1)
-  return tensors, offsets
+      place = Stored(f.tell(), numel * storage.dtype.itemsize, None)
+      stored[key] = place
+      f.seek(min(place.offset + place.size, size))
+  return Content(tensors, stored, machine.steps)

@@ -9,26 +9,23 @@ a torch pickle (weights/pickles.py), shards with an index.json, or a folder of o
 """
 
 import fnmatch
-import json
 import math
 import os
 import pathlib
 import re
-import struct
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from ccl_jax.errors import UsageError
-from ccl_jax.weights.entries import Entry, extent
+from ccl_jax.weights.entries import Entry, Stored, extent, sane, shown
+from ccl_jax.weights.foreign import ORIGINAL, foreign_file, foreign_tensors
 from ccl_jax.weights.pickles import pickle_entries
+from ccl_jax.weights.safetensors_header import safetensors_entries
+from ccl_jax.weights.strict_json import read_object
 
-DTYPES = {
-  "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
-  "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8,
-  "BOOL": np.bool_,
-}  # fmt: skip
 # Of single files in ComfyUI's layout, and of networks saved inside DataParallel.
 PREFIXES = ("model.diffusion_model.", "module.")
 PICKLES = (".pth", ".pt", ".bin")
@@ -45,6 +42,7 @@ class Weights:
 
   def __init__(self, path: pathlib.Path, entries: dict[str, Entry]):
     self.path, self._entries = path, entries
+    self._checked = set()  # (file, bytes) whose checksum was found right
 
   def names(self) -> list[str]:
     """The names of all tensors, in the order of the file."""
@@ -73,7 +71,8 @@ class Weights:
     """The tensor, in memory of its own.
 
     Raises:
-      UsageError: the file is truncated, or cannot be read.
+      UsageError: the file is truncated, or cannot be read, or the bytes are not those
+        that its checksum is of.
     """
     e = self._entries[name]
     dense = e.strides is None
@@ -91,11 +90,31 @@ class Weights:
         f"{e.file}: {name} ends after {got} bytes, expected {flat.nbytes}: the file is "
         "truncated, download it again"
       )
+    self._check(name, e, flat)
     if dense:
       return flat.reshape(e.shape)
     steps = [s * e.dtype.itemsize for s in e.strides]
     # A view such as a transpose was saved: its elements are put in order.
     return np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, e.shape, steps))
+
+  def _check(self, name: str, e: Entry, read: np.ndarray) -> None:
+    """Compares the checksum of what holds a tensor, once for all tensors in there."""
+    if e.stored is None or (e.file, e.stored) in self._checked:
+      return
+    if (e.offset, read.nbytes) == e.stored[:2]:  # all of it is in memory
+      crc = zlib.crc32(read.view(np.uint8))
+    else:
+      crc = _crc(e.file, e.stored)
+    if crc != e.stored.crc:
+      raise UsageError(
+        f"{e.file} is damaged: the bytes of {name} are not those that were saved (by "
+        "their CRC-32); download it again"
+      )
+    self._checked.add((e.file, e.stored))
+
+  def place(self, name: str) -> Entry:
+    """Where a tensor lies."""
+    return self._entries[name]
 
   def renamed(self, rename: Callable[[str], str]) -> "Weights":
     """The same tensors under other names.
@@ -137,6 +156,19 @@ def open_weights(
   return weights
 
 
+def _crc(file: pathlib.Path, stored: Stored) -> int:
+  """The CRC-32 of bytes of a file, a piece in memory at a time."""
+  crc, left = 0, stored.size
+  try:
+    with open(file, "rb") as f:
+      f.seek(stored.offset)
+      while left and (piece := f.read(min(left, 2**24))):
+        crc, left = zlib.crc32(piece, crc), left - len(piece)
+  except OSError as error:
+    raise UsageError(f"{file}: cannot read it: {error.strerror}") from error
+  return crc
+
+
 def read_config(path: str | os.PathLike, places: Sequence[str] = ("",)) -> dict:
   """The config.json beside a checkpoint; empty if there is none."""
   path = pathlib.Path(path)
@@ -144,7 +176,7 @@ def read_config(path: str | os.PathLike, places: Sequence[str] = ("",)) -> dict:
   for folder in folders:
     file = folder / "config.json"
     if file.is_file():
-      return _json(file)
+      return read_object(file)
   return {}
 
 
@@ -168,6 +200,7 @@ def _choose(folder, places, files) -> pathlib.Path:
       if choices:
         names = ", ".join(p.name for p in choices)
         raise UsageError(f"{folder / place} holds {names}: name the one to read")
+  _name_others([folder / place for place in places])
   expected = ".safetensors, .pth or an index.json"
   if "*" not in files:
     expected += f" named {' or '.join(files)}"
@@ -176,6 +209,14 @@ def _choose(folder, places, files) -> pathlib.Path:
     + "".join(f" or in {p}/" for p in places if p)
     + "; or name the file itself"
   )
+
+
+def _name_others(folders: Sequence[pathlib.Path]) -> None:
+  """Raises UsageError where folders hold files of another sort of weights."""
+  for folder in folders:
+    for path in sorted(folder.glob("*")):
+      if path.suffix in (".gguf", ".safetensors", *PICKLES) and path.is_file():
+        _file_entries(path)
 
 
 _SHARD = re.compile(r"(.*-)(\d+)(-of-(\d+)\.[a-z]+)")
@@ -216,95 +257,64 @@ def _union(files: Iterable[pathlib.Path]) -> Iterator[tuple[str, Entry]]:
 
 
 def _indexed(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
-  index = _json(path)
+  index = read_object(path)
   places = index.get("weight_map")
   if not isinstance(places, dict):
     raise UsageError(f"{path} is no index of shards: expected a weight_map in it")
   shards = {}
   for name, file in places.items():
-    file = path.parent / str(file)
+    if not _is_inside(file):
+      raise UsageError(
+        f"{path} expects {shown(name)} in {shown(file)}; expected the name of a file "
+        "in its folder"
+      )
+    file = path.parent / file
     if file not in shards:
       if not file.is_file():
         raise UsageError(
-          f"{file} is missing, and {path.name} expects {name} in it: download it"
+          f"{file} is missing, and {path.name} expects {shown(name)} in it: download it"
         )
       # The header of a shard is read once, for all its tensors.
       shards[file] = dict(_file_entries(file))
     if name not in shards[file]:
-      raise UsageError(f"{path} expects {name} in {file.name}, which does not hold it")
+      raise UsageError(
+        f"{path} expects {shown(name)} in {file.name}, which does not hold it"
+      )
     yield name, shards[file][name]
+
+
+def _is_inside(file: Any) -> bool:
+  """Whether a name of an index stays in the index's folder."""
+  if not isinstance(file, str) or not file.isprintable():
+    return False
+  parts = re.split(r"[/\\]", file)
+  return "" not in parts and ".." not in parts and ":" not in parts[0]
 
 
 def _file_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
   if not path.is_file():
-    raise UsageError(f"{path} is missing: download it, or name the right file")
-  with open(path, "rb") as f:
-    start = f.read(64)
+    what = "no file" if path.exists() else "missing"
+    raise UsageError(f"{path} is {what}: download it, or name the right file")
+  try:
+    with open(path, "rb") as f:
+      start = f.read(64)
+  except OSError as e:
+    raise UsageError(f"cannot read {path}: {e.strerror}") from e
   if start.startswith(_LFS):
     raise UsageError(
       f"{path} is a Git LFS pointer, not the weights: run 'git lfs pull' where it "
       "was cloned"
     )
+  if what := foreign_file(path, start):
+    raise UsageError(f"{path} is {what}; {ORIGINAL}, as .safetensors or .pth")
   if path.suffix == ".safetensors":
-    return _safetensors(path)
-  if path.suffix in PICKLES + NAMED_PICKLES:
-    return pickle_entries(path)
-  raise UsageError(f"{path} is not a weight file: expected .safetensors or .pth")
-
-
-def _safetensors(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
-  """Entries from the header: 8 bytes with its length, then JSON, then the data."""
-  size = path.stat().st_size
-  not_one = UsageError(f"{path} is not a safetensors file: its header cannot be read")
-  with open(path, "rb") as f:
-    raw = f.read(8)
-    if len(raw) < 8:
-      raise UsageError(f"{path} is truncated: got {size} bytes, expected a header")
-    (length,) = struct.unpack("<Q", raw)
-    # Another format: its first 8 bytes, taken for a length, would be nonsense.
-    if f.read(1) != b"{":
-      raise not_one
-    if 8 + length > size:
-      raise UsageError(
-        f"{path} is truncated: got {size} bytes, expected a header of {length}; "
-        "download it again"
-      )
-    f.seek(8)
-    try:
-      header = json.loads(f.read(length))
-      header.pop("__metadata__", None)
-      rows = []
-      for name, entry in header.items():
-        first, last = map(int, entry["data_offsets"])
-        shape = tuple(map(int, entry["shape"]))
-        rows.append((name, entry["dtype"], shape, first, last))
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-      raise not_one from e
-  # Truncated data are found by the header alone, before a tensor is read.
-  end = 8 + length + max((row[4] for row in rows), default=0)
-  if end > size:
-    raise UsageError(
-      f"{path} is truncated: got {size} bytes, expected {end}; download it again"
-    )
-  for name, kind, shape, first, last in rows:
-    if kind not in DTYPES:
-      raise UsageError(
-        f"{path}: {name} is {kind}; expected F32, BF16 or F16 (quantised weights are "
-        "not supported: take the original ones)"
-      )
-    dtype = np.dtype(DTYPES[kind])
-    fits = last - first == math.prod(shape) * dtype.itemsize
-    if not fits or min((first, *shape)) < 0:
-      raise UsageError(f"{path}: {name} {shape} {kind} does not fit its data offsets")
-    yield name, Entry(path, 8 + length + first, dtype, shape)
-
-
-def _json(path: pathlib.Path) -> dict:
-  try:
-    value = json.loads(path.read_text())
-  except (ValueError, UnicodeDecodeError) as e:
-    hint = " (a Git LFS pointer?)" if path.read_bytes().startswith(_LFS) else ""
-    raise UsageError(f"{path} is not JSON{hint}: download it again") from e
-  if not isinstance(value, dict):
-    raise UsageError(f"{path} is not a JSON object")
-  return value
+    entries = safetensors_entries(path)
+  elif path.suffix in PICKLES + NAMED_PICKLES:
+    entries = pickle_entries(path)
+  else:
+    raise UsageError(f"{path} is not a weight file: expected .safetensors or .pth")
+  entries = list(sane(path, entries))
+  names, dtypes = [name for name, _ in entries], {e.dtype.name for _, e in entries}
+  if what := foreign_tensors(names, dtypes):
+    raise UsageError(f"{path} is {what}; {ORIGINAL}")
+  return iter(entries)

@@ -56,7 +56,12 @@ def open_source(kind: str, src) -> Source:
     UsageError: it is not what it should be.
   """
   upstream = get_upstream(kind)
-  weights = upstream.view(open_weights(src, upstream.places, upstream.files))
+  other = upstream.other(pathlib.Path(src))
+  # Which file of a folder is meant may be unclear; a file says itself what it is.
+  if not (other and pathlib.Path(src).is_dir()):
+    weights = upstream.view(open_weights(src, upstream.places, upstream.files))
+  if other:
+    raise UsageError(f"{src} is {other}")
   form = upstream.format_of(weights)
   if form not in upstream.tables:
     raise UsageError(
@@ -108,6 +113,12 @@ def import_weights(
         tensor = weights.read(m.name)
         # Hashed as stored: an export is compared with it bit by bit.
         stored_tensor = tensor.astype(dtypes[m.path], copy=False)
+        if not _finite(stored_tensor):
+          raise UsageError(
+            f"{weights.file_of(m.name)}: {m.name} holds NaN or infinity"
+            + (f" in {dtypes[m.path].name}" if stored_tensor is not tensor else "")
+            + ", which no network can run with"
+          )
         hashes[m.name] = {
           "sha256": _sha(stored_tensor),
           "shape": list(m.shape),
@@ -254,6 +265,12 @@ def _dtype(name: str) -> np.dtype:
   if name not in DTYPES:
     raise UsageError(f"--dtype {name}: expected one of {', '.join(DTYPES)}")
   return np.dtype(jnp.dtype(name))
+
+
+def _finite(array: np.ndarray) -> bool:
+  # A piece at a time: what is as large as the tensor would count as memory.
+  flat = array.reshape(-1, order="K")
+  return all(np.isfinite(flat[i : i + 2**20]).all() for i in range(0, flat.size, 2**20))
 
 
 def _sha(array: np.ndarray) -> str:

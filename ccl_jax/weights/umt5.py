@@ -3,15 +3,19 @@
   native     models_t5_umt5-xxl-enc-bf16.pth, of the release
   diffusers  text_encoder/ of its repositories (transformers' names); google/umt5-xxl
 
+The embedding of transformers' files has two names, of which some files have one, some
+the other, some both. ComfyUI's file is transformers', with the tokenizer as a tensor.
 All sizes come from the tensors' shapes.
 """
 
 import functools
+import hashlib
 import re
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ccl_jax.errors import UsageError
 from ccl_jax.models.layers import EPS
@@ -46,8 +50,37 @@ DIFFUSERS = [
   *norm("encoder.final_layer_norm", "norm", bias=False),
 ]
 
+_EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
 _LAYER = re.compile(r"(?:blocks|encoder\.block)\.(\d+)\.")
 TOKENIZERS = ("google/umt5-xxl", "tokenizer", "../tokenizer", "")  # beside the weights
+
+
+def one_embedding(weights: Weights) -> Weights:
+  """The weights with one embedding, under the first of its names.
+
+  Raises:
+    UsageError: there are two, which differ.
+  """
+  first, second = _EMBEDDINGS
+  if second not in weights:
+    return weights
+  if first not in weights:
+    return weights.renamed(lambda name: first if name == second else name)
+  # Names of one storage are equal, unread; otherwise one is in memory at a time.
+  if weights.place(first) != weights.place(second) and _hash(weights, first) != _hash(
+    weights, second
+  ):
+    raise UsageError(
+      f"{weights.path}: {first} and {second}, two names of the embedding, differ; "
+      "expected one of them, or two that are equal"
+    )
+  return weights
+
+
+def _hash(weights: Weights, name: str) -> tuple:
+  x = weights.read(name)
+  digest = hashlib.sha256(x.reshape(-1).view(np.uint8)).hexdigest()
+  return x.shape, x.dtype, digest
 
 
 def format_of(weights: Weights) -> str:
@@ -127,10 +160,16 @@ UPSTREAM = Upstream(
   format_of=format_of,
   sizes=sizes_of,
   shapes=shapes_of,
-  # A second name of shared.weight, and the half of the network that writes.
-  ignore=(r"encoder\.embed_tokens\.weight", r"decoder\..*", r"lm_head\.weight"),
+  # A second name of shared.weight; the half of the network that writes; a tokenizer.
+  ignore=(
+    r"encoder\.embed_tokens\.weight",
+    r"decoder\..*",
+    r"lm_head\.weight",
+    "spiece_model",
+  ),
   places=("", "text_encoder"),
   files=("models_t5*", "umt5*", "model*"),
   config=config_of,
   beside={"tokenizer.json": TOKENIZERS},
+  view=one_embedding,
 )

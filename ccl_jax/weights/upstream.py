@@ -1,6 +1,7 @@
 """The published networks that the converter knows, and what it must know of each."""
 
 import importlib
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,6 +30,8 @@ class Upstream(NamedTuple):
       folder that was given or that of the file.
     view: the checkpoint as the tables see it, where our parameters are not its tensors
       one by one.
+    other: what a download is, by its names and folders, where its tensors look like
+      this network's; None of those that are.
     network: (parameters, sizes, dtype) -> the network of a metric; see
       `weights.load.load_network`. Codecs and models have none.
   """
@@ -44,6 +47,7 @@ class Upstream(NamedTuple):
   config: Callable[[Sizes, str], dict] = lambda sizes, form: {}
   beside: Mapping[str, Sequence[str]] = {}
   view: Callable[[Weights], Weights] = lambda weights: weights
+  other: Callable[[pathlib.Path], str | None] = lambda path: None
   network: Callable[[Any, Sizes, str], Any] | None = None
 
 

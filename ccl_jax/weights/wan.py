@@ -22,31 +22,10 @@ from ccl_jax.weights.reader import Weights
 from ccl_jax.weights.rules import Row, Shapes, flat_shapes
 from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name, tensor_shape
 from ccl_jax.weights.wan_names import DIFFUSERS, NATIVE, PATCH
+from ccl_jax.weights.wan_others import EXPECTED, other_names, other_tensors
 
 HEAD_WIDTH = 128
 
-# What else a user may take for Wan2.1: a tensor that only it has, and its name. The
-# first match speaks.
-OTHERS = [
-  (r"vace_.*", "Wan2.1-VACE"),
-  (
-    r"(.*\.)?(emb_pos|image_embedder\.pos_embed)",
-    "Wan2.1-FLF2V (first and last frame)",
-  ),
-  (r"(casual_audio_encoder|audio_injector)\..*", "Wan2.2-S2V (speech to video)"),
-  (r"(motion_encoder|face_encoder|face_adapter)\..*", "Wan2.2-Animate"),
-  (r"(control_adapter|ref_conv)\..*", "Wan-Fun (with control inputs)"),
-  (r".*(lora_[AB]|lora_up|lora_down)\..*", "a LoRA, not a whole model"),
-  (r"(patchify_proj|adaln_single|audio_adaln_single)\..*", "LTX-Video"),
-  (r"(proj_in|time_embed)\..*|transformer_blocks\..*", "LTX-Video or another model"),
-  (r"(double_blocks|single_blocks)\..*", "HunyuanVideo or FLUX"),
-  (r"visual\..*|vision_model\..*", "a CLIP image encoder (use: convert clip)"),
-  (
-    r"token_embedding\.weight|shared\.weight",
-    "a UMT5 text encoder (use: convert umt5)",
-  ),
-  (r"(encoder|decoder)\.(conv1|conv_in)\..*", "a video VAE (use: convert wan-vae)"),
-]
 CHANNELS = {16: "Wan2.1 T2V", 36: "Wan2.1 I2V"}
 # What the releases were tuned with: vivid tones, overexposed, static, blurred details,
 # subtitles, ... walking backwards; before it, of I2V: a shaking camera.
@@ -65,24 +44,15 @@ def format_of(weights: Weights) -> str:
     UsageError: they are another network's.
   """
   names = weights.names()
-  for pattern, model in OTHERS:
-    tensor = next((n for n in names if re.fullmatch(pattern, n)), None)
-    if tensor:
-      raise UsageError(
-        f"{weights.path} is {model}, by its tensor {tensor}; expected Wan2.1 T2V or I2V"
-      )
+  if other := other_tensors(weights):
+    raise UsageError(f"{weights.path} is {other}")
   if "patch_embedding.weight" not in weights:
     raise UsageError(
       f"{weights.path} is no Wan2.1 model: it has no patch_embedding.weight, but "
-      f"{names[0]}; expected Wan2.1 T2V or I2V"
+      f"{names[0]}; {EXPECTED}"
     )
   shape = weights.shape("patch_embedding.weight")
   channels = shape[1] if len(shape) == 5 else 0
-  if channels == 48:
-    raise UsageError(
-      f"{weights.path} is Wan2.2-TI2V-5B, by the 48 channels of its patch_embedding: "
-      "it needs another VAE; expected Wan2.1 T2V (16) or I2V (36)"
-    )
   if channels not in CHANNELS:
     raise UsageError(
       f"{weights.path}: patch_embedding.weight is {shape}; expected (dim, channels, 1, "
@@ -235,4 +205,5 @@ UPSTREAM = Upstream(
   files=("diffusion_pytorch_model*", "*"),
   stem="diffusion_pytorch_model",
   config=config_of,
+  other=other_names,
 )

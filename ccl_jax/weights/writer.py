@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ccl_jax.files import write_json
-from ccl_jax.weights.reader import DTYPES
+from ccl_jax.weights.safetensors_header import DTYPES
 
 SHARD_BYTES = 10 * 10**9
 _NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}

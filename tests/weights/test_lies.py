@@ -2,10 +2,12 @@
 
 import json
 import struct
+import tracemalloc
 
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from ccl_jax.errors import UsageError
@@ -14,55 +16,140 @@ from ccl_jax.weights.reader import Weights, open_weights, read_config
 from ccl_jax.weights.writer import Spec, write_safetensors
 
 
-def lying(path, header, data=bytes(64)):
+def lying(path, header, data=24):
   raw = json.dumps(header).encode() if isinstance(header, dict) else header
+  data = bytes(data) if isinstance(data, int) else data
   path.write_bytes(struct.pack("<Q", len(raw)) + raw + data)
   return path
 
 
-def about(shape, first, last, dtype="F32"):
-  return {"x": {"dtype": dtype, "shape": shape, "data_offsets": [first, last]}}
+def about(shape, first, last, dtype="F32", name="x"):
+  return {name: {"dtype": dtype, "shape": shape, "data_offsets": [first, last]}}
 
 
-@pytest.mark.parametrize(
-  ("header", "good"),
-  [
-    (about([2, 3], 0, 24), True),
-    (about([2, 3], 40, 64), True),  # the last bytes
-    (about([2, 3], 0, 28), False),  # more than the shape takes
-    (about([2, 3], 0, 20), False),  # and less
-    (about([2, 3], 24, 0), False),
-    (about([2, 3], -4, 20), False),
-    (about([2, 3], 0, 24, "F64"), False),
-    (about([2, 3], 0, 24, "F16"), False),
-    (about([], 4, 8), True),
-    (about([], 4, 4), False),
-    (about([0, 3], 8, 8), True),
-    (about([-2, -3], 0, 24), False),
-    (about([7], 0, 7, "BOOL"), True),
-    (about([7], 0, 14, "BF16"), True),
-  ],
-)
-def test_offsets_fit_the_shape(tmp_path, header, good):
-  path = lying(tmp_path / "m.safetensors", header)
-  if good:
+def library_reads(path):
+  """Whether the safetensors library takes the file."""
+  try:
+    with safe_open(path, framework="np"):
+      return True
+  except SafetensorError:
+    return False
+
+
+# A header, the bytes of data, and what is said of it; None: it is right.
+UNFIT, NONE = "x .* does not fit its data offsets", "is not a safetensors file"
+GAP, MORE = f"{NONE}: there is a gap before x", f"{NONE}: 4 bytes follow the last"
+HEADERS = [
+  (about([2, 3], 0, 24), 24, None),
+  (about([2, 3], 0, 24), 28, MORE),
+  (about([2, 3], 4, 28), 28, GAP),
+  (about([2, 3], 0, 28), 28, UNFIT),  # more than the shape takes
+  (about([2, 3], 0, 20), 20, UNFIT),  # and less
+  (about([2, 3], 24, 0), 24, UNFIT),
+  (about([2, 3], -4, 20), 24, NONE),
+  (about([2, 3], 0, 24, "F64"), 24, UNFIT),
+  (about([2, 3], 0, 24, "F16"), 24, UNFIT),
+  (about([], 0, 4), 4, None),
+  (about([], 0, 0), 0, UNFIT),
+  (about([0, 3], 0, 0), 0, None),
+  (about([-2, -3], 0, 24), 24, NONE),
+  (about([7], 0, 7, "BOOL"), 7, None),
+  (about([7], 0, 14, "BF16"), 14, None),
+  (about("4", 0, 16), 16, NONE),
+  (about(4, 0, 16), 16, NONE),
+  (about([4.0], 0, 16), 16, NONE),
+  (about([True, 4], 0, 16), 16, NONE),
+  (about([4], 0, "16"), 16, NONE),
+  (about([4], 0, 16, ["F32"]), 16, NONE),
+  (about([4], 0, 16, {"a": 1}), 16, NONE),
+  (about([4], 0, 16, None), 16, NONE),
+  (about([4], 0, float("inf")), 16, NONE),
+  (about([2**64, 0], 0, 0), 0, NONE),
+  (about([4], 0, 16) | about([4], 0, 16, name="y"), 16, "bytes of another tensor in y"),
+  (about([4], 0, 16) | about([4], 8, 24, name="y"), 24, "bytes of another tensor in y"),
+  (about([4], 16, 32) | about([4], 0, 16, name="y"), 32, None),  # in any order
+  (about([4], 0, 16) | about([0], 16, 16, name="y"), 16, None),
+  (about([4], 4, 20) | about([1], 0, 4, name="y"), 20, None),
+  (about([4], 0, 16) | {"__metadata__": {"a": "b"}}, 16, None),
+  (about([4], 0, 16) | {"__metadata__": {"a": 3}}, 16, NONE),
+  (about([4], 0, 16) | {"__metadata__": ["a"]}, 16, NONE),
+  ({"x": None}, 0, NONE),
+  ({"x": {}}, 0, NONE),
+  (b"[1]", 0, NONE),
+  (b"{", 0, NONE),
+  (b'{"x": 3}', 0, NONE),
+  (b'{"x": {"dtype": "F32", "shape": 3}}', 0, NONE),
+  (b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}', 4, NONE),
+  (b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}}', 8, NONE),
+  (b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, Infinity]}}', 4, NONE),
+  (b'{"x": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 4]}}', 4, NONE),
+  (b'{"\\ud83d": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', 4, NONE),
+  (b'{"\xff": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', 4, NONE),
+  (b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 0, NONE),
+]
+
+
+@pytest.mark.parametrize(("header", "data", "fault"), HEADERS)
+def test_headers_as_the_library_has_them(tmp_path, header, data, fault):
+  path = lying(tmp_path / "m.safetensors", header, data)
+  assert library_reads(path) == (fault is None)
+  if fault is None:
     weights = open_weights(path)
-    assert weights.shape("x") == tuple(header["x"]["shape"])
-    assert weights.read("x").size == np.prod(weights.shape("x"))
+    for name in weights.names():
+      assert weights.shape(name) == tuple(header[name]["shape"])
+      assert weights.read(name).size == np.prod(weights.shape(name))
   else:
-    with pytest.raises(UsageError, match=r"m.safetensors: x .* does not fit its data"):
+    with pytest.raises(
+      UsageError, match=f"m.safetensors.* {fault}|m.safetensors {fault}"
+    ):
       open_weights(path)
 
 
+def test_what_the_library_leaves_open(tmp_path):
+  """The format says that names are unique, and numpy that shapes are of 64 axes."""
+  one = json.dumps(about([1], 0, 4))[1:-1]
+  raw = f"{{{one}, {one.replace('[1]', '[1, 1]')}}}".encode()
+  with pytest.raises(UsageError, match=NONE):
+    open_weights(lying(tmp_path / "m.safetensors", raw, 4))
+  with pytest.raises(UsageError, match=NONE):
+    open_weights(lying(tmp_path / "n.safetensors", about([1] * 65, 0, 4), 4))
+  with pytest.raises(UsageError, match="a shape that no array can have"):
+    open_weights(lying(tmp_path / "o.safetensors", about([0, 2**62], 0, 0), 0))
+
+
+def test_a_huge_header_is_not_read(tmp_path):
+  """4 GiB that the file does have, as a hole."""
+  path = tmp_path / "m.safetensors"
+  with open(path, "wb") as f:
+    f.write(struct.pack("<Q", 4 * 2**30) + b"{")
+    f.truncate(5 * 2**30)
+  tracemalloc.start()
+  with pytest.raises(
+    UsageError, match="a header of 4294967296 bytes, expected 1000000"
+  ):
+    open_weights(path)
+  assert tracemalloc.get_traced_memory()[1] < 2**20
+  tracemalloc.stop()
+  assert not library_reads(path)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\u202ex", "x" * 501])
+def test_names_that_cannot_be_shown(tmp_path, name):
+  path = lying(tmp_path / "m.safetensors", about([1], 0, 4, name=name), 4)
+  with pytest.raises(UsageError, match="expected names of printable text") as e:
+    open_weights(path)
+  assert "\n" not in str(e.value) and len(str(e.value)) < 400
+
+
 def test_a_tensor_beyond_the_end(tmp_path):
-  header = about([2, 3], 40, 64)
-  path = lying(tmp_path / "m.safetensors", header, bytes(63))
+  header = about([2, 3], 40, 64) | about([10], 0, 40, name="y")
+  path = lying(tmp_path / "m.safetensors", header, 63)
   size = path.stat().st_size
   with pytest.raises(
     UsageError, match=f"truncated: got {size} bytes, expected {size + 1}"
   ):
     open_weights(path)
-  lying(path, header)
+  lying(path, header, 64)
   weights = open_weights(path)
   path.write_bytes(path.read_bytes()[:-5])  # after it was opened
   with pytest.raises(UsageError, match="x ends after 19 bytes, expected 24"):
@@ -70,23 +157,6 @@ def test_a_tensor_beyond_the_end(tmp_path):
   path.unlink()
   with pytest.raises(UsageError, match="cannot read x: No such file"):
     weights.read("x")
-
-
-@pytest.mark.parametrize(
-  "header",
-  [
-    b"[1]",
-    b"{",
-    b'{"x": 3}',
-    b'{"x": {"dtype": "F32", "shape": 3}}',
-    b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}',
-    b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}}',
-  ],
-)
-def test_a_header_that_is_none(tmp_path, header):
-  path = lying(tmp_path / "m.safetensors", header)
-  with pytest.raises(UsageError, match="is not a safetensors file"):
-    open_weights(path)
 
 
 def test_a_header_longer_than_the_file(tmp_path):

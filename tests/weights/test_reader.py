@@ -184,14 +184,6 @@ def test_a_pickle_of_other_things(tmp_path, tensors):
     open_weights(tmp_path / "model.pth")
 
 
-def test_quantised_weights(tmp_path):
-  header = b'{"x":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}'
-  path = tmp_path / "model.safetensors"
-  path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-  with pytest.raises(UsageError, match="x is F8_E4M3; expected F32, BF16 or F16"):
-    open_weights(path)
-
-
 def test_folders_without_one_checkpoint(tmp_path, tensors):
   with pytest.raises(UsageError, match="holds no checkpoint"):
     open_weights(tmp_path)

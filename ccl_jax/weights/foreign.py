@@ -1,0 +1,85 @@
+"""Files that are no plain weights of a whole network, told by what is in them.
+
+They are common, and a message on a missing tensor would not help who has one: LoRAs and
+other adapters in every spelling, quantised weights, files of other programs.
+"""
+
+import pathlib
+import re
+from collections.abc import Collection
+
+ORIGINAL = "expected whole weights in float32, bfloat16 or float16"
+
+# What adapters call their parts: A and B, up and down, of LoRA, LoHa, LoKr, DoRA, OFT.
+_ADAPTER = re.compile(
+  r"(^|[._])(lora|lycoris|loha|lokr|hada|dora|b?oft|glora|ia3|vera)(_|\.|$)"
+  # Differences of weights, biases and modulations, which some LoRAs hold beside.
+  r"|\.(diff(_[bm])?|set_weight|reshape_weight)$",
+  re.IGNORECASE,
+)
+# How its names begin, or what is in them -> whose spelling that is.
+_SPELLINGS = (
+  (r"lora_(unet|te\d?|transformer)_", "kohya's and musubi's names"),
+  (r"lycoris_", "LyCORIS's names"),
+  (r"base_model\.model\.", "PEFT's names"),
+  (r"diffusion_model\.", "ComfyUI's names"),
+  (r"(transformer|unet|text_encoder)\.|.*\.(attn\d\.)?to_[qkv]\b", "diffusers' names"),
+  (r".*\.lora_[AB]\.\w+\.weight$", "PEFT's names"),
+  (r"blocks\.", "the names of the original"),
+)
+_SCALES = re.compile(
+  r"(.*\.)?_?(scaled_fp8|scale_weight|scale_input|weight_scale(_\w+)?|input_scale"
+  r"|comfy_quant|weight_qdata)"
+)
+# GPTQ and AWQ, bitsandbytes, Nunchaku.
+_QUANTISED = re.compile(
+  r"(.*\.)?(qweight|qzeros|g_idx|SCB|absmax|quant_map|nested_absmax|nested_quant_map"
+  r"|quant_state\..*|bitsandbytes__.*|wscales|wtscale|wcscales|smooth_factor(_orig)?)"
+)
+# How a file begins, or its name ends -> what it is.
+_MAGIC = (
+  (b"GGUF", "a GGUF file, of quantised weights"),
+  (b"\x89HDF", "an HDF5 file"),
+  (b"\x1f\x8b", "a gzip archive"),
+  (b"7z\xbc\xaf", "a 7z archive"),
+  (b"Rar!", "a RAR archive"),
+)
+_ENDINGS = {
+  ".gguf": "a GGUF file, of quantised weights",
+  ".onnx": "an ONNX file",
+  ".engine": "a TensorRT engine",
+  ".msgpack": "a file of Flax",
+  ".incomplete": "a download that has not ended",
+  ".part": "a download that has not ended",
+  ".aria2": "a download that has not ended",
+  ".crdownload": "a download that has not ended",
+}
+
+
+def foreign_file(path: pathlib.Path, start: bytes) -> str | None:
+  """What a file is, by its name and first bytes, if it can be no file of weights."""
+  for magic, what in _MAGIC:
+    if start.startswith(magic):
+      return what
+  return _ENDINGS.get(path.suffix.lower())
+
+
+def foreign_tensors(names: Collection[str], dtypes: Collection[str]) -> str | None:
+  """What a file of tensors is, if it is no plain weights of a network.
+
+  Args:
+    names: of its tensors, as they are in the file.
+    dtypes: of its tensors, as numpy calls them.
+  """
+  adapter = next((n for n in names if _ADAPTER.search(n)), None)
+  if adapter:
+    spelling = next((s for p, s in _SPELLINGS if re.match(p, adapter)), "")
+    return f"a LoRA or another adapter{spelling and f', in {spelling}'}"
+  scale = next((n for n in names if _SCALES.fullmatch(n)), None)
+  eight = next((d for d in dtypes if d.startswith("float8")), None)
+  if scale and eight:
+    return f"fp8 weights with scales ({eight}, {scale})"
+  if eight:
+    return f"fp8 weights ({eight})"
+  quantised = scale or next((n for n in names if _QUANTISED.fullmatch(n)), None)
+  return f"quantised weights, by its tensor {quantised}" if quantised else None
