@@ -2,15 +2,26 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
 from ccl_jax.errors import UsageError, one_line_errors
+from ccl_jax.places import refuse_schemes
 
 
 class Parser(argparse.ArgumentParser):
   """A parser of a command without a config, whose mistakes are one line and exit 2."""
+
+  def parse_args(self, *args, **kwargs):
+    """As argparse's; an address in the place of a path is a mistake too."""
+    found = super().parse_args(*args, **kwargs)
+    try:
+      refuse_schemes({f"--{name}": value for name, value in vars(found).items()})
+    except UsageError as e:
+      self.error(str(e))
+    return found
 
   def error(self, message):
     """Prints what is wrong in one line and exits with 2."""
@@ -26,6 +37,31 @@ def _underscored(arg: str) -> str:
     return arg
   name, equals, value = arg[2:].partition("=")
   return "--" + name.replace("-", "_") + equals + value
+
+
+# Flags whose values are texts and no paths.
+_TEXTS = ("prompt", "negative_prompt", "negative_prompt_video", "negative_prompt_audio")
+
+
+def _refuse_addresses() -> None:
+  """Checks the flags that were given, and every text of the config.
+
+  Raises:
+    UsageError: one is an address, such as gs://bucket/run.
+  """
+  known = flags.FLAGS
+  given = {n: known[n].value for n in known if known[n].present and n not in _TEXTS}
+  refuse_schemes({f"--{name}": value for name, value in given.items()})
+  if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
+    refuse_schemes(dict(_leaves("config", flags.FLAGS["config"].value)))
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+  if hasattr(value, "keys"):
+    for key in value.keys():
+      yield from _leaves(f"{name}.{key}", value[key])
+  else:
+    yield name, value
 
 
 def numbers(flag: str, values: Sequence[str | float] | None) -> list[float]:
@@ -52,6 +88,7 @@ def run(main: Callable[[], None]) -> None:
         getattr(flags.FLAGS["config"].value, "keys", None)
       if len(rest) > 1:
         raise UsageError(f"unexpected argument {rest[1]!r}; see --help")
+      _refuse_addresses()
       return rest
     except (flags.Error, ValueError, AttributeError, KeyError, OSError) as e:
       # A config file's own error arrives with its traceback; its last line says it.

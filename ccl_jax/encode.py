@@ -20,6 +20,7 @@ from ccl_jax import cli
 from ccl_jax.data.sets.buckets import KINDS, Bucket
 from ccl_jax.encoding.run import encode
 from ccl_jax.errors import UsageError
+from ccl_jax.sharding import require_devices
 from ccl_jax.training.processes import join_processes
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -60,6 +61,7 @@ def main():
   for key, value in (("data=DIR", config.data.root), ("out=DIR", config.out)):
     if not value:
       raise UsageError(f"say where: --config=configs/encode.py:{key}")
+  require_devices()
   index, count = INDEX.value, COUNT.value
   if DISTRIBUTED.value:
     index, count = jax.process_index(), jax.process_count()

@@ -1,9 +1,12 @@
 """The error that a user can cause, how commands report it, and rules for settings."""
 
 import contextlib
+import errno
 import inspect
 import math
 import numbers
+import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,17 +16,67 @@ class UsageError(Exception):
   """A user's mistake: one line on what was got, what was expected, and what to do."""
 
 
+STOPPED = "interrupted: the same command starts again, or goes on where it was"
+# What the system refuses for reasons that are not the program's.
+_REFUSALS = (
+  errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
+  errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EMFILE,
+)  # fmt: skip
+
+
+def system_error(error: BaseException) -> OSError | None:
+  """What the system refused, if that is the cause of an error: a full disk, one that is
+  read-only, missing rights. Libraries wrap it, or only quote its words.
+  """
+  seen = set()
+  while error is not None and id(error) not in seen:
+    seen.add(id(error))
+    if isinstance(error, OSError) and error.errno in _REFUSALS:
+      return error
+    if isinstance(error, RuntimeError | ValueError | OSError):
+      for code in _REFUSALS[:6]:
+        if os.strerror(code) in str(error):
+          return OSError(code, os.strerror(code))
+    error = error.__cause__ or error.__context__
+  return None
+
+
 @contextlib.contextmanager
-def one_line_errors():
-  """A context that turns a `UsageError` into one line on stderr and exit code 2.
+def one_line_errors(stopped: str = STOPPED):
+  """A context that turns what is not the program's fault into one line on stderr: a
+  `UsageError` or a refusal of the system into exit code 2, Ctrl-C into 130.
 
   Anything else is a defect and keeps its traceback.
+
+  Args:
+    stopped: the line after Ctrl-C.
   """
   try:
     yield
   except UsageError as e:
-    print(f"error: {e}", file=sys.stderr)
-    sys.exit(2)
+    _end(f"error: {e}", 2)
+  except KeyboardInterrupt:
+    # Threads are joined at the end of the process: a second time it ends at once.
+    with contextlib.suppress(ValueError):  # not the main thread
+      signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
+    _end(stopped, 128 + signal.SIGINT)
+  except Exception as e:
+    if (refusal := system_error(e)) is not None:
+      place = f" {refusal.filename}" if refusal.filename else " a file"
+      _end(f"error: cannot read or write{place}: {refusal.strerror}", 2)
+    raise
+
+
+def end_interrupted(kind: type, error: BaseException, trace: Any) -> None:
+  """An exception hook that ends an interrupted program in one line, with code 130."""
+  if issubclass(kind, KeyboardInterrupt):
+    _end(STOPPED, 128 + signal.SIGINT)
+  sys.__excepthook__(kind, error, trace)
+
+
+def _end(line: str, code: int) -> None:
+  print(" ".join(line.split()), file=sys.stderr, flush=True)
+  sys.exit(code)
 
 
 def bind(section: str, keywords: Any, function: Callable, *args, **rest):

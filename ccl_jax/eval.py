@@ -27,11 +27,11 @@ import argparse
 import dataclasses
 import os
 import pathlib
-import signal
 import sys
 
 import tqdm
 
+from ccl_jax import cli
 from ccl_jax.data.manifest import Line, read_manifest, write_manifest
 from ccl_jax.errors import UsageError, one_line_errors
 from ccl_jax.metrics.registry import BUILDERS, Options, build_metrics
@@ -39,7 +39,7 @@ from ccl_jax.metrics.registry import BUILDERS, Options, build_metrics
 
 def parser() -> argparse.ArgumentParser:
   """The parser of the command's flags."""
-  p = argparse.ArgumentParser(
+  p = cli.Parser(
     prog="python -m ccl_jax.eval",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -191,7 +191,7 @@ def make_manifest(argv: list[str]) -> int:
   """Writes a manifest of published prompts, by its own flags; returns the exit code."""
   from ccl_jax.metrics.prompts import FORMATS, read_prompts
 
-  p = argparse.ArgumentParser(prog="python -m ccl_jax.eval make-manifest")
+  p = cli.Parser(prog="python -m ccl_jax.eval make-manifest")
   p.add_argument("--prompts", required=True, help="CSV or JSON of prompts")
   p.add_argument("--format", default="auto", choices=("auto", *FORMATS))
   p.add_argument("--out", required=True, help="JSONL to write")
@@ -225,10 +225,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  try:
-    with one_line_errors():
-      sys.exit(main())
-  except KeyboardInterrupt:
-    print("stopped: the same command goes on where it was", file=sys.stderr)
-    # The shell's convention for a signal.
-    sys.exit(128 + signal.SIGINT)
+  with one_line_errors("stopped: the same command goes on where it was"):
+    sys.exit(main())

@@ -2,20 +2,27 @@
 
 A file is written under a hidden name in the folder of its place, synced to the disk and
 renamed. After a kill or a power cut its name holds the old bytes or the new ones, never
-a part of them.
+a part of them. The hidden name, .NAME.PROCESS.part, is locked by its writer: what a
+dead process left is told from what a living one writes, on this machine or another.
 """
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import pathlib
+import re
+import shutil
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from ccl_jax.errors import UsageError
 
 Path = str | os.PathLike
+# What a process writes, or has put aside for the moment of a rename.
+_HIDDEN = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.(?P<age>part|old)")
 
 
 class WriteError(UsageError, OSError):
@@ -38,11 +45,13 @@ def new_file(path: Path) -> Iterator[pathlib.Path]:
     WriteError: the system refused; also for an `OSError` of the block.
   """
   path = pathlib.Path(path)
-  part = path.with_name(f".{path.name}.{os.getpid()}.part")
+  part = hidden(path)
   with _one_line(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-      yield part
+      part.touch()
+      with _locked(part):
+        yield part
       # Without this order a power cut may leave the new name on an empty file.
       _sync(part)
       os.replace(part, path)
@@ -50,6 +59,40 @@ def new_file(path: Path) -> Iterator[pathlib.Path]:
     finally:
       with contextlib.suppress(OSError):
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def scratch_folder(path: Path) -> Iterator[pathlib.Path]:
+  """A hidden folder beside `path`, for the caller to fill and to rename; what is left
+  of it at the end is removed, and so is what dead processes left of theirs.
+
+  Raises:
+    WriteError: the system refused to make it.
+  """
+  path = pathlib.Path(path)
+  part = hidden(path)
+  with _one_line(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent, path.name)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+  try:
+    with _locked(part):
+      yield part
+  finally:
+    # A write in flight may still be filling it.
+    for _ in range(100):
+      shutil.rmtree(part, ignore_errors=True)
+      if not part.exists():
+        break
+      time.sleep(0.05)
+
+
+def hidden(path: pathlib.Path, age: str = "part") -> pathlib.Path:
+  """The hidden name beside `path` that is this process's: of what it writes, "part", or
+  of what it puts aside, "old".
+  """
+  return path.with_name(f".{path.name}.{os.getpid()}.{age}")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -83,10 +126,86 @@ def append_line(path: Path, line: str) -> None:
     os.fsync(f.fileno())
 
 
-def sweep(folder: pathlib.Path, name: str) -> None:
-  """Removes what killed processes left of the file `name`. None may be writing it."""
-  for part in folder.glob(f".{name}.*.part"):
-    part.unlink(missing_ok=True)
+def check_writable(path: Path) -> None:
+  """Writes and removes a file beside `path`, to be told of a full or read-only disk
+  before the work that is to end in `path`.
+
+  Raises:
+    WriteError: the system refused; also where `path` is a folder.
+  """
+  path = pathlib.Path(path)
+  part = hidden(path)
+  with _one_line(path):
+    if path.is_dir():
+      raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      part.write_bytes(bytes(4096))
+    finally:
+      with contextlib.suppress(OSError):
+        part.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+  """Removes what dead processes left in a folder: hidden files and folders, of the name
+  `name` or of all names. What a dead process had put aside goes back to its place, if
+  nothing has come there. Those of living processes stay.
+  """
+  with contextlib.suppress(FileNotFoundError):
+    for left in list(pathlib.Path(folder).iterdir()):
+      found = _HIDDEN.fullmatch(left.name)
+      if not found or name not in (None, found["name"]):
+        continue
+      if _is_alive(left, int(found["process"])):
+        continue
+      place = left.with_name(found["name"])
+      with contextlib.suppress(OSError):
+        if found["age"] == "old" and not place.exists():
+          left.rename(place)
+        elif left.is_dir() and not left.is_symlink():
+          shutil.rmtree(left)
+        else:
+          left.unlink()
+
+
+def _is_alive(left: pathlib.Path, process: int) -> bool:
+  """Whether the writer of a hidden file lives: here by its number, elsewhere by its
+  lock.
+  """
+  if process != os.getpid():  # else of an earlier process: numbers come again
+    try:
+      os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+      pass
+    except PermissionError:
+      return True
+    else:
+      return True
+  try:
+    number = os.open(left, os.O_RDONLY)
+  except OSError:
+    return False
+  try:
+    fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return True
+  except OSError:  # a disk without locks
+    return False
+  finally:
+    os.close(number)
+  return False
+
+
+@contextlib.contextmanager
+def _locked(part: pathlib.Path) -> Iterator[None]:
+  """Holds the lock of a hidden file or folder, where the disk has locks."""
+  number = os.open(part, os.O_RDONLY)
+  try:
+    with contextlib.suppress(OSError):
+      fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    yield
+  finally:
+    os.close(number)
 
 
 def _sync(path: pathlib.Path) -> None:

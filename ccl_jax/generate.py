@@ -59,6 +59,7 @@ from absl import flags
 
 from ccl_jax import cli
 from ccl_jax.errors import UsageError
+from ccl_jax.sharding import require_devices
 from ccl_jax.tasks import GENERATIONS, check_inputs
 
 CKPT = flags.DEFINE_string("ckpt", None, "A training run, or converted weights.")
@@ -173,7 +174,7 @@ def check_flags() -> None:
   Raises:
     UsageError: flags that do not go together, or values out of range.
   """
-  from ccl_jax.generation.seeds import whole_seed
+  from ccl_jax.seeds import whole_seed
 
   if CKPT.value is None:
     raise UsageError("--ckpt is missing: expected a training run or converted weights")
@@ -313,6 +314,7 @@ def main():
   """Makes the clips that the flags ask for."""
   settings = take_settings() if SETTINGS.value is not None else None
   check_flags()
+  require_devices()
   maker = open_maker()
   if MANIFEST.value is not None:
     make_manifest(maker)

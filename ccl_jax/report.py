@@ -24,6 +24,7 @@ from ccl_jax import cli
 from ccl_jax.axes import STREAMS
 from ccl_jax.checkpoints.find import read_config
 from ccl_jax.errors import UsageError
+from ccl_jax.sharding import require_devices
 
 WORKDIR = flags.DEFINE_string("workdir", None, "A training run.")
 OUT = flags.DEFINE_string("out", None, "Folder of the report.")
@@ -88,6 +89,7 @@ def main():
   """Makes the report that the flags ask for, or goes on with it."""
   from ccl_jax.generation.report import check_report, report
 
+  require_devices()
   config = with_flags(read_run(WORKDIR.value))
   check_report(config)
   report(config, WORKDIR.value, OUT.value)

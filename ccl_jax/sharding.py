@@ -48,6 +48,24 @@ PARAMETERS = [
 ]
 
 
+def require_devices() -> None:
+  """Finds this process's devices.
+
+  Raises:
+    UsageError: JAX_PLATFORMS names a platform that this machine does not have, or that
+      this installation of JAX cannot use.
+  """
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as e:  # the second of cuda without its plugin
+    why = " ".join(str(e).split(" (set JAX")[0].split())[:300]
+    raise UsageError(
+      f"JAX_PLATFORMS={jax.config.jax_platforms}: no such device can be used here"
+      f"{why and f' ({why})'}: give cpu, tpu or cuda, whichever this machine and this "
+      "installation have, or nothing to take the best"
+    ) from e
+
+
 def make_mesh(
   shape: Sequence[int],
   devices: Sequence[jax.Device] | None = None,

@@ -4,16 +4,21 @@
   python -m ccl_jax.train --config=configs/joint.py:size=14b --workdir=/data/run1 \\
       --config.mesh="(1,64,1,1)" --config.batch.size=64
 
-The same command goes on where WORKDIR stopped, on any number of devices. On several
+The same command goes on where WORKDIR stopped, on any number of devices. With another
+config it is refused, key by key, unless --allow_changes; free are steps, log_every,
+checkpoint, profile, evaluate, report, and what says how the machine is used (mesh,
+slices, accumulate, batch.threads, data.cache_gb, model.attention, blocks and remat). On several
 hosts run it on each with --distributed: the hosts of a TPU pod or a Slurm job find one
 another, elsewhere add --coordinator=HOST:PORT --num_processes=N --process_id=I. All
 must see one WORKDIR.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
 import pathlib
+import shutil
 import time
 
 import jax
@@ -21,19 +26,22 @@ import jax.numpy as jnp
 from absl import flags
 from ml_collections import config_flags
 
-from ccl_jax import cli
+from ccl_jax import cli, files
 from ccl_jax.checkpoints.checkpointer import Checkpointer, restore_params
 from ccl_jax.checkpoints.find import find_parameters
 from ccl_jax.codecs.bundle import fingerprints, require_same
 from ccl_jax.errors import UsageError, bind
-from ccl_jax.files import write_text
+from ccl_jax.files import write_json
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.joint import token_geometry
 from ccl_jax.models.presets import build_model, stored_model
 from ccl_jax.planning.chips import chip_of
-from ccl_jax.sharding import make_mesh
+from ccl_jax.places import hold, require_plain
+from ccl_jax.seeds import noise_key
+from ccl_jax.sharding import make_mesh, require_devices
 from ccl_jax.training import loop
 from ccl_jax.training.build import Run, build_run, check_sizes, make_recipe
+from ccl_jax.training.changes import plain, require_same_run
 from ccl_jax.training.evaluate import Evaluation
 from ccl_jax.training.films import open_films
 from ccl_jax.training.latents import open_latents
@@ -49,6 +57,11 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder of the run; a run that is in it is resumed."
+)
+ALLOW_CHANGES = flags.DEFINE_bool(
+  "allow_changes",
+  False,
+  "Go on with a run though its config is another; the differences are shown.",
 )
 DISTRIBUTED = flags.DEFINE_bool(
   "distributed", False, "Run as one of several processes."
@@ -107,7 +120,7 @@ def initial_state(config, run: Run) -> tuple[TrainState, dict[str, str]]:
   """
   if not config.init:
     fresh = jax.jit(run.fresh, out_shardings=run.shardings)
-    return fresh(jax.random.key(config.seed)), {}
+    return fresh(noise_key(config.seed)), {}
   parameters = find_parameters(config.init)
   # Restored straight into the run's shardings.
   checkpoints = parameters.folder / "checkpoints"
@@ -143,19 +156,41 @@ def check(config) -> None:
     check_report(config)
 
 
-def train(config, workdir: str | pathlib.Path) -> bool:
+def train(
+  config, workdir: str | pathlib.Path, *, allow_changes: bool = False
+) -> bool:
   """Trains to the end, or to a request to stop; returns whether it got to the end.
 
   Args:
     config: of the run.
     workdir: of the run, which goes on where it stopped.
+    allow_changes: whether a run may go on with another config; see `training.changes`.
 
   Raises:
-    UsageError: a wrong setting, data or codecs that do not fit, or a loss that is not
-      finite.
+    UsageError: a wrong setting, data or codecs that do not fit, a folder that another
+      process writes, or a loss that is not finite.
   """
   workdir = pathlib.Path(workdir)
+  require_plain(workdir)
+  require_devices()
   check(config)
+  with contextlib.ExitStack() as stack:
+    first_process(lambda: stack.enter_context(hold(workdir)))
+    first_process(lambda: require_same_run(config, workdir, allow_changes))
+    first_process(lambda: files.sweep(workdir))
+    codecs = workdir / "codecs"
+    fresh = jax.process_index() == 0 and not codecs.exists()
+    try:
+      return _train(config, workdir, stack)
+    except UsageError:
+      # A run that was never accepted leaves no codecs to one of another config.
+      if fresh and not (workdir / "config.json").exists():
+        shutil.rmtree(codecs, ignore_errors=True)
+      raise
+
+
+def _train(config, workdir: pathlib.Path, stack: contextlib.ExitStack) -> bool:
+  """As `train`, in a folder that is held; what it opens is closed by `stack`."""
   timer = StepTimer(peak_flops=_peak())
   profile = Profile(workdir / "profile", config.profile)
   mesh = make_mesh(config.mesh, slices=tuple(config.slices))
@@ -165,11 +200,15 @@ def train(config, workdir: str | pathlib.Path) -> bool:
   open_feed = open_latents if config.data.source == "records" else open_films
   with timer("init"), jax.set_mesh(mesh):
     feed = open_feed(config, model, recipe, mesh, workdir)
+    stack.callback(feed.batches.close)
     # Again with the sizes of the data: buckets may have batches of their own.
     check_sizes(config, mesh, feed.batch_sizes)
     evaluation = open_evaluation(config, model, recipe, mesh, workdir)
+    if evaluation is not None:
+      stack.callback(evaluation.close)
     run = build_run(config, mesh, feed.text, clip=feed.clip)
     checkpointer = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
+    stack.callback(checkpointer.close)
     restored = checkpointer.restore(run.state)
     if restored is None:
       first, (state, negative) = 0, initial_state(config, run)
@@ -178,10 +217,11 @@ def train(config, workdir: str | pathlib.Path) -> bool:
       negative = negative_prompts(metadata)
       # Other codecs mean another latent space: the parameters would be worthless in it.
       advice = "put the run's own codecs back, or name a new workdir"
-      require_same(feed.codecs, metadata["codecs"], advice)
+      require_same(feed.codecs, metadata["codecs"], advice, whole=True)
       require_same_times(model, metadata)
       feed.batches.set_state(data_state)
   metadata = {
+    "config": plain(config),
     "model": config.model.to_dict(),
     "clip": dataclasses.asdict(feed.clip),
     "objective": config.objective.to_dict(),
@@ -189,37 +229,31 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     "negative": negative,
   }
   chief = jax.process_index() == 0
-  # All processes see one folder: one of them writes.
+  # All processes see one folder: one of them writes. The run is accepted now.
   if chief:
-    write_text(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
+    write_json(workdir / "config.json", metadata["config"], indent=2)
   log = MetricLog(workdir, config.steps, start_step=first, enabled=chief)
-  try:
-    with jax.set_mesh(mesh):
-      _, done = loop.train(
-        state,
-        step_of=run.step_of,
-        batches=feed.batches,
-        encode=feed.encode,
-        checkpointer=checkpointer,
-        metadata=metadata,
-        save_every=config.checkpoint.every,
-        evaluate=evaluation,
-        evaluate_every=config.evaluate.every,
-        log=log,
-        log_every=config.log_every,
-        timer=timer,
-        tasks=recipe.names,
-        first_step=first,
-        total_steps=config.steps,
-        work_of=work_of(model, feed.text),
-        profile=profile,
-      )
-  finally:
-    feed.batches.close()
-    if evaluation is not None:
-      evaluation.close()
-    log.close()
-    checkpointer.close()
+  stack.callback(log.close)
+  with jax.set_mesh(mesh):
+    _, done = loop.train(
+      state,
+      step_of=run.step_of,
+      batches=feed.batches,
+      encode=feed.encode,
+      checkpointer=checkpointer,
+      metadata=metadata,
+      save_every=config.checkpoint.every,
+      evaluate=evaluation,
+      evaluate_every=config.evaluate.every,
+      log=log,
+      log_every=config.log_every,
+      timer=timer,
+      tasks=recipe.names,
+      first_step=first,
+      total_steps=config.steps,
+      work_of=work_of(model, feed.text),
+      profile=profile,
+    )
   return done
 
 
@@ -289,7 +323,7 @@ def main():
   """Trains by the flags, then writes the report."""
   join()
   config = CONFIG.value
-  done = train(config, WORKDIR.value)
+  done = train(config, WORKDIR.value, allow_changes=ALLOW_CHANGES.value)
   if done and config.report.tasks:
     from ccl_jax.generation.report import report
 

@@ -32,12 +32,17 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder of the run; a run that is in it is resumed."
 )
+ALLOW_CHANGES = flags.DEFINE_bool(
+  "allow_changes",
+  False,
+  "Go on with a run though its config is another; the differences are shown.",
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main():
   """Trains by the flags, then prints the scores."""
-  done = train(CONFIG.value, WORKDIR.value)
+  done = train(CONFIG.value, WORKDIR.value, allow_changes=ALLOW_CHANGES.value)
   if jax.process_index():
     return
   if not done:

@@ -12,7 +12,9 @@ COMMANDS = {"train", "generate", "convert", "encode", "eval", "plan", "bench",
             "train_audio", "report", "__main__"}  # fmt: skip
 # The layers of docs/architecture.md: what a package may import of this project, beside
 # itself and the foundations. A command may import everything, and nothing imports one.
-FOUNDATIONS = {"axes", "errors", "files", "tasks", "sharding", "ops"}
+FOUNDATIONS = {
+  "axes", "errors", "files", "places", "seeds", "tasks", "sharding", "ops",
+}  # fmt: skip
 ALLOWED = {
   **dict.fromkeys(FOUNDATIONS, set()),
   "cli": set(),
@@ -32,6 +34,7 @@ ALLOWED = {
   "audio_codec": {"models", "data", "checkpoints", "weights", "training"},
   "planning": {"models", "training", "generation", "data"},
 }  # fmt: skip
+ALLOWED["__init__"] = set()
 ALLOWED["benchmarks"] = set(ALLOWED)
 ALLOWED["ablation"] = set(ALLOWED) - {"benchmarks"}
 # Calls that give a file its name or put it on the disk, beside those of `files`: these

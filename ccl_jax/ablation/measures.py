@@ -18,6 +18,7 @@ from ccl_jax.models.cca import CrossAttention
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.layers import heads
 from ccl_jax.ops import rope
+from ccl_jax.seeds import noise_key
 from ccl_jax.tasks import GENERATIONS, TASKS, static_route
 from ccl_jax.training.step import Recipe, draw, sample_losses
 
@@ -69,7 +70,7 @@ def attention(
   @jax.jit
   def looks(params, latents, text, sigma):
     b = len(text)
-    noise = jax.random.split(jax.random.key(seed))
+    noise = jax.random.split(noise_key(seed))
     noisy = {
       s: flow.interpolate(x, jax.random.normal(k, x.shape), jnp.full((b,), sigma))
       for (s, x), k in zip(sorted(latents.items()), noise)
@@ -212,7 +213,7 @@ def gradient_cosines(
     part = slice(number * batch, (number + 1) * batch)
     cut = {s: jnp.asarray(x[part]) for s, x in latents.items()}
     for i, name in enumerate(names):
-      key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), i)
+      key = jax.random.fold_in(jax.random.fold_in(noise_key(seed), number), i)
       grads = gradient(params, cut, jnp.asarray(text[part]), key, jnp.int32(i))
       flat = traverse_util.flatten_dict(jax.device_get(grads), sep="/")
       for group, prefixes in GROUPS.items():

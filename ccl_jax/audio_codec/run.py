@@ -8,6 +8,7 @@ Both train data-parallel: a batch is split over the mesh's data axes, networks a
 moments are whole on every device. What a run is scored by is in scores.py.
 """
 
+import contextlib
 import functools
 import itertools
 import json
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ccl_jax import files
 from ccl_jax.audio_codec import scores as codec_scores
 from ccl_jax.audio_codec.vae import STATISTICS, fresh_vae, make_vae_step, measure_bands
 from ccl_jax.audio_codec.vocoder import (
@@ -31,14 +33,17 @@ from ccl_jax.checkpoints.checkpointer import Checkpointer
 from ccl_jax.checkpoints.converted import read_description, restore_converted
 from ccl_jax.data.sources.sounds import Sounds, WindowBatches
 from ccl_jax.errors import UsageError, bind, number, positive, whole
-from ccl_jax.files import write_json, write_text
+from ccl_jax.files import write_json
 from ccl_jax.models import audio_vae, mel_codec
 from ccl_jax.models.discriminators import Discriminators
 from ccl_jax.models.vocoder import Generator, frozen, sizes_of, synthesize
 from ccl_jax.ops.stft import log_mel
 from ccl_jax.ops.weight_norm import join
-from ccl_jax.sharding import global_batch, local_rows, make_mesh
+from ccl_jax.places import hold, require_plain
+from ccl_jax.seeds import noise_key
+from ccl_jax.sharding import global_batch, local_rows, make_mesh, require_devices
 from ccl_jax.training import loop
+from ccl_jax.training.changes import plain, require_same_run
 from ccl_jax.training.log import MetricLog, StepTimer
 from ccl_jax.training.optim import ParamGroup, make_optimizer
 from ccl_jax.training.processes import first_process
@@ -269,7 +274,9 @@ def find_vae(path: str) -> PyTree:
   return audio_vae.folded(restore_converted(folder))
 
 
-def train(config, workdir: str | pathlib.Path) -> bool:
+def train(
+  config, workdir: str | pathlib.Path, *, allow_changes: bool = False
+) -> bool:
   """Trains to the end, or to a request to stop; returns whether it got to the end.
 
   Then the network and its scores are written.
@@ -277,13 +284,26 @@ def train(config, workdir: str | pathlib.Path) -> bool:
   Args:
     config: see configs/audio_vae.py and configs/vocoder.py.
     workdir: of the run, which goes on where it stopped.
+    allow_changes: whether a run may go on with another config; see `training.changes`.
 
   Raises:
-    UsageError: a wrong setting, or too little sound.
+    UsageError: a wrong setting, too little sound, or a folder that another process
+      writes.
   """
-  workdir, timer = pathlib.Path(workdir), StepTimer()
+  workdir = pathlib.Path(workdir)
+  require_plain(workdir)
+  require_devices()
   check(config)
-  mesh = make_mesh(config.mesh)
+  with contextlib.ExitStack() as stack:
+    first_process(lambda: stack.enter_context(hold(workdir)))
+    first_process(lambda: require_same_run(config, workdir, allow_changes))
+    first_process(lambda: files.sweep(workdir))
+    return _train(config, workdir, stack)
+
+
+def _train(config, workdir: pathlib.Path, stack: contextlib.ExitStack) -> bool:
+  """As `train`, in a folder that is held; what it opens is closed by `stack`."""
+  timer, mesh = StepTimer(), make_mesh(config.mesh)
   # Batches are split over both axes; nothing else is sharded here.
   parts = mesh.shape["data"] * mesh.shape["fsdp"]
   if config.batch.size < 1 or config.batch.size % parts:
@@ -304,6 +324,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     )
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     checkpointer = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
+    stack.callback(checkpointer.close)
     restored = checkpointer.restore(abstract)
     batches = WindowBatches(
       sounds,
@@ -312,42 +333,39 @@ def train(config, workdir: str | pathlib.Path) -> bool:
       seed=config.seed,
       threads=config.batch.threads,
     )
+    stack.callback(batches.close)
     if restored is None:
       first = 0
-      state = jax.jit(task.fresh, out_shardings=shardings)(jax.random.key(config.seed))
+      state = jax.jit(task.fresh, out_shardings=shardings)(noise_key(config.seed))
     else:
       first, state, data_state, _ = restored
       batches.set_state(data_state)
   chief = jax.process_index() == 0
   if chief:
-    write_text(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
+    write_json(workdir / "config.json", plain(config), indent=2)
   log = MetricLog(workdir, config.steps, start_step=first, enabled=chief)
+  stack.callback(log.close)
   profile = Profile(workdir / "profile", config.profile)
+  stack.callback(profile.close)
   put = lambda batch: global_batch(batch, rows, config.batch.size, mesh)
-  try:
-    with jax.set_mesh(mesh):
-      state, done = loop.train(
-        state,
-        step_of=task.step_of(shardings),
-        batches=batches,
-        encode=put,
-        checkpointer=checkpointer,
-        metadata={"kind": task.kind, "sizes": task.sizes},
-        save_every=config.checkpoint.every,
-        log=log,
-        log_every=config.log_every,
-        timer=timer,
-        tasks=(),
-        first_step=first,
-        total_steps=config.steps,
-        work_of=lambda batch: (config.batch.size, 0.0),
-        profile=profile,
-      )
-  finally:
-    profile.close()
-    batches.close()
-    log.close()
-    checkpointer.close()
+  with jax.set_mesh(mesh):
+    state, done = loop.train(
+      state,
+      step_of=task.step_of(shardings),
+      batches=batches,
+      encode=put,
+      checkpointer=checkpointer,
+      metadata={"config": plain(config), "kind": task.kind, "sizes": task.sizes},
+      save_every=config.checkpoint.every,
+      log=log,
+      log_every=config.log_every,
+      timer=timer,
+      tasks=(),
+      first_step=first,
+      total_steps=config.steps,
+      work_of=lambda batch: (config.batch.size, 0.0),
+      profile=profile,
+    )
   if done:
     params = jax.tree.map(np.asarray, task.result(state))
     # Every process has the whole result; only the first writes it.

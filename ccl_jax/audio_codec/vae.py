@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 from ccl_jax.models import audio_vae
 from ccl_jax.models.audio_vae_layers import forced
 from ccl_jax.ops.stft import MODES, log_mel
+from ccl_jax.seeds import noise_key
 from ccl_jax.training.optim import ema_update
 from ccl_jax.training.state import TrainState, new_state
 
@@ -85,7 +86,7 @@ def make_vae_step(
   """
 
   def step(state, batch):
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    key = jax.random.fold_in(noise_key(seed), state.step)
     mel = log_mel(batch["wave"], **MODE)
     objective = lambda params: audio_vae.loss(params, mel, key, **weights)
     slope = jax.value_and_grad(objective, has_aux=True)

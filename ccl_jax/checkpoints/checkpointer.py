@@ -11,8 +11,12 @@ and every fingerprint must agree, or the step counts as damaged and the one befo
 tried. Only proof counts (damage.py): a step that cannot be read for another reason, say
 a disk that does not answer, stops the run and stays where it is. Arrays of another
 *shape* than asked for are no damage but a user's mistake.
+
+A save is looked at when it is on the disk: its meta must be whole, and every array must
+be there to be opened. Only then may older steps go.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -24,14 +28,15 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore as ts
 from etils import epath
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from ccl_jax.checkpoints.damage import Damaged, proves_damage, reason, unknown
 from ccl_jax.checkpoints.fingerprint import fingerprints, leaf_paths
-from ccl_jax.errors import UsageError
+from ccl_jax.errors import UsageError, system_error
+from ccl_jax.places import refuse_schemes, require_plain
 
 
 class Checkpointer:
@@ -42,7 +47,8 @@ class Checkpointer:
   `directory` may hold one; others read with `restore_params`.
 
   Raises:
-    UsageError: `keep` is below 1, or the directory cannot be written.
+    UsageError: `keep` is below 1, or the directory cannot be written, or its path has
+      signs that Orbax takes for a pattern.
   """
 
   def __init__(
@@ -50,17 +56,14 @@ class Checkpointer:
   ):
     if keep < 1:
       raise UsageError(f"keep={keep}: a run must keep at least 1 checkpoint")
+    require_plain(directory)
     self._directory = _absolute(directory)
-    preserve = [preservation_policy.LatestN(keep)]
-    if keep_every is not None:
-      preserve.append(preservation_policy.EveryNSteps(keep_every))
+    self._keep, self._keep_every = keep, keep_every
     try:
+      # It keeps every step: those that may go are removed in `wait`, by their proof.
       self._manager = ocp.CheckpointManager(
         self._directory,
-        options=ocp.CheckpointManagerOptions(
-          preservation_policy=preservation_policy.AnyPreservationPolicy(preserve),
-          cleanup_tmp_directories=True,
-        ),
+        options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True),
       )
     except OSError as e:
       raise UsageError(
@@ -68,6 +71,7 @@ class Checkpointer:
         " that can be written"
       ) from e
     self._last: int | None = None  # the step this run saved or restored last
+    self._unproven: int | None = None  # the step that is being saved
 
   @property
   def latest_step(self) -> int | None:
@@ -81,7 +85,7 @@ class Checkpointer:
     step twice does nothing the second time. PRNG keys go as their raw key data.
 
     Raises:
-      UsageError: the directory holds this step or a later one already.
+      UsageError: the directory holds this step or a later one already, or see `wait`.
     """
     # A stop at a step that was due anyway asks for it twice.
     if step == self._last:
@@ -92,16 +96,19 @@ class Checkpointer:
         f"{self._directory} already holds step {newest}, cannot save step {step}:"
         " resume from it, or give an empty folder"
       )
+    self.wait()
     prints = fingerprints(state)
     meta = make_meta(step, leaf_paths(state), prints, data_state, metadata)
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        meta=ocp.args.JsonSave(meta),
-      ),
-      force=True,
-    )
+    self._unproven = step
+    with self._one_line(step):
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          meta=ocp.args.JsonSave(meta),
+        ),
+        force=True,
+      )
     self._last = step
 
   def restore(self, abstract_state: PyTree) -> tuple[int, PyTree, dict, dict] | None:
@@ -134,12 +141,55 @@ class Checkpointer:
     return step, state, meta["data"], meta["metadata"]
 
   def wait(self) -> None:
-    """Waits until a running save is on disk; raises what went wrong in it."""
-    self._manager.wait_until_finished()
+    """Waits until a running save is on disk and proves that it can be read; then older
+    steps go, but for the newest `keep` and multiples of `keep_every`.
+
+    Raises:
+      UsageError: the step could not be written, or cannot be read; nothing older went.
+    """
+    step, self._unproven = self._unproven, None
+    with self._one_line(step):
+      self._manager.wait_until_finished()
+    if step is None:
+      return
+    folder, error = self._directory / str(step), None
+    if jax.process_index() == 0:
+      try:
+        _check_readable(folder)
+      except Exception as e:
+        error = e
+    if _worst(int(error is not None)):
+      cause = reason(error) if error else "see process 0"
+      raise UsageError(
+        f"checkpoint step {step} in {self._directory} was not written whole ({cause}): "
+        "older steps are kept; look at the disk, then run the same command again"
+      ) from error
+    steps = sorted(self._manager.all_steps())
+    for old in steps[: -self._keep]:
+      if self._keep_every is None or old % self._keep_every:
+        self._manager.delete(old)
+
+  @contextlib.contextmanager
+  def _one_line(self, step: int | None):
+    """What the system refused while a step was written, as a user's error."""
+    try:
+      yield
+    except Exception as e:
+      if (error := system_error(e)) is None:
+        raise
+      raise UsageError(
+        f"cannot write checkpoint step {step} in {self._directory}: "
+        f"{error.strerror}; older steps are kept: mend that, then run the same command "
+        "again"
+      ) from e
 
   def close(self) -> None:
-    """Waits for a running save and ends Orbax's threads."""
-    self._manager.close()
+    """Waits for a running save, as `wait`, and ends Orbax's threads."""
+    try:
+      self.wait()
+    finally:
+      with self._one_line(self._last):
+        self._manager.close()
 
 
 def restore_params(
@@ -181,6 +231,18 @@ def read_metadata(directory: str | os.PathLike, step: int | None = None) -> dict
       if not proves_damage(e):
         raise unknown(f"checkpoint step {number} in {folder}", e) from e
   raise UsageError(f"{folder}: the metadata of steps {steps} are damaged")
+
+
+def latest_metadata(directory: str | os.PathLike) -> tuple[int, dict] | None:
+  """(newest step, its metadata); without a step None. Of a step whose metadata are
+  damaged, those of the newest before it that are whole.
+
+  Raises:
+    UsageError: none can be read.
+  """
+  folder = _absolute(directory)
+  steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
+  return (max(steps), read_metadata(folder)) if steps else None
 
 
 def _steps(folder: epath.Path, step: int | None) -> list[int]:
@@ -248,6 +310,23 @@ def read_meta(folder: epath.Path | pathlib.Path) -> dict:
   if str(meta.get("step", step)) != step:  # earlier versions did not store it
     raise Damaged(f"{folder} is that of step {meta['step']}")
   return meta
+
+
+def _check_readable(folder: epath.Path) -> None:
+  """Checks that a step's meta is whole, and that each of its arrays can be opened.
+
+  Raises:
+    Damaged: one cannot; or whatever else an unreadable file raises.
+  """
+  leaves = read_meta(folder / "meta")["leaves"]
+  _check_names(folder / "state", leaves)
+  base = {"driver": "file", "path": f"{folder / 'state'}/"}
+  store = ts.KvStore.open({"driver": "ocdbt", "base": base}).result()
+  # A key is ARRAY/PIECE, or ARRAY/.zarray, which has the shape of the whole.
+  stored = {key.decode().rpartition("/")[0] for key in store.list().result()}
+  missing = {path.replace("/", ".") for path in leaves} - stored
+  if missing:
+    raise Damaged(f"{folder / 'state'} lacks {min(missing)}")
 
 
 def _newest_good(directory, steps, abstract, partial=False):
@@ -390,7 +469,6 @@ def _worst(verdict: int) -> int:
   return int(multihost_utils.process_allgather(np.array(verdict)).max())
 
 
-def _absolute(directory):
-  text = os.fspath(directory)
-  remote = "://" in text
-  return epath.Path(text if remote else os.path.abspath(os.path.expanduser(text)))
+def _absolute(directory: str | os.PathLike) -> epath.Path:
+  refuse_schemes({"a folder of checkpoints": directory})
+  return epath.Path(os.path.abspath(os.path.expanduser(os.fspath(directory))))

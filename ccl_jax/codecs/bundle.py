@@ -37,7 +37,7 @@ from safetensors.numpy import load_file, save_file
 
 from ccl_jax.checkpoints import converted
 from ccl_jax.errors import UsageError
-from ccl_jax.files import write_json
+from ccl_jax.files import hidden, scratch_folder, write_json
 from ccl_jax.models.byte_text import ByteText
 from ccl_jax.models.clip_vision import ClipImage
 from ccl_jax.models.linear_codec import LinearAudioCodec, LinearVideoCodec
@@ -82,11 +82,8 @@ def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
     folder.is_dir() and {p.name for p in folder.iterdir()} <= files
   ):
     raise UsageError(f"{folder} holds more than codecs: name a new or empty folder")
-  fresh, stale = (
-    folder.with_name(f".{folder.name}.{os.getpid()}.{age}") for age in ("new", "old")
-  )
-  fresh.mkdir(parents=True)
-  try:
+  stale = hidden(folder, "old")
+  with scratch_folder(folder) as fresh:
     for name, codec in _present(codecs):
       kind, static, links, arrays, tokenizer = _parts(codec)
       entry = {"kind": kind, "static": static, "links": links, "sha256": _digest(codec)}
@@ -100,8 +97,6 @@ def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
       folder.rename(stale)
     fresh.rename(folder)
     shutil.rmtree(stale, ignore_errors=True)
-  finally:
-    shutil.rmtree(fresh, ignore_errors=True)
 
 
 def load_codecs(folder: str | os.PathLike) -> Codecs:
@@ -121,6 +116,23 @@ def load_codecs(folder: str | os.PathLike) -> Codecs:
   return Codecs(**{name: _load(folder, name) for name in names})
 
 
+def stored_digests(folder: str | os.PathLike) -> dict[str, str]:
+  """The fingerprints that a folder of `save_codecs` names, by codec; none is read.
+
+  Raises:
+    UsageError: a file cannot be read as JSON.
+  """
+  out = {}
+  for name in Codecs._fields:
+    path = pathlib.Path(folder) / f"{name}.json"
+    if path.is_file():
+      try:
+        out[name] = str(json.loads(path.read_text())["sha256"])
+      except (OSError, ValueError, KeyError, TypeError) as e:
+        raise UsageError(f"{path} cannot be read ({e}): put a good copy back") from e
+  return out
+
+
 def fingerprint(codecs: Codecs) -> str:
   """A hash of all codecs: kinds, sizes and arrays. It identifies what made latents."""
   return hashlib.sha256("".join(fingerprints(codecs).values()).encode()).hexdigest()
@@ -131,23 +143,31 @@ def fingerprints(codecs: Codecs) -> dict[str, str]:
   return {name: _digest(codec) for name, codec in _present(codecs)}
 
 
-def require_same(codecs: Codecs, then: Mapping[str, str] | str, advice: str) -> None:
+def require_same(
+  codecs: Codecs, then: Mapping[str, str] | str, advice: str, *, whole: bool = False
+) -> None:
   """Checks that codecs are those whose `fingerprints` were stored.
 
   Args:
     codecs: the bundle; what only one of both has is not compared.
     then: the stored fingerprints.
     advice: what the user is to do.
+    whole: whether all that were stored must be there.
 
   Raises:
-    UsageError: a codec is another one, or `then` is of an earlier version.
+    UsageError: a codec is another one or not there, or `then` is of an earlier version.
   """
   if not isinstance(then, Mapping):
     raise UsageError(
       "the checkpoint was written by an earlier version, which stored no fingerprint "
       "of each codec: train again, or generate with that version"
     )
-  for name, now in fingerprints(codecs).items():
+  here = fingerprints(codecs)
+  if whole and (missing := [name for name in then if name not in here]):
+    raise UsageError(
+      f"there is no {missing[0]} codec, which the checkpoint was trained with: {advice}"
+    )
+  for name, now in here.items():
     if now != then.get(name, now):
       raise UsageError(
         f"the {name} codec ({now[:8]}) is not the one the checkpoint was trained with "

@@ -10,12 +10,13 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from ccl_jax import cli
 from ccl_jax.errors import UsageError, one_line_errors
 
 
 def main(argv: Sequence[str] | None = None) -> None:
   """The command line of `python -m ccl_jax.data`."""
-  parser = argparse.ArgumentParser(
+  parser = cli.Parser(
     prog="python -m ccl_jax.data",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -10,7 +10,7 @@ from ccl_jax.data.manifest import Line, read_manifest
 from ccl_jax.diffusion.guidance import GUIDANCE, Guidance
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.inputs import Files
-from ccl_jax.generation.seeds import whole_seed
+from ccl_jax.seeds import whole_seed
 from ccl_jax.tasks import INPUTS, check_inputs
 
 

@@ -26,7 +26,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.diffusion.guidance import get_guidance
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.sampling import Sampling, sample_latents, variant_of
-from ccl_jax.generation.seeds import noise_key
+from ccl_jax.seeds import noise_key
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import init_params, stored_model, with_default_kernel
@@ -156,7 +156,7 @@ class Pipeline:
     Args:
       task: a name of `GENERATIONS`.
       seed: of the noise of all clips, or one for each: a clip's noise is then that of
-        the clip made alone. See `generation.seeds`.
+        the clip made alone. See `ccl_jax.seeds`.
       video: uint8 (b, F, H, W, 3), for v2a.
       audio: float (b, n) at 16 kHz, for a2v.
       image: uint8 (b, H, W, 3), the first frame: for i2v and ti2av, and welcome in

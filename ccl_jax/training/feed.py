@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ccl_jax.checkpoints.find import find_parameters
-from ccl_jax.codecs.bundle import Codecs, load_codecs, save_codecs
+from ccl_jax.codecs.bundle import Codecs, load_codecs, save_codecs, stored_digests
 from ccl_jax.codecs.embedded import fit_codecs
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
@@ -37,6 +37,33 @@ class Feed(NamedTuple):
     return self.codecs.text.length, self.codecs.text.dim
 
 
+NEEDED = ("video", "audio", "text")  # codecs of a run on films
+
+
+def _own_codecs(config, own: pathlib.Path, needed: Sequence[str]) -> Codecs:
+  """The codecs in a run's folder.
+
+  Raises:
+    UsageError: one of `needed` is not there, or the config names others.
+  """
+  if config.codec.path and pathlib.Path(config.codec.path).is_dir():
+    here, named = stored_digests(own), stored_digests(config.codec.path)
+    if other := [name for name in here if named.get(name, here[name]) != here[name]]:
+      name = other[0]
+      raise UsageError(
+        f"config.codec.path: the {name} codec of {config.codec.path} "
+        f"({named[name][:8]}) is not the one this run has ({here[name][:8]}): leave "
+        "config.codec.path as it was, or name a new workdir"
+      )
+  codecs = load_codecs(own)
+  if missing := [name for name in needed if getattr(codecs, name) is None]:
+    raise UsageError(
+      f"{own} lacks {missing[0]}.json: put the run's own codecs back, or name a new "
+      "workdir"
+    )
+  return codecs
+
+
 def open_codecs(config, workdir: pathlib.Path, *, path: str = "", clips=None) -> Codecs:
   """The codecs of a run, saved in its folder.
 
@@ -50,11 +77,12 @@ def open_codecs(config, workdir: pathlib.Path, *, path: str = "", clips=None) ->
     clips: of a source, to fit embedded codecs to; None: no fit.
 
   Raises:
-    UsageError: there are no clips to fit, and no text codec.
+    UsageError: there are no clips to fit, and no text codec; or the run has codecs that
+      are not whole, or not those that the config names.
   """
   own = workdir / "codecs"
   if own.is_dir():
-    return load_codecs(own)
+    return _own_codecs(config, own, ("text",) if clips is None else NEEDED)
   path = config.codec.path or path
   if not path and config.init:
     path = find_parameters(config.init).codecs

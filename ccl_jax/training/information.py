@@ -27,6 +27,7 @@ from ccl_jax.axes import other
 from ccl_jax.diffusion import flow
 from ccl_jax.errors import UsageError
 from ccl_jax.models.joint import JointDiT
+from ccl_jax.seeds import noise_key
 from ccl_jax.tasks import TASKS, static_route
 
 Latents = Mapping[str, jax.Array]
@@ -92,7 +93,7 @@ def information(
   for number in range(clips // batch):
     part = slice(number * batch, (number + 1) * batch)
     cut = functools.partial(jax.tree.map, lambda x: jnp.asarray(x[part]))
-    key = jax.random.fold_in(jax.random.key(seed), number)
+    key = jax.random.fold_in(noise_key(seed), number)
     given = cut(dict(latents)), cut(condition), key
     for sigma in sigmas:
       at = losses(params, *given, jnp.float32(sigma))

@@ -14,7 +14,7 @@ from ccl_jax.sharding import local_rows
 from ccl_jax.tasks import servable
 from ccl_jax.training.feed import Feed, open_codecs
 from ccl_jax.training.prefetch import DevicePrefetch, make_finisher
-from ccl_jax.training.processes import first_process_first
+from ccl_jax.training.processes import first_process, first_process_first
 from ccl_jax.training.step import Recipe
 
 
@@ -37,9 +37,11 @@ def open_latents(
     root: of the sets, in place of that of the config.
 
   Raises:
-    UsageError: a mistake in the sets, or clips that no task of the run can use.
+    UsageError: a mistake in the sets, a shard that is not the one it was, or clips that
+      no task of the run can use.
   """
   mixture = find_mixture(config, model, recipe, root or config.data.root)
+  first_process(lambda: [s.require_whole() for s in mixture.sets])
   path = str(mixture.sets[0].root / "codecs")
   # Every process loads them; only the first may write the run's copy.
   codecs = first_process_first(lambda: open_codecs(config, workdir, path=path))

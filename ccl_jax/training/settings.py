@@ -24,6 +24,7 @@ from ccl_jax.errors import (
   whole,
 )
 from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.seeds import SEED
 from ccl_jax.training.build import build_optimizer, make_recipe
 
 _SIZE = whole(1)
@@ -61,7 +62,7 @@ def _weights(x) -> bool:
 
 # Of every run that the training loop drives.
 LOOP = {
-  "seed": whole(0),
+  "seed": SEED,
   "steps": whole(1),
   "batch.size": whole(1),
   "batch.threads": whole(0),

@@ -46,6 +46,7 @@ from ccl_jax.tasks import (
   servable,
 )
 from ccl_jax.training.optim import ema_update
+from ccl_jax.seeds import noise_key
 from ccl_jax.training.state import TrainState
 
 PyTree = Any
@@ -285,7 +286,7 @@ def make_train_step(
     null_text, std = batch["null_text"], batch.get("video_std")
     batch = {k: v for k, v in batch.items() if k not in ("null_text", "video_std")}
     # By seed and step alone: a run that resumes draws what it would have drawn.
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    key = jax.random.fold_in(noise_key(seed), state.step)
     latents = {s: batch[s] for s in STREAMS if s in batch}
     index = None if task is None else recipe.names.index(task)
     p = servable(recipe.names, recipe.probabilities, tuple(latents))

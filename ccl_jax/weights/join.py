@@ -27,6 +27,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import build_model, init_params, stored_model
+from ccl_jax.seeds import noise_key, whole_seed
 from ccl_jax.weights.wan import negative_prompts
 
 
@@ -109,6 +110,7 @@ def join(
   Raises:
     UsageError: a stream is not of that size, or `dst` is there already.
   """
+  whole_seed(seed)
   parts = [Part(video, "video")] + ([Part(audio, "audio")] if audio else [])
   kernel = "video/patch_embedding/kernel"
   options = {
@@ -223,5 +225,5 @@ def _fresh(model, text_dim, paths, *, seed: int, slot: int | None):
   """Fresh parameters of layer `slot`, or (None) of all that is no layer."""
   paths = tuple(p for p in paths if p.startswith("blocks/") is (slot is not None))
   # Each layer has a key of its own, so that its draw depends on nothing before it.
-  key = jax.random.fold_in(jax.random.key(seed), model.depth if slot is None else slot)
+  key = jax.random.fold_in(noise_key(seed), model.depth if slot is None else slot)
   return jax.device_get(_drawer(model, text_dim, paths)(key)) if paths else {}

@@ -7,7 +7,6 @@ hashes, every tensor accounted for. Only the licence is another.
 
 import pathlib
 import shutil
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from flax import traverse_util
 
 from ccl_jax.checkpoints.converted import read_description
 from ccl_jax.errors import UsageError
-from ccl_jax.files import write_json
+from ccl_jax.files import scratch_folder, write_json
 from ccl_jax.weights.rules import expected_tensors
 from ccl_jax.weights.transfer import import_weights
 from ccl_jax.weights.upstream import get_upstream
@@ -51,9 +50,8 @@ def write_network(
     np.asarray(m.transform.backward(np.asarray(flat[m.path])), np.float32, order="C")
     for m in matches
   )
-  dst.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=dst.parent, prefix=".published-") as scratch:
-    source, fresh = pathlib.Path(scratch) / name, pathlib.Path(scratch) / "fresh"
+  with scratch_folder(dst) as scratch:
+    source, fresh = scratch / name, scratch / "fresh"
     source.mkdir()
     write_safetensors(source, upstream.stem, specs, tensors)
     config = upstream.config(sizes, form)

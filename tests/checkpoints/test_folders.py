@@ -23,11 +23,11 @@ def disk(monkeypatch):
 
 
 def test_a_folder_appears_when_all_of_it_is_there(tmp_path):
-  left = tmp_path / ".new.unfinished"  # by a killed process
+  left = tmp_path / f".new.{2**22 + 1}.part"  # by a process that is no more
   left.mkdir()
   (left / "stale").touch()
   with new_folder(tmp_path / "new", 10) as fresh:
-    assert fresh == left and not list(fresh.iterdir())
+    assert not left.exists() and not list(fresh.iterdir())
     (fresh / "a").write_text("x")
     assert not (tmp_path / "new").exists()
   assert [p.name for p in tmp_path.iterdir()] == ["new"]

@@ -121,8 +121,9 @@ def test_the_order_is_that_of_the_seed_and_the_data(root, films):
     return [mixture.rows(g) for g in range(40)], mixture.digest
 
   assert order(root) == order(root)
-  others = [order(root, seed=1), order(films[0]), order(root, batch_size=2)]
-  assert len({digest for _, digest in (order(root), *others)}) == 4
+  others = [order(root, seed=1), order(films[0])]
+  assert len({digest for _, digest in (order(root), *others)}) == 3
+  assert order(root, batch_size=2)[1] == order(root)[1]  # the same clips, cut elsewhere
   assert order(root, seed=1)[0] != order(root)[0]
 
 
@@ -261,13 +262,15 @@ def test_sets_with_and_without_deviations_mix(home):
   reader.close()
 
 
-def test_another_order_is_told(root, caplog):
+def test_another_order_is_told(root, films, caplog):
   _, state = batches(root, 3)
   with caplog.at_level(logging.WARNING):
     batches(root, 1, state)
     assert not caplog.records
-    batches(root, 1, state, batch_size=2)
-  assert "from batch 3 on the order is another" in caplog.text
+    batches(root, 1, state, batch_size=2)  # goes on with the same order
+    assert not caplog.records
+    batches(films[0], 1, state)
+  assert "after 12 clips the order is another" in caplog.text
   with pytest.raises(UsageError, match="on clips, not on latents"):
     batches(root, 1, {"next_index": 4, "clips": 5})
 
@@ -333,3 +336,43 @@ def test_close_stops_the_threads(root):
       return
     time.sleep(0.05)
   pytest.fail("threads still run")
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 2), (3, 2), (5, 3)])
+def test_another_batch_size_leaves_no_clip_out_and_repeats_none(films, before, after):
+  """Batches of one size, then of another, are the order of the clips cut elsewhere."""
+  whole, _ = batches(films[0], 39, batch_size=1)
+  order = flat(numbers for *_, numbers in whole)  # three epochs of 13 clips
+  first, state = batches(films[0], 4, batch_size=before)
+  rest, _ = batches(films[0], 3, json.loads(json.dumps(state)), batch_size=after)
+  seen = flat(numbers for *_, numbers in (*first, *rest))
+  assert seen == order[: 4 * before + 3 * after]
+
+
+@settings(deadline=None, max_examples=20)
+@given(sizes=st.lists(st.integers(1, 5), min_size=2, max_size=4), steps=st.integers(1, 9))
+def test_every_bucket_goes_on_where_it_was(root, sizes, steps):
+  """However often the size changes: of each bucket the clips follow each other."""
+  streams, state = {}, None
+  for size in sizes:
+    some, state = batches(root, steps, state, batch_size=size)
+    for kind, shape, numbers in some:
+      streams.setdefault((kind, shape), []).extend(numbers)
+  count = sum(map(len, streams.values()))
+  plain = {}
+  for kind, shape, numbers in batches(root, 40 + 8 * count, batch_size=1)[0]:
+    plain.setdefault((kind, shape), []).extend(numbers)
+  for key, numbers in streams.items():
+    assert numbers == plain[key][: len(numbers)]
+
+
+def test_after_another_size_a_run_resumes_as_if_never_stopped(root):
+  _, state = batches(root, 7, batch_size=3)
+  whole, _ = batches(root, 12, state, batch_size=5)
+  first, again = batches(root, 5, state, batch_size=5)
+  assert first + batches(root, 7, again, batch_size=5)[0] == whole
+
+
+def test_a_state_of_an_earlier_version_is_refused(root):
+  with pytest.raises(UsageError, match="did not store how many clips"):
+    batches(root, 1, {"next_batch": 3, "order": "x"})

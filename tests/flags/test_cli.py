@@ -63,7 +63,7 @@ def test_errors_of_a_user_are_one_line_and_others_are_kept(monkeypatch, capsys):
   train = command("train").module
 
   def fails(error):
-    def run(*_):
+    def run(*_, **__):
       raise error
 
     monkeypatch.setattr(train, "train", run)

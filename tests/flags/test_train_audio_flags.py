@@ -125,7 +125,10 @@ def test_sections_reach_their_functions(parts, tmp_path):
   loop = parts.last("loop")
   expected = {
     "save_every": 13, "log_every": 4, "total_steps": 77, "first_step": 0, "tasks": (),
-    "step_of": "step_of", "metadata": {"kind": "vocoder", "sizes": {"size": 3}},
+    "step_of": "step_of", "metadata": {
+      "config": json.loads(config.to_json_best_effort()), "kind": "vocoder",
+      "sizes": {"size": 3},
+    },
     "batches": parts.batches,
   }  # fmt: skip
   assert {k: loop.kwargs[k] for k in expected} == expected

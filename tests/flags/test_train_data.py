@@ -238,6 +238,7 @@ def test_latents_in_place_of_films(sets, tmp_path):
   sets.replace(train_latents, "open_mixture", mixture)
   sets.spy(train_latents, "open_codecs")
   config = records(batch__size=8, batch__threads=7)
+  sets.batches.close = sets.stub(None, "closed")
   mixture.batch_sizes = {FILM: 6}
   with pytest.raises(UsageError, match="got 6; expected a multiple of 4"):
     train.train(config, tmp_path)
@@ -253,5 +254,6 @@ def test_latents_in_place_of_films(sets, tmp_path):
   with pytest.raises(Reached, match=r"\(3, 1\)"):
     train.train(config, tmp_path)
   assert sets.told("LatentBatches", "threads") == 7
+  assert len(sets.calls["closed"]) == 2  # however a run ends
   # There are no clips that codecs could be fitted to.
   assert "clips" not in sets.last("open_codecs").kwargs

@@ -172,6 +172,7 @@ def test_sections_reach_their_functions(parts, tmp_path):
     "encode": encode, "batches": parts.batches, "profile": "profile",
     "evaluate": None, "evaluate_every": 0,
     "metadata": {
+      "config": json.loads(config.to_json_best_effort()),
       "model": config.model.to_dict(), "clip": dataclasses.asdict(spec),
       "objective": config.objective.to_dict(), "codecs": {"text": "digest"},
       "negative": {},
@@ -243,6 +244,7 @@ def test_codecs_that_are_named_or_belong_to_the_start(parts, tmp_path):
   parts.run(changed(init="W"))
   assert parts.last("load_codecs").args == (pathlib.Path("CODECS"),)
   (tmp_path / "codecs").mkdir()
+  (tmp_path / "config.json").unlink()  # of the run before
   saved = len(parts.calls["save_codecs"])
   parts.run(changed(codec__path="BUNDLE"))
   assert parts.last("load_codecs").args == (tmp_path / "codecs",)

@@ -179,13 +179,14 @@ def test_a_kill_leaves_nothing_that_looks_whole(tmp_path, source):
     process = subprocess.Popen(
       [*command, "--dst", str(tmp_path / "in")], env=env, stderr=subprocess.DEVNULL
     )
-    while not list(tmp_path.glob(".in.unfinished/checkpoints/0/state/*")):
+    while not list(tmp_path.glob(".in.*.part/checkpoints/0/state/*")):
       assert process.poll() is None
       time.sleep(0.02)
     process.send_signal(sent)
     assert process.wait() != 0
     left = {p.name for p in tmp_path.iterdir()}
-    assert left == ({".in.unfinished"} if sent == signal.SIGKILL else set())
+    hidden = {f".in.{process.pid}.part", ".in.lock"}
+    assert left == (hidden if sent == signal.SIGKILL else set())
   import_weights("wan-dit", source, tmp_path / "in")
   assert {p.name for p in tmp_path.iterdir()} == {"in"}
 

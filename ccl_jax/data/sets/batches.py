@@ -2,8 +2,8 @@
 
 Of batch g, `Mixture.rows(g)`, a process reads the rows that its devices hold: together
 the processes hold the batch that one would read, on any mesh.
-The state is g, one number, equal on all processes. A thread copies each record straight
-into its row.
+The state is how many clips of each bucket were taken, equal on all processes: a run
+goes on with any batch sizes. A thread copies each record straight into its row.
 """
 
 import collections
@@ -101,7 +101,12 @@ class LatentBatches:
 
   def get_state(self) -> dict[str, Any]:
     """The state after the batch that was returned last, as JSON."""
-    return {"next_batch": self._next, "order": self._mixture.digest}
+    return {
+      "next_batch": self._next,
+      "clips": self._mixture.taken(self._next),
+      "sizes": self._mixture.sizes,
+      "order": self._mixture.digest,
+    }
 
   def set_state(self, state: Mapping[str, Any]) -> None:
     """Continues from a state of `get_state`.
@@ -114,14 +119,21 @@ class LatentBatches:
         "this run was trained on clips, not on latents: name a new workdir, or "
         "the data it began with"
       )
+    if "clips" not in state:
+      raise UsageError(
+        "this run was saved by an earlier version, which did not store how many clips "
+        "it had seen: go on with that version, or name a new workdir"
+      )
     if state["order"] != self._mixture.digest:
       _log.warning(
-        "the sets, their weights, the batch sizes or the seed are not those of the run "
-        "so far: from batch %d on the order is another",
-        state["next_batch"],
+        "the sets, their weights or the seed are not those of the run so far: after "
+        "%d clips the order is another, and some clips may come again or late",
+        sum(state["clips"].values()),
       )
     self.close()
-    self._next = int(state["next_batch"])
+    same = state["sizes"] == self._mixture.sizes
+    number = int(state["next_batch"]) if same else None
+    self._next = self._mixture.go_on(state["clips"], number)
 
   def close(self) -> None:
     """Stops the threads that read records ahead."""

@@ -1,14 +1,15 @@
 """Batches of latents: several sets in given proportions, one bucket a batch.
 
-Everything is a function of the seed and the batch's number g alone, so a run goes on
-from one number, on any number of processes and threads:
+Everything is a function of the seed, the batch's number g and, of a run whose batch
+sizes have changed, where it goes on, so that it does so on any number of processes and
+threads:
 
   (k, j)  = pick(g; w_k)             batch g is the j-th of bucket k
-  (s, m)  = pick(j B_k + r; w_sk)    its row r is the m-th clip of set s there
+  (s, m)  = pick(o_k + j B_k + r; w_sk)    its row r is the m-th clip of set s there
   record  = epoch after epoch of set s's clips of bucket k, each a new permutation
 
 where set s is to give the share W_s of all clips, n_sk of its n_s clips are of bucket
-k, and B_k is the bucket's batch size:
+k, B_k is the bucket's batch size and o_k is 0, or what `go_on` sets:
 
   w_sk = W_s n_sk / n_s,    w_k = sum_s w_sk / B_k.
 
@@ -43,6 +44,16 @@ def whole_weights(weights: Sequence[fractions.Fraction]) -> list[int]:
   return [int(w * scale) for w in weights]
 
 
+def counts(n: int, weights: Sequence[int]) -> list[int]:
+  """How many of the first n elements of `pick`'s interleaving are of each sequence."""
+  out = [0] * len(weights)
+  for i in range(len(weights) - 1, 0, -1):
+    out[i] = n * weights[i] // sum(weights[: i + 1])
+    n -= out[i]
+  out[0] = n
+  return out
+
+
 def pick(n: int, weights: Sequence[int]) -> tuple[int, int]:
   """Element n of the even interleaving of endless sequences: (which one, its number).
 
@@ -72,7 +83,8 @@ class Mixture:
     sets: the record sets.
     buckets: those that give batches, in order.
     batch_sizes: rows of a batch over all processes, by bucket.
-    digest: of all that the order depends on.
+    digest: of all that the order depends on, but for the batch sizes.
+    sizes: rows of a batch, by the names of the buckets.
 
   Raises:
     UsageError: a set has no clip of the buckets.
@@ -105,12 +117,40 @@ class Mixture:
     sizes = [self.batch_sizes[b] for b in self.buckets]
     # w_k = sum_s w_sk / B_k: batches, not clips, are picked by it.
     self._weights = whole_weights([sum(w) / b for w, b in zip(shares, sizes)])
-    order = [seed, self._weights, self._set_weights, sizes]
+    self.sizes = {bucket.name: n for bucket, n in zip(self.buckets, sizes)}
+    self._sizes, self._offsets = sizes, [0] * len(sizes)
+    order = [seed, [b.name for b in self.buckets], self._set_weights]
     order += [s.index["sha256"] for s in sets]
     self.digest = hashlib.sha256(json.dumps(order).encode()).hexdigest()[:16]
 
   def __len__(self) -> int:
     return self._clips
+
+  def taken(self, batch: int) -> dict[str, int]:
+    """How many clips of each bucket the batches before batch `batch` have, by name."""
+    batches = counts(batch, self._weights)
+    ends = [o + n * b for o, n, b in zip(self._offsets, batches, self._sizes)]
+    return {bucket.name: end for bucket, end in zip(self.buckets, ends)}
+
+  def go_on(self, taken: Mapping[str, int], batch: int | None = None) -> int:
+    """Goes on after so many clips of each bucket, which batches of other sizes may have
+    taken: no clip of an epoch is left out, and none comes twice.
+
+    Args:
+      taken: as `taken` gives it; 0 of a bucket that it does not name.
+      batch: the number of the next batch; None: as many as would have taken so many.
+
+    Returns:
+      The number of the next batch.
+    """
+    ends = [taken.get(bucket.name, 0) for bucket in self.buckets]
+    if batch is None:
+      # w_k B_k are the shares of the clips.
+      shares = sum(w * b for w, b in zip(self._weights, self._sizes))
+      batch = sum(ends) * sum(self._weights) // shares
+    batches = counts(batch, self._weights)
+    self._offsets = [e - n * b for e, n, b in zip(ends, batches, self._sizes)]
+    return batch
 
   def rows(self, batch: int) -> tuple[Bucket, list[Row]]:
     """The bucket of a batch, and the places of all of its rows."""
@@ -118,7 +158,8 @@ class Mixture:
     bucket = self.buckets[k]
     size = self.batch_sizes[bucket]
     rows = []
-    for n in range(number * size, (number + 1) * size):
+    first = self._offsets[k] + number * size
+    for n in range(first, first + size):
       i, at = pick(n, self._set_weights[k])
       rows.append(Row(i, shuffled_index(at, self._counts[k][i], self._keys[k][i])))
     return bucket, rows
@@ -183,10 +224,13 @@ def open_mixture(
     buckets: names of those to train on; all of them where none is named.
 
   Raises:
-    UsageError: a set is not there or was made by other codecs than the first, or a
-      name is no bucket's.
+    UsageError: a set is not there, is named twice, or was made by other codecs than
+      the first; or a name is no bucket's.
   """
   paths, weights = zip(*map(_parse, [root] if _is_dir(root) else root.split("+")))
+  places = [str(pathlib.Path(path).resolve()) for path in paths]
+  if twice := [path for path, place in zip(paths, places) if places.count(place) > 1]:
+    raise UsageError(f"{twice[0]} is named twice in {root}: give it once, with a weight")
   sets = [RecordSet(path) for path in paths]
   _check_encoders(sets)
   known = {b.name: b for s in sets for b in s.buckets}

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+from ccl_jax.data.sets import shards
 from ccl_jax.data.sets.buckets import Bucket
 from ccl_jax.data.sets.records import DamagedRecord, unpack
 from ccl_jax.errors import UsageError
@@ -101,7 +102,7 @@ class RecordSet:
     encoders: hashes of the codecs, by "video", "audio", "text" as far as there is any.
 
   Raises:
-    UsageError: the folder holds no finished set, or lacks a shard.
+    UsageError: the folder holds no finished set, or lacks a shard, or lists one twice.
   """
 
   def __init__(self, root: str | pathlib.Path):
@@ -109,6 +110,7 @@ class RecordSet:
     self.index = read_index(self.root)
     self.encoders: dict[str, str] = self.index["encoders"]
     by_bucket: dict[Bucket, list[Shard]] = {}
+    shards.require_once(self.root, self.index["shards"])
     for entry in self.index["shards"]:
       path = self.root / entry["file"]
       if not path.is_file():
@@ -118,6 +120,14 @@ class RecordSet:
         by_bucket.setdefault(bucket, []).append(Shard(path, entry["records"]))
     allow_open_files(len(self.index["shards"]))
     self.buckets = {b: Records(by_bucket[b]) for b in sorted(by_bucket)}
+
+  def require_whole(self) -> None:
+    """Checks that the shards are those that the index tells of; see `sets.shards`.
+
+    Raises:
+      UsageError: one is another.
+    """
+    shards.require_whole(self.root, self.index["shards"])
 
   def __len__(self) -> int:
     return sum(map(len, self.buckets.values()))

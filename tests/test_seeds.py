@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ccl_jax.errors import UsageError
-from ccl_jax.generation.seeds import noise_key
+from ccl_jax.seeds import noise_key
 
 data = lambda seed: np.asarray(jax.random.key_data(noise_key(seed))).tolist()
 

@@ -1,4 +1,4 @@
-"""Seeds of the noise that clips are made from."""
+"""Seeds: every whole number of 64 bits, and no two the same."""
 
 import operator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ccl_jax.errors import UsageError
+from ccl_jax.errors import Rule, UsageError
 
 
 def whole_seed(seed: Any) -> int:
@@ -22,6 +22,17 @@ def whole_seed(seed: Any) -> int:
   if not 0 <= whole < 2**64:
     raise UsageError(f"seed {seed!r}: expected a whole number from 0 to 2^64 - 1")
   return whole
+
+
+def _is_seed(value: Any) -> bool:
+  try:
+    whole_seed(value)
+  except UsageError:
+    return False
+  return True
+
+
+SEED = Rule(_is_seed, "a whole number from 0 to 2^64 - 1")  # of a setting
 
 
 def noise_key(seed: Any) -> jax.Array:

@@ -1,0 +1,117 @@
+"""Checks that the shards of a set are those that its index tells of.
+
+The index holds a SHA-256 of every shard's records. A file of the same name from another
+set has records that are whole, each with its checksum, and would be trained on without a
+word. So every shard is read once: it costs what the disk takes, and is noted in the
+set's CHECKED by size and time of change, so that the next run need not read it again. A
+shard with damaged records is not refused for them: readers pass over these, and say so.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent import futures
+from typing import Any
+
+from array_record.python.array_record_module import ArrayRecordReader
+
+from ccl_jax.data.sets.records import DamagedRecord, unpack
+from ccl_jax.errors import UsageError
+from ccl_jax.files import WriteError, write_json
+
+CHECKED = ".checked.json"
+_THREADS = 4
+_TOLD = 10**9  # bytes: reading more is told
+
+Entry = Mapping[str, Any]
+
+
+def require_once(root: pathlib.Path, entries: Sequence[Entry]) -> None:
+  """Checks that no shard is listed twice, by its name or by what is in it.
+
+  Args:
+    root: folder of the set, for the message.
+    entries: of its index.
+
+  Raises:
+    UsageError: one is; its clips would be trained on twice as often.
+  """
+  contents = [e["sha256"] for e in entries if e["records"]]
+  for what, values in (("file", [e["file"] for e in entries]), ("sha256", contents)):
+    twice = [value for value, n in Counter(values).items() if n > 1]
+    if twice:
+      names = [e["file"] for e in entries if e[what] == twice[0]]
+      raise UsageError(
+        f"{root}/index.json lists {' and '.join(names)}, which is one shard twice: copy "
+        "or encode the set again"
+      )
+
+
+def require_whole(root: pathlib.Path, entries: Sequence[Entry]) -> None:
+  """Reads the shards that have changed since they were last read, and compares them
+  with the index.
+
+  Args:
+    root: folder of the set.
+    entries: of its index.
+
+  Raises:
+    UsageError: a shard holds other records than it was written with.
+  """
+  path = root / CHECKED
+  try:
+    noted = json.loads(path.read_text("utf-8"))
+  except (OSError, ValueError):
+    noted = {}
+  noted = noted if isinstance(noted, dict) else {}
+  marks = {e["file"]: [*_mark(root / e["file"]), e["sha256"]] for e in entries}
+  new = [e for e in entries if noted.get(e["file"]) != marks[e["file"]]]
+  if not new:
+    return
+  size = sum(marks[e["file"]][0] for e in new)
+  if size > _TOLD:
+    print(
+      f"{root}: reading {len(new)} shards once, {size / 1e9:.0f} GB, to compare them "
+      "with the index",
+      file=sys.stderr,
+      flush=True,
+    )
+  with futures.ThreadPoolExecutor(_THREADS) as pool:
+    wrong = [e for e, good in zip(new, pool.map(lambda e: _is_its_own(root, e), new))
+             if not good]  # fmt: skip
+  if wrong:
+    raise UsageError(
+      f"{root}/{wrong[0]['file']} is not the shard that index.json tells of: its "
+      "records are others; copy or encode the set again"
+    )
+  try:
+    write_json(path, marks)
+  except WriteError:  # a set that is only lent
+    return
+
+
+def _is_its_own(root: pathlib.Path, entry: Entry) -> bool:
+  digest = hashlib.sha256()
+  try:
+    reader = ArrayRecordReader(str(root / entry["file"]))
+    try:
+      if reader.num_records() != entry["records"]:
+        return False
+      for i in range(entry["records"]):
+        data = reader.read([i])[0]
+        unpack(data)
+        digest.update(data)
+    finally:
+      reader.close()
+  except (RuntimeError, IndexError, ValueError, DamagedRecord):
+    return True  # damaged: whoever reads it passes over the records
+  return digest.hexdigest() == entry["sha256"]
+
+
+def _mark(path: pathlib.Path) -> tuple[int, int]:
+  stat = os.stat(path)
+  return stat.st_size, stat.st_mtime_ns
