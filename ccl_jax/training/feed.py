@@ -50,11 +50,19 @@ def open_codecs(config, workdir: pathlib.Path, *, path: str = "", clips=None) ->
     clips: of a source, to fit embedded codecs to; None: no fit.
 
   Raises:
-    UsageError: there are no clips to fit, and no text codec.
+    UsageError: there are no clips to fit, and no text codec; or the run's own codecs
+      lack one.
   """
   own = workdir / "codecs"
   if own.is_dir():
-    return load_codecs(own)
+    codecs = load_codecs(own)
+    needed = ("text",) if clips is None else ("video", "audio", "text")
+    if lacking := [name for name in needed if getattr(codecs, name) is None]:
+      raise UsageError(
+        f"{own} lacks {lacking[0]}.json: put back the codecs that the run was trained "
+        "with, or name a new workdir"
+      )
+    return codecs
   path = config.codec.path or path
   if not path and config.init:
     path = find_parameters(config.init).codecs
