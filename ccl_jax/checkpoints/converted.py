@@ -25,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ccl_jax.checkpoints.checkpointer import restore_params
 from ccl_jax.checkpoints.find import BAD_VALUES, read_config
 from ccl_jax.checkpoints.slices import Shapes, SliceReader
+from ccl_jax.documents import Malformed
 from ccl_jax.errors import UsageError
 from ccl_jax.sharding import LOGICAL
 
@@ -38,7 +39,10 @@ def read_description(folder: str | os.PathLike) -> dict[str, Any]:
   Raises:
     UsageError: the folder is not one that `convert KIND` wrote.
   """
-  description = read_config(folder)
+  try:
+    description = read_config(folder)
+  except Malformed as e:
+    raise UsageError(f"{folder} holds no converted weights: {e}") from e
   if not {"kind", "sizes", "source"} <= description.keys():
     raise UsageError(
       f"{folder} holds no converted weights: expected a folder that "

@@ -18,7 +18,14 @@ from typing_extensions import TypedDict
 
 from ccl_jax.checkpoints.checkpointer import read_metadata
 from ccl_jax.checkpoints.damage import not_read
-from ccl_jax.documents import Count, Number, Size, check, read_json
+from ccl_jax.documents import (
+  Count,
+  Malformed,
+  Number,
+  Size,
+  check,
+  read_json,
+)
 from ccl_jax.errors import UsageError, bind
 
 # What functions raise of values that are not what they were written for.
@@ -99,7 +106,11 @@ def find_parameters(folder: str | os.PathLike, step: int | None = None) -> Param
   Raises:
     UsageError: the folder is of none of these kinds.
   """
-  place, description = pathlib.Path(folder), read_config(folder)
+  place = pathlib.Path(folder)
+  try:
+    description = read_config(folder)
+  except Malformed as e:
+    raise UsageError(f"{folder} holds no model: {e}") from e
   if description.get("kind") == "wan":
     place = place / DIT
     description = read_config(place)
@@ -118,7 +129,7 @@ def find_parameters(folder: str | os.PathLike, step: int | None = None) -> Param
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
-  """The config.json of a folder; empty if there is none.
+  """The config.json of a folder; empty if there is none, or it holds no object.
 
   Raises:
     UsageError: it is there and cannot be read, or is not what a run or `convert` wrote.
@@ -131,4 +142,7 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
     raise not_read(str(path), e) from e
   except ValueError as e:  # a NUL in the name
     raise UsageError(f"{str(folder)!r} is no name of a folder: {e}") from e
-  return check(read_json(path), Description, path, "put back the one that was written")
+  value = read_json(path)
+  if not isinstance(value, dict):
+    return {}
+  return check(value, Description, path, "put back the one that was written")
