@@ -96,13 +96,14 @@ def hidden(path: pathlib.Path, age: str = "part") -> pathlib.Path:
 
 
 def write_text(path: Path, text: str) -> None:
-  """Writes a text in UTF-8.
+  """Writes a text in UTF-8; what is no valid Unicode, as a file's name may hold, as
+  escapes, which are what JSON has for it.
 
   Raises:
     WriteError: see `new_file`.
   """
   with new_file(path) as part:
-    part.write_text(text, "utf-8")
+    part.write_text(text, "utf-8", "backslashreplace")
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
@@ -122,7 +123,7 @@ def append_line(path: Path, line: str) -> None:
     WriteError: the system refused.
   """
   with _one_line(path), open(path, "ab", buffering=0) as f:
-    f.write(line.encode() + b"\n")
+    f.write(line.encode(errors="backslashreplace") + b"\n")
     os.fsync(f.fileno())
 
 

@@ -23,20 +23,25 @@ overlaps and if everything does:
 """
 
 import dataclasses
-import json
 import os
-import pathlib
 import sys
 
 import jax
 from absl import flags
 from ml_collections import config_flags
 
-from ccl_jax import cli
+from ccl_jax import cli, documents
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
 from ccl_jax.planning.chips import GIB
-from ccl_jax.planning.compile import parse_topology, plan, regressions, show, sweep
+from ccl_jax.planning.compile import (
+  Earlier,
+  parse_topology,
+  plan,
+  regressions,
+  show,
+  sweep,
+)
 
 CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Config file of the run to plan."
@@ -93,7 +98,9 @@ def main():
   if OUT.value:
     _write(dataclasses.asdict(report))
   if COMPARE.value:
-    worse = regressions(report, json.loads(pathlib.Path(COMPARE.value).read_text()))
+    found = documents.read_json(COMPARE.value)
+    advice = "name a file that --out wrote"
+    worse = regressions(report, documents.check(found, Earlier, COMPARE.value, advice))
     print("\n".join(worse) or f"no worse than {COMPARE.value}")
     sys.exit(1 if worse else 0)
 

@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 from ccl_jax import cli
 from ccl_jax.axes import STREAMS
 from ccl_jax.checkpoints.find import read_config
+from ccl_jax.documents import Malformed
 from ccl_jax.errors import UsageError
 from ccl_jax.sharding import require_devices
 
@@ -50,7 +51,10 @@ def read_run(workdir: str) -> ConfigDict:
   Raises:
     UsageError: there is none, or it cannot be read.
   """
-  config = read_config(workdir)
+  try:
+    config = read_config(workdir)
+  except Malformed as e:
+    raise UsageError(f"--workdir {workdir} holds no training run: {e}") from e
   missing = [key for key in NEEDED if key not in config]
   if missing:
     raise UsageError(

@@ -13,7 +13,8 @@ COMMANDS = {"train", "generate", "convert", "encode", "eval", "plan", "bench",
 # The layers of docs/architecture.md: what a package may import of this project, beside
 # itself and the foundations. A command may import everything, and nothing imports one.
 FOUNDATIONS = {
-  "axes", "errors", "files", "places", "seeds", "tasks", "sharding", "ops",
+  "axes", "errors", "files", "places", "documents", "names", "seeds", "tasks",
+  "sharding", "ops",
 }  # fmt: skip
 ALLOWED = {
   **dict.fromkeys(FOUNDATIONS, set()),

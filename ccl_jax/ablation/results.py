@@ -7,12 +7,12 @@ RESULTS/ceiling.json        {set of real clips: {score: {"mean", "sem", "n"}}}
 """
 
 import hashlib
-import json
 import pathlib
 import subprocess
 from collections.abc import Mapping
 from typing import Any
 
+from ccl_jax import documents
 from ccl_jax.errors import UsageError
 
 REPO = pathlib.Path(__file__).parents[2]
@@ -113,11 +113,11 @@ def read_json(path: pathlib.Path) -> Any:
   Raises:
     UsageError: it is no JSON, or cannot be read.
   """
-  try:
-    return json.loads(path.read_text("utf-8"))
-  except FileNotFoundError:
+  if not path.exists():
     return {}
-  except (OSError, ValueError) as e:
+  try:
+    return documents.read_json(path)
+  except UsageError as e:
     raise UsageError(f"{path} cannot be read as JSON ({e}): remove it") from e
 
 

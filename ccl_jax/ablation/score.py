@@ -43,6 +43,7 @@ from ccl_jax.checkpoints.find import read_config
 from ccl_jax.codecs.bundle import null_text
 from ccl_jax.codecs.images import to_unit
 from ccl_jax.diffusion.guidance import get_guidance
+from ccl_jax.documents import metric_rows
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
 from ccl_jax.generation.pipeline import Pipeline
@@ -106,7 +107,7 @@ def open_run(workdir: pathlib.Path) -> Run:
   every = ConfigDict(config.to_dict() | {"report": {"clips": 10**6}})
   clips = held_out(every, pipeline.spec, workdir)
   border = 2 * len(clips) // 3
-  rows = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+  rows = metric_rows(workdir / "metrics.jsonl")
   return Run(workdir.name, config, pipeline, clips[:border], clips[border:], rows)
 
 

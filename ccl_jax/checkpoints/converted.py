@@ -14,6 +14,7 @@ the bundle of those that are codecs (ccl_jax/codecs/bundle.py).
 import math
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,8 +23,9 @@ from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ccl_jax.checkpoints.checkpointer import restore_params
-from ccl_jax.checkpoints.find import read_config
+from ccl_jax.checkpoints.find import BAD_VALUES, read_config
 from ccl_jax.checkpoints.slices import Shapes, SliceReader
+from ccl_jax.documents import Malformed
 from ccl_jax.errors import UsageError
 from ccl_jax.sharding import LOGICAL
 
@@ -37,13 +39,32 @@ def read_description(folder: str | os.PathLike) -> dict[str, Any]:
   Raises:
     UsageError: the folder is not one that `convert KIND` wrote.
   """
-  description = read_config(folder)
+  try:
+    description = read_config(folder)
+  except Malformed as e:
+    raise UsageError(f"{folder} holds no converted weights: {e}") from e
   if not {"kind", "sizes", "source"} <= description.keys():
     raise UsageError(
       f"{folder} holds no converted weights: expected a folder that "
       "'python -m ccl_jax.convert KIND' wrote, with its config.json"
     )
   return description
+
+
+def of_sizes(folder: str | os.PathLike, function: Callable[[Any], Any]) -> Any:
+  """The result of a function of the sizes in a folder's config.json.
+
+  Raises:
+    UsageError: they are not the sizes that the function takes.
+  """
+  description = read_description(folder)
+  try:
+    return function(description["sizes"])
+  except BAD_VALUES as e:
+    raise UsageError(
+      f"{folder}/config.json: its sizes are not those of {description['kind']} "
+      f"({type(e).__name__}: {str(e).splitlines()[:1]}): put back what was written"
+    ) from e
 
 
 def digest(folder: str | os.PathLike) -> str:
@@ -53,7 +74,12 @@ def digest(folder: str | os.PathLike) -> str:
     UsageError: the folder holds no converted weights.
   """
   description = read_description(folder)
-  return f"{description['source']['sha256']}-{description['dtype']}"
+  try:
+    return f"{description['source']['sha256']}-{description['dtype']}"
+  except KeyError as e:
+    raise UsageError(
+      f"{folder}/config.json has no {e}: convert the weights again"
+    ) from e
 
 
 def restore_converted(folder: str | os.PathLike, dtype: str = "float32") -> PyTree:

@@ -9,17 +9,56 @@
 all with checkpoints/STEP beside config.json.
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from typing_extensions import TypedDict
+
 from ccl_jax.checkpoints.checkpointer import read_metadata
 from ccl_jax.checkpoints.damage import not_read
+from ccl_jax.documents import (
+  Count,
+  Malformed,
+  Number,
+  Size,
+  check,
+  read_json,
+)
 from ccl_jax.errors import UsageError, bind
 
+# What functions raise of values that are not what they were written for.
+BAD_VALUES = AttributeError, KeyError, TypeError, ValueError, ArithmeticError
 DIT = "dit"  # the folder of the transformer in a converted release
+
+
+# A size of a network, a list of them, or a name; `bool` comes first, as it is an `int`.
+_Sizes = bool | Size | Number | str | None
+Sizes = dict[str, _Sizes | list[_Sizes | list[_Sizes]]]
+
+
+class Source(TypedDict, total=False):
+  """Where converted weights come from."""
+
+  sha256: str
+
+
+class Description(TypedDict, total=False):
+  """What is read of a config.json of any kind; a run's has its config's sections."""
+
+  kind: str
+  name: str
+  codecs: str
+  dtype: str
+  sizes: Sizes
+  source: Source
+  model: dict[str, Any]
+  clip: dict[str, Any]
+  objective: dict[str, Any]
+  data: dict[str, Any]
+  report: dict[str, Any]
+  seed: Count
 
 
 class Parameters(NamedTuple):
@@ -49,7 +88,8 @@ class Parameters(NamedTuple):
     """
     try:
       return bind(section, self.description[section], function)
-    except UsageError as e:
+    # Values of other types than a config's have errors of all kinds.
+    except (UsageError, *BAD_VALUES) as e:
       raise UsageError(
         f"the parameters in {self.folder} are not of this version: use the one that "
         f"wrote them ({e})"
@@ -66,7 +106,11 @@ def find_parameters(folder: str | os.PathLike, step: int | None = None) -> Param
   Raises:
     UsageError: the folder is of none of these kinds.
   """
-  place, description = pathlib.Path(folder), read_config(folder)
+  place = pathlib.Path(folder)
+  try:
+    description = read_config(folder)
+  except Malformed as e:
+    raise UsageError(f"{folder} holds no model: {e}") from e
   if description.get("kind") == "wan":
     place = place / DIT
     description = read_config(place)
@@ -85,15 +129,20 @@ def find_parameters(folder: str | os.PathLike, step: int | None = None) -> Param
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
-  """The config.json of a folder; empty if there is none, or it is no JSON.
+  """The config.json of a folder; empty if there is none, or it holds no object.
 
   Raises:
-    UsageError: it is there, and the system does not let it be read.
+    UsageError: it is there and cannot be read, or is not what a run or `convert` wrote.
   """
+  path = pathlib.Path(folder) / "config.json"
   try:
-    description = json.loads((pathlib.Path(folder) / "config.json").read_text())
-  except (FileNotFoundError, NotADirectoryError, ValueError):
-    return {}
+    if not path.exists():
+      return {}
   except OSError as e:
-    raise not_read(f"{folder}/config.json", e) from e
-  return description if isinstance(description, dict) else {}
+    raise not_read(str(path), e) from e
+  except ValueError as e:  # a NUL in the name
+    raise UsageError(f"{str(folder)!r} is no name of a folder: {e}") from e
+  value = read_json(path)
+  if not isinstance(value, dict):
+    return {}
+  return check(value, Description, path, "put back the one that was written")

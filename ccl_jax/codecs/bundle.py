@@ -25,17 +25,21 @@ import os
 import pathlib
 import shutil
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NotRequired
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pydantic
 from flax import traverse_util
 from jaxtyping import Array, Float
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from typing_extensions import TypedDict
 
 from ccl_jax.checkpoints import converted
+from ccl_jax.checkpoints.find import BAD_VALUES
+from ccl_jax.documents import Malformed, Sha256, Size, Unreadable, check, read_json
 from ccl_jax.errors import UsageError
 from ccl_jax.files import hidden, scratch_folder, write_json
 from ccl_jax.models.byte_text import ByteText
@@ -187,19 +191,25 @@ def _present(codecs: Codecs) -> list[tuple[str, Any]]:
 def _load(folder: pathlib.Path, name: str):
   entry_path, array_path = folder / f"{name}.json", folder / f"{name}.safetensors"
   _require(entry_path, array_path)
-  damaged = UsageError(f"the {name} codec in {folder} is damaged: fit or save it again")
+  damaged = lambda why: UsageError(
+    f"the {name} codec in {folder} is damaged ({why}): fit or save it again"
+  )
   try:
-    entry = json.loads(entry_path.read_text())
+    entry = check(read_json(entry_path), Entry, entry_path.name, "see bundle.py")
     kind, static, digest = entry["kind"], entry["static"], entry["sha256"]
     arrays = load_file(array_path)
     links = tuple(map(tuple, entry.get("links", ())))
-  except (ValueError, KeyError, TypeError, SafetensorError) as e:
-    raise damaged from e
-  except OSError as e:  # of the system: the files may be fine
+  except (Malformed, ValueError, SafetensorError) as e:
+    raise damaged(e) from e
+  except (Unreadable, OSError) as e:  # of the system: the files may be fine
     raise UsageError(f"cannot read the {name} codec in {folder}: {e}") from e
   if kind not in KINDS:
     known = ", ".join(KINDS)
     raise UsageError(f"{entry_path} names the kind {kind!r}, expected one of {known}")
+  try:
+    check(static, _static(kind), f"{name}.json: static", "see bundle.py")
+  except Malformed as e:
+    raise damaged(e) from e
   leaves = {key: jnp.asarray(value) for key, value in arrays.items()}
   # Names such as "params/layer/kernel" are paths of a tree.
   leaves = traverse_util.unflatten_dict(leaves, sep="/")
@@ -209,7 +219,10 @@ def _load(folder: pathlib.Path, name: str):
     leaves["tokenizer"] = Tokenizer(path.read_bytes())
   if links:
     leaves["links"] = links
+  fields = {f.name for f in dataclasses.fields(KINDS[kind])}
   for field, place, sha256 in links:
+    if field not in fields:
+      raise damaged(f"it links to weights of {field!r}, which no {kind} has")
     if converted.digest(place) != sha256:
       raise UsageError(
         f"{entry_path} was made with other weights than those that are in {place} now"
@@ -217,12 +230,35 @@ def _load(folder: pathlib.Path, name: str):
     leaves[field] = converted.restore_converted(place, static.get("dtype", "float32"))
   try:
     codec = KINDS[kind](**static, **leaves)
-  except TypeError as e:
-    raise damaged from e
-  # Of the codec as it was built: a change of any byte, or of a default, shows.
-  if _digest(codec) != digest:
-    raise damaged
+    # Of the codec as it was built: a change of any byte, or of a default, shows.
+    same = _digest(codec) == digest
+  except (UsageError, *BAD_VALUES) as e:
+    raise damaged(str(e)) from e
+  if not same:
+    raise damaged("it does not match its hash")
   return codec
+
+
+class Entry(TypedDict):
+  """The content of NAME.json."""
+
+  kind: str
+  static: dict[str, Any]
+  links: NotRequired[
+    list[Annotated[list[str], pydantic.Field(min_length=3, max_length=3)]]
+  ]
+  sha256: Sha256
+
+
+def _static(kind: str) -> Any:
+  """The schema of a codec's sizes: the types of its fields, each in its range."""
+  types = {int: Size, int | None: Size | None, str: str}
+  fields = [f for f in dataclasses.fields(KINDS[kind]) if f.type in types]
+  static = {
+    f.name: NotRequired[types[f.type]]
+    for f in fields if not f.metadata.get("pytree_node", True)
+  }  # fmt: skip
+  return TypedDict(f"{kind} sizes", static)
 
 
 def _require(*paths: pathlib.Path) -> None:

@@ -50,8 +50,7 @@ def _tokenizer_of(folder: pathlib.Path) -> dict[str, Any]:
 
 def _check_vae(folder: pathlib.Path) -> dict[str, Any]:
   """No options: a VAE alone is a codec, with Griffin-Lim."""
-  sizes = converted.read_description(folder)["sizes"]
-  got = sizes["bands"], sizes["channels"]
+  got = converted.of_sizes(folder, lambda x: (x["bands"], x["channels"]))
   if got != (80, CHANNELS):
     raise UsageError(
       f"{folder}: got a VAE of {got[0]} bands and {got[1]} channels, expected 80 and "
@@ -62,7 +61,7 @@ def _check_vae(folder: pathlib.Path) -> dict[str, Any]:
 
 def _generator_of(vae: pathlib.Path, vocoder: pathlib.Path) -> dict[str, Any]:
   sizes = converted.read_description(vocoder)["sizes"]
-  got = sizes["bands"], math.prod(sizes["rates"])
+  got = converted.of_sizes(vocoder, lambda x: (x["bands"], math.prod(x["rates"])))
   if got != (80, 256):
     raise UsageError(
       f"{vocoder}: got a vocoder of {got[0]} bands and {got[1]} samples a frame, "
@@ -78,7 +77,7 @@ LINKED = {
   ("clip",): (
     "clip",
     ("params",),
-    lambda folder: {"heads": converted.read_description(folder)["sizes"]["heads"]},
+    lambda folder: converted.of_sizes(folder, lambda x: {"heads": x["heads"]}),
   ),
   ("audio-vae",): ("mel_audio", ("vae",), _check_vae),
   ("audio-vae", "vocoder"): ("mel_audio", ("vae", "vocoder"), _generator_of),

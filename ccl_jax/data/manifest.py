@@ -17,6 +17,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from ccl_jax import names
+from ccl_jax.documents import numbered_lines, parse
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_text
 
@@ -68,27 +70,8 @@ def read_manifest(path: Path) -> list[Line]:
   return lines
 
 
-def numbered_lines(path: Path) -> list[tuple[int, str]]:
-  """The lines of a text file that are not blank, with their numbers, from 1.
-
-  Raises:
-    UsageError: it cannot be read, or is not UTF-8.
-  """
-  try:
-    text = pathlib.Path(path).read_text("utf-8-sig")
-  except OSError as e:
-    raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
-  except UnicodeDecodeError as e:
-    raise UsageError(f"{path}: not text in UTF-8: {e.reason}") from e
-  lines = text.split("\n")  # splitlines parts at U+2028 too
-  return [(number, x) for number, x in enumerate(lines, 1) if x.strip()]
-
-
 def _line(place: str, text: str) -> Line:
-  try:
-    row = json.loads(text)
-  except ValueError as e:
-    raise UsageError(f"{place}: not JSON ({e}): {text[:60]!r}") from e
+  row = parse(text, place)
   if not isinstance(row, dict):
     raise UsageError(f"{place}: expected an object, got {text[:60]!r}")
   for name in ("id", "prompt"):
@@ -103,8 +86,10 @@ def _line(place: str, text: str) -> Line:
       raise UsageError(f"{place}: {name} is {value!r}; expected {kind.__name__}")
     known[name] = value
   name = known.get("id", "")
-  if not name or name != pathlib.PurePath(name).name or "\\" in name:
-    raise UsageError(f"{place}: id {name!r} is no name of a file")
+  if wrong := names.flaw(name):
+    raise UsageError(f"{place}: id {name[:60]!r} is no name of a file: it {wrong}")
+  if "clip" in known:  # the others may lie anywhere: see docs/security.md
+    names.inside(known["clip"], f"{place}: clip")
   if "prompt" not in known:
     raise UsageError(f"{place}: prompt is null; expected str")
   return Line(**known)

@@ -8,7 +8,6 @@ of every kind to a contact sheet with waveforms. Of an unfinished set it describ
 is done.
 """
 
-import json
 import math
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -22,9 +21,10 @@ from ccl_jax.codecs.images import to_bytes
 from ccl_jax.data.sets import plan
 from ccl_jax.data.sets.buckets import Bucket
 from ccl_jax.data.sets.record_set import RecordSet
-from ccl_jax.data.sets.summary import total
+from ccl_jax.data.sets.summary import read_summary, total
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_text
+from ccl_jax.names import safe_names
 
 
 def describe(root: pathlib.Path) -> list[str]:
@@ -39,7 +39,7 @@ def describe(root: pathlib.Path) -> list[str]:
       f"no set of latents at {root}: give a folder that python -m ccl_jax.encode made"
     )
   paths = [root / f"{shard.name}.json" for shard in set_plan.shards]
-  shards = [json.loads(path.read_text()) for path in paths if path.is_file()]
+  shards = [read_summary(path) for path in paths if path.is_file()]
   whole = total(shards)
   state = "" if (root / "index.json").is_file() else ", not finished"
   lines = [
@@ -93,9 +93,10 @@ def decode_some(root: str | pathlib.Path, count: int) -> Iterator[pathlib.Path]:
   from ccl_jax.viz.media import write_mp4, write_png, write_wav
 
   root = pathlib.Path(root)
-  for bucket, clip in some_clips(root, count):
-    # Ids may hold slashes: they become names of files.
-    name = "".join(c if c.isalnum() or c in "-_@." else "_" for c in clip["id"])
+  clips = list(some_clips(root, count))
+  # Ids may hold slashes, and more that no file's name can.
+  names = safe_names(clip["id"] for _, clip in clips)
+  for (bucket, clip), name in zip(clips, names):
     path = (
       root
       / "check"
@@ -138,16 +139,17 @@ def contact_sheet(root: pathlib.Path, path: pathlib.Path, count: int) -> None:
 
 def _spread(histogram: Mapping[str, int]) -> str:
   """Mean, middle and extremes of a histogram, and bars of it."""
-  # Histograms are small: values are written out for the percentiles.
-  values = np.repeat([int(k) for k in histogram], list(histogram.values()))
-  if not values.size:
+  rows = sorted((int(k), n) for k, n in histogram.items() if n)
+  if not rows:
     return "none"
-  counts, _ = np.histogram(values, 16)
+  values, times = map(np.array, zip(*rows))
+  counts, _ = np.histogram(values, 16, weights=times)
   bars = "".join(" ▁▂▃▄▅▆▇█"[math.ceil(8 * c / counts.max())] for c in counts)
-  low, middle, high = np.percentile(values, (0, 50, 100))
-  return (
-    f"mean {values.mean():.1f}, {low:.0f} to {high:.0f}, median {middle:.0f} |{bars}|"
-  )
+  # The middle of all, or the mean of the two in the middle.
+  ends = times.cumsum()
+  two = np.searchsorted(ends, [(ends[-1] - 1) // 2, ends[-1] // 2], side="right")
+  mean, middle = np.average(values, weights=times), values[two].mean()
+  return f"mean {mean:.1f}, {values[0]} to {values[-1]}, median {middle:.0f} |{bars}|"
 
 
 def _numbers(values: list[float]) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ccl_jax.axes import STREAMS
 from ccl_jax.checkpoints.checkpointer import restore_params
-from ccl_jax.checkpoints.converted import on_one_device
+from ccl_jax.checkpoints.converted import of_sizes, on_one_device
 from ccl_jax.checkpoints.find import find_parameters
 from ccl_jax.checkpoints.identity import identity
 from ccl_jax.codecs.bundle import Codecs, fingerprint, load_codecs, require_same
@@ -101,7 +101,7 @@ class Pipeline:
     found = find_parameters(folder, step)
     about = found.description
     if about.get("kind") == "wan-dit":
-      model = wan.model_of(about["sizes"], jnp.bfloat16)
+      model = of_sizes(found.folder, lambda x: wan.model_of(x, jnp.bfloat16))
     else:
       model = found.build("model", stored_model)
     model = with_default_kernel(model)

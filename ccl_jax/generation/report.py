@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ccl_jax import documents
 from ccl_jax.axes import STREAMS
 from ccl_jax.codecs.images import to_bytes, to_unit
 from ccl_jax.data.sources.open import open_source
@@ -106,7 +107,7 @@ def report(
   clips = held_out(config, pipeline.spec, workdir)
   out = free_folder(workdir, about) if out is None else pathlib.Path(out)
   claim(out, about)
-  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+  rows = documents.metric_rows(workdir / "metrics.jsonl")
   panels.loss_curves(out / "loss.png", rows)
 
   makers = {
@@ -115,7 +116,9 @@ def report(
   } | dict.fromkeys(
     config.report.tasks, lambda task: generate(config, pipeline, task, clips)
   )
-  scores = read_json(out / "scores.json") or {}
+  file = out / "scores.json"
+  stored = read_json(file) or {}
+  scores = documents.check(stored, dict[str, dict[str, Any]], file, "remove it")
   for name, make in makers.items():
     if name not in scores:
       scores[name] = _show(name, make, config.report.show, pipeline.spec, out)

@@ -3,10 +3,10 @@ takes the place of another, and one that was stopped is known again.
 """
 
 import itertools
-import json
 import pathlib
 from typing import Any
 
+from ccl_jax import documents
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
 
@@ -37,8 +37,11 @@ def _other(folder: pathlib.Path, about: dict[str, Any]) -> str:
   """How a folder's report differs from this one; "" if it is this, or none."""
   if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
     return ""
-  found = read_json(folder / "settings.json")
-  if found is None:
+  try:
+    found = read_json(folder / "settings.json")
+  except UsageError:
+    found = None
+  if not isinstance(found, dict):
     return "without settings.json"
   differ = [k for k in about if found.get(k) != about[k]]
   return ", ".join(f"{k}: {found.get(k)} there, {about[k]} here" for k in differ)
@@ -46,4 +49,4 @@ def _other(folder: pathlib.Path, about: dict[str, Any]) -> str:
 
 def read_json(path: pathlib.Path) -> Any:
   """A JSON file; None if there is none."""
-  return json.loads(path.read_text("utf-8")) if path.is_file() else None
+  return documents.read_json(path) if path.is_file() else None

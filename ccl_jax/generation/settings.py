@@ -8,7 +8,6 @@ batch's: `batch` has the prompts, seeds and files of all, and which of them this
 
 import dataclasses
 import hashlib
-import json
 import pathlib
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ccl_jax.axes import STREAMS
 from ccl_jax.data.spec import ClipSpec
+from ccl_jax.documents import read_json
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.inputs import Files
 from ccl_jax.generation.sampling import Sampling
@@ -119,8 +119,8 @@ def read_settings(path: str | pathlib.Path, given: Collection[str]) -> Settings:
     UsageError: it cannot be read, or has not all that makes a clip.
   """
   try:
-    about = json.loads(pathlib.Path(path).read_text("utf-8"))
-  except (OSError, ValueError) as e:
+    about = read_json(path)
+  except UsageError as e:
     raise UsageError(f"--settings {path}: cannot be read as JSON: {e}") from e
   lacking = _NEEDED - (about.keys() if isinstance(about, dict) else set())
   if lacking:

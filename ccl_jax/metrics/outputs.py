@@ -9,10 +9,12 @@ import importlib.metadata
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired
 
 import numpy as np
+from typing_extensions import TypedDict
 
+from ccl_jax import documents
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_text
 from ccl_jax.metrics.base import Metric
@@ -192,6 +194,26 @@ class Run(NamedTuple):
     return cell_of(self.summary, key, subset).get("mean")
 
 
+Cell = dict[str, Any]
+
+
+class Summary(TypedDict):
+  """What is read of summary.json."""
+
+  overall: dict[str, Cell]
+  subsets: dict[str, dict[str, Cell]]
+  metrics: dict[str, Cell]
+
+
+class Row(TypedDict):
+  """What is read of a line of per_clip.jsonl."""
+
+  id: str
+  subset: str | None
+  metric: str
+  scores: NotRequired[dict[str, Any]]
+
+
 def read_run(folder: str | pathlib.Path) -> Run:
   """Reads the results of a finished run.
 
@@ -200,14 +222,18 @@ def read_run(folder: str | pathlib.Path) -> Run:
   """
   folder = pathlib.Path(folder)
   try:
-    summary = json.loads((folder / "summary.json").read_text("utf-8"))
-    lines = (folder / FILE).read_text("utf-8").split("\n")
-    rows = [json.loads(line) for line in lines if line]
+    file = folder / "summary.json"
+    summary = documents.check(documents.read_json(file), Summary, file, "score again")
+    file = folder / FILE
+    rows = [
+      documents.check(documents.parse(line, file), Row, file, "score again")
+      for _, line in documents.numbered_lines(file)
+    ]
     run = Run(summary, {}, {row["id"]: row["subset"] for row in rows})
     for row in rows:
       if "scores" in row:
         run.scores.setdefault(row["metric"], {})[row["id"]] = row["scores"]
-  except (OSError, ValueError, KeyError) as e:
+  except UsageError as e:
     raise UsageError(f"{folder} is no finished run of ccl_jax.eval: {e}") from e
   return run
 

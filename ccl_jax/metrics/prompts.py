@@ -10,13 +10,13 @@ says which language it is in is believed; else Chinese is told by its characters
 """
 
 import csv
-import json
 import pathlib
 import re
 from collections.abc import Callable
 from typing import Any
 
 from ccl_jax.data.manifest import Line
+from ccl_jax.documents import parse, read_text
 from ccl_jax.errors import UsageError
 from ccl_jax.metrics.quotes import quoted
 
@@ -122,11 +122,13 @@ def _form_of(row: Row) -> str:
 
 def _rows(path: pathlib.Path) -> list[Row]:
   try:
-    text = path.read_text("utf-8-sig")
+    text = read_text(path)
     if path.suffix.lower() == ".csv":
-      return list(csv.DictReader(text.splitlines(keepends=True)))
-    rows = json.loads(text)
-  except (OSError, UnicodeDecodeError, ValueError, csv.Error) as e:
+      rows = csv.DictReader(text.splitlines(keepends=True))
+      # A row with more fields than the header has them under None.
+      return [{k: v for k, v in row.items() if k is not None} for row in rows]
+    rows = parse(text, path)
+  except (UsageError, csv.Error) as e:
     raise UsageError(f"{path}: cannot be read as CSV or JSON: {e}") from e
   if isinstance(rows, dict):  # items by topic, or one list under some name
     groups = [(k, v) for k, v in rows.items() if isinstance(v, list)]

@@ -16,21 +16,34 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
+from typing_extensions import TypedDict
 
+from ccl_jax.documents import Malformed, check, parse
 from ccl_jax.errors import UsageError
 from ccl_jax.files import append_line, new_file
+from ccl_jax.names import inside
 
 Record = dict[str, Any]
 FILE = "records.jsonl"
 
 
+class Row(TypedDict):
+  """The fields of a record that are read."""
+
+  key: str
+  id: NotRequired[str]
+  metric: NotRequired[str]
+  scores: NotRequired[dict[str, Any]]
+  reason: NotRequired[str]
+
+
 def digest(*parts: Any) -> str:
   """A short hash of JSON values: 32 hexadecimal digits."""
   text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
-  return hashlib.sha256(text.encode()).hexdigest()[:32]
+  return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 def sha256(path: str | os.PathLike) -> str:
@@ -41,7 +54,7 @@ def sha256(path: str | os.PathLike) -> str:
     names = [p.relative_to(path) for p in files]
     shown = [(n, p) for n, p in zip(names, files) if n.parts[0][0] != "."]
     lines = [f"{n.as_posix()} {sha256(p)}\n" for n, p in shown]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
   with open(path, "rb") as f:
     return hashlib.file_digest(f, "sha256").hexdigest()
 
@@ -74,13 +87,12 @@ class Records:
       if len(whole) < len(data):
         os.truncate(self._path, len(whole))
       for number, line in enumerate(whole.split(b"\n")[:-1], 1):
+        where = f"{self._path}, line {number}"
         try:
-          row = json.loads(line)
-          self._by_key[row["key"]] = row
-        except (ValueError, KeyError, TypeError) as e:
-          raise UsageError(
-            f"{self._path}, line {number}: no record ({e}); delete this line"
-          ) from e
+          row = check(parse(line, where), Row, where, "delete this line")
+        except Malformed as e:
+          raise UsageError(f"{where}: no record ({e}); delete this line") from e
+        self._by_key[row["key"]] = row
 
   def find(self, key: str, name: str) -> Record | None:
     """The record of a key, under a clip's id.
@@ -116,4 +128,5 @@ class Records:
 
 def _files(row: Record) -> list[str]:
   held = row.get("scores", {}).values()
-  return [v["file"] for v in held if isinstance(v, dict) and "file" in v]
+  files = [v["file"] for v in held if isinstance(v, dict) and "file" in v]
+  return [inside(file, f"the record {row['key']}") for file in files]

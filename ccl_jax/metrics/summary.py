@@ -8,6 +8,7 @@ difference that holds 0 says that the two cannot be told apart by these clips.
 
 import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,9 @@ def terms(column: Column, scores: Mapping[str, Any]) -> tuple[float, float] | No
   """The (value, per) that a clip adds to a column; None if it has none."""
   value = scores.get(column.value)
   per = 1 if column.per is None else scores.get(column.per)
-  return None if value is None or not per else (float(value), float(per))
+  if not (isinstance(value, Real) and isinstance(per, Real) and per):
+    return None
+  return float(value), float(per)
 
 
 def parts_of(column: Column, scores: Scores) -> dict[str, tuple[float, float]]:

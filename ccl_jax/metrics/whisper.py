@@ -9,7 +9,6 @@ heard beside the rate.
 Their packages, torch among them, are imported when a recogniser is made.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
@@ -17,7 +16,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from ccl_jax.data.manifest import numbered_lines
+from ccl_jax.documents import Malformed, numbered_lines, parse
 from ccl_jax.errors import UsageError
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.packages import need
@@ -125,9 +124,9 @@ def read_transcripts(path: str | os.PathLike) -> dict[str, str]:
   texts: dict[str, str] = {}
   for i, line in numbered_lines(path):
     try:
-      row = json.loads(line)
+      row = parse(line, path)
       name, text = row["id"], row["text"]
-    except (ValueError, KeyError, TypeError):
+    except (Malformed, KeyError, TypeError):
       name = text = None
     if not isinstance(name, str) or not isinstance(text, str):
       raise UsageError(

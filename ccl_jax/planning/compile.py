@@ -5,10 +5,14 @@ import itertools
 import json
 import math
 import time
+from typing import Annotated
 
 import jax
+import pydantic
+from typing_extensions import TypedDict
 
 from ccl_jax.data.spec import ClipSpec
+from ccl_jax.documents import Number
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.generation.sampling import Sampling, sample_latents
 from ccl_jax.models.flops import forward_flops
@@ -301,6 +305,19 @@ def show(r: Report) -> str:
   )
   lines.append(f"  compiled in {r.compile_seconds:.0f} s")
   return "\n".join(lines)
+
+
+class Earlier(TypedDict):
+  """What is read of a report that was written as JSON."""
+
+  topology: str
+  mesh: list[int]
+  batch: int
+  program: str
+  remat: str
+  hbm_bytes: Annotated[float, pydantic.Field(gt=0)]
+  traffic_bytes: Number
+  hardware_flops: Annotated[float, pydantic.Field(gt=0)]
 
 
 def regressions(new: Report, old: dict) -> list[str]:

@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
+from ccl_jax.documents import metric_rows
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_text
 
@@ -145,17 +146,9 @@ class StepTimer:
 
 def _drop_steps_from(step: int, path: pathlib.Path) -> None:
   """Keeps the lines of earlier steps; a line cut short by a kill goes too."""
-
-  def earlier(line: str) -> bool:
-    try:
-      return json.loads(line)["step"] < step
-    except (ValueError, KeyError, TypeError):
-      return False
-
-  if not path.exists():
-    return
-  kept = [line for line in path.read_text().splitlines() if earlier(line)]
-  write_text(path, "".join(line + "\n" for line in kept))
+  if path.exists():
+    kept = [row for row in metric_rows(path) if row["step"] < step]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def _summary(values: Mapping[str, float]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ccl_jax import __version__
-from ccl_jax.checkpoints.find import DIT
+from ccl_jax.checkpoints.find import BAD_VALUES, DIT
 from ccl_jax.checkpoints.folders import new_folder
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
@@ -186,7 +186,13 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
   upstream = get_upstream(kind)
   if form not in upstream.tables:
     raise UsageError(f"--format {form}: {kind} has {', '.join(upstream.tables)}")
-  config, shapes = upstream.config(sizes, form), upstream.shapes(sizes)
+  try:
+    config, shapes = upstream.config(sizes, form), upstream.shapes(sizes)
+  except BAD_VALUES as e:
+    raise UsageError(
+      f"{src}/config.json: its sizes are not those of {kind} ({e!r:.120}): put back "
+      "what was written"
+    ) from e
   for path, x in shapes.items():
     if path not in reader.shapes or reader.shapes[path].shape != x.shape:
       raise UsageError(f"{src}: {path} is not the {x.shape} its config.json speaks of")

@@ -6,7 +6,8 @@ import pathlib
 
 import pytest
 
-from ccl_jax.data.manifest import Line, numbered_lines, read_manifest, write_manifest
+from ccl_jax.data.manifest import Line, read_manifest, write_manifest
+from ccl_jax.documents import numbered_lines
 from ccl_jax.errors import UsageError
 
 GOOD = {"id": "a", "prompt": "x"}
@@ -79,7 +80,7 @@ def test_lines_count_from_one_and_blank_ones_too(tmp_path):
   ("rows", "match"),
   [
     ([GOOD, "", GOOD], "m, line 3: id 'a' is that of line 1 too"),
-    ([GOOD, "{"], "m, line 2: not JSON"),
+    ([GOOD, "{"], "m, line 2 is not JSON"),
     (["[1]"], "m, line 1: expected an object"),
     ([{"id": "a"}], "m, line 1: no 'prompt'; expected at least id and prompt"),
     ([{"prompt": "a"}], "m, line 1: no 'id'"),
@@ -98,7 +99,7 @@ def test_files_that_cannot_be_read(tmp_path):
   with pytest.raises(UsageError, match="none: cannot be read: No such file"):
     read_manifest(tmp_path / "none")
   (tmp_path / "m").write_bytes('{"id": "é"}'.encode("latin-1"))
-  with pytest.raises(UsageError, match="m: not text in UTF-8"):
+  with pytest.raises(UsageError, match="m line 1 is not UTF-8"):
     read_manifest(tmp_path / "m")
 
 

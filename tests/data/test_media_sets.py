@@ -13,7 +13,7 @@ from ccl_jax.data.builders.openhumanvid import Openhumanvid
 from ccl_jax.data.builders.vggsound import Vggsound
 from ccl_jax.data.builders.wavcaps import Wavcaps
 from ccl_jax.data.sets.buckets import parse_spec
-from ccl_jax.data.sources import media_set
+from ccl_jax.data.sources import media_set, tfds_set
 from ccl_jax.data.sources.items import open_items
 from ccl_jax.data.sources.open import open_source
 from ccl_jax.data.spec import ClipSpec
@@ -63,12 +63,12 @@ def vgg(tmp_path, made):
 
 
 def rows_of(kind, root, **options):
-  return media_set.splits(media_set.prepare(kind, root, **options))
+  return media_set.splits(media_set.prepare(kind, root, **options).data_dir)
 
 
 def test_vggsound_joins_its_table_with_its_files(vgg):
   built = media_set.prepare(Vggsound, vgg)
-  splits = media_set.splits(built)
+  splits = media_set.splits(built.data_dir)
   assert {k: list(rows) for k, rows in splits.items()} == {
     "train": ["video/b_b.mp4"],
     "test": ["video/-a_000030.mp4"],
@@ -113,7 +113,7 @@ def test_relative_paths_and_a_folder_for_sets(vgg, monkeypatch):
   assert pathlib.Path(again.data_dir).name == pathlib.Path(first.data_dir).name
   assert len(list((vgg / "sets" / "vggsound").iterdir())) == 1
   assert not (vgg / "tfds").exists()
-  assert media_set.media_root(first.data_dir) == str(vgg)
+  assert tfds_set.media_root(first.data_dir) == str(vgg)
   (vgg / "file").touch()
   (vgg / "broken.mp4").symlink_to("nowhere")
   with pytest.raises(UsageError, match=r"cannot write .*file"):
@@ -143,7 +143,7 @@ def test_a_set_is_built_once_until_files_come(vgg, made):
   place(vgg, "video/gone.mp4", made["clip.mp4"])
   later = media_set.prepare(Vggsound, vgg)
   assert later.data_dir != first.data_dir
-  assert "video/gone.mp4" in media_set.splits(later)["train"]
+  assert "video/gone.mp4" in media_set.splits(later.data_dir)["train"]
 
 
 def test_a_built_set_is_a_source_by_its_folder(vgg, capsys):
@@ -207,7 +207,7 @@ def test_openhumanvid_chooses_captions_and_scores(tmp_path, made):
     place(tmp_path, f"films/{name}.mp4", made["clip.mp4"])
   options = {"min_scores": (("aesthetic", 3.5),), "test_share": 0.0}
   built = media_set.prepare(Openhumanvid, tmp_path, **options)
-  rows = media_set.splits(built)["train"]
+  rows = media_set.splits(built.data_dir)["train"]
   texts = {name: row.text for name, (row,) in rows.items()}
   assert texts == {
     "films/b.mp4": "a woman who walks",

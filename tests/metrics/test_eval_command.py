@@ -487,7 +487,7 @@ def test_names_that_are_no_addresses(home, tmp_path):
 
 
 MISTAKES = [
-  ('{"id": "a", "prompt": "x"}\nnot json', r"line 2: not JSON"),
+  ('{"id": "a", "prompt": "x"}\nnot json', r"line 2 is not JSON"),
   ('{"id": "a"}', r"line 1: no 'prompt'"),
   (2 * '{"id": "a", "prompt": "x"}\n\n', r"line 3: id 'a' is that of line 1"),
   ('{"id": "../a", "prompt": "x"}', r"line 1: id '\.\./a' is no name of a file"),

@@ -15,9 +15,10 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
-from ccl_jax.data.sources.captions import Caption, read_table
+from ccl_jax.data.sources.captions import Caption, check_caption, read_table
 from ccl_jax.data.sources.folder import SUFFIXES
 from ccl_jax.data.sources.media_builder import Entry, MediaBuilder, MediaConfig
+from ccl_jax.documents import valid
 from ccl_jax.errors import UsageError
 
 PATHS, IDS = ("path", "video_path", "file", "url"), ("video_id", "id")
@@ -67,6 +68,7 @@ class Openhumanvid(MediaBuilder):
     except ValueError as e:
       raise UsageError(f"{where}: a score or time is no number ({e})") from e
     film = ids[0] if ids else files[0]
+    check_caption(Caption(text, **part), where)
     name = f"{film}@{part['start']:.3f}" if "start" in part else film
     refused = f"{low[0]} is {float(row[low[0]]):g}" if low else ""
     names = tuple(dict.fromkeys(files + ids))
@@ -93,7 +95,7 @@ def _parquet(table: pathlib.Path) -> Iterator[tuple[str, dict]]:
     batches = parquet.ParquetFile(table).iter_batches()
     rows = (row for batch in batches for row in batch.to_pylist())
     for number, row in enumerate(rows):
-      full = {k: v for k, v in row.items() if v not in (None, "")}
+      full = valid({k: v for k, v in row.items() if v not in (None, "")})
       yield f"{table} row {number}", full
   except (ArrowException, OSError) as e:
     raise UsageError(f"{table} is no parquet file ({e})") from e

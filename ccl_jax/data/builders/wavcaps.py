@@ -10,13 +10,13 @@ BBC_Sound_Effects, SoundBible, AudioSet_SL. Sounds have no picture: they are for
 `ccl_jax.encode` and the audio stage.
 """
 
-import json
 import pathlib
 from collections.abc import Iterator
 
 from ccl_jax.data.sources.captions import Caption
 from ccl_jax.data.sources.folder import SOUNDS
 from ccl_jax.data.sources.media_builder import Entry, MediaBuilder
+from ccl_jax.documents import TABLE, read_json
 from ccl_jax.errors import UsageError
 
 SOURCES = {
@@ -54,13 +54,10 @@ class Wavcaps(MediaBuilder):
 
 def _read(table: pathlib.Path) -> list:
   try:
-    rows = json.loads(table.read_bytes().decode("utf-8-sig"))
-    rows = rows["data"]
+    rows = read_json(table, TABLE)["data"]
     if not isinstance(rows, list):
       raise TypeError("data is no list")
-  except UnicodeDecodeError as e:
-    raise UsageError(f"{table} is not UTF-8 ({e}): save it as UTF-8") from e
-  except (ValueError, KeyError, TypeError) as e:
+  except (KeyError, TypeError) as e:
     raise UsageError(f'{table}: expected {{"data": [...]}} ({e})') from e
   return rows
 

@@ -16,7 +16,9 @@ import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent import futures
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+import pydantic
 
 from ccl_jax.data.media import decode as media
 from ccl_jax.data.media.loudness import gain_of
@@ -31,6 +33,7 @@ from ccl_jax.data.sources.catalogue import (
 )
 from ccl_jax.data.sources.folder import IMAGES
 from ccl_jax.data.sources.windows import cached_probe, part_of
+from ccl_jax.documents import Malformed, check, parse, read_bytes
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_text
 
@@ -232,24 +235,28 @@ def _run(root, names, rows, options, done: "_Journal", threads: int) -> None:
     bar.close()
 
 
+# [file, its rows or the reason why it has none]; a name may be no Unicode.
+_Entry = Annotated[list[Any], pydantic.Field(min_length=2, max_length=2)]
+
+
 class _Journal:
   """OUT.part: the settings, then a line for every file that is done."""
 
   def __init__(self, out: pathlib.Path, settings: list):
     self._path, self.files = out.with_name(f"{out.name}.part"), {}
-    lines = self._path.read_bytes().splitlines() if self._path.is_file() else []
+    lines = read_bytes(self._path).splitlines() if self._path.exists() else []
     entries = []
     for line in lines:
       try:
-        entries.append(json.loads(line))
-      except ValueError:
+        entries.append(parse(line, self._path, names=True))
+      except Malformed:
         break  # a run was killed while it wrote this line
     if entries and entries[0] != json.loads(json.dumps(settings)):
       raise UsageError(
         f"{self._path} was begun with other settings, {entries[0]}: remove it, or go "
         "on with those"
       )
-    self.files = dict(entries[1:])
+    self.files = dict(check(entries[1:], list[_Entry], self._path, "remove it"))
     text = "".join(json.dumps(entry) + "\n" for entry in entries or [settings])
     write_text(self._path, text)
 

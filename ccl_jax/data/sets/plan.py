@@ -7,14 +7,20 @@ no clip is lost or there twice. A shard is done when its JSON file is there.
 import collections
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from typing_extensions import TypedDict
+
 from ccl_jax.data.sets.buckets import Bucket
+from ccl_jax.data.sets.index import Shape
 from ccl_jax.data.sources.catalogue import Catalogue, Item
+from ccl_jax.documents import TABLE, check, read_json
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
+from ccl_jax.names import flaw, inside
 
 FILE = "plan.json"
 
@@ -95,15 +101,32 @@ def read(root: pathlib.Path) -> Plan | None:
   if not path.is_file():
     return None
   try:
-    raw = json.loads(path.read_text())
-    shards = [
-      Shard(name, Bucket(**bucket), [Item(*item) for item in items])
-      for name, bucket, items in raw["shards"]
-    ]
+    raw = check(read_json(path, TABLE, names=True), _Raw, path, "see plan.py")
+    shards = [_shard(*shard) for shard in raw["shards"]]
     skipped = [tuple(entry) for entry in raw["skipped"]]
     return Plan(raw["settings"], raw["encoders"], skipped, shards)
-  except (ValueError, KeyError, TypeError) as e:
+  except (UsageError, ValueError, KeyError, TypeError) as e:
     raise UsageError(f"{path} is damaged ({e}): encode into a new folder") from e
+
+
+class _Raw(TypedDict):
+  settings: dict[str, Any]
+  encoders: dict[str, str]
+  skipped: list[list[Any]]
+  shards: list[list[Any]]
+
+
+def _shard(name: str, bucket: dict[str, Any], items: list) -> Shard:
+  if flaw(name):
+    raise ValueError(f"a shard is called {name[:60]!r}")
+  check(bucket, Shape, name, "see buckets.py")
+  read = [Item(*item) for item in items]
+  for item in read:
+    for path in filter(None, (item.path, item.sound)):
+      inside(path, name)
+    if not 0 <= item.start < math.inf:
+      raise ValueError(f"{item.id} starts at {item.start}")
+  return Shard(name, Bucket(**bucket), read)
 
 
 def check_same(plan: Plan, settings: Mapping[str, Any], root: pathlib.Path) -> None:

@@ -10,7 +10,6 @@ same one, so the order of a run stays a function of the files; it is counted and
 `writer.py` makes such folders.
 """
 
-import json
 import logging
 import pathlib
 import resource
@@ -22,10 +21,10 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from ccl_jax.data.sets import shards
 from ccl_jax.data.sets.buckets import Bucket
+from ccl_jax.data.sets.index import read_index
 from ccl_jax.data.sets.records import DamagedRecord, unpack
 from ccl_jax.errors import UsageError
 
-FORMAT = "ccl_jax latents 1"
 _log = logging.getLogger(__name__)
 
 
@@ -102,7 +101,8 @@ class RecordSet:
     encoders: hashes of the codecs, by "video", "audio", "text" as far as there is any.
 
   Raises:
-    UsageError: the folder holds no finished set, or lacks a shard, or lists one twice.
+    UsageError: the folder holds no finished set, lacks a shard or lists one twice, or
+      its index is damaged.
   """
 
   def __init__(self, root: str | pathlib.Path):
@@ -113,8 +113,6 @@ class RecordSet:
     shards.require_once(self.root, self.index["shards"])
     for entry in self.index["shards"]:
       path = self.root / entry["file"]
-      if not path.is_file():
-        raise UsageError(f"{self.root} lacks {entry['file']}: copy the set again")
       if entry["records"]:
         bucket = Bucket(**self.index["buckets"][entry["bucket"]]["shape"])
         by_bucket.setdefault(bucket, []).append(Shard(path, entry["records"]))
@@ -152,43 +150,6 @@ class RecordSet:
   def text_rows(self, bucket: Bucket) -> int:
     """Rows of the longest text embedding in a bucket."""
     return self.index["buckets"][bucket.name]["text_rows"]
-
-
-def read_index(root: pathlib.Path) -> dict[str, Any]:
-  """The content of index.json of a finished set.
-
-  Raises:
-    UsageError: there is no finished set, or it is of another format.
-  """
-  path = root / "index.json"
-  if not path.is_file():
-    if (root / "plan.json").is_file():
-      done = len(list(root.glob("shard-*.json")))
-      raise UsageError(
-        f"{root} is not finished, {done} shards are: run its encode command again"
-      )
-    raise UsageError(
-      f"no set of latents at {root}: give a folder that python -m ccl_jax.encode made"
-    )
-  index = read_json(path)
-  if index.get("format") != FORMAT:
-    raise UsageError(
-      f"{path} is of format {index.get('format')!r}, this version reads {FORMAT!r}: "
-      "encode the data again"
-    )
-  return index
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """The content of a set's JSON file.
-
-  Raises:
-    UsageError: it is damaged.
-  """
-  try:
-    return json.loads(path.read_text())
-  except ValueError as e:
-    raise UsageError(f"{path} is damaged ({e}): copy or encode the set again") from e
 
 
 def allow_open_files(count: int) -> None:

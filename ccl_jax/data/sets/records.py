@@ -30,6 +30,7 @@ from array_record.python.array_record_module import (
 )
 from safetensors.numpy import save
 
+from ccl_jax.documents import Malformed, parse
 from ccl_jax.files import new_file
 
 DTYPES = {
@@ -65,8 +66,8 @@ def unpack(data: bytes) -> dict[str, Any]:
   """
   try:
     (length,) = struct.unpack_from("<Q", data)
-    header = json.loads(data[8 : 8 + length])
-    record = {"about": json.loads(header.pop("__metadata__")["about"])}
+    header = parse(data[8 : 8 + length], "its header")
+    record = {"about": parse(header.pop("__metadata__")["about"], "its text")}
     for name, entry in header.items():
       first, last = entry["data_offsets"]
       dtype, shape = _NUMPY[entry["dtype"]], entry["shape"]
@@ -74,7 +75,14 @@ def unpack(data: bytes) -> dict[str, Any]:
         data, dtype, (last - first) // dtype.itemsize, 8 + length + first
       )
       record[name] = flat.reshape(shape)
-  except (struct.error, ValueError, KeyError, TypeError) as e:
+  except (
+    struct.error,
+    Malformed,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+  ) as e:
     raise DamagedRecord(f"not a record ({e})") from e
   return record
 

@@ -7,15 +7,57 @@ set. Moments are of the stored numbers, by channel:
 """
 
 import hashlib
+import pathlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pydantic
+from typing_extensions import TypedDict
 
 from ccl_jax.axes import STREAMS
+from ccl_jax.documents import DOCUMENT, Count, Number, Sha256, check, read_json
+from ccl_jax.errors import UsageError
 
 LATENTS = (*STREAMS, "video_std")  # the arrays that moments are taken of
+
+
+# How often each whole number is there, the numbers as text.
+Histogram = dict[Annotated[str, pydantic.Field(pattern=r"^[0-9]{1,9}$")], Count]
+Sums = Annotated[list[Count | list[Number]], pydantic.Field(min_length=3, max_length=3)]
+
+
+class ShardFile(TypedDict):
+  """The content of a shard's JSON file."""
+
+  file: str
+  bucket: str
+  skipped: list[list[str]]
+  records: Count
+  bytes: Count
+  seconds: Number
+  sha256: Sha256
+  moments: dict[str, Sums]
+  text_rows: Histogram
+  caption_words: Histogram
+
+
+def read_summary(path: pathlib.Path) -> dict[str, Any]:
+  """The summary of a shard that is done.
+
+  Raises:
+    UsageError: the file is damaged.
+  """
+  advice = "copy or encode the set again"
+  try:
+    found = check(read_json(path, DOCUMENT), ShardFile, path, advice)
+    for n, first, second in found["moments"].values():
+      if not (isinstance(n, int) and n > 0 and len(first) == len(second) > 0):
+        raise TypeError("moments that are no sums")
+  except (UsageError, TypeError) as e:
+    raise UsageError(f"{path} is damaged ({e}): {advice}") from e
+  return found
 
 
 class Summary:

@@ -23,8 +23,8 @@ import numpy as np
 from ccl_jax import files
 from ccl_jax.data.sets import plan, records
 from ccl_jax.data.sets.buckets import Bucket
-from ccl_jax.data.sets.record_set import FORMAT, read_json
-from ccl_jax.data.sets.summary import Summary, total
+from ccl_jax.data.sets.index import FORMAT
+from ccl_jax.data.sets.summary import Summary, read_summary, total
 
 
 class ShardRecords:
@@ -107,7 +107,7 @@ def finish(root: pathlib.Path, set_plan: plan.Plan) -> dict[str, Any] | None:
   """
   if not all(is_done(root, shard) for shard in set_plan.shards):
     return None
-  shards = [read_json(_summary_path(root, shard)) for shard in set_plan.shards]
+  shards = [read_summary(_summary_path(root, shard)) for shard in set_plan.shards]
   skipped = [*set_plan.skipped, *(entry for s in shards for entry in s["skipped"])]
   report = (json.dumps({"file": name, "reason": why}) for name, why in skipped)
   files.write_text(root / "report.jsonl", "".join(line + "\n" for line in report))

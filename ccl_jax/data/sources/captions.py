@@ -15,18 +15,23 @@ whoever asks (`read_rows`).
 
 import csv
 import io
-import json
 import logging
 import math
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from ccl_jax import documents
 from ccl_jax.data.media.tracks import MediaError
 from ccl_jax.errors import UsageError
+from ccl_jax.names import inside
 
 KEYS, TEXTS = ("file", "id"), ("prompt", "caption", "text")
+# Fields that name files, and so may hold what is no Unicode.
+_PATHS = (*KEYS, "audio")
+MOST_GAIN = 100  # dB: louder is no sound, and its samples no numbers
 _WHOLE = 0.0, math.inf  # the part of a row that names none
+_SIDECAR = 2**20  # bytes of one caption
 _log = logging.getLogger(__name__)
 
 
@@ -128,12 +133,7 @@ def read_table(
   Raises:
     UsageError: the file cannot be read, or a row is wrong.
   """
-  try:
-    # Spreadsheets put a byte order mark at the start.
-    text = path.read_bytes().decode("utf-8-sig")
-  except UnicodeDecodeError as e:
-    line = path.read_bytes()[: e.start].count(b"\n") + 1
-    raise UsageError(f"{path} line {line} is not UTF-8 ({e}): save it as UTF-8") from e
+  text = documents.read_text(path)
   read = _read_jsonl if path.suffix.lower() == ".jsonl" else _read_csv
   for where, row in read(path, text, required, columns):
     if required and not any(key in row for key in required):
@@ -148,13 +148,15 @@ def sidecar(path: pathlib.Path) -> str:
   """The text of NAME.txt beside a file; "" where there is none.
 
   Raises:
-    MediaError: it is not UTF-8.
+    MediaError: it is not UTF-8, or too long.
   """
   text = path.with_suffix(".txt")
   try:
-    return text.read_text("utf-8-sig").strip() if text.is_file() else ""
-  except UnicodeDecodeError as e:
-    raise MediaError(f"{path}: its caption {text.name} is not UTF-8 ({e})") from e
+    return documents.read_text(text, _SIDECAR).strip() if text.is_file() else ""
+  except documents.Malformed as e:
+    raise MediaError(f"{path}: its caption {text.name} is not UTF-8") from e
+  except UsageError as e:
+    raise MediaError(f"{path}: its caption: {e}") from e
 
 
 def _tables(root: pathlib.Path, table: str) -> list[pathlib.Path]:
@@ -172,13 +174,13 @@ def _read_jsonl(path, text: str, *_) -> Iterator[tuple[str, dict[str, Any]]]:
     if not line.strip():
       continue
     where = f"{path} line {number}"
-    try:
-      row = json.loads(line)
-    except ValueError as e:
-      raise UsageError(f"{where} is not JSON ({e}): expected one object") from e
+    row = documents.parse(line, where, names=True)
     if not isinstance(row, dict):
       raise UsageError(f"{where}: expected an object, got {str(row)[:80]}")
-    yield where, {k: v for k, v in row.items() if v not in (None, "")}
+    yield where, {
+      documents.valid(k): v if k in _PATHS else documents.valid(v)
+      for k, v in row.items() if v not in (None, "")
+    }  # fmt: skip
 
 
 def _read_csv(
@@ -225,16 +227,42 @@ def _parse(row: dict[str, Any], where: str) -> tuple[str, Caption]:
     if isinstance(crop, str):
       crop = crop.strip("[]()").replace(",", " ").split()
     crop = tuple(int(side) for side in crop)
-  except (TypeError, ValueError) as e:
+  except (TypeError, ValueError, OverflowError) as e:
     raise UsageError(
       f"{where}: expected numbers as start, end (s) and loudness_gain (dB), and four "
       f"of them as crop, got {str(row)[:80]} ({e})"
     ) from e
-  if not (0 <= start < end and math.isfinite(gain)):
+  caption = Caption(text or "", audio, start, end, crop, gain)
+  check_caption(caption, where)
+  return key, caption
+
+
+def check_caption(caption: Caption, where: str) -> None:
+  """Checks the numbers of a caption, and that its sound stays below its folder.
+
+  Args:
+    caption: of a file.
+    where: it stands, for the message.
+
+  Raises:
+    UsageError: one is out of range.
+  """
+  _, audio, start, end, crop, gain = caption
+  if not 0 <= start < end:
     raise UsageError(f"{where}: expected 0 <= start < end, got {start:g} and {end:g}")
-  if crop and not (len(crop) == 4 and min(crop) >= 0 and min(crop[2:]) > 0):
-    raise UsageError(f"{where}: crop is top, left, height, width, got {crop}")
-  return key, Caption(text or "", audio, start, end, crop, gain)
+  if not abs(gain) <= MOST_GAIN:
+    raise UsageError(
+      f"{where}: expected a loudness_gain of {-MOST_GAIN} to {MOST_GAIN} dB, got "
+      f"{gain:g}"
+    )
+  if crop and not (
+    len(crop) == 4 and 0 <= min(crop) and min(crop[2:]) > 0 and max(crop) <= 2**16
+  ):
+    raise UsageError(
+      f"{where}: crop is top, left, height, width in pixels, got {str(crop)[:80]}"
+    )
+  if audio:
+    inside(audio, f"{where}: audio")
 
 
 def _first_of(row: dict, keys: Sequence[str]):

@@ -32,6 +32,7 @@ from ccl_jax.data.sources.windows import (
 )
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
+from ccl_jax.names import printable
 
 _log = logging.getLogger(__name__)
 
@@ -160,7 +161,9 @@ def scan_rows(
       text = row.text or sidecar(root / name)
     except media.MediaError as e:
       return label(name, row), str(e).removeprefix(f"{root / name}: "), []
-    ids = [name if bucket.kind == "image" else f"{name}@{s:.3f}" for s in starts]
+    # A name that is no UTF-8 is one in an id, which is a text.
+    shown = printable(name)
+    ids = [shown if bucket.kind == "image" else f"{shown}@{s:.3f}" for s in starts]
     details = row.audio, text, row.crop, row.gain
     return name, bucket, [Item(i, name, s, *details) for i, s in zip(ids, starts)]
 

@@ -18,6 +18,7 @@ from ccl_jax.data.sources.captions import Caption, read_captions, sidecar
 from ccl_jax.data.sources.windows import cached_probe, check_hop, label, window_starts
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
+from ccl_jax.names import printable
 
 SUFFIXES = (
   *(".mp4", ".mov", ".mkv", ".webm", ".m4v", ".avi", ".ts", ".mts", ".m2ts", ".mpg"),
@@ -117,7 +118,7 @@ class FilmSource:
       except media.MediaError as e:
         self._fail(window.name, str(e))
         continue
-      name = f"{window.name}@{window.start:.3f}"
+      name = f"{printable(window.name)}@{window.start:.3f}"
       audio = apply_gain(audio, row.gain)
       return {"video": video, "audio": audio, "text": window.text, "id": name}
     raise UsageError(f"no clip of {self.root} can be read any more: {self.failed}")

@@ -11,10 +11,11 @@ from typing import Any
 
 from ccl_jax.data.media.loudness import apply_gain, gain_to
 from ccl_jax.data.sets.buckets import Bucket
-from ccl_jax.data.sources import catalogue, media_set
+from ccl_jax.data.sources import catalogue, tfds_set
 from ccl_jax.data.sources.catalogue import Catalogue, Item
 from ccl_jax.data.sources.open import is_media, open_media, open_source
 from ccl_jax.data.spec import ClipSpec
+from ccl_jax.documents import valid
 from ccl_jax.errors import UsageError, bind
 
 
@@ -74,7 +75,7 @@ class MediaItems:
   ):
     self._kind, self._specs, self._split = kind, specs, split
     self._root, self._options = root, dict(options)
-    self._media = media_set.media_root(root) if kind == "tfds" else root
+    self._media = tfds_set.media_root(root) if kind == "tfds" else root
 
   def scan(self) -> Catalogue:
     """The items of every bucket, as a catalogue.
@@ -214,4 +215,5 @@ def _open(
 
 
 def _str(text: Any) -> str:
-  return text.decode() if isinstance(text, bytes) else str(text)
+  text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+  return valid(text)

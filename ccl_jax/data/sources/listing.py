@@ -36,7 +36,8 @@ class Listing:
     for name in self.names:
       status = (root / name).stat()
       # Size and time, not content: terabytes cannot be hashed at every start.
-      digest.update(f"{name}\n{status.st_size}\n{status.st_mtime_ns}\n".encode())
+      about = f"\n{status.st_size}\n{status.st_mtime_ns}\n".encode()
+      digest.update(os.fsencode(name) + about)
     self.digest = digest.hexdigest()
 
   def tables(self, *suffixes: str) -> list[pathlib.Path]:

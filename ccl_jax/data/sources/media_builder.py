@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import pathlib
 import re
 import sys
@@ -34,6 +35,7 @@ from ccl_jax.data.sources.set_builder import SetBuilder
 from ccl_jax.data.sources.windows import cached_probe, part_of
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_text
+from ccl_jax.names import printable
 
 SPEECH = re.compile(
   r"\b(says?|said|saying|sp(eak|oke)\w*|talk\w*|speech|voice\w*|convers\w+|narrat\w+|"
@@ -120,8 +122,10 @@ class Example(NamedTuple):
   def record(self) -> dict[str, Any]:
     """The fields of the example's TFDS record."""
     text, audio, start, end, crop, gain = self.caption
-    fields = {k: getattr(self, k) for k in _TEXTS[:3]} | {"text": text}
-    fields |= {"audio": audio or "", "start": start, "end": end, "gain": gain}
+    fields = {"id": printable(self.id), "kind": self.kind, "text": text}
+    # As bytes: a file's name need not be UTF-8.
+    fields |= {"path": os.fsencode(self.path), "audio": os.fsencode(audio or "")}
+    fields |= {"start": start, "end": end, "gain": gain}
     fields |= {"crop": np.array(crop or (0, 0, 0, 0), np.int32)}
     return fields | {k: getattr(self, k) for k in ("seconds", "height", "width")}
 
@@ -196,7 +200,7 @@ class MediaBuilder(SetBuilder, skip_registration=True):
 
   def record(self, split: str, item: Example) -> tuple[str, dict[str, Any]]:
     """(id, features) of an example, which hold no media."""
-    return item.id, item.record()
+    return printable(item.id), item.record()
 
   def _join(self, root: pathlib.Path, files: Listing, entries: list[Entry]):
     """(examples, (id, names) without a file, (id, reason) of those left out)."""
@@ -264,7 +268,8 @@ class MediaBuilder(SetBuilder, skip_registration=True):
     """
     share, drawn = self.builder_config.test_share, {}
     for e in kept:
-      digest = hashlib.blake2s((e.group or e.id).encode(), digest_size=4).digest()
+      name = os.fsencode(e.group or e.id)
+      digest = hashlib.blake2s(name, digest_size=4).digest()
       # A number in [0, 1) by the name alone: adding clips moves none to another split.
       drawn[e.id] = int.from_bytes(digest, "big") / 2**32
     split = lambda e: e.split or ("test" if drawn[e.id] < share else "train")

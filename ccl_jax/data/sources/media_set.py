@@ -8,14 +8,16 @@ import contextlib
 import dataclasses
 import hashlib
 import io
-import json
+import os
 import pathlib
 from typing import Any
 
-from ccl_jax.data.sources.captions import Caption
+from ccl_jax.data.sources.captions import Caption, check_caption
 from ccl_jax.data.sources.listing import Listing
 from ccl_jax.data.sources.set_builder import prepared
+from ccl_jax.data.sources.tfds_set import Records, open_set
 from ccl_jax.errors import UsageError
+from ccl_jax.names import inside
 
 Rows = dict[str, list[Caption]]
 
@@ -64,24 +66,31 @@ def option_types(kind: Any) -> dict[str, type]:
   return {f.name: type(f.default) for f in own}
 
 
-def splits(builder: Any) -> dict[str, Rows]:
-  """The rows of every split of a built set, by name."""
-  return {name: _rows(builder.as_data_source(name)) for name in builder.info.splits}
+def splits(path: str | pathlib.Path) -> dict[str, Rows]:
+  """The rows of every split of the built set in a folder, by name.
+
+  Raises:
+    UsageError: see `open_set`; or it is no set of media, or names files outside of the
+      folder of its media.
+  """
+  return {name: _rows(records, path) for name, records in open_set(path).items()}
 
 
-def media_root(path: str | pathlib.Path) -> str | None:
-  """The folder of the media of the data set at `path`; None: it lists no media."""
-  file = pathlib.Path(path) / "metadata.json"
-  metadata = json.loads(file.read_text()) if file.is_file() else {}
-  return metadata.get("media_root")
-
-
-def _rows(records: Any) -> Rows:
+def _rows(records: Records, path: str | pathlib.Path) -> Rows:
   rows = {}
-  for record in records:
-    text, audio = record["text"].decode(), record["audio"].decode() or None
-    crop = tuple(record["crop"].tolist()) if record["crop"].any() else ()
-    part = float(record["start"]), float(record["end"])
-    caption = Caption(text, audio, *part, crop, float(record["gain"]))
-    rows.setdefault(record["path"].decode(), []).append(caption)
+  for index in range(len(records)):
+    where, record = f"{path}: record {index}", records[index]
+    try:
+      text = record["text"].decode("utf-8", "replace")
+      name, audio = os.fsdecode(record["path"]), os.fsdecode(record["audio"]) or None
+      crop = tuple(record["crop"].tolist()) if record["crop"].any() else ()
+      part = float(record["start"]), float(record["end"])
+      caption = Caption(text, audio, *part, crop, float(record["gain"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+      raise UsageError(
+        f"{where} is of no data set of media ({e!r}): build the set again"
+      ) from e
+    inside(name, where)
+    check_caption(caption, where)
+    rows.setdefault(name, []).append(caption)
   return {name: sorted(rows[name], key=lambda r: r.start) for name in sorted(rows)}

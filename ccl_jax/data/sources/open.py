@@ -12,8 +12,10 @@ import pathlib
 import pkgutil
 from typing import Any
 
+import numpy as np
+
 from ccl_jax.data import builders
-from ccl_jax.data.sources import media_set
+from ccl_jax.data.sources import media_set, tfds_set
 from ccl_jax.data.sources.folder import FilmSource, FolderSource
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
@@ -67,7 +69,7 @@ def builder(kind: str) -> Any:
 def is_media(kind: str, root: str | pathlib.Path) -> bool:
   """Whether the source lists media that stay where they are, in their folder."""
   if kind == "tfds":
-    return media_set.media_root(root) is not None
+    return tfds_set.media_root(root) is not None
   return hasattr(builder(kind), "BUILDER")
 
 
@@ -80,13 +82,11 @@ def open_media(
     UsageError: an unknown source, split or option.
   """
   if kind == "tfds":
-    import tensorflow_datasets as tfds
-
     if options:
       raise UsageError(f"a built data set has no options, got {', '.join(options)}")
-    dataset, root = tfds.builder_from_directory(str(root)), media_set.media_root(root)
+    dataset, root = root, tfds_set.media_root(root)
   else:
-    dataset = media_set.prepare(builder(kind).BUILDER, root, **options)
+    dataset = media_set.prepare(builder(kind).BUILDER, root, **options).data_dir
   return root, _of_split(kind, media_set.splits(dataset), split)
 
 
@@ -130,21 +130,17 @@ def _of_split(kind: str, splits: dict[str, Any], split: str) -> Any:
 
 
 def _tfds_splits(root: str | pathlib.Path, spec: ClipSpec) -> dict[str, Any]:
-  import tensorflow_datasets as tfds
-
-  if not (pathlib.Path(root) / "dataset_info.json").is_file():
-    raise UsageError(
-      f"no TFDS data set at {root}: give the directory that holds dataset_info.json"
-    )
-  splits = tfds.builder_from_directory(str(root)).as_data_source()
+  splits = tfds_set.open_set(root)
   for name, source in splits.items():
+    if not len(source):
+      raise UsageError(f"{root}: the split {name} has no records: build it again")
     # One clip shows the fields and the sizes of all.
     clip = source[0]
-    if not {"video", "audio", "text"} <= set(clip):
+    if not isinstance(clip, dict) or not {"video", "audio", "text"} <= set(clip):
       raise UsageError(
         f"{root} has the fields {', '.join(clip)}: expected video, audio and text"
       )
-    got = clip["video"].shape, clip["audio"].shape
+    got = np.shape(clip["video"]), np.shape(clip["audio"])
     expected = (spec.frames, spec.height, spec.width, 3), (spec.samples,)
     if got != expected:
       raise UsageError(

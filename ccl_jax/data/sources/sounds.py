@@ -13,6 +13,7 @@ decode the windows of the next batches.
 import contextlib
 import itertools
 import logging
+import os
 import pathlib
 import zlib
 from collections.abc import Iterator, Sequence
@@ -185,7 +186,7 @@ class Sounds:
     return span._replace(stop=len(wave))
 
   def _split(self, whole: list[Span]) -> tuple[list[Span], list[Span]]:
-    name = lambda span: relative(span.path, self.root).encode()
+    name = lambda span: os.fsencode(relative(span.path, self.root))
     # By the name alone: files that are added later move none.
     held = [zlib.crc32(name(span)) % SHARE == 0 for span in whole]
     if any(held) and not all(held):
