@@ -16,7 +16,6 @@ from absl import app, flags, logging
 from ccl_jax import progress, shipped
 from ccl_jax.errors import UsageError, one_line_errors
 
-HELP = {"--help", "-h", "-help", "--helpshort", "--helpfull"}
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 
@@ -58,7 +57,7 @@ def run(main: Callable[[], None]) -> None:
     try:
       # --scale-video and --scale_video are one flag.
       args = [_underscored(arg) for arg in argv]
-      if HELP & set(args[1:]):
+      if progress.HELP & set(args[1:]):
         print(_help(main, argv[0]))
         sys.exit(0)
       shipped.make_configs_importable()
@@ -70,7 +69,7 @@ def run(main: Callable[[], None]) -> None:
         raise UsageError(f"unexpected argument {rest[1]!r}; see --help")
       return rest
     except UsageError as e:
-      print(f"error: {e}", file=sys.stderr)
+      progress.say(f"error: {e}")
       sys.exit(2)
     except Exception as e:
       # Whatever a config file does: its own error arrives with its traceback, whose
@@ -79,7 +78,7 @@ def run(main: Callable[[], None]) -> None:
       text = lines[-1] if "Traceback" in str(e) else " ".join(map(str.strip, lines))
       if not isinstance(e, (flags.Error, ValueError, AttributeError, OSError)):
         text = f"{type(e).__name__}: {text}"
-      print(f"error: {text}; see --help", file=sys.stderr)
+      progress.say(f"error: {text}; see --help")
       sys.exit(2)
 
   def guarded(_):

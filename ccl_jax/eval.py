@@ -30,16 +30,15 @@ import pathlib
 import signal
 import sys
 
-import tqdm
-
+from ccl_jax import cli, progress
 from ccl_jax.data.manifest import Line, read_manifest, write_manifest
-from ccl_jax.errors import UsageError, one_line_errors
+from ccl_jax.errors import UsageError
 from ccl_jax.metrics.registry import BUILDERS, Options, build_metrics
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
   """The parser of the command's flags."""
-  p = argparse.ArgumentParser(
+  p = cli.Parser(
     prog="python -m ccl_jax.eval",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -162,7 +161,7 @@ def score(args: argparse.Namespace) -> int:
   out = pathlib.Path(args.out)
   present = [item for item in items if item.name not in set(missing)]
   records = Records(out)
-  with tqdm.tqdm(total=len(present), desc="clips", file=sys.stderr) as bar:
+  with progress.Bar("scoring", len(present), "clips") as bar:
     results = evaluate(present, metrics, records, lambda _: bar.update(1))
   name = args.name or pathlib.Path(args.videos).absolute().name
   summary = write_outputs(
@@ -191,7 +190,11 @@ def make_manifest(argv: list[str]) -> int:
   """Writes a manifest of published prompts, by its own flags; returns the exit code."""
   from ccl_jax.metrics.prompts import FORMATS, read_prompts
 
-  p = argparse.ArgumentParser(prog="python -m ccl_jax.eval make-manifest")
+  p = cli.Parser(
+    prog="python -m ccl_jax.eval make-manifest",
+    description="Writes a manifest of published prompts.",
+    epilog="python -m ccl_jax.eval make-manifest --prompts prompts.csv --out set.jsonl",
+  )
   p.add_argument("--prompts", required=True, help="CSV or JSON of prompts")
   p.add_argument("--format", default="auto", choices=("auto", *FORMATS))
   p.add_argument("--out", required=True, help="JSONL to write")
@@ -226,7 +229,7 @@ def main(argv: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
   try:
-    with one_line_errors():
+    with cli.working():
       sys.exit(main())
   except KeyboardInterrupt:
     print("stopped: the same command goes on where it was", file=sys.stderr)

@@ -10,11 +10,17 @@ another, elsewhere add --coordinator=HOST:PORT --num_processes=N --process_id=I.
 must see one WORKDIR.
 """
 
+from ccl_jax import progress
+
+if __name__ == "__main__":
+  progress.starting()  # before the imports that take seconds
+
 import dataclasses
 import functools
 import json
 import pathlib
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +28,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from ccl_jax import cli
+from ccl_jax.axes import STREAMS
 from ccl_jax.checkpoints.checkpointer import Checkpointer, restore_params
 from ccl_jax.checkpoints.find import find_parameters
 from ccl_jax.codecs.bundle import fingerprints, require_same
@@ -96,6 +103,16 @@ def work_of(model, text: tuple[int, int]):
   return work
 
 
+def guidance_of(config) -> dict[str, Any]:
+  """The guidance that a user sees in the report, and that `generate` takes therefore:
+  {"form", "scales": {stream: values}}; empty if the run makes no report.
+  """
+  r = config.report
+  if not r.tasks:
+    return {}
+  return {"form": r.guidance, "scales": {s: list(r.scales[s]) for s in STREAMS}}
+
+
 def initial_state(config, run: Run) -> tuple[TrainState, dict[str, str]]:
   """A fresh state, of the parameters that config.init names if it names some, and the
   negative prompts by stream that these have.
@@ -163,11 +180,13 @@ def train(config, workdir: str | pathlib.Path) -> bool:
   check_sizes(config, mesh, [config.batch.size])
   # Records hold latents; every other source gives clips that codecs encode in the run.
   open_feed = open_latents if config.data.source == "records" else open_films
+  progress.phase("reading the data")
   with timer("init"), jax.set_mesh(mesh):
     feed = open_feed(config, model, recipe, mesh, workdir)
     # Again with the sizes of the data: buckets may have batches of their own.
     check_sizes(config, mesh, feed.batch_sizes)
     evaluation = open_evaluation(config, model, recipe, mesh, workdir)
+    progress.phase("building the model")
     run = build_run(config, mesh, feed.text, clip=feed.clip)
     checkpointer = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
     restored = checkpointer.restore(run.state)
@@ -187,6 +206,7 @@ def train(config, workdir: str | pathlib.Path) -> bool:
     "objective": config.objective.to_dict(),
     "codecs": fingerprints(feed.codecs),
     "negative": negative,
+    "guidance": guidance_of(config),
   }
   chief = jax.process_index() == 0
   # All processes see one folder: one of them writes.

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from ccl_jax.checkpoints.checkpointer import read_metadata
 from ccl_jax.checkpoints.damage import not_read
 from ccl_jax.errors import UsageError, bind
+from ccl_jax.shipped import checkpoint
 
 DIT = "dit"  # the folder of the transformer in a converted release
 
@@ -66,7 +67,8 @@ def find_parameters(folder: str | os.PathLike, step: int | None = None) -> Param
   Raises:
     UsageError: the folder is of none of these kinds.
   """
-  place, description = pathlib.Path(folder), read_config(folder)
+  folder = checkpoint(folder)
+  place, description = folder, read_config(folder)
   if description.get("kind") == "wan":
     place = place / DIT
     description = read_config(place)

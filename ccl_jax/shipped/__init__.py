@@ -1,7 +1,7 @@
 """What is installed beside the code: configs by name, and small trained checkpoints.
 
-  shipped/configs       the folder configs/ of the repository
-  shipped/checkpoints   a folder for each, as `Pipeline.load` reads it
+shipped/configs       the folder configs/ of the repository
+shipped/checkpoints   a folder for each, as `Pipeline.load` reads it
 """
 
 import os
@@ -51,7 +51,7 @@ def make_configs_importable() -> None:
 
 
 def checkpoint(folder: str | os.PathLike) -> pathlib.Path:
-  """The folder that `--ckpt` stands for: one of the user's, or a shipped one by name."""
+  """The folder that `--ckpt` names: one of the user's, or a shipped one by its name."""
   place = pathlib.Path(folder)
   named = CHECKPOINTS / place
   if not place.exists() and place.name == str(folder) and named.is_dir():
