@@ -50,7 +50,9 @@ def parser() -> cli.Parser:
   p.add_argument("--weights", help="folder of the networks' released weights")
   p.add_argument("--out", help="folder for the results")
   p.add_argument(
-    "--name", help="name of the method in tables; default: that of --videos"
+    "--name",
+    help="name of the method in tables; default: that of --videos. With --compare two "
+    "names, as ours,theirs; default: those they were scored under",
   )
   p.add_argument(
     "--allow-missing", action="store_true", help="score the videos that exist"
@@ -168,7 +170,7 @@ def score(args: argparse.Namespace) -> int:
     out, items, missing, metrics, skipped, results, reference, name
   )
   print(f"{name}\n\n{all_table(summary)}\n")
-  for line in [*notes(summary), *results.accidents]:
+  for line in notes(summary):
     print(line, file=sys.stderr)
   print(
     f"scored {results.scored} (clip, metric) pairs, decoded {results.decoded} clips"
@@ -184,6 +186,27 @@ def score(args: argparse.Namespace) -> int:
   if wrong:
     print(f"exit code 1: {'; '.join(wrong)}", file=sys.stderr)
   return int(bool(wrong))
+
+
+def compared_names(args: argparse.Namespace) -> list[str]:
+  """The names that --name gives the two runs of --compare; none if it is not given.
+
+  Raises:
+    UsageError: it has not two, or a flag is given that --compare does not use.
+  """
+  defaults = vars(parser().parse_args([]))
+  for flag, value in vars(args).items():
+    if flag not in ("compare", "name") and value != defaults[flag]:
+      raise UsageError(
+        f"--{flag.replace('_', '-')} does nothing with --compare, which reads what two "
+        "finished runs have written: leave it out"
+      )
+  names = args.name.split(",") if args.name else []
+  if names and (len(names) != 2 or not all(names) or names[0] == names[1]):
+    raise UsageError(
+      f"--name: got {args.name}; expected two names with --compare, as ours,theirs"
+    )
+  return names
 
 
 def make_manifest(argv: list[str]) -> int:
@@ -222,7 +245,7 @@ def main(argv: list[str] | None = None) -> int:
   if args.compare:
     from ccl_jax.metrics.outputs import compare, comparison_text
 
-    print(comparison_text(compare(*args.compare)))
+    print(comparison_text(compare(*args.compare, compared_names(args))))
     return 0
   return score(args)
 
