@@ -1,14 +1,24 @@
 """Runs a command: flags with a config file, and errors in one line."""
 
 import argparse
+import contextlib
+import hashlib
+import logging as standard_logging
+import os
+import pathlib
+import platform
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import app, flags, logging
 
-from ccl_jax.errors import UsageError, one_line_errors
+from ccl_jax import progress, shipped
+from ccl_jax.errors import STOPPED, UsageError, one_line_errors
 from ccl_jax.places import refuse_schemes
+
+CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 
 class Parser(argparse.ArgumentParser):
@@ -82,7 +92,12 @@ def run(main: Callable[[], None]) -> None:
   def parse(argv):
     try:
       # --scale-video and --scale_video are one flag.
-      rest = flags.FLAGS([_underscored(arg) for arg in argv])
+      args = [_underscored(arg) for arg in argv]
+      if progress.HELP & set(args[1:]):
+        print(_help(main, argv[0]))
+        sys.exit(0)
+      shipped.make_configs_importable()
+      rest = flags.FLAGS(_with_config_files(args))
       # A config file that cannot be read says so when it is first looked at: now.
       if "config" in flags.FLAGS:
         getattr(flags.FLAGS["config"].value, "keys", None)
@@ -90,19 +105,97 @@ def run(main: Callable[[], None]) -> None:
         raise UsageError(f"unexpected argument {rest[1]!r}; see --help")
       _refuse_addresses()
       return rest
-    except (flags.Error, ValueError, AttributeError, KeyError, OSError) as e:
-      # A config file's own error arrives with its traceback; its last line says it.
-      lines = str(e).strip().splitlines() or [type(e).__name__]
-      text = lines[-1] if "Traceback" in str(e) else " ".join(map(str.strip, lines))
-      print(f"error: {text}; see --help", file=sys.stderr)
-      sys.exit(2)
     except UsageError as e:
-      print(f"error: {e}", file=sys.stderr)
+      progress.say(f"error: {e}")
+      sys.exit(2)
+    except Exception as e:
+      # Whatever a config file does: its own error arrives with its traceback, whose
+      # last line says it.
+      lines = str(e).strip().splitlines() or [""]
+      text = lines[-1] if "Traceback" in str(e) else " ".join(map(str.strip, lines))
+      if not isinstance(e, (flags.Error, ValueError, AttributeError, OSError)):
+        text = f"{type(e).__name__}: {text}"
+      progress.say(f"error: {text}; see --help")
       sys.exit(2)
 
   def guarded(_):
-    logging.set_verbosity(logging.WARNING)
-    with one_line_errors():
+    with working():
       main()
 
   app.run(guarded, flags_parser=parse)
+
+
+def _with_config_files(args: list[str]) -> list[str]:
+  """The arguments, with the file of a config in place of its name."""
+  out, follows = [], False
+  for arg in args:
+    name, equals, value = arg.partition("=")
+    if follows:
+      arg = shipped.config_file(arg)
+    elif name == "--config" and equals:
+      arg = f"{name}={shipped.config_file(value)}"
+    follows = arg == "--config"
+    out.append(arg)
+  return out
+
+
+def _help(main: Callable[[], None], program: str) -> str:
+  """The help of a command: what its module says, with examples, and its flags."""
+  module = main.__module__
+  place = program if module == "__main__" else module
+  text = flags.FLAGS.module_help(place).strip("\n")
+  listed = text.partition("\n")[2]  # after the name of the module
+  return f"{(sys.modules[module].__doc__ or '').strip()}\n\nFlags:\n\n{listed}"
+
+
+@contextlib.contextmanager
+def working(stopped: str = STOPPED) -> Iterator[None]:
+  """A context for the work of a command: its progress is shown, what it compiles is
+  kept for the next one, libraries do not chatter, and an error of the user's is one
+  line and exit 2.
+
+  Args:
+    stopped: the line after Ctrl-C.
+  """
+  _quiet()
+  _keep_programs()
+  with one_line_errors(stopped), progress.shown():
+    yield
+
+
+def _quiet() -> None:
+  """Warnings of the libraries are for developers; python -W shows them."""
+  logging.set_verbosity(logging.ERROR)
+  for name in ("jax", "orbax", "etils"):
+    standard_logging.getLogger(name).setLevel(standard_logging.ERROR)
+  if not sys.warnoptions:
+    warnings.simplefilter("ignore")
+
+
+def _keep_programs() -> None:
+  """Compiled programs go to a folder of the user's, unless JAX has been told another.
+
+  JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=0 keeps
+  nothing.
+  """
+  if CACHE in os.environ:
+    return
+  home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  folder = pathlib.Path(home) / "ccl_jax" / "programs" / _processor()
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError:
+    return  # nothing is kept where nothing can be written
+  os.environ[CACHE] = str(folder)
+  if "jax" in sys.modules:  # else it reads the environment
+    sys.modules["jax"].config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _processor() -> str:
+  """A name of this kind of processor: another may not know a program's instructions."""
+  try:
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+  except OSError:
+    lines = []
+  able = next((x for x in lines if x.startswith(("flags", "Features"))), "")
+  return f"{platform.machine()}-{hashlib.sha256(able.encode()).hexdigest()[:8]}"

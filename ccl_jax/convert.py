@@ -35,7 +35,6 @@ import signal
 import sys
 
 from ccl_jax import cli
-from ccl_jax.errors import one_line_errors
 from ccl_jax.weights.transfer import DTYPES, export_weights, import_weights
 from ccl_jax.weights.upstream import LICENCES
 
@@ -149,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
   import jax
 
   jax.config.update("jax_platforms", "cpu")
-  with one_line_errors():
+  with cli.working():
     try:
       if args.command == "export":
         export_weights(args.src, args.dst, form=args.format, verify=args.verify)

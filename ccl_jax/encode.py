@@ -12,6 +12,11 @@ interruption. On N machines that share a disk, run it with --process_count=N and
 --check=N also decodes N records back to files in SET/check, for the eye and the ear.
 """
 
+from ccl_jax import progress
+
+if __name__ == "__main__":
+  progress.starting()  # before the imports that take seconds
+
 import jax
 from absl import flags
 from ml_collections import config_flags

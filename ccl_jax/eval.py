@@ -29,15 +29,13 @@ import os
 import pathlib
 import sys
 
-import tqdm
-
-from ccl_jax import cli
+from ccl_jax import cli, progress
 from ccl_jax.data.manifest import Line, read_manifest, write_manifest
-from ccl_jax.errors import UsageError, one_line_errors
+from ccl_jax.errors import UsageError
 from ccl_jax.metrics.registry import BUILDERS, Options, build_metrics
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
   """The parser of the command's flags."""
   p = cli.Parser(
     prog="python -m ccl_jax.eval",
@@ -51,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument("--weights", help="folder of the networks' released weights")
   p.add_argument("--out", help="folder for the results")
   p.add_argument(
-    "--name", help="name of the method in tables; default: that of --videos"
+    "--name",
+    help="name of the method in tables; default: that of --videos. With --compare two "
+    "names, as ours,theirs; default: those they were scored under",
   )
   p.add_argument(
     "--allow-missing", action="store_true", help="score the videos that exist"
@@ -162,14 +162,14 @@ def score(args: argparse.Namespace) -> int:
   out = pathlib.Path(args.out)
   present = [item for item in items if item.name not in set(missing)]
   records = Records(out)
-  with tqdm.tqdm(total=len(present), desc="clips", file=sys.stderr) as bar:
+  with progress.Bar("scoring", len(present), "clips") as bar:
     results = evaluate(present, metrics, records, lambda _: bar.update(1))
   name = args.name or pathlib.Path(args.videos).absolute().name
   summary = write_outputs(
     out, items, missing, metrics, skipped, results, reference, name
   )
   print(f"{name}\n\n{all_table(summary)}\n")
-  for line in [*notes(summary), *results.accidents]:
+  for line in notes(summary):
     print(line, file=sys.stderr)
   print(
     f"scored {results.scored} (clip, metric) pairs, decoded {results.decoded} clips"
@@ -187,11 +187,36 @@ def score(args: argparse.Namespace) -> int:
   return int(bool(wrong))
 
 
+def compared_names(args: argparse.Namespace) -> list[str]:
+  """The names that --name gives the two runs of --compare; none if it is not given.
+
+  Raises:
+    UsageError: it has not two, or a flag is given that --compare does not use.
+  """
+  defaults = vars(parser().parse_args([]))
+  for flag, value in vars(args).items():
+    if flag not in ("compare", "name") and value != defaults[flag]:
+      raise UsageError(
+        f"--{flag.replace('_', '-')} does nothing with --compare, which reads what two "
+        "finished runs have written: leave it out"
+      )
+  names = args.name.split(",") if args.name else []
+  if names and (len(names) != 2 or not all(names) or names[0] == names[1]):
+    raise UsageError(
+      f"--name: got {args.name}; expected two names with --compare, as ours,theirs"
+    )
+  return names
+
+
 def make_manifest(argv: list[str]) -> int:
   """Writes a manifest of published prompts, by its own flags; returns the exit code."""
   from ccl_jax.metrics.prompts import FORMATS, read_prompts
 
-  p = cli.Parser(prog="python -m ccl_jax.eval make-manifest")
+  p = cli.Parser(
+    prog="python -m ccl_jax.eval make-manifest",
+    description="Writes a manifest of published prompts.",
+    epilog="python -m ccl_jax.eval make-manifest --prompts prompts.csv --out set.jsonl",
+  )
   p.add_argument("--prompts", required=True, help="CSV or JSON of prompts")
   p.add_argument("--format", default="auto", choices=("auto", *FORMATS))
   p.add_argument("--out", required=True, help="JSONL to write")
@@ -219,11 +244,11 @@ def main(argv: list[str] | None = None) -> int:
   if args.compare:
     from ccl_jax.metrics.outputs import compare, comparison_text
 
-    print(comparison_text(compare(*args.compare)))
+    print(comparison_text(compare(*args.compare, compared_names(args))))
     return 0
   return score(args)
 
 
 if __name__ == "__main__":
-  with one_line_errors("stopped: the same command goes on where it was"):
+  with cli.working("stopped: the same command goes on where it was"):
     sys.exit(main())

@@ -7,9 +7,9 @@
   python -m ccl_jax.generate --ckpt runs/quickstart --task v2a --video film.mp4 \\
       --prompt 'a red face in the middle says "ba do"' --out out
   python -m ccl_jax.generate --ckpt weights/wan-i2v --task i2v --image first.png \\
-      --prompt 'a cat yawns' --height 480 --width 832 --out out
+      --prompt 'a cat yawns' --size 832x480 --seconds 3 --out out
   python -m ccl_jax.generate --ckpt runs/quickstart --task joint \\
-      --manifest set.jsonl --out out
+      --manifest prompts.txt --out out
 
   task    makes            given
   joint   video and sound  text
@@ -20,16 +20,21 @@
   a2v     video            text, --audio
   v2a     sound            text, --video
 
---image is welcome in all that makes a video; an input that a task does not use is an
-error. CKPT is a training run, or a folder that
+--image is welcome in all that makes a video; an input or a flag that a task does not
+use is an error. CKPT is a training run, a checkpoint that this package ships, by its
+name, or a folder that
 'convert wan', 'convert wan-dit' or 'convert join' wrote; those start from Wan2.1's
 settings: 81 frames of 480 x 832 at 16 fps, its shift and, without sound, its scale; its
 I2V takes the aspect ratio of --image, at that area. The
 video of these, and of runs that started from them, has its negative prompt by default.
 
+Guidance and scales that no flag gives are those of the run's report, if it made one.
+
 Writes NAME.mp4 (H.264 and AAC; with the given sound or picture, where one was given)
-or NAME.wav, and NAME.json: what it was made with. --settings NAME.json makes the same
-clip again; flags beside it override what it says.
+or NAME.wav, and NAME.json: what it was made with. NAME is TASK_SEED_NUMBER, or where
+OUT has such a clip of other settings TASK_SEED_NUMBER_2 and so on: no clip takes the
+place of another. --settings NAME.json makes the same clip again; flags beside it
+override what it says.
 
 --prompt may be given several times, and --seed, --image, --audio, --video and negative
 prompts once, or once for each prompt.
@@ -47,17 +52,20 @@ prompts once, or once for each prompt.
 
 --manifest makes <id>.mp4 of every line (prompt, seed, image, audio, video, negative
 prompts; data/manifest.py), leaving those that are there: a run that was stopped goes
-on. Several processes share a set by --process_index and --process_count; --batch lines
-are made at a time, each from its own seed.
+on. A manifest that ends in .txt has a prompt a line and nothing else: its clips are
+TASK_SEED_LINE, with the seed of --seed. Several processes share a set by
+--process_index and --process_count; --batch lines are made at a time, each from its
+own seed.
 """
 
 import dataclasses
+import functools
 import pathlib
-import sys
+import re
 
 from absl import flags
 
-from ccl_jax import cli
+from ccl_jax import cli, progress
 from ccl_jax.errors import UsageError
 from ccl_jax.sharding import require_devices
 from ccl_jax.tasks import GENERATIONS, check_inputs
@@ -89,7 +97,9 @@ NEGATIVES = {
 SETTINGS = flags.DEFINE_string(
   "settings", None, "The NAME.json of a clip, to make it again."
 )
-MANIFEST = flags.DEFINE_string("manifest", None, "Prompts, one JSON object a line.")
+MANIFEST = flags.DEFINE_string(
+  "manifest", None, "Prompts: one JSON object a line, or in a .txt a prompt a line."
+)
 INDEX = flags.DEFINE_integer("process_index", 0, "Which part of the manifest.")
 COUNT = flags.DEFINE_integer("process_count", 1, "In how many parts it is made.")
 BATCH = flags.DEFINE_integer("batch", 1, "Lines of the manifest made at a time.")
@@ -105,9 +115,16 @@ FRAMES = flags.DEFINE_integer(
 )
 HEIGHT = flags.DEFINE_integer("height", None, "Pixels, a multiple of 16.")
 WIDTH = flags.DEFINE_integer("width", None, "Pixels, a multiple of 16.")
+SECONDS = flags.DEFINE_float(
+  "seconds", None, "Length in place of --frames: the nearest one that a clip can have."
+)
+SIZE = flags.DEFINE_string(
+  "size", None, "WxH in pixels, as 832x480, in place of --width and --height."
+)
 GUIDANCE = flags.DEFINE_string(
-  "guidance", None, "A form of the list above; if not given ucg2 for a model with "
-  "context tokens, multimodal for a gated one, text for one stream."
+  "guidance", None, "A form of the list above; if not given that of the run's report "
+  "or, without one, ucg2 for a model with context tokens, multimodal for a gated one, "
+  "text for one stream."
 )  # fmt: skip
 SCALE_VIDEO = flags.DEFINE_list(
   "scale_video", None, "Guidance scale(s) of the video, e.g. 5 or 3,5."
@@ -123,7 +140,6 @@ SEQUENTIAL = flags.DEFINE_bool(
 )
 SEED = flags.DEFINE_multi_integer("seed", [0], "Seed of the noise, below 2^64.")
 OUT = flags.DEFINE_string("out", None, "Folder for the results.")
-WAN_SCALE = "5"
 flags.mark_flag_as_required("out")
 
 
@@ -131,7 +147,7 @@ def parse_scales(guidance, given):
   """{stream: {scale: value}} from the flags; one number serves for all scales.
 
   Args:
-    names: of the guidance form's scales.
+    guidance: the form, which names the scales.
     given: by stream, the values of its flag or None.
 
   Raises:
@@ -157,8 +173,7 @@ def take_settings():
 
   if MANIFEST.value is not None:
     raise UsageError("expected --settings or --manifest, and one of them only")
-  given = {name for name in flags.FLAGS if flags.FLAGS[name].present}
-  settings = read_settings(SETTINGS.value, given)
+  settings = read_settings(SETTINGS.value, frozenset(given_flags()))
   for name, value in settings.values.items():
     if name in flags.FLAGS:
       try:
@@ -166,6 +181,11 @@ def take_settings():
       except (flags.Error, TypeError, ValueError) as e:
         raise UsageError(f"--settings {SETTINGS.value}: {name}: {e}") from e
   return settings
+
+
+def given_flags() -> list[str]:
+  """Names of the flags that the command line gave."""
+  return [name for name in flags.FLAGS if flags.FLAGS[name].present]
 
 
 def check_flags() -> None:
@@ -184,14 +204,37 @@ def check_flags() -> None:
     raise UsageError("--prompt is empty; expected a description, e.g. 'a red face'")
   if STEPS.value < 1:
     raise UsageError(f"--steps: got {STEPS.value}; expected at least 1")
+  out = pathlib.Path(OUT.value)
+  if out.exists() and not out.is_dir():
+    raise UsageError(f"--out {out} is a file; expected a folder")
+  for one, others in (("seconds", ("frames",)), ("size", ("width", "height"))):
+    for other in (o for o in others if flags.FLAGS[one].present):
+      if flags.FLAGS[other].present:
+        raise UsageError(f"--{one} and --{other}: expected one of them only")
   present = lambda group: {f.name: f.value for f in group if f.value is not None}
   given = present(FILES.values())
   negatives = present([NEGATIVE, *NEGATIVES.values()])
   if MANIFEST.value is not None:
+    check_inputs(TASK.value, GENERATIONS.get(TASK.value, GENERATIONS["joint"]).needs())
+    is_list = pathlib.Path(MANIFEST.value).suffix.lower() == ".txt"
+    if is_list and len(SEED.value) > 1:
+      raise UsageError(f"--seed with {MANIFEST.value}: expected one for all lines")
+    if is_list and given:
+      raise UsageError(
+        f"--{next(iter(given))} with {MANIFEST.value}: a .txt list has prompts only; "
+        'expected a .jsonl manifest with {"id", "prompt", '
+        f'"{next(iter(given))}"}} on every line'
+      )
     several = [name for name, texts in negatives.items() if len(texts) > 1]
-    for name in [*given, *(["seed"] if SEED.present else []), *several]:
-      raise UsageError(f"--{name} with --manifest: expected it in the manifest's lines")
+    for name in [*given, *(["seed"] * (SEED.present and not is_list)), *several]:
+      raise UsageError(
+        f"--{name} with --manifest: expected it in the manifest's lines, as "
+        f'{{"id": "a", "prompt": "...", "{name}": ...}}'
+      )
     return
+  for name in ("process_index", "process_count", "batch"):
+    if flags.FLAGS[name].present:
+      raise UsageError(f"--{name} does nothing without --manifest: leave it out")
   check_inputs(TASK.value, given)
   for name, values in (given | negatives | {"seed": SEED.value}).items():
     if len(values) not in (1, len(PROMPT.value)):
@@ -207,59 +250,83 @@ def check_flags() -> None:
     whole_seed(seed)
 
 
-def default_guidance(model) -> str:
-  """The guidance form that fits a model's cross-modal attention."""
-  if model.cross is None:
-    return "text"
-  return "ucg2" if model.cross.variant == "context" else "multimodal"
+def sized(about):
+  """The clip of the model with the sizes that flags give; with none and an image beside
+  the latents, as Wan2.1's I2V has it, that of the image.
+
+  Raises:
+    UsageError: sizes that no clip can have.
+  """
+  from ccl_jax.generation.inputs import shaped_like
+
+  spec = about.spec
+  if about.takes_channels and HEIGHT.value is WIDTH.value is SIZE.value is None:
+    spec = shaped_like(spec, FILES["image"].value or ())
+  sizes = {"frames": FRAMES.value, "height": HEIGHT.value, "width": WIDTH.value}
+  if SIZE.value is not None:
+    match = re.fullmatch(r"(\d+)[xX](\d+)", SIZE.value)
+    if not match:
+      raise UsageError(f"--size: got {SIZE.value}; expected WxH, as 832x480")
+    sizes |= {"width": int(match[1]), "height": int(match[2])}
+  if SECONDS.value is not None:
+    frames = SECONDS.value * spec.fps
+    if not 0 < frames < 1e6:
+      raise UsageError(f"--seconds: got {SECONDS.value:g}; expected a length above 0")
+    sizes["frames"] = max(4 * round((frames - 1) / 4) + 1, 1)
+  return dataclasses.replace(
+    spec, **{name: size for name, size in sizes.items() if size is not None}
+  )
 
 
-def default_scales(model) -> dict[str, list[str] | None]:
-  """Wan2.1's scale for a video stream alone; else None: those of the guidance form."""
-  alone = [s for s, _ in model.streams] == ["video"]
-  return {"video": [WAN_SCALE] if alone else None, "audio": None}
+def open_maker(given):
+  """Fixes how the model that the flags name makes clips; it is loaded with the first.
 
-
-def open_maker():
-  """Loads the model that the flags name, and fixes how it makes clips.
+  Args:
+    given: names of the flags of the command line.
 
   Raises:
     UsageError: there is none, or it cannot do what the flags say.
   """
   from ccl_jax.diffusion.guidance import get_guidance
+  from ccl_jax.generation import pipeline
   from ccl_jax.generation.clips import Maker
-  from ccl_jax.generation.inputs import shaped_like
-  from ccl_jax.generation.pipeline import Pipeline
+  from ccl_jax.generation.defaults import check_idle, default_form
   from ccl_jax.generation.sampling import Sampling, variant_of
 
-  pipeline = Pipeline.load(
-    CKPT.value, codecs=CODECS.value, weights=WEIGHTS.value, step=STEP.value
-  )
-  sizes = {"frames": FRAMES.value, "height": HEIGHT.value, "width": WIDTH.value}
-  spec = dataclasses.replace(
-    pipeline.spec, **{k: v for k, v in sizes.items() if v is not None}
-  )
-  if pipeline.takes_channels and HEIGHT.value is WIDTH.value is None:
-    spec = shaped_like(spec, FILES["image"].value or ())
-  model = pipeline.model
-  name = GUIDANCE.value or default_guidance(model)
-  guidance = get_guidance(name, variant_of(model))
-  given = {"video": SCALE_VIDEO.value, "audio": SCALE_AUDIO.value}
-  scales = {s: given[s] or default for s, default in default_scales(model).items()}
-  sampling = Sampling(
+  about = pipeline.describe(CKPT.value, STEP.value)
+  if "weights" in given and about.found is not None and about.found.name != "ema":
+    raise UsageError(
+      f"--weights does nothing: {CKPT.value} is no training run, and has one set of "
+      "parameters; leave it out"
+    )
+  inputs = [name for name, flag in FILES.items() if flag.value is not None]
+  task = TASK.value
+  # The lines of a manifest are checked one by one.
+  kind = about.check(task, inputs) if MANIFEST.value is None else GENERATIONS[task]
+  spec = sized(about)
+  name = GUIDANCE.value or default_form(about.model, about.guidance)
+  guidance = get_guidance(name, variant_of(about.model))
+  check_idle(given, task, kind, name, guidance)
+  scales = {"video": SCALE_VIDEO.value, "audio": SCALE_AUDIO.value}
+  asked = Sampling(
     guidance=name,
     scales=parse_scales(guidance, scales),
     steps=STEPS.value,
-    shift=pipeline.shift(spec) if SHIFT.value is None else SHIFT.value,
+    shift=SHIFT.value,
     solver=SOLVER.value,
     batched=not SEQUENTIAL.value,
   )
-  negative = {
-    s: NEGATIVES[s].value or NEGATIVE.value or [text]
-    for s, text in pipeline.negative.items()
-  }
+
+  @functools.cache
+  def load():
+    progress.phase("loading")
+    return pipeline.Pipeline.load(
+      CKPT.value, codecs=CODECS.value, weights=WEIGHTS.value, step=STEP.value
+    )
+
+  negative = {s: flag.value or NEGATIVE.value for s, flag in NEGATIVES.items()}
   out = pathlib.Path(OUT.value)
-  return Maker(pipeline, TASK.value, sampling, negative, spec, out)
+  return Maker(load, about, task, about.sampling(asked, spec), negative, spec, out)
 
 
 def make_manifest(maker) -> None:
@@ -270,27 +337,27 @@ def make_manifest(maker) -> None:
   def negative_of(line, stream):
     own = getattr(line, f"negative_prompt_{stream}")
     own = line.negative_prompt if own is None else own
-    return maker.negative[stream][0] if own is None else own
+    return maker.negatives()[stream][0] if own is None else own
 
   def make(lines, files):
     names = dict(enumerate(line.id for line in lines))
-    negative = {s: [negative_of(line, s) for line in lines] for s in maker.negative}
+    negative = {s: [negative_of(line, s) for line in lines] for s in NEGATIVES}
     maker.make(
-      [x.prompt for x in lines], [x.seed for x in lines], files, names, None, negative
+      [x.prompt for x in lines], [x.seed for x in lines], files, names, negative
     )
 
   part = INDEX.value, COUNT.value, BATCH.value
   make_set(
     make, MANIFEST.value, maker.out, TASK.value, *part,
-    channels=maker.pipeline.takes_channels,
+    channels=maker.about.takes_channels,
     form=FORMS[maker.sampling.guidance],
+    seed=SEED.value[0],
+    differs=maker.differs,
   )  # fmt: skip
 
 
 def make_prompts(maker, settings) -> None:
   """Makes the clips of the prompts; with --settings, the one that they are of."""
-  import tqdm
-
   prompts = PROMPT.value
   spread = lambda values: values * (len(prompts) // len(values))
   files = {
@@ -300,22 +367,22 @@ def make_prompts(maker, settings) -> None:
   }
   names = {i: f"{TASK.value}_{x}_{i}" for i, x in enumerate(spread(SEED.value))}
   if settings is not None:
-    settings.check_origin(maker.pipeline.origin)
+    settings.check_origin(maker.load().origin)
     settings.check_files(files)
     names = {i: name for i, name in names.items() if settings.index in (i, None)}
-  with tqdm.tqdm(total=STEPS.value, desc="sampling", file=sys.stderr) as bar:
-    tell = lambda _: bar.update(1)
-    paths = maker.make(prompts, SEED.value, files, names, tell)
+  paths = maker.make(prompts, SEED.value, files, names, numbered=True)
+  progress.end()
   for path in paths:
     print(path)
 
 
 def main():
   """Makes the clips that the flags ask for."""
+  given = given_flags()
   settings = take_settings() if SETTINGS.value is not None else None
   check_flags()
   require_devices()
-  maker = open_maker()
+  maker = open_maker(given)
   if MANIFEST.value is not None:
     make_manifest(maker)
   else:

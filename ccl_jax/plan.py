@@ -22,6 +22,11 @@ overlaps and if everything does:
   network     results of collectives, at the rate of a chip's links
 """
 
+from ccl_jax import progress
+
+if __name__ == "__main__":
+  progress.starting()  # before the imports that take seconds
+
 import dataclasses
 import os
 import sys

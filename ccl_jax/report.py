@@ -17,6 +17,11 @@ no other report. The same command goes on with a report that was stopped, and ma
 nothing of one that is finished. OUT with a report of other settings is an error.
 """
 
+from ccl_jax import progress
+
+if __name__ == "__main__":
+  progress.starting()  # before the imports that take seconds
+
 from absl import flags
 from ml_collections import ConfigDict
 

@@ -14,12 +14,19 @@ must see one WORKDIR.
 """
 
 import contextlib
+
+from ccl_jax import progress
+
+if __name__ == "__main__":
+  progress.starting()  # before the imports that take seconds
+
 import dataclasses
 import functools
 import json
 import pathlib
 import shutil
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +34,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from ccl_jax import cli, files
+from ccl_jax.axes import STREAMS
 from ccl_jax.checkpoints.checkpointer import Checkpointer, restore_params
 from ccl_jax.checkpoints.find import find_parameters
 from ccl_jax.codecs.bundle import fingerprints, require_same
@@ -35,8 +43,8 @@ from ccl_jax.files import write_json
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.joint import token_geometry
 from ccl_jax.models.presets import build_model, stored_model
-from ccl_jax.planning.chips import chip_of
 from ccl_jax.places import hold, require_plain
+from ccl_jax.planning.chips import chip_of
 from ccl_jax.seeds import noise_key
 from ccl_jax.sharding import make_mesh, require_devices
 from ccl_jax.training import loop
@@ -109,6 +117,16 @@ def work_of(model, text: tuple[int, int]):
   return work
 
 
+def guidance_of(config) -> dict[str, Any]:
+  """The guidance that a user sees in the report, and that `generate` takes therefore:
+  {"form", "scales": {stream: values}}; empty if the run makes no report.
+  """
+  r = config.report
+  if not r.tasks:
+    return {}
+  return {"form": r.guidance, "scales": {s: list(r.scales[s]) for s in STREAMS}}
+
+
 def initial_state(config, run: Run) -> tuple[TrainState, dict[str, str]]:
   """A fresh state, of the parameters that config.init names if it names some, and the
   negative prompts by stream that these have.
@@ -156,9 +174,7 @@ def check(config) -> None:
     check_report(config)
 
 
-def train(
-  config, workdir: str | pathlib.Path, *, allow_changes: bool = False
-) -> bool:
+def train(config, workdir: str | pathlib.Path, *, allow_changes: bool = False) -> bool:
   """Trains to the end, or to a request to stop; returns whether it got to the end.
 
   Args:
@@ -198,6 +214,7 @@ def _train(config, workdir: pathlib.Path, stack: contextlib.ExitStack) -> bool:
   check_sizes(config, mesh, [config.batch.size])
   # Records hold latents; every other source gives clips that codecs encode in the run.
   open_feed = open_latents if config.data.source == "records" else open_films
+  progress.phase("reading the data")
   with timer("init"), jax.set_mesh(mesh):
     feed = open_feed(config, model, recipe, mesh, workdir)
     stack.callback(feed.batches.close)
@@ -206,6 +223,7 @@ def _train(config, workdir: pathlib.Path, stack: contextlib.ExitStack) -> bool:
     evaluation = open_evaluation(config, model, recipe, mesh, workdir)
     if evaluation is not None:
       stack.callback(evaluation.close)
+    progress.phase("building the model")
     run = build_run(config, mesh, feed.text, clip=feed.clip)
     checkpointer = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
     stack.callback(checkpointer.close)
@@ -227,6 +245,7 @@ def _train(config, workdir: pathlib.Path, stack: contextlib.ExitStack) -> bool:
     "objective": config.objective.to_dict(),
     "codecs": fingerprints(feed.codecs),
     "negative": negative,
+    "guidance": guidance_of(config),
   }
   chief = jax.process_index() == 0
   # All processes see one folder: one of them writes. The run is accepted now.

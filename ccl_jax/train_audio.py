@@ -16,6 +16,11 @@ Add size=tiny for networks that learn on a laptop's processor, runlocal for a fe
 to see that everything works. The same command goes on where WORKDIR stopped.
 """
 
+from ccl_jax import progress
+
+if __name__ == "__main__":
+  progress.starting()  # before the imports that take seconds
+
 import json
 import pathlib
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from ccl_jax import cli
-from ccl_jax.errors import UsageError, one_line_errors
+from ccl_jax.errors import UsageError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -129,7 +129,7 @@ COMMANDS = {"run": _run, "score": _score, "table": _table, "plots": _plots}
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command line. A mistake is one line and exit code 2."""
   args = _parser().parse_args(argv)
-  with one_line_errors():
+  with cli.working():
     code = COMMANDS[args.command](args)
   sys.exit(code)
 

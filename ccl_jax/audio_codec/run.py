@@ -274,9 +274,7 @@ def find_vae(path: str) -> PyTree:
   return audio_vae.folded(restore_converted(folder))
 
 
-def train(
-  config, workdir: str | pathlib.Path, *, allow_changes: bool = False
-) -> bool:
+def train(config, workdir: str | pathlib.Path, *, allow_changes: bool = False) -> bool:
   """Trains to the end, or to a request to stop; returns whether it got to the end.
 
   Then the network and its scores are written.

@@ -27,6 +27,7 @@ from ccl_jax.documents import (
   read_json,
 )
 from ccl_jax.errors import UsageError, bind
+from ccl_jax.shipped import checkpoint
 
 # What functions raise of values that are not what they were written for.
 BAD_VALUES = AttributeError, KeyError, TypeError, ValueError, ArithmeticError
@@ -106,15 +107,15 @@ def find_parameters(folder: str | os.PathLike, step: int | None = None) -> Param
   Raises:
     UsageError: the folder is of none of these kinds.
   """
-  place = pathlib.Path(folder)
+  place = checkpoint(folder)
   try:
-    description = read_config(folder)
+    description = read_config(place)
   except Malformed as e:
     raise UsageError(f"{folder} holds no model: {e}") from e
   if description.get("kind") == "wan":
     place = place / DIT
     description = read_config(place)
-  bundle = pathlib.Path(description.get("codecs") or pathlib.Path(folder) / "codecs")
+  bundle = pathlib.Path(description.get("codecs") or checkpoint(folder) / "codecs")
   codecs = bundle if bundle.is_dir() else None
   if description.get("kind") in ("wan-dit", "joint"):
     return Parameters(place, "params", description, codecs)

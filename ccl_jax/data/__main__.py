@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ccl_jax import cli
-from ccl_jax.errors import UsageError, one_line_errors
+from ccl_jax.errors import UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  commands = parser.add_subparsers(dest="command", required=True)
+  commands = parser.add_subparsers(
+    dest="command", required=True, parser_class=cli.Parser, metavar="COMMAND"
+  )
   inspect = commands.add_parser("inspect", help="print what a set of latents holds")
   inspect.add_argument("set", type=pathlib.Path, help="folder of the set")
   inspect.add_argument(
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   args = parser.parse_args(argv)
   run = {"inspect": _inspect, "build": _build, "prepare": _prepare}[args.command]
-  with one_line_errors():
+  with cli.working():
     run(args)
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import pathlib
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent import futures
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ccl_jax import files
+from ccl_jax import files, progress
 from ccl_jax.codecs.bundle import Codecs, fingerprints, load_codecs, save_codecs
 from ccl_jax.codecs.embedded import fit_codecs
 from ccl_jax.data.media.decode import MediaError
@@ -48,7 +47,7 @@ def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
     if mine:
       size = config.batch.size
       run = make_encoder(codecs, size, config.video_std)
-      bar = _bar(sum(len(s.items) for s in mine))
+      bar = progress.Bar("encoding", sum(len(s.items) for s in mine), "clips")
       pool = futures.ThreadPoolExecutor(max(config.batch.threads, 1))
       try:
         for shard in mine:
@@ -128,9 +127,11 @@ def make_plan(
       "posterior, so no deviation: give codecs=DIR that hold Wan2.1's VAE"
     )
   # Everything that can be refused is refused before the folder is made.
+  progress.phase("listing the media")
   listed = media.scan()
   out.mkdir(parents=True, exist_ok=True)
   if not codec.path:
+    progress.phase("fitting the codecs")
     sizes = {"text_length": codec.text_length, "text_dim": codec.text_dim}
     codecs = fit_codecs(_some_clips(media, listed, codec.fit_clips), **sizes)
   for left_over in out.glob(".codecs.*"):
@@ -175,9 +176,3 @@ def _disk(out: pathlib.Path) -> Iterator[None]:
       f"cannot write {e.filename or out}: {e.strerror or e}; the shards that are done "
       "are kept: make room, then run the same command again"
     ) from e
-
-
-def _bar(total: int) -> Any:
-  from tqdm import tqdm
-
-  return tqdm(total=total, desc="encoding", unit=" clips", file=sys.stderr)

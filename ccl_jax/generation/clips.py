@@ -1,5 +1,6 @@
 """Clips as files: made together, each written with what it was made with."""
 
+import itertools
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -7,28 +8,43 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ccl_jax import progress
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.files import write_text
 from ccl_jax.generation.inputs import Files, read_inputs
-from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.pipeline import Description, Pipeline
 from ccl_jax.generation.sampling import Sampling
-from ccl_jax.generation.settings import describe
+from ccl_jax.generation.settings import describe, read_about
 from ccl_jax.viz.media import write_mp4, write_wav
+
+# What tells two clips of one name apart, beside where their parameters come from.
+_MADE_WITH = (
+  "task", "prompt", "seed", "image", "audio", "video", "guidance", "scales", "steps",
+  "shift", "solver", "frames", "height", "width", "fps", "ckpt",
+)  # fmt: skip
 
 
 class Maker(NamedTuple):
   """What all clips of a command share; see `Pipeline.generate`.
 
   Attributes:
-    negative: by stream, one text of all clips, or one for each.
+    load: the pipeline, which is read when it is first asked for.
+    about: what its checkpoint says of itself.
+    negative: by stream, one text of all clips or one for each; None: the model's own.
   """
 
-  pipeline: Pipeline
+  load: Callable[[], Pipeline]
+  about: Description
   task: str
   sampling: Sampling
-  negative: Mapping[str, Sequence[str]]
+  negative: Mapping[str, Sequence[str] | None]
   spec: ClipSpec
   out: pathlib.Path
+
+  def negatives(self) -> dict[str, Sequence[str]]:
+    """The negative prompts by stream, with the model's own where none are given."""
+    own = self.load().negative
+    return {s: texts or [own[s]] for s, texts in self.negative.items()}
 
   def make(
     self,
@@ -36,8 +52,9 @@ class Maker(NamedTuple):
     seeds: Sequence[int],
     files: Files,
     names: Mapping[int, str],
-    progress: Callable[[Any], None] | None = None,
     negative: Mapping[str, Sequence[str]] | None = None,
+    *,
+    numbered: bool = False,
   ) -> list[pathlib.Path]:
     """Makes a batch of clips, and writes OUT/NAME.mp4 or, of sound alone, OUT/NAME.wav
     of those that `names` has, each after its NAME.json. Returns what it wrote.
@@ -47,20 +64,21 @@ class Maker(NamedTuple):
       files: for each input a file of every clip.
       names: by number of a clip.
       negative: in place of what all share.
+      numbered: a name that a clip of other settings has gets a number.
 
     Raises:
       UsageError: a file cannot be read, or see `Pipeline.generate`.
     """
-    negative = negative or self.negative
-    inputs = read_inputs(files, self.spec)
-    clips = self.pipeline.generate(
+    inputs = read_inputs(files, self.spec)  # first: it may be what is wrong
+    pipeline = self.load()
+    negative = negative or self.negatives()
+    clips = pipeline.generate(
       self.task,
       prompts,
       sampling=self.sampling,
       seed=seeds,
       negative=negative,
       spec=self.spec,
-      progress=progress,
       **inputs,
     )
     about = describe(
@@ -71,13 +89,46 @@ class Maker(NamedTuple):
       negative=negative,
       sampling=self.sampling,
       spec=self.spec,
-      origin=self.pipeline.origin,
+      origin=pipeline.origin,
     )
+    progress.phase("writing")
     given = {s: x for s, x in inputs.items() if s != "image"}
     return [
-      self._write(name, {s: x[i] for s, x in (given | clips).items()}, about[i])
+      self._write(
+        self._free(name, about[i]) if numbered else name,
+        {s: x[i] for s, x in (given | clips).items()},
+        about[i],
+      )
       for i, name in names.items()
     ]
+
+  def differs(self, name: str, prompt: str, seed: int, files: Files) -> str:
+    """How the clip of a name was made otherwise than it would be now; "" if not, or if
+    nothing says so.
+    """
+    found = read_about(self.out / f"{name}.json")
+    if found is None:
+      return ""
+    origin = {"ckpt": str(self.about.place), "fingerprints": {}}
+    negative = {s: texts or [""] for s, texts in self.negative.items()}
+    options = {"sampling": self.sampling, "spec": self.spec, "origin": origin}
+    (now,) = describe(self.task, [prompt], [seed], files, negative=negative, **options)
+    now = json.loads(json.dumps(now))
+    for key in _MADE_WITH:
+      if found.get(key) != now.get(key):
+        return f"{key} {found.get(key)} there, {now.get(key)} here"
+    return ""
+
+  def _free(self, name: str, about: Mapping[str, Any]) -> str:
+    """NAME, NAME_2, ...: the first that no clip of other settings has."""
+    wanted = json.loads(json.dumps(about))
+    numbers = (f"{name}_{n}" for n in itertools.count(2))
+    for free in itertools.chain([name], numbers):
+      found = read_about(self.out / f"{free}.json")
+      made = [self.out / f"{free}{end}" for end in (".mp4", ".wav")]
+      if found == wanted or (found is None and not any(p.exists() for p in made)):
+        return free
+    raise AssertionError("unreachable: numbers do not end")
 
   def _write(self, name: str, clip: Mapping[str, np.ndarray], about) -> pathlib.Path:
     text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"

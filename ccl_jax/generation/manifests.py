@@ -1,12 +1,10 @@
 """Clips of a whole manifest: each once, each whole, shared among processes."""
 
 import pathlib
-import sys
 from collections.abc import Callable, Iterator
 
-import tqdm
-
-from ccl_jax.data.manifest import Line, read_manifest
+from ccl_jax import progress
+from ccl_jax.data.manifest import Line, numbered_lines, read_manifest
 from ccl_jax.diffusion.guidance import GUIDANCE, Guidance
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.inputs import Files
@@ -25,6 +23,8 @@ def make_set(
   *,
   channels: bool = False,
   form: Guidance = GUIDANCE["none"],
+  seed: int = 0,
+  differs: Callable[[str, str, int, Files], str] = lambda *_: "",
 ) -> int:
   """Calls `make` with the lines that have no clip in `out` yet, up to `batch` at once,
   and with the files that they are made from; lines with the same sorts of files are
@@ -35,11 +35,14 @@ def make_set(
     index, count: this process makes every count-th line, from the index-th on.
     channels: see `tasks.check_inputs`.
     form: the guidance, which says how many clips must be made at once.
+    seed: of the clips of a list of prompts, a .txt.
+    differs: how the clip of an id in `out` was made otherwise than by this prompt, seed
+      and files; "" if it was not.
 
   Raises:
     UsageError: the manifest is not what it should be, lacks what the task needs or has
-      what it does not use, there is no such part of it, or too few lines would be made
-      together. Nothing is made then.
+      what it does not use, there is no such part of it, too few lines would be made
+      together, or a clip is there that was made otherwise. Nothing is made then.
   """
   if not 0 <= index < count:
     raise UsageError(
@@ -48,7 +51,7 @@ def make_set(
     )
   if batch < 1:
     raise UsageError(f"--batch is {batch}; expected 1 at least")
-  folder, lines = pathlib.Path(manifest).parent, read_manifest(manifest)
+  folder, lines = pathlib.Path(manifest).parent, read_lines(manifest, task, seed)
   files = {line.id: _files(line, folder) for line in lines}
   for line in lines:
     try:
@@ -62,6 +65,13 @@ def make_set(
   ending = ".mp4" if "video" in kind.generated + kind.given else ".wav"
   mine = lines[index::count]
   left = [line for line in mine if not (out / (line.id + ending)).is_file()]
+  for line in (line for line in mine if line not in left):
+    paths = {name: [path] for name, path in files[line.id].items()}
+    if other := differs(line.id, line.prompt, line.seed, paths):
+      raise UsageError(
+        f"{out / (line.id + ending)} was made otherwise ({other}): name another --out, "
+        "or remove it"
+      )
   batches = list(_batches(left, files, batch))
   least = form.least(kind.generated, kind.generated + kind.given)
   for few in (lines for lines in batches if len(lines) < least):
@@ -69,14 +79,33 @@ def make_set(
       f"{manifest}: {few[0].id} would be made by itself; expected {least} clips at "
       "once for this guidance: give another --batch or other lines"
     )
-  with tqdm.tqdm(
-    total=len(mine), initial=len(mine) - len(left), desc="clips", file=sys.stderr
-  ) as bar:
-    for lines in batches:
-      make(lines, {n: [files[x.id][n] for x in lines] for n in files[lines[0].id]})
-      bar.update(len(lines))
+  done = len(mine) - len(left)
+  for lines in batches:
+    progress.part("clips", done, len(mine))
+    make(lines, {n: [files[x.id][n] for x in lines] for n in files[lines[0].id]})
+    done += len(lines)
+  progress.part("clips", done, len(mine))
+  progress.end()
   print(f"{len(left)} of {len(mine)} clips made, the others were there: {out}")
   return len(left)
+
+
+def read_lines(manifest: str | pathlib.Path, task: str, seed: int = 0) -> list[Line]:
+  """The lines of a manifest or, of a file that ends in .txt, its prompts: one a line,
+  its clip TASK_SEED_LINE.
+
+  Args:
+    task, seed: of the clips of a list of prompts.
+
+  Raises:
+    UsageError: it cannot be read, or has no lines.
+  """
+  if pathlib.Path(manifest).suffix.lower() != ".txt":
+    return read_manifest(manifest)
+  prompts = numbered_lines(manifest)
+  if not prompts:
+    raise UsageError(f"{manifest} has no lines: expected a prompt a line")
+  return [Line(f"{task}_{seed}_{n}", text.strip(), seed=seed) for n, text in prompts]
 
 
 def _files(line: Line, folder: pathlib.Path) -> dict[str, pathlib.Path]:

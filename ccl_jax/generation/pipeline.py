@@ -15,27 +15,116 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ccl_jax import progress as display
 from ccl_jax.axes import STREAMS
 from ccl_jax.checkpoints.checkpointer import restore_params
 from ccl_jax.checkpoints.converted import of_sizes, on_one_device
-from ccl_jax.checkpoints.find import find_parameters
+from ccl_jax.checkpoints.find import Parameters, find_parameters
 from ccl_jax.checkpoints.identity import identity
 from ccl_jax.codecs.bundle import Codecs, fingerprint, load_codecs, require_same
 from ccl_jax.codecs.images import image_condition, to_bytes, to_unit
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.diffusion.guidance import get_guidance
 from ccl_jax.errors import UsageError
+from ccl_jax.generation.defaults import completed
 from ccl_jax.generation.sampling import Sampling, sample_latents, variant_of
-from ccl_jax.seeds import noise_key
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import init_params, stored_model, with_default_kernel
-from ccl_jax.tasks import Generation, check_inputs
+from ccl_jax.seeds import noise_key
+from ccl_jax.shipped import checkpoint
+from ccl_jax.tasks import GENERATIONS, Generation, check_inputs
 from ccl_jax.weights import wan
 
 PyTree = Any
 # What Wan2.1's releases generate, where no training says otherwise.
 WAN_CLIP = {"frames": 81, "height": 480, "width": 832, "fps": 16.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+  """What a checkpoint says of itself, before anything large is read.
+
+  Attributes:
+    model: the network.
+    spec: the clip it was trained on.
+    guidance: {"form", "scales"} of the run's report; empty if it had none.
+    place: the folder of the checkpoint, as somebody named it.
+    found: where the parameters are.
+    trained_shift: of the schedule; None: Wan2.1's for the clip's size.
+  """
+
+  model: JointDiT
+  spec: ClipSpec
+  guidance: Mapping[str, Any]
+  place: pathlib.Path | None = None
+  found: Parameters | None = None
+  trained_shift: float | None = None
+
+  @property
+  def takes_channels(self) -> bool:
+    """Whether an image is given as condition channels and CLIP tokens (Wan2.1 I2V)."""
+    video = dict(self.model.streams).get("video")
+    return video is not None and video.image_tokens
+
+  def shift(self, spec: ClipSpec) -> float:
+    """The schedule's shift: that of training, or Wan2.1's for clips of this size."""
+    if self.trained_shift is not None:
+      return self.trained_shift
+    small = spec.height * spec.width <= WAN_CLIP["height"] * WAN_CLIP["width"]
+    return 3.0 if self.takes_channels and small else 5.0
+
+  def check(self, task: str, inputs: Collection[str]) -> Generation:
+    """The task, if the model can do it with such inputs.
+
+    Raises:
+      UsageError: it cannot.
+    """
+    kind = check_inputs(task, inputs, channels=self.takes_channels)
+    have = dict(self.model.streams)
+    missing = [s for s in kind.generated + kind.given if s not in have]
+    if missing:
+      able = [
+        name
+        for name, other in GENERATIONS.items()
+        if {*other.generated, *other.given} <= have.keys()
+      ]
+      raise UsageError(
+        f"task {task} needs the {missing[0]} stream; this model has {', '.join(have)}, "
+        f"which serve {', '.join(able)}"
+      )
+    return kind
+
+  def sampling(self, sampling: Sampling, spec: ClipSpec) -> Sampling:
+    """The sampling with what is the model's own in place of None.
+
+    Raises:
+      UsageError: a value that cannot be sampled with.
+    """
+    return completed(sampling, self.model, self.shift(spec), self.guidance)
+
+
+def describe(folder: str | pathlib.Path, step: int | None = None) -> Description:
+  """What a training run, a joined model or a converted Wan2.1 says of itself.
+
+  Args:
+    folder: see `checkpoints.find`.
+    step: of the checkpoint; None: the newest.
+
+  Raises:
+    UsageError: it is none of these, or of another version.
+  """
+  found = find_parameters(folder, step)
+  about = found.description
+  if about.get("kind") == "wan-dit":
+    model = of_sizes(found.folder, lambda x: wan.model_of(x, jnp.bfloat16))
+  else:
+    model = found.build("model", stored_model)
+  spec = found.build("clip", ClipSpec) if "clip" in about else ClipSpec(**WAN_CLIP)
+  shift = about.get("objective", {}).get("shift")
+  place = checkpoint(folder).absolute()
+  own = about.get("guidance") or {}
+  return Description(with_default_kernel(model), spec, own, place, found, shift)
 
 
 class Pipeline:
@@ -58,25 +147,23 @@ class Pipeline:
     shift: float | None = None,
     negative: Mapping[str, str] | None = None,
     origin: Mapping[str, Any] | None = None,
+    guidance: Mapping[str, Any] | None = None,
   ):
+    self.about = Description(model, spec, guidance or {}, trained_shift=shift)
     self.model, self.params, self.codecs, self.spec = model, params, codecs, spec
     self.negative = dict.fromkeys(STREAMS, "") | dict(negative or {})
-    self._shift, self._compiled = shift, {}
+    self._compiled, self._seen = {}, set()
     self.origin = origin or {"fingerprints": {}}
-    self._progress: Callable[[Any], None] | None = None
+    self._progress: Callable[[Any], None] = lambda step: None
 
   @property
   def takes_channels(self) -> bool:
     """Whether an image is given as condition channels and CLIP tokens (Wan2.1 I2V)."""
-    video = dict(self.model.streams).get("video")
-    return video is not None and video.image_tokens
+    return self.about.takes_channels
 
   def shift(self, spec: ClipSpec) -> float:
     """The schedule's shift: that of training, or Wan2.1's for clips of this size."""
-    if self._shift is not None:
-      return self._shift
-    small = spec.height * spec.width <= WAN_CLIP["height"] * WAN_CLIP["width"]
-    return 3.0 if self.takes_channels and small else 5.0
+    return self.about.shift(spec)
 
   @classmethod
   def load(
@@ -98,13 +185,9 @@ class Pipeline:
     Raises:
       UsageError: it is none of these, has no codecs, or no checkpoint that is whole.
     """
-    found = find_parameters(folder, step)
+    told = describe(folder, step)
+    found, model = told.found, told.model
     about = found.description
-    if about.get("kind") == "wan-dit":
-      model = of_sizes(found.folder, lambda x: wan.model_of(x, jnp.bfloat16))
-    else:
-      model = found.build("model", stored_model)
-    model = with_default_kernel(model)
     bundle = load_codecs(codecs or found.codecs or _no_codecs(folder))
     if found.name == "ema":
       require_same(bundle, about["codecs"], "leave --codecs away, or name those")
@@ -114,14 +197,12 @@ class Pipeline:
     shapes = jax.eval_shape(lambda k: init_params(model, k, text), jax.random.key(0))
     name = weights if found.name == "ema" else found.name
     checkpoints = found.folder / "checkpoints"
-    step, params, metadata = restore_params(
+    step, params, _ = restore_params(
       checkpoints, name, on_one_device(stored_as(shapes, model.dtype)), step=step
     )
-    spec = found.build("clip", ClipSpec) if "clip" in about else ClipSpec(**WAN_CLIP)
-    shift = metadata.get("objective", {}).get("shift")
     absolute = lambda path: path and str(pathlib.Path(path).absolute())
     origin = {
-      "ckpt": absolute(folder),
+      "ckpt": str(told.place),
       "codecs": absolute(codecs),
       "step": step,
       "weights": weights,
@@ -132,15 +213,22 @@ class Pipeline:
     }
     negative = wan.negative_prompts(about)
     return cls(
-      model, params, bundle, spec, shift=shift, negative=negative, origin=origin
+      model,
+      params,
+      bundle,
+      told.spec,
+      shift=told.trained_shift,
+      negative=negative,
+      origin=origin,
+      guidance=told.guidance,
     )
 
   def generate(
     self,
     task: str,
-    prompts: Sequence[str],
+    prompts: str | Sequence[str],
     *,
-    sampling: Sampling,
+    sampling: Sampling | None = None,
     seed: Any = 0,
     negative: str | Mapping[str, str | Sequence[str]] = "",
     video: np.ndarray | None = None,
@@ -155,6 +243,9 @@ class Pipeline:
 
     Args:
       task: a name of `GENERATIONS`.
+      prompts: of the clips; a string is the prompt of one.
+      sampling: how to sample; the guidance and the shift that it lacks are the model's
+        own (`defaults.completed`).
       seed: of the noise of all clips, or one for each: a clip's noise is then that of
         the clip made alone. See `ccl_jax.seeds`.
       video: uint8 (b, F, H, W, 3), for v2a.
@@ -172,12 +263,16 @@ class Pipeline:
 
     Raises:
       UsageError: the model cannot do the task, an input is missing, the task would
-        not use one (see `tasks.check_inputs`), or the guidance needs more clips.
+        not use one (see `tasks.check_inputs`), an array is of another shape than the
+        clip's, a setting cannot be sampled with, or the guidance needs more clips.
     """
     spec = spec or self.spec
+    prompts = _texts(prompts)
+    sampling = self.about.sampling(sampling or Sampling(), spec)
     given = {"video": video, "audio": audio, "image": image}
     kind = self._check(task, [name for name, x in given.items() if x is not None])
     b = len(prompts)
+    check_arrays(given | {"still": still}, b, spec)
     if self.takes_channels and "video" in kind.given:
       image = video[:, 0]
     seeds = [seed] if np.ndim(seed) == 0 else seed
@@ -204,7 +299,7 @@ class Pipeline:
     }
     negatives = negative_texts(negative, kind.generated + kind.given, b)
     tokens = self.codecs.text.tokenize([*prompts, *itertools.chain(*negatives)])
-    options = (spec, reuse_keys, progress is not None)
+    options = (spec, reuse_keys, progress is not None or display.is_shown())
     # Scales are an argument: one program serves all.
     form = get_guidance(sampling.guidance, variant_of(self.model))
     scales = form.resolve(sampling.scales)
@@ -212,11 +307,30 @@ class Pipeline:
     key = (kind, json.dumps(dataclasses.asdict(sampling), sort_keys=True), *options)
     if key not in self._compiled:
       self._compiled[key] = jax.jit(self._program(kind, sampling, *options))
-    self._progress = progress
+    # By all that a program is compiled for.
+    program = (*key, b, *(name for name, x in inputs.items() if x is not None))
+    display.phase("encoding" if program in self._seen else "compiling")
+    self._seen.add(program)
+    self._progress = self._teller(sampling.steps, progress)
     made = self._compiled[key](self.params, self.codecs, noise, tokens, inputs, scales)
     made = jax.device_get(made)
     jax.effects_barrier()  # the last steps may not have been told yet
     return made
+
+  def _teller(self, steps: int, progress: Callable[[Any], None] | None):
+    """Says how many steps are done, to whoever looks and to a listener."""
+    told = itertools.count(1)
+
+    def tell(step):
+      done = next(told)
+      display.phase("sampling", steps)
+      display.at(done)
+      if done == steps:
+        display.phase("decoding")
+      if progress is not None:
+        progress(step)
+
+    return tell
 
   def _tell(self, step: Any) -> None:
     """Progress to this call's listener: one function for all that is compiled."""
@@ -264,19 +378,51 @@ class Pipeline:
     return program
 
   def _check(self, task: str, inputs: Collection[str]) -> Generation:
-    kind = check_inputs(task, inputs, channels=self.takes_channels)
-    have = dict(self.model.streams)
-    missing = [s for s in kind.generated + kind.given if s not in have]
-    if missing:
-      raise UsageError(
-        f"task {task} needs the {missing[0]} stream; this model has {', '.join(have)}"
-      )
+    kind = self.about.check(task, inputs)
     for codec in (*kind.generated, *kind.given, *(["image"] * self.takes_channels)):
       if getattr(self.codecs, codec) is None:
         raise UsageError(
           f"task {task} needs {codec} codec, and the bundle has none: see --codecs"
         )
     return kind
+
+
+def _texts(prompts: str | Sequence[str]) -> list[str]:
+  """The prompts as a list.
+
+  Raises:
+    UsageError: there are none, or one is no text.
+  """
+  texts = [prompts] if isinstance(prompts, str) else list(prompts)
+  if not texts or not all(isinstance(text, str) for text in texts):
+    raise UsageError(f"prompts: got {prompts!r}; expected a text, or a list of texts")
+  return texts
+
+
+def check_arrays(given: Mapping[str, Any], b: int, spec: ClipSpec) -> None:
+  """Whether what is given to b clips has their sizes.
+
+  Args:
+    given: by name the arrays of `Pipeline.generate`, or None.
+    b: the number of clips.
+    spec: of each.
+
+  Raises:
+    UsageError: an array is of another shape.
+  """
+  picture = (spec.height, spec.width, 3)
+  expected = {
+    "video": (b, spec.frames, *picture),
+    "audio": (b, spec.samples),
+    "image": (b, *picture),
+    "still": (b, *picture),
+  }
+  for name, array in given.items():
+    if array is not None and np.shape(array) != expected[name]:
+      raise UsageError(
+        f"{name}: got an array of shape {np.shape(array)}; expected {expected[name]} "
+        f"for {b} clips of {spec.frames} frames of {spec.width} x {spec.height} pixels"
+      )
 
 
 def negative_texts(

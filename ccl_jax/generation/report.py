@@ -9,6 +9,7 @@ A report that was stopped goes on at the set of clips where it was.
 
 import json
 import pathlib
+import sys
 import time
 from typing import Any
 
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ccl_jax import documents
+from ccl_jax import documents, progress
 from ccl_jax.axes import STREAMS
 from ccl_jax.codecs.images import to_bytes, to_unit
 from ccl_jax.data.sources.open import open_source
@@ -102,6 +103,7 @@ def report(
       report.
   """
   workdir = pathlib.Path(workdir)
+  progress.phase("loading")
   pipeline = Pipeline.load(workdir)
   about = settings_of(config, pipeline)
   clips = held_out(config, pipeline.spec, workdir)
@@ -119,16 +121,19 @@ def report(
   file = out / "scores.json"
   stored = read_json(file) or {}
   scores = documents.check(stored, dict[str, dict[str, Any]], file, "remove it")
-  for name, make in makers.items():
+  for done, (name, make) in enumerate(makers.items()):
+    progress.part("report", done, len(makers))
     if name not in scores:
       scores[name] = _show(name, make, config.report.show, pipeline.spec, out)
       write_json(out / "scores.json", scores, indent=2)
+  progress.part("report", len(makers), len(makers))
   context = pipeline.model.cross is not None and (
     pipeline.model.cross.variant == "context"
   )
   if context and "attention" not in scores:
     scores["attention"] = attention(pipeline, clips, out / "attention.png")
     write_json(out / "scores.json", scores, indent=2)
+  progress.end()
   print(table(scores))
   print(f"clips, loss curves and panels: {out}")
   return scores
@@ -157,8 +162,11 @@ def settings_of(config, pipeline) -> dict[str, Any]:
 def _show(name, make, show, spec, out) -> dict:
   """Makes a set of clips, draws it, writes the first films of a task; its scores."""
   start = time.perf_counter()
+  progress.phase(name)
   made = make(name)
-  print(f"{name}: {len(made)} clips in {time.perf_counter() - start:.0f} s", flush=True)
+  seconds = time.perf_counter() - start
+  progress.say(f"{name}: {len(made)} clips in {seconds:.0f} s", sys.stdout)
+  progress.phase("drawing and scoring")
   if name in GENERATIONS:
     for i, clip in enumerate(made[:show]):
       write_mp4(out / f"{name}_{i}.mp4", clip["video"], spec.fps, clip["audio"])

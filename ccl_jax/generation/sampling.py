@@ -41,19 +41,19 @@ class Sampling:
   """How to sample.
 
   Attributes:
-    guidance: a name of `diffusion.guidance.GUIDANCE`.
+    guidance: a name of `diffusion.guidance.GUIDANCE`; None: see `defaults.completed`.
     scales: overrides of its scales, {stream: {scale: value}}.
     steps: evaluations of the network in time.
-    shift: of the schedule; the one of training unless told otherwise.
+    shift: of the schedule; None: the one of training.
     solver: "unipc", "dpmpp" or "euler".
     batched: all evaluations of a step in one forward pass; else one after the other,
       with less memory.
   """
 
-  guidance: str = "ucg2"
+  guidance: str | None = None
   scales: Scales = dataclasses.field(default_factory=dict)
   steps: int = 50
-  shift: float = 5.0
+  shift: float | None = None
   solver: str = "unipc"
   batched: bool = True
 

@@ -150,6 +150,15 @@ def _settings(about: Mapping[str, Any], given: frozenset[str]) -> Settings:
   return Settings(values, index, dict(about["fingerprints"]), given)
 
 
+def read_about(path: pathlib.Path) -> dict[str, Any] | None:
+  """The settings beside a clip; None if there are none that can be read."""
+  try:
+    about = json.loads(path.read_text("utf-8"))
+  except (OSError, ValueError):
+    return None
+  return about if isinstance(about, dict) else None
+
+
 def file_digest(path: str | pathlib.Path) -> str:
   """The SHA-256 of a file's bytes, in hexadecimal."""
   with open(path, "rb") as file:

@@ -17,7 +17,7 @@ class Column(NamedTuple):
     per: the name of what is divided by; None: clips.
     label: over the column.
     higher: whether more is better; None: neither.
-    subsets: shown by subset in the paper's layout, or over all clips.
+    subsets: shown by subset too, not over all clips alone.
     decimals: shown.
   """
 
@@ -33,8 +33,8 @@ class Column(NamedTuple):
 COLUMNS = {
   "cu": Column("aesthetics", "CU", None, "CU", True, False, 2),
   "pq": Column("aesthetics", "PQ", None, "PQ", True, False, 2),
-  "wer": Column("wer", "wer_errors", "wer_words", "WER", False, False),
-  "cer": Column("wer", "cer_errors", "cer_words", "CER", False, False),
+  "wer": Column("wer", "wer_errors", "wer_words", "WER", False, True),
+  "cer": Column("wer", "cer_errors", "cer_words", "CER", False, True),
   "sync_c": Column("sync", "sync_c", None, "Sync-C", True, True, 2),
   "sync_d": Column("sync", "sync_d", None, "Sync-D", False, True, 2),
   "desync": Column("desync", "desync", None, "DeSync", False, True),
@@ -42,9 +42,9 @@ COLUMNS = {
   "av_align": Column("av_align", "av_align", None, "AV-Align", True, True),
   "ce": Column("aesthetics", "CE", None, "CE", True, False, 2),
   "pc": Column("aesthetics", "PC", None, "PC", None, False, 2),
-  "wer_mean": Column("wer", "wer", None, "WER by clip", False, False),
-  "cer_mean": Column("wer", "cer", None, "CER by clip", False, False),
-  "unrequested": Column("wer", "unrequested", None, "Unasked speech", False, False),
+  "wer_mean": Column("wer", "wer", None, "WER by clip", False, True),
+  "cer_mean": Column("wer", "cer", None, "CER by clip", False, True),
+  "unrequested": Column("wer", "unrequested", None, "Unasked speech", False, True),
   "face_rate": Column("sync", "face_rate", None, "Faces", None, True),
   "film_r": Column("film", "sync_r0", None, "Motion r", True, True),
   "talking_r": Column("talking", "sync_r0", None, "Lips r", True, True),
@@ -54,7 +54,7 @@ COLUMNS = {
   "listener_motion": Column(
     "talking", "listener_motion", None, "Listener moves", False, True
   ),
-  "ser": Column("talking", "ser", None, "SER", False, False),
+  "ser": Column("talking", "ser", None, "SER", False, True),
   "impact_f1": Column("talking", "impact_f1", None, "Impacts F1", True, True),
   "hue_error": Column("talking", "hue_error", None, "Hue error", False, True),
   "place_error": Column("talking", "place_error", None, "Place error", False, True),

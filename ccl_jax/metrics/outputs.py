@@ -109,6 +109,7 @@ def write_outputs(
   ids = [item.name for item in items]
   subsets, pairs = _groups(items)
   summary: dict[str, Any] = {
+    "name": name,
     "n_total": len(items),
     "missing": list(missing),
     "overall": columns_of(scores, ids),
@@ -238,8 +239,14 @@ def read_run(folder: str | pathlib.Path) -> Run:
   return run
 
 
-def compare(a: str | pathlib.Path, b: str | pathlib.Path) -> dict[str, Any]:
+def compare(
+  a: str | pathlib.Path, b: str | pathlib.Path, names: Sequence[str] = ()
+) -> dict[str, Any]:
   """Two finished runs side by side, with differences on the clips that both have.
+
+  Args:
+    a, b: their folders.
+    names: of the two; none: those they were scored under, or their folders if equal.
 
   Raises:
     UsageError: a folder holds no finished run.
@@ -263,9 +270,12 @@ def compare(a: str | pathlib.Path, b: str | pathlib.Path) -> dict[str, Any]:
     for run in runs
   ]
   common = {m for m in protocols[0] if protocols[0][m] and protocols[1].get(m)}
-  names = [pathlib.Path(x).absolute().name for x in (a, b)]
+  own = [run.summary.get("name") for run in runs]
+  folders = [pathlib.Path(x).absolute().name for x in (a, b)]
+  choices = [list(names), own, folders]
+  named = (x for x in choices if len(set(x)) > 1 and all(x))
   return {
-    "names": names if names[0] != names[1] else [str(a), str(b)],
+    "names": next(named, [str(a), str(b)]),
     "rows": rows,
     "other_protocol": sorted(m for m in common if protocols[0][m] != protocols[1][m]),
   }

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ccl_jax import progress as progress_line
 from ccl_jax.errors import UsageError
 from ccl_jax.metrics.base import Metric, Unscorable
 from ccl_jax.metrics.clip import Clip
@@ -71,7 +72,7 @@ def evaluate(
 
 
 def _evaluate(items, metrics, records, progress, check) -> Results:
-  rows, broken, accidents = {}, {}, []
+  rows, broken, accidents, shown = {}, {}, [], set()
   scored = decoded = 0
   for item in items:
     video = sha256(item.path)
@@ -99,7 +100,9 @@ def _evaluate(items, metrics, records, progress, check) -> Results:
         row["reason"] = str(e)
       except Exception as e:
         # Not a record: an accident may not happen again.
-        traceback.print_exc()
+        if (metric.name, type(e)) not in shown:  # once: the others are counted
+          shown.add((metric.name, type(e)))
+          progress_line.say(traceback.format_exc().rstrip())
         accidents.append(f"{metric.name} of {item.name}: {type(e).__name__}: {e}")
         continue
       rows[metric.name, item.name] = records.add(row)

@@ -5,18 +5,21 @@ One is in the layout of the paper, a set a line,
   CU PQ WER | Sync-C, Sync-D of each subset | DeSync, IB of each subset
 
 and one has a number a line, over all clips and by subset, with its interval and how
-many clips it is of. Sound is judged once, over all clips, for its text is the same in
-all subsets. In the paper's layout the rest is judged over all clips too where some are
-in no subset.
+many clips it is of. In the paper's layout sound is judged once, over all clips, for its
+text is the same in all subsets, and the rest over all clips too where some are in no
+subset.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ccl_jax.metrics.columns import COLUMNS, DISTANCES
 
 Summary = Mapping[str, Any]
-PAPER = (("cu", "pq", "wer", "cer"), ("sync_c", "sync_d"), ("desync", "ib"))
+# The columns of the paper's table: of sound, over all clips, and by subset.
+SOUND = ("cu", "pq", "wer", "cer")
+PAPER = (SOUND, ("sync_c", "sync_d"), ("desync", "ib"))
 ARROWS = {True: " ↑", False: " ↓", None: ""}
 NONE = "–"
 NAMED = 5  # clips in a line of notes; per_clip.jsonl has them all
@@ -42,7 +45,7 @@ def layout(summary: Summary) -> list[tuple[str, str | None]]:
     subsets.insert(0, None)  # some clips are in none
   places = []
   for group in PAPER:
-    by_subset = [key for key in group if key in available and COLUMNS[key].subsets]
+    by_subset = [key for key in group if key in available and key not in SOUND]
     places += [
       (key, None) for key in group if key in available and key not in by_subset
     ]
@@ -151,11 +154,12 @@ def notes(summary: Summary) -> list[str]:
   for name, entry in summary["metrics"].items():
     if "skipped" in entry:
       lines.append(f"{name}: skipped, {entry['skipped']}")
-    for reason, clips in entry.get("reasons", {}).items():
-      unscored.setdefault((reason, tuple(clips)), []).append(name)
-  for (reason, clips), names in unscored.items():
-    text = f"{', '.join(names)}: {len(clips)} not scored, {reason}"
-    lines.append(f"{text} ({some_of(clips)})")
+    reasons = [(r, c) for r, clips in entry.get("reasons", {}).items() for c in clips]
+    for text, clips in by_kind(reasons):
+      unscored.setdefault((text, tuple(clips)), []).append(name)
+  for (text, clips), names in unscored.items():
+    lines.append(f"{', '.join(names)}: {len(clips)} not scored, {text}")
+  lines += accidents(summary.get("accidents", ()))
   for key in DISTANCES:
     cell = cell_of(summary, key, None)
     lines += [f"{key}: {text}" for text in cell.get("warnings", [])]
@@ -167,6 +171,40 @@ def notes(summary: Summary) -> list[str]:
     count = f"{len(missing)} of {summary['n_total']}"
     lines.append(f"missing videos: {count} ({some_of(missing)})")
   return lines
+
+
+def accidents(lines: Sequence[str]) -> list[str]:
+  """Lines "METRIC of CLIP: ERROR", one for each metric and kind of error."""
+  by_metric: dict[str, list[tuple[str, str]]] = {}
+  for line in lines:
+    metric, _, rest = line.partition(" of ")
+    clip, _, error = rest.partition(": ")
+    by_metric.setdefault(metric, []).append((error, clip))
+  return [
+    f"{metric}: {len(clips)} failed by accident, {text}"
+    for metric, pairs in by_metric.items()
+    for text, clips in by_kind(pairs)
+  ]
+
+
+def by_kind(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+  """(text, clips) of every kind of reason: reasons that differ in numbers and in the
+  clip's own name are one kind, of which the first is said.
+
+  Args:
+    pairs: (reason, clip) of every clip.
+  """
+  kinds: dict[str, list[tuple[str, str]]] = {}
+  for reason, clip in pairs:
+    named = re.sub(rf"(?<!\w){re.escape(clip)}(?!\w)", "CLIP", reason)
+    kinds.setdefault(re.sub(r"\d+(\.\d+)?", "N", named), []).append((reason, clip))
+  out = []
+  for alike in kinds.values():
+    clips = [clip for _, clip in alike]
+    reason = alike[0][0]
+    more = ", the others alike" if len({r for r, _ in alike}) > 1 else ""
+    out.append((f"{reason}{more} ({some_of(clips)})", clips))
+  return out
 
 
 def some_of(names: Sequence[str]) -> str:

@@ -141,7 +141,12 @@ def compile_generate(config, mesh, batch: int):
     if image:
       conditions |= {"condition": image["condition"], "clip": image["image"]}
     return sample_latents(
-      model, params, kind, noise, conditions, Sampling(guidance=guidance, steps=50)
+      model,
+      params,
+      kind,
+      noise,
+      conditions,
+      Sampling(guidance=guidance, steps=50, shift=5.0),
     )
 
   shapes = stored_as(jax.eval_shape(init, jax.random.key(0)), model.dtype)

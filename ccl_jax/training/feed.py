@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ccl_jax import progress
 from ccl_jax.checkpoints.find import find_parameters
 from ccl_jax.codecs.bundle import Codecs, load_codecs, save_codecs, stored_digests
 from ccl_jax.codecs.embedded import fit_codecs
@@ -88,6 +89,7 @@ def open_codecs(config, workdir: pathlib.Path, *, path: str = "", clips=None) ->
     path = find_parameters(config.init).codecs
   codecs = load_codecs(path) if path else Codecs()
   if clips is not None and None in (codecs.video, codecs.audio, codecs.text):
+    progress.phase("fitting the codecs")
     order = np.random.default_rng(config.seed).permutation(len(clips))
     chosen = order[: config.codec.fit_clips]
     fitted = fit_codecs(

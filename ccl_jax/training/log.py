@@ -6,21 +6,18 @@ drops the lines of the steps from k on, which it will take again.
 """
 
 import contextlib
-import datetime
 import json
 import math
 import os
 import pathlib
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
+from ccl_jax import progress
 from ccl_jax.documents import metric_rows
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_text
-
-_LINE_SECONDS = 30.0  # between progress lines where there is no terminal
 
 
 class MetricLog:
@@ -62,12 +59,14 @@ class MetricLog:
     _drop_steps_from(start_step, path)
     self._lines = path.open("a")
     self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step)
-    self._progress = _progress(start_step, total_steps)
+    self._total = total_steps
 
   def write(self, step: int, metrics: Mapping[str, object]) -> None:
     """Logs the scalars of one step; also those that are still on a device."""
     if self._enabled:
-      self._progress.show(step, _summary(self._record(step, metrics)))
+      notes = _notes(self._record(step, metrics))
+      progress.phase("step", self._total)  # again, after what came between
+      progress.at(step + 1, notes)
 
   def write_held_out(self, steps: int, metrics: Mapping[str, object]) -> None:
     """Logs the losses of `training.evaluate` after so many steps."""
@@ -75,7 +74,7 @@ class MetricLog:
       return
     values = self._record(steps, metrics)
     means = [f"{k[9:]} {v:.4f}" for k, v in values.items() if k.count("/") == 2]
-    self._progress.say(f"after {steps} steps, held-out loss: {', '.join(means)}")
+    progress.say(f"after {steps} steps, held-out loss: {', '.join(means)}")
 
   def _record(self, step: int, metrics: Mapping[str, object]) -> dict[str, float]:
     values = {name: float(value) for name, value in metrics.items()}
@@ -88,11 +87,10 @@ class MetricLog:
     return values
 
   def close(self) -> None:
-    """Closes the files and ends the progress bar."""
+    """Closes the files of the log."""
     if self._enabled:
       self._lines.close()
       self._board.close()
-      self._progress.close()
 
 
 class StepTimer:
@@ -151,70 +149,15 @@ def _drop_steps_from(step: int, path: pathlib.Path) -> None:
     write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
-def _summary(values: Mapping[str, float]) -> str:
-  """The losses and the speed, in a line."""
-  parts = [f"{k} {v:.4f}" for k, v in values.items() if k.startswith("loss")]
+def _notes(values: Mapping[str, float]) -> list[str]:
+  """The loss, the speed and the losses by task: what a line has room for, in order."""
+  losses = [f"{k} {v:.4f}" for k, v in values.items() if k.startswith("loss")]
+  speed = []
   if "step_seconds" in values:
-    parts.append(f"{values['step_seconds']:.2f} s/step")
-    parts.append(f"{values['clips_per_second']:.2f} clips/s")
+    speed += [f"{values['step_seconds']:.2f} s/step"]
+    speed += [f"{values['clips_per_second']:.2f} clips/s"]
   if "mfu" in values:
-    parts.append(f"MFU {values['mfu']:.1%}")
+    speed += [f"MFU {values['mfu']:.1%}"]
   if "goodput" in values:
-    parts.append(f"goodput {values['goodput']:.1%}")
-  return "  ".join(parts)
-
-
-def _progress(start_step: int, total_steps: int) -> "_Bar | _Lines":
-  if sys.stderr.isatty():
-    return _Bar(start_step, total_steps)
-  return _Lines(total_steps)
-
-
-class _Bar:
-  """A progress bar, on a terminal."""
-
-  def __init__(self, start_step, total_steps):
-    from tqdm import tqdm
-
-    self._bar = tqdm(initial=start_step, total=total_steps, file=sys.stderr)
-
-  def show(self, step, summary):
-    self._bar.set_postfix_str(summary, refresh=False)
-    self._bar.update(step + 1 - self._bar.n)
-
-  def say(self, text):
-    self._bar.write(text, file=sys.stderr)
-
-  def close(self):
-    self._bar.close()
-
-
-class _Lines:
-  """A plain line now and then, in a batch job's log; from the second on with the time
-  that is left at the pace since the first.
-  """
-
-  def __init__(self, total_steps):
-    self._total, self._first = total_steps, None
-    self._shown = -math.inf
-
-  def show(self, step, summary):
-    last, now = step + 1 == self._total, time.monotonic()
-    if last or now - self._shown >= _LINE_SECONDS:
-      self._shown = now
-      left = ""
-      if self._first is None:
-        self._first = step, now
-      elif not last:
-        began, at = self._first
-        seconds = (now - at) / (step - began) * (self._total - step - 1)
-        left = f"  {datetime.timedelta(seconds=round(seconds))} left"
-      print(
-        f"step {step + 1}/{self._total}  {summary}{left}", file=sys.stderr, flush=True
-      )
-
-  def say(self, text):
-    print(text, file=sys.stderr, flush=True)
-
-  def close(self):
-    pass
+    speed += [f"goodput {values['goodput']:.1%}"]
+  return [*losses[:1], *speed, *losses[1:]]

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ccl_jax import progress
 from ccl_jax.axes import STREAMS
 from ccl_jax.checkpoints.checkpointer import Checkpointer
 from ccl_jax.errors import UsageError
@@ -96,6 +97,7 @@ def train(
       checkpointer.save(step, state, batches.get_state(), metadata)
 
   def measure(step):
+    progress.phase("evaluating")
     with timer("evaluate"):
       log.write_held_out(step, evaluate(state.ema))
 
@@ -125,8 +127,10 @@ def train(
         else:
           # Waited for, so that its time counts as compilation and not as a slow step.
           compiled.add(program)
+          progress.phase("compiling")
           with timer("compile"):
             state, metrics = jax.block_until_ready(run(state, batch))
+          progress.phase("step", total_steps)
       profile.end(step, state)
       # Read after the next step is dispatched, so the devices are never idle.
       finish(pending)

@@ -11,15 +11,14 @@ condition channels and CLIP tokens.
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from flax import traverse_util
 
+from ccl_jax import progress
 from ccl_jax.checkpoints.find import find_parameters
 from ccl_jax.checkpoints.folders import new_folder
 from ccl_jax.checkpoints.slices import SliceReader, SliceWriter
@@ -154,10 +153,7 @@ def join(
     new_folder(dst, total) as folder,
     SliceWriter(folder / "checkpoints", shapes) as writer,
   ):
-    bar = tqdm.tqdm(
-      total=total, desc="join", unit="B", unit_scale=True, file=sys.stderr
-    )
-    with bar:
+    with progress.Bar("joining", total, "B") as bar:
       # One layer at a time: a 14B model need not fit in memory.
       for slot in [None, *range(model.depth)]:
         drawn = fresh(seed=seed, slot=slot)

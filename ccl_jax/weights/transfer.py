@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ccl_jax import __version__
+from ccl_jax import __version__, progress
 from ccl_jax.checkpoints.find import BAD_VALUES, DIT
 from ccl_jax.checkpoints.folders import new_folder
 from ccl_jax.errors import UsageError
@@ -291,9 +291,5 @@ def _check(tensor, expected, name, dst) -> None:
     )
 
 
-def _bar(total: int, what: str):
-  import tqdm
-
-  return tqdm.tqdm(
-    total=total, desc=what, unit="B", unit_scale=True, file=sys.stderr, mininterval=0.5
-  )
+def _bar(total: int, what: str) -> progress.Bar:
+  return progress.Bar(what, total, "B")

@@ -1,9 +1,12 @@
 """A pipeline that only listens, and the command `generate` before it."""
 
+import pathlib
+
 import numpy as np
 
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.generation import pipeline as inference
+from ccl_jax.generation.pipeline import Description
 from ccl_jax.models.presets import build_model
 from ccl_jax.tasks import GENERATIONS
 from tests.flags.command import command
@@ -11,17 +14,28 @@ from tests.flags.command import command
 TRAINED = ClipSpec(17, 32, 48, 25.0)
 
 
+class Told(Description):
+  """With another shift for every size, so that one sees of which clip it is."""
+
+  def shift(self, spec):
+    return spec.height / 10 + spec.width / 1000
+
+
 class Listener:
   """Stands for a pipeline: keeps what it is told; clip i is grey of level 40 (i + 1)
   beside a tone of amplitude 0.1 (i + 1).
   """
 
-  spec, takes_channels = TRAINED, False
+  spec, takes_channels, found = TRAINED, False, None
   negative = {"video": "blurred", "audio": ""}
   prints = {"params": "Pa", "codecs": "Co"}
 
   def __init__(self, model):
-    self.model, self.loaded, self.calls = model, None, []
+    self.model, self.loaded, self.calls, self.guidance = model, None, [], {}
+
+  def describe(self, folder, step=None):
+    """What a checkpoint says of itself; the shift is another for every size."""
+    return Told(self.model, TRAINED, self.guidance, pathlib.Path(folder))
 
   def load(self, folder, **options):
     self.loaded = {"ckpt": folder, **options}
@@ -32,10 +46,6 @@ class Listener:
     """As a run whose newest checkpoint is of step 9."""
     told = self.loaded | {"step": self.loaded["step"] or 9}
     return told | {"fingerprints": self.prints}
-
-  def shift(self, spec):
-    """Another for every size, so that one sees of which clip it is."""
-    return spec.height / 10 + spec.width / 1000
 
   def generate(self, task, prompts, *, progress=None, **given):
     self.calls.append({"task": task, "prompts": prompts, **given})
@@ -53,6 +63,7 @@ class Listener:
 def listening(monkeypatch, preset="tiny", **model):
   listener = Listener(build_model(preset, **model))
   monkeypatch.setattr(inference.Pipeline, "load", listener.load)
+  monkeypatch.setattr(inference, "describe", listener.describe)
   return listener
 
 

@@ -28,7 +28,7 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_generate_flags.py::test_every_setting_goes_to_its_place": _flags(
     "generate",
     "task seed steps shift solver sequential guidance scale_video scale_audio frames "
-    "height width negative_prompt negative_prompt_video negative_prompt_audio prompt",
+    "height width seconds size negative_prompt negative_prompt_video negative_prompt_audio prompt",
   ),
   HERE + "test_generate_effects.py::test_prompts_pull_and_negative_prompts_push": (
     _flags("generate", "prompt negative_prompt negative_prompt_video "
@@ -62,6 +62,9 @@ PROOFS: dict[str, list[str]] = {
     "generate", "settings task steps shift solver sequential guidance scale_video "
     "negative_prompt_video negative_prompt_audio frames height width weights codecs "
     "step ckpt seed prompt audio",
+  ),
+  HERE + "test_generate_flags.py::test_a_flag_that_would_do_nothing_is_refused": _flags(
+    "generate", "seconds size"
   ),
   HERE + "test_generate_flags.py::test_a_manifest_in_parts_and_batches": _flags(
     "generate", "manifest process_index process_count batch"

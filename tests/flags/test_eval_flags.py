@@ -129,9 +129,26 @@ def test_compare_is_of_two_runs_in_their_order(monkeypatch, capsys):
   r.replace(outputs, "compare", "both")
   r.replace(outputs, "comparison_text", "A against B")
   assert module_of("eval").main(["--compare", "A", "B"]) == 0
-  assert r.last("compare").args == ("A", "B")
+  assert r.last("compare").args == ("A", "B", [])
   assert r.last("comparison_text").args == ("both",)
   assert capsys.readouterr().out == "A against B\n"
+
+
+def test_names_of_a_comparison_and_flags_that_do_nothing(monkeypatch):
+  r = Recorder(monkeypatch)
+  r.replace(outputs, "compare", "both")
+  r.replace(outputs, "comparison_text", "")
+  main = lambda *more: module_of("eval").main(["--compare", "A", "B", *more])
+  assert main("--name", "ours,theirs") == 0
+  assert r.last("compare").args == ("A", "B", ["ours", "theirs"])
+  for argv, words in (
+    (["--name", "ours"], "--name: got ours; expected two names"),
+    (["--name", "a,a"], "expected two names"),
+    (["--videos", "x"], "--videos does nothing with --compare"),
+    (["--fvd-frames", "9"], "--fvd-frames does nothing with --compare"),
+  ):
+    with pytest.raises(UsageError, match=words):
+      main(*argv)
 
 
 def test_mistakes(told, tmp_path):

@@ -1,7 +1,6 @@
 """What `generate` does with each of its flags, told by a pipeline that only listens."""
 
 import json
-import types
 
 import numpy as np
 import pytest
@@ -70,7 +69,6 @@ SETTINGS = [
     "sampling.scales",
     {"video": {"s_t": 5.0, "s_m": 3.0}},  # in the form's own order
   ),
-  (["--guidance=none", "--scale_video=5"], "sampling.scales", {}),
   ([], "sampling.scales", {}),
   (["--scale_video=3"], "sampling.scales", {"video": {"s": 3.0}}),
   (["--scale-audio=6"], "sampling.scales", {"audio": {"s": 6.0}}),
@@ -83,6 +81,9 @@ SETTINGS = [
   (["--frames=33"], "spec", ClipSpec(33, 32, 48, 25.0)),
   (["--height=64"], "spec", ClipSpec(17, 64, 48, 25.0)),
   (["--width=16"], "spec", ClipSpec(17, 32, 16, 25.0)),
+  (["--size=64x16"], "spec", ClipSpec(17, 16, 64, 25.0)),  # WxH
+  (["--seconds=1.3"], "spec", ClipSpec(33, 32, 48, 25.0)),  # of 29, 33: 32.5 is nearer
+  (["--seconds=1.2"], "spec", ClipSpec(29, 32, 48, 25.0)),  # of 30 frames
 ]
 
 
@@ -336,17 +337,106 @@ def test_mistakes_are_said_before_anything_is_made(monkeypatch, tmp_path, capsys
   call(listener, tmp_path, "--task=a2v", f"--audio={sound}")
 
 
-def test_progress_is_one_for_each_step(monkeypatch, tmp_path, capsys):
+def test_guidance_of_the_report_is_the_default(monkeypatch, tmp_path):
+  """A form or a scale that a flag names wins; another form has scales of its own."""
   listener = listening(monkeypatch)
-  made = listener.generate
+  listener.guidance = {"form": "ucg2", "scales": {"video": [2.0], "audio": [2.5]}}
+  own = {"video": {"s": 2.0}, "audio": {"s": 2.5}}
+  for argv, form, scales in (
+    ([], "ucg2", own),
+    (["--scale_video=4"], "ucg2", own | {"video": {"s": 4.0}}),
+    (["--guidance=ucg2"], "ucg2", own),
+    (["--guidance=sync"], "sync", {}),
+    (["--guidance=sync", "--scale_audio=1"], "sync", {"audio": {"s": 1.0}}),
+  ):
+    told = call(listener, tmp_path, *argv)["sampling"]
+    assert (told.guidance, told.scales) == (form, scales), argv
 
-  def generate(task, prompts, *, progress, sampling, **given):
-    for i in range(sampling.steps):
-      progress(i)
-    return made(task, prompts, sampling=sampling, **given)
 
-  listener.generate = types.MethodType(
-    lambda self, *a, **k: generate(*a, **k), listener
-  )
-  call(listener, tmp_path, "--steps=4")
-  assert "4/4" in capsys.readouterr().err
+IDLE = [
+  (["--guidance=none", "--scale_video=5"], "guidance none has no scales"),
+  (["--task=t2v", "--scale_audio=5"], "task t2v makes no sound"),
+  (["--task=t2a", "--scale_video=5"], "makes a picture: joint, ti2av, t2v, i2v, a2v"),
+  (["--task=t2v", "--negative_prompt_audio=hum"], "makes sound: joint, ti2av, t2a"),
+  (["--guidance=modality", "--negative_prompt=hum"], "evaluates no negative prompt"),
+  (["--task=t2a", "--size=64x64"], "--size does nothing"),
+  (["--task=t2a", "--height=64"], "--height does nothing"),
+  (["--batch=2"], "--batch does nothing without --manifest"),
+  (["--process_index=0"], "--process_index does nothing without --manifest"),
+  (["--seconds=1", "--frames=17"], "--seconds and --frames: expected one"),
+  (["--size=64x64", "--width=64"], "--size and --width: expected one"),
+  (["--size=64"], "--size: got 64; expected WxH"),
+  (["--seconds=-1"], "--seconds: got -1"),
+  (["--seconds=nan"], "--seconds: got nan"),
+  (["--shift=inf"], "--shift: got inf"),
+  (["--scale_video=nan"], "--scale_video: got nan"),
+]
+
+
+@pytest.mark.parametrize(("argv", "words"), IDLE)
+def test_a_flag_that_would_do_nothing_is_refused(
+  monkeypatch, tmp_path, capsys, argv, words
+):
+  """Before anything is loaded."""
+  listener = listening(monkeypatch)
+  with pytest.raises(SystemExit) as e:
+    call(listener, tmp_path, *argv)
+  error = capsys.readouterr().err
+  assert e.value.code == 2 and words in error and error.count("\n") == 1, error
+  assert listener.loaded is None and not (tmp_path / "out").exists()
+
+
+def test_no_clip_takes_the_place_of_another(monkeypatch, tmp_path, capsys):
+  """Another prompt or another setting gets a number; the same clip stays one."""
+  listener = listening(monkeypatch)
+  for argv in (["--prompt=a dog"], ["--prompt=a cat"], ["--prompt=a cat", "--steps=3"]):
+    for _ in range(2):
+      call(listener, tmp_path, *argv)
+  out = tmp_path / "out"
+  told = {
+    p.stem: [json.loads(p.read_text())[k] for k in ("prompt", "steps")]
+    for p in out.glob("*.json")
+  }
+  assert told == {
+    "joint_0_0": ["a dog", 50],
+    "joint_0_0_2": ["a cat", 50],
+    "joint_0_0_3": ["a cat", 3],
+  }
+  assert sorted(p.stem for p in out.glob("*.mp4")) == sorted(told)
+  assert capsys.readouterr().out.split()[-1] == str(out / "joint_0_0_3.mp4")
+
+
+def test_a_list_of_prompts(monkeypatch, tmp_path, capsys):
+  """A .txt has a prompt a line: blank lines are none, --seed is that of all."""
+  listener = listening(monkeypatch)
+  path = tmp_path / "prompts.txt"
+  path.write_text('a dog\n\n a cat says "hi" \n')
+  given = [f"--manifest={path}", "--seed=5"]
+  call(listener, tmp_path, *given)
+  assert [(c["prompts"], c["seed"]) for c in listener.calls] == [
+    (["a dog"], [5]), (['a cat says "hi"'], [5])
+  ]  # fmt: skip
+  out = tmp_path / "out"
+  assert sorted(p.name for p in out.glob("*.mp4")) == ["joint_5_1.mp4", "joint_5_3.mp4"]
+  call(listener, tmp_path, *given)
+  assert len(listener.calls) == 2  # they are there
+  path.write_text("a cow\n")  # line 1 is another clip now
+  with pytest.raises(SystemExit):
+    call(listener, tmp_path, *given)
+  error = capsys.readouterr().err
+  assert "joint_5_1.mp4 was made otherwise (prompt a dog there, a cow here)" in error
+  with pytest.raises(SystemExit):
+    call(listener, tmp_path, f"--manifest={path}", "--image=x.png")
+  assert "a .txt list has prompts only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["a2v", "v2a"])
+def test_sounds_and_films_of_a_manifest(monkeypatch, tmp_path, media, task):
+  """As the two messages say that send one there."""
+  name, file = {"a2v": ("audio", "voice.wav"), "v2a": ("video", "film.mp4")}[task]
+  path = media / f"{task}.jsonl"
+  path.write_text(json.dumps({"id": "x", "prompt": "a cat", name: file}) + "\n")
+  listener = listening(monkeypatch)
+  told = call(listener, tmp_path, f"--task={task}", f"--manifest={path}")
+  assert told["task"] == task and len(told[name]) == 1
+  assert (tmp_path / "out/x.mp4").is_file()

@@ -320,7 +320,9 @@ def test_a_defect_is_told_and_tried_again(home, monkeypatch, capsys):
   with monkeypatch.context() as m:
     m.setattr(fad, "features", broken)
     assert run(home, "defect", "--metrics", "fad") == 1
-  assert "fad of a: MemoryError: no room" in capsys.readouterr().err
+  said = capsys.readouterr().err
+  assert "fad: 3 failed by accident, MemoryError: no room (a, b, c)" in said
+  assert said.count("Traceback") == 1  # of the kind, not of every clip
   assert summary(home / "defect")["overall"]["fad"]["n_scored"] == 0
   assert run(home, "defect", "--metrics", "fad") == 0
   assert summary(home / "defect")["overall"]["fad"]["n_scored"] == 3

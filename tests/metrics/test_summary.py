@@ -186,13 +186,38 @@ def test_all_numbers_have_a_line_each():
     "0.525 [0.250, 0.825] (4/4)", "0.250 [0.200, 0.300] (2/2)",
     "0.800 [0.600, 1.000] (2/2)",
   ]  # fmt: skip
-  assert rows["WER ↓"] == ["0.167 [0.100, 0.500] (2/4)", "", ""]
+  # One clip of each subset is to speak: an error in 2 words, and one in 10.
+  assert rows["WER ↓"] == [
+    "0.167 [0.100, 0.500] (2/4)", "0.500 (1/2)", "0.100 (1/2)",
+  ]  # fmt: skip
   assert rows["PC"] == ["2.00 (1/4)", "", ""] and "CER ↓" not in rows
   order = [row[0] for row in tables.all_rows(summary())[1:]]
   assert order == [
     "CU ↑", "PQ ↑", "WER ↓", "DeSync ↓", "CE ↑", "PC", "WER by clip ↓",
     "Unasked speech ↓",
   ]  # fmt: skip
+
+
+def test_reasons_that_differ_in_numbers_and_names_are_one_note():
+  """Three clips, one line; another kind another line; numbers in a name are its own."""
+  held = summary(names="abcd")
+  held["metrics"] = {
+    "desync": {
+      "reasons": {
+        "1.20 s of picture": ["c1"], "2 s of picture": ["c2"],
+        "c3.mp4: no such file": ["c3"], "c10.mp4: no such file": ["c10"],
+        "no sound": ["x", "y"],
+      }
+    },
+  }  # fmt: skip
+  held["accidents"] = [f"ib of c{i}: MemoryError: {i} bytes" for i in range(7)]
+  assert tables.notes(held)[:4] == [
+    "desync: 2 not scored, 1.20 s of picture, the others alike (c1, c2)",
+    "desync: 2 not scored, c3.mp4: no such file, the others alike (c3, c10)",
+    "desync: 2 not scored, no sound (x, y)",
+    "ib: 7 failed by accident, MemoryError: 0 bytes, the others alike (c0, c1, c2, c3, "
+    "c4 and 2 more)",
+  ]
 
 
 def test_clips_in_no_subset_are_judged_too():

@@ -20,6 +20,7 @@ from typing import Annotated, Any, NamedTuple
 
 import pydantic
 
+from ccl_jax import progress
 from ccl_jax.data.media import decode as media
 from ccl_jax.data.media.loudness import gain_of
 from ccl_jax.data.media.tracks import first_time, main_track, opened
@@ -211,8 +212,6 @@ def _offset_ms(path: pathlib.Path, sound: pathlib.Path | None) -> float:
 
 
 def _run(root, names, rows, options, done: "_Journal", threads: int) -> None:
-  from tqdm import tqdm
-
   def work(name):
     try:
       return name, rows_of(root, name, rows[name], options)
@@ -220,7 +219,7 @@ def _run(root, names, rows, options, done: "_Journal", threads: int) -> None:
       # A bad file is a reason in the journal, not the end of the run.
       return name, str(e).removeprefix(f"{root / name}: ")
 
-  bar = tqdm(total=len(names), desc="preparing", unit=" files", file=sys.stderr)
+  bar = progress.Bar("preparing", len(names), "files")
   pool = futures.ThreadPoolExecutor(threads)
   try:
     jobs = [pool.submit(work, name) for name in names]

@@ -19,7 +19,6 @@ import math
 import os
 import pathlib
 import re
-import sys
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any, NamedTuple
@@ -27,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
+from ccl_jax import progress
 from ccl_jax.data.media import decode as media
 from ccl_jax.data.sources.captions import Caption
 from ccl_jax.data.sources.folder import IMAGES, SOUNDS, SUFFIXES
@@ -204,8 +204,6 @@ class MediaBuilder(SetBuilder, skip_registration=True):
 
   def _join(self, root: pathlib.Path, files: Listing, entries: list[Entry]):
     """(examples, (id, names) without a file, (id, reason) of those left out)."""
-    from tqdm import tqdm
-
     probe = cached_probe()
 
     def examine(entry):
@@ -222,9 +220,8 @@ class MediaBuilder(SetBuilder, skip_registration=True):
     # Headers only: the threads wait for the disk.
     with futures.ThreadPoolExecutor(8) as pool:
       pending = pool.map(examine, entries)
-      results = list(
-        tqdm(pending, "headers", len(entries), file=sys.stderr, disable=None)
-      )
+      counted = progress.counted(pending, "reading headers", len(entries), "files")
+      results = list(counted)
     pairs = list(zip(entries, results, strict=True))
     missing = [(e.id, " or ".join(e.names)) for e, result in pairs if result is None]
     skipped = [(e.id, result) for e, result in pairs if isinstance(result, str)]

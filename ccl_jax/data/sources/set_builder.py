@@ -12,6 +12,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from ccl_jax import progress
 from ccl_jax.errors import UsageError
 
 
@@ -37,7 +38,8 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     return {k: [shard(k, first) for first in parts(splits[k])] for k in splits}
 
   def _records(self, split: str, items: Sequence[Any]) -> Iterator[tuple[str, dict]]:
-    for item in items:
+    what = f"making the set: {split}"
+    for item in progress.counted(items, what, len(items), "records"):
       yield self.record(split, item)
 
 
@@ -49,6 +51,7 @@ def prepared(make: Callable[[], tfds.core.DatasetBuilder], data_dir: Any, **opti
     UsageError: it cannot be written.
   """
   builder = make()
+  tfds.disable_progress_bar()  # ours says it in one line
   try:
     builder.download_and_prepare(**options)
   except OSError as e:

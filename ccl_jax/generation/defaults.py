@@ -1,0 +1,158 @@
+"""What a model is sampled with where nobody says otherwise, and what cannot be.
+
+The form of guidance and its scales are those of the run's report, whose scores a user
+has seen; else those that fit the model's cross-modal attention. The shift is that of
+training.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ccl_jax.diffusion.guidance import GUIDANCE, Guidance, get_guidance
+from ccl_jax.errors import UsageError, number, one_of, positive, whole
+from ccl_jax.generation.sampling import Sampling, variant_of
+from ccl_jax.models.joint import JointDiT
+from ccl_jax.tasks import GENERATIONS, Generation
+
+WAN_SCALE = 5.0  # of a video stream alone
+SOLVERS = ("unipc", "dpmpp", "euler")
+FIELDS = {
+  "steps": whole(1),
+  "shift": positive(),
+  "solver": one_of(*SOLVERS),
+  "guidance": one_of(*GUIDANCE),
+}
+MAKES = {"video": "a picture", "audio": "sound"}
+
+
+def default_form(model: JointDiT, own: Mapping[str, Any] | None = None) -> str:
+  """The form of guidance of a run's report or, without one, the one that fits.
+
+  Args:
+    model: of the run.
+    own: {"form", "scales"} of the report, if there is one.
+  """
+  if own:
+    return own["form"]
+  if model.cross is None:
+    return "text"
+  return "ucg2" if model.cross.variant == "context" else "multimodal"
+
+
+def default_scales(
+  model: JointDiT, form: str, own: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, float]]:
+  """Scales by stream and name: of the run's report, if it has this form; Wan2.1's of a
+  video stream alone; else none, and so the form's.
+
+  Args:
+    model: of the run.
+    form: a name of `GUIDANCE`.
+    own: {"form", "scales": {stream: values in the form's order}} of the report, if any.
+  """
+  guidance = get_guidance(form, variant_of(model))
+  if own and own["form"] == form:
+    given = {s: tuple(values) for s, values in own["scales"].items()}
+    return guidance.named(given, "scales of the run's report: ")
+  if [s for s, _ in model.streams] == ["video"] and guidance.scales:
+    return {"video": dict.fromkeys(guidance.scales, WAN_SCALE)}
+  return {}
+
+
+def completed(
+  sampling: Sampling,
+  model: JointDiT,
+  shift: float,
+  own: Mapping[str, Any] | None = None,
+) -> Sampling:
+  """The sampling, with the model's own guidance and shift where it has none.
+
+  Args:
+    sampling: what somebody asks for.
+    model: of the run.
+    shift: of the schedule, for clips of the size that is wanted.
+    own: see `default_scales`.
+
+  Raises:
+    UsageError: a value that cannot be sampled with.
+  """
+  form = sampling.guidance or default_form(model, own)
+  whole_form = get_guidance(form, variant_of(model))
+  given = whole_form.resolve(sampling.scales) and sampling.scales
+  scales = default_scales(model, form, own)
+  scales = {s: {**scales.get(s, {}), **given.get(s, {})} for s in scales | given}
+  own_shift = shift if sampling.shift is None else sampling.shift
+  out = dataclasses.replace(sampling, guidance=form, scales=scales, shift=own_shift)
+  check(out)
+  return out
+
+
+def check(sampling: Sampling) -> None:
+  """Whether every value can be sampled with, in the words of the flags.
+
+  Raises:
+    UsageError: one cannot.
+  """
+  for name, rule in FIELDS.items():
+    value = getattr(sampling, name)
+    if not rule.holds(value):
+      raise UsageError(f"--{name}: got {value}; expected {rule.words}")
+  for stream, scales in sampling.scales.items():
+    for value in scales.values():
+      if not number(-float("inf")).holds(value):
+        raise UsageError(f"--scale_{stream}: got {value}; expected finite numbers")
+
+
+def check_idle(
+  given: Sequence[str], task: str, kind: Generation, name: str, form: Guidance
+) -> None:
+  """Whether flags have an effect on the clips of a task.
+
+  Args:
+    given: names of the flags that somebody gave.
+    task, kind: what is made.
+    name, form: the guidance.
+
+  Raises:
+    UsageError: one has none; the line says with what it would have.
+  """
+  for stream, makes in MAKES.items():
+    if f"scale_{stream}" in given:
+      flag = f"--scale_{stream}"
+      if not form.scales:
+        raise UsageError(
+          f"{flag} does nothing: guidance {name} has no scales; leave it out, or give "
+          "another --guidance"
+        )
+      if stream not in kind.generated:
+        raise UsageError(f"{flag} does nothing: {_others(task, stream, makes)}")
+    flag = f"negative_prompt_{stream}"
+    if flag in given and stream not in kind.generated + kind.given:
+      raise UsageError(f"--{flag} does nothing: {_others(task, stream, makes)}")
+  unconditional = any(not e.text for e in form.used(kind.generated).values())
+  for flag in given:
+    if flag.startswith("negative_prompt") and not unconditional:
+      users = [n for n, g in GUIDANCE.items() if _has_unconditional(g)]
+      raise UsageError(
+        f"--{flag} does nothing: guidance {name} evaluates no negative prompt; leave "
+        f"it out, or give --guidance {', '.join(users)}"
+      )
+  if "video" not in kind.generated + kind.given:
+    for flag in ("height", "width", "size"):
+      if flag in given:
+        raise UsageError(
+          f"--{flag} does nothing: {_others(task, 'video', 'a picture')}"
+        )
+
+
+def _has_unconditional(form: Guidance) -> bool:
+  return any(not e.text for e in form.evaluations.values())
+
+
+def _others(task: str, stream: str, makes: str) -> str:
+  users = [n for n, kind in GENERATIONS.items() if stream in kind.generated]
+  return (
+    f"task {task} makes no {makes.removeprefix('a ')}; leave it out, or give a --task "
+    f"that makes {makes}: {', '.join(users)}"
+  )
