@@ -25,17 +25,18 @@ def film(
   options=None,
   pixels=None,
   aspect=None,
+  tune=None,
 ):
   """Writes a film. `times` are the frames' timestamps (every 1 / fps by default); the
   frame on screen at `event` is white, and a click of 1 ms begins there. `sound` is a
   channel layout or None; it runs from `sound_from` to `sound_to` without `gap`.
-  `pixels` (H, W, 3) replaces the grey.
+  `pixels` (H, W, 3) replaces the grey; `tune` are options of the picture's encoder.
   """
   times = [k / fps for k in range(round(seconds * fps))] if times is None else times
   flash = max(t for t in times if t <= event + 1e-6)
   fast = {"libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"}, "libx264": {}}
   with av.open(str(path), "w", options=options or {}) as out:
-    video = out.add_stream(codecs[0], rate=fps, options=fast[codecs[0]])
+    video = out.add_stream(codecs[0], rate=fps, options=fast[codecs[0]] | (tune or {}))
     video.width, video.height, video.pix_fmt = *size, "yuv420p"
     video.codec_context.time_base, video.codec_context.gop_size = CLOCK, 12
     if aspect:

@@ -1,14 +1,17 @@
 import fractions
 import json
 import logging
+import struct
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ccl_jax.data.media.decode import MediaError, image_size, picture_size
 from ccl_jax.data.sets.buckets import Bucket, parse_spec
 from ccl_jax.data.sources import catalogue
 from ccl_jax.data.sources.catalogue import scan
+from ccl_jax.data.sources.folder import FolderSource
 from ccl_jax.errors import UsageError
 from ccl_jax.viz.media import write_png, write_wav
 from tests.data.films import film, flash, onset, truncated
@@ -219,3 +222,53 @@ def test_the_shared_clips(shared):
   assert len(files) == 9
   assert Bucket.of(WIDE, "sound") in found.buckets
   assert all(item.text for items in found.buckets.values() for item in items)
+
+
+@pytest.mark.parametrize("suffix", ["m4v", "ts", "flv", "3gp", "MOV", "m2ts"])
+def test_films_of_the_usual_suffixes_are_read(tmp_path, suffix):
+  film(tmp_path / f"a.{suffix}")
+  found = scan(tmp_path, [WIDE])
+  (bucket,) = found.buckets
+  assert bucket.kind == "film" and not found.skipped
+  clip = catalogue.read(tmp_path, bucket, found.buckets[bucket][0])
+  (white,) = flash(clip["video"])
+  assert white / 25 == pytest.approx(onset(clip["audio"]), abs=0.022)
+
+
+def test_a_gif_is_a_silent_film(tmp_path):
+  film(tmp_path / "a.mp4", sound=None)
+  frames = [Image.new("RGB", (64, 48), (5 * k, 90, 90)) for k in range(40)]
+  more = {"append_images": frames[1:], "duration": 40}
+  frames[0].save(tmp_path / "b.gif", save_all=True, **more)
+  found = scan(tmp_path, [WIDE])
+  (bucket,) = found.buckets
+  assert bucket.kind == "silent" and not found.skipped
+  assert {item.path for item in found.buckets[bucket]} == {"a.mp4", "b.gif"}
+
+
+def test_media_that_are_not_read_are_named(tmp_path, caplog):
+  film(tmp_path / "a.mp4")
+  (tmp_path / "below").mkdir()
+  others = ["b.rm", "c.heic", "below/d.RMVB"]
+  for name in (*others, "notes.txt", "table.json", "z.zip", ".hidden.rm", "README"):
+    (tmp_path / name).write_bytes(b"x")
+  found = scan(tmp_path, [WIDE])
+  assert sorted(name for name, _ in found.skipped) == sorted(others)
+  assert "files that end in .rmvb are not read" in dict(found.skipped)["below/d.RMVB"]
+  assert "skipped b.rm: files that end in .rm are not read" in caplog.text
+  caplog.clear()
+  FolderSource(tmp_path, WIDE)
+  assert "skipped c.heic: files that end in .heic" in caplog.text
+
+
+def test_pixels_of_no_width_are_damage(tmp_path):
+  """1:1000 of a 64 x 48 film once gave a width of 0, which nothing divides by."""
+  film(tmp_path / "a.mp4")
+  wide = film(tmp_path / "c.mp4", aspect=fractions.Fraction(1, 4))
+  raw = bytearray(wide.read_bytes())
+  at = raw.index(b"pasp") + 4
+  raw[at : at + 8] = struct.pack(">II", 1, 1000)
+  (tmp_path / "b.mp4").write_bytes(raw)
+  found = scan(tmp_path, [WIDE, TALL])
+  ((name, why),) = found.skipped
+  assert name == "b.mp4" and "a header says that its pixels are 1/1000 times" in why

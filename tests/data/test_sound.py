@@ -1,15 +1,20 @@
 """A clip's sound, sample by sample: frames of known numbers at known times."""
 
+import tracemalloc
 import types
 
 import av
 import numpy as np
 import pytest
 
+from ccl_jax.data.media import decode as decode_module
 from ccl_jax.data.media import sound
 from ccl_jax.data.media.decode import read_audio
+from ccl_jax.data.media.loudness import integrated_loudness
 from ccl_jax.data.media.sound import decode_sound
 from ccl_jax.data.media.tracks import MediaError
+from ccl_jax.data.preparing.run import Options, rows_of
+from ccl_jax.data.sources.captions import Caption, Row
 from tests.data.sound_files import wav
 
 RATE = 16000
@@ -162,3 +167,45 @@ def test_a_resampled_sound_keeps_its_last_samples_before_a_gap(decode):
 
 def test_rates_and_limits_are_these():
   assert (sound.JITTER, sound._MARGIN, sound.SHORT_TAIL) == (0.01, 0.1, 0.25)
+
+
+@pytest.mark.parametrize("size", [512, 1000, 1600, 5000, 8000, 20000])
+def test_blocks_are_the_sound_cut_up(monkeypatch, size):
+  """Of any size: with a gap, a run that overlaps the one before, and long frames."""
+  placed = [(-320, RAMP[:1000]), (680, RAMP[1000:2600]), (4800, RAMP[:4000]),
+            (8000, RAMP[4000:]), (22400, RAMP[:100])]  # fmt: skip
+  expected = np.zeros(22500, np.float32)
+  for first, run in placed:
+    run, first = run[max(-first, 0) :], max(first, 0)
+    expected[first : first + len(run)] = run
+  frames = pieces(*((first / RATE, run) for first, run in placed))
+  monkeypatch.setattr(sound, "_LATE", 1 / 10)
+  monkeypatch.setattr(sound, "frames_from", lambda *_: iter(frames))
+  for samples in (None, 20000, 8000, 200):
+    of = types.SimpleNamespace(name="x"), None, 0.0, samples, RATE, size
+    blocks = list(sound.sound_blocks(*of))
+    assert all(len(block) == size for block in blocks[:-1])
+    assert 0 < len(blocks[-1]) <= size
+    np.testing.assert_array_equal(np.concatenate(blocks), expected[:samples])
+
+
+def test_times_that_jump_are_damage(decode):
+  with pytest.raises(MediaError, match=r"x: its time stamps jump to 1000000\.00 s"):
+    decode(pieces((0.0, RAMP), (1e6, RAMP)), 0.0, None)
+
+
+def test_memory_does_not_grow_with_the_sound(tmp_path, monkeypatch):
+  """A minute, in blocks of a second, is measured in less than it takes: 3.8 MB."""
+  monkeypatch.setattr(decode_module, "BLOCK", 1)
+  noise = np.random.default_rng(0).uniform(-0.2, 0.2, 60 * 8000).astype(np.float32)
+  path = wav(tmp_path / "a.wav", noise, 8000)
+  tracemalloc.start()
+  try:
+    (row,) = rows_of(tmp_path, "a.wav", [Row(Caption(), {}, "")], Options(loudness=-23))
+    peak = tracemalloc.get_traced_memory()[1]
+  finally:
+    tracemalloc.stop()
+  assert peak < 1.5e6
+  assert row["seconds"] == 60 and row["silence"] == 0
+  whole = integrated_loudness(read_audio(path))
+  assert row["loudness"] == pytest.approx(whole, abs=0.01)

@@ -16,6 +16,7 @@ def stream(index, start=0, duration=None, rate=16000, cover=False, last=None, **
   entry = lambda pos, size: types.SimpleNamespace(pos=pos, size=size)
   return types.SimpleNamespace(
     index=index,
+    type="video",
     start_time=start,
     duration=duration,
     time_base=TICK,
@@ -32,6 +33,7 @@ def container(video=None, audio=None, duration=None, start=None, size=0):
   kinds = {"video": video, "audio": audio}
   return types.SimpleNamespace(
     name="x",
+    format=types.SimpleNamespace(name="matroska,webm"),
     streams=types.SimpleNamespace(best=kinds.get),
     duration=duration and duration * 1000,
     start_time=start and start * 1000,

@@ -106,10 +106,13 @@ def decoded(container: Any, *streams: Any) -> Iterator[Any]:
     SystemExit: in a thread, when the program ends.
   """
   last = time.monotonic()
+  counted: dict[int, _DisplayTimes] = {}  # by index, tracks without times of display
   for packet in container.demux(*streams):
     refuse_encrypted(container, packet)
     frames = packet.decode()
     _refuse_custom_layouts(container, frames)
+    if lacks_display_times(container, packet.stream):
+      counted.setdefault(packet.stream.index, _DisplayTimes()).place(packet, frames)
     for frame in frames:
       yield frame
       last = time.monotonic()
@@ -128,6 +131,32 @@ def refuse_encrypted(container: Any, packet: Any) -> None:
   stream = packet.stream
   if packet.has_sidedata("encryption_info") or "enc_key_id" in stream.metadata:
     raise MediaError(f"{container.name}: the {stream.type} track is encrypted")
+
+
+def lacks_display_times(container: Any, stream: Any) -> bool:
+  """Whether a track's packets have no times of display, but those of decoding alone."""
+  return stream.type == "video" and container.format.name == "avi"
+
+
+class _DisplayTimes:
+  """Times of display for a picture in an AVI, which has those of decoding alone.
+
+  A decoder gives frames in order, each so many packets late: what the first one is late
+  all are.
+  """
+
+  def __init__(self):
+    self._first = self._late = self._next = None
+
+  def place(self, packet: Any, frames: list) -> None:
+    """Gives the frames that a packet led to their times."""
+    if self._first is None:
+      self._first = packet.dts or 0
+    for frame in frames:
+      if self._late is None:
+        self._late = (frame.dts or 0) - self._first
+      frame.pts = self._next if frame.dts is None else frame.dts - self._late
+      self._next = frame.pts + 1  # a tick is a period
 
 
 # Channels in the order of FFmpeg's own layouts: one in another order has a map.

@@ -88,7 +88,8 @@ def _blocks(
   container, stream, start: float, samples: int | None, rate: int, size: int
 ) -> Iterator[Float32[np.ndarray, "2 m"]]:
   stop = math.inf if samples is None else start + samples / rate
-  held, base, clock = np.zeros((2, size + _LATE * rate), np.float32), 0, -math.inf
+  held = np.zeros((2, size + round(_LATE * rate)), np.float32)
+  base, clock = 0, -math.inf
   frames = frames_from(container, stream, start)
   for place, piece, clock in _pieces(frames, start, stop, rate):  # noqa: B007
     if place - base > held.shape[1] + _GAP * rate:

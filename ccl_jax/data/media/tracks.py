@@ -18,6 +18,7 @@ from ccl_jax.data.media.door import (
   MediaError,
   Path,
   decoded,
+  lacks_display_times,
   open_url,
   opened,
   refuse_encrypted,
@@ -171,7 +172,9 @@ def frames_from(container, stream, start: float) -> Iterator[tuple[float, Any]]:
   """(time, frame) in order of presentation, from `start` or earlier to the end."""
   frames = _timed_frames(container, stream)
   # A near start is reached sooner by decoding than by a seek to a key frame.
-  if start - first_time(stream) > 4 * _PREROLL:
+  late = start - first_time(stream) > 4 * _PREROLL
+  # Where frames change places, a key frame of an AVI does not say when it is shown.
+  if late and not (lacks_display_times(container, stream) and stream.has_b_frames):
     container.seek(int((start - _PREROLL) * av.time_base))
     head = next(frames, None)
     if head is None or head[0] > start:  # a poor index: decode from the beginning
