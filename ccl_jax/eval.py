@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
   )
   p.add_argument(
     "--sync-scale",
-    type=float,
+    type=cli.finite,
     default=0.25,
     help="scale of the frames that the face detector sees",
   )
@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
   )
   p.add_argument(
     "--min-face-size",
-    type=float,
+    type=cli.finite,
     default=100,
     help="pixels that a face must be larger than",
   )
@@ -149,6 +149,12 @@ def score(args: argparse.Namespace) -> int:
   items, missing = read_items(args, transcripts)
   if args.fvd_frames is not None and args.fvd_frames < 1:
     raise UsageError(f"--fvd-frames is {args.fvd_frames}; expected 1 at least")
+  if args.sync_scale <= 0:
+    raise UsageError(f"--sync-scale is {args.sync_scale}; expected a number above 0")
+  for flag in ("min_track", "min_face_size"):
+    if getattr(args, flag) < 0:
+      name = flag.replace("_", "-")
+      raise UsageError(f"--{name} is {getattr(args, flag)}; expected 0 at least")
   options = Options(
     args.sync_scale,
     args.min_track,

@@ -51,6 +51,7 @@ are made at a time, each from its own seed.
 """
 
 import dataclasses
+import math
 import pathlib
 import sys
 
@@ -183,6 +184,10 @@ def check_flags() -> None:
     raise UsageError("--prompt is empty; expected a description, e.g. 'a red face'")
   if STEPS.value < 1:
     raise UsageError(f"--steps: got {STEPS.value}; expected at least 1")
+  if SHIFT.value is not None and not 0 < SHIFT.value < math.inf:
+    raise UsageError(f"--shift: got {SHIFT.value}; expected a finite number above 0")
+  for stream, flag in (("video", SCALE_VIDEO), ("audio", SCALE_AUDIO)):
+    cli.numbers(f"scale_{stream}", flag.value)
   present = lambda group: {f.name: f.value for f in group if f.value is not None}
   given = present(FILES.values())
   negatives = present([NEGATIVE, *NEGATIVES.values()])

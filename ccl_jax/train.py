@@ -5,9 +5,10 @@
       --config.mesh="(1,64,1,1)" --config.batch.size=64
 
 The same command goes on where WORKDIR stopped, on any number of devices. With another
-config it is refused, key by key, unless --allow_changes; free are steps, log_every,
-checkpoint, profile, evaluate, report, and what says how the machine is used (mesh,
-slices, accumulate, batch.threads, data.cache_gb, model.attention, blocks and remat). On several
+config it is refused, and told key by key, unless --allow_changes is given. Free are
+steps, log_every, checkpoint, profile, evaluate, report, and what says how the machine
+is used: mesh, slices, accumulate, batch.threads, data.cache_gb, and of the model
+attention, blocks and remat. One process at a time writes a WORKDIR. On several
 hosts run it on each with --distributed: the hosts of a TPU pod or a Slurm job find one
 another, elsewhere add --coordinator=HOST:PORT --num_processes=N --process_id=I. All
 must see one WORKDIR.
@@ -35,8 +36,8 @@ from ccl_jax.files import write_json
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.joint import token_geometry
 from ccl_jax.models.presets import build_model, stored_model
-from ccl_jax.planning.chips import chip_of
 from ccl_jax.places import hold, require_plain
+from ccl_jax.planning.chips import chip_of
 from ccl_jax.seeds import noise_key
 from ccl_jax.sharding import make_mesh, require_devices
 from ccl_jax.training import loop
@@ -156,9 +157,7 @@ def check(config) -> None:
     check_report(config)
 
 
-def train(
-  config, workdir: str | pathlib.Path, *, allow_changes: bool = False
-) -> bool:
+def train(config, workdir: str | pathlib.Path, *, allow_changes: bool = False) -> bool:
   """Trains to the end, or to a request to stop; returns whether it got to the end.
 
   Args:

@@ -57,7 +57,7 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
   add("out", type=pathlib.Path, help="table to write; the same command continues it")
   add("--shots", action=flag, default=True, help="split at hard cuts")
   add("--crop", action=flag, default=True, help="crop black bars")
-  add("--loudness", type=float, help="target in LUFS for the gain, such as -23")
+  add("--loudness", type=cli.finite, help="target in LUFS for the gain, such as -23")
   add(
     "--speech",
     default="",
@@ -71,7 +71,7 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
   add("--captions", default="", help="table of captions to read; default: all in DIR")
   add(
     "--max_offset_ms",
-    type=float,
+    type=cli.finite,
     default=100.0,
     help="list files whose picture and sound start further apart",
   )

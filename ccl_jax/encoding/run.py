@@ -20,8 +20,10 @@ from ccl_jax.data.sets.buckets import parse_spec
 from ccl_jax.data.sets.writer import finish, is_done
 from ccl_jax.data.sources.catalogue import Catalogue
 from ccl_jax.data.sources.items import ItemSource, open_items
+from ccl_jax.data.sources.option_rules import option_rules
 from ccl_jax.encoding.shards import encode_shard, make_encoder
-from ccl_jax.errors import UsageError, bind
+from ccl_jax.errors import UsageError, bind, check_settings, number, whole
+from ccl_jax.places import require_plain
 
 _PATIENCE = 3600.0  # seconds to wait for process 0 to list the media
 
@@ -36,6 +38,7 @@ def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
   Raises:
     UsageError: a mistake of the user's, or a disk that is full.
   """
+  check(config)
   if not 0 <= index < count:
     raise UsageError(f"process_index {index} of process_count {count}: expected less")
   out = pathlib.Path(config.out)
@@ -57,6 +60,29 @@ def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
         pool.shutdown(cancel_futures=True)
         bar.close()
     return finish(out, set_plan)
+
+
+SETTINGS = {
+  "batch.size": whole(1),
+  "batch.threads": whole(0),
+  "shard_clips": whole(1),
+  "codec.fit_clips": whole(1),
+  "codec.text_length": whole(1),
+  "codec.text_dim": whole(1),
+}
+
+
+def check(config) -> None:
+  """Checks the settings before media are listed or anything is written.
+
+  Raises:
+    UsageError: one is missing or wrong.
+  """
+  rules = SETTINGS | option_rules(config.data.options)
+  if config.data.get("loudness") is not None:
+    rules = rules | {"data.loudness": number(-70, 0)}
+  check_settings(config, rules)
+  require_plain(config.out)
 
 
 def prepare(
@@ -113,8 +139,6 @@ def make_plan(
   Raises:
     UsageError: a wrong setting, or a folder that holds something else.
   """
-  if config.shard_clips < 1:
-    raise UsageError(f"shard_clips: got {config.shard_clips}, expected 1 or more")
   ours = ("codecs", f".{plan.FILE}", ".codecs")
   if out.exists() and not (
     out.is_dir() and all(p.name.startswith(ours) for p in out.iterdir())

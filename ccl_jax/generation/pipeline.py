@@ -26,10 +26,10 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.diffusion.guidance import get_guidance
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.sampling import Sampling, sample_latents, variant_of
-from ccl_jax.seeds import noise_key
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import init_params, stored_model, with_default_kernel
+from ccl_jax.seeds import noise_key
 from ccl_jax.tasks import Generation, check_inputs
 from ccl_jax.weights import wan
 

@@ -29,6 +29,7 @@ from ccl_jax.metrics.films import film_scores
 from ccl_jax.metrics.talking_scene import read_caption, score_kinds, score_set
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import build_model
+from ccl_jax.seeds import SEED
 from ccl_jax.tasks import GENERATIONS, Route
 from ccl_jax.viz import panels
 from ccl_jax.viz.media import write_mp4
@@ -43,6 +44,7 @@ SCALES = Rule(
 SETTINGS = {
   "report.clips": whole(1),
   "report.steps": whole(1),
+  "seed": SEED,
   "report.show": whole(1),
   **{f"report.scales.{s}": SCALES for s in STREAMS},
 }

@@ -36,6 +36,7 @@ from ccl_jax.axes import STREAMS, other
 from ccl_jax.diffusion import flow
 from ccl_jax.models.cca import Geometry
 from ccl_jax.models.joint import JointDiT, token_geometry
+from ccl_jax.seeds import noise_key
 from ccl_jax.tasks import (
   TASKS,
   Route,
@@ -46,7 +47,6 @@ from ccl_jax.tasks import (
   servable,
 )
 from ccl_jax.training.optim import ema_update
-from ccl_jax.seeds import noise_key
 from ccl_jax.training.state import TrainState
 
 PyTree = Any

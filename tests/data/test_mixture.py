@@ -350,7 +350,9 @@ def test_another_batch_size_leaves_no_clip_out_and_repeats_none(films, before, a
 
 
 @settings(deadline=None, max_examples=20)
-@given(sizes=st.lists(st.integers(1, 5), min_size=2, max_size=4), steps=st.integers(1, 9))
+@given(
+  sizes=st.lists(st.integers(1, 5), min_size=2, max_size=4), steps=st.integers(1, 9)
+)
 def test_every_bucket_goes_on_where_it_was(root, sizes, steps):
   """However often the size changes: of each bucket the clips follow each other."""
   streams, state = {}, None

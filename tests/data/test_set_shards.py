@@ -73,7 +73,9 @@ def test_a_set_that_cannot_be_written_is_checked_too(root, monkeypatch):
 def test_a_shard_listed_twice_is_refused(root):
   path = root / "index.json"
   index = json.loads(path.read_text())
-  path.write_text(json.dumps(index | {"shards": [*index["shards"], index["shards"][0]]}))
+  path.write_text(
+    json.dumps(index | {"shards": [*index["shards"], index["shards"][0]]})
+  )
   with pytest.raises(UsageError, match="one shard twice"):
     RecordSet(root)
   # The same under another name.

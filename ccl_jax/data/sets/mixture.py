@@ -230,7 +230,9 @@ def open_mixture(
   paths, weights = zip(*map(_parse, [root] if _is_dir(root) else root.split("+")))
   places = [str(pathlib.Path(path).resolve()) for path in paths]
   if twice := [path for path, place in zip(paths, places) if places.count(place) > 1]:
-    raise UsageError(f"{twice[0]} is named twice in {root}: give it once, with a weight")
+    raise UsageError(
+      f"{twice[0]} is named twice in {root}: give it once, with a weight"
+    )
   sets = [RecordSet(path) for path in paths]
   _check_encoders(sets)
   known = {b.name: b for s in sets for b in s.buckets}
