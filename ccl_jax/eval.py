@@ -34,7 +34,9 @@ import tqdm
 from ccl_jax import cli
 from ccl_jax.data.manifest import Line, read_manifest, write_manifest
 from ccl_jax.errors import UsageError, one_line_errors
+from ccl_jax.files import sweep
 from ccl_jax.metrics.registry import BUILDERS, Options, build_metrics
+from ccl_jax.places import hold
 
 
 def parser() -> argparse.ArgumentParser:
@@ -163,24 +165,28 @@ def score(args: argparse.Namespace) -> int:
     transcripts,
     args.fvd_frames,
   )
-  reference = read_reference(args.reference, [n for n in names if n in ("fad", "fvd")])
-  metrics, skipped = build_metrics(names, args.weights, options)
   out = pathlib.Path(args.out)
-  present = [item for item in items if item.name not in set(missing)]
-  records = Records(out)
-  with tqdm.tqdm(total=len(present), desc="clips", file=sys.stderr) as bar:
-    results = evaluate(present, metrics, records, lambda _: bar.update(1))
-  name = args.name or pathlib.Path(args.videos).absolute().name
-  summary = write_outputs(
-    out, items, missing, metrics, skipped, results, reference, name
-  )
-  print(f"{name}\n\n{all_table(summary)}\n")
-  for line in [*notes(summary), *results.accidents]:
-    print(line, file=sys.stderr)
-  print(
-    f"scored {results.scored} (clip, metric) pairs, decoded {results.decoded} clips"
-  )
-  print(f"report: {out / 'report.html'}")
+  with hold(out):
+    sweep(out)
+    reference = read_reference(
+      args.reference, [n for n in names if n in ("fad", "fvd")]
+    )
+    metrics, skipped = build_metrics(names, args.weights, options)
+    present = [item for item in items if item.name not in set(missing)]
+    records = Records(out)
+    with tqdm.tqdm(total=len(present), desc="clips", file=sys.stderr) as bar:
+      results = evaluate(present, metrics, records, lambda _: bar.update(1))
+    name = args.name or pathlib.Path(args.videos).absolute().name
+    summary = write_outputs(
+      out, items, missing, metrics, skipped, results, reference, name
+    )
+    print(f"{name}\n\n{all_table(summary)}\n")
+    for line in [*notes(summary), *results.accidents]:
+      print(line, file=sys.stderr)
+    print(
+      f"scored {results.scored} (clip, metric) pairs, decoded {results.decoded} clips"
+    )
+    print(f"report: {out / 'report.html'}")
   wrong = []
   if unable := [*skipped, *results.broken]:
     wrong.append(f"{', '.join(unable)} could not run")

@@ -51,14 +51,16 @@ are made at a time, each from its own seed.
 """
 
 import dataclasses
+import hashlib
 import math
 import pathlib
 import sys
 
 from absl import flags
 
-from ccl_jax import cli
+from ccl_jax import cli, files
 from ccl_jax.errors import UsageError
+from ccl_jax.places import hold
 from ccl_jax.sharding import require_devices
 from ccl_jax.tasks import GENERATIONS, check_inputs
 
@@ -281,11 +283,14 @@ def make_manifest(maker) -> None:
     )
 
   part = INDEX.value, COUNT.value, BATCH.value
-  make_set(
-    make, MANIFEST.value, maker.out, TASK.value, *part,
-    channels=maker.pipeline.takes_channels,
-    form=FORMS[maker.sampling.guidance],
-  )  # fmt: skip
+  # Other manifests, and other parts of this one, may be made into the folder meanwhile.
+  name = hashlib.blake2s(str(pathlib.Path(MANIFEST.value).absolute()).encode())
+  with hold(maker.out, f"-{name.hexdigest()[:8]}-{INDEX.value}"):
+    make_set(
+      make, MANIFEST.value, maker.out, TASK.value, *part,
+      channels=maker.pipeline.takes_channels,
+      form=FORMS[maker.sampling.guidance],
+    )  # fmt: skip
 
 
 def make_prompts(maker, settings) -> None:
@@ -315,6 +320,8 @@ def main():
   """Makes the clips that the flags ask for."""
   settings = take_settings() if SETTINGS.value is not None else None
   check_flags()
+  files.check_writable(pathlib.Path(OUT.value) / "clip")
+  files.sweep(OUT.value)
   require_devices()
   maker = open_maker()
   if MANIFEST.value is not None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ccl_jax import cli
 from ccl_jax.errors import UsageError, one_line_errors
+from ccl_jax.places import hold
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -108,7 +109,9 @@ def _build(args: argparse.Namespace) -> None:
     raise UsageError(
       f"{args.source} is no data set of media: it is made where it is used"
     )
-  built = media_set.prepare(kind, args.dir, **_options(args.options, kind))
+  options = _options(args.options, kind)
+  with hold(options.get("data_dir") or args.dir / "tfds"):
+    built = media_set.prepare(kind, args.dir, **options)
   path = pathlib.Path(built.data_dir)
   counts = [f"{split.num_examples} {name}" for name, split in built.info.splits.items()]
   lines = {n: (path / n).read_text("utf-8").count("\n") for n in _REPORTS}

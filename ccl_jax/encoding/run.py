@@ -2,7 +2,6 @@
 
 import contextlib
 import pathlib
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +22,7 @@ from ccl_jax.data.sources.items import ItemSource, open_items
 from ccl_jax.data.sources.option_rules import option_rules
 from ccl_jax.encoding.shards import encode_shard, make_encoder
 from ccl_jax.errors import UsageError, bind, check_settings, number, whole
-from ccl_jax.places import require_plain
+from ccl_jax.places import LOCK, hold, require_plain
 
 _PATIENCE = 3600.0  # seconds to wait for process 0 to list the media
 
@@ -44,7 +43,7 @@ def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
   out = pathlib.Path(config.out)
   specs = [parse_spec(text) for text in config.clips]
   media = bind("data", config.data, open_items, specs=specs)
-  with _disk(out):
+  with _disk(out), hold(out, f"-{index}"):
     set_plan, codecs = prepare(config, media, out, index)
     # Strided, not in runs: the buckets' costs differ, and so all processes share each.
     mine = [s for s in set_plan.shards[index::count] if not is_done(out, s)]
@@ -109,9 +108,7 @@ def prepare(
     "shard_clips": config.shard_clips,
   }
   if index == 0:
-    for name in (plan.FILE, "index.json", "report.jsonl"):
-      # Partial files of a killed run.
-      files.sweep(out, name)
+    files.sweep(out)
   set_plan, end = plan.read(out), time.time() + _PATIENCE
   # The others poll the disk: encoding needs no network between processes.
   while set_plan is None and index:
@@ -139,7 +136,7 @@ def make_plan(
   Raises:
     UsageError: a wrong setting, or a folder that holds something else.
   """
-  ours = ("codecs", f".{plan.FILE}", ".codecs")
+  ours = ("codecs", f".{plan.FILE}", ".codecs", LOCK)
   if out.exists() and not (
     out.is_dir() and all(p.name.startswith(ours) for p in out.iterdir())
   ):
@@ -157,8 +154,6 @@ def make_plan(
   if not codec.path:
     sizes = {"text_length": codec.text_length, "text_dim": codec.text_dim}
     codecs = fit_codecs(_some_clips(media, listed, codec.fit_clips), **sizes)
-  for left_over in out.glob(".codecs.*"):
-    shutil.rmtree(left_over)
   save_codecs(codecs, out / "codecs")
   # Last: a plan on the disk means that the codecs beside it are whole.
   set_plan = plan.make(settings, fingerprints(codecs), listed, config.shard_clips)
