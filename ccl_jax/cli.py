@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import hashlib
 import logging as standard_logging
+import math
 import os
 import pathlib
 import platform
@@ -68,22 +69,39 @@ def _refuse_addresses() -> None:
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
   if hasattr(value, "keys"):
-    for key in value.keys():
+    for key in value:
       yield from _leaves(f"{name}.{key}", value[key])
   else:
     yield name, value
+
+
+def finite(text: str) -> float:
+  """A number of a command line, for argparse: no nan and nothing endless.
+
+  Raises:
+    argparse.ArgumentTypeError: it is none.
+  """
+  try:
+    value = float(text)
+  except ValueError:
+    value = math.nan
+  if not math.isfinite(value):
+    raise argparse.ArgumentTypeError(f"got {text!r}; expected a finite number")
+  return value
 
 
 def numbers(flag: str, values: Sequence[str | float] | None) -> list[float]:
   """The values of a list of numbers; none where the flag was not given.
 
   Raises:
-    UsageError: one is no number.
+    UsageError: one is no finite number.
   """
   try:
-    return [float(v) for v in values or ()]
-  except ValueError as e:
-    raise UsageError(f"--{flag}: got {','.join(values)}; expected numbers") from e
+    return [finite(str(v)) for v in values or ()]
+  except argparse.ArgumentTypeError as e:
+    raise UsageError(
+      f"--{flag}: got {','.join(map(str, values))}; expected finite numbers"
+    ) from e
 
 
 def run(main: Callable[[], None]) -> None:

@@ -35,6 +35,7 @@ import signal
 import sys
 
 from ccl_jax import cli
+from ccl_jax.places import hold_new
 from ccl_jax.weights.transfer import DTYPES, export_weights, import_weights
 from ccl_jax.weights.upstream import LICENCES
 
@@ -148,7 +149,7 @@ def main(argv: list[str] | None = None) -> None:
   import jax
 
   jax.config.update("jax_platforms", "cpu")
-  with cli.working():
+  with cli.working(), hold_new(args.dst):
     try:
       if args.command == "export":
         export_weights(args.src, args.dst, form=args.format, verify=args.verify)

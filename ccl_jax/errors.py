@@ -8,7 +8,7 @@ import numbers
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 
@@ -120,12 +120,12 @@ class Rule(NamedTuple):
 
 
 def whole(least: int) -> Rule:
-  """The rule for a whole number from `least` on."""
+  """The rule for a whole number from `least` on, that devices can count to."""
   return Rule(
     lambda x: (
-      isinstance(x, numbers.Integral) and not isinstance(x, bool) and x >= least
+      isinstance(x, numbers.Integral) and not isinstance(x, bool) and least <= x < 2**31
     ),
-    f"a whole number from {least} on",
+    f"a whole number from {least} on, below 2^31",
   )
 
 
@@ -147,13 +147,22 @@ def below(most: float | int) -> Rule:
   )
 
 
+def each(rule: Rule) -> Rule:
+  """The rule for a list, each of whose elements keeps a rule."""
+  return Rule(
+    lambda x: not isinstance(x, str) and all(map(rule.holds, x)),
+    f"a list, each {rule.words}",
+  )
+
+
 def one_of(*choices: str) -> Rule:
   """The rule for a name among some choices."""
   return Rule(lambda x: x in choices, f"one of {', '.join(choices)}")
 
 
 def check_settings(config: Any, rules: Mapping[str, Rule]) -> None:
-  """Checks the settings of a config against rules.
+  """Checks the settings of a config against rules. A number without a rule must be
+  finite all the same.
 
   Args:
     config: a ConfigDict or a dict.
@@ -170,6 +179,21 @@ def check_settings(config: Any, rules: Mapping[str, Rule]) -> None:
       value = value[key]
     if not rule.holds(value):
       raise UsageError(f"config.{name}: got {value!r}; expected {rule.words}")
+  for name, value in _numbers(config):
+    if name not in rules and not math.isfinite(value):
+      raise UsageError(f"config.{name}: got {value!r}; expected a finite number")
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+  """(dotted name, value) of every float in a config, and of those in its lists."""
+  if isinstance(value, float):
+    yield name, value
+  elif hasattr(value, "keys"):
+    for key in value:
+      yield from _numbers(value[key], f"{name}.{key}".lstrip("."))
+  elif isinstance(value, list | tuple):
+    for x in value:
+      yield from _numbers(x, name)
 
 
 def _finite(x: Any) -> bool:

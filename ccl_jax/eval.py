@@ -32,7 +32,9 @@ import sys
 from ccl_jax import cli, progress
 from ccl_jax.data.manifest import Line, read_manifest, write_manifest
 from ccl_jax.errors import UsageError
+from ccl_jax.files import sweep
 from ccl_jax.metrics.registry import BUILDERS, Options, build_metrics
+from ccl_jax.places import hold
 
 
 def parser() -> cli.Parser:
@@ -70,7 +72,7 @@ def parser() -> cli.Parser:
   )
   p.add_argument(
     "--sync-scale",
-    type=float,
+    type=cli.finite,
     default=0.25,
     help="scale of the frames that the face detector sees",
   )
@@ -82,7 +84,7 @@ def parser() -> cli.Parser:
   )
   p.add_argument(
     "--min-face-size",
-    type=float,
+    type=cli.finite,
     default=100,
     help="pixels that a face must be larger than",
   )
@@ -149,6 +151,12 @@ def score(args: argparse.Namespace) -> int:
   items, missing = read_items(args, transcripts)
   if args.fvd_frames is not None and args.fvd_frames < 1:
     raise UsageError(f"--fvd-frames is {args.fvd_frames}; expected 1 at least")
+  if args.sync_scale <= 0:
+    raise UsageError(f"--sync-scale is {args.sync_scale}; expected a number above 0")
+  for flag in ("min_track", "min_face_size"):
+    if getattr(args, flag) < 0:
+      name = flag.replace("_", "-")
+      raise UsageError(f"--{name} is {getattr(args, flag)}; expected 0 at least")
   options = Options(
     args.sync_scale,
     args.min_track,
@@ -157,24 +165,28 @@ def score(args: argparse.Namespace) -> int:
     transcripts,
     args.fvd_frames,
   )
-  reference = read_reference(args.reference, [n for n in names if n in ("fad", "fvd")])
-  metrics, skipped = build_metrics(names, args.weights, options)
   out = pathlib.Path(args.out)
-  present = [item for item in items if item.name not in set(missing)]
-  records = Records(out)
-  with progress.Bar("scoring", len(present), "clips") as bar:
-    results = evaluate(present, metrics, records, lambda _: bar.update(1))
-  name = args.name or pathlib.Path(args.videos).absolute().name
-  summary = write_outputs(
-    out, items, missing, metrics, skipped, results, reference, name
-  )
-  print(f"{name}\n\n{all_table(summary)}\n")
-  for line in notes(summary):
-    print(line, file=sys.stderr)
-  print(
-    f"scored {results.scored} (clip, metric) pairs, decoded {results.decoded} clips"
-  )
-  print(f"report: {out / 'report.html'}")
+  with hold(out):
+    sweep(out)
+    reference = read_reference(
+      args.reference, [n for n in names if n in ("fad", "fvd")]
+    )
+    metrics, skipped = build_metrics(names, args.weights, options)
+    present = [item for item in items if item.name not in set(missing)]
+    records = Records(out)
+    with progress.Bar("scoring", len(present), "clips") as bar:
+      results = evaluate(present, metrics, records, lambda _: bar.update(1))
+    name = args.name or pathlib.Path(args.videos).absolute().name
+    summary = write_outputs(
+      out, items, missing, metrics, skipped, results, reference, name
+    )
+    print(f"{name}\n\n{all_table(summary)}\n")
+    for line in [*notes(summary), *results.accidents]:
+      print(line, file=sys.stderr)
+    print(
+      f"scored {results.scored} (clip, metric) pairs, decoded {results.decoded} clips"
+    )
+    print(f"report: {out / 'report.html'}")
   wrong = []
   if unable := [*skipped, *results.broken]:
     wrong.append(f"{', '.join(unable)} could not run")

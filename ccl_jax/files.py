@@ -134,17 +134,19 @@ def check_writable(path: Path) -> None:
   Raises:
     WriteError: the system refused; also where `path` is a folder.
   """
-  path = pathlib.Path(path)
-  part = hidden(path)
+  path = pathlib.Path(path).absolute()
+  part, made = hidden(path), [p for p in path.parents if not p.exists()]
   with _one_line(path):
     if path.is_dir():
       raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+      path.parent.mkdir(parents=True, exist_ok=True)
       part.write_bytes(bytes(4096))
     finally:
       with contextlib.suppress(OSError):
         part.unlink(missing_ok=True)
+        for folder in made:
+          folder.rmdir()
 
 
 def sweep(folder: Path, name: str | None = None) -> None:

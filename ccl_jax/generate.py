@@ -60,13 +60,16 @@ own seed.
 
 import dataclasses
 import functools
+import hashlib
+import math
 import pathlib
 import re
 
 from absl import flags
 
-from ccl_jax import cli, progress
+from ccl_jax import cli, files, progress
 from ccl_jax.errors import UsageError
+from ccl_jax.places import hold
 from ccl_jax.sharding import require_devices
 from ccl_jax.tasks import GENERATIONS, check_inputs
 
@@ -211,6 +214,10 @@ def check_flags() -> None:
     for other in (o for o in others if flags.FLAGS[one].present):
       if flags.FLAGS[other].present:
         raise UsageError(f"--{one} and --{other}: expected one of them only")
+  if SHIFT.value is not None and not 0 < SHIFT.value < math.inf:
+    raise UsageError(f"--shift: got {SHIFT.value}; expected a finite number above 0")
+  for stream, flag in (("video", SCALE_VIDEO), ("audio", SCALE_AUDIO)):
+    cli.numbers(f"scale_{stream}", flag.value)
   present = lambda group: {f.name: f.value for f in group if f.value is not None}
   given = present(FILES.values())
   negatives = present([NEGATIVE, *NEGATIVES.values()])
@@ -347,13 +354,16 @@ def make_manifest(maker) -> None:
     )
 
   part = INDEX.value, COUNT.value, BATCH.value
-  make_set(
-    make, MANIFEST.value, maker.out, TASK.value, *part,
-    channels=maker.about.takes_channels,
-    form=FORMS[maker.sampling.guidance],
-    seed=SEED.value[0],
-    differs=maker.differs,
-  )  # fmt: skip
+  # Other manifests, and other parts of this one, may be made into the folder meanwhile.
+  name = hashlib.blake2s(str(pathlib.Path(MANIFEST.value).absolute()).encode())
+  with hold(maker.out, f"-{name.hexdigest()[:8]}-{INDEX.value}"):
+    make_set(
+      make, MANIFEST.value, maker.out, TASK.value, *part,
+      channels=maker.about.takes_channels,
+      form=FORMS[maker.sampling.guidance],
+      seed=SEED.value[0],
+      differs=maker.differs,
+    )  # fmt: skip
 
 
 def make_prompts(maker, settings) -> None:
@@ -381,6 +391,8 @@ def main():
   given = given_flags()
   settings = take_settings() if SETTINGS.value is not None else None
   check_flags()
+  files.check_writable(pathlib.Path(OUT.value) / "clip")
+  files.sweep(OUT.value)
   require_devices()
   maker = open_maker(given)
   if MANIFEST.value is not None:

@@ -37,7 +37,7 @@ from ml_collections import config_flags
 
 from ccl_jax import cli, documents
 from ccl_jax.errors import UsageError
-from ccl_jax.files import write_json
+from ccl_jax.files import check_writable, write_json
 from ccl_jax.planning.chips import GIB
 from ccl_jax.planning.compile import (
   Earlier,
@@ -79,6 +79,8 @@ def main():
     with config.unlocked():
       on_host = TOPOLOGY.value.startswith("cpu")
       config.model.attention = "chunked" if on_host else "splash"
+  if OUT.value:
+    check_writable(OUT.value)
   chip, devices = parse_topology(TOPOLOGY.value)
   batch = BATCH.value or len(devices)
   if SWEEP.value:

@@ -5,9 +5,10 @@
       --config.mesh="(1,64,1,1)" --config.batch.size=64
 
 The same command goes on where WORKDIR stopped, on any number of devices. With another
-config it is refused, key by key, unless --allow_changes; free are steps, log_every,
-checkpoint, profile, evaluate, report, and what says how the machine is used (mesh,
-slices, accumulate, batch.threads, data.cache_gb, model.attention, blocks and remat). On several
+config it is refused, and told key by key, unless --allow_changes is given. Free are
+steps, log_every, checkpoint, profile, evaluate, report, and what says how the machine
+is used: mesh, slices, accumulate, batch.threads, data.cache_gb, and of the model
+attention, blocks and remat. One process at a time writes a WORKDIR. On several
 hosts run it on each with --distributed: the hosts of a TPU pod or a Slurm job find one
 another, elsewhere add --coordinator=HOST:PORT --num_processes=N --process_id=I. All
 must see one WORKDIR.

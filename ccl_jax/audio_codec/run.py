@@ -32,7 +32,7 @@ from ccl_jax.audio_codec.vocoder import (
 from ccl_jax.checkpoints.checkpointer import Checkpointer
 from ccl_jax.checkpoints.converted import read_description, restore_converted
 from ccl_jax.data.sources.sounds import Sounds, WindowBatches
-from ccl_jax.errors import UsageError, bind, number, positive, whole
+from ccl_jax.errors import UsageError, bind, each, number, positive, whole
 from ccl_jax.files import write_json
 from ccl_jax.models import audio_vae, mel_codec
 from ccl_jax.models.discriminators import Discriminators
@@ -71,6 +71,13 @@ OF_KIND = {
   "optim.decay": number(0, 1),
   "optim.weight_decay": number(0),
   "vae.from_step": whole(0),
+  "model.hidden": whole(1),
+  "model.channels": whole(1),
+  "model.rates": each(whole(1)),
+  "model.kernels": each(whole(1)),
+  "critic.width": whole(1),
+  "critic.periods": each(whole(1)),
+  "critic.resolutions": each(each(whole(1))),
 }
 
 PyTree = Any

@@ -12,6 +12,7 @@ from typing import Any
 
 from ccl_jax import cli
 from ccl_jax.errors import UsageError
+from ccl_jax.places import hold
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -59,7 +60,7 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
   add("out", type=pathlib.Path, help="table to write; the same command continues it")
   add("--shots", action=flag, default=True, help="split at hard cuts")
   add("--crop", action=flag, default=True, help="crop black bars")
-  add("--loudness", type=float, help="target in LUFS for the gain, such as -23")
+  add("--loudness", type=cli.finite, help="target in LUFS for the gain, such as -23")
   add(
     "--speech",
     default="",
@@ -73,7 +74,7 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
   add("--captions", default="", help="table of captions to read; default: all in DIR")
   add(
     "--max_offset_ms",
-    type=float,
+    type=cli.finite,
     default=100.0,
     help="list files whose picture and sound start further apart",
   )
@@ -110,7 +111,9 @@ def _build(args: argparse.Namespace) -> None:
     raise UsageError(
       f"{args.source} is no data set of media: it is made where it is used"
     )
-  built = media_set.prepare(kind, args.dir, **_options(args.options, kind))
+  options = _options(args.options, kind)
+  with hold(options.get("data_dir") or args.dir / "tfds"):
+    built = media_set.prepare(kind, args.dir, **options)
   path = pathlib.Path(built.data_dir)
   counts = [f"{split.num_examples} {name}" for name, split in built.info.splits.items()]
   lines = {n: (path / n).read_text("utf-8").count("\n") for n in _REPORTS}

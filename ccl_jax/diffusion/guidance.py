@@ -35,6 +35,7 @@ gain it keeps is information; what is left over is that the anchor is a worse ne
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
@@ -129,7 +130,11 @@ class Guidance:
     return {s: scales for s, scales in named.items() if scales}
 
   def resolve(self, given: Scales) -> dict[str, dict[str, Scale]]:
-    """The default scales, with those given in their place."""
+    """The default scales, with those given in their place.
+
+    Raises:
+      UsageError: a stream or a scale that the form does not have, or no finite number.
+    """
     for stream, values in given.items():
       if stream not in STREAMS:
         raise UsageError(
@@ -140,6 +145,12 @@ class Guidance:
           f"guidance scale {name!r} for {stream}; this form's scales are "
           f"{', '.join(self.scales) or 'none'}"
         )
+      for name, value in values.items():
+        if isinstance(value, int | float) and not math.isfinite(value):
+          raise UsageError(
+            f"guidance scale {name!r} for {stream}: got {value}; expected a finite "
+            "number"
+          )
     return {s: {**self.defaults[s], **given.get(s, {})} for s in STREAMS}
 
   def combine(

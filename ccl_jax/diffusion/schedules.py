@@ -58,16 +58,22 @@ def make_schedule(name: str, steps: int, shift: float) -> Schedule:
     shift: s, above 0. Wan2.1: 5; 3 for image to video at 480p.
 
   Raises:
-    UsageError: an unknown name, no step, or a shift that is not above 0.
+    UsageError: an unknown name, no step, or a shift that is not above 0 and finite, or
+      so far from 1 that no levels are left.
   """
   if name not in SCHEDULES:
     raise UsageError(f"unknown schedule {name!r}; choose one of {', '.join(SCHEDULES)}")
   if steps < 1:
     raise UsageError(f"{steps} sampling steps; expected at least 1")
-  if not shift > 0:
-    raise UsageError(f"timestep shift {shift}; expected a number above 0")
+  if not 0 < shift < np.inf:
+    raise UsageError(f"timestep shift {shift}; expected a finite number above 0")
   first, whole = SCHEDULES[name]
   sigmas = shift_sigma(np.linspace(first, 0.0, steps + 1)[:-1], shift)
+  if not (np.diff(sigmas, append=0.0) < 0).all():
+    raise UsageError(
+      f"timestep shift {shift}: {steps} noise levels cannot be told apart; expected a "
+      "number nearer to 1, such as 5"
+    )
   timesteps = 1000 * sigmas
   return Schedule(
     sigmas=np.append(sigmas, 0.0),

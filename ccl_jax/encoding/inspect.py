@@ -23,7 +23,7 @@ from ccl_jax.data.sets.buckets import Bucket
 from ccl_jax.data.sets.record_set import RecordSet
 from ccl_jax.data.sets.summary import read_summary, total
 from ccl_jax.errors import UsageError
-from ccl_jax.files import write_text
+from ccl_jax.files import check_writable, write_text
 from ccl_jax.names import safe_names
 
 
@@ -167,5 +167,6 @@ def show(root: pathlib.Path, clips: int, sheet: pathlib.Path | None) -> None:
   print("\n".join(describe(root)))
   if clips > 0 and (root / "index.json").is_file():
     path = sheet or root / "inspect.png"
+    check_writable(path)
     contact_sheet(root, path, clips)
     print(f"contact sheet: {path}")

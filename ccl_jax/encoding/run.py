@@ -2,7 +2,6 @@
 
 import contextlib
 import pathlib
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from concurrent import futures
@@ -19,8 +18,10 @@ from ccl_jax.data.sets.buckets import parse_spec
 from ccl_jax.data.sets.writer import finish, is_done
 from ccl_jax.data.sources.catalogue import Catalogue
 from ccl_jax.data.sources.items import ItemSource, open_items
+from ccl_jax.data.sources.option_rules import option_rules
 from ccl_jax.encoding.shards import encode_shard, make_encoder
-from ccl_jax.errors import UsageError, bind
+from ccl_jax.errors import UsageError, bind, check_settings, number, whole
+from ccl_jax.places import LOCK, hold, require_plain
 
 _PATIENCE = 3600.0  # seconds to wait for process 0 to list the media
 
@@ -35,12 +36,13 @@ def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
   Raises:
     UsageError: a mistake of the user's, or a disk that is full.
   """
+  check(config)
   if not 0 <= index < count:
     raise UsageError(f"process_index {index} of process_count {count}: expected less")
   out = pathlib.Path(config.out)
   specs = [parse_spec(text) for text in config.clips]
   media = bind("data", config.data, open_items, specs=specs)
-  with _disk(out):
+  with _disk(out), hold(out, f"-{index}"):
     set_plan, codecs = prepare(config, media, out, index)
     # Strided, not in runs: the buckets' costs differ, and so all processes share each.
     mine = [s for s in set_plan.shards[index::count] if not is_done(out, s)]
@@ -56,6 +58,29 @@ def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
         pool.shutdown(cancel_futures=True)
         bar.close()
     return finish(out, set_plan)
+
+
+SETTINGS = {
+  "batch.size": whole(1),
+  "batch.threads": whole(0),
+  "shard_clips": whole(1),
+  "codec.fit_clips": whole(1),
+  "codec.text_length": whole(1),
+  "codec.text_dim": whole(1),
+}
+
+
+def check(config) -> None:
+  """Checks the settings before media are listed or anything is written.
+
+  Raises:
+    UsageError: one is missing or wrong.
+  """
+  rules = SETTINGS | option_rules(config.data.options)
+  if config.data.get("loudness") is not None:
+    rules = rules | {"data.loudness": number(-70, 0)}
+  check_settings(config, rules)
+  require_plain(config.out)
 
 
 def prepare(
@@ -82,9 +107,7 @@ def prepare(
     "shard_clips": config.shard_clips,
   }
   if index == 0:
-    for name in (plan.FILE, "index.json", "report.jsonl"):
-      # Partial files of a killed run.
-      files.sweep(out, name)
+    files.sweep(out)
   set_plan, end = plan.read(out), time.time() + _PATIENCE
   # The others poll the disk: encoding needs no network between processes.
   while set_plan is None and index:
@@ -112,9 +135,7 @@ def make_plan(
   Raises:
     UsageError: a wrong setting, or a folder that holds something else.
   """
-  if config.shard_clips < 1:
-    raise UsageError(f"shard_clips: got {config.shard_clips}, expected 1 or more")
-  ours = ("codecs", f".{plan.FILE}", ".codecs")
+  ours = ("codecs", f".{plan.FILE}", ".codecs", LOCK)
   if out.exists() and not (
     out.is_dir() and all(p.name.startswith(ours) for p in out.iterdir())
   ):
@@ -134,8 +155,6 @@ def make_plan(
     progress.phase("fitting the codecs")
     sizes = {"text_length": codec.text_length, "text_dim": codec.text_dim}
     codecs = fit_codecs(_some_clips(media, listed, codec.fit_clips), **sizes)
-  for left_over in out.glob(".codecs.*"):
-    shutil.rmtree(left_over)
   save_codecs(codecs, out / "codecs")
   # Last: a plan on the disk means that the codecs beside it are whole.
   set_plan = plan.make(settings, fingerprints(codecs), listed, config.shard_clips)

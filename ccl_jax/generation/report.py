@@ -23,7 +23,7 @@ from ccl_jax.codecs.images import to_bytes, to_unit
 from ccl_jax.data.sources.open import open_source
 from ccl_jax.diffusion.guidance import Guidance, get_guidance
 from ccl_jax.errors import Rule, UsageError, bind, check_settings, number, whole
-from ccl_jax.files import write_json
+from ccl_jax.files import sweep, write_json
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.report_folder import claim, free_folder, read_json
 from ccl_jax.generation.sampling import Sampling, variant_of
@@ -32,6 +32,8 @@ from ccl_jax.metrics.talking_scene import read_caption, score_kinds, score_set
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import build_model
 from ccl_jax.ops.patchify import in_tokens
+from ccl_jax.places import hold
+from ccl_jax.seeds import SEED
 from ccl_jax.tasks import GENERATIONS, Route
 from ccl_jax.viz import panels
 from ccl_jax.viz.media import write_mp4
@@ -46,6 +48,7 @@ SCALES = Rule(
 SETTINGS = {
   "report.clips": whole(1),
   "report.steps": whole(1),
+  "seed": SEED,
   "report.show": whole(1),
   **{f"report.scales.{s}": SCALES for s in STREAMS},
 }
@@ -108,6 +111,13 @@ def report(
   about = settings_of(config, pipeline)
   clips = held_out(config, pipeline.spec, workdir)
   out = free_folder(workdir, about) if out is None else pathlib.Path(out)
+  with hold(out):
+    sweep(out)
+    return _write(config, workdir, out, about, pipeline, clips)
+
+
+def _write(config, workdir, out, about, pipeline, clips) -> dict:
+  """The files of a report, in a folder that is held."""
   claim(out, about)
   rows = documents.metric_rows(workdir / "metrics.jsonl")
   panels.loss_curves(out / "loss.png", rows)

@@ -9,6 +9,7 @@ from typing import Any
 from ccl_jax import documents
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
+from ccl_jax.places import LOCK
 
 
 def free_folder(workdir: pathlib.Path, about: dict[str, Any]) -> pathlib.Path:
@@ -35,7 +36,9 @@ def claim(out: pathlib.Path, about: dict[str, Any]) -> None:
 
 def _other(folder: pathlib.Path, about: dict[str, Any]) -> str:
   """How a folder's report differs from this one; "" if it is this, or none."""
-  if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+  if not folder.exists() or (
+    folder.is_dir() and not any(p.name != LOCK for p in folder.iterdir())
+  ):
     return ""
   try:
     found = read_json(folder / "settings.json")

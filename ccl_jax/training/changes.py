@@ -2,8 +2,8 @@
 
 The config that a run was trained with is in the metadata of its checkpoints. A setting
 that says how long, how often or on which machine is free: FREE. Any other makes another
-experiment of it, half trained one way and half the other: the differences are shown, and
-refused unless they are allowed (`--allow_changes`).
+experiment of it, half trained one way and half the other: the differences are shown,
+and refused unless they are allowed (`--allow_changes`).
 """
 
 import json

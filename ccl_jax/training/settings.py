@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import jax
 
+from ccl_jax.data.sources.option_rules import option_rules
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.diffusion.flow import SIGMA_KINDS
 from ccl_jax.errors import (
@@ -139,7 +140,8 @@ def check_run(config) -> None:
     for k, v in config.tasks.text_dropout.items()
     if v is not None
   }
-  check_loop(config, TRANSFORMER | blocks | tasks | dropout)
+  options = option_rules(config.data.options)
+  check_loop(config, TRANSFORMER | blocks | tasks | dropout | options)
   bind("clip", config.clip, ClipSpec)
   model = bind("model", config.model, build_model)
   make_recipe(config)

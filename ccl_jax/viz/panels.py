@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ccl_jax.files import new_file
+
 
 def _figure(rows: int, columns: int, width: float, height: float):
   from matplotlib.figure import Figure
@@ -47,7 +49,8 @@ def loss_curves(
     ax.grid(alpha=0.3)
     if ax.lines:
       ax.legend()
-  figure.savefig(path)
+  with new_file(path) as part:
+    figure.savefig(part, format="png")
 
 
 def contact_sheet(
@@ -83,7 +86,8 @@ def contact_sheet(
       audio = clip["audio"]
       sound.plot(np.arange(len(audio)) * end / len(audio), audio, lw=0.4)
     sound.set(xlim=(0, end), ylim=(-1, 1), yticks=[])
-  figure.savefig(path)
+  with new_file(path) as part:
+    figure.savefig(part, format="png")
 
 
 def attention_panel(
@@ -128,4 +132,5 @@ def attention_panel(
     # Shares differ by little: the axis starts below the least, not at 0.
     bars.set_ylim(max(0.0, 2 * min(values) - max(values) - 0.01), None)
     bars.legend(fontsize=8, loc="lower right")
-  figure.savefig(path)
+  with new_file(path) as part:
+    figure.savefig(part, format="png")

@@ -120,7 +120,7 @@ def test_the_plan_has_the_settings_and_the_size_of_a_shard(parts):
   assert settings["clips"] == ["17x32x48@25", "33x48x32@24"]
   assert settings["source"] == "folder" and settings["split"] == "train"
   assert settings["root"].endswith("/FILMS") and settings["video_std"] is None
-  with pytest.raises(UsageError, match="shard_clips: got 0"):
+  with pytest.raises(UsageError, match="config.shard_clips: got 0"):
     parts.run(shard_clips=0)
 
 

@@ -36,7 +36,8 @@ from ccl_jax.data.sources.folder import IMAGES
 from ccl_jax.data.sources.windows import cached_probe, part_of
 from ccl_jax.documents import Malformed, check, parse, read_bytes
 from ccl_jax.errors import UsageError
-from ccl_jax.files import write_text
+from ccl_jax.files import check_writable, sweep, write_text
+from ccl_jax.places import hold_new
 
 _LEAST = 0.2  # seconds: shorter parts of a film are left out
 
@@ -89,6 +90,12 @@ def prepare(
   """
   if out.suffix.lower() != ".jsonl":
     raise UsageError(f"{out}: expected a name that ends in .jsonl")
+  with hold_new(out):
+    return _prepare(root, out, options, threads)
+
+
+def _prepare(root, out: pathlib.Path, options: Options, threads: int) -> Prepared:
+  """As `prepare`, of a file that is held."""
   if out.exists():
     raise UsageError(f"{out} is there already: remove it or name another")
   names = media_names(root)
@@ -104,6 +111,8 @@ def prepare(
   if options.speech:
     # Likewise: an unknown module fails here, before any file is read.
     sound_checks.speech_hook(options.speech)
+  check_writable(out)
+  sweep(out.parent, out.name)
   done = _Journal(out, [str(root.absolute()), list(options)])
   _run(root, [n for n in files if n not in done.files], rows, options, done, threads)
   prepared = done.result(files)

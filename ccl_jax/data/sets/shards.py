@@ -1,8 +1,8 @@
 """Checks that the shards of a set are those that its index tells of.
 
 The index holds a SHA-256 of every shard's records. A file of the same name from another
-set has records that are whole, each with its checksum, and would be trained on without a
-word. So every shard is read once: it costs what the disk takes, and is noted in the
+set has records that are whole, each with its checksum, and would be trained on without
+a word. So every shard is read once: it costs what the disk takes, and is noted in the
 set's CHECKED by size and time of change, so that the next run need not read it again. A
 shard with damaged records is not refused for them: readers pass over these, and say so.
 """
@@ -46,8 +46,8 @@ def require_once(root: pathlib.Path, entries: Sequence[Entry]) -> None:
     if twice:
       names = [e["file"] for e in entries if e[what] == twice[0]]
       raise UsageError(
-        f"{root}/index.json lists {' and '.join(names)}, which is one shard twice: copy "
-        "or encode the set again"
+        f"{root}/index.json lists {' and '.join(names)}, which is one shard twice: "
+        "copy or encode the set again"
       )
 
 

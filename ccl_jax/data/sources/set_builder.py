@@ -7,6 +7,8 @@ i, and readers shuffle by their seed (`sets.shuffle`, `pipeline`).
 """
 
 import functools
+import pathlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ import tensorflow_datasets as tfds
 
 from ccl_jax import progress
 from ccl_jax.errors import UsageError
+from ccl_jax.places import hold, require_plain
 
 
 class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
@@ -45,18 +48,25 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 def prepared(make: Callable[[], tfds.core.DatasetBuilder], data_dir: Any, **options):
   """The builder that `make` gives, its set written unless it is there; options as of
-  `download_and_prepare`. Of several processes that write one set the first one's stays.
+  `download_and_prepare`. Of several processes that want one set the first one writes
+  it, and the others wait.
 
   Raises:
     UsageError: it cannot be written.
   """
   builder = make()
+  if builder.is_prepared():
+    return builder
   tfds.disable_progress_bar()  # ours says it in one line
-  try:
-    builder.download_and_prepare(**options)
-  except OSError as e:
+  require_plain(data_dir)
+  with hold(data_dir, wait=True):
+    # Where the folder is held, what is incomplete is a dead process's.
+    for left in pathlib.Path(builder.data_dir).parent.glob("incomplete.*"):
+      shutil.rmtree(left, ignore_errors=True)
     builder = make()  # another process may have been first
-    if not builder.is_prepared():
+    try:
+      builder.download_and_prepare(**options)
+    except OSError as e:
       raise UsageError(
         f"cannot write {data_dir}: {e.strerror or e}; name another data_dir"
       ) from e
