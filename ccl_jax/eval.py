@@ -128,6 +128,21 @@ def read_items(args: argparse.Namespace, transcripts):
   return items, [item.name for item in items if not item.path.is_file()]
 
 
+def check_languages(items) -> None:
+  """Checks the languages of clips, before any is scored.
+
+  Raises:
+    UsageError: there is no such language; the message names the clip.
+  """
+  from ccl_jax.metrics.languages import language_code
+
+  for item in items:
+    try:
+      language_code(item.fields.get("language") or "en")
+    except UsageError as e:
+      raise UsageError(f"--manifest: {item.name}: language: {e}") from e
+
+
 def score(args: argparse.Namespace) -> int:
   """Scores the clips that the flags name, writes the results, returns the exit code.
 
@@ -149,6 +164,8 @@ def score(args: argparse.Namespace) -> int:
   items, missing = read_items(args, transcripts)
   if args.fvd_frames is not None and args.fvd_frames < 1:
     raise UsageError(f"--fvd-frames is {args.fvd_frames}; expected 1 at least")
+  if "wer" in names:
+    check_languages(items)
   options = Options(
     args.sync_scale,
     args.min_track,
@@ -189,6 +206,7 @@ def score(args: argparse.Namespace) -> int:
 
 def make_manifest(argv: list[str]) -> int:
   """Writes a manifest of published prompts, by its own flags; returns the exit code."""
+  from ccl_jax.metrics.languages import WHISPER
   from ccl_jax.metrics.prompts import FORMATS, read_prompts
 
   p = argparse.ArgumentParser(prog="python -m ccl_jax.eval make-manifest")
@@ -203,6 +221,13 @@ def make_manifest(argv: list[str]) -> int:
   lines = [dataclasses.replace(line, image=near(line.image)) for line in lines]
   write_manifest(args.out, lines)
   spoken = sum(bool(line.transcript) for line in lines)
+  strange = sorted({line.language for line in lines} - WHISPER)
+  if strange:
+    print(
+      f"note: Whisper does not know {', '.join(strange)}: lines in these have a word "
+      "error rate by --transcripts only",
+      file=sys.stderr,
+    )
   print(
     f"{len(lines)} prompts, {spoken} with speech, {quoted} transcripts taken from "
     f"quotation marks: {args.out}"

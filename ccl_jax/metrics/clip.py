@@ -87,6 +87,16 @@ class Clip:
       raise Unscorable(f"no {'video' if kind == 'picture' else 'audio'} track")
     return self._decoded[kind]
 
+  def has(self, kind: str) -> bool:
+    """Whether the file has a "picture" or a "sound".
+
+    Raises:
+      Unscorable: it cannot be decoded.
+    """
+    if isinstance(self._decoded, MediaError):
+      self._part(kind)
+    return self._decoded[kind] is not None
+
   @property
   def decoded(self) -> bool:
     """Whether the file has been decoded so far."""
@@ -139,13 +149,14 @@ class Clip:
     return resample(sound.wave[0], sound.rate, rate)
 
   def integers(self, rate: int) -> Int16[np.ndarray, " n"]:
-    """Mono sound at `rate` Hz, at the scale of int16, by libswresample."""
+    """Mono sound at `rate` Hz, at the scale of int16, by libswresample: of the same mix
+    as `sound`, the mean of the channels, which of stereo is libswresample's own.
+    """
     sound = self._part("sound")
     if not sound.wave.size:
       return np.zeros(0, np.int16)
-    frame = av.AudioFrame.from_ndarray(
-      np.ascontiguousarray(sound.wave), "fltp", sound.layout
-    )
+    mean = np.ascontiguousarray(sound.wave.mean(0, keepdims=True))
+    frame = av.AudioFrame.from_ndarray(mean, "fltp", "mono")
     frame.sample_rate, frame.pts = sound.rate, 0
     resampler = av.AudioResampler("s16", "mono", rate)
     pieces = [*resampler.resample(frame), *resampler.resample(None)]
