@@ -24,7 +24,8 @@ WHISPER = frozenset(_CODES_OF_WHISPER.split())
 _CODES = {"jv": "jw", "fil": "tl", "nb": "no", "arb": "ar", "pes": "fa", "zsm": "ms"}
 _NAMES = {
   "mandarin": "zh",
-  "粤语": "yue", "粵語": "yue", "putonghua": "zh", "guoyu": "zh", "汉语": "zh", "漢語": "zh",
+  "粤语": "yue", "粵語": "yue", "putonghua": "zh", "guoyu": "zh", "汉语": "zh",
+  "漢語": "zh",
   "普通话": "zh", "普通話": "zh", "国语": "zh", "國語": "zh", "广东话": "yue",
   "廣東話": "yue", "castilian": "es", "farsi": "fa", "flemish": "nl", "haitian": "ht",
   "letzeburgesch": "lb", "moldavian": "ro", "moldovan": "ro", "myanmar": "my",
