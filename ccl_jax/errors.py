@@ -15,14 +15,23 @@ class UsageError(Exception):
 
 @contextlib.contextmanager
 def one_line_errors():
-  """A context that turns a `UsageError` into one line on stderr and exit code 2.
+  """A context that turns a `UsageError` into one line on stderr and exit code 2, and so
+  what the system says of a file, such as a file where a folder should be.
 
-  Anything else is a defect and keeps its traceback.
+  Anything else is a defect and keeps its traceback. Names of files that are no UTF-8
+  are printed with escapes.
   """
+  if hasattr(sys.stdout, "reconfigure"):
+    sys.stdout.reconfigure(errors="backslashreplace")
   try:
     yield
   except UsageError as e:
     print(f"error: {e}", file=sys.stderr)
+    sys.exit(2)
+  except OSError as e:
+    if e.filename is None:
+      raise
+    print(f"error: {e.filename}: {e.strerror or e}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -259,6 +259,7 @@ def open_maker():
 
 def make_manifest(maker) -> None:
   """Makes the clips of --manifest that are not there yet."""
+  from ccl_jax.data.manifest import read_manifest
   from ccl_jax.diffusion.guidance import GUIDANCE as FORMS
   from ccl_jax.generation.manifests import make_set
 
@@ -274,6 +275,7 @@ def make_manifest(maker) -> None:
       [x.prompt for x in lines], [x.seed for x in lines], files, names, None, negative
     )
 
+  maker.pipeline.note_cut([line.prompt for line in read_manifest(MANIFEST.value)])
   part = INDEX.value, COUNT.value, BATCH.value
   make_set(
     make, MANIFEST.value, maker.out, TASK.value, *part,
