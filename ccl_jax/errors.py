@@ -44,13 +44,16 @@ def system_error(error: BaseException) -> OSError | None:
 @contextlib.contextmanager
 def one_line_errors(stopped: str = STOPPED):
   """A context that turns what is not the program's fault into one line on stderr: a
-  `UsageError` or a refusal of the system into exit code 2, Ctrl-C into 130.
+  `UsageError` or what the system says of a file into exit code 2, Ctrl-C into 130.
 
-  Anything else is a defect and keeps its traceback.
+  Anything else is a defect and keeps its traceback. Names of files that are no UTF-8
+  are printed with escapes.
 
   Args:
     stopped: the line after Ctrl-C.
   """
+  if hasattr(sys.stdout, "reconfigure"):
+    sys.stdout.reconfigure(errors="backslashreplace")
   try:
     yield
   except UsageError as e:
@@ -61,9 +64,12 @@ def one_line_errors(stopped: str = STOPPED):
       signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
     _end(stopped, 128 + signal.SIGINT)
   except Exception as e:
-    if (refusal := system_error(e)) is not None:
+    refusal = system_error(e)
+    if refusal is None and isinstance(e, OSError) and e.filename is not None:
+      refusal = e
+    if refusal is not None:
       place = f" {refusal.filename}" if refusal.filename else " a file"
-      _end(f"error: cannot read or write{place}: {refusal.strerror}", 2)
+      _end(f"error: cannot read or write{place}: {refusal.strerror or refusal}", 2)
     raise
 
 

@@ -130,6 +130,21 @@ def read_items(args: argparse.Namespace, transcripts):
   return items, [item.name for item in items if not item.path.is_file()]
 
 
+def check_languages(items) -> None:
+  """Checks the languages of clips, before any is scored.
+
+  Raises:
+    UsageError: there is no such language; the message names the clip.
+  """
+  from ccl_jax.metrics.languages import language_code
+
+  for item in items:
+    try:
+      language_code(item.fields.get("language") or "en")
+    except UsageError as e:
+      raise UsageError(f"--manifest: {item.name}: language: {e}") from e
+
+
 def score(args: argparse.Namespace) -> int:
   """Scores the clips that the flags name, writes the results, returns the exit code.
 
@@ -157,6 +172,8 @@ def score(args: argparse.Namespace) -> int:
     if getattr(args, flag) < 0:
       name = flag.replace("_", "-")
       raise UsageError(f"--{name} is {getattr(args, flag)}; expected 0 at least")
+  if "wer" in names:
+    check_languages(items)
   options = Options(
     args.sync_scale,
     args.min_track,
@@ -222,6 +239,7 @@ def compared_names(args: argparse.Namespace) -> list[str]:
 
 def make_manifest(argv: list[str]) -> int:
   """Writes a manifest of published prompts, by its own flags; returns the exit code."""
+  from ccl_jax.metrics.languages import WHISPER
   from ccl_jax.metrics.prompts import FORMATS, read_prompts
 
   p = cli.Parser(
@@ -240,6 +258,13 @@ def make_manifest(argv: list[str]) -> int:
   lines = [dataclasses.replace(line, image=near(line.image)) for line in lines]
   write_manifest(args.out, lines)
   spoken = sum(bool(line.transcript) for line in lines)
+  strange = sorted({line.language for line in lines} - WHISPER)
+  if strange:
+    print(
+      f"note: Whisper does not know {', '.join(strange)}: lines in these have a word "
+      "error rate by --transcripts only",
+      file=sys.stderr,
+    )
   print(
     f"{len(lines)} prompts, {spoken} with speech, {quoted} transcripts taken from "
     f"quotation marks: {args.out}"

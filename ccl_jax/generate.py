@@ -338,6 +338,7 @@ def open_maker(given):
 
 def make_manifest(maker) -> None:
   """Makes the clips of --manifest that are not there yet."""
+  from ccl_jax.data.manifest import read_manifest
   from ccl_jax.diffusion.guidance import GUIDANCE as FORMS
   from ccl_jax.generation.manifests import make_set
 
@@ -353,6 +354,7 @@ def make_manifest(maker) -> None:
       [x.prompt for x in lines], [x.seed for x in lines], files, names, negative
     )
 
+  maker.pipeline.note_cut([line.prompt for line in read_manifest(MANIFEST.value)])
   part = INDEX.value, COUNT.value, BATCH.value
   # Other manifests, and other parts of this one, may be made into the folder meanwhile.
   name = hashlib.blake2s(str(pathlib.Path(MANIFEST.value).absolute()).encode())

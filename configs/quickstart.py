@@ -49,6 +49,8 @@ def get_config(arg=None):
     c.optim.warmup_steps, c.checkpoint.every, c.log_every = 2, 2, 1
     c.report.clips, c.report.steps, c.report.show = 2, 2, 2
   if args.data:
+    # As many rows as the longest caption has bytes, from 80 to 512.
+    c.codec.text_length = placeholder(int)
     filters = {"folder": {"captions": ""}, **common.MEDIA}.get(args.source, {})
     c.data.options = {"hop": placeholder(float), **filters}
   else:

@@ -35,6 +35,7 @@ from ccl_jax.ablation.readings import (
 from ccl_jax.ablation.seeds import Estimate, estimate
 from ccl_jax.ablation.variants import FULL, MAIN, TASKS, forms
 from ccl_jax.axes import STREAMS
+from ccl_jax.viz.labels import literal
 from ccl_jax.viz.media import write_png
 
 WIDTH = 10.0  # inches, of 110 dots: as wide as a README's column, or a little wider
@@ -311,7 +312,8 @@ def maps_figure(runs: Runs):
   _, blocks, t, _, _ = shares.shape
   frames = np.linspace(0, t - 1, min(FRAMES, t)).astype(int)
   figure = _empty(0.7 + 1.25 * max(len(sigmas), blocks))
-  figure.suptitle(f"share of attention on context tokens, video tokens of {title}")
+  text = f"share of attention on context tokens, video tokens of {title}"
+  figure.suptitle(literal(text))
   left, right = figure.subfigures(1, 2, width_ratios=[len(frames), len(sigmas) + 0.5])
   grid = left.subplots(len(sigmas), len(frames), squeeze=False)
   for line, sigma, share in zip(grid, sigmas, shares.mean(1)):
@@ -343,7 +345,7 @@ def keys_figure(runs: Runs):
       ax.set_xlabel("video latent" if stream == "audio" else "audio token", fontsize=9)
       figure.colorbar(image, ax=ax)
     line[0].set_ylabel("audio token" if stream == "audio" else "video latent")
-  figure.suptitle(f"attention of queries (down) on keys (across), {title}")
+  figure.suptitle(literal(f"attention of queries (down) on keys (across), {title}"))
   return figure
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from ccl_jax import files, progress
 from ccl_jax.codecs.bundle import Codecs, fingerprints, load_codecs, save_codecs
 from ccl_jax.codecs.embedded import fit_codecs
+from ccl_jax.codecs.texts import fitting_length, note_cut
 from ccl_jax.data.media.decode import MediaError
 from ccl_jax.data.sets import plan
 from ccl_jax.data.sets.buckets import parse_spec
@@ -151,11 +152,15 @@ def make_plan(
   progress.phase("listing the media")
   listed = media.scan()
   out.mkdir(parents=True, exist_ok=True)
+  texts = [item.text for items in listed.buckets.values() for item in items]
   if not codec.path:
     progress.phase("fitting the codecs")
-    sizes = {"text_length": codec.text_length, "text_dim": codec.text_dim}
+    length = codec.text_length or fitting_length(texts)
+    sizes = {"text_length": length, "text_dim": codec.text_dim}
     codecs = fit_codecs(_some_clips(media, listed, codec.fit_clips), **sizes)
   save_codecs(codecs, out / "codecs")
+  if codecs.text is not None:
+    note_cut(codecs.text, texts, "captions")
   # Last: a plan on the disk means that the codecs beside it are whole.
   set_plan = plan.make(settings, fingerprints(codecs), listed, config.shard_clips)
   plan.write(set_plan, out)

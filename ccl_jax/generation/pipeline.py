@@ -23,6 +23,7 @@ from ccl_jax.checkpoints.find import Parameters, find_parameters
 from ccl_jax.checkpoints.identity import identity
 from ccl_jax.codecs.bundle import Codecs, fingerprint, load_codecs, require_same
 from ccl_jax.codecs.images import image_condition, to_bytes, to_unit
+from ccl_jax.codecs.texts import note_cut
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.diffusion.guidance import get_guidance
 from ccl_jax.errors import UsageError
@@ -155,6 +156,7 @@ class Pipeline:
     self._compiled, self._seen = {}, set()
     self.origin = origin or {"fingerprints": {}}
     self._progress: Callable[[Any], None] = lambda step: None
+    self._noted: set[str] = set()
 
   @property
   def takes_channels(self) -> bool:
@@ -298,6 +300,7 @@ class Pipeline:
       "still": None if still is None else jnp.asarray(still),
     }
     negatives = negative_texts(negative, kind.generated + kind.given, b)
+    self.note_cut(prompts)
     tokens = self.codecs.text.tokenize([*prompts, *itertools.chain(*negatives)])
     options = (spec, reuse_keys, progress is not None or display.is_shown())
     # Scales are an argument: one program serves all.
@@ -331,6 +334,14 @@ class Pipeline:
         progress(step)
 
     return tell
+
+  def note_cut(self, prompts: Sequence[str]) -> None:
+    """Says on stderr how many prompts are longer than the text codec's rows, of those
+    that it has not spoken of before.
+    """
+    new = [text for text in prompts if text not in self._noted]
+    self._noted |= set(new)
+    note_cut(self.codecs.text, new, "prompts")
 
   def _tell(self, step: Any) -> None:
     """Progress to this call's listener: one function for all that is compiled."""

@@ -30,7 +30,9 @@ class Metric:
     name: of the metric.
     protocol: all that a number depends on besides the clip, as JSON: settings, and the
       hash of the weights.
-    needs: which of "picture" and "sound" it looks at.
+    needs: which of "picture" and "sound" it looks at; a clip that lacks one has no
+      score.
+    uses: which it looks at where they are there.
     fields: the fields of the manifest that its numbers depend on.
   """
 
@@ -41,10 +43,12 @@ class Metric:
     load: Callable[[], Scorer],
     *,
     needs: tuple[str, ...],
+    uses: tuple[str, ...] = (),
     fields: tuple[str, ...] = (),
   ):
     self.name, self.protocol, self._load = name, dict(protocol), load
     self.needs, self.fields = frozenset(needs), fields
+    self.uses = frozenset(uses)
 
   @functools.cached_property
   def _scorer(self) -> Scorer:

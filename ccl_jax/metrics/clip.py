@@ -91,6 +91,16 @@ class Clip:
       raise Unscorable(f"no {'video' if kind == 'picture' else 'audio'} track")
     return self._decoded[kind]
 
+  def has(self, kind: str) -> bool:
+    """Whether the file has a "picture" or a "sound".
+
+    Raises:
+      Unscorable: it cannot be decoded.
+    """
+    if isinstance(self._decoded, MediaError):
+      self._part(kind)
+    return self._decoded[kind] is not None
+
   @property
   def decoded(self) -> bool:
     """Whether the file has been decoded so far."""
@@ -143,7 +153,9 @@ class Clip:
     return resample(sound.wave[0], sound.rate, rate)
 
   def integers(self, rate: int) -> Int16[np.ndarray, " n"]:
-    """Mono sound at `rate` Hz, at the scale of int16, by libswresample."""
+    """Mono sound at `rate` Hz, at the scale of int16, by libswresample: of the same mix
+    as `sound`, the mean of the channels, which of stereo is libswresample's own.
+    """
     sound = self._part("sound")
     if not sound.wave.size:
       return np.zeros(0, np.int16)

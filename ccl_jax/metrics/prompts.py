@@ -10,6 +10,7 @@ says which language it is in is believed; else Chinese is told by its characters
 """
 
 import csv
+import dataclasses
 import pathlib
 import re
 from collections.abc import Callable
@@ -18,7 +19,9 @@ from typing import Any
 from ccl_jax.data.manifest import Line
 from ccl_jax.documents import parse, read_text
 from ccl_jax.errors import UsageError
+from ccl_jax.metrics.languages import language_code
 from ccl_jax.metrics.quotes import quoted
+from ccl_jax.names import safe_names
 
 Row = dict[str, Any]
 _IMAGE = ("image", "image_path", "img_path", "first_frame")
@@ -81,7 +84,7 @@ def read_prompts(
     raise UsageError(f"{path} has no prompts")
   if form == "auto":
     form = _form_of(rows[0])
-  lines, taken, seen = [], 0, set()
+  lines, ids, taken, seen = [], [], 0, set()
   for number, row in enumerate(rows, 1):
     prompt, said = FORMATS[form](row)
     if not prompt:
@@ -92,22 +95,33 @@ def read_prompts(
       # The convention of these sets: spoken words stand in quotation marks.
       said = quoted(prompt)
       taken += bool(said)
-    # Ids become names of files.
-    name = re.sub(r"[^\w.-]+", "_", _first(row, _ID) or f"{path.stem}_{number:04d}")
-    if name in seen:
-      raise UsageError(f"{path}, prompt {number}: id {name} is there twice")
-    seen.add(name)
+    own = _first(row, _ID)
+    if own in seen:
+      raise UsageError(f"{path}, prompt {number}: id {own} is there twice")
+    seen |= {own} if own is not None else set()
+    ids.append(own or f"{path.stem}_{number:04d}")
     lines.append(
       Line(
-        id=name,
+        id="",
         prompt=prompt,
         subset=_first(row, ("subset", "category", "topic")),
         image=_first(row, _IMAGE),
         transcript=said,
-        language=_first(row, ("language", "lang")) or _language(said),
+        language=_code(row, f"{path}, prompt {number}") or _language(said),
       )
     )
-  return lines, taken
+  # Ids become names of files; two that would have one name have two.
+  named = zip(lines, safe_names(ids))
+  return [dataclasses.replace(line, id=name) for line, name in named], taken
+
+
+def _code(row: Row, where: str) -> str | None:
+  """The code of the language that a row states, if it does."""
+  stated = _first(row, ("language", "lang"))
+  try:
+    return stated and language_code(stated)
+  except UsageError as e:
+    raise UsageError(f"{where}: {e}") from e
 
 
 def _language(text: str) -> str:

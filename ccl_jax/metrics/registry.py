@@ -206,12 +206,15 @@ def _wer(folder: Folder, options: Options) -> Metric:
     "name": "all errors over all words",
     "normaliser": "whisper-normalizer "
     + importlib.metadata.version("whisper-normalizer"),
+    "chinese": "simplified by OpenCC, numbers as digits",
+    "silence": f"nothing is heard where no {speech.BLOCK / speech.RATE:g} s have "
+    f"{speech.SILENCE:g} dBFS",
   }
   if options.transcripts is not None:
     protocol["recogniser"] = "given transcripts"
     load = lambda: speech.transcript_scorer(options.transcripts)
     fields = ("prompt", "transcript", "language", "hypothesis")
-    return Metric("wer", protocol, load, needs=(), fields=fields)
+    return Metric("wer", protocol, load, needs=(), uses=("sound",), fields=fields)
   # The version is part of the protocol: recognisers change what they hear.
   package = options.recogniser.replace("-", "_")
   need(package, options.recogniser)

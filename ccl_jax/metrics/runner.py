@@ -85,7 +85,7 @@ def _evaluate(items, metrics, records, progress, check) -> Results:
       elif metric.name not in broken:
         left.append((metric, row))
     # One decoding serves all metrics that are left.
-    needs = frozenset().union(*(metric.needs for metric, _ in left))
+    needs = frozenset().union(*(metric.needs | metric.uses for metric, _ in left))
     clip = Clip(item.path, item.name, item.fields, needs)
     for metric, row in left:
       check()

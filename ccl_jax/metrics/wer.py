@@ -9,9 +9,13 @@ was recognised, fewest in all. Both are normalised first:
   dropped; Whisper's normaliser, the English one for English; words without a letter or
   a digit dropped
 
-Chinese, Cantonese, Japanese and Thai do not part words: there a word is a character,
-and the rate is called CER. Whisper's normaliser drops the marks above and below letters
-that Thai writes its vowels with, on both sides.
+Chinese, Cantonese, Japanese, Thai, Lao and Burmese do not part words: there a word is a
+character, and the rate is called CER. Whisper's normaliser drops the marks above and
+below letters that Thai writes its vowels with, on both sides.
+
+What is said can be written in several ways: traditional Chinese is made simplified
+(OpenCC), and Chinese and Japanese numbers digits (metrics/numerals.py). Languages go by
+any name or code (metrics/languages.py).
 
 A clip that was to be silent has no rate; whether it speaks is counted by itself. Of a
 set, all errors over all words stand beside the mean over clips (metrics/columns.py).
@@ -24,9 +28,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ccl_jax.metrics.base import Unscorable
+from ccl_jax.metrics.languages import language_code
+from ccl_jax.metrics.numerals import with_digits
 from ccl_jax.metrics.packages import need
 
-BY_CHARACTER = ("zh", "yue", "ja", "th")
+BY_CHARACTER = ("zh", "yue", "ja", "th", "lo", "my")
+CHINESE = ("zh", "yue")
 _STRAIGHT = str.maketrans(dict.fromkeys("‘’‚‛ʼ", "'") | dict.fromkeys("“”„‟", '"'))
 _LABEL = re.compile(r"\bspeaker\s*\d+\s*:", re.IGNORECASE)
 
@@ -45,14 +52,9 @@ class Errors(NamedTuple):
     return self.substitutions + self.deletions + self.insertions
 
 
-def code(language: str) -> str:
-  """A language's code without its region: "en" for "en-GB" and "en_US"."""
-  return re.split("[-_]", language.lower())[0]
-
-
 def rate_name(language: str) -> str:
   """The name of a language's rate: "cer" where words are not parted, or "wer"."""
-  return "cer" if code(language) in BY_CHARACTER else "wer"
+  return "cer" if language_code(language) in BY_CHARACTER else "wer"
 
 
 @functools.cache
@@ -63,14 +65,27 @@ def _normaliser(language: str) -> Callable[[str], str]:
   return need("whisper_normalizer.basic", package).BasicTextNormalizer()
 
 
+@functools.cache
+def _simplifier():
+  """OpenCC's conversion of traditional characters to simplified ones."""
+  return need("opencc", "opencc").OpenCC("t2s")
+
+
 def words(text: str, language: str = "en") -> list[str]:
   """The words of a text that count, normalised; characters where there are no words.
 
   Raises:
-    Unscorable: whisper-normalizer is not installed.
+    Unscorable: whisper-normalizer or, for Chinese, OpenCC is not installed.
+    UsageError: there is no such language.
   """
   text = unicodedata.normalize("NFKC", text).translate(_STRAIGHT)
-  text = _normaliser(code(language))(_LABEL.sub(" ", text))
+  code = language_code(language)
+  text = _LABEL.sub(" ", text)
+  if code in CHINESE:
+    text = _simplifier().convert(text)
+  if code in (*CHINESE, "ja"):
+    text = with_digits(text, japanese=code == "ja")
+  text = _normaliser(code)(text)
   parts = list(text) if rate_name(language) == "cer" else text.split()
   return [part for part in parts if any(map(str.isalnum, part))]
 

@@ -17,9 +17,11 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from ccl_jax.documents import valid
 from ccl_jax.errors import UsageError
 
 QUOTE = ord('"') + 1  # ids are byte + 1; 0 is padding
+LENGTHS = 80, 512  # least and most rows of an embedder that is fitted to texts
 GOLDEN = np.uint32(0x9E3779B9)
 
 
@@ -50,9 +52,13 @@ class ByteText(struct.PyTreeNode):
     """Bytes + 1, cut or zero-padded to `length`, and where there is text."""
     ids = np.zeros((len(texts), self.length), np.int32)
     for row, text in zip(ids, texts):
-      data = np.frombuffer(text.encode()[: self.length], np.uint8)
+      data = np.frombuffer(valid(text).encode()[: self.length], np.uint8)
       row[: len(data)] = data.astype(np.int32) + 1
     return ids, ids > 0
+
+  def rows_of(self, text: str) -> int:
+    """Rows that the whole of a text would take, where `length` is no bound."""
+    return len(valid(text).encode())
 
   def encode(
     self, ids: Int[Array, "b l"], mask: Bool[Array, "b l"]

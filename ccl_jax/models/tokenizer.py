@@ -15,6 +15,7 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import Bool, Int
 
+from ccl_jax.documents import valid
 from ccl_jax.errors import UsageError
 
 END, PAD = "</s>", "<pad>"
@@ -26,7 +27,7 @@ def clean(text: str) -> str:
   Raises:
     UsageError: the package ftfy is not installed.
   """
-  text = _optional("ftfy").fix_text(text)
+  text = _optional("ftfy").fix_text(valid(text))
   return " ".join(html.unescape(html.unescape(text)).split())
 
 
@@ -53,6 +54,10 @@ class Tokenizer:
       row[: len(pieces)] = pieces
       seen[: len(pieces)] = True
     return ids, mask
+
+  def count(self, text: str) -> int:
+    """The tokens of a cleaned text, the end token among them."""
+    return len(self._parsed.encode(clean(text), add_special_tokens=False).ids) + 1
 
   @functools.cached_property
   def _parsed(self):

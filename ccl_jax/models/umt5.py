@@ -208,6 +208,10 @@ class UMT5Text(struct.PyTreeNode):
     """Ids of the cleaned texts, ended and padded, and where there is text."""
     return self.tokenizer(texts, self.length)
 
+  def rows_of(self, text: str) -> int:
+    """Rows that the whole of a text would take, where `length` is no bound."""
+    return self.tokenizer.count(text)
+
   def encode(
     self, ids: Int[Array, "b l"], mask: Bool[Array, "b l"]
   ) -> Float[Array, "b l e"]:

@@ -15,6 +15,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.documents import Number
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.generation.sampling import Sampling, sample_latents
+from ccl_jax.models.byte_text import LENGTHS
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.joint import geometry_of
 from ccl_jax.models.precision import stored_as
@@ -111,7 +112,7 @@ def parse_topology(name: str) -> tuple[Chip, list]:
 
 def compile_train(config, mesh, batch: int):
   """The compiled train step of a config, for `batch` clips on the mesh."""
-  text = (config.codec.text_length, config.codec.text_dim)
+  text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
   run = build_run(config, mesh, text, batch=batch)
   spec = bind("clip", config.clip, ClipSpec)
   data = _latents(run.model, spec, batch, mesh) | _image(run.model, spec, batch, mesh)
@@ -129,7 +130,7 @@ def compile_generate(config, mesh, batch: int):
   """
   spec = bind("clip", config.clip, ClipSpec)
   model = bind("model", config.model, build_model)
-  text = (config.codec.text_length, config.codec.text_dim)
+  text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
   init = lambda key: init_params(model, key, text, batch=batch)
   streams = tuple(s for s, _ in model.streams)
   # The task that generates every stream of the model.
@@ -209,7 +210,7 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
   instructions = collectives(compiled.as_text())
   model = build_model(**config.model)
   geometry = geometry_of(model, ClipSpec(**config.clip))
-  text = (config.codec.text_length, config.codec.text_dim)
+  text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
   forward = sum(forward_flops(model, geometry, *text).values()) * batch / len(devices)
   # A train step is three forward passes; what remat makes again is a fourth. A step of
   # guided sampling is two.

@@ -11,6 +11,7 @@ from ccl_jax import progress
 from ccl_jax.checkpoints.find import find_parameters
 from ccl_jax.codecs.bundle import Codecs, load_codecs, save_codecs, stored_digests
 from ccl_jax.codecs.embedded import fit_codecs
+from ccl_jax.codecs.texts import fitting_length
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 
@@ -65,7 +66,9 @@ def _own_codecs(config, own: pathlib.Path, needed: Sequence[str]) -> Codecs:
   return codecs
 
 
-def open_codecs(config, workdir: pathlib.Path, *, path: str = "", clips=None) -> Codecs:
+def open_codecs(
+  config, workdir: pathlib.Path, *, path: str = "", clips=None, texts=None
+) -> Codecs:
   """The codecs of a run, saved in its folder.
 
   In this order: those the run has, those that the config names, those at `path`, those
@@ -76,6 +79,8 @@ def open_codecs(config, workdir: pathlib.Path, *, path: str = "", clips=None) ->
     workdir: of the run; the codecs are in its folder `codecs`.
     path: of a bundle, or "".
     clips: of a source, to fit embedded codecs to; None: no fit.
+    texts: all captions, which the text embedder's length is fitted to where the config
+      names none; None: they are not known.
 
   Raises:
     UsageError: there are no clips to fit, and no text codec; or the run has codecs that
@@ -94,7 +99,7 @@ def open_codecs(config, workdir: pathlib.Path, *, path: str = "", clips=None) ->
     chosen = order[: config.codec.fit_clips]
     fitted = fit_codecs(
       (clips[int(i)] for i in chosen),
-      text_length=config.codec.text_length,
+      text_length=config.codec.text_length or fitting_length(texts),
       text_dim=config.codec.text_dim,
     )
     codecs = Codecs(*(have or fit for have, fit in zip(codecs, fitted)))

@@ -6,6 +6,7 @@ import jax
 
 from ccl_jax.codecs.bundle import null_text
 from ccl_jax.codecs.images import image_condition, to_unit
+from ccl_jax.codecs.texts import note_cut
 from ccl_jax.data.pipeline import make_iterator
 from ccl_jax.data.sources.open import Cached, open_source
 from ccl_jax.data.spec import ClipSpec
@@ -34,9 +35,14 @@ def open_films(
   clips = first_process_first(
     lambda: open_source(config.data.source, spec, root, split, **config.data.options)
   )
+  texts = getattr(clips, "texts", None)
   # Small sets are decoded once and kept.
   clips = Cached(clips, config.data.cache_gb)
-  codecs = first_process_first(lambda: open_codecs(config, workdir, clips=clips))
+  fit = lambda: open_codecs(config, workdir, clips=clips, texts=texts)
+  codecs = first_process_first(fit)
+  if jax.process_index() == 0:
+    advice = "; config.codec.text_length in a new workdir takes more"
+    note_cut(codecs.text, texts or (), "captions", advice)
   rows = local_rows(mesh, config.batch.size)
   batches = make_iterator(
     clips,

@@ -86,7 +86,9 @@ TRANSFORMER = {
   "clip.width": whole(1),
   "clip.fps": positive(),
   "codec.fit_clips": whole(1),
-  "codec.text_length": whole(1),
+  "codec.text_length": Rule(
+    lambda x: x is None or _SIZE.holds(x), "a whole number from 1 on"
+  ),
   "codec.text_dim": whole(1),
   "objective.sigma": one_of(*SIGMA_KINDS),
   "objective.shift": positive(),
@@ -145,6 +147,6 @@ def check_run(config) -> None:
   bind("clip", config.clip, ClipSpec)
   model = bind("model", config.model, build_model)
   make_recipe(config)
-  text = (config.codec.text_length, config.codec.text_dim)
+  text = (config.codec.text_length or 1, config.codec.text_dim)
   init = lambda key: init_params(model, key, text)
   build_optimizer(config, jax.eval_shape(init, jax.random.key(0)))

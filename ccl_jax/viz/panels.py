@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ccl_jax.files import new_file
+from ccl_jax.viz.labels import literal
 
 
 def _figure(rows: int, columns: int, width: float, height: float):
@@ -40,7 +41,7 @@ def loss_curves(
     held_out = kind == "held_out"
     ax.plot(
       *zip(*points),
-      label=f"{task}, held out" if held_out else task,
+      label=literal(f"{task}, held out" if held_out else task),
       color=f"C{tasks.index(task)}",
       linestyle="--" if held_out else "-",
     )
@@ -81,7 +82,7 @@ def contact_sheet(
       strip = np.concatenate(list(video[shown]), 1)
       picture.imshow(strip, extent=(0, width, 0, 1))
     picture.set(aspect="auto", xlim=(0, end), xticks=[], yticks=[])
-    picture.set_title(title, fontsize=8)
+    picture.set_title(literal(title), fontsize=8)
     if "audio" in clip:
       audio = clip["audio"]
       sound.plot(np.arange(len(audio)) * end / len(audio), audio, lw=0.4)

@@ -101,6 +101,11 @@ class FilmSource:
         f"{': '.join(self.skipped[0])} (sounds, stills and silent films are for encode)"
       )
 
+  @property
+  def texts(self) -> list[str]:
+    """The captions of the clips, each once."""
+    return list(dict.fromkeys(window.text for window in self.windows))
+
   def __len__(self) -> int:
     return len(self.windows)
 

@@ -56,8 +56,13 @@ class Records:
   def __getitem__(self, index: int) -> dict[str, Any]:
     if not 0 <= index < len(self):
       raise IndexError(f"record {index} of {len(self)}")
-    with _named(f"{self._root}: record {index} of the split {self._split}"):
-      return self._source[index]
+    where = f"{self._root}: record {index} of the split {self._split}"
+    with _named(where):
+      record = self._source[index]
+      # Of a shard that is cut short, TFDS decodes a record of nothing.
+      if not isinstance(record, dict) or any(v is None for v in record.values()):
+        raise ValueError("an empty record")
+    return record
 
 
 def open_set(root: str | pathlib.Path) -> dict[str, Records]:

@@ -1,0 +1,42 @@
+"""How long texts are for a text codec, which cuts what is longer than its rows."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from ccl_jax.documents import valid
+from ccl_jax.models.byte_text import LENGTHS
+
+
+def fitting_length(texts: Iterable[str] | None) -> int:
+  """Rows of an embedder that no text is too long for, in steps of 16, within `LENGTHS`.
+
+  Args:
+    texts: to embed; None: they are not known, so the most.
+  """
+  least, most = LENGTHS
+  if texts is None:
+    return most
+  longest = max((len(valid(text).encode()) for text in texts), default=0)
+  return min(max(-(-longest // 16) * 16, least), most)
+
+
+def note_cut(codec: Any, texts: Iterable[str], what: str, advice: str = "") -> None:
+  """Says on stderr how many of the texts a text codec cuts; nothing if none.
+
+  Args:
+    codec: with `length` and `rows_of`.
+    texts: each counts once.
+    what: they are, such as "prompts".
+    advice: what the user can do.
+  """
+  texts = list(dict.fromkeys(texts))
+  long = [text for text in texts if codec.rows_of(text) > codec.length]
+  if not long:
+    return
+  rows = max(map(codec.rows_of, long))
+  print(
+    f"note: {len(long)} of {len(texts)} {what} are longer than the {codec.length} rows "
+    f"of the text codec (the longest has {rows}): their ends are cut{advice}",
+    file=sys.stderr,
+  )
