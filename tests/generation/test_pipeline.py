@@ -148,6 +148,20 @@ def test_a_caller_hears_what_the_command_says(pipeline):
   assert len(pipeline._compiled) == programs
 
 
+def test_steps_are_counted_for_who_looks(pipeline, monkeypatch):
+  """A phase at a time; of a program that is there none is a compilation."""
+  told = []
+  monkeypatch.setattr(module.display, "is_shown", lambda: True)
+  monkeypatch.setattr(module.display, "phase", lambda *phase: told.append(phase))
+  monkeypatch.setattr(module.display, "at", lambda done: told.append(done))
+  fresh = Pipeline(pipeline.model, pipeline.params, pipeline.codecs, SPEC, shift=5.0)
+  steps = [("sampling", 3), 1, ("sampling", 3), 2, ("sampling", 3), 3, ("decoding",)]
+  for first in ("compiling", "encoding"):
+    sound(fresh)
+    assert told == [(first,), *steps]
+    told.clear()
+
+
 OWN = {"form": "sync", "scales": {"video": [2.0], "audio": [2.5]}}
 
 
