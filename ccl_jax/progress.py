@@ -227,7 +227,7 @@ def end() -> None:
 
 
 def phase(name: str, total: int | None = None, unit: str = "") -> None:
-  """Begins another phase: see `Display.phase`."""
+  """Begins another phase of the work: see `Display.phase`."""
   if _display is not None:
     _display.phase(name, total, unit)
 

@@ -6,7 +6,12 @@ import pathlib
 import re
 import shlex
 
+import numpy as np
 import pytest
+
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.shipped import config_names
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -23,10 +28,11 @@ def spans(text: str) -> list[str]:
 
 
 def commands(text: str) -> list[list[str]]:
-  """Arguments of every `python -m ccl_jax.NAME`, the name first."""
+  """Arguments of every `python -m ccl_jax.NAME` or `ccl-jax NAME`, the name first."""
   blocks = "\n".join(BLOCK.findall(text)).replace("\\\n", " ").replace(" &&", "\n")
   lines = [*blocks.splitlines(), *spans(text)]
-  found = (re.match(r"\s*python -m ccl_jax\.(.+)", line) for line in lines)
+  form = re.compile(r"\s*(?:python -m ccl_jax\.|ccl-jax (?!COMMAND))([a-z].+)")
+  found = map(form.match, lines)
   return [shlex.split(m[1], comments=True) for m in found if m]
 
 
@@ -86,6 +92,8 @@ def test_configs_take_their_arguments_and_keys(page):
   for name, *args in commands(page.read_text("utf-8")):
     given = dict(a.split("=", 1) for a in args if a.startswith("--config") and "=" in a)
     file, _, argument = given.pop("--config", "").partition(":")
+    if file in config_names():
+      file = f"configs/{file}.py"
     if not file.startswith("configs/"):
       continue
     argument = argument.replace("=N", "=0")  # a number of the reader's
@@ -98,3 +106,30 @@ def test_configs_take_their_arguments_and_keys(page):
       for part in key.split(".")[1:]:
         assert part in value, f"{name} --config={file}: no {key}"
         value = value[part]
+
+
+def test_the_example_in_python_runs(tmp_path, monkeypatch):
+  """As it is printed, but for the network; it writes the clip that it was given."""
+  (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+  spec = ClipSpec(17, 32, 32, 25.0)
+
+  class Stub(Pipeline):
+    def __init__(self):
+      self.spec = spec
+
+    def generate(self, task, prompts, *, seed):
+      assert task == "joint" and isinstance(prompts, str)
+      shape = (1, spec.frames, spec.height, spec.width, 3)
+      sound = np.zeros((1, spec.samples), np.float32)
+      return {"video": np.zeros(shape, np.uint8), "audio": sound}
+
+  monkeypatch.setattr(Pipeline, "load", lambda folder: Stub())
+  monkeypatch.chdir(tmp_path)
+  exec(code, {})
+  assert [p.suffix for p in tmp_path.iterdir()] == [".mp4"]
+
+
+def test_the_readme_leads_to_every_page():
+  text = (ROOT / "README.md").read_text()
+  pages = [p.name for p in ROOT.glob("docs/*.md")]
+  assert [name for name in pages if f"(docs/{name})" not in text] == []

@@ -138,7 +138,7 @@ def draw_whisper(folder: pathlib.Path, sizes: Mapping[str, int] = WHISPER) -> No
     import transformers
     from transformers.convert_slow_tokenizer import bytes_to_unicode
   except ImportError as e:
-    raise UsageError(f"Whisper needs {e.name}: pip install 'ccl_jax[eval]'") from e
+    raise UsageError(f"Whisper needs {e.name}: pip install 'ccl_jax[whisper]'") from e
   path = folder / "whisper"
   path.mkdir(parents=True)
   symbols = [*bytes_to_unicode().values()]

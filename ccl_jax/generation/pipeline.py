@@ -232,7 +232,7 @@ class Pipeline:
     *,
     sampling: Sampling | None = None,
     seed: Any = 0,
-    negative: str | Mapping[str, str | Sequence[str]] = "",
+    negative: str | Mapping[str, str | Sequence[str]] | None = None,
     video: np.ndarray | None = None,
     audio: np.ndarray | None = None,
     image: np.ndarray | None = None,
@@ -256,7 +256,7 @@ class Pipeline:
         whatever makes a video.
       negative: the text of the unconditional evaluations, of both streams or by stream;
         by stream it may be a list, with one text for each clip. A stream that is not
-        named has "".
+        named has "". None: the model's own.
       still: uint8 (b, H, W, 3), the picture that stands still as null video, for
         guidance by null streams where no picture is given: see `_null_latents`.
 
@@ -299,6 +299,7 @@ class Pipeline:
       "image": None if image is None else jnp.asarray(image),
       "still": None if still is None else jnp.asarray(still),
     }
+    negative = self.negative if negative is None else negative
     negatives = negative_texts(negative, kind.generated + kind.given, b)
     self.note_cut(prompts)
     tokens = self.codecs.text.tokenize([*prompts, *itertools.chain(*negatives)])

@@ -153,8 +153,8 @@ def _settings(about: Mapping[str, Any], given: frozenset[str]) -> Settings:
 def read_about(path: pathlib.Path) -> dict[str, Any] | None:
   """The settings beside a clip; None if there are none that can be read."""
   try:
-    about = json.loads(path.read_text("utf-8"))
-  except (OSError, ValueError):
+    about = read_json(path)
+  except UsageError:
     return None
   return about if isinstance(about, dict) else None
 

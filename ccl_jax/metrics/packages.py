@@ -15,6 +15,7 @@ def need(module: str, package: str) -> ModuleType:
   try:
     return importlib.import_module(module)
   except ImportError as e:
+    extra = "whisper" if package in ("torch", "transformers") else "eval"
     raise Unscorable(
-      f"{package} is not usable here ({e}): pip install 'ccl_jax[eval]'"
+      f"{package} is not usable here ({e}): pip install 'ccl_jax[{extra}]'"
     ) from e

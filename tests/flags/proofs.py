@@ -28,7 +28,8 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_generate_flags.py::test_every_setting_goes_to_its_place": _flags(
     "generate",
     "task seed steps shift solver sequential guidance scale_video scale_audio frames "
-    "height width seconds size negative_prompt negative_prompt_video negative_prompt_audio prompt",
+    "height width seconds size negative_prompt negative_prompt_video "
+    "negative_prompt_audio prompt",
   ),
   HERE + "test_generate_effects.py::test_prompts_pull_and_negative_prompts_push": (
     _flags("generate", "prompt negative_prompt negative_prompt_video "

@@ -14,6 +14,7 @@ from tests.flags.proofs import PROOFS
 ROOT = pathlib.Path(__file__).parents[2]
 # Modules that may be run but take no flags: a benchmark that borrows those of another.
 OTHERS = {f"ccl_jax.benchmarks.{name}" for name in BORROWED} | {BENCH}
+OTHERS.add("ccl_jax.__main__")  # it hands on to the others
 
 
 def test_every_flag_and_key_is_proved_and_no_other():

@@ -192,7 +192,7 @@ NOISE = {"video": _normal(1, VIDEO), "audio": _normal(2, AUDIO)}
 IMAGE = _filled((B, 1, *VIDEO[2:]), 30)
 SILENCE, STATIC = _filled(AUDIO, 200), _filled(VIDEO, 300)
 # Euler, two steps at shift 2: sigma = 2u / (1 + u) of u = 1, 1/2, and 0 at the end.
-EULER = Sampling(steps=2, shift=2.0, solver="euler")
+EULER = Sampling("ucg2", steps=2, shift=2.0, solver="euler")
 SIGMAS = (1.0, 2 / 3)
 
 
@@ -496,8 +496,8 @@ def test_the_timesteps_of_every_solver(solver, expected):
 def test_what_sampling_starts_from():
   """The settings of a caller who gives none."""
   assert dataclasses.asdict(Sampling()) == {
-    "guidance": "ucg2", "scales": {}, "steps": 50, "shift": 5.0, "solver": "unipc",
-    "batched": True,
+    "guidance": None, "scales": {}, "steps": 50, "shift": None, "solver": "unipc",
+    "batched": True,  # None: the model's own
   }  # fmt: skip
 
 

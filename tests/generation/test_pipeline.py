@@ -8,7 +8,7 @@ from ccl_jax.codecs.embedded import fit_codecs
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.generation import pipeline as module
-from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.pipeline import Description, Pipeline
 from ccl_jax.generation.sampling import Sampling
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.tasks import GENERATIONS, INPUTS, check_inputs
@@ -108,3 +108,80 @@ def test_a_model_of_image_to_video_makes_no_video_without_an_image(task):
   with pytest.raises(UsageError, match="needs image"):
     check_inputs(task, [n for n in needed if n != "image"], channels=True)
   assert check_inputs(task, {*needed, "image"}, channels=True)
+
+
+def test_a_caller_hears_what_the_command_says(pipeline):
+  """A text is one prompt; what is no prompt, setting or clip is one line, and nothing
+  is compiled for it.
+  """
+  make = lambda prompts="a", task="t2a", **o: pipeline.generate(
+    task, prompts, **{"sampling": FAST} | o
+  )
+  np.testing.assert_array_equal(make("a b")["audio"], make(["a b"])["audio"])
+  assert make("ab")["audio"].shape == (1, SPEC.samples)
+  programs = len(pipeline._compiled)
+  film, wave = np.zeros((1, 5, 16, 16, 3), np.uint8), np.zeros((1, SPEC.samples))
+  for wrong, words in (
+    ({"prompts": []}, "expected a text, or a list of texts"),
+    ({"sampling": Sampling(steps=0)}, "--steps: got 0; expected a whole number from 1"),
+    ({"sampling": Sampling(shift=float("nan"))}, "--shift: got nan"),
+    (
+      {"sampling": Sampling(solver="heun")},
+      "--solver: got heun; expected one of unipc",
+    ),
+    (
+      {"sampling": Sampling(scales={"audio": {"s": float("nan")}})},
+      "--scale_audio: got",
+    ),
+    ({"sampling": Sampling("ucg9")}, "guidance 'ucg9' is unknown"),
+    (
+      {"task": "v2a", "video": film[:, :4]},
+      r"\(1, 4, 16, 16, 3\); expected \(1, 5, 16",
+    ),
+    ({"task": "v2a", "video": film, "prompts": ["a", "b"]}, r"expected \(2, 5, 16"),
+    ({"task": "a2v", "audio": wave[0]}, "audio: got an array of shape"),
+    ({"task": "joint", "image": film}, "image: got an array of shape"),
+  ):
+    with pytest.raises(UsageError, match=words) as e:
+      make(**wrong)
+    assert "\n" not in str(e.value)
+  assert len(pipeline._compiled) == programs
+
+
+def test_steps_are_counted_for_who_looks(pipeline, monkeypatch):
+  """A phase at a time; of a program that is there none is a compilation."""
+  told = []
+  monkeypatch.setattr(module.display, "is_shown", lambda: True)
+  monkeypatch.setattr(module.display, "phase", lambda *phase: told.append(phase))
+  monkeypatch.setattr(module.display, "at", lambda done: told.append(done))
+  fresh = Pipeline(pipeline.model, pipeline.params, pipeline.codecs, SPEC, shift=5.0)
+  steps = [("sampling", 3), 1, ("sampling", 3), 2, ("sampling", 3), 3, ("decoding",)]
+  for first in ("compiling", "encoding"):
+    sound(fresh)
+    assert told == [(first,), *steps]
+    told.clear()
+
+
+OWN = {"form": "sync", "scales": {"video": [2.0], "audio": [2.5]}}
+
+
+@pytest.mark.parametrize(
+  ("own", "asked", "form", "scales", "shift"),
+  [
+    ({}, Sampling(), "ucg2", {}, 2.5),
+    (OWN, Sampling(), "sync", {"video": {"s": 2.0}, "audio": {"s": 2.5}}, 2.5),
+    (
+      OWN,
+      Sampling(scales={"video": {"s": 4.0}}, shift=7.0),
+      "sync",
+      {"video": {"s": 4.0}, "audio": {"s": 2.5}},
+      7.0,
+    ),
+    (OWN, Sampling("ucg2"), "ucg2", {}, 2.5),  # another form has scales of its own
+  ],
+)
+def test_what_a_caller_leaves_out_is_the_runs_own(own, asked, form, scales, shift):
+  """The guidance of its report and the shift of its training."""
+  about = Description(build_model("tiny"), SPEC, own, trained_shift=2.5)
+  got = about.sampling(asked, SPEC)
+  assert (got.guidance, got.scales, got.shift, got.steps) == (form, scales, shift, 50)

@@ -52,8 +52,8 @@ def test_an_evaluation_is_the_conditional_one():
 
 def test_sampling():
   assert fields(Sampling()) == {
-    "guidance": "ucg2", "scales": {}, "steps": 50, "shift": 5.0, "solver": "unipc",
-    "batched": True,
+    "guidance": None, "scales": {}, "steps": 50, "shift": None, "solver": "unipc",
+    "batched": True,  # None: the model's own
   }  # fmt: skip
 
 
