@@ -7,7 +7,7 @@
   python -m ccl_jax.convert codecs --audio runs/vae/audio-vae runs/vocoder/vocoder \\
       --dst weights/codecs
 
-SOUNDS holds wav, flac, mp3, m4a, ogg, opus, or films (mp4, mov, mkv, webm), at any rate
+SOUNDS holds wav, flac, mp3, m4a, ogg, opus, or films (mp4, mov, mkv, avi), at any rate
 and in any layout; a tenth is held out, and scored at the end beside the embedded linear
 codec of the same rate (WORKDIR/scores.json). What you train is yours: the released
 weights of these two networks are for non-commercial use only (docs/licences.md).

@@ -6,7 +6,7 @@ makes the synthetic talking scenes, fits the embedded codecs, trains a tiny join
 and writes joint, audio-to-video and video-to-audio clips, the loss curve, an attention
 panel and the synchrony scores beside chance and real clips to WORKDIR/report.
 
-  :data=FOLDER    your own clips (mp4, mov, mkv, webm) in place of the scenes
+  :data=FOLDER    your own films (mp4, mov, mkv, ...) in place of the scenes
   :source=vggsound  FOLDER holds VGGSound, or openhumanvid; or it is of tfds
   :runlocal       a few steps, to see that everything works
 """
