@@ -39,7 +39,7 @@ Sizes = dict[str, _Sizes | list[_Sizes | list[_Sizes]]]
 
 
 class Source(TypedDict, total=False):
-  """Where converted weights come from."""
+  """Where converted weights come from: a hash of their source."""
 
   sha256: str
 
