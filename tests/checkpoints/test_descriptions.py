@@ -92,7 +92,7 @@ def test_sizes_of_another_network(tmp_path):
     lambda x: x["width"](),
   ):
     with pytest.raises(UsageError, match=r"config\.json: its sizes are not those of"):
-      converted.of_sizes(place, function)
+      converted.of_sizes(place, wrong)
 
 
 @pytest.mark.parametrize(
