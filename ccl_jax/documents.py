@@ -216,12 +216,8 @@ def _too_deep(where: Path) -> str:
 def _deeper(value: Any) -> bool:
   """Whether lists and objects lie in one another more than `DEPTH` deep."""
   level = [value]
-  for _ in range(DEPTH + 1):
-    inner = (
-      x.values() if isinstance(x, dict) else x
-      for x in level if isinstance(x, (dict, list))
-    )  # fmt: skip
-    level = [y for x in inner for y in x if isinstance(y, (dict, list))]
-    if not level:
-      return False
-  return True
+  # By levels, not by recursion, which is what deep values overflow.
+  for _ in range(DEPTH):
+    level = [x for x in level if isinstance(x, (dict, list))]
+    level = [y for x in level for y in (x.values() if isinstance(x, dict) else x)]
+  return any(isinstance(x, (dict, list)) for x in level)

@@ -6,6 +6,7 @@ import inspect
 import math
 import numbers
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,14 @@ from typing import Any, NamedTuple
 
 
 class UsageError(Exception):
-  """A user's mistake: one line on what was got, what was expected, and what to do."""
+  """A user's mistake: one line on what was got, what was expected, and what to do.
+
+  What it quotes of a file may hold line breaks or be very long: both are mended here.
+  """
+
+  def __str__(self) -> str:
+    text = re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]+", " ", super().__str__())
+    return text if len(text) <= 1500 else f"{text[:1000]} ... {text[-400:]}"
 
 
 STOPPED = "interrupted: the same command starts again, or goes on where it was"

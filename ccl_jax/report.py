@@ -17,6 +17,8 @@ no other report. The same command goes on with a report that was stopped, and ma
 nothing of one that is finished. OUT with a report of other settings is an error.
 """
 
+from typing import Any, NotRequired
+
 from ccl_jax import progress
 
 if __name__ == "__main__":
@@ -24,11 +26,12 @@ if __name__ == "__main__":
 
 from absl import flags
 from ml_collections import ConfigDict
+from typing_extensions import TypedDict
 
 from ccl_jax import cli
 from ccl_jax.axes import STREAMS
-from ccl_jax.checkpoints.find import read_config
-from ccl_jax.documents import Malformed
+from ccl_jax.checkpoints.find import BAD_VALUES, read_config
+from ccl_jax.documents import Count, Malformed, Number, check
 from ccl_jax.errors import UsageError
 from ccl_jax.sharding import require_devices
 
@@ -50,6 +53,41 @@ NEEDED = ("seed", "model", "objective", "data", "report")  # sections of a run's
 flags.mark_flag_as_required("workdir")
 
 
+class Data(TypedDict):
+  """The section `data`, as far as a report reads it."""
+
+  source: str
+  root: str
+  options: dict[str, Any]
+
+
+class Report(TypedDict):
+  """The section `report`; earlier versions had one `scale` in place of `scales`."""
+
+  tasks: list[str]
+  clips: Count
+  steps: Count
+  guidance: str
+  show: Count
+  scales: NotRequired[dict[str, list[Number]]]
+
+
+class Objective(TypedDict):
+  """The section `objective`, as far as a report reads it."""
+
+  shift: Number
+
+
+class RunConfig(TypedDict):
+  """The sections of a run's config.json that a report reads."""
+
+  seed: Count
+  model: dict[str, Any]
+  objective: Objective
+  data: Data
+  report: Report
+
+
 def read_run(workdir: str) -> ConfigDict:
   """The config that a run was trained with.
 
@@ -66,6 +104,8 @@ def read_run(workdir: str) -> ConfigDict:
       f"--workdir {workdir} holds no training run: no config.json that one wrote, with "
       f"{', '.join(missing)}"
     )
+  where = f"{workdir}/config.json"
+  check(config, RunConfig, where, "put back the one that the run wrote")
   return ConfigDict({key: config[key] for key in NEEDED})
 
 
@@ -100,7 +140,13 @@ def main():
 
   require_devices()
   config = with_flags(read_run(WORKDIR.value))
-  check_report(config)
+  try:
+    check_report(config)
+  except BAD_VALUES as e:  # of a model's setting that is of another type
+    raise UsageError(
+      f"{WORKDIR.value}/config.json: its model is none ({e!r:.120}): put back the one "
+      "that the run wrote"
+    ) from e
   report(config, WORKDIR.value, OUT.value)
 
 

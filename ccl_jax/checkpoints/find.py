@@ -9,11 +9,13 @@
 all with checkpoints/STEP beside config.json.
 """
 
+import math
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+import pydantic
 from typing_extensions import TypedDict
 
 from ccl_jax.checkpoints.checkpointer import read_metadata
@@ -21,8 +23,6 @@ from ccl_jax.checkpoints.damage import not_read
 from ccl_jax.documents import (
   Count,
   Malformed,
-  Number,
-  Size,
   check,
   read_json,
 )
@@ -34,13 +34,23 @@ BAD_VALUES = AttributeError, KeyError, TypeError, ValueError, ArithmeticError
 DIT = "dit"  # the folder of the transformer in a converted release
 
 
-# A size of a network, a list of them, or a name; `bool` comes first, as it is an `int`.
-_Sizes = bool | Size | Number | str | None
-Sizes = dict[str, _Sizes | list[_Sizes | list[_Sizes]]]
+def _sizes(value: Any) -> Any:
+  """The sizes of a network: numbers in their ranges, names, and lists of them."""
+  inner = value.values() if isinstance(value, dict) else value
+  if isinstance(value, (dict, list)):
+    for x in inner:
+      _sizes(x)
+    return value
+  whole = isinstance(value, int) and not isinstance(value, bool)
+  if whole and not 0 <= value <= 2**24:
+    raise ValueError(f"{value} is no size; expected a whole number from 0 to {2**24}")
+  if isinstance(value, float) and not math.isfinite(value):
+    raise ValueError(f"{value} is no finite number")
+  return value
 
 
 class Source(TypedDict, total=False):
-  """Where converted weights come from."""
+  """Where converted weights come from: a hash of their source."""
 
   sha256: str
 
@@ -52,7 +62,7 @@ class Description(TypedDict, total=False):
   name: str
   codecs: str
   dtype: str
-  sizes: Sizes
+  sizes: Annotated[dict[str, Any], pydantic.AfterValidator(_sizes)]
   source: Source
   model: dict[str, Any]
   clip: dict[str, Any]

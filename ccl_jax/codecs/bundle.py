@@ -240,7 +240,7 @@ def _load(folder: pathlib.Path, name: str):
 
 
 class Entry(TypedDict):
-  """The content of NAME.json."""
+  """The content of NAME.json, which describes one codec."""
 
   kind: str
   static: dict[str, Any]

@@ -199,7 +199,7 @@ Cell = dict[str, Any]
 
 
 class Summary(TypedDict):
-  """What is read of summary.json."""
+  """What is read of summary.json of a finished run."""
 
   overall: dict[str, Cell]
   subsets: dict[str, dict[str, Cell]]

@@ -199,18 +199,21 @@ TRAINING = [
     "quickstart",
     "data=FILMS",
     QUICKSTART | OPTIONS(**HOP, captions="")
+    | {"codec.text_length": None}
     | {"data.source": "folder", "data.root": "FILMS"},
   ),
   (
     "quickstart",
     "data=V,source=vggsound",
     QUICKSTART | OPTIONS(**HOP, **MEDIA)
+    | {"codec.text_length": None}
     | {"data.source": "vggsound", "data.root": "V"},
   ),
   (
     "quickstart",
     "data=V,source=openhumanvid",
     QUICKSTART | OPTIONS(**HOP, **MEDIA, caption="", min_scores=())
+    | {"codec.text_length": None}
     | {"data.source": "openhumanvid", "data.root": "V"},
   ),
 ]  # fmt: skip

@@ -119,6 +119,49 @@ def test_mistakes_are_one_line(told, capsys, flags, words):
   assert len(error.splitlines()) == 1 and not told.calls
 
 
+@pytest.mark.parametrize(
+  ("place", "value"),
+  [
+    ("model", None),
+    ("model", []),
+    ("model.preset", None),
+    ("model.preset", ["tiny"]),
+    ("model.window", "3"),
+    ("model.more", 3),
+    ("report", []),
+    ("report.tasks", "joint"),
+    ("report.tasks", [None]),
+    ("report.clips", None),
+    ("report.clips", -1),
+    ("report.guidance", 3),
+    ("report.scales", None),
+    ("report.scales.video", [None]),
+    ("report.scales.video", 2.0),
+    ("data", None),
+    ("data.options", None),
+    ("data.root", 3),
+    ("seed", None),
+    ("seed", 2**70),
+    ("objective", {}),
+    ("objective.shift", None),
+  ],
+)
+def test_a_config_that_was_changed_by_hand(told, tmp_path, capsys, place, value):
+  told()
+  about = json.loads((tmp_path / "config.json").read_text())
+  *way, last = place.split(".")
+  section = about
+  for key in way:
+    section = section[key]
+  section[last] = value
+  (tmp_path / "config.json").write_text(json.dumps(about))
+  with pytest.raises(SystemExit) as e:
+    command("report").run(f"--workdir={tmp_path}")
+  error = capsys.readouterr().err
+  assert e.value.code == 2 and error.startswith("error: ")
+  assert len(error.splitlines()) == 1
+
+
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"kind": "vae"}'])
 def test_what_is_no_run(tmp_path, capsys, text):
   if text is not None:
