@@ -161,7 +161,8 @@ def test_fp8_that_torch_saved(tmp_path):
 
 @pytest.mark.parametrize(
   "name", ["l.qweight", "l.weight.absmax", "l.SCB", "l.qzeros",
-           "l.weight.quant_state.bitsandbytes__nf4", "blocks.0.q.wscales", "l.weight_scale", "l.smooth_factor_orig"],
+           "l.weight.quant_state.bitsandbytes__nf4", "blocks.0.q.wscales",
+           "l.weight_scale", "l.smooth_factor_orig"],
 )  # fmt: skip
 def test_other_quantised_files(tmp_path, name):
   save_file({"l.weight": X.astype(np.int8), name: X}, tmp_path / "a.safetensors")
