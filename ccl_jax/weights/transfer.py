@@ -19,6 +19,7 @@ from ccl_jax.checkpoints.folders import new_folder
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
 from ccl_jax.weights.reader import Weights, open_weights, read_config
+from ccl_jax.weights.released import compared
 from ccl_jax.weights.rules import Match, Shapes, expected_tensors, match
 from ccl_jax.weights.upstream import LICENCES, Sizes, Upstream, get_upstream
 from ccl_jax.weights.writer import Spec, write_safetensors
@@ -92,7 +93,8 @@ def import_weights(
     src: a file or folder.
     dst: a new folder.
     dtype: to store everything in; as it is in the source if not given.
-    verify: read everything back, and compare it tensor by tensor.
+    verify: read everything back, and compare it tensor by tensor; say whether the
+      files are the release's, where their digests are known.
     licence: the weights' terms; None: those of the published ones.
 
   Raises:
@@ -154,6 +156,9 @@ def import_weights(
           tensor = m.transform.backward(reader.read(m.path, m.slot))
           _check(tensor, hashes[m.name], m.name, dst)
           bar.update(tensor.nbytes)
+      for file in sorted({weights.file_of(m.name) for m in matches}):
+        if said := compared(file):
+          print(said, file=sys.stderr)
     for name, file in _beside(src, upstream):
       shutil.copyfile(file, fresh / name)
     write_json(fresh / "tensors.json", hashes, indent=2)

@@ -42,9 +42,9 @@ def fuzzed(*strategies):
 
   def decorate(test):
     def run(tmp_path):
-      drawn = hypothesis.given(st.tuples(*strategies))(lambda x: test(tmp_path, *x))
-      end = time.monotonic() + SECONDS
-      while settings(drawn)() or time.monotonic() < end:
+      on_drawn = hypothesis.given(st.tuples(*strategies))(lambda x: test(tmp_path, *x))
+      on_drawn, end = settings(on_drawn), time.monotonic() + SECONDS
+      while on_drawn() or time.monotonic() < end:
         pass
 
     run.__doc__ = test.__doc__
