@@ -36,6 +36,7 @@ import sys
 
 from ccl_jax import cli
 from ccl_jax.places import hold_new
+from ccl_jax.weights.sources import SOURCES
 from ccl_jax.weights.transfer import DTYPES, export_weights, import_weights
 from ccl_jax.weights.upstream import LICENCES
 
@@ -43,11 +44,12 @@ from ccl_jax.weights.upstream import LICENCES
 def _parser() -> argparse.ArgumentParser:
   def command(name, text):
     terms = f"Licence: {LICENCES[name]}." if name in LICENCES else ""
+    source = f"To get it: {SOURCES[name]}" if name in SOURCES else ""
     sub = commands.add_parser(
       name,
       help=f"{text}. {terms}" if terms else text,
       description=f"{name}: {text}\n\n{__doc__}",
-      epilog=terms,
+      epilog="\n".join(filter(None, (source, terms))),
       formatter_class=raw,
       allow_abbrev=False,
     )

@@ -15,6 +15,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.metrics.base import Metric, Unscorable
 from ccl_jax.metrics.packages import need
 from ccl_jax.metrics.records import sha256
+from ccl_jax.weights.sources import SOURCES
 
 # Names in a folder of weights: as the network is called, or as it was released.
 RELEASED = {
@@ -78,10 +79,18 @@ class Folder:
       # A file of exactly this name is meant, whatever else the patterns match.
       paths = [p for p in paths if p.stem == network] or paths
     if not paths:
-      raise Unscorable(f"missing weights of {network}: {shown}; {wanted}")
+      raise Unscorable(
+        f"missing weights of {network}: {shown}; {wanted}. To get it: "
+        f"{SOURCES[network]} (docs/eval.md)"
+      )
     if len(paths) > 1:
       names = ", ".join(p.name for p in paths)
       raise Unscorable(f"several weights of {network}: {names}; keep one of them")
+    if network == "whisper" and not paths[0].is_dir():
+      raise Unscorable(
+        f"{paths[0].name} is a file; expected Whisper as {SOURCES[network]} "
+        "(docs/eval.md)"
+      )
     if (paths[0] / "checkpoints").is_dir():
       raise Unscorable(
         f"{paths[0].name} is what ccl_jax.convert made of {network}; expected its "

@@ -23,7 +23,7 @@ _SPELLINGS = (
   (r"lycoris_", "LyCORIS's names"),
   (r"base_model\.model\.", "PEFT's names"),
   (r"diffusion_model\.", "ComfyUI's names"),
-  (r"(transformer|unet|text_encoder)\.|.*\.(attn\d\.)?to_[qkv]\b", "diffusers' names"),
+  (r"(transformer|unet|text_encoder)\.|.*\.to_(q|k|v|out)", "diffusers' names"),
   (r".*\.lora_[AB]\.\w+\.weight$", "PEFT's names"),
   (r"blocks\.", "the names of the original"),
 )

@@ -19,7 +19,7 @@ import numpy as np
 from ccl_jax.weights.entries import AXES, NAME, shown
 
 BYTES = 16 * 2**20  # of a pickle, at most; that of 57 GB of weights has 0.2 MB
-OPCODES = 2_000_000  # of a file, at most
+OPCODES = 1_000_000  # of a file, at most
 DEPTH = 100  # of values in values
 KEY_ITEMS = 64  # of a tuple that is a key
 DTYPES = {

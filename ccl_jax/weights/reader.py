@@ -113,7 +113,7 @@ class Weights:
     self._checked.add((e.file, e.stored))
 
   def place(self, name: str) -> Entry:
-    """Where a tensor lies."""
+    """Where a tensor lies: its file and its place there."""
     return self._entries[name]
 
   def renamed(self, rename: Callable[[str], str]) -> "Weights":

@@ -19,11 +19,14 @@ from ccl_jax.checkpoints.folders import new_folder
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
 from ccl_jax.weights.reader import Weights, open_weights, read_config
+from ccl_jax.weights.released import compared
 from ccl_jax.weights.rules import Match, Shapes, expected_tensors, match
 from ccl_jax.weights.upstream import LICENCES, Sizes, Upstream, get_upstream
 from ccl_jax.weights.writer import Spec, write_safetensors
 
 DTYPES = ("float32", "bfloat16", "float16")
+# Bits of the exponent, all of them set in NaN and infinity; numpy is slow to tell.
+_EXPONENTS = {"bfloat16": 0x7F80, "float16": 0x7C00}
 
 
 class Source(NamedTuple):
@@ -90,7 +93,8 @@ def import_weights(
     src: a file or folder.
     dst: a new folder.
     dtype: to store everything in; as it is in the source if not given.
-    verify: read everything back, and compare it tensor by tensor.
+    verify: read everything back, and compare it tensor by tensor; say whether the
+      files are the release's, where their digests are known.
     licence: the weights' terms; None: those of the published ones.
 
   Raises:
@@ -112,7 +116,8 @@ def import_weights(
       for m in matches:
         tensor = weights.read(m.name)
         # Hashed as stored: an export is compared with it bit by bit.
-        stored_tensor = tensor.astype(dtypes[m.path], copy=False)
+        with np.errstate(over="ignore"):  # infinity is named below
+          stored_tensor = tensor.astype(dtypes[m.path], copy=False)
         if not _finite(stored_tensor):
           raise UsageError(
             f"{weights.file_of(m.name)}: {m.name} holds NaN or infinity"
@@ -151,6 +156,9 @@ def import_weights(
           tensor = m.transform.backward(reader.read(m.path, m.slot))
           _check(tensor, hashes[m.name], m.name, dst)
           bar.update(tensor.nbytes)
+      for file in sorted({weights.file_of(m.name) for m in matches}):
+        if said := compared(file):
+          print(said, file=sys.stderr)
     for name, file in _beside(src, upstream):
       shutil.copyfile(file, fresh / name)
     write_json(fresh / "tensors.json", hashes, indent=2)
@@ -275,8 +283,12 @@ def _dtype(name: str) -> np.dtype:
 
 def _finite(array: np.ndarray) -> bool:
   # A piece at a time: what is as large as the tensor would count as memory.
-  flat = array.reshape(-1, order="K")
-  return all(np.isfinite(flat[i : i + 2**20]).all() for i in range(0, flat.size, 2**20))
+  flat = array.reshape(-1)
+  pieces = (flat[i : i + 2**20] for i in range(0, flat.size, 2**20))
+  if array.dtype.name not in _EXPONENTS:
+    return all(np.isfinite(x).all() for x in pieces)
+  mask = np.uint16(_EXPONENTS[array.dtype.name])
+  return all((x.view(np.uint16) & mask != mask).all() for x in pieces)
 
 
 def _sha(array: np.ndarray) -> str:

@@ -1,0 +1,324 @@
+"""Files that are no plain weights are named as what they are, in one line, exit 2."""
+
+import json
+import re
+import shutil
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save, save_file
+
+from ccl_jax import convert
+from ccl_jax.errors import UsageError
+from ccl_jax.weights.foreign import foreign_tensors
+from ccl_jax.weights.load import load_params
+from ccl_jax.weights.reader import open_weights
+from ccl_jax.weights.transfer import import_weights
+from ccl_jax.weights.upstream import MODULES, get_upstream
+from tests.weights import release_files
+from tests.weights.test_round_trip import SIZES
+from tests.weights.wan_files import save_pth, save_shards, wan_tensors
+
+X = np.zeros((2, 2), np.float32)
+LORAS = {
+  "diffusers": [
+    "transformer.blocks.0.attn1.to_q.lora_A.weight",
+    "transformer.blocks.0.attn1.to_out.0.lora_B.weight",
+    "transformer.condition_embedder.time_proj.lora_B.bias",
+    "unet.down_blocks.0.attn1.processor.to_q_lora.up.weight",
+    "blocks.0.attn1.to_q_lora.down.weight",
+    "transformer.blocks.0.attn1.to_q.lora_linear_layer.up.weight",
+    "transformer.proj_out.lora.down.weight",
+  ],
+  "kohya": [
+    "lora_unet_blocks_0_self_attn_q.lora_down.weight",
+    "lora_unet_blocks_0_ffn_0.hada_w1_a",
+    "lora_unet_blocks_0_ffn_0.hada_t1",
+    "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_mid.weight",
+    "lora_unet__blocks_0_cross_attn_k.lora_up.weight",
+    "lora_unet_blocks_0_ffn_2.alpha",
+  ],
+  "LyCORIS": [
+    "lycoris_blocks_0_ffn_net_0_proj.lokr_w1",
+    "lycoris_blocks_0_q.dora_scale",
+  ],
+  "PEFT": [
+    "base_model.model.blocks.0.self_attn.q.lora_A.weight",
+    "base_model.model.blocks.0.self_attn.q.lora_magnitude_vector",
+    "base_model.model.blocks.0.ffn.0.oft_r",
+    "blocks.0.self_attn.q.lora_A.default.weight",
+  ],
+  "ComfyUI": [
+    "diffusion_model.blocks.0.self_attn.q.lora_A.weight",
+    "diffusion_model.blocks.0.self_attn.q.lora_down.weight",
+    "diffusion_model.patch_embedding.diff",
+    "diffusion_model.blocks.0.cross_attn.k_img.diff_b",
+    "diffusion_model.head.diff_m",
+  ],
+  "original": ["blocks.0.self_attn.q.lora_up.weight", "blocks.0.ffn.0.lokr_w2_a"],
+}
+ONE = [(who, n) for who, names in LORAS.items() for n in names]
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+  """(kind, src) -> the line that `convert` leaves."""
+
+  def run(kind, src):
+    with pytest.raises(SystemExit) as e:
+      convert.main([kind, "--src", str(src), "--dst", str(tmp_path / "new" / "dst")])
+    out = capsys.readouterr()
+    assert e.value.code == 2 and not out.out
+    assert out.err.startswith("error: ") and out.err.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+    return out.err
+
+  return run
+
+
+@pytest.mark.parametrize(("who", "name"), ONE)
+def test_loras(tmp_path, who, name):
+  """Each name alone, among a norm that could be any network's."""
+  save_file({"norm.weight": X, name: X}, tmp_path / "my_style.safetensors")
+  with pytest.raises(UsageError, match=f"my_style.safetensors is a LoRA.*{who}"):
+    open_weights(tmp_path / "my_style.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["wan-dit", "umt5", "vocoder"])
+def test_loras_through_the_commands(tmp_path, refused, kind):
+  names = LORAS["kohya"][:1]
+  save_file(dict.fromkeys(names, X), tmp_path / "a.safetensors")
+  save_pth(tmp_path / "b.pt", dict.fromkeys(names, X), inside="state_dict")
+  for file in ("a.safetensors", "b.pt"):
+    assert f"{file} is a LoRA" in refused(kind, tmp_path / file)
+  (tmp_path / "b.pt").unlink()
+  (tmp_path / "adapter_config.json").write_text("{}")
+  assert "a.safetensors is a LoRA" in refused(kind, tmp_path)  # a folder of PEFT
+
+
+FP8 = {"float8_e4m3fn": ml_dtypes.float8_e4m3fn, "float8_e5m2": ml_dtypes.float8_e5m2}
+SCALES = {
+  "scaled_fp8": np.zeros(0), "blocks.0.ffn.0.scale_weight": np.ones(()),
+  "blocks.0.ffn.0.scale_input": np.ones(()), "blocks.0.ffn.0.weight_scale": np.ones(1),
+  "blocks.0.ffn.0.input_scale": np.ones(1), "blocks.0.ffn.0.comfy_quant": np.ones(9),
+  "blocks.0.ffn.0._weight_qdata": np.ones(9),
+}  # fmt: skip
+
+
+def write(path, tensors):
+  """A file with fp8, which its numpy writer does not know."""
+  plain = {
+    n: np.asarray(x).view(np.int8) if n[0] == "8" else x for n, x in tensors.items()
+  }
+  raw = bytearray(save({n: np.ascontiguousarray(x) for n, x in plain.items()}))
+  length = int.from_bytes(raw[:8], "little")
+  header = json.loads(raw[8 : 8 + length])
+  for name, x in tensors.items():
+    if name[0] == "8":
+      kind = "F8_E4M3" if "4" in x.dtype.name else "F8_E5M2"
+      header[name]["dtype"] = kind
+  head = json.dumps({n.removeprefix("8"): v for n, v in header.items()}).encode()
+  path.write_bytes(len(head).to_bytes(8, "little") + head + raw[8 + length :])
+
+
+@pytest.mark.parametrize("dtype", FP8)
+@pytest.mark.parametrize("scale", [None, *SCALES])
+def test_fp8(tmp_path, dtype, scale):
+  tensors = {"8blocks.0.ffn.0.weight": np.zeros((4, 4), FP8[dtype]), "norm.weight": X}
+  if scale:
+    tensors[scale] = SCALES[scale].astype(np.float32)
+  write(tmp_path / "a.safetensors", tensors)
+  expected = (
+    f"fp8 weights with scales .{dtype}, {scale}" if scale else f"fp8 weights .{dtype}"
+  )
+  with pytest.raises(
+    UsageError, match=rf"a.safetensors is {expected}.*float32, bfloat"
+  ):
+    open_weights(tmp_path)
+
+
+def test_fp8_through_the_commands_and_the_metrics(tmp_path, refused):
+  write(
+    tmp_path / "a.safetensors", {"8shared.weight": np.zeros((4, 4), FP8["float8_e5m2"])}
+  )
+  for kind in ("umt5", "wan-dit", "audio-vae"):
+    assert "a.safetensors is fp8 weights" in refused(kind, tmp_path / "a.safetensors")
+  with pytest.raises(UsageError, match="a.safetensors is fp8 weights"):
+    load_params("syncnet", tmp_path / "a.safetensors")
+
+
+def test_fp8_that_torch_saved(tmp_path):
+  torch = pytest.importorskip("torch")
+  torch.save({"x": torch.ones(3).to(torch.float8_e4m3fn)}, tmp_path / "a.pth")
+  with pytest.raises(UsageError, match="a.pth is fp8 weights .float8_e4m3fn"):
+    open_weights(tmp_path / "a.pth")
+  # Types of the same form that are no quantised weights.
+  x = torch.tensor([[1, 2, 65535]], dtype=torch.uint16)
+  torch.save({"x": x.T[1:], "dtype": x}, tmp_path / "b.pth")
+  assert open_weights(tmp_path / "b.pth").read("x").tolist() == [[2], [65535]]
+
+
+@pytest.mark.parametrize(
+  "name", ["l.qweight", "l.weight.absmax", "l.SCB", "l.qzeros",
+           "l.weight.quant_state.bitsandbytes__nf4", "blocks.0.q.wscales",
+           "l.weight_scale", "l.smooth_factor_orig"],
+)  # fmt: skip
+def test_other_quantised_files(tmp_path, name):
+  save_file({"l.weight": X.astype(np.int8), name: X}, tmp_path / "a.safetensors")
+  with pytest.raises(UsageError, match=f"is quantised weights, by its tensor {name}"):
+    open_weights(tmp_path)
+
+
+FILES = {
+  "model-Q4_K_M.gguf": (b"GGUF\3\0\0\0", "a GGUF file, of quantised weights"),
+  "model.safetensors": (b"GGUF\3\0\0\0", "a GGUF file, of quantised weights"),
+  "model.bin": (b"GGUF\3\0\0\0", "a GGUF file, of quantised weights"),
+  "model.gguf": (b"other", "a GGUF file"),
+  "model.onnx": (b"\x08\x07", "an ONNX file"),
+  "model.h5": (b"\x89HDF\r\n", "an HDF5 file"),
+  "model.pth": (b"\x1f\x8b\x08", "a gzip archive"),
+  "model.safetensors.part": (b"{", "a download that has not ended"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_of_other_programs(tmp_path, refused, name):
+  raw, what = FILES[name]
+  (tmp_path / name).write_bytes(raw + bytes(100))
+  for kind in ("wan-dit", "clip"):
+    line = refused(kind, tmp_path / name)
+    assert f"{name} is {what}" in line and "expected whole weights in float32" in line
+  if name.endswith(".gguf"):  # alone in a folder
+    assert "is a GGUF file" in refused("wan-dit", tmp_path)
+
+
+def test_no_name_of_a_table_is_taken_for_another_thing():
+  for kind in MODULES:
+    for rows in get_upstream(kind).tables.values():
+      names = {re.sub(r"\(.*?\)|\\", "", row.source) for row in rows}
+      assert foreign_tensors(names, ()) is None
+
+
+def expert(folder, image=False):
+  tensors = wan_tensors(image)
+  if image:  # 36 channels, and no CLIP: as Wan2.2's I2V
+    tensors = {
+      n: x for n, x in tensors.items() if not re.search("img_emb|_img", n)
+    }  # fmt: skip
+  save_shards(folder, tensors)
+  return folder
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_experts_of_wan22(tmp_path, refused, image):
+  release = tmp_path / "download"
+  for name in ("low_noise_model", "high_noise_model"):
+    expert(release / name, image)
+  for path in ("", "low_noise_model", "high_noise_model"):
+    assert "Wan2.2-A14B" in refused("wan-dit", release / path)
+  (file,) = (release / "low_noise_model").glob("*00001-of*")
+  assert "Wan2.2-A14B" in refused("wan-dit", file)
+  assert "Wan2.2-A14B" in refused("wan", release)
+  shutil.move(
+    release / "low_noise_model", tmp_path / "weights"
+  )  # alone, by its tensors
+  if image:
+    assert "Wan2.2-I2V-A14B" in refused("wan-dit", tmp_path / "weights")
+
+
+def test_experts_in_the_layout_of_diffusers(tmp_path, refused):
+  sizes = release_files.dit_sizes(image=False)
+  tensors = release_files.tensors("wan-dit", sizes, "diffusers")
+  save_shards(tmp_path / "a" / "transformer", tensors)
+  (tmp_path / "a" / "transformer_2").mkdir()
+  save_shards(tmp_path / "b" / "transformer", tensors)  # the second is not there yet
+  index = {
+    "transformer_2": ["diffusers", "WanTransformer3DModel"],
+    "boundary_ratio": 0.9,
+  }
+  (tmp_path / "b" / "model_index.json").write_text(json.dumps(index))
+  for path in ("a", "b", "a/transformer", "b/transformer"):
+    for kind in ("wan", "wan-dit"):
+      assert "Wan2.2-A14B" in refused(kind, tmp_path / path)
+  # Pipelines of one transformer have the parts that they lack as nulls.
+  index = {"transformer_2": [None, None], "boundary_ratio": None}
+  (tmp_path / "b" / "model_index.json").write_text(json.dumps(index))
+  assert get_upstream("wan-dit").other(tmp_path / "b") is None
+
+
+NAMES = {
+  "wan2.2_t2v_high_noise_14B_fp16.safetensors": True,
+  "Wan2_2-T2V-A14B-LOW_bf16.safetensors": True,
+  "wan22T2V_lowNoise.safetensors": True,
+  "Wan-2.2-T2V/model.safetensors": True,
+  "models--Wan-AI--Wan2.2-T2V-A14B/snapshots/ab12/model.safetensors": True,
+  "wan2.1_t2v_14B_bf16.safetensors": False,
+  "Wan2.2-TI2V-5B/diffusion_pytorch_model.safetensors": False,  # its channels tell
+  "wan2.2/Wan2.1-T2V-14B/model.safetensors": False,
+  "models--Wan-AI--Wan2.1-T2V-1.3B/snapshots/ab12/model.safetensors": False,
+  "wan2.1_2.2/Wan2.1-T2V-1.3B/model.safetensors": False,
+  "swan2.2/model.safetensors": False,
+  "wan2.25/model.safetensors": False,
+  "other/model.safetensors": False,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_experts_by_name(tmp_path_factory, name):
+  path = tmp_path_factory.mktemp("names") / name
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.touch()
+  assert bool(get_upstream("wan-dit").other(path)) == NAMES[name]
+
+
+@pytest.fixture(scope="module")
+def umt5():
+  return release_files.tensors("umt5", SIZES["umt5"], "diffusers")
+
+
+def test_names_of_umt5s_embedding(tmp_path, umt5):
+  """As transformers writes it by either name, and by both."""
+  first, second = "shared.weight", "encoder.embed_tokens.weight"
+  rest = {n: x for n, x in umt5.items() if n != first}
+  e = umt5[first]
+  forms = [
+    umt5, rest | {second: e}, umt5 | {second: e.copy()},
+    umt5 | {"spiece_model": np.arange(200, dtype=np.uint8)},
+    umt5 | {"lm_head.weight": e + 1, "decoder.embed_tokens.weight": e + 2},
+  ]  # fmt: skip
+  expected = load_params("umt5", save_form(tmp_path, forms[0]))
+  for form in forms[1:]:
+    params, sizes = load_params("umt5", save_form(tmp_path, form))
+    assert sizes == expected[1]
+    np.testing.assert_array_equal(params["token_embedding"], e)
+  for one, two in ((0 * e, e), (e, 0 * e), (e, e + 1), (e, e.astype(np.float16))):
+    path = save_form(tmp_path, rest | {first: one, second: two})
+    with pytest.raises(
+      UsageError, match=f"{first} and {second}, .*, differ; expected on"
+    ):
+      load_params("umt5", path)
+
+
+def save_form(folder, tensors):
+  save_file(tensors, folder / "model.safetensors")
+  return folder / "model.safetensors"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_values_that_are_not_finite(tmp_path, umt5, dtype):
+  name = "shared.weight"
+  tensors = {n: y.astype(dtype) for n, y in umt5.items()}
+  for value in (np.nan, np.inf, -np.inf):
+    tensors[name][-1, -1] = value
+    path = save_form(tmp_path, tensors)
+    with pytest.raises(UsageError, match=f"{name} holds NaN or infinity, which no net"):
+      import_weights("umt5", path, tmp_path / "dst")
+  assert not (tmp_path / "dst").exists()
+
+
+def test_a_type_that_is_too_narrow(tmp_path, umt5):
+  x = umt5["shared.weight"] + 1e5
+  path = save_form(tmp_path, umt5 | {"shared.weight": x})
+  with pytest.raises(UsageError, match="holds NaN or infinity in float16"):
+    import_weights("umt5", path, tmp_path / "dst", dtype="float16")
