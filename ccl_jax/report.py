@@ -17,11 +17,14 @@ no other report. The same command goes on with a report that was stopped, and ma
 nothing of one that is finished. OUT with a report of other settings is an error.
 """
 
+import pathlib
+
 from absl import flags
 from ml_collections import ConfigDict
 
 from ccl_jax import cli
 from ccl_jax.axes import STREAMS
+from ccl_jax.checkpoints.checkpointer import latest_metadata
 from ccl_jax.checkpoints.find import read_config
 from ccl_jax.errors import UsageError
 from ccl_jax.sharding import require_devices
@@ -45,12 +48,16 @@ flags.mark_flag_as_required("workdir")
 
 
 def read_run(workdir: str) -> ConfigDict:
-  """The config that a run was trained with.
+  """The config that a run was trained with, by its checkpoint.
 
   Raises:
     UsageError: there is none, or it cannot be read.
   """
   config = read_config(workdir)
+  if found := latest_metadata(pathlib.Path(workdir) / "checkpoints"):
+    # The checkpoint says what was trained; what is shown may be set anew.
+    shown = {key: config[key] for key in ("report",) if key in config}
+    config = config | found[1].get("config", {}) | shown
   missing = [key for key in NEEDED if key not in config]
   if missing:
     raise UsageError(
