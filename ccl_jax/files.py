@@ -233,4 +233,11 @@ def _one_line(path: Path) -> Iterator[None]:
   try:
     yield
   except OSError as e:
-    raise WriteError(e.errno, e.strerror or str(e), str(path)) from e
+    raise write_error(e, path) from e
+
+
+def write_error(error: OSError, path: Path) -> WriteError:
+  """The system's refusal to write `path`; that a folder "exists" means a file does."""
+  if isinstance(error, FileExistsError):
+    error = OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+  return WriteError(error.errno, error.strerror or str(error), str(path))

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ccl_jax.errors import UsageError
-from ccl_jax.files import WriteError
+from ccl_jax.files import WriteError, write_error
 
 LOCK = ".lock"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -111,7 +111,7 @@ def _holding(lock: pathlib.Path, what: str, wait: bool) -> Iterator[None]:
     except WriteError:
       raise
     except OSError as e:
-      raise WriteError(e.errno, e.strerror or str(e), e.filename or what) from e
+      raise write_error(e, e.filename or what) from e
     _held[lock] = number
     try:
       yield
@@ -170,7 +170,7 @@ def _sign(number: int, lock: pathlib.Path) -> None:
     os.ftruncate(number, 0)
     os.write(number, " ".join(line.split()).encode("utf-8", "replace") + b"\n")
   except OSError as e:
-    raise WriteError(e.errno, e.strerror, str(lock.parent)) from e
+    raise write_error(e, lock.parent) from e
 
 
 def _forget() -> None:

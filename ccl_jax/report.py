@@ -17,6 +17,7 @@ no other report. The same command goes on with a report that was stopped, and ma
 nothing of one that is finished. OUT with a report of other settings is an error.
 """
 
+import pathlib
 from typing import Any, NotRequired
 
 from ccl_jax import progress
@@ -30,6 +31,7 @@ from typing_extensions import TypedDict
 
 from ccl_jax import cli
 from ccl_jax.axes import STREAMS
+from ccl_jax.checkpoints.checkpointer import latest_metadata
 from ccl_jax.checkpoints.find import BAD_VALUES, read_config
 from ccl_jax.documents import Count, Malformed, Number, check
 from ccl_jax.errors import UsageError
@@ -89,7 +91,7 @@ class RunConfig(TypedDict):
 
 
 def read_run(workdir: str) -> ConfigDict:
-  """The config that a run was trained with.
+  """The config that a run was trained with, by its checkpoint.
 
   Raises:
     UsageError: there is none, or it cannot be read.
@@ -98,6 +100,10 @@ def read_run(workdir: str) -> ConfigDict:
     config = read_config(workdir)
   except Malformed as e:
     raise UsageError(f"--workdir {workdir} holds no training run: {e}") from e
+  if found := latest_metadata(pathlib.Path(workdir) / "checkpoints"):
+    # The checkpoint says what was trained; what is shown may be set anew.
+    shown = {key: config[key] for key in ("report",) if key in config}
+    config = config | found[1].get("config", {}) | shown
   missing = [key for key in NEEDED if key not in config]
   if missing:
     raise UsageError(

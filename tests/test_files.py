@@ -1,6 +1,7 @@
 """The one writer of small files: what a kill, a power cut and a full disk leave."""
 
 import errno
+import fcntl
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.files import (
   WriteError,
   append_line,
+  check_writable,
   new_file,
   sweep,
   write_json,
@@ -138,3 +140,66 @@ def test_lines_are_added_one_by_one(tmp_path, calls):
     append_line(tmp_path / "log", line)
   assert (tmp_path / "log").read_text("utf-8") == "a\né\n"
   assert calls == [("fsync", "log")] * 2
+
+
+LIVING = """
+import sys, time
+from ccl_jax.files import new_file, scratch_folder
+with new_file(sys.argv[1] + "/a.json") as part, scratch_folder(sys.argv[1] + "/c"):
+  print("writing", flush=True)
+  time.sleep(60)
+"""
+
+
+def test_what_dead_processes_left_is_swept_and_what_living_ones_write_is_not(tmp_path):
+  gone = 2**22 + 1  # no process has this number
+  root = pathlib.Path(__file__).parents[1]
+  process = subprocess.Popen(
+    [sys.executable, "-c", LIVING, str(tmp_path)],
+    cwd=root, stdout=subprocess.PIPE, text=True,
+  )  # fmt: skip
+  try:
+    assert process.stdout.readline() == "writing\n"
+    living = [f".a.json.{process.pid}.part", f".c.{process.pid}.part"]
+    (tmp_path / f".b.json.{gone}.part").touch()
+    (tmp_path / f".d.{gone}.part").mkdir()
+    (tmp_path / f".d.{gone}.part" / "x").touch()
+    (tmp_path / ".hidden").touch()
+    # A number that another process has by now, and one written from another machine.
+    (tmp_path / f".e.{os.getppid()}.part").touch()
+    here = tmp_path / f".f.{gone + 1}.part"
+    here.touch()
+    with here.open() as file:
+      fcntl.flock(file, fcntl.LOCK_EX)
+      sweep(tmp_path)
+    left = {*living, ".hidden", f".e.{os.getppid()}.part", here.name}
+    assert set(names(tmp_path)) == left
+  finally:
+    process.kill()
+    process.wait()
+  sweep(tmp_path)
+  assert set(names(tmp_path)) == {".hidden", f".e.{os.getppid()}.part"}
+
+
+def test_what_was_put_aside_comes_back_where_nothing_took_its_place(tmp_path):
+  gone = 2**22 + 1
+  for name in ("codecs", "other"):
+    (tmp_path / f".{name}.{gone}.old").mkdir()
+    (tmp_path / f".{name}.{gone}.old" / "old").touch()
+  (tmp_path / "other").mkdir()
+  sweep(tmp_path)
+  assert names(tmp_path) == ["codecs", "other"]
+  assert names(tmp_path / "codecs") == ["old"] and names(tmp_path / "other") == []
+
+
+def test_a_disk_is_tried_before_the_work(tmp_path):
+  check_writable(tmp_path / "a" / "b.json")
+  assert names(tmp_path) == []
+  (tmp_path / "file").touch()
+  for path, why in (
+    (tmp_path, "Is a directory"),
+    (tmp_path / "file" / "x", "Not a directory"),
+    ("/proc/none/x", "No such file"),
+  ):
+    with pytest.raises(WriteError, match=f"cannot write {path}: {why}"):
+      check_writable(path)

@@ -18,6 +18,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from ccl_jax.checkpoints import checkpointer as checkpointing
 from ccl_jax.checkpoints.checkpointer import Checkpointer, make_meta, restore_params
 from ccl_jax.errors import UsageError
 
@@ -405,3 +406,94 @@ def test_kill_in_mid_save(tmp_path):
     np.testing.assert_array_equal(state["x"], 1.0)
     c.save(2, {"x": jnp.full(100, 3.0)}, {}, {})
   assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
+
+
+@pytest.mark.parametrize("name", ["x[05]", "x*", "a?/run"])
+def test_a_path_that_orbax_takes_for_a_pattern_is_refused(tmp_path, name):
+  """It would find no arrays there to put together, and no step could be restored."""
+  with pytest.raises(UsageError, match="pattern"):
+    Checkpointer(tmp_path / name, keep=1)
+  assert not list(tmp_path.iterdir())
+
+
+def _spoil_when_written(monkeypatch, spoil):
+  """Spoils the newest step as soon as it is on the disk."""
+  wait = checkpointing.ocp.CheckpointManager.wait_until_finished
+
+  def waited(self):
+    wait(self)
+    if self.all_steps():
+      spoil(pathlib.Path(self.directory) / str(max(self.all_steps())))
+
+  monkeypatch.setattr(
+    checkpointing.ocp.CheckpointManager, "wait_until_finished", waited
+  )
+
+
+SPOILS = {
+  "no arrays put together": lambda f: (f / "state" / "manifest.ocdbt").unlink(),
+  "no meta": lambda f: (f / "meta" / "metadata").unlink(),
+  "half a meta": lambda f: os.truncate(f / "meta" / "metadata", 100),
+  "no list of arrays": lambda f: (f / "state" / "_METADATA").unlink(),
+}
+
+
+@pytest.mark.parametrize("how", SPOILS)
+def test_older_steps_stay_until_a_newer_one_is_proven(tmp_path, monkeypatch, how):
+  _run(tmp_path, (1,), keep=1)
+  with _open(tmp_path, keep=1) as c:
+    c.save(2, _state(2), {}, {})
+    _spoil_when_written(monkeypatch, SPOILS[how])
+    with pytest.raises(UsageError, match=r"step 2 .* was not written whole .* kept"):
+      c.wait()
+    monkeypatch.undo()
+  step, state, _, _ = _restore(tmp_path)
+  assert step == 1
+  _assert_same_bits(state, _state(1))
+
+
+def test_a_step_that_lacks_an_array_is_not_whole(tmp_path, monkeypatch):
+  """All files are in their places, but one array is in none of them."""
+  leaf_paths = checkpointing.leaf_paths
+  _run(tmp_path, (1,), keep=1)
+  with _open(tmp_path, keep=1) as c:
+    told = lambda tree: leaf_paths(tree) | {"params/more": np.zeros(2, np.float32)}
+    prints = checkpointing.fingerprints
+    monkeypatch.setattr(checkpointing, "leaf_paths", told)
+    monkeypatch.setattr(
+      checkpointing, "fingerprints", lambda tree: prints(tree) | {"params/more": 0}
+    )
+    monkeypatch.setattr(checkpointing, "_check_names", lambda *_: None)
+    c.save(2, _state(2), {}, {})
+    with pytest.raises(UsageError, match=r"lacks params\.more"):
+      c.wait()
+  assert {"1", "2"} <= {p.name for p in tmp_path.iterdir()}
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_is_there(tmp_path, monkeypatch):
+  """As TensorStore says it, from the thread that writes."""
+  _run(tmp_path, (1,), keep=1)
+  with _open(tmp_path, keep=1) as c:
+    full = ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device [..]")
+
+    def fails(self):
+      raise full
+
+    c.save(2, _state(2), {}, {})
+    with monkeypatch.context() as patch:
+      name = "wait_until_finished"
+      patch.setattr(checkpointing.ocp.CheckpointManager, name, fails)
+      with pytest.raises(
+        UsageError, match=r"cannot write checkpoint step 2 .*: No space left on device;"
+      ):
+        c.wait()
+  assert {"1", "2"} <= {p.name for p in tmp_path.iterdir()}
+
+
+def test_a_copy_of_a_step_under_another_number_is_damaged(run, capsys):
+  shutil.copytree(run / "30", run / "40")
+  step, state, _, _ = _restore(run)
+  assert step == 30
+  _assert_same_bits(state, _state(30))
+  assert "step 40 is damaged" in capsys.readouterr().err
+  assert (run / "40.damaged").is_dir()

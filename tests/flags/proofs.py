@@ -75,6 +75,14 @@ PROOFS: dict[str, list[str]] = {
   "test_the_loop_ends_or_is_stopped_and_the_command_says_so": _flags(
     "train", "config workdir"
   ),
+  HERE + "test_train_flags.py::"
+  "test_another_config_goes_on_only_where_it_is_allowed": _flags(
+    "train", "allow_changes"
+  ),
+  HERE + "test_train_audio_flags.py::"
+  "test_another_config_goes_on_only_where_it_is_allowed": _flags(
+    "train_audio", "allow_changes"
+  ),
   HERE + "test_train_flags.py::test_processes_meet_as_the_flags_say": _flags(
     "train",
     "distributed coordinator num_processes process_id meet_seconds heartbeat_seconds",

@@ -16,6 +16,7 @@ from ccl_jax.audio_codec import run as audio_training
 from ccl_jax.data.sources.sounds import Sounds, Span
 from ccl_jax.errors import UsageError
 from ccl_jax.sharding import make_mesh
+from ccl_jax.training import changes
 from tests.flags.command import command
 from tests.flags.config_keys import get
 from tests.flags.recording import Recorder
@@ -383,3 +384,23 @@ def test_too_little_to_hold_out(monkeypatch):
   monkeypatch.setattr(audio_training, "Sounds", Unheld)
   with pytest.raises(UsageError, match="too little sound to hold some out"):
     audio_training.open_sounds(config)
+
+
+def test_another_config_goes_on_only_where_it_is_allowed(
+  parts, monkeypatch, tmp_path, capsys
+):
+  """--allow_changes, after a checkpoint of another learning rate."""
+  config = config_of("vocoder", "data=SOUNDS,size=tiny")
+  about = {"config": changes.plain(config), "kind": "vocoder"}
+  monkeypatch.setattr(changes, "latest_metadata", lambda _: (3, about))
+  flags = ["--config=configs/vocoder.py:data=SOUNDS,size=tiny", "--config.optim.lr=0.5",
+           f"--workdir={tmp_path}"]  # fmt: skip
+  with pytest.raises(SystemExit) as e:
+    command("train_audio").run(*flags)
+  assert e.value.code == 2
+  assert "config.optim.lr: 0.0005 -> 0.5" in capsys.readouterr().err
+  assert not parts.calls["loop"] and not list(tmp_path.iterdir())
+  parts.done = False
+  command("train_audio").run(*flags, "--allow_changes")
+  assert "config.optim.lr: 0.0005 -> 0.5" in capsys.readouterr().err
+  assert len(parts.calls["loop"]) == 1

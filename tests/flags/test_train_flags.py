@@ -472,3 +472,51 @@ def test_work_of_a_batch(parts):
   assert flops == 9 * sum(forward_flops(model, geometry, 7, 24).values())
   alone = {"audio": batch["audio"], "text": batch["text"]}
   assert parts.module.work_of(model, (7, 24))(alone)[1] < flops
+
+
+def test_another_config_goes_on_only_where_it_is_allowed(parts, tmp_path, capsys):
+  """--allow_changes; a config that is refused changes no file of the run."""
+  flags = ["--config=configs/joint.py:runlocal,data=FILMS", f"--workdir={tmp_path}"]
+  command("train").run(*flags)
+  (tmp_path / "codecs").mkdir()
+  before = (tmp_path / "config.json").read_text()
+  with pytest.raises(SystemExit) as e:
+    command("train").run(*flags, "--config.clip.frames=33")
+  assert e.value.code == 2 and "config.clip.frames: " in capsys.readouterr().err
+  assert (tmp_path / "config.json").read_text() == before
+  assert {p.name for p in tmp_path.iterdir()} == {"codecs", "config.json"}
+  command("train").run(*flags, "--config.clip.frames=33", "--allow_changes")
+  assert json.loads((tmp_path / "config.json").read_text())["clip"]["frames"] == 33
+  assert "-> 33" in capsys.readouterr().err
+
+
+def test_a_run_that_was_never_accepted_leaves_no_codecs(parts, monkeypatch, tmp_path):
+  """Those of another `init`, say, would be taken by the next command."""
+  parts.replace(feed, "save_codecs", lambda codecs, folder: folder.mkdir())
+
+  def refused(*_):
+    raise UsageError("arrays of other shapes")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(parts.module, "restore_params", refused)
+    with pytest.raises(UsageError, match="other shapes"):
+      parts.run(changed(init="W"))
+  assert not tmp_path.exists() or not list(tmp_path.iterdir())
+  parts.run(changed())
+  assert (tmp_path / "codecs").is_dir()
+
+
+def test_codecs_of_a_run_that_are_not_whole_or_not_those_named(
+  parts, monkeypatch, tmp_path
+):
+  own, other = tmp_path / "codecs", tmp_path / "other"
+  for folder, digest in ((own, "1"), (other, "2")):
+    folder.mkdir()
+    (folder / "text.json").write_text(json.dumps({"sha256": digest * 64}))
+  with pytest.raises(UsageError, match=r"other \(22222222\) is not .* \(11111111\)"):
+    parts.run(changed(codec__path=str(other)))
+  parts.run(changed(codec__path=str(own)))
+  (tmp_path / "config.json").unlink()
+  monkeypatch.setattr(feed, "load_codecs", lambda _: CODECS._replace(audio=None))
+  with pytest.raises(UsageError, match=r"codecs lacks audio\.json: put the run's own"):
+    parts.run(changed())

@@ -55,15 +55,17 @@ def prepared(make: Callable[[], tfds.core.DatasetBuilder], data_dir: Any, **opti
     UsageError: it cannot be written.
   """
   builder = make()
-  if builder.is_prepared():
+  written = pathlib.Path(builder.data_dir) / "dataset_info.json"
+  if written.is_file():
     return builder
   tfds.disable_progress_bar()  # ours says it in one line
   require_plain(data_dir)
   with hold(data_dir, wait=True):
+    if written.is_file():  # another process was first
+      return make()
     # Where the folder is held, what is incomplete is a dead process's.
-    for left in pathlib.Path(builder.data_dir).parent.glob("incomplete.*"):
+    for left in written.parent.parent.glob("incomplete.*"):
       shutil.rmtree(left, ignore_errors=True)
-    builder = make()  # another process may have been first
     try:
       builder.download_and_prepare(**options)
     except OSError as e:

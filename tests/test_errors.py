@@ -1,0 +1,145 @@
+"""How commands end: a user's mistake, the system's refusal and Ctrl-C in one line."""
+
+import errno
+import math
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from ccl_jax.errors import (
+  Rule,
+  UsageError,
+  check_settings,
+  each,
+  one_line_errors,
+  system_error,
+  whole,
+)
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def ended(capsys, error, **options):
+  """Exit code and the line of a command that an error ends."""
+  before = signal.getsignal(signal.SIGINT)
+  try:
+    with pytest.raises(SystemExit) as e, one_line_errors(**options):
+      raise error
+  finally:
+    signal.signal(signal.SIGINT, before)
+  (line,) = capsys.readouterr().err.splitlines()
+  return e.value.code, line
+
+
+def refusal(code, path=None):
+  return OSError(code, os.strerror(code), path)
+
+
+def test_a_mistake_is_one_line(capsys):
+  assert ended(capsys, UsageError("too\n  small")) == (2, "error: too small")
+
+
+@pytest.mark.parametrize(
+  "code", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EIO]
+)
+def test_a_refusal_of_the_system_is_one_line(capsys, code):
+  code_, line = ended(capsys, refusal(code, "/x/a.json"))
+  assert code_ == 2 and line.endswith(f" /x/a.json: {os.strerror(code)}")
+
+
+def test_libraries_wrap_it_or_quote_it():
+  cause = refusal(errno.ENOSPC, "a")
+  try:
+    try:
+      raise cause
+    except OSError as e:
+      raise KeyError("x") from e
+  except KeyError as e:
+    assert system_error(e) is cause
+  for kind in (ValueError, RuntimeError):
+    quoted = kind("INTERNAL: write: No space left on device [source locations=..]")
+    assert system_error(quoted).errno == errno.ENOSPC
+  for other in (ValueError("wrong"), KeyError("No space left on device"),
+                FileNotFoundError(errno.ENOENT, "x"), ZeroDivisionError()):  # fmt: skip
+    assert system_error(other) is None
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), FileNotFoundError("x")])
+def test_a_defect_keeps_its_traceback(error):
+  with pytest.raises(type(error)), one_line_errors():
+    raise error
+
+
+def test_an_interruption_is_one_line(capsys):
+  assert ended(capsys, KeyboardInterrupt())[0] == 130
+  own = ended(capsys, KeyboardInterrupt(), stopped="stopped: go on")
+  assert own == (130, "stopped: go on")
+
+
+CODE = """
+import os, signal, sys, threading, time
+sys.argv[:] = {argv}
+import ccl_jax
+from ccl_jax.errors import one_line_errors
+
+def work():
+  time.sleep(0.3)
+  print("thread is done", flush=True)
+
+threading.Thread(target=work).start()
+{body}
+"""
+
+
+@pytest.mark.parametrize(
+  ("argv", "body"),
+  [
+    (["-m"], "os.kill(os.getpid(), signal.SIGINT); time.sleep(5)"),  # while it imports
+    (
+      ["x"],
+      "with one_line_errors():\n  os.kill(os.getpid(), signal.SIGINT); time.sleep(5)",
+    ),
+  ],
+)
+def test_an_interrupted_process_ends_with_130_and_joins_its_threads(argv, body):
+  code = CODE.format(argv=argv, body=body)
+  command = [sys.executable, "-c", code]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+  assert done.returncode == 130, done.stderr
+  assert done.stdout == "thread is done\n"
+  assert len(done.stderr.splitlines()) == 1 and "interrupted" in done.stderr
+
+
+def test_a_second_interruption_ends_at_once():
+  body = (
+    "def press():\n  time.sleep(0.1); os.kill(os.getpid(), signal.SIGINT)\n"
+    "with one_line_errors():\n  threading.Thread(target=press).start()\n"
+    "  raise KeyboardInterrupt"
+  )
+  code = CODE.format(argv=["x"], body=body)
+  command = [sys.executable, "-c", code]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+  assert done.returncode == 130 and not done.stdout  # the thread was not waited for
+  assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_without_a_rule_is_finite_all_the_same(value):
+  rules = {"a": whole(0)}
+  for place in ({"c": value}, {"c": (1.0, value)}, {"c": {"d": [(2, value)]}}):
+    with pytest.raises(UsageError, match=r"config\.b\.c.*finite"):
+      check_settings({"a": 1, "b": place}, rules)
+  endless = rules | {"b.c": Rule(lambda x: x > 0, "above 0")}
+  if value > 0:
+    check_settings({"a": 1, "b": {"c": value}}, endless)
+
+
+def test_rules_of_lists_and_of_large_numbers():
+  assert each(whole(1)).holds((1, 2)) and not each(whole(1)).holds((1, 0))
+  assert not each(whole(1)).holds("12") and not each(whole(1)).holds(3)
+  assert each(each(whole(1))).holds(((1, 2), (3,)))
+  assert whole(0).holds(2**31 - 1) and not whole(0).holds(2**31)
