@@ -5,7 +5,8 @@
       --prompt "a cat yawns"
 
 `wan` takes all that a download holds: transformer, VAE, text encoder and, of I2V, image
-encoder. The others take one network:
+encoder. So does `ovi`, of the folder with Ovi, Wan2.2-TI2V-5B and MMAudio in it, or of
+one of several files in Ovi. The others take one network:
 
   python -m ccl_jax.convert wan-dit --src model_bf16.safetensors --dst weights/t2v \\
       --dtype float32
@@ -35,6 +36,7 @@ import signal
 import sys
 
 from ccl_jax import cli
+from ccl_jax.checkpoints.find import RELEASES
 from ccl_jax.errors import one_line_errors
 from ccl_jax.weights.transfer import DTYPES, export_weights, import_weights
 from ccl_jax.weights.upstream import LICENCES
@@ -65,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
   )
   texts = {
     "wan": "a whole Wan2.1 download; the same command continues an interrupted one",
+    "ovi": "a whole Ovi download with all its codecs; continues as wan does",
+    "ovi-dit": "Ovi's two towers and their fusion, to both streams",
     "wan-dit": "Wan2.1's diffusion transformer, T2V or I2V, to a video stream",
     "wan-vae": "Wan2.1's video VAE",
     "umt5": "the UMT5-XXL text encoder",
@@ -141,6 +145,12 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
+def _say_terms(*kinds: str) -> None:
+  """Prints the terms of the networks that have narrower ones than ours."""
+  for terms in dict.fromkeys(LICENCES[kind] for kind in kinds if kind in LICENCES):
+    print(f"licence: {terms} (docs/licences.md)", file=sys.stderr)
+
+
 def main(argv: list[str] | None = None) -> None:
   """Runs the command line. A mistake is one line and exit code 2."""
   args = _parser().parse_args(argv)
@@ -172,17 +182,17 @@ def main(argv: list[str] | None = None) -> None:
 
         named = {n: getattr(args, n) for n in ("video", "audio", "text", "image")}
         link_codecs(args.dst, **named)
-      elif args.command == "wan":
-        from ccl_jax.weights.release import convert_release
+      elif args.command in RELEASES:
+        from ccl_jax.weights.release import DOWNLOADS, convert_release
 
-        convert_release(args.src, args.dst, dtype=args.dtype, verify=args.verify)
+        kind, options = args.command, {"dtype": args.dtype, "verify": args.verify}
+        convert_release(args.src, args.dst, kind=kind, **options)
+        _say_terms(*DOWNLOADS[kind].parts)
       else:
         import_weights(
           args.command, args.src, args.dst, dtype=args.dtype, verify=args.verify
         )
-        if args.command in LICENCES:
-          terms = f"licence: {LICENCES[args.command]} (docs/licences.md)"
-          print(terms, file=sys.stderr)
+        _say_terms(args.command)
     except KeyboardInterrupt:
       left = "nothing was left in it"
       if pathlib.Path(args.dst).exists():

@@ -3,8 +3,9 @@
   a training run           config.json with the run's config; the EMA. What it is, its
                            checkpoint says: a config may have changed since
   a joined model           config.json of kind "joint"         (weights/join.py)
-  a converted transformer  config.json of kind "wan-dit"       (ccl_jax/convert.py)
-  a converted release      config.json of kind "wan", the transformer in dit/
+  a converted transformer  config.json of kind "wan-dit" or "ovi-dit"
+                                                               (ccl_jax/convert.py)
+  a converted release      config.json of kind "wan" or "ovi", the transformer in dit/
 
 all with checkpoints/STEP beside config.json.
 """
@@ -19,6 +20,7 @@ from ccl_jax.checkpoints.checkpointer import read_metadata
 from ccl_jax.checkpoints.damage import not_read
 from ccl_jax.errors import UsageError, bind
 
+RELEASES, TRANSFORMERS = ("wan", "ovi"), ("wan-dit", "ovi-dit")
 DIT = "dit"  # the folder of the transformer in a converted release
 
 
@@ -67,19 +69,20 @@ def find_parameters(folder: str | os.PathLike, step: int | None = None) -> Param
     UsageError: the folder is of none of these kinds.
   """
   place, description = pathlib.Path(folder), read_config(folder)
-  if description.get("kind") == "wan":
+  if description.get("kind") in RELEASES:
     place = place / DIT
     description = read_config(place)
   bundle = pathlib.Path(description.get("codecs") or pathlib.Path(folder) / "codecs")
   codecs = bundle if bundle.is_dir() else None
-  if description.get("kind") in ("wan-dit", "joint"):
+  if description.get("kind") in (*TRANSFORMERS, "joint"):
     return Parameters(place, "params", description, codecs)
   if (
     "model" not in description or "kind" in description
   ):  # a kind: a run of train_audio
     raise UsageError(
       f"{folder} holds no model: expected config.json and checkpoints, as a training "
-      "run (--workdir), 'convert wan', 'convert wan-dit' or 'convert join' leave them"
+      "run (--workdir), 'convert wan', 'convert ovi', 'convert wan-dit' or 'convert "
+      "join' leave them"
     )
   return Parameters(place, "ema", read_metadata(place / "checkpoints", step), codecs)
 

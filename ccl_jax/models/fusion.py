@@ -61,7 +61,9 @@ class FusedExchange(Exchange):
     seen, collected = self.keys_of(x, keys, sight, make)
     out = {}
     for s in x:
-      beside = self._attention(tables[s], seen[s], sight.reading(s)) if s in seen else None
+      beside = (
+        self._attention(tables[s], seen[s], sight.reading(s)) if s in seen else None
+      )
       out[s] = read[s](x[s], beside)
     return out, collected
 

@@ -116,19 +116,19 @@ class ConvEmbedding(nn.Module):
     hidden = 256 * -(-(8 * self.width // 3) // 256)
 
     def conv(channels, name, x, bias=False):
-      # Over frames alone: a stream of this sort has one token a frame.
       return nn.Conv(
         channels,
-        (self.taps, 1),
+        self.taps,
         use_bias=bias,
         dtype=self.dtype,
         kernel_init=nn.initializers.xavier_uniform(),
         name=name,
       )(x)
 
-    x = jax.nn.silu(conv(self.width, "in", x, bias=True))
+    # A stream of this sort has one token a frame, s = 1.
+    x = jax.nn.silu(conv(self.width, "in", x[:, :, 0], bias=True))
     gate = jax.nn.silu(conv(hidden, "w1", x))
-    return conv(self.width, "w2", gate * conv(hidden, "w3", x))
+    return conv(self.width, "w2", gate * conv(hidden, "w3", x))[:, :, None]
 
 
 def eager_gradients(module: nn.Module, x: Float[Array, "*b c"]) -> Float[Array, "*b e"]:

@@ -247,7 +247,9 @@ class Stream(nn.Module):
     c = self.config
     small = nn.initializers.normal(0.02)
     self.patch_embedding = (
-      ConvEmbedding(c.width, c.taps, self.dtype) if c.taps else dense(c.width, self.dtype)
+      ConvEmbedding(c.width, c.taps, self.dtype)
+      if c.taps
+      else dense(c.width, self.dtype)
     )
     self.text_embedding = MLP(c.width, c.width, self.dtype)
     self.time_embedding = MLP(c.width, c.width, jnp.float32, "silu")

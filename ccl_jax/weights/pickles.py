@@ -30,7 +30,8 @@ import numpy as np
 from ccl_jax.errors import UsageError
 from ccl_jax.weights.entries import Entry, extent
 
-NESTED = ("state_dict", "model", "generator")  # where tensors may be, one level down
+# Where tensors may be, one level down; "app" holds such a dict in its turn.
+NESTED = ("state_dict", "model", "generator", "module", "app")
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _STORAGES = {
   "DoubleStorage": np.float64, "FloatStorage": np.float32, "HalfStorage": np.float16,
@@ -165,9 +166,10 @@ def _tensors(content):
   if isinstance(content, _Object):
     return dict(_attributes(content))
   if isinstance(content, dict) and not any(map(_is_tensor, content.values())):
-    return next(
-      (content[k] for k in NESTED if isinstance(content.get(k), dict)), content
-    )
+    inner = next((k for k in NESTED if isinstance(content.get(k), dict)), None)
+    if inner == "app":
+      return _tensors(content[inner])
+    return content if inner is None else content[inner]
   return content
 
 

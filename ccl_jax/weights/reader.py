@@ -27,7 +27,7 @@ from ccl_jax.weights.pickles import pickle_entries
 DTYPES = {
   "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
   "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8,
-  "BOOL": np.bool_,
+  "BOOL": np.bool_, "F8_E4M3": ml_dtypes.float8_e4m3fn,
 }  # fmt: skip
 # Of single files in ComfyUI's layout, and of networks saved inside DataParallel.
 PREFIXES = ("model.diffusion_model.", "module.")

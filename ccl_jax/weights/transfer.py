@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ccl_jax import __version__
-from ccl_jax.checkpoints.find import DIT
+from ccl_jax.checkpoints.find import DIT, RELEASES
 from ccl_jax.checkpoints.folders import new_folder
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
@@ -24,6 +24,7 @@ from ccl_jax.weights.upstream import LICENCES, Sizes, Upstream, get_upstream
 from ccl_jax.weights.writer import Spec, write_safetensors
 
 DTYPES = ("float32", "bfloat16", "float16")
+PLAIN_FP8 = "float8_e4m3fn"
 
 
 class Source(NamedTuple):
@@ -94,7 +95,7 @@ def import_weights(
   from ccl_jax.checkpoints.slices import SliceReader, SliceWriter
 
   upstream, weights, form, sizes, shapes, matches = open_source(kind, src)
-  dtypes = _dtypes(matches, weights, dtype)
+  dtypes = _dtypes(matches, weights, dtype, (PLAIN_FP8,) * upstream.plain_fp8)
   shapes = {path: x.update(dtype=dtypes[path]) for path, x in shapes.items()}
   total = sum(weights.nbytes(m.name) for m in matches)
   stored = sum(x.size * x.dtype.itemsize for x in shapes.values())
@@ -132,6 +133,8 @@ def import_weights(
       "licence": LICENCES.get(kind, "") if licence is None else licence,
       "version": __version__,
     }
+    if release := upstream.release(sizes):
+      config["release"] = release
     writer.finish(config)
     if verify:
       reader = SliceReader(fresh / "checkpoints")
@@ -215,7 +218,7 @@ def _exportable(src: pathlib.Path):
   from ccl_jax.weights.join import Part
 
   description = read_config(src) if src.is_dir() else {}
-  if description.get("kind") == "wan":  # of `convert wan`: its transformer
+  if description.get("kind") in RELEASES:  # of a whole download: its transformer
     src = src / DIT
     description = read_config(src)
   if {"kind", "sizes"} <= description.keys():
@@ -229,15 +232,17 @@ def _exportable(src: pathlib.Path):
   return "wan-dit", part.sizes() | {"text_dim": text_dim}, part.reader
 
 
-def _dtypes(matches: list[Match], weights, dtype) -> dict[str, np.dtype]:
-  """The dtype each parameter is stored in."""
+def _dtypes(
+  matches: list[Match], weights, dtype, more: tuple[str, ...] = ()
+) -> dict[str, np.dtype]:
+  """The dtype each parameter is stored in; `more` are read too."""
   out = {}
   for m in matches:
     own = weights.dtype(m.name)
-    if own.name not in DTYPES:
+    if own.name not in DTYPES + more:
       raise UsageError(
         f"{weights.file_of(m.name)}: {m.name} is {own.name}, expected one of "
-        + ", ".join(DTYPES)
+        + ", ".join(DTYPES + more)
       )
     chosen = own if dtype is None else _dtype(dtype)
     if out.setdefault(m.path, chosen) != chosen:

@@ -29,6 +29,10 @@ class Upstream(NamedTuple):
       folder that was given or that of the file.
     view: the checkpoint as the tables see it, where our parameters are not its tensors
       one by one.
+    release: sizes -> what the release is best sampled with, which goes with the
+      parameters; see `weights.ovi_release`. {}: nothing.
+    plain_fp8: its files in float8 are a plain cast, without scales, and are kept as
+      they are.
     network: (parameters, sizes, dtype) -> the network of a metric; see
       `weights.load.load_network`. Codecs and models have none.
   """
@@ -44,12 +48,15 @@ class Upstream(NamedTuple):
   config: Callable[[Sizes, str], dict] = lambda sizes, form: {}
   beside: Mapping[str, Sequence[str]] = {}
   view: Callable[[Weights], Weights] = lambda weights: weights
+  release: Callable[[Sizes], dict] = lambda sizes: {}
+  plain_fp8: bool = False
   network: Callable[[Any, Sizes, str], Any] | None = None
 
 
 # Command -> module of ccl_jax.weights that holds its UPSTREAM.
 MODULES = {
   "wan-dit": "wan",
+  "ovi-dit": "ovi",
   "wan-vae": "wan_vae",
   "umt5": "umt5",
   "clip": "clip",

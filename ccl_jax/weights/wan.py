@@ -18,6 +18,7 @@ from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.layers import EPS
 from ccl_jax.models.presets import init_params
 from ccl_jax.models.stream import CLIP_WIDTH, StreamConfig
+from ccl_jax.ops.patchify import Patch
 from ccl_jax.weights.reader import Weights
 from ccl_jax.weights.rules import Row, Shapes, flat_shapes
 from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name, tensor_shape
@@ -35,6 +36,7 @@ OTHERS = [
   ),
   (r"(casual_audio_encoder|audio_injector)\..*", "Wan2.2-S2V (speech to video)"),
   (r"(motion_encoder|face_encoder|face_adapter)\..*", "Wan2.2-Animate"),
+  (r"(video|audio)_model\..*", "Ovi (use: convert ovi, or convert ovi-dit)"),
   (r"(control_adapter|ref_conv)\..*", "Wan-Fun (with control inputs)"),
   (r".*(lora_[AB]|lora_up|lora_down)\..*", "a LoRA, not a whole model"),
   (r"(patchify_proj|adaln_single|audio_adaln_single)\..*", "LTX-Video"),
@@ -99,30 +101,60 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   Raises:
     UsageError: a size no Wan2.1 model has, or another one than in config.json.
   """
-  shape = functools.partial(tensor_shape, weights, rows)
-  (width,) = shape("video/patch_embedding/bias", 1)
-  if width % HEAD_WIDTH:
-    raise UsageError(
-      f"{weights.path}: patch_embedding.bias has {width} channels; expected a multiple "
-      f"of {HEAD_WIDTH}, the width of a head"
-    )
-  layers = [int(m[1]) for n in weights.names() if (m := re.match(r"blocks\.(\d+)", n))]
-  sizes = {
-    "width": width,
-    "ffn": shape("blocks/video/ffn/in/bias[0]", 1)[0],
-    "heads": width // HEAD_WIDTH,
-    "in_channels": shape("video/patch_embedding/kernel", 5)[1],
-    "out_channels": shape("video/head/bias", 1)[0] // math.prod(PATCH),
-    "image_tokens": tensor_name(rows, "video/image_norm_in/bias") in weights,
-    "frequencies": shape("video/time_embedding/in/kernel", 2)[1],
-    "depth": 1 + max(layers),
-    "text_dim": shape("video/text_embedding/in/kernel", 2)[1],
+  sizes = stream_sizes(weights, rows, "video/patch_embedding", PATCH) | {
+    "image_tokens": tensor_name(rows, "video/image_norm_in/bias") in weights
   }
-  _agree(weights, sizes, config)
+  agree(weights, sizes, config)
   return sizes
 
 
-def _agree(weights: Weights, sizes: Sizes, config: dict) -> None:
+def stream_sizes(
+  weights: Weights, rows: Sequence[Row], patches: str, patch: Patch
+) -> Sizes:
+  """What tensors' shapes tell of a stream of Wan's blocks: its sizes, its depth, and the
+  width of its text embeddings.
+
+  Args:
+    weights, rows: the checkpoint, and the table of its format.
+    patches: our parameter of the stream that patches go through.
+    patch: (frames, rows, columns) of a token.
+
+  Raises:
+    UsageError: a tensor that tells a size is missing, or no Wan model has that size.
+  """
+  shape, own = functools.partial(tensor_shape, weights, rows), patches.split("/")[0]
+  (width,) = shape(f"{patches}/bias", 1)
+  if width % HEAD_WIDTH:
+    raise UsageError(
+      f"{weights.path}: {tensor_name(rows, f'{patches}/bias')} has {width} channels; "
+      f"expected a multiple of {HEAD_WIDTH}, the width of a head"
+    )
+  inner = f"blocks/{own}/ffn/in/bias"
+  block = re.escape(tensor_name(rows, f"{inner}[0]").partition("0")[0])
+  layers = [int(m[1]) for n in weights.names() if (m := re.match(rf"{block}(\d+)", n))]
+  return {
+    "width": width,
+    "ffn": shape(f"{inner}[0]", 1)[0],
+    "heads": width // HEAD_WIDTH,
+    "in_channels": shape(f"{patches}/kernel", 3 if own == "audio" else 5)[1],
+    "out_channels": shape(f"{own}/head/bias", 1)[0] // math.prod(patch),
+    "frequencies": shape(f"{own}/time_embedding/in/kernel", 2)[1],
+    "depth": 1 + max(layers),
+    "text_dim": shape(f"{own}/text_embedding/in/kernel", 2)[1],
+  }
+
+
+def agree(
+  weights: Weights, sizes: Sizes, config: dict, section: str | None = None
+) -> None:
+  """Compares the sizes of a stream with those that a config.json states.
+
+  Args:
+    section: of the config.json, for the error.
+
+  Raises:
+    UsageError: they are others.
+  """
   expected = {
     ("dim",): sizes["width"],
     ("ffn_dim",): sizes["ffn"],
@@ -136,12 +168,13 @@ def _agree(weights: Weights, sizes: Sizes, config: dict) -> None:
     ("eps",): EPS,
     ("cross_attn_norm",): True,
   }
+  place = f"{section}." if section else ""
   for names, value in expected.items():
     for name in names:
       if config.get(name, value) != value:
         raise UsageError(
-          f"{weights.path}: config.json says {name}={config[name]}, expected {value}, "
-          "which the tensors have"
+          f"{weights.path}: config.json says {place}{name}={config[name]}, expected "
+          f"{value}, which the tensors have"
         )
 
 
