@@ -33,8 +33,8 @@ streams for the context tokens, and an anchor without the prompt. `ucg2_shuffled
 control: its anchor has seen a stream, but no information of this one. What of UCG's
 gain it keeps is information; what is left over is that the anchor is a worse network.
 
-With skip-layer guidance (Ovi) every v(neg, ..) is of a network that lacks one block: the
-anchor is then worse in another way, which every form with such an anchor can take.
+With skip-layer guidance (Ovi) every v(neg, ..) is of a network that lacks one block:
+the anchor is then worse in another way, which every form with such an anchor can take.
 """
 
 import dataclasses

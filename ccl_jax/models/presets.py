@@ -6,6 +6,7 @@ small   256 / 1024 / 4                   256 / 1024 / 4     6      about 20 M
 lab     512 / 2048 / 4                   384 / 1536 / 3     12     about 100 M
 1.3b    1536 / 8960 / 12  (Wan 1.3B)     768 / 3072 / 6     30
 5b      3072 / 14336 / 24 (TI2V-5B)      3072 / 14336 / 24  30     the towers of Ovi
+1.3b_ovi  that of 1.3b                   that of 5b         30     Wan's with Ovi's
 14b     5120 / 13824 / 40 (Wan 14B)      1536 / 8960 / 12   40     about 20 B
 
 The video latents of 5b are Wan2.2's: 48 channels, 16 x 16 pixels; its audio stream has
@@ -57,6 +58,9 @@ def _audio(width: int, ffn: int, heads: int) -> StreamConfig:
   )
 
 
+_OVI_AUDIO = dataclasses.replace(
+  _audio(3072, 14336, 24), positions="time", rate=0.19676, taps=7
+)
 PRESETS = {
   "tiny": Preset(StreamConfig(128, 384, 4), _audio(128, 384, 4), 4, 16, 8),
   "small": Preset(StreamConfig(256, 1024, 4), _audio(256, 1024, 4), 6, 16, 8),
@@ -64,11 +68,10 @@ PRESETS = {
   "1.3b": Preset(StreamConfig(1536, 8960, 12), _audio(768, 3072, 6), 30),
   "5b": Preset(
     StreamConfig(3072, 14336, 24, in_channels=48, out_channels=48),
-    dataclasses.replace(
-      _audio(3072, 14336, 24), positions="time", rate=0.19676, taps=7
-    ),
+    _OVI_AUDIO,
     30,
   ),
+  "1.3b_ovi": Preset(StreamConfig(1536, 8960, 12), _OVI_AUDIO, 30),
   "14b": Preset(StreamConfig(5120, 13824, 40), _audio(1536, 8960, 12), 40),
 }
 # Image conditions of the video stream: the clean first latent frame among the noisy
@@ -108,8 +111,8 @@ def _fusion(given: Mapping[str, Any]) -> CrossConfig:
   """
   for name, value in given.items():
     raise UsageError(
-      f"model.{name}: got {value!r} with variant fusion; expected none: fusion sees all "
-      "of the other stream, and has no context tokens"
+      f"model.{name}: got {value!r} with variant fusion; expected none: fusion sees "
+      "all of the other stream, and has no context tokens"
     )
   return FUSION
 

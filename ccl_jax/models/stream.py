@@ -55,9 +55,9 @@ class StreamConfig:
       mask and the condition latent with it.
     out_channels: of the velocity.
     patch: (frames, rows, columns) of a token.
-    positions: in self-attention, of `POSITIONS`: "grid" (time, row, column), "line" (one
-      axis over all channels) or "time" (one axis in the temporal slot of a grid; the
-      other channels are not turned).
+    positions: in self-attention, of `POSITIONS`: "grid" (time, row, column), "line"
+      (one axis over all channels) or "time" (one axis in the temporal slot of a grid;
+      the other channels are not turned).
     rate: of time in these positions: a factor of the temporal frequencies.
     taps: frames that a convolutional patch embedding (`layers.ConvEmbedding`) sees, for
       a stream without rows and columns; 0: the embedding is a matrix.

@@ -1,7 +1,7 @@
 """Joins two streams that were trained apart into one model.
 
-The video stream is a converted Wan2.1, or a run's; the audio stream is a run's, or
-random. The exchange between them is fresh, its output projections zero, so the joint
+The video stream is a converted Wan's or Ovi's, or a run's; the audio stream is Ovi's or
+a run's, or random. Of a model that has an exchange, only the streams are taken. The exchange between them is fresh, its output projections zero, so the joint
 model starts as the two streams, bit for bit (models/cca.py).
 
 An image condition takes the form the video stream was made for: text-to-video weights
@@ -78,7 +78,10 @@ class Part:
   def sizes(self) -> dict[str, Any]:
     """The fields of the stream's `StreamConfig`, and its depth."""
     if "sizes" in self.config:
-      return self.config["sizes"]
+      sizes = self.config["sizes"]
+      if isinstance(own := sizes.get(self.stream), dict):  # of a model of two streams
+        return own | {"depth": sizes["depth"]}
+      return sizes
     model = self._parameters.build("model", stored_model)
     return dataclasses.asdict(dict(model.streams)[self.stream]) | {"depth": model.depth}
 
@@ -115,8 +118,10 @@ def join(
     "preset": size,
     "variant": variant,
     "times": "causal",
-    # Patches of 2 x 2 by 16 channels are 64; I2V adds mask and image channels to them.
-    "image_form": "channels" if parts[0].shape(kernel)[0] > 64 else "first_frame",
+    # I2V takes mask and image channels beside the latent's.
+    "image_form": "channels"
+    if parts[0].shape(kernel)[0] > parts[0].shape("video/head/bias")[0]
+    else "first_frame",
   }
   given = {"video_tokens": video_tokens, "audio_tokens": audio_tokens}
   options |= {name: n for name, n in given.items() if n is not None}

@@ -44,7 +44,10 @@ from ccl_jax.weights.wan_names import PATCH, native
 RATE = 0.19676  # of the release's audio positions: about 31 latent frames to 157 tokens
 POINT = (1, 1, 1)  # the audio's patch
 # Our parameter that patches of a stream go through, and the shape of those patches.
-FIRST = {"video": ("video/patch_embedding", PATCH), "audio": ("audio/patch_embedding/in", POINT)}  # fmt: skip
+FIRST = {
+  "video": ("video/patch_embedding", PATCH),
+  "audio": ("audio/patch_embedding/in", POINT),
+}
 
 
 def _rows(stream: str) -> list[Row]:
@@ -100,8 +103,8 @@ def format_of(weights: Weights) -> str:
 
 
 def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
-  """The sizes of both towers, their depth, the width of their text embeddings, and which
-  release they are of.
+  """The sizes of both towers, their depth, the width of their text embeddings, and
+  which release they are of.
 
   Raises:
     UsageError: a size that no such model has, another one than in config.json, or
@@ -110,14 +113,10 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   towers = {}
   for s in STREAMS:
     sizes = stream_sizes(weights, rows, *FIRST[s])
-    section = config.get(s, {})
-    agree(weights, sizes, section, s)
+    agree(weights, sizes, _section(config, s), s)
     towers[s] = sizes
-  for name, word in (
-    ("depth", "blocks"),
-    ("width", "channels"),
-    ("text_dim", "of text"),
-  ):
+  words = {"depth": "blocks", "width": "channels", "text_dim": "channels of text"}
+  for name, word in words.items():
     video, audio = (towers[s][name] for s in STREAMS)
     if video != audio:
       raise UsageError(
@@ -126,8 +125,9 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
       )
   shared = {name: towers["video"][name] for name in ("depth", "text_dim")}
   first = weights.file_of(weights.names()[0])
-  audio = config.get("audio", {"temporal_rope_scaling_factor": RATE})
-  rate = audio.get("temporal_rope_scaling_factor", 1.0)
+  # A tower that is described without a factor has none.
+  usual = 1.0 if "audio" in config else RATE
+  rate = _section(config, "audio").get("temporal_rope_scaling_factor", usual)
   if not isinstance(rate, int | float) or not 0 < rate < math.inf:
     raise UsageError(
       f"{weights.path}: config.json says audio.temporal_rope_scaling_factor={rate!r}, "
@@ -137,6 +137,11 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   taps = weights.shape("audio_model.patch_embedding.0.weight")[-1]
   own["audio"] |= {"taps": taps, "rate": rate}
   return own | shared | {"edition": edition_of(pathlib.Path(first).name)}
+
+
+def _section(config: dict, stream: str) -> dict:
+  section = config.get(stream, {})
+  return section if isinstance(section, dict) else {}
 
 
 def streams_of(sizes: Sizes) -> dict[str, StreamConfig]:

@@ -5,25 +5,19 @@
   960x960_5s   model_960x960.safetensors        960^2   121      Audio: ..
   960x960_10s  model_960x960_10s.safetensors    960^2   241      Audio: ..
 
-The defaults go with the parameters, in their config.json and in the metadata of what is
-trained from them. Keys of `sampling` are fields of `generation.sampling.Sampling`.
+The defaults go with the parameters, in their config.json, under the names that a run's
+metadata have for its own.
 """
 
 import dataclasses
 from typing import Any
 
-FPS, UNIT = 24, 32  # frames a second; height and width are multiples of this
+FPS, STRIDE = 24, 16  # frames a second; pixels of a latent's side
 NEGATIVE = {
   "video": "jitter, bad hands, blur, distortion",
   "audio": "robotic, muffled, echo, distorted",
 }
-SAMPLING = {
-  "guidance": "text",
-  "scales": {"video": {"s": 4.0}, "audio": {"s": 3.0}},
-  "steps": 50,
-  "shift": 5.0,
-  "solver": "unipc",
-}
+SHIFT, SCALES = 5.0, {"video": [4.0], "audio": [3.0]}
 SKIP_BLOCK = 11
 # What the release was trained for. It has seen no clean stream beside a noisy one.
 TASKS = ("joint", "ti2av", "t2v", "i2v", "t2a")
@@ -69,20 +63,21 @@ def defaults_of(edition: str, depth: int) -> dict[str, Any]:
     depth: blocks of the network; a smaller one than the release's has no block to skip.
 
   Returns:
-    `clip` (keywords of `data.spec.ClipSpec`), `area` in pixels, `unit` of height and
-    width, `sampling`, `negative` by stream, `tasks`, and `sound`: see `Edition`.
+    As a run's metadata have them `clip`, `objective` (the schedule's shift), `guidance`
+    (with the block to be skipped) and `negative` (texts by stream); and `area` in
+    pixels of clips that take their aspect ratio from an image, `tasks` that the release
+    was trained for, and `sound`: see `Edition`.
   """
   e = EDITIONS[edition]
   height, width = e.size
-  skip = {"skip_block": SKIP_BLOCK} if depth > SKIP_BLOCK else {}
   clip = {"frames": e.frames, "height": height, "width": width, "fps": FPS}
+  skip = {"skip_block": SKIP_BLOCK} if depth > SKIP_BLOCK else {}
   return {
-    "name": f"Ovi {edition}",
-    "clip": clip | {"stride": 16},
-    "area": e.side**2,
-    "unit": UNIT,
-    "sampling": SAMPLING | skip,
+    "clip": clip | {"stride": STRIDE},
+    "objective": {"shift": SHIFT},
+    "guidance": {"form": "text", "scales": SCALES} | skip,
     "negative": NEGATIVE,
+    "area": e.side**2,
     "tasks": list(TASKS),
     "sound": e.sound,
   }

@@ -133,8 +133,7 @@ def import_weights(
       "licence": LICENCES.get(kind, "") if licence is None else licence,
       "version": __version__,
     }
-    if release := upstream.release(sizes):
-      config["release"] = release
+    config |= upstream.release(sizes)
     writer.finish(config)
     if verify:
       reader = SliceReader(fresh / "checkpoints")

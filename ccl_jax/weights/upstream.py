@@ -29,8 +29,8 @@ class Upstream(NamedTuple):
       folder that was given or that of the file.
     view: the checkpoint as the tables see it, where our parameters are not its tensors
       one by one.
-    release: sizes -> what the release is best sampled with, which goes with the
-      parameters; see `weights.ovi_release`. {}: nothing.
+    release: sizes -> what the release is best sampled with, in the words of a run's
+      metadata: it goes into the config.json. See `weights.ovi_release`.
     plain_fp8: its files in float8 are a plain cast, without scales, and are kept as
       they are.
     network: (parameters, sizes, dtype) -> the network of a metric; see

@@ -111,8 +111,8 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
 def stream_sizes(
   weights: Weights, rows: Sequence[Row], patches: str, patch: Patch
 ) -> Sizes:
-  """What tensors' shapes tell of a stream of Wan's blocks: its sizes, its depth, and the
-  width of its text embeddings.
+  """What tensors' shapes tell of a stream of Wan's blocks: its sizes, its depth, and
+  the width of its text embeddings.
 
   Args:
     weights, rows: the checkpoint, and the table of its format.
