@@ -44,6 +44,12 @@ prompts once, or once for each prompt.
   multimodal      m,t       as ucg3, of a gated model; multimodal2 as ucg2
   sync            s         SyncCFG: away from silence and a still, with the prompt
 
+Weights of 'convert ovi' come with Ovi's settings: 24 fps, 121 or 241 frames, guidance
+text 4 for the video and 3 for the sound, its negative prompts, block 11 skipped in the
+evaluation with these. Its prompts have speech in <S>..<E> or in quotation marks, and
+describe the sound in <AUDCAP>..<ENDAUDCAP> or in a last sentence "Audio: ..": they are
+turned into what the weights know. It serves all tasks but a2v and v2a.
+
 --manifest makes <id>.mp4 of every line (prompt, seed, image, audio, video, negative
 prompts; data/manifest.py), leaving those that are there: a run that was stopped goes
 on. Several processes share a set by --process_index and --process_count; --batch lines
@@ -87,7 +93,10 @@ NEGATIVES = {
 SETTINGS = flags.DEFINE_string(
   "settings", None, "The NAME.json of a clip, to make it again."
 )
-MANIFEST = flags.DEFINE_string("manifest", None, "Prompts, one JSON object a line.")
+MANIFEST = flags.DEFINE_string(
+  "manifest", None, "Prompts, one JSON object a line; or a .csv with text_prompt and "
+  "image_path."
+)  # fmt: skip
 INDEX = flags.DEFINE_integer("process_index", 0, "Which part of the manifest.")
 COUNT = flags.DEFINE_integer("process_count", 1, "In how many parts it is made.")
 BATCH = flags.DEFINE_integer("batch", 1, "Lines of the manifest made at a time.")
@@ -105,7 +114,7 @@ HEIGHT = flags.DEFINE_integer("height", None, "Pixels, a multiple of 16.")
 WIDTH = flags.DEFINE_integer("width", None, "Pixels, a multiple of 16.")
 GUIDANCE = flags.DEFINE_string(
   "guidance", None, "A form of the list above; if not given ucg2 for a model with "
-  "context tokens, multimodal for a gated one, text for one stream."
+  "context tokens, multimodal for a gated one, text for one stream or fusion."
 )  # fmt: skip
 SCALE_VIDEO = flags.DEFINE_list(
   "scale_video", None, "Guidance scale(s) of the video, e.g. 5 or 3,5."
@@ -119,6 +128,10 @@ SOLVER = flags.DEFINE_enum("solver", "unipc", ["unipc", "dpmpp", "euler"], "Samp
 SEQUENTIAL = flags.DEFINE_bool(
   "sequential", False, "Evaluations of a step one after the other: half the memory."
 )
+SKIP_BLOCK = flags.DEFINE_integer(
+  "skip_block", None, "Block, from 0, that evaluations with the negative prompt leave "
+  "out, of both streams; -1 for none. If not given that of the release, as Ovi's 11."
+)  # fmt: skip
 SEED = flags.DEFINE_multi_integer("seed", [0], "Seed of the noise, below 2^64.")
 OUT = flags.DEFINE_string("out", None, "Folder for the results.")
 WAN_SCALE = "5"
@@ -205,17 +218,25 @@ def check_flags() -> None:
     whole_seed(seed)
 
 
-def default_guidance(model) -> str:
-  """The guidance form that fits a model's cross-modal attention."""
-  if model.cross is None:
-    return "text"
-  return "ucg2" if model.cross.variant == "context" else "multimodal"
-
-
-def default_scales(model) -> dict[str, list[str] | None]:
-  """Wan2.1's scale for a video stream alone; else None: those of the guidance form."""
-  alone = [s for s, _ in model.streams] == ["video"]
+def default_scales(pipeline, name: str) -> dict[str, list[str] | None]:
+  """The release's scales, if it states some of this form; Wan2.1's for a video stream
+  alone; else None: those of the guidance form.
+  """
+  release = pipeline.release
+  if release.form == name:
+    return {s: [str(x) for x in release.scales.get(s, ())] or None for s in NEGATIVES}
+  alone = [s for s, _ in pipeline.model.streams] == ["video"]
   return {"video": [WAN_SCALE] if alone else None, "audio": None}
+
+
+def skipped_block(pipeline, guidance) -> int | None:
+  """The block to be skipped: that of the flag; else the release's, where the form of
+  guidance has an evaluation that lacks it.
+  """
+  if SKIP_BLOCK.value is not None:
+    return None if SKIP_BLOCK.value == -1 else SKIP_BLOCK.value
+  negative = any(not e.text for e in guidance.evaluations.values())
+  return pipeline.release.skip_block if negative else None
 
 
 def open_maker():
@@ -237,10 +258,12 @@ def open_maker():
     pipeline.spec, **{k: v for k, v in sizes.items() if v is not None}
   )
   model = pipeline.model
-  name = GUIDANCE.value or default_guidance(model)
+  name = GUIDANCE.value or pipeline.release.form_for(model)
   guidance = get_guidance(name, variant_of(model))
   given = {"video": SCALE_VIDEO.value, "audio": SCALE_AUDIO.value}
-  scales = {s: given[s] or default for s, default in default_scales(model).items()}
+  scales = {
+    s: given[s] or default for s, default in default_scales(pipeline, name).items()
+  }
   sampling = Sampling(
     guidance=name,
     scales=parse_scales(guidance, scales),
@@ -248,6 +271,7 @@ def open_maker():
     shift=pipeline.shift(spec) if SHIFT.value is None else SHIFT.value,
     solver=SOLVER.value,
     batched=not SEQUENTIAL.value,
+    skip_block=skipped_block(pipeline, guidance),
   )
   negative = {
     s: NEGATIVES[s].value or NEGATIVE.value or [text]

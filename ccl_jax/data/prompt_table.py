@@ -39,8 +39,8 @@ def read_prompt_table(
     columns = [name.strip() for name in rows.fieldnames or ()]
     if PROMPT not in columns:
       raise UsageError(
-        f"{path} has the columns {', '.join(columns) or 'none'}; expected {PROMPT} and, "
-        f"for clips from pictures, {IMAGE}"
+        f"{path} has the columns {', '.join(columns) or 'none'}; expected {PROMPT} "
+        f"and, for clips from pictures, {IMAGE}"
       )
     rows.fieldnames = columns
     for number, row in enumerate(rows, 1):

@@ -25,13 +25,15 @@ from ccl_jax.codecs.images import image_condition, to_bytes, to_unit
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.diffusion.guidance import get_guidance
 from ccl_jax.errors import UsageError
+from ccl_jax.generation.prompts import in_form
+from ccl_jax.generation.release import Release, release_of
 from ccl_jax.generation.sampling import Sampling, sample_latents, variant_of
 from ccl_jax.generation.seeds import noise_key
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import init_params, stored_model, with_default_kernel
 from ccl_jax.tasks import Generation, check_inputs
-from ccl_jax.weights import wan
+from ccl_jax.weights import transformers, wan
 
 PyTree = Any
 # What Wan2.1's releases generate, where no training says otherwise.
@@ -45,6 +47,7 @@ class Pipeline:
     spec: the clip the model was trained on; `generate` can be given another.
     negative: by stream, the text that its unconditional evaluations are best given.
       Of a stream that has none, it is empty: what training puts for a dropped text.
+    release: what a release says of its use.
     origin: where it was loaded from, by the names of generate's flags (ckpt, codecs,
       step, weights), and the fingerprints of its parameters and codecs.
   """
@@ -58,9 +61,11 @@ class Pipeline:
     shift: float | None = None,
     negative: Mapping[str, str] | None = None,
     origin: Mapping[str, Any] | None = None,
+    release: Release = Release(),
   ):
     self.model, self.params, self.codecs, self.spec = model, params, codecs, spec
     self.negative = dict.fromkeys(STREAMS, "") | dict(negative or {})
+    self.release = release
     self._shift, self._compiled = shift, {}
     self.origin = origin or {"fingerprints": {}}
     self._progress: Callable[[Any], None] | None = None
@@ -100,8 +105,8 @@ class Pipeline:
     """
     found = find_parameters(folder, step)
     about = found.description
-    if about.get("kind") == "wan-dit":
-      model = wan.model_of(about["sizes"], jnp.bfloat16)
+    if about.get("kind") in transformers.MODELS:
+      model = transformers.MODELS[about["kind"]](about["sizes"], jnp.bfloat16)
     else:
       model = found.build("model", stored_model)
     model = with_default_kernel(model)
@@ -132,8 +137,9 @@ class Pipeline:
     }
     negative = wan.negative_prompts(about)
     return cls(
-      model, params, bundle, spec, shift=shift, negative=negative, origin=origin
-    )
+      model, params, bundle, spec, shift=shift, negative=negative, origin=origin,
+      release=release_of(about),
+    )  # fmt: skip
 
   def generate(
     self,
@@ -203,7 +209,8 @@ class Pipeline:
       "still": None if still is None else jnp.asarray(still),
     }
     negatives = negative_texts(negative, kind.generated + kind.given, b)
-    tokens = self.codecs.text.tokenize([*prompts, *itertools.chain(*negatives)])
+    told = [in_form(prompt, self.release.sound) for prompt in prompts]
+    tokens = self.codecs.text.tokenize([*told, *itertools.chain(*negatives)])
     options = (spec, reuse_keys, progress is not None)
     # Scales are an argument: one program serves all.
     form = get_guidance(sampling.guidance, variant_of(self.model))
@@ -265,6 +272,7 @@ class Pipeline:
 
   def _check(self, task: str, inputs: Collection[str]) -> Generation:
     kind = check_inputs(task, inputs, channels=self.takes_channels)
+    self.release.check_task(task)
     have = dict(self.model.streams)
     missing = [s for s in kind.generated + kind.given if s not in have]
     if missing:

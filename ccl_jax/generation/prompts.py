@@ -1,14 +1,14 @@
 """Prompts in the words that a model was trained on: where speech and sound stand.
 
-A prompt may give speech in tags or in quotation marks, and describe the sound in tags or
-as a last sentence:
+A prompt may give speech in tags or in quotation marks, and describe the sound in tags
+or as a last sentence:
 
   A man smiles and says, <S>Hello there.<E> <AUDCAP>Calm voice, birds.<ENDAUDCAP>
   A man smiles and says, "Hello there." Audio: Calm voice, birds.
 
-Ovi wants speech in tags, and of the sound the form of its edition. A prompt whose speech
-is in tags keeps its quotation marks: they are of something else. Models that state no
-form get prompts as they are.
+Ovi wants speech in tags, and of the sound the form of its edition. A prompt whose
+speech is in tags keeps its quotation marks: they are of something else. Models that
+state no form get prompts as they are.
 """
 
 import re

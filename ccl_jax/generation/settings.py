@@ -141,9 +141,11 @@ def _settings(about: Mapping[str, Any], given: frozenset[str]) -> Settings:
     values |= batch
     index = values.pop("index")
   values["sequential"] = not values["batched"]
+  # None says that no block was skipped, whatever the release would have.
+  skip = values.pop("skip_block", None)
   if "guidance" not in given:  # another form has other scales
     scales = {f"scale_{s}": list(x.values()) for s, x in about["scales"].items()}
-    values |= scales
+    values |= scales | {"skip_block": -1 if skip is None else skip}
   if "negative_prompt" in given:  # of both streams
     values = {k: v for k, v in values.items() if not k.startswith("negative_prompt")}
   values = {k: v for k, v in values.items() if k not in given and v is not None}

@@ -96,6 +96,11 @@ class MLP(nn.Module):
     )
 
 
+def gated_width(width: int) -> int:
+  """Hidden channels of a gated MLP: 2/3 of 4 widths, in whole multiples of 256."""
+  return 256 * -(-(8 * width // 3) // 256)
+
+
 class ConvEmbedding(nn.Module):
   """Embeds a sequence by convolutions over time: one, SiLU, then a gated pair and one
   that joins it, w2(silu(w1 x) * w3 x). They keep the length; the ends are zero.
@@ -112,8 +117,7 @@ class ConvEmbedding(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "b t s c"]) -> Float[Array, "b t s e"]:
-    # Two thirds of four widths, as a gated MLP has it, in whole multiples of 256.
-    hidden = 256 * -(-(8 * self.width // 3) // 256)
+    hidden = gated_width(self.width)
 
     def conv(channels, name, x, bias=False):
       return nn.Conv(

@@ -1,8 +1,9 @@
 """Joins two streams that were trained apart into one model.
 
 The video stream is a converted Wan's or Ovi's, or a run's; the audio stream is Ovi's or
-a run's, or random. Of a model that has an exchange, only the streams are taken. The exchange between them is fresh, its output projections zero, so the joint
-model starts as the two streams, bit for bit (models/cca.py).
+a run's, or random; of a model that has an exchange only the streams are taken. The
+exchange between them is fresh: what it adds is zero, so the joint model starts as the
+two streams, bit for bit (models/cca.py, models/fusion.py).
 
 An image condition takes the form the video stream was made for: text-to-video weights
 get a clean first frame among the noisy ones, image-to-video weights their mask and

@@ -145,7 +145,7 @@ def _section(config: dict, stream: str) -> dict:
 
 
 def streams_of(sizes: Sizes) -> dict[str, StreamConfig]:
-  """The towers, as streams."""
+  """The configs of both towers, as streams by name."""
   return {
     "video": StreamConfig(**sizes["video"], patch=PATCH),
     "audio": StreamConfig(**sizes["audio"], patch=POINT, positions="time"),
@@ -153,7 +153,7 @@ def streams_of(sizes: Sizes) -> dict[str, StreamConfig]:
 
 
 def model_of(sizes: Sizes, dtype=jnp.float32, remat: str = "none") -> JointDiT:
-  """The network of these sizes."""
+  """The network of these sizes: a `JointDiT` of both streams, with fusion."""
   streams = tuple(streams_of(sizes).items())
   return JointDiT(streams, sizes["depth"], FUSION, dtype=dtype, remat=remat)
 
