@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     "wan": "a whole Wan2.1 download; the same command continues an interrupted one",
     "wan-dit": "Wan2.1's diffusion transformer, T2V or I2V, to a video stream",
     "wan-vae": "Wan2.1's video VAE",
+    "wan22-vae": "Wan2.2's video VAE, of TI2V-5B and Ovi",
     "umt5": "the UMT5-XXL text encoder",
     "clip": "the CLIP ViT-H image encoder",
     "aesthetics": "AudioBox Aesthetics, the scorer of PQ, CU, CE and PC",
@@ -124,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     )
   sub = command("codecs", "a bundle that refers to converted codecs")
   for flag, text in (
-    ("--video", "Folder of a converted wan-vae."),
+    ("--video", "Folder of a converted wan-vae or wan22-vae."),
     ("--audio", "Folders of a converted audio-vae and, if not Griffin-Lim, a vocoder."),
     ("--text", "Folder of a converted umt5."),
     ("--image", "Folder of a converted clip, which I2V models need."),

@@ -1,6 +1,6 @@
 """The frozen translators between the world and the network: video, audio, text, image.
 
-  video.encode(pixels (b F H W 3) in [-1, 1]) -> latents (b t h w 16)     .decode back
+  video.encode(pixels (b F H W 3) in [-1, 1]) -> latents (b t h w c)      .decode back
   video.posterior(pixels) -> the latents' mean and deviation, of a VAE
   audio.encode(wave (b n), n = 512 a at 16 kHz) -> latents (b a 20)       .decode back
   text.tokenize(list of str) -> ids, mask (b l) on the host
@@ -44,7 +44,7 @@ from ccl_jax.models.linear_codec import LinearAudioCodec, LinearVideoCodec
 from ccl_jax.models.mel_codec import MelAudioCodec
 from ccl_jax.models.tokenizer import Tokenizer
 from ccl_jax.models.umt5 import UMT5Text
-from ccl_jax.models.wan_vae import WanVideoCodec
+from ccl_jax.models.wan_vae import Wan22VideoCodec, WanVideoCodec
 
 KINDS = {
   "linear_video": LinearVideoCodec,
@@ -52,6 +52,7 @@ KINDS = {
   "byte_text": ByteText,
   "umt5": UMT5Text,
   "wan_vae": WanVideoCodec,
+  "wan22_vae": Wan22VideoCodec,
   "clip": ClipImage,
   "mel_audio": MelAudioCodec,
 }

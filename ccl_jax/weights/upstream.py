@@ -51,6 +51,7 @@ class Upstream(NamedTuple):
 MODULES = {
   "wan-dit": "wan",
   "wan-vae": "wan_vae",
+  "wan22-vae": "wan22_vae",
   "umt5": "umt5",
   "clip": "clip",
   "aesthetics": "aesthetics",

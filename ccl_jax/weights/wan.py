@@ -45,6 +45,10 @@ OTHERS = [
     r"token_embedding\.weight|shared\.weight",
     "a UMT5 text encoder (use: convert umt5)",
   ),
+  (
+    r"encoder\.(downsamples\.\d\.downsamples|down_blocks\.\d\.resnets)\..*\.gamma",
+    "Wan2.2's video VAE (use: convert wan22-vae)",
+  ),
   (r"(encoder|decoder)\.(conv1|conv_in)\..*", "a video VAE (use: convert wan-vae)"),
 ]
 CHANNELS = {16: "Wan2.1 T2V", 36: "Wan2.1 I2V"}

@@ -7,7 +7,7 @@ and the configs themselves.
 
 NETWORKS = (
   "aesthetics", "audio-vae", "clip", "i3d", "imagebind", "s3fd", "synchformer",
-  "syncnet", "umt5", "vggish", "vocoder", "wan-dit", "wan-vae",
+  "syncnet", "umt5", "vggish", "vocoder", "wan-dit", "wan-vae", "wan22-vae",
 )  # fmt: skip
 
 

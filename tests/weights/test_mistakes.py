@@ -23,6 +23,7 @@ from tests.weights.wan_files import save_pth, save_shards, wan_tensors
 KEYS = {
   "wan-dit": "blocks.1.cross_attn.k.weight",
   "wan-vae": "decoder.middle.0.residual.2.weight",
+  "wan22-vae": "decoder.upsamples.1.upsamples.3.time_conv.weight",
   "umt5": "blocks.1.ffn.fc1.weight",
   "clip": "visual.transformer.1.attn.to_qkv.weight",
 }
@@ -209,7 +210,7 @@ def ltx_file(folder):
 
 FOREIGN = [
   ("wan-dit", wan22_5b, "", "is Wan2.2-TI2V-5B, by the 48 channels of its patch_emb"),
-  ("wan-vae", wan22_5b, "Wan2.2_VAE.pth", "conv2.weight of 48 channels, expected 16"),
+  ("wan-vae", wan22_5b, "Wan2.2_VAE.pth", "channels, expected 16.*convert wan22-vae"),
   ("wan-vae", wan22_5b, "", "is not Wan2.1's VAE: .* but blocks.0.cross_attn.k.bias"),
   ("wan-dit", ltx, "", "is LTX-Video or another model, by its tensor proj_in.weight"),
   ("wan-vae", ltx, "", "is not Wan2.1's VAE: .* but decoder.conv_in.conv.weight"),
@@ -242,6 +243,8 @@ ODD = [
   ("wan-dit", "patch_embedding.bias", (0,), r"\(0,\), expected 1 axis, none of"),
   ("wan-dit", "blocks.0.ffn.0.bias", (1, 40), r"\(1, 40\), expected 1 axis"),
   ("wan-vae", "encoder.conv1.weight", (4,), r"\(4,\), expected 5 axes"),
+  ("wan22-vae", "decoder.head.2.weight", (12, 4), r"\(12, 4\), expected 5 axes"),
+  ("wan22-vae", "conv2.weight", (16, 16, 1, 1, 1), "expected 48.*use: convert wan-vae"),
   ("umt5", "token_embedding.weight", (40,), r"\(40,\), expected 2 axes"),
   ("umt5", "blocks.0.pos_embedding.embedding.weight", (8, 3), "3 heads, expected a"),
   ("clip", "visual.pos_embedding", (10, 24), r"\(10, 24\), expected 3 axes"),
