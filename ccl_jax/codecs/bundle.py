@@ -156,6 +156,32 @@ def require_same(codecs: Codecs, then: Mapping[str, str] | str, advice: str) -> 
       )
 
 
+def require_fit(codecs: Codecs, channels: Mapping[str, int], stride: int) -> None:
+  """Checks that codecs make the latents that a model takes.
+
+  Args:
+    codecs: the bundle; a codec that it lacks is not checked.
+    channels: of the model's latents, by stream.
+    stride: pixels of a video latent's side, by the clip.
+
+  Raises:
+    UsageError: a codec has other channels, or the video codec another stride.
+  """
+  for name, expected in channels.items():
+    codec = getattr(codecs, name)
+    if codec is not None and codec.channels != expected:
+      raise UsageError(
+        f"the {name} codec makes latents of {codec.channels} channels, the model takes "
+        f"{expected}: name the codecs that belong to the model"
+      )
+  if "video" in channels and codecs.video and codecs.video.stride[1] != stride:
+    raise UsageError(
+      f"a latent of the video codec stands for {codecs.video.stride[1]} x "
+      f"{codecs.video.stride[1]} pixels, the clip's stride is {stride}: set "
+      f"config.clip.stride={codecs.video.stride[1]}, or name other codecs"
+    )
+
+
 def null_text(codecs: Codecs) -> Float[Array, "l e"]:
   """The embedding (l, e) of the empty prompt, which stands for no text."""
   return jax.jit(codecs.text.encode)(*codecs.text.tokenize([""]))[0]

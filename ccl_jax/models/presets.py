@@ -5,6 +5,7 @@ tiny    128 / ffn 384 / 4 heads          128 / 384 / 4      4      for tests, qu
 small   256 / 1024 / 4                   256 / 1024 / 4     6      about 20 M
 lab     512 / 2048 / 4                   384 / 1536 / 3     12     about 100 M
 1.3b    1536 / 8960 / 12  (Wan 1.3B)     768 / 3072 / 6     30
+5b      3072 / 14336 / 24 (Wan2.2 5B)    3072 / 14336 / 24  30     about 10 B
 14b     5120 / 13824 / 40 (Wan 14B)      1536 / 8960 / 12   40     about 20 B
 """
 
@@ -58,6 +59,11 @@ PRESETS = {
   "small": Preset(StreamConfig(256, 1024, 4), _audio(256, 1024, 4), 6, 16, 8),
   "lab": Preset(StreamConfig(512, 2048, 4), _audio(384, 1536, 3), 12),
   "1.3b": Preset(StreamConfig(1536, 8960, 12), _audio(768, 3072, 6), 30),
+  "5b": Preset(
+    StreamConfig(3072, 14336, 24, in_channels=48, out_channels=48),
+    _audio(3072, 14336, 24),
+    30,
+  ),
   "14b": Preset(StreamConfig(5120, 13824, 40), _audio(1536, 8960, 12), 40),
 }
 # Image conditions of the video stream: the clean first latent frame among the noisy
@@ -148,9 +154,9 @@ def build_model(
   configs = {"video": size.video, "audio": size.audio}
   if image_form == "channels":
     configs["video"] = dataclasses.replace(
-      # 16 noisy, 4 mask and 16 condition channels.
+      # The noisy latent, 4 mask channels and the condition: 36 of Wan2.1.
       size.video,
-      in_channels=36,
+      in_channels=2 * size.video.out_channels + 4,
       image_tokens=True,
     )
   cross = None

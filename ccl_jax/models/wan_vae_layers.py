@@ -230,8 +230,8 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
   """`in_time`, twice the frames; then twice the height and width, in `features`."""
 
-  features: int
   in_time: bool
+  features: int
 
   @nn.compact
   def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b s i j e"]:
@@ -329,7 +329,7 @@ class Decoder(nn.Module):
         break
       # Without shortcuts it is the upsampling that halves the channels.
       half = features if shortcuts else features // 2
-      x = Upsample(half, in_time, name=f"up_{layer}")(x)
+      x = Upsample(in_time, half, name=f"up_{layer}")(x)
       layer += 1
       if shortcuts:
         # Frame 0 is not doubled in time: of its copies the last is kept.

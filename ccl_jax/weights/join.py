@@ -27,7 +27,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import build_model, init_params, stored_model
-from ccl_jax.weights.wan import negative_prompts
+from ccl_jax.weights.wan import negative_prompts, usual_clip
 
 
 class Part:
@@ -115,8 +115,10 @@ def join(
     "preset": size,
     "variant": variant,
     "times": "causal",
-    # Patches of 2 x 2 by 16 channels are 64; I2V adds mask and image channels to them.
-    "image_form": "channels" if parts[0].shape(kernel)[0] > 64 else "first_frame",
+    # I2V takes mask and image channels beside the latent's.
+    "image_form": "channels"
+    if parts[0].shape(kernel)[0] > parts[0].shape("video/head/bias")[0]
+    else "first_frame",
   }
   given = {"video_tokens": video_tokens, "audio_tokens": audio_tokens}
   options |= {name: n for name, n in given.items() if n is not None}
@@ -143,6 +145,7 @@ def join(
   }
   negative = {p.stream: negative_prompts(p.config).get(p.stream, "") for p in parts}
   config["negative"] = {s: text for s, text in negative.items() if text}
+  config["clip"] = usual_clip(parts[0].config)
   if parts[0].codecs:
     config["codecs"] = str(parts[0].codecs.absolute())
   fresh = functools.partial(

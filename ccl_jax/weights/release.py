@@ -1,4 +1,4 @@
-"""Converts a whole Wan2.1 download in one command.
+"""Converts a whole download of Wan2.1 or Wan2.2-TI2V-5B in one command.
 
   DST/dit, vae, umt5, clip   what `convert KIND` makes of each network
   DST/codecs                 the bundle of the codecs among them, by reference
@@ -24,9 +24,12 @@ UNFINISHED = "unfinished.json"  # what the conversion under way was asked for
 # The text encoder runs in bfloat16, whatever its files are in.
 PARTS = {
   "wan-vae": ("vae", "video", None),
+  "wan22-vae": ("vae", "video", None),
   "umt5": ("umt5", "text", "bfloat16"),
   "clip": ("clip", "image", None),
 }
+# Channels of the transformer's latents -> the VAE that makes them.
+VAES = {16: "wan-vae", 48: "wan22-vae"}
 
 
 def convert_release(
@@ -48,7 +51,8 @@ def convert_release(
     raise UsageError(f"{dst} is there already: name a new folder")
   request = {"src": str(pathlib.Path(src).absolute()), "dtype": dtype}
   dit = open_source("wan-dit", src)
-  kinds = [k for k in PARTS if k != "clip" or dit.sizes["image_tokens"]]
+  kinds = [VAES[dit.sizes["out_channels"]], "umt5"]
+  kinds += ["clip"] if dit.sizes["image_tokens"] else []
   for kind in kinds:
     open_source(kind, src)
   _begin(dst, request)

@@ -21,13 +21,13 @@ def is_wan22_vae(folder: pathlib.Path) -> bool:
 
 
 def cases_wan22_vae(
-  folder: pathlib.Path, chunk: int | None = None
+  folder: pathlib.Path,
 ) -> list[tuple[str, np.ndarray, np.ndarray, float]]:
-  """(name, got, expected, limit) per output; `chunk` as of `encode`."""
+  """(name, got, expected, limit) per output."""
   case = load_file(folder / "vae_case.safetensors")
   params, _ = load_params("wan22-vae", folder)
-  to_latent = jax.jit(lambda p, x: encode(p, x, chunk, release=WAN22))
-  to_pixels = jax.jit(lambda p, x: decode(p, x, chunk, release=WAN22))
+  to_latent = jax.jit(lambda p, x: encode(p, x, release=WAN22))
+  to_pixels = jax.jit(lambda p, x: decode(p, x, release=WAN22))
   last = lambda name: np.moveaxis(case[name], 1, -1)
   out = [
     # Published to four decimals.

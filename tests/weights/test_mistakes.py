@@ -156,7 +156,7 @@ def zeros(shapes):
 
 
 def wan22_5b(folder):
-  """Wan2.2-TI2V-5B: Wan2.1's names, but latents of 48 channels."""
+  """Wan2.2-TI2V-5B, with a part of its VAE."""
   x = {"patch_embedding.weight": (256, 48, 1, 2, 2), "head.head.weight": (192, 256)}
   save_shards(folder, wan_tensors() | zeros(x | {"head.head.bias": (192,)}))
   (folder / "config.json").write_text('{"_class_name": "WanModel", "in_dim": 48}')
@@ -208,8 +208,15 @@ def ltx_file(folder):
   save_file(zeros(shapes), folder / "ltx-video-2b.safetensors")
 
 
+def control(folder):
+  """Wan-Fun with a control video beside latent and image: 48 channels in, 16 out."""
+  x = {"patch_embedding.weight": (256, 48, 1, 2, 2)}
+  save_file(wan_tensors() | zeros(x), folder / "diffusion_pytorch_model.safetensors")
+
+
 FOREIGN = [
-  ("wan-dit", wan22_5b, "", "is Wan2.2-TI2V-5B, by the 48 channels of its patch_emb"),
+  ("wan-dit", control, "", "takes 48 channels and gives 16, .* expected Wan2.1 T2V"),
+  ("wan22-vae", wan22_5b, "", "download: no tensor decoder.head.2.weight, which every"),
   ("wan-vae", wan22_5b, "Wan2.2_VAE.pth", "channels, expected 16.*convert wan22-vae"),
   ("wan-vae", wan22_5b, "", "is not Wan2.1's VAE: .* but blocks.0.cross_attn.k.bias"),
   ("wan-dit", ltx, "", "is LTX-Video or another model, by its tensor proj_in.weight"),

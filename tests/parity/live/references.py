@@ -37,16 +37,20 @@ def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
   return module.eval()
 
 
-def wan_dit(folder: pathlib.Path, *, image: bool) -> WanTransformer3DModel:
+def wan_dit(
+  folder: pathlib.Path, *, image: bool, channels: int = 16
+) -> WanTransformer3DModel:
   """Two blocks of two heads; in shards."""
-  options = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 256}
+  options = {"in_channels": channels, "out_channels": channels}
+  if image:
+    options |= {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 256}
   model = WanTransformer3DModel(
     num_attention_heads=2,
     attention_head_dim=128,
     text_dim=48,
     ffn_dim=320,
     num_layers=2,
-    **(options if image else {}),
+    **options,
   )
   randomised(model, seed=int(image)).save_pretrained(folder, max_shard_size="4MB")
   return model
