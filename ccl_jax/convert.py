@@ -4,8 +4,8 @@
   python -m ccl_jax.generate --ckpt weights/t2v-14b --task t2v --out out \\
       --prompt "a cat yawns"
 
-`wan` takes all that a download holds: transformer, VAE, text encoder and, of I2V, image
-encoder. The others take one network:
+`wan` takes all that a download of Wan2.1 or Wan2.2-TI2V-5B holds: transformer, VAE,
+text encoder and, of I2V, image encoder. The others take one network:
 
   python -m ccl_jax.convert wan-dit --src model_bf16.safetensors --dst weights/t2v \\
       --dtype float32
@@ -64,8 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     dest="command", required=True, parser_class=cli.Parser, metavar="COMMAND"
   )
   texts = {
-    "wan": "a whole Wan2.1 download; the same command continues an interrupted one",
-    "wan-dit": "Wan2.1's diffusion transformer, T2V or I2V, to a video stream",
+    "wan": "a whole download of Wan2.1 or Wan2.2-TI2V-5B; the same command continues "
+    "an interrupted one",
+    "wan-dit": "Wan's diffusion transformer, T2V, I2V or TI2V, to a video stream",
     "wan-vae": "Wan2.1's video VAE",
     "wan22-vae": "Wan2.2's video VAE, of TI2V-5B and Ovi",
     "umt5": "the UMT5-XXL text encoder",
