@@ -4,9 +4,10 @@
   python -m ccl_jax.generate --ckpt weights/t2v-14b --task t2v --out out \\
       --prompt "a cat yawns"
 
-`wan` takes all that a download holds: transformer, VAE, text encoder and, of I2V, image
-encoder. So does `ovi`, of the folder with Ovi, Wan2.2-TI2V-5B and MMAudio in it, or of
-one of several files in Ovi. The others take one network:
+`wan` takes all that a download of Wan2.1 or Wan2.2-TI2V-5B holds: transformer, VAE,
+text encoder and, of I2V, image encoder. `ovi` does so of the folder with Ovi,
+Wan2.2-TI2V-5B and MMAudio in it, or of one of several files in Ovi. The others take one
+network:
 
   python -m ccl_jax.convert wan-dit --src model_bf16.safetensors --dst weights/t2v \\
       --dtype float32
@@ -66,11 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     dest="command", required=True, parser_class=cli.Parser, metavar="COMMAND"
   )
   texts = {
-    "wan": "a whole Wan2.1 download; the same command continues an interrupted one",
+    "wan": "a whole download of Wan2.1 or Wan2.2-TI2V-5B; the same command continues "
+    "an interrupted one",
     "ovi": "a whole Ovi download with all its codecs; continues as wan does",
     "ovi-dit": "Ovi's two towers and their fusion, to both streams",
-    "wan-dit": "Wan2.1's diffusion transformer, T2V or I2V, to a video stream",
+    "wan-dit": "Wan's diffusion transformer, T2V, I2V or TI2V, to a video stream",
     "wan-vae": "Wan2.1's video VAE",
+    "wan22-vae": "Wan2.2's video VAE, of TI2V-5B and Ovi",
     "umt5": "the UMT5-XXL text encoder",
     "clip": "the CLIP ViT-H image encoder",
     "aesthetics": "AudioBox Aesthetics, the scorer of PQ, CU, CE and PC",
@@ -128,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     )
   sub = command("codecs", "a bundle that refers to converted codecs")
   for flag, text in (
-    ("--video", "Folder of a converted wan-vae."),
+    ("--video", "Folder of a converted wan-vae or wan22-vae."),
     ("--audio", "Folders of a converted audio-vae and, if not Griffin-Lim, a vocoder."),
     ("--text", "Folder of a converted umt5."),
     ("--image", "Folder of a converted clip, which I2V models need."),

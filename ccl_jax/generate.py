@@ -23,8 +23,10 @@
 --image is welcome in all that makes a video; an input that a task does not use is an
 error. CKPT is a training run, or a folder that
 'convert wan', 'convert wan-dit' or 'convert join' wrote; those start from Wan2.1's
-settings: 81 frames of 480 x 832 at 16 fps, its shift and, without sound, its scale. The
-video of these, and of runs that started from them, has its negative prompt by default.
+settings: 81 frames of 480 x 832 at 16 fps, its shift and, without sound, its scale; or,
+of Wan2.2-TI2V-5B, 121 frames of 704 x 1280 at 24 fps, with --image of the image's
+aspect ratio in as many pixels, where neither --height nor --width is given. The video
+of these, and of runs that started from them, has its negative prompt by default.
 
 Writes NAME.mp4 (H.264 and AAC; with the given sound or picture, where one was given)
 or NAME.wav, and NAME.json: what it was made with. --settings NAME.json makes the same
@@ -110,8 +112,12 @@ FILES = {
 FRAMES = flags.DEFINE_integer(
   "frames", None, "Frames, 4k + 1; as in training if not given."
 )
-HEIGHT = flags.DEFINE_integer("height", None, "Pixels, a multiple of 16.")
-WIDTH = flags.DEFINE_integer("width", None, "Pixels, a multiple of 16.")
+HEIGHT = flags.DEFINE_integer(
+  "height", None, "Pixels, a multiple of 16, or 32 (Wan2.2's VAE)."
+)
+WIDTH = flags.DEFINE_integer(
+  "width", None, "Pixels, a multiple of 16, or 32 (Wan2.2's VAE)."
+)
 GUIDANCE = flags.DEFINE_string(
   "guidance", None, "A form of the list above; if not given ucg2 for a model with "
   "context tokens, multimodal for a gated one, text for one stream or fusion."
@@ -278,7 +284,11 @@ def open_maker():
     for s, text in pipeline.negative.items()
   }
   out = pathlib.Path(OUT.value)
-  return Maker(pipeline, TASK.value, sampling, negative, spec, out)
+  # A size that is asked for is kept.
+  area = pipeline.area if HEIGHT.value is None and WIDTH.value is None else None
+  return Maker(
+    pipeline, TASK.value, sampling, negative, spec, out, area, pipeline.release.rule
+  )
 
 
 def make_manifest(maker) -> None:

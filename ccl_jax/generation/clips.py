@@ -13,6 +13,7 @@ from ccl_jax.generation.inputs import Files, read_inputs
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling import Sampling
 from ccl_jax.generation.settings import describe
+from ccl_jax.generation.sizes import spec_for
 from ccl_jax.viz.media import write_mp4, write_wav
 
 
@@ -21,6 +22,9 @@ class Maker(NamedTuple):
 
   Attributes:
     negative: by stream, one text of all clips, or one for each.
+    area: pixels of clips that take the aspect ratio of their first image; None: all
+      have the sizes of `spec`.
+    rule: by which such a size is found; see `sizes.RULES`.
   """
 
   pipeline: Pipeline
@@ -29,6 +33,8 @@ class Maker(NamedTuple):
   negative: Mapping[str, Sequence[str]]
   spec: ClipSpec
   out: pathlib.Path
+  area: int | None = None
+  rule: str = "within"
 
   def make(
     self,
@@ -52,14 +58,15 @@ class Maker(NamedTuple):
       UsageError: a file cannot be read, or see `Pipeline.generate`.
     """
     negative = negative or self.negative
-    inputs = read_inputs(files, self.spec)
+    spec = spec_for(self.spec, files, self.area, self.rule)
+    inputs = read_inputs(files, spec)
     clips = self.pipeline.generate(
       self.task,
       prompts,
       sampling=self.sampling,
       seed=seeds,
       negative=negative,
-      spec=self.spec,
+      spec=spec,
       progress=progress,
       **inputs,
     )
@@ -70,7 +77,7 @@ class Maker(NamedTuple):
       files,
       negative=negative,
       sampling=self.sampling,
-      spec=self.spec,
+      spec=spec,
       origin=self.pipeline.origin,
     )
     given = {s: x for s, x in inputs.items() if s != "image"}

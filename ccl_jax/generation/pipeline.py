@@ -20,7 +20,13 @@ from ccl_jax.checkpoints.checkpointer import restore_params
 from ccl_jax.checkpoints.converted import on_one_device
 from ccl_jax.checkpoints.find import find_parameters
 from ccl_jax.checkpoints.identity import identity
-from ccl_jax.codecs.bundle import Codecs, fingerprint, load_codecs, require_same
+from ccl_jax.codecs.bundle import (
+  Codecs,
+  fingerprint,
+  load_codecs,
+  require_fit,
+  require_same,
+)
 from ccl_jax.codecs.images import image_condition, to_bytes, to_unit
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.diffusion.guidance import get_guidance
@@ -36,8 +42,7 @@ from ccl_jax.tasks import Generation, check_inputs
 from ccl_jax.weights import transformers, wan
 
 PyTree = Any
-# What Wan2.1's releases generate, where no training says otherwise.
-WAN_CLIP = {"frames": 81, "height": 480, "width": 832, "fps": 16.0}
+WAN_CLIP = wan.CLIPS[16]
 
 
 class Pipeline:
@@ -45,6 +50,8 @@ class Pipeline:
 
   Attributes:
     spec: the clip the model was trained on; `generate` can be given another.
+    area: pixels of a clip that takes its aspect ratio from its first frame; None:
+      clips do not.
     negative: by stream, the text that its unconditional evaluations are best given.
       Of a stream that has none, it is empty: what training puts for a dropped text.
     release: what a release says of its use.
@@ -61,11 +68,12 @@ class Pipeline:
     shift: float | None = None,
     negative: Mapping[str, str] | None = None,
     origin: Mapping[str, Any] | None = None,
+    area: int | None = None,
     release: Release = Release(),
   ):
     self.model, self.params, self.codecs, self.spec = model, params, codecs, spec
     self.negative = dict.fromkeys(STREAMS, "") | dict(negative or {})
-    self.release = release
+    self.area, self.release = area, release
     self._shift, self._compiled = shift, {}
     self.origin = origin or {"fingerprints": {}}
     self._progress: Callable[[Any], None] | None = None
@@ -92,7 +100,7 @@ class Pipeline:
     weights: str = "ema",
     step: int | None = None,
   ) -> "Pipeline":
-    """Reads a training run, a joined model or a converted Wan2.1.
+    """Reads a training run, a joined model or a converted release.
 
     Args:
       folder: see `checkpoints.find`.
@@ -122,7 +130,10 @@ class Pipeline:
     step, params, metadata = restore_params(
       checkpoints, name, on_one_device(stored_as(shapes, model.dtype)), step=step
     )
-    spec = found.build("clip", ClipSpec) if "clip" in about else ClipSpec(**WAN_CLIP)
+    usual = found._replace(description={"clip": wan.usual_clip(about)})
+    spec = usual.build("clip", ClipSpec)
+    channels = {s: c.out_channels for s, c in model.streams}
+    require_fit(bundle, channels, spec.stride)
     shift = metadata.get("objective", {}).get("shift")
     absolute = lambda path: path and str(pathlib.Path(path).absolute())
     origin = {
@@ -138,7 +149,7 @@ class Pipeline:
     negative = wan.negative_prompts(about)
     return cls(
       model, params, bundle, spec, shift=shift, negative=negative, origin=origin,
-      release=release_of(about),
+      area=wan.image_area(about), release=release_of(about),
     )  # fmt: skip
 
   def generate(

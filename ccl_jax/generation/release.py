@@ -22,8 +22,7 @@ class Release:
     form: of guidance; None: the one that fits the model.
     scales: of that form, by stream.
     skip_block: the block that its negative evaluations lack; None: none.
-    area: pixels of a clip that takes its aspect ratio from its first frame; None: clips
-      do not.
+    rule: by which a clip takes its size from its first frame; see `sizes.RULES`.
   """
 
   tasks: tuple[str, ...] | None = None
@@ -31,7 +30,7 @@ class Release:
   form: str | None = None
   scales: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
   skip_block: int | None = None
-  area: int | None = None
+  rule: str = "within"
 
   def check_task(self, task: str) -> None:
     """Whether the release was trained for a task.
@@ -69,5 +68,5 @@ def release_of(about: Mapping[str, Any]) -> Release:
     form=guidance.get("form"),
     scales={s: tuple(x) for s, x in guidance.get("scales", {}).items()},
     skip_block=guidance.get("skip_block"),
-    area=about.get("area"),
+    rule=about.get("area_rule", "within"),
   )

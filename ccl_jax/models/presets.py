@@ -5,12 +5,12 @@ tiny    128 / ffn 384 / 4 heads          128 / 384 / 4      4      for tests, qu
 small   256 / 1024 / 4                   256 / 1024 / 4     6      about 20 M
 lab     512 / 2048 / 4                   384 / 1536 / 3     12     about 100 M
 1.3b    1536 / 8960 / 12  (Wan 1.3B)     768 / 3072 / 6     30
-5b      3072 / 14336 / 24 (TI2V-5B)      3072 / 14336 / 24  30     the towers of Ovi
-1.3b_ovi  that of 1.3b                   that of 5b         30     Wan's with Ovi's
+5b      3072 / 14336 / 24 (Wan2.2 5B)    3072 / 14336 / 24  30     about 10 B
+1.3b_ovi  that of 1.3b                   that of 5b         30
 14b     5120 / 13824 / 40 (Wan 14B)      1536 / 8960 / 12   40     about 20 B
 
-The video latents of 5b are Wan2.2's: 48 channels, 16 x 16 pixels; its audio stream has
-Ovi's convolutional patch embedding and positions.
+5b has the towers of Ovi: its video latents are Wan2.2's, of 48 channels, its audio stream
+has a convolutional patch embedding, and positions in the temporal slot.
 """
 
 import dataclasses
@@ -179,15 +179,10 @@ def build_model(
   size = PRESETS[preset]
   configs = {"video": size.video, "audio": size.audio}
   if image_form == "channels":
-    if size.video.in_channels != 16:
-      raise UsageError(
-        f"model.image_form: got channels; expected first_frame for preset {preset}, "
-        f"whose video latents have {size.video.in_channels} channels"
-      )
     configs["video"] = dataclasses.replace(
-      # 16 noisy, 4 mask and 16 condition channels.
+      # The noisy latent, 4 mask channels and the condition: 36 of Wan2.1.
       size.video,
-      in_channels=36,
+      in_channels=2 * size.video.out_channels + 4,
       image_tokens=True,
     )
   cross = None

@@ -4,7 +4,7 @@ import pathlib
 
 import jax
 
-from ccl_jax.codecs.bundle import null_text
+from ccl_jax.codecs.bundle import null_text, require_fit
 from ccl_jax.codecs.images import image_condition, to_unit
 from ccl_jax.data.pipeline import make_iterator
 from ccl_jax.data.sources.open import Cached, open_source
@@ -37,6 +37,7 @@ def open_films(
   # Small sets are decoded once and kept.
   clips = Cached(clips, config.data.cache_gb)
   codecs = first_process_first(lambda: open_codecs(config, workdir, clips=clips))
+  require_fit(codecs, {s: c.out_channels for s, c in model.streams}, spec.stride)
   rows = local_rows(mesh, config.batch.size)
   batches = make_iterator(
     clips,

@@ -83,6 +83,7 @@ TRANSFORMER = {
   "clip.height": whole(1),
   "clip.width": whole(1),
   "clip.fps": positive(),
+  "clip.stride": whole(1),
   "codec.fit_clips": whole(1),
   "codec.text_length": whole(1),
   "codec.text_dim": whole(1),

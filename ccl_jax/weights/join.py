@@ -28,7 +28,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import build_model, init_params, stored_model
-from ccl_jax.weights.wan import negative_prompts
+from ccl_jax.weights.wan import negative_prompts, usual_clip
 
 
 class Part:
@@ -149,6 +149,7 @@ def join(
   }
   negative = {p.stream: negative_prompts(p.config).get(p.stream, "") for p in parts}
   config["negative"] = {s: text for s, text in negative.items() if text}
+  config["clip"] = usual_clip(parts[0].config)
   if parts[0].codecs:
     config["codecs"] = str(parts[0].codecs.absolute())
   fresh = functools.partial(

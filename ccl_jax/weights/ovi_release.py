@@ -65,7 +65,7 @@ def defaults_of(edition: str, depth: int) -> dict[str, Any]:
   Returns:
     As a run's metadata have them `clip`, `objective` (the schedule's shift), `guidance`
     (with the block to be skipped) and `negative` (texts by stream); and `area` in
-    pixels of clips that take their aspect ratio from an image, `tasks` that the release
+    pixels of clips that take their aspect ratio from an image, by which rule, `tasks` that the release
     was trained for, and `sound`: see `Edition`.
   """
   e = EDITIONS[edition]
@@ -78,6 +78,7 @@ def defaults_of(edition: str, depth: int) -> dict[str, Any]:
     "guidance": {"form": "text", "scales": SCALES} | skip,
     "negative": NEGATIVE,
     "area": e.side**2,
+    "area_rule": "nearest",
     "tasks": list(TASKS),
     "sound": e.sound,
   }

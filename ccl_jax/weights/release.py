@@ -1,4 +1,4 @@
-"""Converts a whole download, of Wan2.1 or of Ovi, in one command.
+"""Converts a whole download, of Wan2.1, Wan2.2-TI2V-5B or Ovi, in one command.
 
   DST/dit, vae, umt5, ...    what `convert KIND` makes of each network
   DST/codecs                 the bundle of the codecs among them, by reference
@@ -10,7 +10,7 @@ was, with the same command: DST/unfinished.json tells which that is.
 
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ccl_jax.checkpoints.find import DIT
@@ -19,6 +19,7 @@ from ccl_jax.codecs.links import link_codec
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
 from ccl_jax.weights.transfer import import_weights, open_source
+from ccl_jax.weights.upstream import Sizes
 
 UNFINISHED = "unfinished.json"  # what the conversion under way was asked for
 
@@ -32,12 +33,14 @@ class Part(NamedTuple):
     dtype: that it is kept in; None: that of the source. The text encoder runs in
       bfloat16, whatever its files are in.
     place: the folder of the download that has it.
+    needed: whether a transformer of these sizes needs it.
   """
 
   folder: str
   codec: str
   dtype: str | None = None
   place: str = ""
+  needed: Callable[[Sizes], bool] = lambda dit: True
 
 
 class Download(NamedTuple):
@@ -59,9 +62,11 @@ DOWNLOADS = {
   "wan": Download(
     "wan-dit",
     {
-      "wan-vae": Part("vae", "video"),
+      # The VAE that makes the transformer's latents.
+      "wan-vae": Part("vae", "video", needed=lambda dit: dit["out_channels"] == 16),
+      "wan22-vae": Part("vae", "video", needed=lambda dit: dit["out_channels"] == 48),
       "umt5": Part("umt5", "text", "bfloat16"),
-      "clip": Part("clip", "image"),
+      "clip": Part("clip", "image", needed=lambda dit: dit["image_tokens"]),
     },
   ),
   "ovi": Download(
@@ -102,11 +107,7 @@ def convert_release(
   request = {"src": str(src.absolute()), "dtype": dtype}
   root = _root(src, download)
   dit = open_source(download.dit, src)
-  parts = {
-    name: part
-    for name, part in download.parts.items()
-    if name != "clip" or dit.sizes["image_tokens"]
-  }
+  parts = {n: part for n, part in download.parts.items() if part.needed(dit.sizes)}
   for name, part in parts.items():
     _open_part(root, name, part, download)
   _begin(dst, request)

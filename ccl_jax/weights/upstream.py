@@ -58,6 +58,7 @@ MODULES = {
   "wan-dit": "wan",
   "ovi-dit": "ovi",
   "wan-vae": "wan_vae",
+  "wan22-vae": "wan22_vae",
   "umt5": "umt5",
   "clip": "clip",
   "aesthetics": "aesthetics",

@@ -1,4 +1,7 @@
-"""Wan2.1's diffusion transformer: how it is told from others, its sizes, its model.
+"""Wan's diffusion transformer: how it is told from others, its sizes, its model.
+
+Wan2.1's T2V and I2V, and Wan2.2's TI2V-5B, which is the same network for latents of
+another VAE, with a timestep a token where a first frame is given.
 
 All sizes come from the tensors' shapes; a config.json, where there is one, must agree.
 The names of the tensors are in weights/wan_names.py.
@@ -47,9 +50,22 @@ OTHERS = [
     r"token_embedding\.weight|shared\.weight",
     "a UMT5 text encoder (use: convert umt5)",
   ),
+  (
+    r"encoder\.(downsamples\.\d\.downsamples|down_blocks\.\d\.resnets)\..*\.gamma",
+    "Wan2.2's video VAE (use: convert wan22-vae)",
+  ),
   (r"(encoder|decoder)\.(conv1|conv_in)\..*", "a video VAE (use: convert wan-vae)"),
 ]
-CHANNELS = {16: "Wan2.1 T2V", 36: "Wan2.1 I2V"}
+# Channels that go in and come out.
+CHANNELS = {(16, 16): "Wan2.1 T2V", (36, 16): "Wan2.1 I2V", (48, 48): "Wan2.2 TI2V-5B"}
+EXPECTED = "expected " + " or ".join(CHANNELS.values())
+# What the releases were made for, by channels that come out: clips, and the area in
+# pixels that a clip keeps where it takes its aspect ratio from an image.
+CLIPS = {
+  16: {"frames": 81, "height": 480, "width": 832, "fps": 16.0},
+  48: {"frames": 121, "height": 704, "width": 1280, "fps": 24.0, "stride": 16},
+}
+AREAS = {48: 704 * 1280}
 # What the releases were tuned with: vivid tones, overexposed, static, blurred details,
 # subtitles, ... walking backwards; before it, of I2V: a shaking camera.
 NEGATIVE = (
@@ -70,25 +86,18 @@ def format_of(weights: Weights) -> str:
   for pattern, model in OTHERS:
     tensor = next((n for n in names if re.fullmatch(pattern, n)), None)
     if tensor:
-      raise UsageError(
-        f"{weights.path} is {model}, by its tensor {tensor}; expected Wan2.1 T2V or I2V"
-      )
+      raise UsageError(f"{weights.path} is {model}, by its tensor {tensor}; {EXPECTED}")
   if "patch_embedding.weight" not in weights:
     raise UsageError(
       f"{weights.path} is no Wan2.1 model: it has no patch_embedding.weight, but "
-      f"{names[0]}; expected Wan2.1 T2V or I2V"
+      f"{names[0]}; {EXPECTED}"
     )
   shape = weights.shape("patch_embedding.weight")
   channels = shape[1] if len(shape) == 5 else 0
-  if channels == 48:
-    raise UsageError(
-      f"{weights.path} is Wan2.2-TI2V-5B, by the 48 channels of its patch_embedding: "
-      "it needs another VAE; expected Wan2.1 T2V (16) or I2V (36)"
-    )
-  if channels not in CHANNELS:
+  if channels not in {into for into, _ in CHANNELS}:
     raise UsageError(
       f"{weights.path}: patch_embedding.weight is {shape}; expected (dim, channels, 1, "
-      "2, 2) with 16 channels (T2V) or 36 (I2V)"
+      "2, 2) with 16 channels (T2V), 36 (I2V) or 48 (TI2V)"
     )
   return (
     "diffusers" if any(n.startswith("condition_embedder") for n in names) else "native"
@@ -104,6 +113,12 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   sizes = stream_sizes(weights, rows, "video/patch_embedding", PATCH) | {
     "image_tokens": tensor_name(rows, "video/image_norm_in/bias") in weights
   }
+  channels = sizes["in_channels"], sizes["out_channels"]
+  if channels not in CHANNELS:
+    raise UsageError(
+      f"{weights.path} takes {channels[0]} channels and gives {channels[1]}, as no "
+      f"model that is known (Wan-Fun's with a control video do); {EXPECTED}"
+    )
   agree(weights, sizes, config)
   return sizes
 
@@ -204,6 +219,27 @@ def negative_prompts(about: Mapping[str, Any]) -> dict[str, str]:
   return dict(about.get("negative", {}))
 
 
+def usual_clip(about: Mapping[str, Any]) -> dict[str, Any]:
+  """The clip that parameters come with, as keywords of `data.spec.ClipSpec`: that of a
+  run or a joined model or else, of a conversion, that of the release.
+
+  Args:
+    about: see `checkpoints.find.Parameters`.
+  """
+  channels = about.get("sizes", {}).get("out_channels", 16)
+  return dict(about.get("clip") or CLIPS[channels])
+
+
+def image_area(about: Mapping[str, Any]) -> int | None:
+  """The area in pixels that a release keeps where clips have the aspect ratio of the
+  first frame that they are given; None: clips do not follow it.
+
+  Args:
+    about: see `checkpoints.find.Parameters`.
+  """
+  return about.get("area") or AREAS.get(about.get("sizes", {}).get("out_channels"))
+
+
 def shapes_of(sizes: Sizes) -> Shapes:
   """Shapes by path of the parameters of the model that `model_of` gives, in float32."""
   init = lambda key: init_params(model_of(sizes), key, (8, sizes["text_dim"]))
@@ -225,7 +261,11 @@ def config_of(sizes: Sizes, form: str) -> dict:
   if form == "native":
     return {
       "_class_name": "WanModel",
-      "model_type": "i2v" if image else "t2v",
+      "model_type": "i2v"
+      if image
+      else "ti2v"
+      if sizes["out_channels"] == 48
+      else "t2v",
       "dim": sizes["width"],
       "ffn_dim": sizes["ffn"],
       "freq_dim": sizes["frequencies"],

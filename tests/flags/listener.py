@@ -16,7 +16,7 @@ class Listener:
   beside a tone of amplitude 0.1 (i + 1).
   """
 
-  spec, takes_channels = TRAINED, False
+  spec, takes_channels, area = TRAINED, False, None
   negative = {"video": "blurred", "audio": ""}
   prints = {"params": "Pa", "codecs": "Co"}
 

@@ -64,6 +64,7 @@ def test_parameters_of_the_others():
   total = lambda **options: sum(counts(**options).values())
   assert total(preset="1.3b", streams=["video"]) == 1_418_996_800  # Wan2.1-T2V-1.3B
   assert total(preset="14b", streams=["video"], image_form="channels") == 16_394_878_784
+  assert total(preset="5b", streams=["video"]) == 4_999_787_712  # Wan2.2-TI2V-5B
   assert 1.7e7 < total(preset="small") < 2.3e7
   assert 0.9e8 < total(preset="lab") < 1.15e8
 
@@ -171,7 +172,7 @@ def test_context_tokens_stand_for_the_stream_that_is_read():
   [
     (
       {"preset": "2b"},
-      "model.preset: got '2b'; expected one of tiny, small, lab, 1.3b, 14b",
+      "model.preset: got '2b'; expected one of tiny, small, lab, 1.3b, 5b, 14b",
     ),
     ({"variant": "none"}, "variant: got 'none'; expected one of context, gate"),
     ({"tarp_centre": "mid"}, "tarp_centre: got 'mid'; expected one of aligned, floor"),

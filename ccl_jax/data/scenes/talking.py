@@ -218,13 +218,14 @@ def openings(faces: list[Face], spec: ClipSpec) -> Float32[np.ndarray, "faces F"
 
 
 def seen_tokens(coverages: list, spec: ClipSpec) -> Bool[np.ndarray, "t p q"]:
-  """Whether an actor that sounds covers a twentieth of a token's pixels: 16 x 16 pixels
-  of frame 0, then of four frames each.
+  """Whether an actor that sounds covers a twentieth of a token's pixels: squares of
+  `spec.unit` pixels of frame 0, then of four frames each.
   """
-  rows, columns = spec.height // 16, spec.width // 16
+  n = spec.unit
+  rows, columns = spec.height // n, spec.width // n
   seen = np.zeros((spec.frames, rows, columns), np.float32)
   for c in coverages:
-    seen = np.maximum(seen, c.reshape(-1, rows, 16, columns, 16).mean((2, 4)))
+    seen = np.maximum(seen, c.reshape(-1, rows, n, columns, n).mean((2, 4)))
   later = seen[1:].reshape(-1, 4, rows, columns).mean(1)
   return np.concatenate([seen[:1], later]) > 0.05
 
