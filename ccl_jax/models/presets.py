@@ -9,8 +9,8 @@ lab     512 / 2048 / 4                   384 / 1536 / 3     12     about 100 M
 1.3b_ovi  that of 1.3b                   that of 5b         30
 14b     5120 / 13824 / 40 (Wan 14B)      1536 / 8960 / 12   40     about 20 B
 
-5b has the towers of Ovi: its video latents are Wan2.2's, of 48 channels, its audio stream
-has a convolutional patch embedding, and positions in the temporal slot.
+5b has the towers of Ovi: its video latents are Wan2.2's, of 48 channels, its audio
+stream has a convolutional patch embedding, and positions in the temporal slot.
 """
 
 import dataclasses

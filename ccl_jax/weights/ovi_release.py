@@ -65,8 +65,8 @@ def defaults_of(edition: str, depth: int) -> dict[str, Any]:
   Returns:
     As a run's metadata have them `clip`, `objective` (the schedule's shift), `guidance`
     (with the block to be skipped) and `negative` (texts by stream); and `area` in
-    pixels of clips that take their aspect ratio from an image, by which rule, `tasks` that the release
-    was trained for, and `sound`: see `Edition`.
+    pixels of clips that take their aspect ratio from an image, `area_rule` by which,
+    `tasks` that the release was trained for, and `sound`: see `Edition`.
   """
   e = EDITIONS[edition]
   height, width = e.size
