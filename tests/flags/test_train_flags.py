@@ -132,7 +132,8 @@ def changed(**changes):
 
 OWN = {
   "seed": 11, "steps": 77, "clip__frames": 17, "clip__height": 32, "clip__width": 64,
-  "clip__fps": 30.0, "clip__stride": 16, "data__source": "vggsound", "data__cache_gb": 2.5,
+  "clip__fps": 30.0, "clip__stride": 16, "data__source": "vggsound",
+  "data__cache_gb": 2.5,
   "data__options": {"min_side": 9}, "batch__size": 6, "batch__threads": 3,
   "codec__fit_clips": 2, "codec__text_length": 9, "codec__text_dim": 33,
   "mesh": (1, 1, -1, 1), "slices": (2, 1, 1, 1), "checkpoint__every": 13,

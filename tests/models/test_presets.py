@@ -69,6 +69,17 @@ def test_parameters_of_the_others():
   assert 0.9e8 < total(preset="lab") < 1.15e8
 
 
+def test_the_video_stream_of_wan22():
+  """Latents of 48 channels; a condition on an image would double them, with a mask."""
+  (stream,) = build_model("5b", streams=["video"]).streams
+  assert stream == (
+    "video",
+    StreamConfig(3072, 14336, 24, in_channels=48, out_channels=48),
+  )
+  (stream,) = build_model("5b", streams=["video"], image_form="channels").streams
+  assert (stream[1].in_channels, stream[1].out_channels) == (100, 48)
+
+
 # preset: (width, ffn, heads) of the video and the audio stream, depth, context tokens.
 SIZES = {
   "tiny": ((128, 384, 4), (128, 384, 4), 4, (16, 8)),
@@ -80,7 +91,7 @@ SIZES = {
 
 
 def test_sizes_and_defaults():
-  assert presets.PRESETS.keys() == SIZES.keys()
+  assert presets.PRESETS.keys() == SIZES.keys() | {"5b"}
   for name, (video, audio, depth, (of_video, of_audio)) in SIZES.items():
     got = build_model(name, attention="dense")
     streams = (
