@@ -86,6 +86,19 @@ def test_parameters_of_the_others():
 
 
 TI2V = 4_999_787_712  # Wan2.2-TI2V-5B
+
+
+def test_the_video_stream_of_wan22():
+  """Latents of 48 channels; a condition on an image would double them, with a mask."""
+  (stream,) = build_model("5b", streams=["video"]).streams
+  assert stream == (
+    "video",
+    StreamConfig(3072, 14336, 24, in_channels=48, out_channels=48),
+  )
+  (stream,) = build_model("5b", streams=["video"], image_form="channels").streams
+  assert (stream[1].in_channels, stream[1].out_channels) == (100, 48)
+
+
 # preset: (width, ffn, heads) of the video and the audio stream, depth, context tokens.
 SIZES = {
   "tiny": ((128, 384, 4), (128, 384, 4), 4, (16, 8)),
