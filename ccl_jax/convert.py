@@ -4,8 +4,10 @@
   python -m ccl_jax.generate --ckpt weights/t2v-14b --task t2v --out out \\
       --prompt "a cat yawns"
 
-`wan` takes all that a download holds: transformer, VAE, text encoder and, of I2V, image
-encoder. The others take one network:
+`wan` takes all that a download of Wan2.1 or Wan2.2-TI2V-5B holds: transformer, VAE,
+text encoder and, of I2V, image encoder. `ovi` does so of the folder with Ovi,
+Wan2.2-TI2V-5B and MMAudio in it, or of one of several files in Ovi. The others take one
+network:
 
   python -m ccl_jax.convert wan-dit --src model_bf16.safetensors --dst weights/t2v \\
       --dtype float32
@@ -35,6 +37,7 @@ import signal
 import sys
 
 from ccl_jax import cli
+from ccl_jax.checkpoints.find import RELEASES
 from ccl_jax.places import hold_new
 from ccl_jax.weights.sources import SOURCES
 from ccl_jax.weights.transfer import DTYPES, export_weights, import_weights
@@ -66,9 +69,13 @@ def _parser() -> argparse.ArgumentParser:
     dest="command", required=True, parser_class=cli.Parser, metavar="COMMAND"
   )
   texts = {
-    "wan": "a whole Wan2.1 download; the same command continues an interrupted one",
-    "wan-dit": "Wan2.1's diffusion transformer, T2V or I2V, to a video stream",
+    "wan": "a whole download of Wan2.1 or Wan2.2-TI2V-5B; the same command continues "
+    "an interrupted one",
+    "ovi": "a whole Ovi download with all its codecs; continues as wan does",
+    "ovi-dit": "Ovi's two towers and their fusion, to both streams",
+    "wan-dit": "Wan's diffusion transformer, T2V, I2V or TI2V, to a video stream",
     "wan-vae": "Wan2.1's video VAE",
+    "wan22-vae": "Wan2.2's video VAE, of TI2V-5B and Ovi",
     "umt5": "the UMT5-XXL text encoder",
     "clip": "the CLIP ViT-H image encoder",
     "aesthetics": "AudioBox Aesthetics, the scorer of PQ, CU, CE and PC",
@@ -126,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     )
   sub = command("codecs", "a bundle that refers to converted codecs")
   for flag, text in (
-    ("--video", "Folder of a converted wan-vae."),
+    ("--video", "Folder of a converted wan-vae or wan22-vae."),
     ("--audio", "Folders of a converted audio-vae and, if not Griffin-Lim, a vocoder."),
     ("--text", "Folder of a converted umt5."),
     ("--image", "Folder of a converted clip, which I2V models need."),
@@ -141,6 +148,12 @@ def _parser() -> argparse.ArgumentParser:
   )
   sub.add_argument("--verify", action="store_true", help=verify)
   return parser
+
+
+def _say_terms(*kinds: str) -> None:
+  """Prints the terms of the networks that have narrower ones than ours."""
+  for terms in dict.fromkeys(LICENCES[kind] for kind in kinds if kind in LICENCES):
+    print(f"licence: {terms} (docs/licences.md)", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -174,17 +187,17 @@ def main(argv: list[str] | None = None) -> None:
 
         named = {n: getattr(args, n) for n in ("video", "audio", "text", "image")}
         link_codecs(args.dst, **named)
-      elif args.command == "wan":
-        from ccl_jax.weights.release import convert_release
+      elif args.command in RELEASES:
+        from ccl_jax.weights.release import DOWNLOADS, convert_release
 
-        convert_release(args.src, args.dst, dtype=args.dtype, verify=args.verify)
+        kind, options = args.command, {"dtype": args.dtype, "verify": args.verify}
+        convert_release(args.src, args.dst, kind=kind, **options)
+        _say_terms(*DOWNLOADS[kind].parts)
       else:
         import_weights(
           args.command, args.src, args.dst, dtype=args.dtype, verify=args.verify
         )
-        if args.command in LICENCES:
-          terms = f"licence: {LICENCES[args.command]} (docs/licences.md)"
-          print(terms, file=sys.stderr)
+        _say_terms(args.command)
     except KeyboardInterrupt:
       left = "nothing was left in it"
       if pathlib.Path(args.dst).exists():

@@ -24,9 +24,10 @@
 use is an error. CKPT is a training run, a checkpoint that this package ships, by its
 name, or a folder that
 'convert wan', 'convert wan-dit' or 'convert join' wrote; those start from Wan2.1's
-settings: 81 frames of 480 x 832 at 16 fps, its shift and, without sound, its scale; its
-I2V takes the aspect ratio of --image, at that area. The
-video of these, and of runs that started from them, has its negative prompt by default.
+settings: 81 frames of 480 x 832 at 16 fps, its shift and, without sound, its scale; or,
+of Wan2.2-TI2V-5B, 121 frames of 704 x 1280 at 24 fps. Releases that start from --image
+take its aspect ratio, in as many pixels, where no flag gives a size. The video
+of these, and of runs that started from them, has its negative prompt by default.
 
 Guidance and scales that no flag gives are those of the run's report, if it made one.
 
@@ -49,6 +50,12 @@ prompts once, or once for each prompt.
   ucg2_shuffled   s         away from another clip's stream: two clips at least
   multimodal      m,t       as ucg3, of a gated model; multimodal2 as ucg2
   sync            s         SyncCFG: away from silence and a still, with the prompt
+
+Weights of 'convert ovi' come with Ovi's settings: 24 fps, 121 or 241 frames, guidance
+text 4 for the video and 3 for the sound, its negative prompts, block 11 skipped in the
+evaluation with these. Its prompts have speech in <S>..<E> or in quotation marks, and
+describe the sound in <AUDCAP>..<ENDAUDCAP> or in a last sentence "Audio: ..": they are
+turned into what the weights know. It serves all tasks but a2v and v2a.
 
 --manifest makes <id>.mp4 of every line (prompt, seed, image, audio, video, negative
 prompts; data/manifest.py), leaving those that are there: a run that was stopped goes
@@ -101,8 +108,9 @@ SETTINGS = flags.DEFINE_string(
   "settings", None, "The NAME.json of a clip, to make it again."
 )
 MANIFEST = flags.DEFINE_string(
-  "manifest", None, "Prompts: one JSON object a line, or in a .txt a prompt a line."
-)
+  "manifest", None, "Prompts: one JSON object a line; in a .txt a prompt a line; or a "
+  ".csv with text_prompt and image_path."
+)  # fmt: skip
 INDEX = flags.DEFINE_integer("process_index", 0, "Which part of the manifest.")
 COUNT = flags.DEFINE_integer("process_count", 1, "In how many parts it is made.")
 BATCH = flags.DEFINE_integer("batch", 1, "Lines of the manifest made at a time.")
@@ -116,8 +124,12 @@ FILES = {
 FRAMES = flags.DEFINE_integer(
   "frames", None, "Frames, 4k + 1; as in training if not given."
 )
-HEIGHT = flags.DEFINE_integer("height", None, "Pixels, a multiple of 16.")
-WIDTH = flags.DEFINE_integer("width", None, "Pixels, a multiple of 16.")
+HEIGHT = flags.DEFINE_integer(
+  "height", None, "Pixels, a multiple of 16, or 32 (Wan2.2's VAE)."
+)
+WIDTH = flags.DEFINE_integer(
+  "width", None, "Pixels, a multiple of 16, or 32 (Wan2.2's VAE)."
+)
 SECONDS = flags.DEFINE_float(
   "seconds", None, "Length in place of --frames: the nearest one that a clip can have."
 )
@@ -127,7 +139,7 @@ SIZE = flags.DEFINE_string(
 GUIDANCE = flags.DEFINE_string(
   "guidance", None, "A form of the list above; if not given that of the run's report "
   "or, without one, ucg2 for a model with context tokens, multimodal for a gated one, "
-  "text for one stream."
+  "text for one stream or fusion."
 )  # fmt: skip
 SCALE_VIDEO = flags.DEFINE_list(
   "scale_video", None, "Guidance scale(s) of the video, e.g. 5 or 3,5."
@@ -141,6 +153,10 @@ SOLVER = flags.DEFINE_enum("solver", "unipc", ["unipc", "dpmpp", "euler"], "Samp
 SEQUENTIAL = flags.DEFINE_bool(
   "sequential", False, "Evaluations of a step one after the other: half the memory."
 )
+SKIP_BLOCK = flags.DEFINE_integer(
+  "skip_block", None, "Block, from 0, that evaluations with the negative prompt leave "
+  "out, of both streams; -1 for none. If not given that of the release, as Ovi's 11."
+)  # fmt: skip
 SEED = flags.DEFINE_multi_integer("seed", [0], "Seed of the noise, below 2^64.")
 OUT = flags.DEFINE_string("out", None, "Folder for the results.")
 flags.mark_flag_as_required("out")
@@ -257,18 +273,12 @@ def check_flags() -> None:
     whole_seed(seed)
 
 
-def sized(about):
-  """The clip of the model with the sizes that flags give; with none and an image beside
-  the latents, as Wan2.1's I2V has it, that of the image.
+def sized(spec):
+  """The clip of the model with the sizes that flags give.
 
   Raises:
     UsageError: sizes that no clip can have.
   """
-  from ccl_jax.generation.inputs import shaped_like
-
-  spec = about.spec
-  if about.takes_channels and HEIGHT.value is WIDTH.value is SIZE.value is None:
-    spec = shaped_like(spec, FILES["image"].value or ())
   sizes = {"frames": FRAMES.value, "height": HEIGHT.value, "width": WIDTH.value}
   if SIZE.value is not None:
     match = re.fullmatch(r"(\d+)[xX](\d+)", SIZE.value)
@@ -310,7 +320,7 @@ def open_maker(given):
   task = TASK.value
   # The lines of a manifest are checked one by one.
   kind = about.check(task, inputs) if MANIFEST.value is None else GENERATIONS[task]
-  spec = sized(about)
+  spec = sized(about.spec)
   name = GUIDANCE.value or default_form(about.model, about.guidance)
   guidance = get_guidance(name, variant_of(about.model))
   check_idle(given, task, kind, name, guidance)
@@ -322,6 +332,7 @@ def open_maker(given):
     shift=SHIFT.value,
     solver=SOLVER.value,
     batched=not SEQUENTIAL.value,
+    skip_block=SKIP_BLOCK.value,
   )
 
   @functools.cache
@@ -333,12 +344,14 @@ def open_maker(given):
 
   negative = {s: flag.value or NEGATIVE.value for s, flag in NEGATIVES.items()}
   out = pathlib.Path(OUT.value)
-  return Maker(load, about, task, about.sampling(asked, spec), negative, spec, out)
+  # A size that is asked for is kept.
+  own_size = HEIGHT.value is WIDTH.value is SIZE.value is None
+  sampling = about.sampling(asked, spec)
+  return Maker(load, about, task, sampling, negative, spec, out, own_size)
 
 
 def make_manifest(maker) -> None:
   """Makes the clips of --manifest that are not there yet."""
-  from ccl_jax.data.manifest import read_manifest
   from ccl_jax.diffusion.guidance import GUIDANCE as FORMS
   from ccl_jax.generation.manifests import make_set
 
@@ -354,7 +367,6 @@ def make_manifest(maker) -> None:
       [x.prompt for x in lines], [x.seed for x in lines], files, names, negative
     )
 
-  maker.pipeline.note_cut([line.prompt for line in read_manifest(MANIFEST.value)])
   part = INDEX.value, COUNT.value, BATCH.value
   # Other manifests, and other parts of this one, may be made into the folder meanwhile.
   name = hashlib.blake2s(str(pathlib.Path(MANIFEST.value).absolute()).encode())

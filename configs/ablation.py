@@ -61,7 +61,7 @@ def get_config(arg=None):
   c.steps = args.longer * size["steps"][joint]
   c.model.preset = size["preset"]
   c.model.dtype = "bfloat16" if args.size == "gpu" else "float32"
-  c.clip = size["clip"]
+  c.clip.update(size["clip"])
   c.data.source = "talking_bench"
   # Faces in their places, as a short training learns no others.
   c.data.options = dict(

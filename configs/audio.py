@@ -30,7 +30,7 @@ def get_config(arg=None):
   c.data.source = "records"
   c.data.root = args.records
   c.data.options = {"buckets": (), "batch_sizes": ()}  # data.mixture.open_mixture
-  c.clip = {"frames": 121, "height": 352, "width": 640, "fps": 24.0}
+  c.clip.update({"frames": 121, "height": 352, "width": 640, "fps": 24.0})
   c.batch.size = 3200
   c.codec.text_length, c.codec.text_dim = 512, 4096
   c.optim.groups = ((".*", 1e-4, 0.01),)
@@ -38,7 +38,7 @@ def get_config(arg=None):
   c.ema_decay = 0.9999
   if args.runlocal:
     c.steps, c.batch.size = 4, 4
-    c.clip = {"frames": 17, "height": 32, "width": 32, "fps": 24.0}
+    c.clip.update({"frames": 17, "height": 32, "width": 32, "fps": 24.0})
     c.codec.text_length, c.codec.text_dim = 128, 32
     c.optim.warmup_steps, c.checkpoint.every, c.log_every = 1, 2, 1
   return c.lock()

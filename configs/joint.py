@@ -3,7 +3,7 @@
   python -m ccl_jax.train --config=configs/joint.py:size=14b,init=weights/joint-14b \\
       --workdir=DIR --distributed
 
-  :size=14b    the preset: tiny, lab, 1.3b or 14b (20 B parameters)
+  :size=14b    the preset: tiny, lab, 1.3b, 5b (Wan2.2's VAE) or 14b (20 B parameters)
   :init=DIR    what to start from: a folder of `convert join`, with its codecs
   :image_form=channels   where the video stream is a Wan2.1-I2V
   :runlocal    tiny sizes, a few steps
@@ -31,6 +31,8 @@ def get_config(arg=None):
   c = common.base()
   c.model.preset = "tiny" if args.runlocal else args.size
   c.model.remat = "full"
+  if args.size == "5b" and not args.runlocal:
+    c.clip.stride = 16  # Wan2.2's VAE
   if args.size == "14b" and not args.runlocal:
     c.model.residual = "bfloat16"  # else 25 GiB a 480p clip: docs/scale.md
   c.steps = 12_000
@@ -39,7 +41,7 @@ def get_config(arg=None):
   c.data.root = args.records or args.data
   if args.records:  # ccl_jax.data.sets.mixture.open_mixture
     c.data.options = {"buckets": (), "batch_sizes": ()}
-  c.clip = {"frames": 121, "height": 352, "width": 640, "fps": 24.0}
+  c.clip.update({"frames": 121, "height": 352, "width": 640, "fps": 24.0})
   c.batch.size = 320
   c.codec.text_length, c.codec.text_dim = 512, 4096
   c.model.image_form = args.image_form
@@ -48,7 +50,7 @@ def get_config(arg=None):
   c.ema_decay = 0.9999
   if args.runlocal:
     c.steps, c.batch.size = 4, 8
-    c.clip = {"frames": 17, "height": 32, "width": 32, "fps": 24.0}
+    c.clip.update({"frames": 17, "height": 32, "width": 32, "fps": 24.0})
     c.codec.text_length, c.codec.text_dim, c.codec.fit_clips = 16, 32, 8
     c.optim.warmup_steps, c.checkpoint.every, c.log_every = 1, 2, 1
     if not c.data.root:

@@ -3,8 +3,9 @@
   a training run           config.json with the run's config; the EMA. What it is, its
                            checkpoint says: a config may have changed since
   a joined model           config.json of kind "joint"         (weights/join.py)
-  a converted transformer  config.json of kind "wan-dit"       (ccl_jax/convert.py)
-  a converted release      config.json of kind "wan", the transformer in dit/
+  a converted transformer  config.json of kind "wan-dit" or "ovi-dit"
+                                                               (ccl_jax/convert.py)
+  a converted release      config.json of kind "wan" or "ovi", the transformer in dit/
 
 all with checkpoints/STEP beside config.json.
 """
@@ -31,6 +32,7 @@ from ccl_jax.shipped import checkpoint
 
 # What functions raise of values that are not what they were written for.
 BAD_VALUES = AttributeError, KeyError, TypeError, ValueError, ArithmeticError
+RELEASES, TRANSFORMERS = ("wan", "ovi"), ("wan-dit", "ovi-dit")
 DIT = "dit"  # the folder of the transformer in a converted release
 
 
@@ -122,19 +124,20 @@ def find_parameters(folder: str | os.PathLike, step: int | None = None) -> Param
     description = read_config(place)
   except Malformed as e:
     raise UsageError(f"{folder} holds no model: {e}") from e
-  if description.get("kind") == "wan":
+  if description.get("kind") in RELEASES:
     place = place / DIT
     description = read_config(place)
   bundle = pathlib.Path(description.get("codecs") or checkpoint(folder) / "codecs")
   codecs = bundle if bundle.is_dir() else None
-  if description.get("kind") in ("wan-dit", "joint"):
+  if description.get("kind") in (*TRANSFORMERS, "joint"):
     return Parameters(place, "params", description, codecs)
   if (
     "model" not in description or "kind" in description
   ):  # a kind: a run of train_audio
     raise UsageError(
       f"{folder} holds no model: expected config.json and checkpoints, as a training "
-      "run (--workdir), 'convert wan', 'convert wan-dit' or 'convert join' leave them"
+      "run (--workdir), 'convert wan', 'convert ovi', 'convert wan-dit' or 'convert "
+      "join' leave them"
     )
   return Parameters(place, "ema", read_metadata(place / "checkpoints", step), codecs)
 

@@ -28,7 +28,10 @@ from ccl_jax.files import write_json, write_text
 
 NAME = "params"  # the subtree that `restore_params` asks for
 _PIECE = 1024  # elements along each axis of a piece, at most
-_DTYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "bfloat16"}
+_DTYPES = {
+  "float32": "<f4", "float16": "<f2", "bfloat16": "bfloat16",
+  "float8_e4m3fn": "float8_e4m3fn",
+}  # fmt: skip
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]  # parameter path -> shape and dtype
 Slot = tuple[int, ...]

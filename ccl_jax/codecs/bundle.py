@@ -1,6 +1,6 @@
 """The frozen translators between the world and the network: video, audio, text, image.
 
-  video.encode(pixels (b F H W 3) in [-1, 1]) -> latents (b t h w 16)     .decode back
+  video.encode(pixels (b F H W 3) in [-1, 1]) -> latents (b t h w c)      .decode back
   video.posterior(pixels) -> the latents' mean and deviation, of a VAE
   audio.encode(wave (b n), n = 512 a at 16 kHz) -> latents (b a 20)       .decode back
   text.tokenize(list of str) -> ids, mask (b l) on the host
@@ -48,7 +48,7 @@ from ccl_jax.models.linear_codec import LinearAudioCodec, LinearVideoCodec
 from ccl_jax.models.mel_codec import MelAudioCodec
 from ccl_jax.models.tokenizer import Tokenizer
 from ccl_jax.models.umt5 import UMT5Text
-from ccl_jax.models.wan_vae import WanVideoCodec
+from ccl_jax.models.wan_vae import Wan22VideoCodec, WanVideoCodec
 
 KINDS = {
   "linear_video": LinearVideoCodec,
@@ -56,6 +56,7 @@ KINDS = {
   "byte_text": ByteText,
   "umt5": UMT5Text,
   "wan_vae": WanVideoCodec,
+  "wan22_vae": Wan22VideoCodec,
   "clip": ClipImage,
   "mel_audio": MelAudioCodec,
 }
@@ -177,6 +178,32 @@ def require_same(
         f"the {name} codec ({now[:8]}) is not the one the checkpoint was trained with "
         f"({then[name][:8]}): {advice}"
       )
+
+
+def require_fit(codecs: Codecs, channels: Mapping[str, int], stride: int) -> None:
+  """Checks that codecs make the latents that a model takes.
+
+  Args:
+    codecs: the bundle; a codec that it lacks is not checked.
+    channels: of the model's latents, by stream.
+    stride: pixels of a video latent's side, by the clip.
+
+  Raises:
+    UsageError: a codec has other channels, or the video codec another stride.
+  """
+  for name, expected in channels.items():
+    codec = getattr(codecs, name)
+    if codec is not None and codec.channels != expected:
+      raise UsageError(
+        f"the {name} codec makes latents of {codec.channels} channels, the model takes "
+        f"{expected}: name the codecs that belong to the model"
+      )
+  if "video" in channels and codecs.video and codecs.video.stride[1] != stride:
+    raise UsageError(
+      f"a latent of the video codec stands for {codecs.video.stride[1]} x "
+      f"{codecs.video.stride[1]} pixels, the clip's stride is {stride}: set "
+      f"config.clip.stride={codecs.video.stride[1]}, or name other codecs"
+    )
 
 
 def null_text(codecs: Codecs) -> Float[Array, "l e"]:

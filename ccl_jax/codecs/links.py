@@ -73,6 +73,7 @@ def _generator_of(vae: pathlib.Path, vocoder: pathlib.Path) -> dict[str, Any]:
 # Kinds of converted folders -> kind of codec, the fields they hold, its other fields.
 LINKED = {
   ("wan-vae",): ("wan_vae", ("params",), lambda folder: {}),
+  ("wan22-vae",): ("wan22_vae", ("params",), lambda folder: {}),
   ("umt5",): ("umt5", ("params",), _tokenizer_of),
   ("clip",): (
     "clip",

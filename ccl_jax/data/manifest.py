@@ -9,6 +9,8 @@ be compared. `image`, `audio` and `video` are what a clip is to be made from; th
 paths are relative to the manifest. `negative_prompt`, or that of one stream,
 `negative_prompt_video` and `negative_prompt_audio`, is what it is to lack. The clip
 that is scored is <videos>/<id>.mp4, or what `clip` names in the folder of videos.
+
+A file that ends in .csv is a table of prompts and images (data/prompt_table.py).
 """
 
 import dataclasses
@@ -18,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ccl_jax import names
+from ccl_jax.data.prompt_table import read_prompt_table
 from ccl_jax.documents import numbered_lines, parse
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_text
@@ -56,6 +59,9 @@ def read_manifest(path: Path) -> list[Line]:
   Raises:
     UsageError: it cannot be read, has no lines, or a line is not what it should be.
   """
+  if pathlib.Path(path).suffix.lower() == ".csv":
+    rows = read_prompt_table(path)
+    return [Line(id, prompt, image=image) for id, prompt, image in rows]
   lines, seen = [], {}
   for number, text in numbered_lines(path):
     line = _line(f"{path}, line {number}", text)

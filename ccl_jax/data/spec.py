@@ -1,11 +1,11 @@
 """The size of a clip, and everything that follows from it.
 
 Picture: F frames of H x W pixels at `fps`; the video codec keeps frame 0 and then every
-fourth, and every eighth pixel, so
+fourth, and every n-th pixel, n = 8 or, of Wan2.2's VAE, 16 (`stride`), so
 
-  F = 4 k + 1,    t = (F - 1) / 4 + 1,    h, w = H / 8, W / 8,    16 | H, W
+  F = 4 k + 1,    t = (F - 1) / 4 + 1,    h, w = H / n, W / n,    2 n | H, W
 
-(16 because the network takes latents in 2 x 2 patches). Sound: mono at `sample_rate`
+(2 n because the network takes latents in 2 x 2 patches). Sound: mono at `sample_rate`
 (Hz), one audio token per 512 samples, as many whole tokens as the picture lasts:
 
   a = floor(F / fps * sample_rate / 512) = floor(31.25 F / fps),    n = 512 a.
@@ -28,9 +28,10 @@ class ClipSpec:
 
   Attributes:
     frames: F = 4 k + 1.
-    height, width: pixels, multiples of 16.
+    height, width: pixels, multiples of 2 `stride`.
     fps: frames per second.
     sample_rate: samples per second.
+    stride: pixels of a latent's side.
 
   Raises:
     UsageError: a size that no clip can have.
@@ -41,6 +42,7 @@ class ClipSpec:
   width: int
   fps: float | int
   sample_rate: int = 16000
+  stride: int = 8
 
   def __post_init__(self):
     if self.fps <= 0 or self.sample_rate <= 0:
@@ -54,15 +56,21 @@ class ClipSpec:
       )
     for side in ("height", "width"):
       pixels = getattr(self, side)
-      if pixels < 16 or pixels % 16:
+      if pixels < self.unit or pixels % self.unit:
         raise UsageError(
-          f"{side} must be a multiple of 16, got {pixels}: use {_near(pixels, 16, 0)}"
+          f"{side} must be a multiple of {self.unit}, got {pixels}: use "
+          f"{_near(pixels, self.unit, 0)}"
         )
     if self.audio_tokens < 1:
       raise UsageError(
         f"{self.frames} frames at {self.fps} fps last less than one audio token "
         f"({SAMPLES_PER_TOKEN / self.sample_rate:g} s): use more frames"
       )
+
+  @property
+  def unit(self) -> int:
+    """Pixels of a video token's side, which divide height and width."""
+    return 2 * self.stride
 
   @property
   def rate(self) -> fractions.Fraction:
@@ -93,7 +101,7 @@ class ClipSpec:
   @property
   def latent_shape(self) -> tuple[int, int, int]:
     """(t, h, w) of the video latent: t frames of h x w."""
-    return (self.latent_frames, self.height // 8, self.width // 8)
+    return (self.latent_frames, self.height // self.stride, self.width // self.stride)
 
 
 def _near(value: int, step: int, offset: int) -> str:

@@ -32,6 +32,9 @@ own; that its anchors keep the prompt is our reading, and then the text is not g
 streams for the context tokens, and an anchor without the prompt. `ucg2_shuffled` is a
 control: its anchor has seen a stream, but no information of this one. What of UCG's
 gain it keeps is information; what is left over is that the anchor is a worse network.
+
+With skip-layer guidance (Ovi) every v(neg, ..) is of a network that lacks one block:
+the anchor is then worse in another way, which every form with such an anchor can take.
 """
 
 import dataclasses
@@ -60,20 +63,28 @@ class Evaluation:
       timestep 0, if any. Its own prediction then means nothing.
     shuffled: the video of clip i runs beside the audio of clip i + 1 of the batch, and
       that of the last beside the first's. Each is predicted with its own text.
+    skip: one block of the network is left out, of both streams: see `Sampling`.
   """
 
   text: bool = True
   cross: bool = True
   null: str | None = None
   shuffled: bool = False
+  skip: bool = False
 
-  def told(self, streams: Sequence[str]) -> "Evaluation":
+  def told(self, streams: Sequence[str], skip: bool = False) -> "Evaluation":
     """What is left of it for a network that has only `streams`: one stream alone has no
     other to see, and an absent one has no null.
+
+    Args:
+      skip: a block is left out of what has no prompt.
     """
     both = len(streams) > 1
     null = self.null if self.null in streams else None
-    return Evaluation(self.text, self.cross and both, null, self.shuffled and both)
+    return Evaluation(
+      self.text, self.cross and both, null, self.shuffled and both,
+      skip and not self.text,
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,14 +106,21 @@ class Guidance:
   needs: str | None = None
 
   def used(
-    self, sampled: Sequence[str], present: Sequence[str] = STREAMS
+    self,
+    sampled: Sequence[str],
+    present: Sequence[str] = STREAMS,
+    skip: bool = False,
   ) -> dict[str, Evaluation]:
     """The evaluations that guide the streams `sampled`, by name, as they are told a
     network of the streams `present`: equal ones are one run. Without a stream its
     anchor is idle.
+
+    Args:
+      skip: a block is left out of the negative evaluations, those without the prompt.
     """
     rungs = {name for s in sampled for name in self.ladder[s]}
-    return {n: e.told(present) for n, e in self.evaluations.items() if n in rungs}
+    used = {n: e for n, e in self.evaluations.items() if n in rungs}
+    return {n: e.told(present, skip) for n, e in used.items()}
 
   def least(self, sampled: Sequence[str], present: Sequence[str] = STREAMS) -> int:
     """How many clips must be made together."""
@@ -244,13 +262,15 @@ def get_guidance(name: str, variant: str) -> Guidance:
 
   Args:
     name: one of GUIDANCE.
-    variant: "context" (learnable context tokens) or "gate".
+    variant: "context" (learnable context tokens), "gate" or "fusion", which serve the
+      same forms: what a gate switches off, fusion lacks.
   """
-  if variant not in ("context", "gate"):
+  if variant not in ("context", "gate", "fusion"):
     raise UsageError(
-      f"unknown cross-modal attention {variant!r}; choose context or gate"
+      f"unknown cross-modal attention {variant!r}; choose context, gate or fusion"
     )
-  valid = [n for n, g in GUIDANCE.items() if g.needs in (None, variant)]
+  kinds = (None, "context" if variant == "context" else "gate")
+  valid = [n for n, g in GUIDANCE.items() if g.needs in kinds]
   if name not in valid:
     problem = "needs another model" if name in GUIDANCE else "is unknown"
     raise UsageError(
@@ -276,6 +296,7 @@ def guided(
   scales: Scales,
   batched: bool,
   present: Sequence[str] = STREAMS,
+  skip: bool = False,
 ) -> Callable[[Streams, Array], dict[str, Array]]:
   """The guided velocity as a function of (latents, timestep), for the samplers.
 
@@ -287,11 +308,12 @@ def guided(
     scales: overrides of its default scales.
     batched: all evaluations in one call (fast), or one call each (least memory).
     present: the streams the network has, sampled or given.
+    skip: see `Guidance.used`.
   """
   scales = guidance.resolve(scales)
 
   def velocity(latents, timestep):
-    used = guidance.used(tuple(latents), present)
+    used = guidance.used(tuple(latents), present, skip)
     results = {}
     for together in runs(used, batched):
       results |= zip(together, evaluate(latents, timestep, together), strict=True)

@@ -1,6 +1,7 @@
 """Encodes media into a set: its plan, its codecs, this process's shards, its index."""
 
 import contextlib
+import dataclasses
 import pathlib
 import time
 from collections.abc import Iterator, Mapping
@@ -148,6 +149,9 @@ def make_plan(
       f"video_std: the video codec of {codec.path or 'the embedded codecs'} has no "
       "posterior, so no deviation: give codecs=DIR that hold Wan2.1's VAE"
     )
+  if codecs.video is not None:
+    for text in config.clips:  # Wan2.2's VAE takes sides that others do not
+      dataclasses.replace(parse_spec(text), stride=codecs.video.stride[1])
   # Everything that can be refused is refused before the folder is made.
   progress.phase("listing the media")
   listed = media.scan()

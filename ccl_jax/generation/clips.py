@@ -15,6 +15,7 @@ from ccl_jax.generation.inputs import Files, read_inputs
 from ccl_jax.generation.pipeline import Description, Pipeline
 from ccl_jax.generation.sampling import Sampling
 from ccl_jax.generation.settings import describe, read_about
+from ccl_jax.generation.sizes import spec_for
 from ccl_jax.viz.media import write_mp4, write_wav
 
 # What tells two clips of one name apart, beside where their parameters come from.
@@ -31,6 +32,8 @@ class Maker(NamedTuple):
     load: the pipeline, which is read when it is first asked for.
     about: what its checkpoint says of itself.
     negative: by stream, one text of all clips or one for each; None: the model's own.
+    own_size: clips take the aspect ratio of their images, if the model's release has a
+      rule for it; else they have the sizes of `spec`.
   """
 
   load: Callable[[], Pipeline]
@@ -40,6 +43,13 @@ class Maker(NamedTuple):
   negative: Mapping[str, Sequence[str] | None]
   spec: ClipSpec
   out: pathlib.Path
+  own_size: bool = False
+
+  def spec_of(self, files: Files) -> ClipSpec:
+    """The sizes of clips that are made from such files."""
+    if not self.own_size or self.about.area is None:
+      return self.spec
+    return spec_for(self.spec, files, self.about.area, self.about.rule)
 
   def negatives(self) -> dict[str, Sequence[str]]:
     """The negative prompts by stream, with the model's own where none are given."""
@@ -69,7 +79,8 @@ class Maker(NamedTuple):
     Raises:
       UsageError: a file cannot be read, or see `Pipeline.generate`.
     """
-    inputs = read_inputs(files, self.spec)  # first: it may be what is wrong
+    spec = self.spec_of(files)
+    inputs = read_inputs(files, spec)  # first: it may be what is wrong
     pipeline = self.load()
     negative = negative or self.negatives()
     clips = pipeline.generate(
@@ -78,7 +89,7 @@ class Maker(NamedTuple):
       sampling=self.sampling,
       seed=seeds,
       negative=negative,
-      spec=self.spec,
+      spec=spec,
       **inputs,
     )
     about = describe(
@@ -88,7 +99,7 @@ class Maker(NamedTuple):
       files,
       negative=negative,
       sampling=self.sampling,
-      spec=self.spec,
+      spec=spec,
       origin=pipeline.origin,
     )
     progress.phase("writing")
@@ -111,7 +122,8 @@ class Maker(NamedTuple):
       return ""
     origin = {"ckpt": str(self.about.place), "fingerprints": {}}
     negative = {s: texts or [""] for s, texts in self.negative.items()}
-    options = {"sampling": self.sampling, "spec": self.spec, "origin": origin}
+    spec = self.spec_of(files)
+    options = {"sampling": self.sampling, "spec": spec, "origin": origin}
     (now,) = describe(self.task, [prompt], [seed], files, negative=negative, **options)
     now = json.loads(json.dumps(now))
     for key in _MADE_WITH:

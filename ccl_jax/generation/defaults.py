@@ -1,8 +1,8 @@
 """What a model is sampled with where nobody says otherwise, and what cannot be.
 
 The form of guidance and its scales are those of the run's report, whose scores a user
-has seen; else those that fit the model's cross-modal attention. The shift is that of
-training.
+has seen, or of the release; else those that fit the model's cross-modal attention. The
+shift is that of training.
 """
 
 import dataclasses
@@ -23,6 +23,8 @@ FIELDS = {
   "solver": one_of(*SOLVERS),
   "guidance": one_of(*GUIDANCE),
 }
+# By the kind of cross-modal attention.
+FITS = {"context": "ucg2", "gate": "multimodal", "fusion": "text"}
 MAKES = {"video": "a picture", "audio": "sound"}
 
 
@@ -37,7 +39,7 @@ def default_form(model: JointDiT, own: Mapping[str, Any] | None = None) -> str:
     return own["form"]
   if model.cross is None:
     return "text"
-  return "ucg2" if model.cross.variant == "context" else "multimodal"
+  return FITS[model.cross.variant]
 
 
 def default_scales(
@@ -83,7 +85,12 @@ def completed(
   scales = default_scales(model, form, own)
   scales = {s: {**scales.get(s, {}), **given.get(s, {})} for s in scales | given}
   own_shift = shift if sampling.shift is None else sampling.shift
-  out = dataclasses.replace(sampling, guidance=form, scales=scales, shift=own_shift)
+  skip = sampling.skip_block
+  if skip is None:
+    skip = (own or {}).get("skip_block", -1) if _has_unconditional(whole_form) else -1
+  out = dataclasses.replace(
+    sampling, guidance=form, scales=scales, shift=own_shift, skip_block=skip
+  )
   check(out)
   return out
 

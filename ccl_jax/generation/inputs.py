@@ -1,9 +1,7 @@
 """Files that clips are made from, decoded for a clip; what is cut off is said."""
 
 import contextlib
-import dataclasses
 import logging
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -45,43 +43,6 @@ def read_inputs(files: Files, spec: ClipSpec) -> dict[str, np.ndarray]:
       raise UsageError(f"{name}: {e}") from e
     out[name] = np.stack([read[path] for path in paths])
   return out
-
-
-def shaped_like(spec: ClipSpec, images: Sequence[str | pathlib.Path]) -> ClipSpec:
-  """The clip with the aspect ratio of its first frame, and the area of `spec`.
-
-  As Wan2.1's release has it: sides of sqrt(area x aspect), rounded down to multiples
-  of 16.
-
-  Args:
-    spec: of the model.
-    images: of all clips that are made together; none: `spec` stays.
-
-  Raises:
-    UsageError: one cannot be read, or they need clips of several sizes.
-  """
-  try:
-    ratios = {path: np.divide(*image_size(path)) for path in images}
-  except MediaError as e:
-    raise UsageError(f"image: {e}") from e
-  area, side = (
-    spec.height * spec.width,
-    lambda x: max(round(math.sqrt(x)) // 16 * 16, 16),
-  )
-  sizes = {path: (side(area * r), side(area / r)) for path, r in ratios.items()}
-  if len(set(sizes.values())) > 1:
-    (one, (h, w)), (other, (height, width)) = _two_unlike(sizes)
-    raise UsageError(
-      f"image: {one} needs clips of {h} x {w} pixels (height x width) and {other} of "
-      f"{height} x {width}: give --height and --width, or make them by two commands"
-    )
-  height, width = next(iter(sizes.values()), (spec.height, spec.width))
-  return dataclasses.replace(spec, height=height, width=width)
-
-
-def _two_unlike(sizes: Mapping):
-  one = next(iter(sizes.items()))
-  return one, next(item for item in sizes.items() if item[1] != one[1])
 
 
 def _read_still(path: pathlib.Path, spec: ClipSpec) -> np.ndarray:

@@ -21,13 +21,21 @@ from ccl_jax.checkpoints.checkpointer import restore_params
 from ccl_jax.checkpoints.converted import of_sizes, on_one_device
 from ccl_jax.checkpoints.find import Parameters, find_parameters
 from ccl_jax.checkpoints.identity import identity
-from ccl_jax.codecs.bundle import Codecs, fingerprint, load_codecs, require_same
+from ccl_jax.codecs.bundle import (
+  Codecs,
+  fingerprint,
+  load_codecs,
+  require_fit,
+  require_same,
+)
 from ccl_jax.codecs.images import image_condition, to_bytes, to_unit
 from ccl_jax.codecs.texts import note_cut
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.diffusion.guidance import get_guidance
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.defaults import completed
+from ccl_jax.generation.prompts import in_form
+from ccl_jax.generation.release import ANY, Release, release_of
 from ccl_jax.generation.sampling import Sampling, sample_latents, variant_of
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
@@ -35,11 +43,10 @@ from ccl_jax.models.presets import init_params, stored_model, with_default_kerne
 from ccl_jax.seeds import noise_key
 from ccl_jax.shipped import checkpoint
 from ccl_jax.tasks import GENERATIONS, Generation, check_inputs
-from ccl_jax.weights import wan
+from ccl_jax.weights import transformers, wan
 
 PyTree = Any
-# What Wan2.1's releases generate, where no training says otherwise.
-WAN_CLIP = {"frames": 81, "height": 480, "width": 832, "fps": 16.0}
+WAN_CLIP = wan.CLIPS[16]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +56,12 @@ class Description:
   Attributes:
     model: the network.
     spec: the clip it was trained on.
-    guidance: {"form", "scales"} of the run's report; empty if it had none.
+    guidance: {"form", "scales"} of the run's report, or of a release, perhaps with a
+      "skip_block"; empty if it had none.
     place: the folder of the checkpoint, as somebody named it.
     found: where the parameters are.
     trained_shift: of the schedule; None: Wan2.1's for the clip's size.
+    release: what a release says of its use.
   """
 
   model: JointDiT
@@ -61,6 +70,21 @@ class Description:
   place: pathlib.Path | None = None
   found: Parameters | None = None
   trained_shift: float | None = None
+  release: Release = ANY
+
+  @property
+  def area(self) -> int | None:
+    """Pixels of a clip that takes its aspect ratio from its first frame; None: clips do
+    not.
+    """
+    if self.takes_channels:
+      return self.spec.height * self.spec.width
+    return self.release.area
+
+  @property
+  def rule(self) -> str:
+    """By which such a clip finds its size; see `sizes.RULES`."""
+    return "each" if self.takes_channels else self.release.rule
 
   @property
   def takes_channels(self) -> bool:
@@ -82,6 +106,7 @@ class Description:
       UsageError: it cannot.
     """
     kind = check_inputs(task, inputs, channels=self.takes_channels)
+    self.release.check_task(task)
     have = dict(self.model.streams)
     missing = [s for s in kind.generated + kind.given if s not in have]
     if missing:
@@ -117,15 +142,18 @@ def describe(folder: str | pathlib.Path, step: int | None = None) -> Description
   """
   found = find_parameters(folder, step)
   about = found.description
-  if about.get("kind") == "wan-dit":
-    model = of_sizes(found.folder, lambda x: wan.model_of(x, jnp.bfloat16))
+  if about.get("kind") in transformers.MODELS:
+    model_of = transformers.MODELS[about["kind"]]
+    model = of_sizes(found.folder, lambda sizes: model_of(sizes, jnp.bfloat16))
   else:
     model = found.build("model", stored_model)
-  spec = found.build("clip", ClipSpec) if "clip" in about else ClipSpec(**WAN_CLIP)
+  usual = found._replace(description={"clip": wan.usual_clip(about)})
+  spec = usual.build("clip", ClipSpec)
   shift = about.get("objective", {}).get("shift")
   place = checkpoint(folder).absolute()
   own = about.get("guidance") or {}
-  return Description(with_default_kernel(model), spec, own, place, found, shift)
+  model = with_default_kernel(model)
+  return Description(model, spec, own, place, found, shift, release_of(about))
 
 
 class Pipeline:
@@ -133,8 +161,11 @@ class Pipeline:
 
   Attributes:
     spec: the clip the model was trained on; `generate` can be given another.
+    area: pixels of a clip that takes its aspect ratio from its first frame; None:
+      clips do not.
     negative: by stream, the text that its unconditional evaluations are best given.
       Of a stream that has none, it is empty: what training puts for a dropped text.
+    release: what a release says of its use.
     origin: where it was loaded from, by the names of generate's flags (ckpt, codecs,
       step, weights), and the fingerprints of its parameters and codecs.
   """
@@ -149,8 +180,11 @@ class Pipeline:
     negative: Mapping[str, str] | None = None,
     origin: Mapping[str, Any] | None = None,
     guidance: Mapping[str, Any] | None = None,
+    release: Release = ANY,
   ):
-    self.about = Description(model, spec, guidance or {}, trained_shift=shift)
+    self.about = Description(
+      model, spec, guidance or {}, trained_shift=shift, release=release
+    )
     self.model, self.params, self.codecs, self.spec = model, params, codecs, spec
     self.negative = dict.fromkeys(STREAMS, "") | dict(negative or {})
     self._compiled, self._seen = {}, set()
@@ -176,7 +210,7 @@ class Pipeline:
     weights: str = "ema",
     step: int | None = None,
   ) -> "Pipeline":
-    """Reads a training run, a joined model or a converted Wan2.1.
+    """Reads a training run, a joined model or a converted release.
 
     Args:
       folder: see `checkpoints.find`.
@@ -202,6 +236,8 @@ class Pipeline:
     step, params, _ = restore_params(
       checkpoints, name, on_one_device(stored_as(shapes, model.dtype)), step=step
     )
+    channels = {s: c.out_channels for s, c in model.streams}
+    require_fit(bundle, channels, told.spec.stride)
     absolute = lambda path: path and str(pathlib.Path(path).absolute())
     origin = {
       "ckpt": str(told.place),
@@ -223,6 +259,7 @@ class Pipeline:
       negative=negative,
       origin=origin,
       guidance=told.guidance,
+      release=told.release,
     )
 
   def generate(
@@ -302,7 +339,8 @@ class Pipeline:
     negative = self.negative if negative is None else negative
     negatives = negative_texts(negative, kind.generated + kind.given, b)
     self.note_cut(prompts)
-    tokens = self.codecs.text.tokenize([*prompts, *itertools.chain(*negatives)])
+    told = [in_form(prompt, self.about.release.sound) for prompt in prompts]
+    tokens = self.codecs.text.tokenize([*told, *itertools.chain(*negatives)])
     options = (spec, reuse_keys, progress is not None or display.is_shown())
     # Scales are an argument: one program serves all.
     form = get_guidance(sampling.guidance, variant_of(self.model))

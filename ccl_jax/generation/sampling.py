@@ -12,7 +12,7 @@ Only the sampled streams change over the steps:
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -48,6 +48,9 @@ class Sampling:
     solver: "unipc", "dpmpp" or "euler".
     batched: all evaluations of a step in one forward pass; else one after the other,
       with less memory.
+    skip_block: a block that is left out, of both streams, of the evaluations with the
+      negative prompt (skip-layer guidance); -1: none is; None: the model's own, if its
+      release has one.
   """
 
   guidance: str | None = None
@@ -56,6 +59,7 @@ class Sampling:
   shift: float | None = None
   solver: str = "unipc"
   batched: bool = True
+  skip_block: int | None = None
 
 
 def variant_of(model: JointDiT) -> str:
@@ -103,7 +107,11 @@ def sample_latents(
       f"guidance {sampling.guidance!r} takes the other stream of another clip: got {b} "
       f"clip; expected {least} at least, made together"
     )
-  together = runs(guidance.used(tuple(noise), present), sampling.batched)
+  skip = (-1 if sampling.skip_block is None else sampling.skip_block) != -1
+  used = guidance.used(tuple(noise), present, skip)
+  if skip:
+    check_skip(sampling, model.depth, used.values())
+  together = runs(used, sampling.batched)
 
   def text_of(s: str, prompt: bool):
     return texts[0 if prompt else 1 if s == "video" else -1]
@@ -113,8 +121,15 @@ def sample_latents(
       return x
     return x | {"video": jnp.concatenate([x["video"], conditions["condition"]], -1)}
 
+  def left_out(evaluations):
+    """The blocks that samples go round, where evaluations run together."""
+    if not any(e.skip for e in evaluations):
+      return None
+    goes = jnp.repeat(jnp.array([e.skip for e in evaluations]), b)
+    return (jnp.arange(model.depth) == sampling.skip_block)[:, None] & goes
+
   @functools.cache
-  def clean_keys(text: bool, null: bool):
+  def clean_keys(e: Evaluation, null: bool):
     """Keys of the given stream under one text; `null` puts its null in its place."""
     (s,) = task.given
     latent = conditions["null"][s] if null else given[s]
@@ -122,15 +137,17 @@ def sample_latents(
       {"params": params},
       conditioned({s: latent}),
       {s: jnp.zeros((len(latent), 1))},
-      {s: text_of(s, text)},
+      {s: text_of(s, e.text)},
       image=clip,
       collect=True,
       geometry=geometry,
+      left_out=left_out([e]),
     )
     return keys
 
   def seen_by(e: Evaluation):
-    keys = clean_keys(e.text, e.null in given)
+    # By what a stream alone depends on.
+    keys = clean_keys(Evaluation(text=e.text, skip=e.skip), e.null in given)
     return _next(keys, 1) if e.shuffled and "audio" in given else keys
 
   def keys_for(evaluations):
@@ -184,6 +201,7 @@ def sample_latents(
       image=image,
       keys=keys[evaluations],
       geometry=geometry,
+      left_out=left_out(evaluations),
     )
     each = [
       {s: out[s][i * b : (i + 1) * b] for s in latents} for i in range(len(evaluations))
@@ -194,13 +212,38 @@ def sample_latents(
     return each
 
   velocity = guided(
-    evaluate, guidance, sampling.scales, batched=sampling.batched, present=present
+    evaluate, guidance, sampling.scales, sampling.batched, present, skip
   )
   schedule = make_schedule(sampling.solver, sampling.steps, sampling.shift)
   out = sample(velocity, dict(noise), schedule, sampling.solver, progress)
   if "image" in conditions:
     out["video"] = jnp.concatenate([conditions["image"], out["video"][:, 1:]], 1)
   return out
+
+
+def check_skip(
+  sampling: Sampling, depth: int, evaluations: Iterable[Evaluation]
+) -> None:
+  """Whether the block to be left out is one, and is left out of something.
+
+  Args:
+    sampling: how somebody samples, with a block to be left out.
+    depth: blocks of the network.
+    evaluations: what is evaluated.
+
+  Raises:
+    UsageError: there is no such block, or the form has no negative evaluation.
+  """
+  if not 0 <= sampling.skip_block < depth:
+    raise UsageError(
+      f"--skip_block: got {sampling.skip_block}; expected 0 to {depth - 1}, a block of "
+      "this model, or -1 for none"
+    )
+  if not any(e.skip for e in evaluations):
+    raise UsageError(
+      f"--skip_block does nothing with guidance {sampling.guidance}: it has no "
+      "evaluation with the negative prompt; leave it out, or give another --guidance"
+    )
 
 
 def _next(tree: PyTree, axis: int = 0) -> PyTree:

@@ -141,9 +141,11 @@ def _settings(about: Mapping[str, Any], given: frozenset[str]) -> Settings:
     values |= batch
     index = values.pop("index")
   values["sequential"] = not values["batched"]
+  # Of the first versions, which left none out.
+  skip = values.pop("skip_block", -1)
   if "guidance" not in given:  # another form has other scales
     scales = {f"scale_{s}": list(x.values()) for s, x in about["scales"].items()}
-    values |= scales
+    values |= scales | {"skip_block": skip}
   if "negative_prompt" in given:  # of both streams
     values = {k: v for k, v in values.items() if not k.startswith("negative_prompt")}
   values = {k: v for k, v in values.items() if k not in given and v is not None}

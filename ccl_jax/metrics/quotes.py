@@ -9,14 +9,14 @@ speech: a set that states its transcripts is better off.
 
 import re
 
-_STRAIGHT = str.maketrans(dict.fromkeys("“”„‟", '"'))
+STRAIGHT = str.maketrans(dict.fromkeys("“”„‟", '"'))
 _TAGGED = re.compile(r"<S>(.*?)<E>", re.DOTALL)
-_QUOTED = re.compile(r'"([^"]*)"|«([^»]*)»|「([^」]*)」|『([^』]*)』')
+QUOTED = re.compile(r'"([^"]*)"|«([^»]*)»|「([^」]*)」|『([^』]*)』')
 
 
 def quoted(prompt: str) -> str:
   """The speech that a prompt asks for; empty if it asks for none."""
   texts = _TAGGED.findall(prompt) or [
-    "".join(m.groups("")) for m in _QUOTED.finditer(prompt.translate(_STRAIGHT))
+    "".join(m.groups("")) for m in QUOTED.finditer(prompt.translate(STRAIGHT))
   ]
   return " ".join(text.strip() for text in texts if text.strip())

@@ -24,12 +24,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from ccl_jax.axes import other
+from ccl_jax.models.exchange import Exchange, Keys
 from ccl_jax.models.layers import LayerNorm, RMSNorm, dense, heads, merge
 from ccl_jax.ops import rope, tarp
 from ccl_jax.ops.attention import context_attention
 from ccl_jax.ops.context_parallel import frame_attention
-
-Keys = tuple[Float[Array, "b u v n d"], Float[Array, "b u v n d"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +36,8 @@ class CrossConfig:
   """How the streams exchange.
 
   Attributes:
-    variant: "context" (learnable context tokens) or "gate" (the baseline).
+    variant: "context" (learnable context tokens), "gate" (the baseline) or "fusion",
+      which sees everything and uses none of what follows (models/fusion.py).
     times: "causal" or "uniform": when latent frames are, for windows, groups and RoPE
       alike (ops/tarp.py).
     tarp_centre: of windows if times are uniform: "aligned" or "floor".
@@ -68,7 +68,7 @@ class CrossConfig:
 
   def context_tokens(self, stream: str) -> int:
     """Context tokens that stand in for `stream`."""
-    if self.variant == "gate":
+    if self.variant != "context":
       return 0
     return {"video": self.video_tokens, "audio": self.audio_tokens}[stream]
 
@@ -208,3 +208,35 @@ class CrossAttention(nn.Module):
       valid = np.tile(windows.valid, keys[0].shape[2])
       keys = tuple(tarp.to_neighbours(x, windows) for x in keys)
     return q, keys, valid, restore
+
+
+class WindowExchange(Exchange):
+  """Variants "context" and "gate": windows of states of after text cross-attention."""
+
+  placed = True
+
+  def __call__(self, x, read, tables, keys, sight):
+    x, _ = super().__call__(x, read, tables, keys, sight)
+    directions = {into: self._direction(into) for into in self.streams}
+
+    def table(stream, into):
+      width = self.streams[into].head_width
+      return self.geometry.cross_table(stream, width, self.config)
+
+    make = lambda into, states: directions[into].keys(states, table(other(into), into))
+    seen, collected = self.keys_of(x, keys, sight, make)
+    out = {}
+    for s in x:
+      added = directions[s](
+        x[s], table(s, s), self.geometry, seen.get(s), sight.reading(s)
+      )
+      # Eqs. 3 and 4. Residual, as in Wan's blocks; W_o starts at zero.
+      out[s] = x[s] + added
+    return out, collected
+
+  def _direction(self, into: str) -> CrossAttention:
+    c, source = self.streams[into], other(into)
+    return CrossAttention(
+      into, c.width, c.heads, self.streams[source].width, self.config, self.dtype,
+      name=f"{source}_to_{into}",
+    )  # fmt: skip

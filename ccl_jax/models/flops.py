@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from ccl_jax.axes import other
 from ccl_jax.models.cca import Geometry
 from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.layers import gated_width
 from ccl_jax.models.stream import CLIP_TOKENS
 
 
@@ -46,7 +47,11 @@ def forward_flops(
     parts["text_attention"] += depth * (4 * n * context * d + 4 * context * d * d)
     patch = c.patch[0] * c.patch[1] * c.patch[2]
     # Patch embedding and head, then the text's embedding in two layers.
-    parts["ends"] += 2 * n * patch * (c.in_channels + c.out_channels) * d
+    parts["ends"] += (
+      2 * n * patch * (c.in_channels * max(c.taps, 1) + c.out_channels) * d
+    )
+    # The gated three of a convolutional embedding.
+    parts["ends"] += 2 * n * 3 * c.taps * d * gated_width(d)
     parts["ends"] += 2 * text_length * (text_dim + d) * d
   if model.cross is not None:
     for s, c in configs.items():
@@ -60,8 +65,10 @@ def forward_flops(
       else:
         seen = model.cross.video_window * geometry.h * geometry.w
       read = configs[source].width if m else 0
-      # q and o of this stream's tokens, k and v of the other's.
-      project = 2 * n * 2 * c.width**2 + 2 * m * 2 * read * c.width
+      # q and o of this stream's tokens, k and v of the other's; fusion has the queries
+      # and the output of text attention.
+      own = 0 if model.cross.variant == "fusion" else 2 * n * 2 * c.width**2
+      project = own + 2 * m * 2 * read * c.width
       # Q K^T and its product with V over r context tokens and the keys a token sees.
       parts["cross"] += depth * (project + 4 * n * (r + seen) * c.width)
   return parts

@@ -4,14 +4,17 @@ A block runs, for each stream that is there,
 
   self-attention -> text cross-attention -> cross-modal context attention -> FFN
 
-and both directions of the exchange read the streams' states as they stand after text
-cross-attention, one snapshot. Blocks are one `nn.scan` over depth. A model of one
-stream (T2V weights, audio pretraining) is the same with one key in every dict.
+and both directions of the exchange read one snapshot of the streams' states, as they
+stand after text cross-attention; of variant "fusion", after self-attention, as it is
+part of text cross-attention. Blocks are one `nn.scan` over depth. A model of one stream
+(T2V weights, audio pretraining) is the same with one key in every dict.
 
-A stream that is given and clean reads context tokens only, so it does not change over
-sampling: `collect=True` returns its keys for every block, and `keys=` takes them back.
+A stream that is given and clean reads nothing of the other one (context tokens only, or
+with a gate or fusion nothing at all), so it does not change over sampling:
+`collect=True` returns its keys for every block, and `keys=` takes them back.
 """
 
+import functools
 from collections.abc import Mapping
 
 import flax.linen as nn
@@ -19,10 +22,12 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from ccl_jax.axes import STREAMS, other
-from ccl_jax.models.cca import CrossAttention, CrossConfig, Geometry
+from ccl_jax.axes import STREAMS
+from ccl_jax.models.cca import CrossConfig, Geometry, WindowExchange
+from ccl_jax.models.exchange import Exchange, Sight
+from ccl_jax.models.fusion import FusedExchange
 from ccl_jax.models.stream import Block, Stream, StreamConfig
 from ccl_jax.ops.kernels import SAVED, Kernel
 from ccl_jax.sharding import constrain
@@ -31,6 +36,11 @@ from ccl_jax.tasks import Route
 # Keys and values of every block.
 StackedKeys = tuple[Float[Array, "depth b u v n d"], Float[Array, "depth b u v n d"]]
 
+EXCHANGES: Mapping[str, type[Exchange]] = {
+  "context": WindowExchange,
+  "gate": WindowExchange,
+  "fusion": FusedExchange,
+}
 HIDDEN = "hidden"  # the residual stream from block to block
 
 # What the backward pass of a block keeps; all else is computed again.
@@ -65,62 +75,33 @@ class JointBlock(nn.Module):
   kernel: Kernel
 
   @nn.compact
-  def __call__(self, carry, keys, e0, tables, context, image, route):
+  def __call__(self, carry, keys, left_out, e0, tables, context, image, route):
     # Named as it comes in: what goes out is the next block's, and saved in any case.
     carry = {s: checkpoint_name(v, HIDDEN) for s, v in carry.items()}
     stored = {s: v.dtype for s, v in carry.items()}
     carry = {s: v.astype(jnp.float32) for s, v in carry.items()}
-    reads, detached = self.static
     configs = dict(self.streams)
     blocks = {s: Block(configs[s], self.dtype, self.kernel, name=s) for s in carry}
-    x = {
-      s: blocks[s].attend(carry[s], e0[s], tables[s], context[s], image.get(s))
+    exchange = exchange_of(self.cross)(
+      configs, self.cross, self.geometry, self.collect, self.dtype, self.kernel
+    )
+    read = {
+      s: functools.partial(blocks[s].read, text=context[s], image=image.get(s))
       for s in carry
     }
-    collected = {}
-    if self.cross is not None:
-      snapshot = {s: self._detach(x[s], s, detached, route.detached) for s in x}
-      # Eqs. 3 and 4, in both directions.
-      x, collected = self._exchange(x, snapshot, keys, configs, reads, route.reads)
+    x = {s: blocks[s].attend(carry[s], e0[s], tables[s]) for s in carry}
+    x, collected = exchange(x, read, tables, keys, Sight(*self.static, route))
     x = {s: blocks[s].feed(x[s], e0[s]) for s in x}
+    if left_out is not None:
+      x = {s: jnp.where(left_out[:, None, None, None], carry[s], x[s]) for s in x}
     x = {s: v.astype(stored[s]) for s, v in x.items()}
     x = {s: constrain(v, "batch", None, "space", None) for s, v in x.items()}
     return x, collected
 
-  def _detach(self, x, stream, static, masks):
-    if stream in masks:
-      # Same values for all samples; gradients only where the stream is generated.
-      return jnp.where(masks[stream][:, None, None, None], jax.lax.stop_gradient(x), x)
-    return jax.lax.stop_gradient(x) if stream in static else x
 
-  def _exchange(self, x, snapshot, keys, configs, reads, masks):
-    """Applies both directions of cross-modal attention to one snapshot of states."""
-    out, collected = dict(x), {}
-    for into in configs:
-      source = other(into)
-      if source not in configs:
-        continue
-      c = configs[into]
-      attention = CrossAttention(
-        into, c.width, c.heads, configs[source].width, self.cross, self.dtype,
-        name=f"{source}_to_{into}",
-      )  # fmt: skip
-      table = lambda s: self.geometry.cross_table(s, c.head_width, self.cross)
-      # Kept keys of a given stream go before those of a stream that is there.
-      seen = keys.get(into)
-      if seen is None and source in snapshot and (into in reads or self.collect):
-        seen = attention.keys(snapshot[source], table(source))
-      if self.collect and into not in x:
-        collected[into] = seen
-      if into in x:
-        # None routes every sample to context tokens only: unseen keys are never
-        # computed.
-        seen = seen if into in reads else None
-        # Residual, as in Wan's blocks; W_o starts at zero.
-        out[into] += attention(
-          x[into], table(into), self.geometry, seen, masks.get(into)
-        )
-    return out, collected
+def exchange_of(cross: CrossConfig | None) -> type[Exchange]:
+  """The exchange of a config: `Exchange` itself where streams never exchange."""
+  return Exchange if cross is None else EXCHANGES[cross.variant]
 
 
 class JointDiT(nn.Module):
@@ -157,6 +138,7 @@ class JointDiT(nn.Module):
     keys: Mapping[str, StackedKeys] | None = None,
     collect: bool = False,
     geometry: Geometry | None = None,
+    left_out: Bool[Array, "depth b"] | None = None,
   ):
     """Runs the streams that `latents` names.
 
@@ -172,13 +154,15 @@ class JointDiT(nn.Module):
       collect: also return the keys that absent streams would read.
       geometry: token counts of the whole clip, where a stream is absent: where a token
         is in the exchange's RoPE depends on both.
+      left_out: the blocks that a sample goes round, in both streams; None: none.
 
     Returns:
       Velocities with the shapes of the latents (out_channels), by stream; with
       `collect`, the pair (velocities, keys).
 
     Raises:
-      ValueError: streams that exchange, one of them absent, and no geometry.
+      ValueError: streams that exchange by places in the clip, one of them absent, and
+        no geometry.
     """
     configs = dict(self.streams)
     present = [s for s in STREAMS if s in latents]
@@ -200,14 +184,14 @@ class JointDiT(nn.Module):
           parts[s].embed_image(image[s]), context[s]
         )
     geometry = geometry or token_geometry(self.streams, latents)
-    if self.cross is not None and not (geometry.t and geometry.a):
+    if exchange_of(self.cross).placed and not (geometry.t and geometry.a):
       raise ValueError(f"got {geometry}; expected the token counts of both streams")
     scan = nn.scan(
       _rematted(self.remat),
       variable_axes={"params": 0, "intermediates": 0},
       # Parameters get a leading axis of depth, and each block draws its own.
       split_rngs={"params": True},
-      in_axes=(0,) + (nn.broadcast,) * 5,
+      in_axes=(0, 0) + (nn.broadcast,) * 5,
       length=self.depth,
     )
     static, masks = _split_route(route)
@@ -221,7 +205,9 @@ class JointDiT(nn.Module):
       self.kernel,
       name="blocks",
     )
-    x, collected = blocks(x, dict(keys or {}), e0, tables, context, images, masks)
+    x, collected = blocks(
+      x, dict(keys or {}), left_out, e0, tables, context, images, masks
+    )
     out = {s: parts[s].unembed(x[s], e[s], rows[s]) for s in present}
     out = {s: from_grid(s, v) for s, v in out.items()}
     return (out, collected) if collect else out

@@ -5,12 +5,17 @@ tiny    128 / ffn 384 / 4 heads          128 / 384 / 4      4      for tests, qu
 small   256 / 1024 / 4                   256 / 1024 / 4     6      about 20 M
 lab     512 / 2048 / 4                   384 / 1536 / 3     12     about 100 M
 1.3b    1536 / 8960 / 12  (Wan 1.3B)     768 / 3072 / 6     30
+5b      3072 / 14336 / 24 (Wan2.2 5B)    3072 / 14336 / 24  30     about 10 B
+1.3b_ovi  that of 1.3b                   that of 5b         30
 14b     5120 / 13824 / 40 (Wan 14B)      1536 / 8960 / 12   40     about 20 B
+
+5b has the towers of Ovi: its video latents are Wan2.2's, of 48 channels, its audio
+stream has a convolutional patch embedding, and positions in the temporal slot.
 """
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -53,17 +58,27 @@ def _audio(width: int, ffn: int, heads: int) -> StreamConfig:
   )
 
 
+_OVI_AUDIO = dataclasses.replace(
+  _audio(3072, 14336, 24), positions="time", rate=0.19676, taps=7
+)
 PRESETS = {
   "tiny": Preset(StreamConfig(128, 384, 4), _audio(128, 384, 4), 4, 16, 8),
   "small": Preset(StreamConfig(256, 1024, 4), _audio(256, 1024, 4), 6, 16, 8),
   "lab": Preset(StreamConfig(512, 2048, 4), _audio(384, 1536, 3), 12),
   "1.3b": Preset(StreamConfig(1536, 8960, 12), _audio(768, 3072, 6), 30),
+  "5b": Preset(
+    StreamConfig(3072, 14336, 24, in_channels=48, out_channels=48),
+    _OVI_AUDIO,
+    30,
+  ),
+  "1.3b_ovi": Preset(StreamConfig(1536, 8960, 12), _OVI_AUDIO, 30),
   "14b": Preset(StreamConfig(5120, 13824, 40), _audio(1536, 8960, 12), 40),
 }
 # Image conditions of the video stream: the clean first latent frame among the noisy
 # ones, or Wan2.1-I2V's 4 mask and 16 latent channels beside it with CLIP tokens.
 IMAGE_FORMS = ("first_frame", "channels")
-VARIANTS = ("context", "gate")
+VARIANTS = ("context", "gate", "fusion")
+FUSION = CrossConfig("fusion", window=0, video_window=0, rope_unit="index")
 UNITS = ("token", "latent", "index")  # of RoPE in the exchange
 # What the exchange sees where nobody says otherwise: with TARP, by times; without.
 _WINDOWS = {
@@ -83,6 +98,23 @@ def _one_of(name: str, value, choices) -> None:
 def _whole(name: str, value) -> None:
   if value < 0:
     raise UsageError(f"model.{name}: got {value!r}; expected a whole number from 0 on")
+
+
+def _fusion(given: Mapping[str, Any]) -> CrossConfig:
+  """The exchange of variant "fusion", which has no settings.
+
+  Args:
+    given: settings of the exchange that were asked for.
+
+  Raises:
+    UsageError: there are some.
+  """
+  for name, value in given.items():
+    raise UsageError(
+      f"model.{name}: got {value!r} with variant fusion; expected none: fusion sees "
+      "all of the other stream, and has no context tokens"
+    )
+  return FUSION
 
 
 def build_model(
@@ -153,9 +185,9 @@ def build_model(
     configs["video"] = dataclasses.replace(configs["video"], patch=(1, patch, patch))
   if image_form == "channels":
     configs["video"] = dataclasses.replace(
-      # 16 noisy, 4 mask and 16 condition channels.
+      # The noisy latent, 4 mask channels and the condition: 36 of Wan2.1.
       configs["video"],
-      in_channels=36,
+      in_channels=2 * size.video.out_channels + 4,
       image_tokens=True,
     )
   cross = None
@@ -188,6 +220,8 @@ def build_model(
       context_values=context_values,
       **seen,
     )
+    if variant == "fusion":
+      cross = _fusion({k: v for k, v in given.items() if v is not None})
   return JointDiT(
     streams=tuple((s, configs[s]) for s in STREAMS if s in streams),
     depth=size.depth,

@@ -5,7 +5,7 @@ a block is
 
   x += SelfAttn(norm1(x) (1 + m1) + m0) m2
   x += TextAttn(norm3(x), context)
-  ...  cross-modal context attention reads and writes here (models/cca.py)
+  ...  the streams exchange here (models/exchange.py)
   x += FFN(norm2(x) (1 + m4) + m3) m5
 
 Tokens are (b, t, s, c): video keeps frames and space apart; audio has t = a tokens with
@@ -13,6 +13,7 @@ s = 1. The timestep is per frame, (b, t) or (b, 1): a clean first image has time
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -23,6 +24,7 @@ from jaxtyping import Array, Float
 
 from ccl_jax.models.layers import (
   MLP,
+  ConvEmbedding,
   LayerNorm,
   RMSNorm,
   dense,
@@ -38,6 +40,9 @@ from ccl_jax.ops.patchify import Patch, patchify, unpatchify
 from ccl_jax.sharding import constrain
 
 CLIP_TOKENS, CLIP_WIDTH = 257, 1280  # of an image
+POSITIONS = ("grid", "line", "time")
+# What queries find elsewhere, to be added to what they find in the text.
+Beside = Callable[[Float[Array, "b t s n d"]], Float[Array, "b t s n d"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +55,12 @@ class StreamConfig:
       mask and the condition latent with it.
     out_channels: of the velocity.
     patch: (frames, rows, columns) of a token.
-    positions: "grid" (time, row, column) or "line" (one axis).
+    positions: in self-attention, of `POSITIONS`: "grid" (time, row, column), "line"
+      (one axis over all channels) or "time" (one axis in the temporal slot of a grid;
+      the other channels are not turned).
+    rate: of time in these positions: a factor of the temporal frequencies.
+    taps: frames that a convolutional patch embedding (`layers.ConvEmbedding`) sees, for
+      a stream without rows and columns; 0: the embedding is a matrix.
     image_tokens: CLIP image tokens are attended beside the text (Wan2.1 I2V).
     text_tokens: where image and text part, counted from the end: Wan2.1's constant.
     frequencies: width of the time embedding's sinusoid.
@@ -63,6 +73,8 @@ class StreamConfig:
   out_channels: int = 16
   patch: Patch = (1, 2, 2)
   positions: str = "grid"
+  rate: float = 1.0
+  taps: int = 0
   image_tokens: bool = False
   text_tokens: int = 512
   frequencies: int = 256
@@ -75,8 +87,9 @@ class StreamConfig:
   def rope_table(self, t: int, h: int, w: int) -> Float[Array, "t s p 2"]:
     """(cos, sin) of the positions of t x h x w tokens in self-attention, p = d/2."""
     if self.positions == "grid":
-      return rope.grid(t, h, w, self.head_width)
-    return rope.line(np.arange(t), self.head_width)[:, None]
+      return rope.grid(t, h, w, self.head_width, rate=self.rate)
+    turn = {"line": rope.line, "time": rope.temporal}[self.positions]
+    return turn(self.rate * np.arange(t), self.head_width)[:, None]
 
 
 class SelfAttention(nn.Module):
@@ -109,7 +122,10 @@ class SelfAttention(nn.Module):
 
 
 class TextAttention(nn.Module):
-  """Attention to text and, beside it with its own keys and values, to image tokens."""
+  """Attention to text and, beside it with its own keys and values, to image tokens.
+
+  What the same queries find elsewhere (`beside`) is added before the output projection.
+  """
 
   width: int
   heads: int
@@ -123,9 +139,11 @@ class TextAttention(nn.Module):
     x: Float[Array, "b t s c"],
     text: Float[Array, "b l c"],
     image: Float[Array, "b i c"] | None,
+    beside: Beside | None = None,
   ) -> Float[Array, "b t s c"]:
-    q = heads(RMSNorm(name="norm_q")(dense(self.width, self.dtype, "q")(x)), self.heads)
-    q = q.astype(self.dtype)
+    own = RMSNorm(name="norm_q")(dense(self.width, self.dtype, "q")(x))
+    own = heads(own, self.heads)
+    q = own.astype(self.dtype)
 
     def attend(context, suffix):
       project = lambda name: dense(self.width, self.dtype, name + suffix)(context)
@@ -138,11 +156,13 @@ class TextAttention(nn.Module):
       # Two softmaxes, added: the image never competes with the text
       # (WanI2VCrossAttention).
       out = out + attend(image, "_img")
+    if beside is not None:
+      out = out + beside(own)
     return dense(self.width, self.dtype, "o")(merge(out))
 
 
 class Block(nn.Module):
-  """A transformer block in two halves, between which the streams exchange."""
+  """A transformer block in three parts; the streams exchange in or after the second."""
 
   config: StreamConfig
   dtype: DTypeLike
@@ -167,28 +187,40 @@ class Block(nn.Module):
     x: Float[Array, "b t s c"],
     e: Float[Array, "b f 6 c"],
     table: Float[Array, "t s p 2"],
-    text: Float[Array, "b l c"],
-    image: Float[Array, "b i c"] | None = None,
   ) -> Float[Array, "b t s c"]:
-    """First half of the block: self-attention and text cross-attention.
+    """First part of the block: self-attention.
 
     Args:
       x: tokens of the stream.
       e: the six modulations of every frame; f is t, or 1 for all frames.
       table: RoPE of the tokens.
-      text: embedded text, padding included.
-      image: embedded CLIP tokens, for a stream that has them.
     """
     shift, scale, gate = self._modulations(e, slice(0, 3))
     # x += SelfAttn(norm1(x) (1 + m1) + m0) m2
-    x = x + self.self_attn(self.norm1(x) * (1 + scale) + shift, table) * gate
+    return x + self.self_attn(self.norm1(x) * (1 + scale) + shift, table) * gate
+
+  def read(
+    self,
+    x: Float[Array, "b t s c"],
+    beside: Beside | None,
+    text: Float[Array, "b l c"],
+    image: Float[Array, "b i c"] | None = None,
+  ) -> Float[Array, "b t s c"]:
+    """Second part of the block: text cross-attention.
+
+    Args:
+      x: tokens of the stream.
+      beside: what its queries find elsewhere.
+      text: embedded text, padding included.
+      image: embedded CLIP tokens, for a stream that has them.
+    """
     # x += TextAttn(norm3(x), context): neither modulated nor gated in Wan2.1.
-    return x + self.cross_attn(self.norm3(x), text, image)
+    return x + self.cross_attn(self.norm3(x), text, image, beside)
 
   def feed(
     self, x: Float[Array, "b t s c"], e: Float[Array, "b f 6 c"]
   ) -> Float[Array, "b t s c"]:
-    """Second half of the block: the feed-forward network.
+    """Third part of the block: the feed-forward network.
 
     Args:
       x: tokens of the stream.
@@ -214,7 +246,11 @@ class Stream(nn.Module):
   def setup(self):
     c = self.config
     small = nn.initializers.normal(0.02)
-    self.patch_embedding = dense(c.width, self.dtype)
+    self.patch_embedding = (
+      ConvEmbedding(c.width, c.taps, self.dtype)
+      if c.taps
+      else dense(c.width, self.dtype)
+    )
     self.text_embedding = MLP(c.width, c.width, self.dtype)
     self.time_embedding = MLP(c.width, c.width, jnp.float32, "silu")
     self.time_projection = dense(6 * c.width, jnp.float32, kernel_init=small)

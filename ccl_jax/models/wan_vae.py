@@ -1,4 +1,7 @@
-"""Wan2.1's video VAE as a codec: 4 x 8 x 8 pixels to 16 channels, causal in time.
+"""Wan's video VAEs as codecs, causal in time.
+
+  Wan2.1   4 x 8 x 8 pixels to 16 channels
+  Wan2.2   4 x 16 x 16 pixels to 48 channels (TI2V-5B, Ovi)
 
   z = (mu(pixels) - mean) / std          pixels = clip(decoder(z std + mean), -1, 1)
 
@@ -18,7 +21,7 @@ ways to need less memory than the whole clip at once:
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -29,22 +32,37 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ccl_jax.errors import UsageError
-from ccl_jax.models.wan_vae_layers import CHANNELS, Decoder, Encoder
+from ccl_jax.models.wan_vae_layers import WAN21, WAN22, Decoder, Encoder, Release
 from ccl_jax.ops.tiling import tiled
 
 PyTree = Any
-GROUP, PATCH = 4, 8  # frames of a latent frame, pixels of a latent's side
-WIDTH = 96  # of the published weights
+GROUP = 4  # frames of a latent frame
 
 
-def init_params(key: Array, width: int = WIDTH) -> PyTree:
-  """Random parameters {"encoder", "decoder"} of a base width."""
-  pixels = jnp.zeros((1, 1 + GROUP, PATCH, PATCH, 3))
-  latent = jnp.zeros((1, 2, 1, 1, CHANNELS))
+def init_params(
+  key: Array,
+  width: int | None = None,
+  decoder_width: int | None = None,
+  release: Release = WAN21,
+) -> PyTree:
+  """Random parameters {"encoder", "decoder"}.
+
+  Args:
+    key: of the draw.
+    width: base width of the encoder; None: that of the published weights.
+    decoder_width: of the decoder; None: that of the encoder or, if that is not given
+      either, of the published weights.
+    release: whose VAE it is.
+  """
+  published = release.widths if width is None else (width, width)
+  widths = published[0], decoder_width or published[1]
+  _, side, _ = release.stride
+  pixels = jnp.zeros((1, 1 + GROUP, side, side, 3))
+  latent = jnp.zeros((1, 2, 1, 1, release.channels))
   keys = jax.random.split(key)
   return {
-    "encoder": Encoder(width).init(keys[0], pixels)["params"],
-    "decoder": Decoder(width).init(keys[1], latent)["params"],
+    "encoder": Encoder(widths[0], release).init(keys[0], pixels)["params"],
+    "decoder": Decoder(widths[1], release).init(keys[1], latent)["params"],
   }
 
 
@@ -53,6 +71,7 @@ def encode(
   pixels: Float[Array, "b F H W 3"],
   chunk: int | None = None,
   deviation: bool = False,
+  release: Release = WAN21,
 ) -> Float[Array, "b t h w c"]:
   """The normalised posterior mean z, t = (F - 1) / 4 + 1.
 
@@ -60,15 +79,19 @@ def encode(
     params: as of `init_params`.
     pixels: in [-1, 1].
     chunk: latent frames at a time; None: all.
-    deviation: whether the posterior's deviation follows, in 16 channels more.
+    deviation: whether the posterior's deviation follows, in as many channels more.
+    release: whose VAE it is.
   """
   params = params["encoder"]
-  network = Encoder(params["first"]["kernel"].shape[-1], deviation)
+  network = Encoder(params["first"]["kernel"].shape[-1], release, deviation)
   return _in_chunks(network, params, pixels.astype(jnp.float32), GROUP, chunk)
 
 
 def decode(
-  params: PyTree, latent: Float[Array, "b t h w c"], chunk: int | None = None
+  params: PyTree,
+  latent: Float[Array, "b t h w c"],
+  chunk: int | None = None,
+  release: Release = WAN21,
 ) -> Float[Array, "b F H W 3"]:
   """Pixels, not cut to [-1, 1], F = 4 t - 3.
 
@@ -76,9 +99,10 @@ def decode(
     params: as of `init_params`.
     latent: normalised.
     chunk: latent frames at a time; None: all.
+    release: whose VAE it is.
   """
   params = params["decoder"]
-  network = Decoder(params["last"]["kernel"].shape[-2])
+  network = Decoder(params["last"]["kernel"].shape[-2], release)
   return _in_chunks(network, params, latent.astype(jnp.float32), 1, chunk)
 
 
@@ -114,17 +138,17 @@ def _in_chunks(
 
 
 class WanVideoCodec(struct.PyTreeNode):
-  """Codec of pixels in [-1, 1]: 4 x 8 x 8 of them to a normalised latent and back.
+  """Codec of pixels in [-1, 1], to a normalised latent and back: Wan2.1's VAE.
 
   Attributes:
+    release: whose VAE it is.
     params: {"encoder", "decoder"}.
     chunk: latent frames at a time; None: the whole clip.
     tile: side of the tiles in pixels, and `overlap` of two of them; None: no tiles.
     links: where the parameters are stored; see ccl_jax/codecs/bundle.py.
   """
 
-  channels = CHANNELS
-  stride = (GROUP, PATCH, PATCH)
+  release: ClassVar[Release] = WAN21
 
   params: Any
   chunk: int | None = struct.field(pytree_node=False, default=1)
@@ -139,52 +163,70 @@ class WanVideoCodec(struct.PyTreeNode):
       )
     if self.tile is None:
       return
-    if self.tile % PATCH or self.overlap % PATCH or not 0 <= self.overlap < self.tile:
+    side = self.stride[1]
+    if self.tile % side or self.overlap % side or not 0 <= self.overlap < self.tile:
       raise UsageError(
         f"got tiles of {self.tile} pixels that overlap by {self.overlap}, expected "
-        f"multiples of {PATCH}, the overlap less than the tile: use 256 and 64"
+        f"multiples of {side}, the overlap less than the tile: use 256 and 64"
       )
 
-  def encode(self, pixels: Float[Array, "b F H W 3"]) -> Float[Array, "b t h w 16"]:
-    """The latents' mean of F = 4 k + 1 frames, t = k + 1, h = H / 8, w = W / 8.
+  @property
+  def channels(self) -> int:
+    """The number of channels of a latent."""
+    return self.release.channels
+
+  @property
+  def stride(self) -> tuple[int, int, int]:
+    """Frames, rows and columns of pixels that one place of a latent stands for."""
+    return self.release.stride
+
+  def encode(self, pixels: Float[Array, "b F H W 3"]) -> Float[Array, "b t h w c"]:
+    """The latents' mean of F = 4 k + 1 frames, t = k + 1; h and w are the height and
+    width by `stride`.
 
     Raises:
-      UsageError: another number of frames, or sides that are no multiples of 8.
+      UsageError: another number of frames, or sides that are no multiples of it.
     """
     return self._encode(pixels)
 
   def posterior(
     self, pixels: Float[Array, "b F H W 3"]
-  ) -> tuple[Float[Array, "b t h w 16"], Float[Array, "b t h w 16"]]:
+  ) -> tuple[Float[Array, "b t h w c"], Float[Array, "b t h w c"]]:
     """Mean and deviation of the latents' distribution; the mean is that of `encode`."""
     mean, std = jnp.split(self._encode(pixels, deviation=True), 2, axis=-1)
     return mean, std
 
   def _encode(self, pixels: Array, deviation: bool = False) -> Array:
-    _check_sizes(*pixels.shape[1:4])
-    run = lambda x: encode(self.params, x, self.chunk, deviation)
-    return self._tiled(run, pixels, (PATCH, 1))
+    _check_sizes(*pixels.shape[1:4], self.stride[1])
+    run = lambda x: encode(self.params, x, self.chunk, deviation, self.release)
+    return self._tiled(run, pixels, (self.stride[1], 1))
 
-  def decode(self, latent: Float[Array, "b t h w 16"]) -> Float[Array, "b F H W 3"]:
-    """Pixels in [-1, 1] of latents: F = 4 t - 3 frames, H = 8 h, W = 8 w."""
-    run = lambda x: decode(self.params, x, self.chunk)
-    return jnp.clip(self._tiled(run, latent, (1, PATCH)), -1, 1)
+  def decode(self, latent: Float[Array, "b t h w c"]) -> Float[Array, "b F H W 3"]:
+    """Pixels in [-1, 1] of latents: F = 4 t - 3 frames."""
+    run = lambda x: decode(self.params, x, self.chunk, self.release)
+    return jnp.clip(self._tiled(run, latent, (1, self.stride[1])), -1, 1)
 
   def _tiled(self, run: Callable[[Array], Array], x: Array, scales: tuple[int, int]):
     if self.tile is None:
       return run(x)
-    tile, overlap = self.tile // PATCH, self.overlap // PATCH
+    tile, overlap = self.tile // self.stride[1], self.overlap // self.stride[1]
     return tiled(run, x, tile=tile, overlap=overlap, scales=scales)
 
 
-def _check_sizes(frames: int, height: int, width: int):
-  """Raises UsageError for a clip that is not whole groups of whole patches."""
+class Wan22VideoCodec(WanVideoCodec):
+  """The codec of Wan2.2's VAE, which TI2V-5B and Ovi have."""
+
+  release: ClassVar[Release] = WAN22
+
+
+def _check_sizes(frames: int, height: int, width: int, side: int):
+  """Raises UsageError for a clip that is not whole groups of squares of `side`."""
   if frames < 1 or frames % GROUP != 1:
     below = (frames - 1) // GROUP * GROUP + 1
     near = " or ".join(str(n) for n in (below, below + GROUP) if n > 0)
     raise UsageError(f"the video codec takes 4 k + 1 frames, got {frames}: use {near}")
-  if height % PATCH or width % PATCH or not height * width:
+  if height % side or width % side or not height * width:
     raise UsageError(
-      f"the video codec takes heights and widths that are multiples of {PATCH}, got "
+      f"the video codec takes heights and widths that are multiples of {side}, got "
       f"{height} x {width}: crop or resize"
     )

@@ -4,7 +4,7 @@ import pathlib
 
 import jax
 
-from ccl_jax.codecs.bundle import null_text
+from ccl_jax.codecs.bundle import null_text, require_fit
 from ccl_jax.codecs.images import image_condition, to_unit
 from ccl_jax.codecs.texts import note_cut
 from ccl_jax.data.pipeline import make_iterator
@@ -40,6 +40,7 @@ def open_films(
   clips = Cached(clips, config.data.cache_gb)
   fit = lambda: open_codecs(config, workdir, clips=clips, texts=texts)
   codecs = first_process_first(fit)
+  require_fit(codecs, {s: c.out_channels for s, c in model.streams}, spec.stride)
   if jax.process_index() == 0:
     advice = "; config.codec.text_length in a new workdir takes more"
     note_cut(codecs.text, texts or (), "captions", advice)

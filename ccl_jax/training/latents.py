@@ -1,10 +1,11 @@
 """Feeds a run from records: sets of latents, on the devices."""
 
+import dataclasses
 import pathlib
 
 from jax.sharding import Mesh
 
-from ccl_jax.codecs.bundle import fingerprints, null_text
+from ccl_jax.codecs.bundle import fingerprints, null_text, require_fit
 from ccl_jax.data.sets.batches import LatentBatches
 from ccl_jax.data.sets.mixture import Mixture, open_mixture
 from ccl_jax.data.spec import ClipSpec
@@ -47,6 +48,11 @@ def open_latents(
   codecs = first_process_first(lambda: open_codecs(config, workdir, path=path))
   # Latents of another codec would be noise to generation.
   mixture.check_encoders(fingerprints(codecs))
+  # Generation and the plan need one shape: the commonest.
+  clip = mixture.common_clip() or bind("clip", config.clip, ClipSpec)
+  if codecs.video is not None:
+    clip = dataclasses.replace(clip, stride=codecs.video.stride[1])
+  require_fit(codecs, {s: c.out_channels for s, c in model.streams}, clip.stride)
   batches = LatentBatches(
     mixture,
     rows=lambda size: local_rows(mesh, size),
@@ -54,8 +60,7 @@ def open_latents(
     streams=tuple(dict(model.streams)),
   )
   return Feed(
-    # Generation and the plan need one shape: the commonest.
-    clip=mixture.common_clip() or bind("clip", config.clip, ClipSpec),
+    clip=clip,
     codecs=codecs,
     batches=DevicePrefetch(batches, mesh),
     encode=make_finisher(null_text(codecs), mesh),

@@ -79,7 +79,5 @@ def foreign_tensors(names: Collection[str], dtypes: Collection[str]) -> str | No
   eight = next((d for d in dtypes if d.startswith("float8")), None)
   if scale and eight:
     return f"fp8 weights with scales ({eight}, {scale})"
-  if eight:
-    return f"fp8 weights ({eight})"
   quantised = scale or next((n for n in names if _QUANTISED.fullmatch(n)), None)
   return f"quantised weights, by its tensor {quantised}" if quantised else None

@@ -1,8 +1,9 @@
 """Joins two streams that were trained apart into one model.
 
-The video stream is a converted Wan2.1, or a run's; the audio stream is a run's, or
-random. The exchange between them is fresh, its output projections zero, so the joint
-model starts as the two streams, bit for bit (models/cca.py).
+The video stream is a converted Wan's or Ovi's, or a run's; the audio stream is Ovi's or
+a run's, or random; of a model that has an exchange only the streams are taken. The
+exchange between them is fresh: what it adds is zero, so the joint model starts as the
+two streams, bit for bit (models/cca.py, models/fusion.py).
 
 An image condition takes the form the video stream was made for: text-to-video weights
 get a clean first frame among the noisy ones, image-to-video weights their mask and
@@ -27,7 +28,7 @@ from ccl_jax.files import write_json
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import build_model, init_params, stored_model
 from ccl_jax.seeds import noise_key, whole_seed
-from ccl_jax.weights.wan import negative_prompts
+from ccl_jax.weights.wan import negative_prompts, usual_clip
 
 
 class Part:
@@ -78,7 +79,10 @@ class Part:
   def sizes(self) -> dict[str, Any]:
     """The fields of the stream's `StreamConfig`, and its depth."""
     if "sizes" in self.config:
-      return self.config["sizes"]
+      sizes = self.config["sizes"]
+      if isinstance(own := sizes.get(self.stream), dict):  # of a model of two streams
+        return own | {"depth": sizes["depth"]}
+      return sizes
     model = self._parameters.build("model", stored_model)
     return dataclasses.asdict(dict(model.streams)[self.stream]) | {"depth": model.depth}
 
@@ -116,8 +120,10 @@ def join(
     "preset": size,
     "variant": variant,
     "times": "causal",
-    # Patches of 2 x 2 by 16 channels are 64; I2V adds mask and image channels to them.
-    "image_form": "channels" if parts[0].shape(kernel)[0] > 64 else "first_frame",
+    # I2V takes mask and image channels beside the latent's.
+    "image_form": "channels"
+    if parts[0].shape(kernel)[0] > parts[0].shape("video/head/bias")[0]
+    else "first_frame",
   }
   given = {"video_tokens": video_tokens, "audio_tokens": audio_tokens}
   options |= {name: n for name, n in given.items() if n is not None}
@@ -144,6 +150,7 @@ def join(
   }
   negative = {p.stream: negative_prompts(p.config).get(p.stream, "") for p in parts}
   config["negative"] = {s: text for s, text in negative.items() if text}
+  config["clip"] = usual_clip(parts[0].config)
   if parts[0].codecs:
     config["codecs"] = str(parts[0].codecs.absolute())
   fresh = functools.partial(

@@ -36,7 +36,8 @@ from ccl_jax.weights.pickle_machine import (
   Tensor,
 )
 
-NESTED = ("state_dict", "model", "generator")  # where tensors may be, one level down
+# Where tensors may be, one level down; "app" holds such a dict in its turn.
+NESTED = ("state_dict", "model", "generator", "module", "app")
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _DIRECTORY = 16 * 2**20  # bytes of a zip's table of contents, at most
 _LOCAL = struct.Struct("<4s22xHH")  # a zip's header before an entry
@@ -115,11 +116,13 @@ def _read(path: pathlib.Path) -> Content:
 
 def _tensors(path, content: Content):
   """The tensors by name, wherever they are in what was pickled."""
-  value = content.value
-  if isinstance(value, Object):
+  if isinstance(content.value, Object):
     return _attributes(path, content)
-  if isinstance(value, dict) and not any(map(_is_tensor, value.values())):
-    return next((value[k] for k in NESTED if isinstance(value.get(k), dict)), value)
+  value = content.value
+  for _ in range(2):  # {"app": {"model": tensors}} is the deepest that is known
+    if not isinstance(value, dict) or any(map(_is_tensor, value.values())):
+      break
+    value = next((value[k] for k in NESTED if isinstance(value.get(k), dict)), value)
   return value
 
 

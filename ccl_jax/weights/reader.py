@@ -131,7 +131,11 @@ class Weights:
 
 
 def open_weights(
-  path: str | os.PathLike, places: Sequence[str] = ("",), files: Sequence[str] = ("*",)
+  path: str | os.PathLike,
+  places: Sequence[str] = ("",),
+  files: Sequence[str] = ("*",),
+  *,
+  fp8: bool = False,
 ) -> Weights:
   """The checkpoint at `path`, under the names its files use, less `PREFIXES`.
 
@@ -140,6 +144,7 @@ def open_weights(
     places: where in a folder to look, in order; "" is the folder itself.
     files: patterns of file names to look for there; the first that is there counts. A
       whole name also finds what is no weight file by its ending.
+    fp8: a plain cast to fp8, without scales, is welcome.
 
   Raises:
     UsageError: nothing there, or not the weights that it claims to be.
@@ -148,7 +153,11 @@ def open_weights(
   if not path.exists():
     raise UsageError(f"no file or folder {path}; expected a checkpoint")
   checkpoint = _choose(path, places, files) if path.is_dir() else path
-  weights = Weights(path, dict(_entries(checkpoint)))
+  entries = dict(_entries(checkpoint))
+  for entry in entries.values():
+    if entry.dtype.name.startswith("float8") and not fp8:
+      raise UsageError(f"{entry.file} is fp8 weights ({entry.dtype}); {ORIGINAL}")
+  weights = Weights(path, entries)
   if not weights.names():
     raise UsageError(f"{checkpoint} holds no tensors; expected a checkpoint")
   for prefix in PREFIXES:

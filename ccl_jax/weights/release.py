@@ -1,6 +1,6 @@
-"""Converts a whole Wan2.1 download in one command.
+"""Converts a whole download, of Wan2.1, Wan2.2-TI2V-5B or Ovi, in one command.
 
-  DST/dit, vae, umt5, clip   what `convert KIND` makes of each network
+  DST/dit, vae, umt5, ...    what `convert KIND` makes of each network
   DST/codecs                 the bundle of the codecs among them, by reference
   DST/config.json            written last: without it the folder is not whole
 
@@ -9,8 +9,8 @@ was, with the same command: DST/unfinished.json tells which that is.
 """
 
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ccl_jax.checkpoints.find import DIT
 from ccl_jax.codecs.bundle import Codecs, save_codecs
@@ -19,51 +19,133 @@ from ccl_jax.documents import check, read_json
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
 from ccl_jax.weights.transfer import import_weights, open_source
+from ccl_jax.weights.upstream import Sizes
 
 UNFINISHED = "unfinished.json"  # what the conversion under way was asked for
-# Network -> the codec it is, and the dtype it is kept in; None: that of the source.
-# The text encoder runs in bfloat16, whatever its files are in.
-PARTS = {
-  "wan-vae": ("vae", "video", None),
-  "umt5": ("umt5", "text", "bfloat16"),
-  "clip": ("clip", "image", None),
+
+
+class Part(NamedTuple):
+  """A codec of a download.
+
+  Attributes:
+    folder: in the result.
+    codec: what it is of the bundle.
+    dtype: that it is kept in; None: that of the source. The text encoder runs in
+      bfloat16, whatever its files are in.
+    place: the folder of the download that has it.
+    needed: whether a transformer of these sizes needs it.
+  """
+
+  folder: str
+  codec: str
+  dtype: str | None = None
+  place: str = ""
+  needed: Callable[[Sizes], bool] = lambda dit: True
+
+
+class Download(NamedTuple):
+  """What a release is made of.
+
+  Attributes:
+    dit: the command of its transformer.
+    parts: of its codecs, by command.
+    hubs: the folders of the download that are repositories of their own, and these.
+  """
+
+  dit: str
+  parts: Mapping[str, Part]
+  hubs: Mapping[str, str] = {}
+
+
+_TI2V, _MMAUDIO = "Wan2.2-TI2V-5B", "MMAudio"
+DOWNLOADS = {
+  "wan": Download(
+    "wan-dit",
+    {
+      # The VAE that makes the transformer's latents.
+      "wan-vae": Part("vae", "video", needed=lambda dit: dit["out_channels"] == 16),
+      "wan22-vae": Part("vae", "video", needed=lambda dit: dit["out_channels"] == 48),
+      "umt5": Part("umt5", "text", "bfloat16"),
+      "clip": Part("clip", "image", needed=lambda dit: dit["image_tokens"]),
+    },
+  ),
+  "ovi": Download(
+    "ovi-dit",
+    {
+      "wan22-vae": Part("vae", "video", place=_TI2V),
+      "umt5": Part("umt5", "text", "bfloat16", place=_TI2V),
+      "audio-vae": Part("audio-vae", "audio", place=_MMAUDIO),
+      "vocoder": Part("vocoder", "audio", place=_MMAUDIO),
+    },
+    {
+      "Ovi": "chetwinlow1/Ovi",
+      _TI2V: "Wan-AI/Wan2.2-TI2V-5B",
+      _MMAUDIO: "hkchengrex/MMAudio",
+    },
+  ),
 }
 
 
 def convert_release(
-  src, dst, *, dtype: str | None = None, verify: bool = False
+  src, dst, *, kind: str = "wan", dtype: str | None = None, verify: bool = False
 ) -> dict[str, str]:
   """Converts the download `src` into the folder `dst`; returns its config.json.
 
   Args:
-    src: the folder of the download.
+    src: the folder of the download, or of several transformers in it the file of one.
     dst: a new folder, or one that the same command has begun.
+    kind: of `DOWNLOADS`.
     dtype: to store the transformer in; as it is in the source if not given.
     verify: read everything back, and compare it tensor by tensor.
 
   Raises:
     UsageError: a network is missing or not what it should be; nothing is written then.
   """
-  dst = pathlib.Path(dst)
+  src, dst, download = pathlib.Path(src), pathlib.Path(dst), DOWNLOADS[kind]
   if (dst / "config.json").exists():
     raise UsageError(f"{dst} is there already: name a new folder")
-  request = {"src": str(pathlib.Path(src).absolute()), "dtype": dtype}
-  dit = open_source("wan-dit", src)
-  kinds = [k for k in PARTS if k != "clip" or dit.sizes["image_tokens"]]
-  for kind in kinds:
-    open_source(kind, src)
+  request = {"src": str(src.absolute()), "dtype": dtype}
+  root = _root(src, download)
+  dit = open_source(download.dit, src)
+  parts = {n: part for n, part in download.parts.items() if part.needed(dit.sizes)}
+  for name, part in parts.items():
+    _open_part(root, name, part, download)
   _begin(dst, request)
-  for kind in kinds:
-    folder, _, stored = PARTS[kind]
-    _import_once(kind, src, dst / folder, stored, verify)
-  _import_once("wan-dit", src, dst / DIT, dtype, verify)
-  link_codecs(
-    dst / "codecs", **{PARTS[kind][1]: [dst / PARTS[kind][0]] for kind in kinds}
-  )
-  config = {"kind": "wan", "name": pathlib.Path(src).absolute().name}
+  for name, part in parts.items():
+    _import_once(name, root / part.place, dst / part.folder, part.dtype, verify)
+  _import_once(download.dit, src, dst / DIT, dtype, verify)
+  codecs = {}
+  for part in parts.values():
+    codecs.setdefault(part.codec, []).append(dst / part.folder)
+  link_codecs(dst / "codecs", **codecs)
+  config = {"kind": kind, "name": src.absolute().name}
   write_json(dst / "config.json", config, indent=2)
   (dst / UNFINISHED).unlink()
   return config
+
+
+def _root(src: pathlib.Path, download: Download) -> pathlib.Path:
+  """The folder of the download, where `src` may be a transformer in it."""
+  if not download.hubs:
+    return src
+  near = [src, *src.absolute().parents[:2]]
+  has = lambda folder: any((folder / hub).is_dir() for hub in download.hubs)
+  return next((folder for folder in near if has(folder)), src)
+
+
+def _open_part(root: pathlib.Path, name: str, part: Part, download: Download) -> None:
+  """Holds a codec to account.
+
+  Raises:
+    UsageError: it is missing, or not what it should be.
+  """
+  if part.place and not (root / part.place).is_dir():
+    folders = ", ".join(f"{place} ({hub})" for place, hub in download.hubs.items())
+    raise UsageError(
+      f"{root} has no folder {part.place}, which has the {name} of the download; "
+      f"expected in it the folders {folders}"
+    )
+  open_source(name, root / part.place)
 
 
 def _begin(dst: pathlib.Path, request: dict) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ccl_jax import __version__, progress
-from ccl_jax.checkpoints.find import BAD_VALUES, DIT
+from ccl_jax.checkpoints.find import BAD_VALUES, DIT, RELEASES
 from ccl_jax.checkpoints.folders import new_folder
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
@@ -25,6 +25,7 @@ from ccl_jax.weights.upstream import LICENCES, Sizes, Upstream, get_upstream
 from ccl_jax.weights.writer import Spec, write_safetensors
 
 DTYPES = ("float32", "bfloat16", "float16")
+PLAIN_FP8 = "float8_e4m3fn"
 # Bits of the exponent, all of them set in NaN and infinity; numpy is slow to tell.
 _EXPONENTS = {"bfloat16": 0x7F80, "float16": 0x7C00}
 
@@ -62,7 +63,8 @@ def open_source(kind: str, src) -> Source:
   other = upstream.other(pathlib.Path(src))
   # Which file of a folder is meant may be unclear; a file says itself what it is.
   if not (other and pathlib.Path(src).is_dir()):
-    weights = upstream.view(open_weights(src, upstream.places, upstream.files))
+    weights = open_weights(src, upstream.places, upstream.files, fp8=upstream.plain_fp8)
+    weights = upstream.view(weights)
   if other:
     raise UsageError(f"{src} is {other}")
   form = upstream.format_of(weights)
@@ -103,7 +105,7 @@ def import_weights(
   from ccl_jax.checkpoints.slices import SliceReader, SliceWriter
 
   upstream, weights, form, sizes, shapes, matches = open_source(kind, src)
-  dtypes = _dtypes(matches, weights, dtype)
+  dtypes = _dtypes(matches, weights, dtype, (PLAIN_FP8,) * upstream.plain_fp8)
   shapes = {path: x.update(dtype=dtypes[path]) for path, x in shapes.items()}
   total = sum(weights.nbytes(m.name) for m in matches)
   stored = sum(x.size * x.dtype.itemsize for x in shapes.values())
@@ -148,6 +150,7 @@ def import_weights(
       "licence": LICENCES.get(kind, "") if licence is None else licence,
       "version": __version__,
     }
+    config |= upstream.release(sizes)
     writer.finish(config)
     if verify:
       reader = SliceReader(fresh / "checkpoints")
@@ -226,7 +229,7 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
     if config:
       write_json(fresh / "config.json", config, indent=2)
     if verify:
-      written = open_weights(fresh)
+      written = open_weights(fresh, fp8=True)
       with _bar(total, "verify") as bar:
         for m in matches:
           _check(written.read(m.name), hashes[m.name], m.name, dst)
@@ -240,7 +243,7 @@ def _exportable(src: pathlib.Path):
   from ccl_jax.weights.join import Part
 
   description = read_config(src) if src.is_dir() else {}
-  if description.get("kind") == "wan":  # of `convert wan`: its transformer
+  if description.get("kind") in RELEASES:  # of a whole download: its transformer
     src = src / DIT
     description = read_config(src)
   if {"kind", "sizes"} <= description.keys():
@@ -254,15 +257,17 @@ def _exportable(src: pathlib.Path):
   return "wan-dit", part.sizes() | {"text_dim": text_dim}, part.reader
 
 
-def _dtypes(matches: list[Match], weights, dtype) -> dict[str, np.dtype]:
-  """The dtype each parameter is stored in."""
+def _dtypes(
+  matches: list[Match], weights, dtype, more: tuple[str, ...] = ()
+) -> dict[str, np.dtype]:
+  """The dtype each parameter is stored in; `more` are read too."""
   out = {}
   for m in matches:
     own = weights.dtype(m.name)
-    if own.name not in DTYPES:
+    if own.name not in DTYPES + more:
       raise UsageError(
         f"{weights.file_of(m.name)}: {m.name} is {own.name}, expected one of "
-        + ", ".join(DTYPES)
+        + ", ".join(DTYPES + more)
       )
     chosen = own if dtype is None else _dtype(dtype)
     if out.setdefault(m.path, chosen) != chosen:

@@ -32,6 +32,10 @@ class Upstream(NamedTuple):
       one by one.
     other: what a download is, by its names and folders, where its tensors look like
       this network's; None of those that are.
+    release: sizes -> what the release is best sampled with, in the words of a run's
+      metadata: it goes into the config.json. See `weights.ovi_release`.
+    plain_fp8: its files in float8 are a plain cast, without scales, and are kept as
+      they are.
     network: (parameters, sizes, dtype) -> the network of a metric; see
       `weights.load.load_network`. Codecs and models have none.
   """
@@ -48,13 +52,17 @@ class Upstream(NamedTuple):
   beside: Mapping[str, Sequence[str]] = {}
   view: Callable[[Weights], Weights] = lambda weights: weights
   other: Callable[[pathlib.Path], str | None] = lambda path: None
+  release: Callable[[Sizes], dict] = lambda sizes: {}
+  plain_fp8: bool = False
   network: Callable[[Any, Sizes, str], Any] | None = None
 
 
 # Command -> module of ccl_jax.weights that holds its UPSTREAM.
 MODULES = {
   "wan-dit": "wan",
+  "ovi-dit": "ovi",
   "wan-vae": "wan_vae",
+  "wan22-vae": "wan22_vae",
   "umt5": "umt5",
   "clip": "clip",
   "aesthetics": "aesthetics",

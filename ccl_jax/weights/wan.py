@@ -1,4 +1,7 @@
-"""Wan2.1's diffusion transformer: how it is told from others, its sizes, its model.
+"""Wan's diffusion transformer: how it is told from others, its sizes, its model.
+
+Wan2.1's T2V and I2V, and Wan2.2's TI2V-5B, which is the same network for latents of
+another VAE, with a timestep a token where a first frame is given.
 
 All sizes come from the tensors' shapes; a config.json, where there is one, must agree.
 The names of the tensors are in weights/wan_names.py.
@@ -18,6 +21,7 @@ from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.layers import EPS
 from ccl_jax.models.presets import init_params
 from ccl_jax.models.stream import CLIP_WIDTH, StreamConfig
+from ccl_jax.ops.patchify import Patch
 from ccl_jax.weights.reader import Weights
 from ccl_jax.weights.rules import Row, Shapes, flat_shapes
 from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name, tensor_shape
@@ -26,7 +30,15 @@ from ccl_jax.weights.wan_others import EXPECTED, other_names, other_tensors
 
 HEAD_WIDTH = 128
 
-CHANNELS = {16: "Wan2.1 T2V", 36: "Wan2.1 I2V"}
+# Channels that go in and come out.
+CHANNELS = {(16, 16): "Wan2.1 T2V", (36, 16): "Wan2.1 I2V", (48, 48): "Wan2.2 TI2V-5B"}
+# What the releases were made for, by channels that come out: clips, and the area in
+# pixels that a clip keeps where it takes its aspect ratio from an image.
+CLIPS = {
+  16: {"frames": 81, "height": 480, "width": 832, "fps": 16.0},
+  48: {"frames": 121, "height": 704, "width": 1280, "fps": 24.0, "stride": 16},
+}
+AREAS = {48: 704 * 1280}
 # What the releases were tuned with: vivid tones, overexposed, static, blurred details,
 # subtitles, ... walking backwards; before it, of I2V: a shaking camera.
 NEGATIVE = (
@@ -53,10 +65,10 @@ def format_of(weights: Weights) -> str:
     )
   shape = weights.shape("patch_embedding.weight")
   channels = shape[1] if len(shape) == 5 else 0
-  if channels not in CHANNELS:
+  if channels not in {into for into, _ in CHANNELS}:
     raise UsageError(
       f"{weights.path}: patch_embedding.weight is {shape}; expected (dim, channels, 1, "
-      "2, 2) with 16 channels (T2V) or 36 (I2V)"
+      "2, 2) with 16 channels (T2V), 36 (I2V) or 48 (TI2V)"
     )
   return (
     "diffusers" if any(n.startswith("condition_embedder") for n in names) else "native"
@@ -69,30 +81,66 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   Raises:
     UsageError: a size no Wan2.1 model has, or another one than in config.json.
   """
-  shape = functools.partial(tensor_shape, weights, rows)
-  (width,) = shape("video/patch_embedding/bias", 1)
-  if width % HEAD_WIDTH:
-    raise UsageError(
-      f"{weights.path}: patch_embedding.bias has {width} channels; expected a multiple "
-      f"of {HEAD_WIDTH}, the width of a head"
-    )
-  layers = [int(m[1]) for n in weights.names() if (m := re.match(r"blocks\.(\d+)", n))]
-  sizes = {
-    "width": width,
-    "ffn": shape("blocks/video/ffn/in/bias[0]", 1)[0],
-    "heads": width // HEAD_WIDTH,
-    "in_channels": shape("video/patch_embedding/kernel", 5)[1],
-    "out_channels": shape("video/head/bias", 1)[0] // math.prod(PATCH),
-    "image_tokens": tensor_name(rows, "video/image_norm_in/bias") in weights,
-    "frequencies": shape("video/time_embedding/in/kernel", 2)[1],
-    "depth": 1 + max(layers),
-    "text_dim": shape("video/text_embedding/in/kernel", 2)[1],
+  sizes = stream_sizes(weights, rows, "video/patch_embedding", PATCH) | {
+    "image_tokens": tensor_name(rows, "video/image_norm_in/bias") in weights
   }
-  _agree(weights, sizes, config)
+  channels = sizes["in_channels"], sizes["out_channels"]
+  if channels not in CHANNELS:
+    raise UsageError(
+      f"{weights.path} takes {channels[0]} channels and gives {channels[1]}, as no "
+      f"model that is known (Wan-Fun's with a control video do); {EXPECTED}"
+    )
+  agree(weights, sizes, config)
   return sizes
 
 
-def _agree(weights: Weights, sizes: Sizes, config: dict) -> None:
+def stream_sizes(
+  weights: Weights, rows: Sequence[Row], patches: str, patch: Patch
+) -> Sizes:
+  """What tensors' shapes tell of a stream of Wan's blocks: its sizes, its depth, and
+  the width of its text embeddings.
+
+  Args:
+    weights, rows: the checkpoint, and the table of its format.
+    patches: our parameter of the stream that patches go through.
+    patch: (frames, rows, columns) of a token.
+
+  Raises:
+    UsageError: a tensor that tells a size is missing, or no Wan model has that size.
+  """
+  shape, own = functools.partial(tensor_shape, weights, rows), patches.split("/")[0]
+  (width,) = shape(f"{patches}/bias", 1)
+  if width % HEAD_WIDTH:
+    raise UsageError(
+      f"{weights.path}: {tensor_name(rows, f'{patches}/bias')} has {width} channels; "
+      f"expected a multiple of {HEAD_WIDTH}, the width of a head"
+    )
+  inner = f"blocks/{own}/ffn/in/bias"
+  block = re.escape(tensor_name(rows, f"{inner}[0]").partition("0")[0])
+  layers = [int(m[1]) for n in weights.names() if (m := re.match(rf"{block}(\d+)", n))]
+  return {
+    "width": width,
+    "ffn": shape(f"{inner}[0]", 1)[0],
+    "heads": width // HEAD_WIDTH,
+    "in_channels": shape(f"{patches}/kernel", 3 if own == "audio" else 5)[1],
+    "out_channels": shape(f"{own}/head/bias", 1)[0] // math.prod(patch),
+    "frequencies": shape(f"{own}/time_embedding/in/kernel", 2)[1],
+    "depth": 1 + max(layers),
+    "text_dim": shape(f"{own}/text_embedding/in/kernel", 2)[1],
+  }
+
+
+def agree(
+  weights: Weights, sizes: Sizes, config: dict, section: str | None = None
+) -> None:
+  """Compares the sizes of a stream with those that a config.json states.
+
+  Args:
+    section: of the config.json, for the error.
+
+  Raises:
+    UsageError: they are others.
+  """
   expected = {
     ("dim",): sizes["width"],
     ("ffn_dim",): sizes["ffn"],
@@ -106,12 +154,13 @@ def _agree(weights: Weights, sizes: Sizes, config: dict) -> None:
     ("eps",): EPS,
     ("cross_attn_norm",): True,
   }
+  place = f"{section}." if section else ""
   for names, value in expected.items():
     for name in names:
       if config.get(name, value) != value:
         raise UsageError(
-          f"{weights.path}: config.json says {name}={config[name]}, expected {value}, "
-          "which the tensors have"
+          f"{weights.path}: config.json says {place}{name}={config[name]}, expected "
+          f"{value}, which the tensors have"
         )
 
 
@@ -141,6 +190,27 @@ def negative_prompts(about: Mapping[str, Any]) -> dict[str, str]:
   return dict(about.get("negative", {}))
 
 
+def usual_clip(about: Mapping[str, Any]) -> dict[str, Any]:
+  """The clip that parameters come with, as keywords of `data.spec.ClipSpec`: that of a
+  run or a joined model or else, of a conversion, that of the release.
+
+  Args:
+    about: see `checkpoints.find.Parameters`.
+  """
+  channels = about.get("sizes", {}).get("out_channels", 16)
+  return dict(about.get("clip") or CLIPS[channels])
+
+
+def image_area(about: Mapping[str, Any]) -> int | None:
+  """The area in pixels that a release keeps where clips have the aspect ratio of the
+  first frame that they are given; None: clips do not follow it.
+
+  Args:
+    about: see `checkpoints.find.Parameters`.
+  """
+  return about.get("area") or AREAS.get(about.get("sizes", {}).get("out_channels"))
+
+
 def shapes_of(sizes: Sizes) -> Shapes:
   """Shapes by path of the parameters of the model that `model_of` gives, in float32."""
   init = lambda key: init_params(model_of(sizes), key, (8, sizes["text_dim"]))
@@ -162,7 +232,11 @@ def config_of(sizes: Sizes, form: str) -> dict:
   if form == "native":
     return {
       "_class_name": "WanModel",
-      "model_type": "i2v" if image else "t2v",
+      "model_type": "i2v"
+      if image
+      else "ti2v"
+      if sizes["out_channels"] == 48
+      else "t2v",
       "dim": sizes["width"],
       "ffn_dim": sizes["ffn"],
       "freq_dim": sizes["frequencies"],

@@ -7,6 +7,8 @@ Their norm2 and norm3 have changed places: what the original calls norm3, the af
 before cross-attention, diffusers calls norm2.
 """
 
+from collections.abc import Sequence
+
 from ccl_jax.weights.rules import Row, dense, norm, patch_linear, squeeze
 
 PATCH = (1, 2, 2)
@@ -14,31 +16,50 @@ PATCH = (1, 2, 2)
 _PATCHES = dense("patch_embedding", "video/patch_embedding", kernel=patch_linear(PATCH))
 _BLOCK, _OURS = r"blocks.(\d+)", "blocks/video"
 
-NATIVE = [
-  *_PATCHES,
-  *dense("text_embedding.0", "video/text_embedding/in"),
-  *dense("text_embedding.2", "video/text_embedding/out"),
-  *dense("time_embedding.0", "video/time_embedding/in"),
-  *dense("time_embedding.2", "video/time_embedding/out"),
-  *dense("time_projection.1", "video/time_projection"),
-  *norm("img_emb.proj.0", "video/image_norm_in"),
-  *dense("img_emb.proj.1", "video/image_embedding/in"),
-  *dense("img_emb.proj.3", "video/image_embedding/out"),
-  *norm("img_emb.proj.4", "video/image_norm_out"),
-  Row(f"{_BLOCK}.modulation", rf"{_OURS}/modulation[\1]", squeeze),
-  *dense(rf"{_BLOCK}.(self_attn|cross_attn).([qkvo]|[kv]_img)", rf"{_OURS}/\2/\3[\1]"),
-  *norm(
-    rf"{_BLOCK}.(self_attn|cross_attn).(norm_[qk]|norm_k_img)",
-    rf"{_OURS}/\2/\3[\1]",
-    bias=False,
-  ),
-  # norm1 and norm2 are plain: they have no parameters.
-  *norm(f"{_BLOCK}.norm3", rf"{_OURS}/norm3[\1]"),
-  *dense(f"{_BLOCK}.ffn.0", rf"{_OURS}/ffn/in[\1]"),
-  *dense(f"{_BLOCK}.ffn.2", rf"{_OURS}/ffn/out[\1]"),
-  *dense("head.head", "video/head"),
-  Row("head.modulation", "video/head_modulation", squeeze),
-]
+
+def native(
+  stream: str = "video",
+  prefix: str = "",
+  patches: Sequence[Row] = _PATCHES,
+  modulation: str = "modulation",
+) -> list[Row]:
+  """The original's rows of a stream.
+
+  Args:
+    stream: whose parameters they are.
+    prefix: before every name but those of `patches`.
+    patches: of the patch embedding.
+    modulation: the name of a block's modulation.
+  """
+  block, ours, own = rf"{prefix}blocks.(\d+)", f"blocks/{stream}", f"{stream}/"
+  return [
+    *patches,
+    *dense(f"{prefix}text_embedding.0", f"{own}text_embedding/in"),
+    *dense(f"{prefix}text_embedding.2", f"{own}text_embedding/out"),
+    *dense(f"{prefix}time_embedding.0", f"{own}time_embedding/in"),
+    *dense(f"{prefix}time_embedding.2", f"{own}time_embedding/out"),
+    *dense(f"{prefix}time_projection.1", f"{own}time_projection"),
+    *norm(f"{prefix}img_emb.proj.0", f"{own}image_norm_in"),
+    *dense(f"{prefix}img_emb.proj.1", f"{own}image_embedding/in"),
+    *dense(f"{prefix}img_emb.proj.3", f"{own}image_embedding/out"),
+    *norm(f"{prefix}img_emb.proj.4", f"{own}image_norm_out"),
+    Row(f"{block}.{modulation}", rf"{ours}/modulation[\1]", squeeze),
+    *dense(rf"{block}.(self_attn|cross_attn).([qkvo]|[kv]_img)", rf"{ours}/\2/\3[\1]"),
+    *norm(
+      rf"{block}.(self_attn|cross_attn).(norm_[qk]|norm_k_img)",
+      rf"{ours}/\2/\3[\1]",
+      bias=False,
+    ),
+    # norm1 and norm2 are plain: they have no parameters.
+    *norm(f"{block}.norm3", rf"{ours}/norm3[\1]"),
+    *dense(f"{block}.ffn.0", rf"{ours}/ffn/in[\1]"),
+    *dense(f"{block}.ffn.2", rf"{ours}/ffn/out[\1]"),
+    *dense(f"{prefix}head.head", f"{own}head"),
+    Row(f"{prefix}head.modulation", f"{own}head_modulation", squeeze),
+  ]
+
+
+NATIVE = native()
 
 
 def _diffusers_attention(theirs: str, ours: str) -> list[Row]:

@@ -11,7 +11,7 @@ import re
 from ccl_jax.weights.reader import Weights
 from ccl_jax.weights.strict_json import read_object
 
-EXPECTED = "expected Wan2.1 T2V or I2V"
+EXPECTED = "expected Wan2.1 T2V, Wan2.1 I2V or Wan2.2 TI2V-5B"
 # A tensor that only it has, and its name. The first match speaks.
 OTHERS = [
   (r"vace_.*", "Wan2.1-VACE"),
@@ -21,6 +21,7 @@ OTHERS = [
   ),
   (r"(casual_audio_encoder|audio_injector)\..*", "Wan2.2-S2V (speech to video)"),
   (r"(motion_encoder|face_encoder|face_adapter)\..*", "Wan2.2-Animate"),
+  (r"(video|audio)_model\..*", "Ovi (use: convert ovi, or convert ovi-dit)"),
   (r"(control_adapter|ref_conv)\..*", "Wan-Fun (with control inputs)"),
   (r"(patchify_proj|adaln_single|audio_adaln_single)\..*", "LTX-Video"),
   (r"(proj_in|time_embed)\..*|transformer_blocks\..*", "LTX-Video or another model"),
@@ -29,6 +30,10 @@ OTHERS = [
   (
     r"token_embedding\.weight|shared\.weight|encoder\.embed_tokens\.weight",
     "a UMT5 text encoder (use: convert umt5)",
+  ),
+  (
+    r"encoder\.(downsamples\.\d\.downsamples|down_blocks\.\d\.resnets)\..*\.gamma",
+    "Wan2.2's video VAE (use: convert wan22-vae)",
   ),
   (r"(encoder|decoder)\.(conv1|conv_in)\..*", "a video VAE (use: convert wan-vae)"),
 ]
@@ -57,11 +62,6 @@ def other_tensors(weights: Weights) -> str | None:
     return None
   shape = weights.shape("patch_embedding.weight")
   channels = shape[1] if len(shape) == 5 else 0
-  if channels == 48:
-    return (
-      "Wan2.2-TI2V-5B, by the 48 channels of its patch_embedding: it needs another "
-      "VAE; expected Wan2.1 T2V (16) or I2V (36)"
-    )
   if channels == 36 and not any(map(_IMAGE.fullmatch, names)):
     return (
       "an expert of Wan2.2-I2V-A14B or a like model, by the 36 channels of its "

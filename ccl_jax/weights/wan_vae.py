@@ -1,4 +1,4 @@
-"""Wan2.1's video VAE: its tensors by either name.
+"""Wan2.1's video VAE: its tensors by either name; and what serves other releases'.
 
   native     the original release, Wan2.1_VAE.pth
   diffusers  Wan-AI/Wan2.1-*-Diffusers, in vae/
@@ -14,11 +14,10 @@ import jax
 
 from ccl_jax.errors import UsageError
 from ccl_jax.models.wan_vae import init_params
-from ccl_jax.models.wan_vae_layers import CHANNELS, MEAN, MULTIPLIERS, STD
+from ccl_jax.models.wan_vae_layers import MULTIPLIERS, WAN21, WAN22, Release
 from ccl_jax.weights.reader import Weights
 from ccl_jax.weights.rules import (
   Row,
-  Shapes,
   conv,
   dense,
   flat_shapes,
@@ -97,99 +96,122 @@ def _norm(source: str, target: str, axes: int = 3) -> list[Row]:
   return [Row(f"{source}.gamma", f"{target}/scale", reshape((-1, *(1,) * axes), (-1,)))]
 
 
-NATIVE = table(
-  Names(
-    first="conv1",
-    # Four levels of two blocks, with a resampling after each but the last: 11 layers.
-    down=[f"downsamples.{i}" for i in range(11)],
-    # Four levels of three blocks, with a resampling after each but the last: 15.
-    up=[f"upsamples.{i}" for i in range(15)],
-    block=["residual.0", "residual.2", "residual.3", "residual.6", "shortcut"],
-    middle=["middle.0", "middle.1", "middle.2"],
-    norm="head.0",
-    last="head.2",
-    moments="conv1",
-    latent="conv2",
-  )
+NATIVE_NAMES = Names(
+  first="conv1",
+  # Four levels of two blocks, with a resampling after each but the last: 11 layers.
+  down=[f"downsamples.{i}" for i in range(11)],
+  # Four levels of three blocks, with a resampling after each but the last: 15.
+  up=[f"upsamples.{i}" for i in range(15)],
+  block=["residual.0", "residual.2", "residual.3", "residual.6", "shortcut"],
+  middle=["middle.0", "middle.1", "middle.2"],
+  norm="head.0",
+  last="head.2",
+  moments="conv1",
+  latent="conv2",
 )
+NATIVE = table(NATIVE_NAMES)
 _UP = ["resnets.0", "resnets.1", "resnets.2", "upsamplers.0"]
-DIFFUSERS = table(
-  Names(
-    first="conv_in",
-    down=[f"down_blocks.{i}" for i in range(11)],
-    # diffusers nests the levels; the last has no upsampler, so 15 of 16 names.
-    up=[f"up_blocks.{i}.{part}" for i in range(4) for part in _UP][:15],
-    block=["norm1", "conv1", "norm2", "conv2", "conv_shortcut"],
-    middle=["mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1"],
-    norm="norm_out",
-    last="conv_out",
-    moments="quant_conv",
-    latent="post_quant_conv",
-  )
+DIFFUSERS_NAMES = Names(
+  first="conv_in",
+  down=[f"down_blocks.{i}" for i in range(11)],
+  # diffusers nests the levels; the last has no upsampler, so 15 of 16 names.
+  up=[f"up_blocks.{i}.{part}" for i in range(4) for part in _UP][:15],
+  block=["norm1", "conv1", "norm2", "conv2", "conv_shortcut"],
+  middle=["mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1"],
+  norm="norm_out",
+  last="conv_out",
+  moments="quant_conv",
+  latent="post_quant_conv",
 )
+DIFFUSERS = table(DIFFUSERS_NAMES)
 
 
-def format_of(weights: Weights) -> str:
-  """The format by the tensors' names: "native" or "diffusers".
+# Release -> command of `convert`.
+_COMMANDS = {WAN21: "wan-vae", WAN22: "wan22-vae"}
 
-  Raises:
-    UsageError: they are another network's.
+
+def make_upstream(
+  release: Release,
+  native: Sequence[Row],
+  diffusers: Sequence[Row],
+  files: Sequence[str],
+  config: dict,
+) -> Upstream:
+  """The VAE of a release, for the converter.
+
+  Args:
+    release: whose VAE it is.
+    native, diffusers: its tables.
+    files: patterns of its files' names, in order of preference.
+    config: what diffusers' config.json says of this release alone.
   """
-  for form, rows in UPSTREAM.tables.items():
+  tables = {"native": native, "diffusers": diffusers}
+  init = functools.partial(init_params, release=release)
+  return Upstream(
+    tables=tables,
+    format_of=lambda weights: _format_of(weights, release, tables),
+    sizes=lambda weights, rows, _: _sizes_of(weights, release, rows),
+    shapes=lambda sizes: flat_shapes(
+      jax.eval_shape(lambda key: init(key, **sizes), jax.random.key(0))
+    ),
+    places=("", "vae"),
+    files=files,
+    stem="diffusion_pytorch_model",
+    config=lambda sizes, form: _config_of(sizes, form, release, config),
+  )
+
+
+def _format_of(weights: Weights, release: Release, tables) -> str:
+  for form, rows in tables.items():
     if tensor_name(rows, "decoder/first/kernel") in weights:
       return form
   raise UsageError(
-    f"{weights.path} is not Wan2.1's VAE: it has neither decoder.conv1.weight nor "
-    f"decoder.conv_in.weight, but {weights.names()[0]}"
+    f"{weights.path} is not {release.name}'s VAE: it has neither decoder.conv1.weight "
+    f"nor decoder.conv_in.weight, but {weights.names()[0]}; expected "
+    f"{release.name}_VAE.pth or vae/diffusion_pytorch_model.safetensors of the release"
   )
 
 
-def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
-  """The base width, from the shape of the first convolution.
-
-  Raises:
-    UsageError: the tensor that has it is missing, or latents have other channels.
-  """
+def _sizes_of(weights: Weights, release: Release, rows: Sequence[Row]) -> Sizes:
+  """Base widths, from the shapes of the first and the last convolution."""
   channels = tensor_shape(weights, rows, "decoder/latent/kernel", 5)[0]
-  if channels != CHANNELS:
+  if channels != release.channels:
+    other = next((r for r in _COMMANDS if r.channels == channels), None)
+    known = f", not {other.name}'s (use: convert {_COMMANDS[other]})" if other else ""
     raise UsageError(
       f"{weights.path} has {tensor_name(rows, 'decoder/latent/kernel')} of {channels} "
-      f"channels, expected {CHANNELS}: Wan2.1's VAE, not the one of Wan2.2-TI2V-5B"
+      f"channels, expected {release.channels}: {release.name}'s VAE{known}"
     )
-  return {"width": tensor_shape(weights, rows, "encoder/first/kernel", 5)[0]}
+  width = tensor_shape(weights, rows, "encoder/first/kernel", 5)[0]
+  decoder = tensor_shape(weights, rows, "decoder/last/kernel", 5)[1]
+  # Where both are alike one number says it, as it does in earlier conversions.
+  return {"width": width} | ({"decoder_width": decoder} if decoder != width else {})
 
 
-def shapes_of(sizes: Sizes) -> Shapes:
-  """Shapes by path of the parameters of both networks, in float32."""
-  init = lambda key: init_params(key, **sizes)
-  return flat_shapes(jax.eval_shape(init, jax.random.key(0)))
-
-
-def config_of(sizes: Sizes, form: str) -> dict:
+def _config_of(sizes: Sizes, form: str, release: Release, config: dict) -> dict:
   """The config.json that diffusers reads; the original release has none."""
   if form == "native":
     return {}
   return {
     "_class_name": "AutoencoderKLWan",
     "base_dim": sizes["width"],
-    "z_dim": CHANNELS,
+    "z_dim": release.channels,
     "dim_mult": list(MULTIPLIERS),
     "num_res_blocks": 2,
     "attn_scales": [],
     "temperal_downsample": [False, True, True],  # their spelling
     "dropout": 0.0,
-    "latents_mean": list(MEAN),
-    "latents_std": list(STD),
+    "latents_mean": list(release.mean),
+    "latents_std": list(release.std),
+    **({"decoder_base_dim": n} if (n := sizes.get("decoder_width")) else {}),
+    **config,
   }
 
 
-UPSTREAM = Upstream(
-  tables={"native": NATIVE, "diffusers": DIFFUSERS},
-  format_of=format_of,
-  sizes=sizes_of,
-  shapes=shapes_of,
-  places=("", "vae"),
-  files=("Wan2.1_VAE*", "vae.safetensors", "diffusion_pytorch_model*"),
-  stem="diffusion_pytorch_model",
-  config=config_of,
+UPSTREAM = make_upstream(
+  WAN21,
+  NATIVE,
+  DIFFUSERS,
+  ("Wan2.1_VAE*", "vae.safetensors", "diffusion_pytorch_model*"),
+  {},
 )

@@ -138,7 +138,9 @@ def test_links_are_to_weights_that_fit(tmp_path):
       continue
     with pytest.raises(UsageError, match="expected 80 and 256, the 16 kHz mode"):
       link_codec(sound, folder)
-  with pytest.raises(UsageError, match="expected weights of wan-vae or umt5 or clip"):
+  with pytest.raises(
+    UsageError, match="expected weights of wan-vae or wan22-vae or umt5"
+  ):
     link_codec(tmp_path / "d")
   umt5 = converted(tmp_path / "g", "umt5", {})
   with pytest.raises(UsageError, match="has no tokenizer.json"):

@@ -54,6 +54,8 @@ def test_ntsc_rate_is_a_fraction():
     ({"width": 40}, "32 or 48"),
     ({"fps": -1}, "positive"),
     ({"sample_rate": 0}, "sample_rate 0"),
+    ({"height": 48, "stride": 16}, "multiple of 32, got 48: use 32 or 64"),
+    ({"width": 16, "stride": 16}, "multiple of 32, got 16: use 32"),
   ],
 )
 def test_wrong_sizes_name_the_right_ones(change, hint):
@@ -66,4 +68,6 @@ def test_the_smallest_there_are():
   assert (spec.audio_tokens, spec.samples, spec.latent_shape) == (1, 512, (1, 2, 2))
   assert ClipSpec(5, 16, 32, 25).latent_shape == (2, 2, 4)
   assert ClipSpec(5, 16, 32, 25).sample_rate == 16000
+  wide = ClipSpec(121, 704, 1280, 24, stride=16)  # Wan2.2-TI2V-5B's
+  assert (wide.latent_shape, wide.unit, wide.audio_tokens) == ((31, 44, 80), 32, 157)
   assert ClipSpec(33, 16, 16, 25, 48000).audio_tokens == 123

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from ccl_jax import convert, train
 from ccl_jax.checkpoints.slices import SliceReader
 from ccl_jax.codecs.bundle import load_codecs
+from ccl_jax.codecs.images import to_bytes, to_unit
 from ccl_jax.data.media.decode import read_video
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
@@ -228,15 +229,54 @@ def test_the_transformer_of_a_release_goes_out_again(i2v, tmp_path):
   assert all(got.read(n).tobytes() == source.read(n).tobytes() for n in got.names())
 
 
-def test_a_download_that_lacks_a_network(tmp_path, capsys):
+LACKING = [
+  (diffusers_release, 16, "vae/diffusion_pytorch_model.safetensors", "vae"),
+  (native_release, 48, "Wan2.2_VAE.pth", "expected Wan2.2_VAE.pth"),
+  (diffusers_release, 48, "vae/diffusion_pytorch_model.safetensors", "vae"),
+  (native_release, 48, "models_t5_umt5-xxl-enc-bf16.pth", "models_t5*"),
+  (diffusers_release, 48, "text_encoder/model.safetensors", "text_encoder"),
+]
+
+
+@pytest.mark.parametrize(("make", "channels", "file", "told"), LACKING)
+def test_a_download_that_lacks_a_network(tmp_path, capsys, make, channels, file, told):
   """Is refused before anything is written."""
-  download = diffusers_release(tmp_path / "d", image=False)
-  (download / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+  (tmp_path / "d").mkdir()
+  download = make(tmp_path / "d", image=False, channels=channels)
+  (download / file).unlink()
   with pytest.raises(SystemExit) as e:
     convert.main(["wan", "--src", str(download), "--dst", str(tmp_path / "wan")])
-  line = capsys.readouterr().err.strip().splitlines()[-1]
-  assert e.value.code == 2 and line.startswith("error: ") and "vae" in line
+  lines = capsys.readouterr().err.strip().splitlines()
+  assert e.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: ")
+  assert told in lines[0]
   assert not (tmp_path / "wan").exists()
+
+
+def test_ti2v_5b_in_both_layouts_becomes_a_film_of_its_first_frame(tmp_path):
+  """The layouts are one model; its film begins with what the VAE makes of a picture."""
+  clip = ClipSpec(5, 32, 64, 24.0, stride=16)
+  sources = []
+  for make in (native_release, diffusers_release):
+    folder = tmp_path / make.__name__
+    make(folder, image=False, channels=48)
+    convert_release(folder, folder / "wan")
+    parts = [folder / "wan" / part / "config.json" for part in ("dit", "vae")]
+    sources.append([json.loads(p.read_text())["source"]["sha256"] for p in parts])
+  assert sources[0] == sources[1]
+  pipeline = Pipeline.load(folder / "wan")
+  assert pipeline.spec == ClipSpec(121, 704, 1280, 24.0, stride=16)
+  picture = np.random.default_rng(0).integers(0, 255, (1, 32, 64, 3), np.uint8)
+  made = pipeline.generate("i2v", ["a cat"], sampling=FAST, spec=clip, image=picture)
+  video = pipeline.codecs.video
+  shown = jax.jit(lambda c, x: c.decode(c.encode(x)))(video, to_unit(picture[:, None]))
+  assert made["video"].shape == (1, 5, 32, 64, 3) and shown.std() > 0.05
+  difference = made["video"][:, :1].astype(int) - to_bytes(shown)
+  assert np.abs(difference).max() <= 1
+  # Another release's VAE is no codec of it.
+  other = native_release(tmp_path / "other", image=False)
+  convert_release(other, other / "wan")
+  with pytest.raises(UsageError, match="16 channels, the model takes 48"):
+    Pipeline.load(folder / "wan", codecs=other / "wan" / "codecs")
 
 
 def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch, capsys):

@@ -24,7 +24,7 @@ from ccl_jax.encoding import run as encoding
 from ccl_jax.encoding.inspect import decode, decode_some, describe, show
 from ccl_jax.encoding.run import encode
 from ccl_jax.errors import UsageError
-from ccl_jax.models.wan_vae import WanVideoCodec, init_params
+from ccl_jax.models.wan_vae import Wan22VideoCodec, WanVideoCodec, init_params
 from ccl_jax.viz.media import write_mp4, write_png, write_wav
 from configs.encode import get_config
 
@@ -372,6 +372,15 @@ def test_mistakes_are_one_line(tmp_path, media, codecs, monkeypatch):
     ),
     out=tmp_path / "other",
   )
+
+
+def test_shapes_of_clips_are_those_that_the_video_codec_takes(tmp_path, media, codecs):
+  """Wan2.2's VAE and patches of 2 x 2 latents ask for multiples of 32."""
+  video = Wan22VideoCodec({"encoder": jnp.zeros(1)})
+  save_codecs(load_codecs(codecs)._replace(video=video), tmp_path / "codecs")
+  with pytest.raises(UsageError, match="width must be a multiple of 32, got 48"):
+    encode(config(media, tmp_path / "out", tmp_path / "codecs", clips=("9x32x48@25",)))
+  assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")

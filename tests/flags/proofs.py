@@ -7,7 +7,7 @@ and the configs themselves.
 
 NETWORKS = (
   "aesthetics", "audio-vae", "clip", "i3d", "imagebind", "s3fd", "synchformer",
-  "syncnet", "umt5", "vggish", "vocoder", "wan-dit", "wan-vae",
+  "syncnet", "umt5", "vggish", "vocoder", "wan-dit", "wan-vae", "wan22-vae",
 )  # fmt: skip
 
 
@@ -89,8 +89,8 @@ PROOFS: dict[str, list[str]] = {
   ),
   HERE + "test_train_flags.py::test_sections_reach_their_functions": _keys(
     "train",
-    "seed steps clip.frames clip.height clip.width clip.fps data.source data.root "
-    "data.options data.cache_gb batch.size batch.threads codec.fit_clips "
+    "seed steps clip.frames clip.height clip.width clip.fps clip.stride data.source "
+    "data.root data.options data.cache_gb batch.size batch.threads codec.fit_clips "
     "codec.text_length codec.text_dim mesh slices checkpoint.every checkpoint.keep "
     "log_every profile",
   ),

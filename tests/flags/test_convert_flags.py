@@ -11,8 +11,8 @@ from tests.flags.command import module_of
 from tests.flags.recording import Recorder
 
 KINDS = (
-  "wan-dit", "wan-vae", "umt5", "clip", "aesthetics", "i3d", "vggish", "syncnet",
-  "s3fd", "synchformer", "imagebind", "audio-vae", "vocoder",
+  "wan-dit", "wan-vae", "wan22-vae", "umt5", "clip", "aesthetics", "i3d", "vggish",
+  "syncnet", "s3fd", "synchformer", "imagebind", "audio-vae", "vocoder",
 )  # fmt: skip
 
 
@@ -127,8 +127,10 @@ def test_an_interruption_is_told(told, monkeypatch, capsys, tmp_path):
 def parts(monkeypatch):
   """Stand-ins for what a release is made of; `image` tokens or none."""
   r = Recorder(monkeypatch)
-  r.image = 257
-  source = lambda kind, src: type("S", (), {"sizes": {"image_tokens": r.image}})
+  r.image, r.channels = 257, 16
+  source = lambda kind, src: type(
+    "S", (), {"sizes": {"image_tokens": r.image, "out_channels": r.channels}}
+  )
   r.replace(release, "open_source", source)
 
   def imported(kind, src, dst, **_):
@@ -178,6 +180,14 @@ def test_text_to_video_has_no_image_encoder_and_goes_on(parts, tmp_path):
     "umt5",
   ]
   assert parts.told("save_codecs", 0).image is None
+
+
+def test_a_release_of_wan22_has_its_own_vae(parts, tmp_path):
+  parts.image, parts.channels = 0, 48
+  release.convert_release(tmp_path, tmp_path / "wan")
+  made = [(c.args[0], c.args[2].name) for c in parts.calls["import_weights"]]
+  assert made == [("wan22-vae", "vae"), ("umt5", "umt5"), ("wan-dit", "dit")]
+  assert parts.told("save_codecs", 0).video == ["vae"]
 
 
 def test_a_bundle_of_nothing(tmp_path):

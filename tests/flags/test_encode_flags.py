@@ -20,7 +20,8 @@ from tests.flags.config_keys import get
 from tests.flags.recording import Recorder
 
 SPECS = [ClipSpec(17, 32, 48, 25.0), ClipSpec(33, 48, 32, 24.0)]
-FITTED, LOADED = Codecs(video="fitted"), Codecs(video="loaded")
+FITTED = Codecs(video="fitted")
+LOADED = Codecs(video=SimpleNamespace(stride=(4, 8, 8)))
 
 
 class Media(items.FolderItems):
@@ -141,7 +142,7 @@ def test_the_encoder_is_told_the_batch_and_whether_to_keep_deviations(
   assert pools == [3, 1]
   with pytest.raises(UsageError, match="has no posterior"):
     parts.run(video_std=True)
-  vae = SimpleNamespace(posterior=None)
+  vae = SimpleNamespace(posterior=None, stride=(4, 8, 8))
   monkeypatch.setattr(encoding, "load_codecs", lambda _: Codecs(video=vae))
   parts.run(video_std=True, codec__path="BUNDLE")
   assert parts.told("make_encoder", 2) is True

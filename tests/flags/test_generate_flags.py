@@ -111,6 +111,22 @@ def test_guidance_if_none_is_named(
   assert told["sampling"].scales == scales
 
 
+def test_a_clip_follows_its_image_where_no_size_is_given(monkeypatch, tmp_path):
+  """Of a model whose clips do: a tall picture in the area of the clip."""
+  listener = listening(monkeypatch)
+  write_png(tmp_path / "tall.png", np.zeros((96, 64, 3), np.uint8))
+  i2v = "--task=i2v", f"--image={tmp_path / 'tall.png'}"
+  assert call(listener, tmp_path, *i2v)["spec"] == TRAINED
+  listener.area = 32 * 48
+  told = call(listener, tmp_path, *i2v)
+  assert told["spec"] == ClipSpec(17, 48, 32, 25.0)
+  assert told["image"].shape == (1, 48, 32, 3)
+  about = json.loads((tmp_path / "out" / "i2v_0_0.json").read_text())
+  assert (about["height"], about["width"]) == (48, 32)
+  assert call(listener, tmp_path, *i2v, "--width=48")["spec"] == TRAINED
+  assert call(listener, tmp_path, "--task=t2v")["spec"] == TRAINED
+
+
 def test_a_scale_that_is_given_wins(monkeypatch, tmp_path):
   listener = listening(monkeypatch, streams=("video",))
   told = call(listener, tmp_path, "--task=t2v", "--scale_video=1.5")

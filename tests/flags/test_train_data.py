@@ -28,12 +28,16 @@ from tests.flags.recording import Recorder
 class Pixels(struct.PyTreeNode):
   """A latent is the pixel in the corner of every 8 x 8, of every fourth frame."""
 
+  channels, stride = 16, (4, 8, 8)
+
   def encode(self, pixels):
     return pixels[:, ::4, ::8, ::8]
 
 
 class Samples(struct.PyTreeNode):
   """A latent is the first of 512 samples."""
+
+  channels = 20
 
   def encode(self, wave):
     return wave[:, ::512, None]

@@ -93,6 +93,7 @@ def parts(monkeypatch, tmp_path):
   r.replace(train, "require_same")
   r.replace(films, "make_iterator", lambda *_, **__: r.batches)
   r.replace(films, "make_encoder", lambda *_: encode)
+  r.replace(films, "require_fit")
   r.replace(building, "init_params", PARAMS)
   r.replace(building, "build_steps", lambda *_: step_of)
   r.replace(
@@ -130,8 +131,9 @@ def changed(**changes):
 
 
 OWN = {
-  "seed": 11, "steps": 77, "clip__frames": 17, "clip__height": 48, "clip__width": 64,
-  "clip__fps": 30.0, "data__source": "vggsound", "data__cache_gb": 2.5,
+  "seed": 11, "steps": 77, "clip__frames": 17, "clip__height": 32, "clip__width": 64,
+  "clip__fps": 30.0, "clip__stride": 16, "data__source": "vggsound",
+  "data__cache_gb": 2.5,
   "data__options": {"min_side": 9}, "batch__size": 6, "batch__threads": 3,
   "codec__fit_clips": 2, "codec__text_length": 9, "codec__text_dim": 33,
   "mesh": (1, 1, -1, 1), "slices": (2, 1, 1, 1), "checkpoint__every": 13,
@@ -145,7 +147,9 @@ def test_sections_reach_their_functions(parts, tmp_path):
   told = parts.told
   assert parts.last("make_mesh").args == ((1, 1, -1, 1),)
   assert told("make_mesh", "slices") == (2, 1, 1, 1)
-  spec = ClipSpec(17, 48, 64, 30.0)
+  spec = ClipSpec(17, 32, 64, 30.0, stride=16)
+  channels = {"video": 16, "audio": 20}
+  assert parts.last("require_fit").args == (CODECS, channels, 16)
   where = "vggsound", spec, "FILMS", "train"
   assert parts.last("open_source") == (where, {"min_side": 9})
   assert parts.last("Cached").args == (CLIPS, 2.5)

@@ -546,8 +546,8 @@ TINY = {"preset": "tiny", "dtype": "float32"}
 @pytest.fixture
 def folder(monkeypatch):
   """A folder of a stated kind, and what was read of it."""
-  read = {"checked": []}
-  checked = read["checked"]
+  read = {"checked": [], "fits": []}
+  checked, fits = read["checked"], read["fits"]
 
   def of(about, name, metadata=None, codecs=CODECS, bundle=pathlib.Path("own")):
     def restore(place, part, abstract, *, step=None):
@@ -563,6 +563,7 @@ def folder(monkeypatch):
     monkeypatch.setattr(inference, "identity", lambda *_: "fingerprint")
     monkeypatch.setattr(inference, "fingerprint", lambda _: "fingerprint")
     monkeypatch.setattr(inference, "require_same", lambda *given: checked.append(given))
+    monkeypatch.setattr(inference, "require_fit", lambda *given: fits.append(given))
     monkeypatch.setattr(inference, "restore_params", restore)
     monkeypatch.setattr(inference, "load_codecs", load)
     return read
@@ -626,6 +627,24 @@ def test_a_converted_model_has_its_negative_prompt(folder):
   assert made.spec == ClipSpec(81, 480, 832, 16.0) and made.shift(made.spec) == 3.0
   kernel = read["abstract"]["blocks"]["video"]["ffn"]["in"]["kernel"]
   assert kernel.dtype == jnp.bfloat16
+
+
+def test_a_converted_ti2v_has_its_own_clip(folder):
+  """121 frames of 704 x 1280 at 24 a second, whose aspect ratio a first frame sets."""
+  sizes = {
+    "width": 24, "ffn": 32, "heads": 2, "in_channels": 48, "out_channels": 48,
+    "image_tokens": False, "depth": 1, "text_dim": 3,
+  }  # fmt: skip
+  read = folder({"kind": "wan-dit", "sizes": sizes}, "params")
+  made = Pipeline.load("ti2v")
+  assert made.spec == ClipSpec(121, 704, 1280, 24.0, stride=16)
+  assert (made.shift(made.spec), made.area) == (5.0, 704 * 1280)
+  assert made.shift(ClipSpec(121, 448, 800, 24.0, stride=16)) == 5.0
+  assert made.negative["video"].startswith("色调艳丽") and not made.takes_channels
+  assert read["fits"] == [(CODECS, {"video": 48}, 16)]
+  folder({"kind": "joint", "model": TINY, "clip": CLIP_OF_RUN}, "params")
+  made = Pipeline.load("joined")
+  assert made.spec == ClipSpec(17, 32, 64, 24.0) and made.area is None
 
 
 def test_codecs_must_be_there_and_read_text(folder):

@@ -9,38 +9,15 @@ from PIL import Image
 
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
-from ccl_jax.generation.inputs import kept_share, read_inputs, shaped_like
+from ccl_jax.generation.inputs import kept_share, read_inputs
 from ccl_jax.viz.media import write_mp4, write_wav
 
 SPEC = ClipSpec(frames=17, height=32, width=48, fps=25)  # 0.68 s
-WAN = ClipSpec(frames=81, height=480, width=832, fps=16)
 
 
 def picture(path, width, height):
   Image.new("RGB", (width, height), (90, 90, 90)).save(path)
   return path
-
-
-@pytest.mark.parametrize(
-  ("width", "height", "expected"),
-  # sqrt(480 * 832 * h / w) and its counterpart, down to multiples of 16
-  [(720, 1280, (832, 464)), (1024, 1024, (624, 624)), (1920, 1080, (464, 832)),
-   (832, 480, (480, 832)), (100, 4000, (3984, 96))],
-)  # fmt: skip
-def test_wan_takes_the_aspect_of_its_image(tmp_path, width, height, expected):
-  path = picture(tmp_path / "a.png", width, height)
-  spec = shaped_like(WAN, [path, str(path)])
-  assert (spec.height, spec.width) == expected
-  assert (spec.frames, spec.fps) == (81, 16)
-  assert shaped_like(WAN, ()) == WAN
-
-
-def test_images_of_several_shapes_need_a_word(tmp_path):
-  paths = [picture(tmp_path / f"{w}.png", w, 480) for w in (832, 480)]
-  with pytest.raises(UsageError, match=r"needs clips of 480 x 832 .*480.png of 624"):
-    shaped_like(WAN, paths)
-  with pytest.raises(UsageError, match=r"image: .*none.png: No such file"):
-    shaped_like(WAN, [tmp_path / "none.png"])
 
 
 def test_what_is_left_of_a_picture():

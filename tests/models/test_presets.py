@@ -60,12 +60,43 @@ def test_parameters_of_the_published_model():
   assert by_part["context"] == 40 * (8 * 1536 + 128 * 5120)  # 27 M
 
 
+def test_parameters_of_ovi():
+  """Its video tower is Wan2.2-TI2V-5B's; by hand, the fusion of every block has two
+  matrices with biases, a norm of keys, and one with a bias of what goes in.
+  """
+  by_part = counts(preset="5b", variant="fusion")
+  assert by_part["video"] + by_part["blocks/video"] == TI2V
+  d = 3072
+  fusion = 30 * (2 * (d * d + d) + d + 2 * d)
+  assert by_part["blocks/audio_to_video"] == by_part["blocks/video_to_audio"] == fusion
+  # For patches of 192 and a head of as many: seven taps of 20 channels, three of 8192.
+  patches = 7 * 20 * d + d + 3 * 7 * d * 8192
+  ends = by_part["video"] - (192 * d + d) - (192 * d + 192)
+  assert by_part["audio"] == ends + patches + (20 * d + 20)
+  assert by_part["blocks/audio"] == by_part["blocks/video"]
+
+
 def test_parameters_of_the_others():
   total = lambda **options: sum(counts(**options).values())
   assert total(preset="1.3b", streams=["video"]) == 1_418_996_800  # Wan2.1-T2V-1.3B
   assert total(preset="14b", streams=["video"], image_form="channels") == 16_394_878_784
+  assert total(preset="5b", streams=["video"]) == 4_999_787_712  # Wan2.2-TI2V-5B
   assert 1.7e7 < total(preset="small") < 2.3e7
   assert 0.9e8 < total(preset="lab") < 1.15e8
+
+
+TI2V = 4_999_787_712  # Wan2.2-TI2V-5B
+
+
+def test_the_video_stream_of_wan22():
+  """Latents of 48 channels; a condition on an image would double them, with a mask."""
+  (stream,) = build_model("5b", streams=["video"]).streams
+  assert stream == (
+    "video",
+    StreamConfig(3072, 14336, 24, in_channels=48, out_channels=48),
+  )
+  (stream,) = build_model("5b", streams=["video"], image_form="channels").streams
+  assert (stream[1].in_channels, stream[1].out_channels) == (100, 48)
 
 
 # preset: (width, ffn, heads) of the video and the audio stream, depth, context tokens.
@@ -74,7 +105,17 @@ SIZES = {
   "small": ((256, 1024, 4), (256, 1024, 4), 6, (16, 8)),
   "lab": ((512, 2048, 4), (384, 1536, 3), 12, (128, 8)),
   "1.3b": ((1536, 8960, 12), (768, 3072, 6), 30, (128, 8)),
+  "5b": ((3072, 14336, 24), (3072, 14336, 24), 30, (128, 8)),
+  "1.3b_ovi": ((1536, 8960, 12), (3072, 14336, 24), 30, (128, 8)),
   "14b": ((5120, 13824, 40), (1536, 8960, 12), 40, (128, 8)),
+}
+
+
+# What is not as of the others: Wan2.2's latents, and Ovi's audio stream.
+_OVI = {"positions": "time", "rate": 0.19676, "taps": 7}
+OTHERWISE = {
+  "5b": ({"in_channels": 48, "out_channels": 48}, _OVI),
+  "1.3b_ovi": ({}, _OVI),
 }
 
 
@@ -82,22 +123,16 @@ def test_sizes_and_defaults():
   assert presets.PRESETS.keys() == SIZES.keys()
   for name, (video, audio, depth, (of_video, of_audio)) in SIZES.items():
     got = build_model(name, attention="dense")
+    of_picture, of_sound = OTHERWISE.get(name, ({}, {}))
+    usual = {"image_tokens": False, "text_tokens": 512, "frequencies": 256}
+    picture = {"in_channels": 16, "out_channels": 16, "patch": (1, 2, 2)} | usual
+    sound = {"in_channels": 20, "out_channels": 20, "patch": (1, 1, 1)} | usual
+    picture |= {"positions": "grid", "rate": 1.0, "taps": 0} | of_picture
+    sound |= {"positions": "line", "rate": 1.0, "taps": 0} | of_sound
     streams = (
-      (
-        "video",
-        StreamConfig(
-          *video, in_channels=16, out_channels=16, patch=(1, 2, 2), positions="grid",
-          image_tokens=False, text_tokens=512, frequencies=256,
-        ),
-      ),
-      (
-        "audio",
-        StreamConfig(
-          *audio, in_channels=20, out_channels=20, patch=(1, 1, 1), positions="line",
-          image_tokens=False, text_tokens=512, frequencies=256,
-        ),
-      ),
-    )  # fmt: skip
+      ("video", StreamConfig(*video, **picture)),
+      ("audio", StreamConfig(*audio, **sound)),
+    )
     cross = CrossConfig(
       variant="context", times="causal", tarp_centre="aligned", window=1,
       video_window=1, rope_unit="token", cross_rope="3d", video_tokens=of_video,
@@ -171,9 +206,13 @@ def test_context_tokens_stand_for_the_stream_that_is_read():
   [
     (
       {"preset": "2b"},
-      "model.preset: got '2b'; expected one of tiny, small, lab, 1.3b, 14b",
+      "model.preset: got '2b'; expected one of tiny, small, lab, 1.3b, 5b, 1.3b_ovi, ",
     ),
-    ({"variant": "none"}, "variant: got 'none'; expected one of context, gate"),
+    ({"variant": "none"}, "variant: got 'none'; expected one of context, gate, fusion"),
+    (
+      {"variant": "fusion", "window": 1},
+      "window: got 1 with variant fusion; expected none",
+    ),
     ({"tarp_centre": "mid"}, "tarp_centre: got 'mid'; expected one of aligned, floor"),
     ({"times": "true"}, "times: got 'true'; expected one of causal, uniform"),
     ({"rope_unit": "frame"}, "got 'frame'; expected one of token, latent, index"),

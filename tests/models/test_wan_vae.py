@@ -113,7 +113,7 @@ def test_frame_zero_stands_alone_where_time_is_resampled():
   """Going down it is a group of its own; going up it is not in the past of the next."""
   x = normal(1, 5, 4, 4, 4)
   changed = x.at[:, 0].add(1)
-  for layer, unseen in ((Downsample(True), None), (Upsample(True), slice(1, None))):
+  for layer, unseen in ((Downsample(True), None), (Upsample(True, 2), slice(1, None))):
     shapes = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
     p = drawn(shapes)
     run = jax.jit(lambda x: layer.apply({"params": p}, x, mutable=["cache"])[0])

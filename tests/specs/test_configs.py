@@ -19,6 +19,7 @@ CASES = [
   ("joint", "size=14b"),
   ("joint", "size=14b,image_form=channels"),
   ("joint", "size=1.3b"),
+  ("joint", "size=5b"),
   ("joint", "runlocal"),
   ("joint", "size=tiny,records=SET"),
   ("audio", "size=14b,records=SET"),
@@ -46,7 +47,11 @@ def test_train_step_has_the_shapes_it_should(name, arg):
   model, recipe, state = run.model, run.recipe, run.state
   fresh = jax.eval_shape(run.fresh, jax.random.key(0))
   batch = {
-    "video": (config.batch.size, *spec.latent_shape, 16),
+    "video": (
+      config.batch.size,
+      *spec.latent_shape,
+      48 if config.model.preset == "5b" else 16,
+    ),
     "audio": (config.batch.size, spec.audio_tokens, 20),
     "text": (config.batch.size, *text),
     "null_text": text,

@@ -1,10 +1,10 @@
-"""Converts a full-size Wan2.1 checkpoint and prints the peak memory it took.
+"""Converts a full-size Wan checkpoint and prints the peak memory it took.
 
   python tests/weights/check_memory.py SCRATCH [--size 14b] [--limit 6]
 
 The source has the real names and shapes, and holes for data: it takes no room, but is
-read like any other. The result does: SCRATCH needs 58 GB for 14b, 6 GB for 1.3b. The
-exit code is 1 where the peak exceeds the limit in GiB.
+read like any other. The result does: SCRATCH needs 58 GB for 14b, 20 GB for 5b, 6 GB
+for 1.3b. The exit code is 1 where the peak exceeds the limit in GiB.
 """
 
 import argparse
@@ -23,8 +23,12 @@ from ccl_jax.weights.rules import expected_tensors
 
 SIZES = {
   "1.3b": {"width": 1536, "ffn": 8960, "heads": 12, "depth": 30},
+  "5b": {
+    "width": 3072, "ffn": 14336, "heads": 24, "depth": 30, "in_channels": 48,
+    "out_channels": 48,
+  },
   "14b": {"width": 5120, "ffn": 13824, "heads": 40, "depth": 40},
-}
+}  # fmt: skip
 COMMON = {
   "in_channels": 16,
   "out_channels": 16,

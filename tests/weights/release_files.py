@@ -1,4 +1,6 @@
-"""A small Wan2.1 download with random weights, in either layout, all networks in it."""
+"""A small download of Wan2.1 or Wan2.2-TI2V with random weights, in either layout, with
+all networks in it.
+"""
 
 import json
 import pathlib
@@ -20,10 +22,12 @@ SIZES = {
     "depth": 2, "buckets": 32,
   },
   "wan-vae": {"width": 8},
+  "wan22-vae": {"width": 4, "decoder_width": 8},
   "clip": {
     "width": 1280, "ffn": 64, "heads": 16, "depth": 1, "patch": 14, "grid": 2,
   },
 }  # fmt: skip
+VAES = {16: ("wan-vae", "Wan2.1_VAE.pth"), 48: ("wan22-vae", "Wan2.2_VAE.pth")}
 WORDS = [
   "a",
   "cat",
@@ -39,10 +43,10 @@ WORDS = [
 ]
 
 
-def dit_sizes(image: bool) -> dict:
+def dit_sizes(image: bool, channels: int = 16) -> dict:
   return {
-    "width": 128, "ffn": 192, "heads": 1, "in_channels": 36 if image else 16,
-    "out_channels": 16, "image_tokens": image, "frequencies": 64, "depth": 2,
+    "width": 128, "ffn": 192, "heads": 1, "in_channels": 36 if image else channels,
+    "out_channels": channels, "image_tokens": image, "frequencies": 64, "depth": 2,
     "text_dim": TEXT,
   }  # fmt: skip
 
@@ -72,13 +76,16 @@ def tokenizer_file() -> str:
   return tokenizer.to_str()
 
 
-def native_release(folder: pathlib.Path, image: bool) -> pathlib.Path:
+def native_release(
+  folder: pathlib.Path, image: bool, channels: int = 16
+) -> pathlib.Path:
   """As the original repositories: shards and index, .pth pickles, tokenizer."""
-  dit = tensors("wan-dit", dit_sizes(image), "native")
+  dit = tensors("wan-dit", dit_sizes(image, channels), "native")
   save_shards(folder, dit)
   config = {"_class_name": "WanModel", "dim": 128, "num_heads": 1, "num_layers": 2}
   (folder / "config.json").write_text(json.dumps(config))
-  save_pth(folder / "Wan2.1_VAE.pth", tensors("wan-vae", SIZES["wan-vae"], "native"))
+  vae, name = VAES[channels]
+  save_pth(folder / name, tensors(vae, SIZES[vae], "native"))
   umt5 = tensors("umt5", SIZES["umt5"], "native")
   umt5 = {k: v.astype(jnp.bfloat16) for k, v in umt5.items()}
   save_pth(folder / "models_t5_umt5-xxl-enc-bf16.pth", umt5)
@@ -98,11 +105,14 @@ def _with_last_block(clip: dict, after: dict) -> dict:
   return clip | last | {k: np.zeros(shape, np.float32) for k, shape in after.items()}
 
 
-def diffusers_release(folder: pathlib.Path, image: bool) -> pathlib.Path:
+def diffusers_release(
+  folder: pathlib.Path, image: bool, channels: int = 16
+) -> pathlib.Path:
   """As the -Diffusers repositories: a folder for each network."""
-  dit = tensors("wan-dit", dit_sizes(image), "diffusers")
+  dit = tensors("wan-dit", dit_sizes(image, channels), "diffusers")
   save_shards(folder / "transformer", dit, count=2)
-  places = {"wan-vae": "vae/diffusion_pytorch_model", "umt5": "text_encoder/model"}
+  vae, _ = VAES[channels]
+  places = {vae: "vae/diffusion_pytorch_model", "umt5": "text_encoder/model"}
   if image:
     places["clip"] = "image_encoder/model"
   for kind, place in places.items():

@@ -23,6 +23,7 @@ from tests.weights.wan_files import save_pth, save_shards, wan_tensors
 KEYS = {
   "wan-dit": "blocks.1.cross_attn.k.weight",
   "wan-vae": "decoder.middle.0.residual.2.weight",
+  "wan22-vae": "decoder.upsamples.1.upsamples.3.time_conv.weight",
   "umt5": "blocks.1.ffn.fc1.weight",
   "clip": "visual.transformer.1.attn.to_qkv.weight",
 }
@@ -155,7 +156,7 @@ def zeros(shapes):
 
 
 def wan22_5b(folder):
-  """Wan2.2-TI2V-5B: Wan2.1's names, but latents of 48 channels."""
+  """Wan2.2-TI2V-5B, with a part of its VAE."""
   x = {"patch_embedding.weight": (256, 48, 1, 2, 2), "head.head.weight": (192, 256)}
   save_shards(folder, wan_tensors() | zeros(x | {"head.head.bias": (192,)}))
   (folder / "config.json").write_text('{"_class_name": "WanModel", "in_dim": 48}')
@@ -207,9 +208,16 @@ def ltx_file(folder):
   save_file(zeros(shapes), folder / "ltx-video-2b.safetensors")
 
 
+def control(folder):
+  """Wan-Fun with a control video beside latent and image: 48 channels in, 16 out."""
+  x = {"patch_embedding.weight": (256, 48, 1, 2, 2)}
+  save_file(wan_tensors() | zeros(x), folder / "diffusion_pytorch_model.safetensors")
+
+
 FOREIGN = [
-  ("wan-dit", wan22_5b, "", "is Wan2.2-TI2V-5B, by the 48 channels of its patch_emb"),
-  ("wan-vae", wan22_5b, "Wan2.2_VAE.pth", "conv2.weight of 48 channels, expected 16"),
+  ("wan-dit", control, "", "takes 48 channels and gives 16, .* expected Wan2.1 T2V"),
+  ("wan22-vae", wan22_5b, "", "download: no tensor decoder.head.2.weight, which every"),
+  ("wan-vae", wan22_5b, "Wan2.2_VAE.pth", "channels, expected 16.*convert wan22-vae"),
   ("wan-vae", wan22_5b, "", "is not Wan2.1's VAE: .* but blocks.0.cross_attn.k.bias"),
   ("wan-dit", ltx, "", "is LTX-Video or another model, by its tensor proj_in.weight"),
   ("wan-vae", ltx, "", "is not Wan2.1's VAE: .* but decoder.conv_in.conv.weight"),
@@ -242,6 +250,8 @@ ODD = [
   ("wan-dit", "patch_embedding.bias", (0,), r"\(0,\), expected 1 axis, none of"),
   ("wan-dit", "blocks.0.ffn.0.bias", (1, 40), r"\(1, 40\), expected 1 axis"),
   ("wan-vae", "encoder.conv1.weight", (4,), r"\(4,\), expected 5 axes"),
+  ("wan22-vae", "decoder.head.2.weight", (12, 4), r"\(12, 4\), expected 5 axes"),
+  ("wan22-vae", "conv2.weight", (16, 16, 1, 1, 1), "expected 48.*use: convert wan-vae"),
   ("umt5", "token_embedding.weight", (40,), r"\(40,\), expected 2 axes"),
   ("umt5", "blocks.0.pos_embedding.embedding.weight", (8, 3), "3 heads, expected a"),
   ("clip", "visual.pos_embedding", (10, 24), r"\(10, 24\), expected 3 axes"),

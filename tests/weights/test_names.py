@@ -147,6 +147,35 @@ def test_wans_vae():
   both_ways("wan-vae", "diffusers", of_layers(VAE_DIFFUSERS) | theirs)
 
 
+VAE22 = {
+  "encoder.downsamples.0.downsamples.2.resample.1": "encoder/down_2/in_space",
+  "encoder.downsamples.2.downsamples.2.time_conv": "encoder/down_8/in_time",
+  "encoder.downsamples.3.downsamples.1.residual.6": "encoder/down_10/conv2",
+  "encoder.middle.1.to_qkv": "encoder/middle_1/qkv",
+  "conv1": "encoder/moments",
+  "conv2": "decoder/latent",
+  "decoder.upsamples.2.upsamples.0.shortcut": "decoder/up_8/shortcut",
+  "decoder.upsamples.1.upsamples.3.time_conv": "decoder/up_7/in_time",
+  "decoder.upsamples.3.upsamples.2.residual.2": "decoder/up_14/conv1",
+}
+VAE22_DIFFUSERS = {
+  "encoder.down_blocks.0.downsampler.resample.1": "encoder/down_2/in_space",
+  "encoder.down_blocks.2.downsampler.time_conv": "encoder/down_8/in_time",
+  "encoder.down_blocks.3.resnets.1.conv2": "encoder/down_10/conv2",
+  "encoder.mid_block.resnets.1.conv1": "encoder/middle_2/conv1",
+  "quant_conv": "encoder/moments",
+  "post_quant_conv": "decoder/latent",
+  "decoder.up_blocks.2.resnets.0.conv_shortcut": "decoder/up_8/shortcut",
+  "decoder.up_blocks.1.upsampler.time_conv": "decoder/up_7/in_time",
+  "decoder.up_blocks.3.resnets.2.conv1": "decoder/up_14/conv1",
+}
+
+
+def test_the_vae_of_wan22():
+  both_ways("wan22-vae", "native", of_layers(VAE22))
+  both_ways("wan22-vae", "diffusers", of_layers(VAE22_DIFFUSERS))
+
+
 def test_umt5():
   kernel = lambda pairs: {f"{k}.weight": leaf(v, "kernel") for k, v in pairs.items()}
   scale = lambda pairs: {f"{k}.weight": leaf(v, "scale") for k, v in pairs.items()}
@@ -400,8 +429,8 @@ def test_mmaudios_vae_and_bigvgan():
 
 def test_kinds_are_known_and_narrow_licences_told():
   assert set(MODULES) == {
-    "wan-dit", "wan-vae", "umt5", "clip", "aesthetics", "i3d", "vggish", "syncnet",
-    "s3fd", "synchformer", "imagebind", "audio-vae", "vocoder",
+    "wan-dit", "wan-vae", "wan22-vae", "umt5", "clip", "aesthetics", "i3d", "vggish",
+    "syncnet", "s3fd", "synchformer", "imagebind", "audio-vae", "vocoder",
   }  # fmt: skip
   assert set(LICENCES) == {"audio-vae", "imagebind", "vocoder"}
   with pytest.raises(UsageError, match="unknown kind 'x'; expected one of wan-dit"):

@@ -1,4 +1,4 @@
-"""What is converted and exported is the same bytes: all networks of a Wan2.1 download,
+"""What is converted and exported is the same bytes: all networks of the Wan downloads,
 in every format that they come in.
 """
 
@@ -20,6 +20,7 @@ SIZES = {
     frequencies=16, depth=2, text_dim=24,
   ),
   "wan-vae": dict(width=4),
+  "wan22-vae": dict(width=4, decoder_width=8),
   "umt5": dict(
     vocabulary=40, width=24, attention_width=32, ffn=40, heads=4, depth=2, buckets=8
   ),

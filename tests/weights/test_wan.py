@@ -113,7 +113,6 @@ def test_the_unused_tensor_of_some_exports_is_left_alone(tmp_path):
 
 CHANNELS_48 = {"patch_embedding.weight": (256, 48, 1, 2, 2)}
 OTHER_MODELS = {
-  "Wan2.2-TI2V-5B": CHANNELS_48,
   "Wan2.1-VACE": {"vace_patch_embedding.weight": (256, 96, 1, 2, 2)},
   "Wan2.1-FLF2V": {"img_emb.emb_pos": (1, 514, 1280)},
   "LTX-Video": {"patchify_proj.weight": (4, 4)},
@@ -131,6 +130,10 @@ OTHER_MODELS = {
   r"use: convert umt5": {"shared.weight": (4, 4)},
   r"use: convert clip": {"vision_model.x": (4, 4)},
   r"use: convert wan-vae": {"decoder.conv_in.weight": (4, 3, 3, 3, 3)},
+  r"use: convert wan22-vae": {
+    "encoder.conv1.weight": (4, 12, 3, 3, 3),
+    "encoder.downsamples.1.downsamples.0.residual.0.gamma": (4, 1, 1, 1),
+  },
   r"is \(256, 30, 1, 2, 2\)": {"patch_embedding.weight": (256, 30, 1, 2, 2)},
 }
 
@@ -142,6 +145,28 @@ def test_other_models_are_named(tmp_path, model):
     wan.format_of(opened(tmp_path, wan_tensors() | extra))
   with pytest.raises(UsageError, match="no Wan2.1 model.*but x;"):
     wan.format_of(opened(tmp_path, {"x": np.zeros(3, np.float32)}))
+
+
+HEAD_48 = {"head.head.weight": (192, 256), "head.head.bias": (192,)}
+
+
+def test_ti2v_is_known_by_its_channels_in_and_out(tmp_path):
+  """Wan-Fun's models with a control video take as many and give 16."""
+  zeros = lambda shapes: {n: np.zeros(s, np.float32) for n, s in shapes.items()}
+  tensors = wan_tensors() | zeros(CHANNELS_48 | HEAD_48)
+  weights = opened(tmp_path, tensors)
+  sizes = wan.sizes_of(weights, wan.NATIVE, {"in_dim": 48, "out_dim": 48})
+  assert sizes == SMALL | {
+    "in_channels": 48, "out_channels": 48, "image_tokens": False,
+  }  # fmt: skip
+  match(wan.NATIVE, weights, wan.shapes_of(sizes))
+  written = wan.config_of(sizes, "native")
+  assert (written["model_type"], written["in_dim"], written["out_dim"]) == (
+    "ti2v", 48, 48,
+  )  # fmt: skip
+  weights = opened(tmp_path, wan_tensors() | zeros(CHANNELS_48))
+  with pytest.raises(UsageError, match="takes 48 channels and gives 16, .* expected"):
+    wan.sizes_of(weights, wan.NATIVE, {})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from ccl_jax.errors import UsageError
 from ccl_jax.weights.load import load_params
 from ccl_jax.weights.rules import expected_tensors, unload
-from ccl_jax.weights.wan_vae import DIFFUSERS, NATIVE, shapes_of
+from ccl_jax.weights.wan_vae import DIFFUSERS, NATIVE, UPSTREAM
 
 
 def test_names_and_shapes_are_the_published_ones(shared):
@@ -21,7 +21,7 @@ def test_names_and_shapes_are_the_published_ones(shared):
     for _, native, _, shape in rows
   }
   assert len(published) == 194
-  shapes = shapes_of({"width": 96})
+  shapes = UPSTREAM.shapes({"width": 96})
   native, diffusers = (expected_tensors(table, shapes) for table in (NATIVE, DIFFUSERS))
   assert {m.name: m.shape for m in native} == published
   assert {a.name: b.name for a, b in zip(native, diffusers)} == {
@@ -39,7 +39,7 @@ def test_names_and_shapes_are_the_published_ones(shared):
   ],
 )
 def test_written_weights_are_read_back_bit_for_bit(tmp_path, rows, place, given):
-  shapes, rng = shapes_of({"width": 4}), np.random.default_rng(0)
+  shapes, rng = UPSTREAM.shapes({"width": 4}), np.random.default_rng(0)
   arrays = {
     path: rng.standard_normal(x.shape).astype(np.float32) for path, x in shapes.items()
   }

@@ -103,7 +103,7 @@ class _Storage:
 
 def _pickled(tensors, legacy, extra=None, inside=None):
   """(bytes of the pickled dict, storages); `extra` is one more item of the dict, which
-  may lie in another, `inside` a training checkpoint.
+  may lie in another, `inside` a training checkpoint, or in several.
   """
   torch = types.ModuleType("torch")
   utils = types.ModuleType("torch._utils")
@@ -126,8 +126,8 @@ def _pickled(tensors, legacy, extra=None, inside=None):
     state[name] = item
   state |= extra or {}
   state._metadata = OrderedDict(version=1)  # as Module.state_dict leaves it
-  if inside:
-    state = {"epoch": 3, "optimizer": {"step": 7}, inside: state}
+  for name in reversed([inside] if isinstance(inside, str) else inside or ()):
+    state = {"epoch": 3, "optimizer": {"step": 7}, name: state}
 
   class Pickler(pickle.Pickler):
     def persistent_id(self, x):

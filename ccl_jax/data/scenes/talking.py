@@ -219,13 +219,14 @@ def openings(faces: list[Face], spec: ClipSpec) -> Float32[np.ndarray, "faces F"
 
 
 def seen_pixels(coverages: list, spec: ClipSpec) -> Bool[np.ndarray, "t h w"]:
-  """Whether an actor that sounds covers a twentieth of a latent pixel: of 8 x 8 pixels
-  of frame 0, then of four frames each.
+  """Whether an actor that sounds covers a twentieth of a latent pixel: of a square of
+  `spec.stride` pixels of frame 0, then of four frames each.
   """
-  rows, columns = spec.height // 8, spec.width // 8
+  n = spec.stride
+  rows, columns = spec.height // n, spec.width // n
   seen = np.zeros((spec.frames, rows, columns), np.float32)
   for c in coverages:
-    seen = np.maximum(seen, c.reshape(-1, rows, 8, columns, 8).mean((2, 4)))
+    seen = np.maximum(seen, c.reshape(-1, rows, n, columns, n).mean((2, 4)))
   later = seen[1:].reshape(-1, 4, rows, columns).mean(1)
   return np.concatenate([seen[:1], later]) > 0.05
 

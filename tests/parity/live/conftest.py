@@ -53,3 +53,8 @@ def t2v(make_pair) -> Pair:
 @pytest.fixture(scope="session")
 def i2v(make_pair) -> Pair:
   return make_pair("wan-dit", "wan_dit", image=True)
+
+
+@pytest.fixture(scope="session")
+def ti2v(make_pair) -> Pair:
+  return make_pair("wan-dit", "wan_dit", image=False, channels=48)

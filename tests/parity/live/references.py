@@ -16,6 +16,8 @@ from transformers import (
   UMT5EncoderModel,
 )
 
+from ccl_jax.models.wan_vae_layers import WAN22
+
 
 def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
   """The module with every parameter drawn anew, none of them zero or one: matrices keep
@@ -35,16 +37,20 @@ def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
   return module.eval()
 
 
-def wan_dit(folder: pathlib.Path, *, image: bool) -> WanTransformer3DModel:
+def wan_dit(
+  folder: pathlib.Path, *, image: bool, channels: int = 16
+) -> WanTransformer3DModel:
   """Two blocks of two heads; in shards."""
-  options = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 256}
+  options = {"in_channels": channels, "out_channels": channels}
+  if image:
+    options |= {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 256}
   model = WanTransformer3DModel(
     num_attention_heads=2,
     attention_head_dim=128,
     text_dim=48,
     ffn_dim=320,
     num_layers=2,
-    **(options if image else {}),
+    **options,
   )
   randomised(model, seed=int(image)).save_pretrained(folder, max_shard_size="4MB")
   return model
@@ -52,6 +58,28 @@ def wan_dit(folder: pathlib.Path, *, image: bool) -> WanTransformer3DModel:
 
 def wan_vae(folder: pathlib.Path) -> AutoencoderKLWan:
   model = randomised(AutoencoderKLWan(base_dim=8))
+  with torch.no_grad():  # pixels are cut at 1: most of them shall be below
+    model.decoder.conv_out.weight.mul_(0.3)
+  model.save_pretrained(folder)
+  return model
+
+
+def wan22_vae(folder: pathlib.Path) -> AutoencoderKLWan:
+  """With the settings of Wan2.2-TI2V-5B, but for the widths."""
+  model = randomised(
+    AutoencoderKLWan(
+      base_dim=8,
+      decoder_base_dim=16,
+      z_dim=48,
+      is_residual=True,
+      in_channels=12,
+      out_channels=12,
+      patch_size=2,
+      scale_factor_spatial=16,
+      latents_mean=list(WAN22.mean),
+      latents_std=list(WAN22.std),
+    )
+  )
   with torch.no_grad():  # pixels are cut at 1: most of them shall be below
     model.decoder.conv_out.weight.mul_(0.3)
   model.save_pretrained(folder)

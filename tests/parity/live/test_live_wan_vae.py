@@ -1,63 +1,131 @@
-"""Our video codec and diffusers' `AutoencoderKLWan`, on clips of 1, 5 and 13 frames."""
+"""Our video codecs and diffusers' `AutoencoderKLWan`, with the settings of Wan2.1 and
+of Wan2.2: clips of 1, 5 and 13 frames, the posterior, gradients.
+"""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
-from ccl_jax.models.wan_vae import WanVideoCodec
+from ccl_jax.models.wan_vae import Wan22VideoCodec, WanVideoCodec
+from ccl_jax.weights.rules import unload
 from ccl_jax.weights.transfer import export_weights
+from ccl_jax.weights.upstream import get_upstream
 from tests.parity.check_case import relative_error
 
-to_latent, to_pixels = jax.jit(WanVideoCodec.encode), jax.jit(WanVideoCodec.decode)
-to_posterior = jax.jit(WanVideoCodec.posterior)
+to_latent = jax.jit(lambda codec, x: codec.encode(x))
+to_pixels = jax.jit(lambda codec, x: codec.decode(x))
+to_posterior = jax.jit(lambda codec, x: codec.posterior(x))
+KINDS = {"wan-vae": WanVideoCodec, "wan22-vae": Wan22VideoCodec}
+last = lambda x: np.moveaxis(np.asarray(x), 1, -1)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request):
+  return request.param
 
 
 @pytest.fixture(scope="module")
-def pair(make_pair):
-  return make_pair("wan-vae", "wan_vae")
+def pair(kind, make_pair):
+  return make_pair(kind, kind.replace("-", "_"))
+
+
+@pytest.fixture(scope="module")
+def codec(kind, pair):
+  """A maker of codecs of these parameters."""
+  return lambda **options: KINDS[kind](pair.params, **options)
+
+
+def statistics(vae):
+  import torch
+
+  shape = lambda x: torch.tensor(x).reshape(1, -1, 1, 1, 1)
+  return shape(vae.config.latents_mean), shape(vae.config.latents_std)
+
+
+def drawn(vae, frames):
+  """Pixels of 2 x 3 latents, and a latent of as many frames."""
+  rng = np.random.default_rng(frames)
+  side = vae.config.scale_factor_spatial
+  pixels = rng.uniform(-1, 1, (1, 3, frames, 2 * side, 3 * side)).astype(np.float32)
+  shape = (1, vae.config.z_dim, 1 + frames // 4, 2, 3)
+  return pixels, rng.standard_normal(shape, np.float32)
 
 
 @pytest.mark.parametrize("frames", [1, 5, 13])
-def test_latents_and_pixels(pair, frames):
+def test_latents_and_pixels(pair, codec, frames):
   import torch
 
-  rng = np.random.default_rng(frames)
-  pixels = rng.uniform(-1, 1, (1, 3, frames, 16, 24)).astype(np.float32)
-  latent = rng.standard_normal((1, 16, 1 + frames // 4, 2, 3), np.float32)
   vae = pair.reference
-  mean, std = (
-    torch.tensor(x).reshape(1, -1, 1, 1, 1)
-    for x in (vae.config.latents_mean, vae.config.latents_std)
-  )
+  pixels, latent = drawn(vae, frames)
+  mean, std = statistics(vae)
   with torch.no_grad():
     encoded = (vae.encode(torch.tensor(pixels)).latent_dist.mode() - mean) / std
     decoded = vae.decode(torch.tensor(latent) * std + mean).sample.numpy()
   assert np.mean(np.abs(decoded) < 1) > 0.9
-  last = lambda x: np.moveaxis(x, 1, -1)
   # The longest by latent frames, one after the other, as is the default.
-  codec = WanVideoCodec(pair.params, chunk=1 if frames == 13 else None)
-  got = np.asarray(to_latent(codec, last(pixels)))
+  ours = codec(chunk=1 if frames == 13 else None)
+  assert ours.stride == (4, *2 * (vae.config.scale_factor_spatial,))
+  got = np.asarray(to_latent(ours, last(pixels)))
   assert relative_error(got, last(encoded.numpy())) < 1e-4
-  got = np.asarray(to_pixels(codec, last(latent)))
+  got = np.asarray(to_pixels(ours, last(latent)))
   assert relative_error(got, last(decoded)) < 1e-4
 
 
-def test_the_posterior(pair):
+def test_the_posterior(pair, codec):
   """Mean and deviation of diffusers' distribution, in units of the latents'."""
   import torch
 
-  rng = np.random.default_rng(0)
-  pixels = rng.uniform(-1, 1, (1, 3, 9, 16, 24)).astype(np.float32)
   vae = pair.reference
+  pixels, _ = drawn(vae, 9)
   with torch.no_grad():
     expected = vae.encode(torch.tensor(pixels)).latent_dist
-  last = lambda x: np.moveaxis(np.asarray(x), 1, -1)
   shift, scale = (
     np.asarray(x, np.float32) for x in (vae.config.latents_mean, vae.config.latents_std)
   )
-  mean, std = to_posterior(WanVideoCodec(pair.params), last(pixels))
+  mean, std = to_posterior(codec(), last(pixels))
   assert relative_error(np.asarray(mean), (last(expected.mean) - shift) / scale) < 1e-4
   assert relative_error(np.asarray(std), last(expected.std) / scale) < 1e-4
+
+
+def test_gradients(kind, pair, codec):
+  """Of a projection of latents and pixels, by every tensor and both inputs."""
+  import torch
+
+  vae = pair.reference
+  arrays = drawn(vae, 9)
+  rng = np.random.default_rng(0)
+  weights = [rng.standard_normal(x.shape, np.float32) for x in arrays[::-1]]
+  mean, std = statistics(vae)
+  pixels, latent = (torch.tensor(x, requires_grad=True) for x in arrays)
+  encoded = (vae.encode(pixels).latent_dist.mode() - mean) / std
+  decoded = vae.decode(latent * std + mean).sample
+  loss = sum((x * torch.tensor(w)).sum() for x, w in zip((encoded, decoded), weights))
+  leaves = dict(vae.named_parameters()) | {"pixels": pixels, "latent": latent}
+  grads = torch.autograd.grad(loss, leaves.values())
+  expected = {n: g.numpy() for n, g in zip(leaves, grads)}
+
+  def ours(codec, pixels, latent):
+    made = codec.encode(pixels), codec.decode(latent)
+    return sum(jnp.sum(x * last(w)) for x, w in zip(made, weights))
+
+  run = jax.jit(jax.grad(ours, (0, 1, 2)))
+  of_codec, *of_inputs = jax.device_get(run(codec(), *map(last, arrays)))
+  flat = traverse_util.flatten_dict(of_codec.params, sep="/")
+  upstream = get_upstream(kind)
+  # A table changes the layout of a gradient as it does that of a weight.
+  read = lambda path, slot: flat[path]
+  got = dict(
+    unload(upstream.tables["diffusers"], upstream.shapes(pair.sizes), read)
+  ) | {n: np.moveaxis(x, -1, 1) for n, x in zip(("pixels", "latent"), of_inputs)}
+  assert got.keys() == expected.keys()
+  errors = {
+    name: np.linalg.norm(got[name] - x) / np.linalg.norm(x)
+    for name, x in expected.items()
+  }
+  worst = max(errors, key=errors.get)
+  assert errors[worst] < 1e-4, (worst, errors[worst])
 
 
 def test_diffusers_loads_our_export(tmp_path, pair):
@@ -66,5 +134,8 @@ def test_diffusers_loads_our_export(tmp_path, pair):
     tmp_path / "out", output_loading_info=True
   )
   assert not any(report.values()), report
+  ignored = ("_name_or_path", "_diffusers_version")
+  for key, value in pair.reference.config.items():
+    assert key in ignored or loaded.config[key] == value, key
   for name, x in pair.reference.state_dict().items():
     np.testing.assert_array_equal(loaded.state_dict()[name], x, err_msg=name)

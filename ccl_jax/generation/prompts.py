@@ -1,0 +1,76 @@
+"""Prompts in the words that a model was trained on: where speech and sound stand.
+
+A prompt may give speech in tags or in quotation marks, and describe the sound in tags
+or as a last sentence:
+
+  A man smiles and says, <S>Hello there.<E> <AUDCAP>Calm voice, birds.<ENDAUDCAP>
+  A man smiles and says, "Hello there." Audio: Calm voice, birds.
+
+Ovi wants speech in tags, and of the sound the form of its edition. A prompt whose
+speech is in tags keeps its quotation marks: they are of something else. Models that
+state no form get prompts as they are.
+"""
+
+import re
+
+from ccl_jax.errors import UsageError
+from ccl_jax.metrics.quotes import QUOTED, STRAIGHT
+
+FORMS = ("tags", "sentence")  # of the sound
+SPEECH, SOUND = ("<S>", "<E>"), ("<AUDCAP>", "<ENDAUDCAP>")
+_TAGGED = re.compile(r"\s*<AUDCAP>(.*?)<ENDAUDCAP>\s*", re.DOTALL)
+# A last sentence of its own, or all of the prompt.
+_SENTENCE = re.compile(r"(?:^|(?<=[\s.!?>]))Audio:\s*((?:(?!\bAudio:).)*)\Z", re.DOTALL)
+
+
+def in_form(prompt: str, form: str | None) -> str:
+  """The prompt as a model of a form wants it.
+
+  Args:
+    prompt: as a user wrote it.
+    form: of `FORMS`; None: no change.
+
+  Raises:
+    UsageError: a tag without the one that ends it, or that it ends.
+  """
+  if form is None:
+    return prompt
+  for first, last in (SPEECH, SOUND):
+    _check_pairs(prompt, first, last)
+  if SPEECH[0] not in prompt:
+    prompt = _speech_in_tags(prompt)
+  return _sound_in(prompt, form)
+
+
+def _check_pairs(prompt: str, first: str, last: str) -> None:
+  """Whether every tag is closed before the next one opens."""
+  found = re.findall(f"{first}|{last}", prompt)
+  if found != [first, last] * (len(found) // 2):
+    raise UsageError(
+      f"prompt {prompt[:60]!r}: expected every {first} to be followed by a {last}"
+    )
+
+
+def _speech_in_tags(prompt: str) -> str:
+  straight = prompt.translate(STRAIGHT)  # of the same length
+  out, end = [], 0
+  for m in QUOTED.finditer(straight):
+    words = prompt[m.start() + 1 : m.end() - 1].strip()
+    if words:
+      out += [prompt[end : m.start()], SPEECH[0], words, SPEECH[1]]
+      end = m.end()
+  return "".join([*out, prompt[end:]])
+
+
+def _sound_in(prompt: str, form: str) -> str:
+  if form == "tags":
+    sentence = _SENTENCE.search(prompt)
+    if sentence is None or SOUND[0] in prompt or not sentence[1].strip():
+      return prompt
+    before = prompt[: sentence.start()].rstrip()
+    return f"{before} {SOUND[0]}{sentence[1].strip()}{SOUND[1]}".strip()
+  sounds = [text.strip() for text in _TAGGED.findall(prompt)]
+  if not any(sounds):
+    return prompt
+  before = _TAGGED.sub(" ", prompt).strip()
+  return f"{before} Audio: {' '.join(sounds)}".strip()

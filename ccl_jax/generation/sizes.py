@@ -1,0 +1,104 @@
+"""The size of a clip that takes its aspect ratio from its first frame."""
+
+import dataclasses
+import math
+
+from ccl_jax.data.media.decode import MediaError, image_size
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
+from ccl_jax.generation.inputs import Files
+
+
+def size_for_area(height: int, width: int, area: int, unit: int) -> tuple[int, int]:
+  """(height, width) in multiples of `unit` of at most `area` pixels, near an aspect.
+
+  One side is rounded down, the other is the longest that the area leaves; of the two
+  ways to do so the nearer aspect ratio is taken, and height first where both are as
+  near (Wan2.2's rule, of TI2V-5B).
+
+  Args:
+    height, width: of the picture.
+    area: of the clip.
+    unit: pixels.
+  """
+  ratio = width / height
+  below = lambda x: max(math.floor(x / unit), 1) * unit
+
+  def distance(size):
+    own = size[1] / size[0]
+    return max(own / ratio, ratio / own)
+
+  # Not so flat that the least of the other side is more than the area.
+  ratio = min(max(ratio, unit**2 / area), area / unit**2)
+  longest = math.sqrt(area * ratio)
+  w, h = below(longest), below(area / longest)
+  return min((h, below(area / h)), (below(area / w), w), key=distance)
+
+
+def nearest_size(height: int, width: int, area: int, unit: int) -> tuple[int, int]:
+  """(height, width) in multiples of `unit` whose product is as near to an area as can
+  be, at about an aspect; of equally near ones that of the nearest aspect (Ovi's rule).
+
+  Args:
+    height, width: of the picture.
+    area: of the clip, which may be exceeded.
+    unit: pixels.
+  """
+  ratio = width / height
+  middle = round(math.sqrt(max(area // unit**2, 1) / ratio))
+  rows = [max(middle + i, 1) for i in range(-3, 4)]
+  sizes = [(p * unit, max(round(p * ratio), 1) * unit) for p in rows]
+  # And both sides scaled to the area, each rounded by itself.
+  scale = math.sqrt(area / (height * width))
+  sizes.append(tuple(max(round(x * scale / unit), 1) * unit for x in (height, width)))
+  return min(sizes, key=lambda s: (abs(s[0] * s[1] - area), abs(s[1] / s[0] - ratio)))
+
+
+def each_side(height: int, width: int, area: int, unit: int) -> tuple[int, int]:
+  """(height, width) of an area at an aspect, each rounded down by itself to multiples
+  of `unit` (Wan2.1's rule, of I2V).
+
+  Args:
+    height, width: of the picture.
+    area: of the clip.
+    unit: pixels.
+  """
+  # A root that should be whole may come out a little less.
+  below = lambda x: max(math.floor(math.sqrt(x) + 1e-6) // unit, 1) * unit
+  return below(area * height / width), below(area * width / height)
+
+
+RULES = {"within": size_for_area, "nearest": nearest_size, "each": each_side}
+
+
+def spec_for(
+  spec: ClipSpec, files: Files, area: int | None, rule: str = "within"
+) -> ClipSpec:
+  """The spec with the aspect ratio of the clips' first frames.
+
+  Args:
+    spec: of clips without an image.
+    files: by input, a file for every clip.
+    area: pixels of a clip; None: clips do not follow their images.
+    rule: of `RULES`, by which a size is found.
+
+  Raises:
+    UsageError: an image cannot be read, or clips that are made together need several
+      sizes.
+  """
+  if area is None or not files.get("image"):
+    return spec
+  try:
+    shapes = {path: image_size(path) for path in dict.fromkeys(files["image"])}
+  except MediaError as e:
+    raise UsageError(f"image: {e}") from e
+  sizes = {path: RULES[rule](*size, area, spec.unit) for path, size in shapes.items()}
+  first, (height, width) = next(iter(sizes.items()))
+  for path, size in sizes.items():
+    if size != (height, width):
+      raise UsageError(
+        f"image: {first} needs clips of {height} x {width} pixels (height x width) and "
+        f"{path} of {size[0]} x {size[1]}: give --height and --width, or make them by "
+        "two commands, or of a manifest with --batch 1"
+      )
+  return dataclasses.replace(spec, height=height, width=width)
