@@ -94,7 +94,7 @@ def try_all(path):
 def main(folder, count):
   """Damages the files of a folder, and says where it is: a crash says nothing."""
   whole = {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
-  for seed in range(count):
+  for seed in range(int(os.environ.get("CCL_FIRST", "0")), count):
     rng = np.random.default_rng(seed)
     name = list(whole)[seed % len(whole)]
     path = folder / f"damaged_{name}"

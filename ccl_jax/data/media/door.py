@@ -146,17 +146,18 @@ class _DisplayTimes:
   """
 
   def __init__(self):
-    self._first = self._late = self._next = None
+    self._first = self._late = None
+    self._next = 0
 
   def place(self, packet: Any, frames: list) -> None:
     """Gives the frames that a packet led to their times."""
     if self._first is None:
-      self._first = packet.dts or 0
+      self._first = self._next = packet.dts or 0
     for frame in frames:
       if self._late is None:
         self._late = (frame.dts or 0) - self._first
-      frame.pts = self._next if frame.dts is None else frame.dts - self._late
-      self._next = frame.pts + 1  # a tick is a period
+      at = self._next if frame.dts is None else frame.dts - self._late
+      frame.pts, self._next = at, at + 1  # a tick is a period
 
 
 # Channels in the order of FFmpeg's own layouts: one in another order has a map.
