@@ -142,6 +142,35 @@ def test_all_tables_of_a_folder_or_the_one_that_is_named(tmp_path):
   assert list(read_rows(tmp_path, NAMES, "1.csv")[0]) == ["a.wav"]
 
 
+@pytest.mark.parametrize(
+  ("field", "match"),
+  [
+    ('"audio": "http://127.0.0.1:1/x"', "audio: got the path"),
+    ('"audio": "/etc/passwd"', "audio: got the path"),
+    ('"audio": "../a.wav"', "audio: got the path"),
+    ('"audio": "x/../../a.wav"', "audio: got the path"),
+    ('"loudness_gain": 800', "expected a loudness_gain of -100 to 100 dB, got 800"),
+    ('"loudness_gain": NaN', "expected a loudness_gain"),
+    ('"start": NaN', "expected 0 <= start < end"),
+    (f'"start": 1{"0" * 400}', "expected numbers as start"),
+    ('"crop": [0, 0, 8, Infinity]', "expected numbers as start"),
+    ('"crop": [0, 0, 8, 1000000000]', "crop is top, left, height, width"),
+    ('"x": ' + "[" * 100_000, "nested too deep|not JSON"),
+  ],
+)
+def test_what_no_caption_says(tmp_path, field, match):
+  with pytest.raises(UsageError, match=rf"t\.jsonl line 1.*({match})") as e:
+    read(tmp_path, f'{{"file": "a.wav", {field}}}')
+  assert "\n" not in str(e.value)
+
+
+def test_texts_are_valid_and_names_are_as_they_are(tmp_path):
+  row = r'{"file": "caf\udce9.mp4", "audio": "n\udcff.wav", "text": "half \ud83d"}'
+  found, unmatched = read(tmp_path, row, names=["caf\udce9.mp4"])
+  assert found == {"caf\udce9.mp4": [Caption("half \ufffd", "n\udcff.wav")]}
+  assert unmatched == []
+
+
 def test_a_sidecar_is_text_beside_a_file(tmp_path):
   assert sidecar(tmp_path / "a.mp4") == ""
   (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf x y \n")

@@ -63,6 +63,26 @@ def test_an_id_is_the_name_of_a_file(tmp_path, name):
     read_manifest(written(tmp_path / "m", GOOD | {"id": name}))
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\nb", "..", ".", "x" * 250, "é" * 120])
+def test_an_id_is_a_name_that_file_systems_take(tmp_path, name):
+  with pytest.raises(UsageError, match="line 1: id .* is no name of a file: it") as e:
+    read_manifest(written(tmp_path / "m", GOOD | {"id": name}))
+  assert "\n" not in str(e.value) and len(str(e.value)) < 400
+
+
+def test_ids_that_come_out_alike_are_one(tmp_path):
+  """Halves of a surrogate pair are no text: both are U+FFFD."""
+  path = written(tmp_path / "m", GOOD | {"id": "a\ud83d"}, GOOD | {"id": "a\ud83e"})
+  with pytest.raises(UsageError, match="line 2: id 'a\ufffd' is that of line 1 too"):
+    read_manifest(path)
+
+
+@pytest.mark.parametrize("clip", ["/etc/passwd", "../a.mp4", "x/../../a", "http://h/a"])
+def test_the_clip_lies_in_the_folder_of_clips(tmp_path, clip):
+  with pytest.raises(UsageError, match="line 1: clip: got the path"):
+    read_manifest(written(tmp_path / "m", GOOD | {"clip": clip}))
+
+
 def test_an_id_may_have_dots_and_spaces(tmp_path):
   names = ["a.1", "a b", ".a", "é"]
   path = written(tmp_path / "m", *(GOOD | {"id": name} for name in names))

@@ -115,3 +115,25 @@ def test_mistakes(tmp_path, text, form, message):
   path.write_text(text)
   with pytest.raises(UsageError, match=message):
     read_prompts(path, form)
+
+
+def test_languages_become_whispers_codes(tmp_path):
+  rows = [
+    {"prompt": "a", "language": name}
+    for name in ("Mandarin", "pt-BR", "English", "jpn")
+  ]
+  (tmp_path / "p.json").write_text(json.dumps(rows))
+  lines, _ = read_prompts(tmp_path / "p.json", "mova")
+  assert [line.language for line in lines] == ["zh", "pt", "en", "ja"]
+  (tmp_path / "p.json").write_text(json.dumps([rows[0], {"prompt": "a", "lang": "xx"}]))
+  with pytest.raises(UsageError, match="p.json, prompt 2: no language is called 'xx'"):
+    read_prompts(tmp_path / "p.json", "mova")
+
+
+def test_ids_become_names_of_files_no_two_alike(tmp_path):
+  ids = ["a b", "a_b", "x/../y", "n" * 300, "half \ud83d"]
+  (tmp_path / "p.json").write_text(json.dumps([{"prompt": "a", "id": i} for i in ids]))
+  lines, _ = read_prompts(tmp_path / "p.json", "mova")
+  found = [line.id for line in lines]
+  assert found[:3] == ["a_b", "a_b_2", "x_.._y"] and found[4] == "half_"
+  assert len(found[3]) == 200

@@ -57,6 +57,22 @@ def test_without_a_text_codec_and_clips_it_says_so(tmp_path, whole):
   assert not pathlib.Path(tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("lacking", ["video", "audio", "text"])
+def test_a_run_that_has_lost_a_codec_says_so(tmp_path, whole, lacking):
+  save_codecs(whole, tmp_path / "run" / "codecs")
+  (tmp_path / "run" / "codecs" / f"{lacking}.json").unlink()
+  with pytest.raises(UsageError, match=rf"codecs lacks {lacking}\.json: put back"):
+    open_codecs(config(), tmp_path / "run", clips=clips())
+
+
+def test_the_text_embedder_is_as_long_as_the_captions(tmp_path):
+  asked = config()
+  asked.codec.text_length = None
+  texts = ["a", "b" * 130]
+  made = open_codecs(asked, tmp_path / "run", clips=clips(), texts=texts)
+  assert made.text.length == 144
+
+
 def test_what_a_bundle_lacks_is_fitted(tmp_path, whole):
   other = fit_codecs(clips(1), text_length=16, text_dim=16)
   save_codecs(whole._replace(audio=None), tmp_path / "part")

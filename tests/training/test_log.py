@@ -43,6 +43,18 @@ def test_resume_drops_steps_that_will_be_taken_again(tmp_path):
   ]  # fmt: skip
 
 
+def test_lines_that_are_no_utf8_are_dropped(tmp_path):
+  log = MetricLog(tmp_path, 10)
+  log.write(0, {"loss": 1.0})
+  log.close()
+  with (tmp_path / "metrics.jsonl").open("ab") as f:
+    f.write(b'\xff\xfe\n{"step": "1"}\n[]\n' + b"[" * 100_000 + b"\n")
+  log = MetricLog(tmp_path, 10, start_step=1)
+  log.write(1, {"loss": 2.0})
+  log.close()
+  assert [(x["step"], x["loss"]) for x in _read(tmp_path)] == [(0, 1.0), (1, 2.0)]
+
+
 def test_a_resume_that_is_killed_loses_no_line(tmp_path, monkeypatch):
   """What is kept is written beside the lines, and takes their place in the end."""
   log = MetricLog(tmp_path, 10)
