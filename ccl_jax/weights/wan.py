@@ -6,7 +6,6 @@ The names of the tensors are in weights/wan_names.py.
 
 import functools
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,13 @@ from ccl_jax.models.presets import init_params
 from ccl_jax.models.stream import CLIP_WIDTH, StreamConfig
 from ccl_jax.weights.reader import Weights
 from ccl_jax.weights.rules import Row, Shapes, flat_shapes
-from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name, tensor_shape
+from ccl_jax.weights.upstream import (
+  Sizes,
+  Upstream,
+  layer_count,
+  tensor_name,
+  tensor_shape,
+)
 from ccl_jax.weights.wan_names import DIFFUSERS, NATIVE, PATCH
 from ccl_jax.weights.wan_others import EXPECTED, other_names, other_tensors
 
@@ -76,7 +81,6 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
       f"{weights.path}: patch_embedding.bias has {width} channels; expected a multiple "
       f"of {HEAD_WIDTH}, the width of a head"
     )
-  layers = [int(m[1]) for n in weights.names() if (m := re.match(r"blocks\.(\d+)", n))]
   sizes = {
     "width": width,
     "ffn": shape("blocks/video/ffn/in/bias[0]", 1)[0],
@@ -85,7 +89,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
     "out_channels": shape("video/head/bias", 1)[0] // math.prod(PATCH),
     "image_tokens": tensor_name(rows, "video/image_norm_in/bias") in weights,
     "frequencies": shape("video/time_embedding/in/kernel", 2)[1],
-    "depth": 1 + max(layers),
+    "depth": layer_count(weights, r"blocks\.(\d+)\."),
     "text_dim": shape("video/text_embedding/in/kernel", 2)[1],
   }
   _agree(weights, sizes, config)
