@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ccl_jax.errors import UsageError
 from ccl_jax.models.scorers.aesthetics import AXES, Aesthetics, AestheticsNet
@@ -150,7 +151,9 @@ def _settings(weights: Weights, config: dict) -> tuple[list[list[float]], bool]:
   scale = config.get("target_transform")
   try:
     scale = [[float(scale[axis][key]) for key in ("mean", "std")] for axis in AXES]
-  except (KeyError, TypeError) as e:
+    if not np.isfinite(scale).all():
+      raise ValueError("a scale that is not finite")
+  except (KeyError, IndexError, TypeError, ValueError, OverflowError) as e:
     raise UsageError(
       f"{weights.path}: no target_transform with mean and std of {', '.join(AXES)}; "
       "expected the release's config.json beside the weights"

@@ -30,7 +30,14 @@ from ccl_jax.weights.rules import (
   reshape,
   squeeze,
 )
-from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name, tensor_shape
+from ccl_jax.weights.upstream import (
+  Sizes,
+  Upstream,
+  head_count,
+  layer_count,
+  tensor_name,
+  tensor_shape,
+)
 
 HEAD_WIDTH = 80  # of ViT-H; tensors do not tell it
 
@@ -121,7 +128,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   (ffn,) = shape("blocks/mlp/in/bias[0]", 1)
   tokens = shape("pos_embedding", 3 if rows is NATIVE else 2)[-2]
   # Wan2.1 reads hidden_states[-2]: the last block of a full release is unused.
-  last = max(int(m[1]) for n in weights.names() if (m := _LAYER.match(n)))
+  last = layer_count(weights, _LAYER) - 1
   depth = last if any(map(_AFTER.fullmatch, weights.names())) else last + 1
   config = config.get("vision_config", config)
   # The config of another network beside the weights tells nothing.
@@ -137,7 +144,7 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   return {
     "width": width,
     "ffn": ffn,
-    "heads": heads or max(width // HEAD_WIDTH, 1),
+    "heads": head_count(weights, heads, width, HEAD_WIDTH),
     "depth": depth,
     "patch": patch,
     "grid": math.isqrt(tokens - 1),

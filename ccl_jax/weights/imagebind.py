@@ -10,7 +10,6 @@ them ({"vision": {"dim", "heads"}, "audio": {...}}), or else from the released h
 widths. The towers for text, depth, thermal pictures and motion are left unread.
 """
 
-import re
 from collections.abc import Sequence
 
 import jax
@@ -32,7 +31,14 @@ from ccl_jax.weights.rules import (
   reshape,
   squeeze,
 )
-from ccl_jax.weights.upstream import LICENCES, Sizes, Upstream, tensor_name
+from ccl_jax.weights.upstream import (
+  LICENCES,
+  Sizes,
+  Upstream,
+  head_count,
+  layer_count,
+  tensor_name,
+)
 
 HEAD_WIDTHS = {"vision": 80, "audio": 64}  # tensors do not tell them
 
@@ -108,15 +114,14 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   def tower(name):
     out, width = shape(f"{name}/tower/head/kernel")
     block = rf"modality_trunks\.{name}\.blocks\.(\d+)\."
-    layers = [int(m[1]) for n in weights.names() if (m := re.match(block, n))]
     own = config.get(name, {})
     # A config of another network, left in the folder, is told by its width.
     heads = own.get("heads") if own.get("dim") == width else None
     return {
       "width": width,
-      "heads": heads or max(width // HEAD_WIDTHS[name], 1),
+      "heads": head_count(weights, heads, width, HEAD_WIDTHS[name]),
       "hidden": shape(f"{name}/tower/blocks/mlp/in/bias[0]")[0],
-      "depth": 1 + max(layers, default=-1),
+      "depth": layer_count(weights, block),
       "out": out,
     }
 

@@ -7,7 +7,6 @@ All sizes come from the tensors' shapes, the number of heads from the released h
 widths. The two-dimensional patch embedding is never used, and is left unread.
 """
 
-import re
 from collections.abc import Sequence
 
 import jax
@@ -30,7 +29,7 @@ from ccl_jax.weights.rules import (
   reshape,
   squeeze,
 )
-from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name
+from ccl_jax.weights.upstream import Sizes, Upstream, layer_count, tensor_name
 
 HEAD_WIDTH, JOINT_HEAD_WIDTH = 64, 96  # tensors do not tell them
 
@@ -132,17 +131,13 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
       raise UsageError(f"{weights.path}: no tensor {name}, which every Synchformer has")
     return weights.shape(name)
 
-  def depth(block):
-    layers = [int(m[1]) for n in weights.names() if (m := re.match(block, n))]
-    return 1 + max(layers, default=-1)
-
   width = shape("video/patch/bias")[0]
   return {
     "width": width,
     "hidden": shape("video/blocks/mlp/in/bias[0]")[0],
     # No tensor tells the heads: their width is the published one.
     "heads": max(width // HEAD_WIDTH, 1),
-    "depths": [depth(block) for block in (_BLOCK, _LAYER, _HEAD)],
+    "depths": [layer_count(weights, b) for b in (_BLOCK, _LAYER, _HEAD)],
     "joint_hidden": shape("joint/blocks/mlp/in/bias[0]")[0],
     "joint_heads": max(width // JOINT_HEAD_WIDTH, 1),
     "classes": shape("joint/logits/bias")[0],

@@ -73,8 +73,20 @@ def open_source(kind: str, src) -> Source:
       f"{src} has {form} names; convert {kind} knows {', '.join(upstream.tables)}"
     )
   rows = upstream.tables[form]
-  sizes = upstream.sizes(weights, rows, read_config(src, upstream.places))
-  shapes = upstream.shapes(sizes)
+  config = read_config(src, upstream.places)
+  try:
+    sizes = upstream.sizes(weights, rows, config)
+    shapes = upstream.shapes(sizes)
+  except UsageError:
+    raise
+  except Exception as e:
+    if not config:
+      raise
+    # Whatever values of other types or sizes lead to.
+    raise UsageError(
+      f"{src}: the config.json beside it does not describe this network: take the "
+      "one of its release, or none"
+    ) from e
   matches = match(rows, weights, shapes, upstream.ignore)
   return Source(upstream, weights, form, sizes, shapes, matches)
 

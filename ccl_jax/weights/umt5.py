@@ -10,7 +10,6 @@ All sizes come from the tensors' shapes.
 
 import functools
 import hashlib
-import re
 from collections.abc import Sequence
 
 import jax
@@ -22,7 +21,13 @@ from ccl_jax.models.layers import EPS
 from ccl_jax.models.umt5 import FARTHEST, UMT5Encoder
 from ccl_jax.weights.reader import Weights
 from ccl_jax.weights.rules import Row, Shapes, dense, flat_shapes, norm
-from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name, tensor_shape
+from ccl_jax.weights.upstream import (
+  Sizes,
+  Upstream,
+  layer_count,
+  tensor_name,
+  tensor_shape,
+)
 
 _BLOCK = r"blocks.(\d+)"
 NATIVE = [
@@ -51,7 +56,7 @@ DIFFUSERS = [
 ]
 
 _EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
-_LAYER = re.compile(r"(?:blocks|encoder\.block)\.(\d+)\.")
+_LAYER = r"(?:blocks|encoder\.block)\.(\d+)\."
 TOKENIZERS = ("google/umt5-xxl", "tokenizer", "../tokenizer", "")  # beside the weights
 
 
@@ -115,14 +120,13 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
       f"{heads} heads, expected a divisor of {attention_width}, the rows of "
       f"{tensor_name(rows, 'blocks/attn/q/kernel[0]')}"
     )
-  layers = [int(m[1]) for n in weights.names() if (m := _LAYER.match(n))]
   return {
     "vocabulary": vocabulary,
     "width": width,
     "attention_width": attention_width,
     "ffn": shape("blocks/ffn/gate/kernel[0]", 2)[0],
     "heads": heads,
-    "depth": 1 + max(layers),
+    "depth": layer_count(weights, _LAYER),
     "buckets": buckets,
   }
 

@@ -2,6 +2,7 @@
 
 import importlib
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -95,6 +96,48 @@ def get_upstream(kind: str) -> Upstream:
   if kind not in MODULES:
     raise UsageError(f"unknown kind {kind!r}; expected one of {', '.join(MODULES)}")
   return importlib.import_module(f"ccl_jax.weights.{MODULES[kind]}").UPSTREAM
+
+
+def layer_count(weights: Weights, pattern: str | re.Pattern) -> int:
+  """How many layers a checkpoint has, by the numbers in its tensors' names.
+
+  Args:
+    weights: the checkpoint.
+    pattern: a regex that names begin with, whose group is the number.
+
+  Raises:
+    UsageError: it has fewer tensors than layers.
+  """
+  found = (re.match(pattern, name) for name in weights.names())
+  count = 1 + max((int(m[1]) for m in found if m), default=-1)
+  if count > len(weights.names()):  # a loop over them would take long
+    raise UsageError(
+      f"{weights.path} has a tensor of layer {count - 1}, but {len(weights.names())} "
+      "tensors; expected some for each layer"
+    )
+  return count
+
+
+def head_count(weights: Weights, told: Any, width: int, usual: int) -> int:
+  """The heads of attention, which no tensor tells.
+
+  Args:
+    weights: the checkpoint, for the message.
+    told: what a config.json says, or None.
+    width: of all heads together.
+    usual: width of one where nothing is told.
+
+  Raises:
+    UsageError: what is told is no number that divides the width.
+  """
+  if told is None:
+    return max(width // usual, 1)
+  if type(told) is not int or told < 1 or width % told:
+    raise UsageError(
+      f"{weights.path}: config.json says that there are {told!r:.40} heads; expected a "
+      f"divisor of {width}"
+    )
+  return told
 
 
 def tensor_name(rows: Sequence[Row], target: str) -> str:

@@ -9,7 +9,6 @@ The names of the tensors are in weights/wan_names.py.
 
 import functools
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +23,13 @@ from ccl_jax.models.stream import CLIP_WIDTH, StreamConfig
 from ccl_jax.ops.patchify import Patch
 from ccl_jax.weights.reader import Weights
 from ccl_jax.weights.rules import Row, Shapes, flat_shapes
-from ccl_jax.weights.upstream import Sizes, Upstream, tensor_name, tensor_shape
+from ccl_jax.weights.upstream import (
+  Sizes,
+  Upstream,
+  layer_count,
+  tensor_name,
+  tensor_shape,
+)
 from ccl_jax.weights.wan_names import DIFFUSERS, NATIVE, PATCH
 from ccl_jax.weights.wan_others import EXPECTED, other_names, other_tensors
 
@@ -117,7 +122,6 @@ def stream_sizes(
     )
   inner = f"blocks/{own}/ffn/in/bias"
   block = re.escape(tensor_name(rows, f"{inner}[0]").partition("0")[0])
-  layers = [int(m[1]) for n in weights.names() if (m := re.match(rf"{block}(\d+)", n))]
   return {
     "width": width,
     "ffn": shape(f"{inner}[0]", 1)[0],
@@ -125,7 +129,7 @@ def stream_sizes(
     "in_channels": shape(f"{patches}/kernel", 3 if own == "audio" else 5)[1],
     "out_channels": shape(f"{own}/head/bias", 1)[0] // math.prod(patch),
     "frequencies": shape(f"{own}/time_embedding/in/kernel", 2)[1],
-    "depth": 1 + max(layers),
+    "depth": layer_count(weights, rf"{block}(\d+)"),
     "text_dim": shape(f"{own}/text_embedding/in/kernel", 2)[1],
   }
 

@@ -1,5 +1,6 @@
 """Files that are no plain weights are named as what they are, in one line, exit 2."""
 
+import ast
 import json
 import re
 import shutil
@@ -14,7 +15,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.weights.foreign import foreign_tensors
 from ccl_jax.weights.load import load_params
 from ccl_jax.weights.reader import open_weights
-from ccl_jax.weights.transfer import import_weights
+from ccl_jax.weights.transfer import import_weights, open_source
 from ccl_jax.weights.upstream import MODULES, get_upstream
 from tests.weights import release_files
 from tests.weights.test_round_trip import SIZES
@@ -322,3 +323,31 @@ def test_a_type_that_is_too_narrow(tmp_path, umt5):
   path = save_form(tmp_path, umt5 | {"shared.weight": x})
   with pytest.raises(UsageError, match="holds NaN or infinity in float16"):
     import_weights("umt5", path, tmp_path / "dst", dtype="float16")
+
+
+def test_a_layer_of_any_number(tmp_path, umt5, refused):
+  """A name cannot make a loop of a thousand million layers."""
+  more = {"encoder.block.999999999.layer.0.layer_norm.weight": X[0]}
+  line = refused("umt5", save_form(tmp_path, umt5 | more))
+  assert f"a tensor of layer 999999999, but {len(umt5) + 1} tensors" in line
+
+
+CONFIGS = {
+  "{'num_heads': '16'}": "says that there are '16' heads",
+  "{'num_heads': {}}": "says that there are {} heads",
+  "{'num_heads': True}": "says that there are True heads",
+  "{'num_attention_heads': 7}": "says that there are 7 heads; expected a divisor of 128",
+  "{'num_heads': -1}": "says that there are -1 heads",
+  "{'vision_config': []}": "does not describe this network",
+  "{'num_layers': 'x'}": "speaks of x layers",
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_config_of_other_types(tmp_path, config):
+  tensors = release_files.tensors("clip", SIZES["clip"], "native")
+  path = save_form(tmp_path, tensors)
+  about = {"dim": 1280} | ast.literal_eval(config)
+  (tmp_path / "config.json").write_text(json.dumps(about))
+  with pytest.raises(UsageError, match=re.escape(CONFIGS[config])):
+    open_source("clip", path)
