@@ -9,6 +9,7 @@ The names of the tensors are in weights/wan_names.py.
 
 import functools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
