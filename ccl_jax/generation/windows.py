@@ -29,7 +29,7 @@ def window(steps: int) -> int:
 
 
 def sample_windows(
-  programs: dict[Any, Callable],
+  programs: dict[Any, Any],
   model: JointDiT,
   params: Any,
   task: Generation,

@@ -461,7 +461,8 @@ def test_every_setting_reaches_the_sampler_though_programs_are_kept(calls):
   for call, more in zip(calls, options, strict=True):
     sampling = more.get("sampling", Sampling())
     scales = {s: {"s": 5.0} for s in ("video", "audio")} | sampling.scales
-    assert call.sampling == dataclasses.replace(sampling, scales=scales)
+    own = {"guidance": "ucg2", "shift": 3.0}  # of small clips of a model with an image
+    assert call.sampling == dataclasses.replace(sampling, scales=scales, **own)
     assert call.options["reuse_keys"] == more.get("reuse_keys", True)
     assert (call.options["progress"] is not None) == ("progress" in more)
     spec = more.get("spec", SPEC)  # latents in patches of 2 x 2

@@ -178,7 +178,7 @@ def test_steps_are_counted_of_every_window(pipeline):
 
 
 def test_windows_are_one_sampling(pipeline):
-  """History and given keys go from window to window; the solver is the one asked for."""
+  """History and given keys go from window to window, by the solver asked for."""
   keys = jax.random.split(jax.random.key(0), 3)
   shapes = {"video": (2, *SPEC.latent_shape, 16), "audio": (2, SPEC.audio_tokens, 20)}
   noise, given = (
