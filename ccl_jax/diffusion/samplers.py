@@ -121,10 +121,42 @@ def sample(
     method: one of METHODS.
     progress: a host function, called with the index of each step.
   """
+  return advance(velocity, begin(noise), table_of(schedule, method), progress)[0]
+
+
+def table_of(schedule: Schedule, method: str) -> dict[str, np.ndarray]:
+  """What `advance` reads of each step, by rows: float32, and the step's index.
+
+  Raises:
+    UsageError: an unknown method.
+  """
   rows = solver_rows(schedule.sigmas, method)
   table = dict(rows, sigma=schedule.sigmas[:-1], timestep=schedule.timesteps)
-  table = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), table)
-  table["index"] = jnp.arange(schedule.steps)
+  table = jax.tree.map(lambda a: np.asarray(a, np.float32), table)
+  return table | {"index": np.arange(schedule.steps, dtype=np.int32)}
+
+
+def begin(noise: Latents) -> tuple[Latents, ...]:
+  """The state before the first step: latents, and a history that is empty."""
+  noise = jax.tree.map(lambda x: x.astype(jnp.float32), noise)
+  zeros = jax.tree.map(jnp.zeros_like, noise)
+  return noise, zeros, zeros, zeros
+
+
+def advance(
+  velocity: Velocity,
+  carry: tuple[Latents, ...],
+  table: dict[str, Any],
+  progress: Callable[[Any], None] | None = None,
+) -> tuple[Latents, ...]:
+  """The state after the steps of `table`, whose first part are the latents.
+
+  Args:
+    velocity: see `sample`.
+    carry: of `begin`, or of the steps before.
+    table: rows of `table_of`, all or some that follow each other.
+    progress: see `sample`.
+  """
 
   def step(carry, at):
     x, last, m1, m2 = carry
@@ -136,7 +168,4 @@ def sample(
       jax.debug.callback(progress, at["index"])
     return (new, x, m, m1), None
 
-  noise = jax.tree.map(lambda x: x.astype(jnp.float32), noise)
-  zeros = jax.tree.map(jnp.zeros_like, noise)
-  (x, *_), _ = jax.lax.scan(step, (noise, zeros, zeros, zeros), table)
-  return x
+  return jax.lax.scan(step, carry, jax.tree.map(jnp.asarray, table))[0]

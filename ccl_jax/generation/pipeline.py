@@ -5,8 +5,8 @@ what is not (`sampling.py`), decode.
 """
 
 import dataclasses
+import functools
 import itertools
-import json
 import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -36,7 +36,8 @@ from ccl_jax.errors import UsageError
 from ccl_jax.generation.defaults import completed
 from ccl_jax.generation.prompts import in_form
 from ccl_jax.generation.release import ANY, Release, release_of
-from ccl_jax.generation.sampling import Sampling, sample_latents, variant_of
+from ccl_jax.generation.sampling import Sampling, variant_of
+from ccl_jax.generation.windows import sample_windows, window
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import init_params, stored_model, with_default_kernel
@@ -189,7 +190,6 @@ class Pipeline:
     self.negative = dict.fromkeys(STREAMS, "") | dict(negative or {})
     self._compiled, self._seen = {}, set()
     self.origin = origin or {"fingerprints": {}}
-    self._progress: Callable[[Any], None] = lambda step: None
     self._noted: set[str] = set()
 
   @property
@@ -269,7 +269,7 @@ class Pipeline:
     *,
     sampling: Sampling | None = None,
     seed: Any = 0,
-    negative: str | Mapping[str, str | Sequence[str]] | None = None,
+    negative: str | Mapping[str, str | Sequence[str]] = "",
     video: np.ndarray | None = None,
     audio: np.ndarray | None = None,
     image: np.ndarray | None = None,
@@ -293,7 +293,7 @@ class Pipeline:
         whatever makes a video.
       negative: the text of the unconditional evaluations, of both streams or by stream;
         by stream it may be a list, with one text for each clip. A stream that is not
-        named has "". None: the model's own.
+        named has "". The model's own are `Pipeline.negative`.
       still: uint8 (b, H, W, 3), the picture that stands still as null video, for
         guidance by null streams where no picture is given: see `_null_latents`.
 
@@ -336,43 +336,35 @@ class Pipeline:
       "image": None if image is None else jnp.asarray(image),
       "still": None if still is None else jnp.asarray(still),
     }
-    negative = self.negative if negative is None else negative
     negatives = negative_texts(negative, kind.generated + kind.given, b)
     self.note_cut(prompts)
     told = [in_form(prompt, self.about.release.sound) for prompt in prompts]
     tokens = self.codecs.text.tokenize([*told, *itertools.chain(*negatives)])
-    options = (spec, reuse_keys, progress is not None or display.is_shown())
     # Scales are an argument: one program serves all.
     form = get_guidance(sampling.guidance, variant_of(self.model))
     scales = form.resolve(sampling.scales)
-    sampling = dataclasses.replace(sampling, scales={})
-    key = (kind, json.dumps(dataclasses.asdict(sampling), sort_keys=True), *options)
-    if key not in self._compiled:
-      self._compiled[key] = jax.jit(self._program(kind, sampling, *options))
-    # By all that a program is compiled for.
-    program = (*key, b, *(name for name, x in inputs.items() if x is not None))
+    sampling = dataclasses.replace(sampling, scales=scales)
+    how = sampling.guidance, sampling.solver, sampling.batched, sampling.skip_block
+    options = *how, reuse_keys, spec
+    # By all that programs are compiled for.
+    given = tuple(name for name, x in inputs.items() if x is not None)
+    program = kind, *options, b, window(sampling.steps), given
     display.phase("encoding" if program in self._seen else "compiling")
     self._seen.add(program)
-    self._progress = self._teller(sampling.steps, progress)
-    made = self._compiled[key](self.params, self.codecs, noise, tokens, inputs, scales)
-    made = jax.device_get(made)
-    jax.effects_barrier()  # the last steps may not have been told yet
-    return made
-
-  def _teller(self, steps: int, progress: Callable[[Any], None] | None):
-    """Says how many steps are done, to whoever looks and to a listener."""
-    told = itertools.count(1)
-
-    def tell(step):
-      done = next(told)
-      display.phase("sampling", steps)
-      display.at(done)
-      if done == steps:
-        display.phase("decoding")
-      if progress is not None:
-        progress(step)
-
-    return tell
+    nulls = tuple(
+      e.null
+      for e in form.used(kind.generated, kind.generated + kind.given).values()
+      if e.null
+    )
+    encode = self._jitted("encode", _encode, kind, spec.frames, self.takes_channels)
+    conditions = encode(nulls, self.codecs, noise, tokens, inputs)
+    latents = sample_windows(
+      self._compiled, self.model, self.params, kind, noise, conditions, sampling,
+      reuse_keys=reuse_keys, clip=geometry_of(self.model, spec),
+      progress=_teller(sampling.steps, progress),
+    )  # fmt: skip
+    display.phase("decoding")
+    return jax.device_get(self._jitted("decode", _decode)(self.codecs, latents))
 
   def note_cut(self, prompts: Sequence[str]) -> None:
     """Says on stderr how many prompts are longer than the text codec's rows, of those
@@ -382,50 +374,14 @@ class Pipeline:
     self._noted |= set(new)
     note_cut(self.codecs.text, new, "prompts")
 
-  def _tell(self, step: Any) -> None:
-    """Progress to this call's listener: one function for all that is compiled."""
-    self._progress(step)
-
-  def _program(self, kind, sampling, spec, reuse_keys, told):
-    """(params, codecs, noise, tokens, inputs, scales) -> decoded streams."""
-
-    def program(params, codecs, noise, tokens, inputs, scales):
-      b = len(jax.tree.leaves(noise)[0])
-      text = codecs.text.encode(*tokens)
-      conditions = {"text": text.reshape(-1, b, *text.shape[1:]), "given": {}}
-      if "video" in kind.given:
-        conditions["given"]["video"] = codecs.video.encode(to_unit(inputs["video"]))
-      if "audio" in kind.given:
-        conditions["given"]["audio"] = codecs.audio.encode(inputs["audio"])
-      if inputs["image"] is not None:
-        first = to_unit(inputs["image"])
-        if self.takes_channels:
-          conditions["condition"], conditions["clip"] = image_condition(
-            codecs, first, spec.frames
-          )
-        else:
-          conditions["image"] = codecs.video.encode(first[:, None])
-      streams = {**noise, **conditions["given"]}
-      form = get_guidance(sampling.guidance, variant_of(self.model))
-      nulls = {e.null for e in form.used(tuple(noise), tuple(streams)).values()}
-      shapes = {s: x.shape for s, x in streams.items() if s in nulls}
-      if shapes:
-        conditions["null"] = _null_latents(codecs, shapes, inputs)
-      latents = sample_latents(
-        self.model, params, kind, noise, conditions,
-        dataclasses.replace(sampling, scales=scales),
-        reuse_keys=reuse_keys, clip=geometry_of(self.model, spec),
-        progress=self._tell if told else None,
-      )  # fmt: skip
-      out = {}
-      if "video" in latents:
-        pixels = codecs.video.decode(latents["video"])
-        out["video"] = to_bytes(pixels)
-      if "audio" in latents:
-        out["audio"] = codecs.audio.decode(latents["audio"])
-      return out
-
-    return program
+  def _jitted(self, name: str, function: Callable, *static: Any) -> Callable:
+    """The jitted function, its first arguments fixed: one for all calls."""
+    key = name, *static
+    if key not in self._compiled:
+      fixed = functools.partial(function, *static)
+      where = (0,) if name == "encode" else ()
+      self._compiled[key] = jax.jit(fixed, static_argnums=where)
+    return self._compiled[key]
 
   def _check(self, task: str, inputs: Collection[str]) -> Generation:
     kind = self.about.check(task, inputs)
@@ -435,6 +391,56 @@ class Pipeline:
           f"task {task} needs {codec} codec, and the bundle has none: see --codecs"
         )
     return kind
+
+
+def _teller(steps: int, progress: Callable[[Any], None] | None):
+  """Says how many steps are done, to whoever looks and to a listener."""
+
+  def tell(step):
+    display.phase("sampling", steps)
+    display.at(step + 1)
+    if progress is not None:
+      progress(step)
+
+  return tell if progress is not None or display.is_shown() else None
+
+
+def _encode(kind, frames, takes_channels, nulls, codecs, noise, tokens, inputs):
+  """The conditions of `sample_latents`, of texts and of what is given.
+
+  Args:
+    nulls: streams that guidance wants nulls of, where they are there.
+  """
+  b = len(jax.tree.leaves(noise)[0])
+  text = codecs.text.encode(*tokens)
+  conditions = {"text": text.reshape(-1, b, *text.shape[1:]), "given": {}}
+  if "video" in kind.given:
+    conditions["given"]["video"] = codecs.video.encode(to_unit(inputs["video"]))
+  if "audio" in kind.given:
+    conditions["given"]["audio"] = codecs.audio.encode(inputs["audio"])
+  if inputs["image"] is not None:
+    first = to_unit(inputs["image"])
+    if takes_channels:
+      conditions["condition"], conditions["clip"] = image_condition(
+        codecs, first, frames
+      )
+    else:
+      conditions["image"] = codecs.video.encode(first[:, None])
+  streams = {**noise, **conditions["given"]}
+  shapes = {s: x.shape for s, x in streams.items() if s in nulls}
+  if shapes:
+    conditions["null"] = _null_latents(codecs, shapes, inputs)
+  return conditions
+
+
+def _decode(codecs, latents):
+  """Pictures and sound of latents."""
+  out = {}
+  if "video" in latents:
+    out["video"] = to_bytes(codecs.video.decode(latents["video"]))
+  if "audio" in latents:
+    out["audio"] = codecs.audio.decode(latents["audio"])
+  return out
 
 
 def _texts(prompts: str | Sequence[str]) -> list[str]:

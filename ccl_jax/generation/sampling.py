@@ -13,7 +13,7 @@ Only the sampled streams change over the steps:
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,14 @@ import jax.numpy as jnp
 from ccl_jax.axes import STREAMS
 from ccl_jax.diffusion.guidance import (
   Evaluation,
+  Guidance,
   Scales,
   get_guidance,
   guided,
   runs,
 )
-from ccl_jax.diffusion.samplers import sample
-from ccl_jax.diffusion.schedules import make_schedule
+from ccl_jax.diffusion.samplers import advance, begin, table_of
+from ccl_jax.diffusion.schedules import Schedule, make_schedule
 from ccl_jax.errors import UsageError
 from ccl_jax.models.cca import Geometry
 from ccl_jax.models.joint import JointDiT, token_geometry
@@ -95,6 +96,86 @@ def sample_latents(
   Raises:
     UsageError: the model does not serve the form, or the form needs more clips.
   """
+  how = Steps(model, task, sampling, reuse_keys, clip)
+  keys = how.keys(params, noise, conditions)
+  table = table_of(how.schedule, sampling.solver)
+  carry = how.advance(params, begin(dict(noise)), table, conditions, keys, progress)
+  return finished(carry, conditions)
+
+
+def finished(carry: Sequence[Any], conditions: Mapping[str, Any]) -> dict[str, Any]:
+  """The latents of a state after the last step, a given first frame in its place."""
+  out = dict(carry[0])
+  if "image" in conditions:
+    out["video"] = jnp.concatenate([conditions["image"], out["video"][:, 1:]], 1)
+  return out
+
+
+class Steps(NamedTuple):
+  """The steps of a sampling, to be taken at once or in parts: see `sample_latents`."""
+
+  model: JointDiT
+  task: Generation
+  sampling: Sampling
+  reuse_keys: bool = True
+  clip: Geometry | None = None
+
+  @property
+  def schedule(self) -> Schedule:
+    """Noise levels and timesteps of all steps."""
+    s = self.sampling
+    return make_schedule(s.solver, s.steps, s.shift)
+
+  def keys(
+    self, params: PyTree, noise: Mapping[str, jax.Array], conditions: Mapping[str, Any]
+  ) -> tuple[PyTree, ...]:
+    """The keys of a given stream, for what is evaluated together: before the first
+    step, and not in the loop over the steps.
+    """
+    parts = _evaluations(*self, params, noise, conditions)
+    return tuple(parts.keys_for(evaluations) for evaluations in parts.together)
+
+  def advance(
+    self,
+    params: PyTree,
+    carry: tuple[Any, ...],
+    table: Mapping[str, Any],
+    conditions: Mapping[str, Any],
+    keys: Sequence[PyTree],
+    progress: Callable[[Any], None] | None = None,
+  ) -> tuple[Any, ...]:
+    """The state after some steps: see `diffusion.samplers.advance`.
+
+    Args:
+      params, conditions, progress: see `sample_latents`.
+      carry, table: the state before the steps, and their rows.
+      keys: of `keys`.
+    """
+    parts = _evaluations(*self, params, carry[0], conditions)
+    velocity = guided(
+      functools.partial(parts.evaluate, dict(zip(parts.together, keys))),
+      parts.guidance,
+      self.sampling.scales,
+      batched=self.sampling.batched,
+      present=parts.present,
+      skip=parts.skip,
+    )
+    return advance(velocity, carry, dict(table), progress)
+
+
+class _Evaluations(NamedTuple):
+  guidance: Guidance
+  present: tuple[str, ...]
+  skip: bool
+  together: tuple[tuple[Evaluation, ...], ...]
+  keys_for: Callable[..., PyTree]
+  evaluate: Callable[..., Any]
+
+
+def _evaluations(
+  model, task, sampling, reuse_keys, clip, params, noise, conditions
+) -> _Evaluations:
+  """What is evaluated in every step, and how; the latents' values do not matter."""
   guidance = get_guidance(sampling.guidance, variant_of(model))
   given = {s: conditions["given"][s] for s in task.given}
   geometry = token_geometry(model.streams, {**noise, **given}).completed(clip)
@@ -160,9 +241,6 @@ def sample_latents(
     source = [e if e.cross else reading[0] for e in evaluations]
     return joined([seen_by(e) for e in source], 1)
 
-  # Here, and not in the loop over the steps.
-  keys = {evaluations: keys_for(evaluations) for evaluations in together}
-
   def one(latents, timestep, e: Evaluation):
     """Inputs of one evaluation: latents, timesteps, text, image, reads."""
     x = dict(latents)
@@ -184,7 +262,7 @@ def sample_latents(
       x["audio"], text["audio"] = _next((x["audio"], text["audio"]))
     return conditioned(x), sigma, text, clip, reads
 
-  def evaluate(latents, timestep, evaluations):
+  def evaluate(keys, latents, timestep, evaluations):
     told = [one(latents, timestep, e) for e in evaluations]
     x, sigma, text, image = (joined([each[i] for each in told], 0) for i in range(4))
     reads = {}
@@ -211,14 +289,7 @@ def sample_latents(
         v["audio"] = jnp.roll(v["audio"], 1, 0)  # back beside its own video
     return each
 
-  velocity = guided(
-    evaluate, guidance, sampling.scales, sampling.batched, present, skip
-  )
-  schedule = make_schedule(sampling.solver, sampling.steps, sampling.shift)
-  out = sample(velocity, dict(noise), schedule, sampling.solver, progress)
-  if "image" in conditions:
-    out["video"] = jnp.concatenate([conditions["image"], out["video"][:, 1:]], 1)
-  return out
+  return _Evaluations(guidance, present, skip, together, keys_for, evaluate)
 
 
 def check_skip(

@@ -101,12 +101,12 @@ def calls(monkeypatch):
   """What the sampler was asked for; it gives back noise as latents."""
   made = []
 
-  def sampler(model, params, task, noise, conditions, sampling, **options):
+  def sampler(programs, model, params, task, noise, conditions, sampling, **options):
     host = lambda tree: jax.tree.map(np.asarray, tree)
     made.append(Call(task, host(noise), host(conditions), sampling, options))
     return dict(noise)
 
-  monkeypatch.setattr(inference, "sample_latents", sampler)
+  monkeypatch.setattr(inference, "sample_windows", sampler)
   return made
 
 
@@ -440,10 +440,10 @@ def test_shift_is_wans_by_size_and_by_kind(height, width, channels, plain):
 
 
 def test_every_setting_reaches_the_sampler_though_programs_are_kept(calls):
-  """Another setting is another program; other scales are the same one."""
+  """Another size or window is another program; other scales are the same one, and so
+  is one with a listener.
+  """
   made = pipeline(channels=True)
-  built, program = [], made._program
-  made._program = lambda *args: built.append(args) or program(*args)
   seen = print
   options = [
     {},
@@ -461,16 +461,17 @@ def test_every_setting_reaches_the_sampler_though_programs_are_kept(calls):
   for call, more in zip(calls, options, strict=True):
     sampling = more.get("sampling", Sampling())
     scales = {s: {"s": 5.0} for s in ("video", "audio")} | sampling.scales
-    assert call.sampling == dataclasses.replace(sampling, scales=scales)
+    own = {"guidance": "ucg2", "shift": 3.0}  # of small clips of a model with an image
+    assert call.sampling == dataclasses.replace(sampling, scales=scales, **own)
     assert call.options["reuse_keys"] == more.get("reuse_keys", True)
     assert (call.options["progress"] is not None) == ("progress" in more)
     spec = more.get("spec", SPEC)  # latents in patches of 2 x 2
     assert call.options["clip"] == (spec.latent_frames, 2, 3, spec.audio_tokens)
   frames = [call.conditions["condition"].shape[1] for call in calls]
   assert frames == [3] * 7 + [4, 3]
-  assert len(built) == 5
+  assert len(made._seen) == 4
   generate(made, "i2v", ["a"], image=pictures(9))
-  assert calls[-1].task == GENERATIONS["i2v"] and len(built) == 6
+  assert calls[-1].task == GENERATIONS["i2v"] and len(made._seen) == 5
 
 
 # Mistakes -----------------------------------------------------------------------------

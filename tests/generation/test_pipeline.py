@@ -1,5 +1,7 @@
 """The pipeline: what a task takes, progress, and seeds, with an untrained model."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.generation import pipeline as module
 from ccl_jax.generation.pipeline import Description, Pipeline
-from ccl_jax.generation.sampling import Sampling
+from ccl_jax.generation.sampling import Sampling, Steps, sample_latents
+from ccl_jax.generation.windows import sample_windows, window
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.tasks import GENERATIONS, INPUTS, check_inputs
 
@@ -40,13 +43,13 @@ def sound(pipeline, seed=0, **options):
 
 def test_one_compilation_whoever_listens(pipeline, monkeypatch):
   """Each call's steps are told to its own listener."""
-  traces, real = [], module.sample_latents
+  traces, real = [], Steps.advance
 
   def counted(*args, **options):
-    traces.append(args[2])
+    traces.append(args)
     return real(*args, **options)
 
-  monkeypatch.setattr(module, "sample_latents", counted)
+  monkeypatch.setattr(Steps, "advance", counted)
   heard = {"first": [], "second": []}
   for name, steps in heard.items():
     sound(pipeline, progress=lambda i, steps=steps: steps.append(int(i)))
@@ -55,7 +58,10 @@ def test_one_compilation_whoever_listens(pipeline, monkeypatch):
   silent = sound(pipeline)
   assert all(len(steps) == 3 for steps in heard.values())
   np.testing.assert_array_equal(silent, sound(pipeline, progress=print))
-  assert len(traces) == 2  # with a listener, and without one
+  assert len(traces) == 1  # with a listener and without one, of any length
+  more = dataclasses.replace(FAST, steps=5, shift=2.0)
+  assert pipeline.generate("t2a", ["a"], sampling=more)["audio"].shape == silent.shape
+  assert len(traces) == 1
 
 
 def test_seeds_of_a_clip(pipeline):
@@ -155,11 +161,41 @@ def test_steps_are_counted_for_who_looks(pipeline, monkeypatch):
   monkeypatch.setattr(module.display, "phase", lambda *phase: told.append(phase))
   monkeypatch.setattr(module.display, "at", lambda done: told.append(done))
   fresh = Pipeline(pipeline.model, pipeline.params, pipeline.codecs, SPEC, shift=5.0)
+  assert [window(n) for n in (1, 3, 16, 50, 47, 48)] == [1, 1, 2, 5, 1, 6]
   steps = [("sampling", 3), 1, ("sampling", 3), 2, ("sampling", 3), 3, ("decoding",)]
   for first in ("compiling", "encoding"):
     sound(fresh)
     assert told == [(first,), *steps]
     told.clear()
+
+
+def test_steps_are_counted_of_every_window(pipeline):
+  """16 steps are eight windows of two."""
+  seen = []
+  sampling = dataclasses.replace(FAST, steps=16)
+  pipeline.generate("t2a", ["a"], sampling=sampling, progress=seen.append)
+  assert seen == list(range(16))
+
+
+def test_windows_are_one_sampling(pipeline):
+  """History and given keys go from window to window, by the solver asked for."""
+  keys = jax.random.split(jax.random.key(0), 3)
+  shapes = {"video": (2, *SPEC.latent_shape, 16), "audio": (2, SPEC.audio_tokens, 20)}
+  noise, given = (
+    {s: jax.random.normal(k, shapes[s])} for s, k in zip(("video", "audio"), keys)
+  )
+  conditions = {"text": jax.random.normal(keys[2], (2, 2, 4, 16)), "given": given}
+  kind, programs, results = GENERATIONS["a2v"], {}, []
+  for solver in ("unipc", "euler"):
+    scales = {s: {"s": 2.0} for s in ("video", "audio")}
+    how = Sampling("ucg2", scales, steps=16, shift=2.0, solver=solver)
+    args = pipeline.model, pipeline.params, kind, noise, conditions
+    whole = jax.jit(lambda n, c, how=how: sample_latents(*args[:3], n, c, how))
+    expected = whole(noise, conditions)["video"]
+    got = sample_windows(programs, *args, how)["video"]
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+    results.append(got)
+  assert float(abs(results[0] - results[1]).max()) > 1e-2
 
 
 OWN = {"form": "sync", "scales": {"video": [2.0], "audio": [2.5]}}
