@@ -37,6 +37,8 @@ def mini():
     wide = presets.Preset(dataclasses.replace(VIDEO, heads=4), AUDIO, LAYERS)
     patch.setitem(presets.PRESETS, "mini", mini)
     patch.setitem(presets.PRESETS, "wide", wide)
+    of_48 = dataclasses.replace(VIDEO, in_channels=48, out_channels=48)
+    patch.setitem(presets.PRESETS, "mini48", presets.Preset(of_48, AUDIO, LAYERS))
     yield
 
 
@@ -90,6 +92,7 @@ def test_both_streams_are_the_given_ones(tmp_path, video):
   assert config["random"] == ["blocks/audio_to_video", "blocks/video_to_audio"]
   assert config["model"]["image_form"] == "first_frame"
   assert config["negative"] == {"video": NEGATIVE}  # the release's, and of no sound
+  assert config["clip"] == {"frames": 81, "height": 480, "width": 832, "fps": 16.0}
   written, got = restored(tmp_path / "joint")
   assert written == config
   for path, x in audio.items():
@@ -156,6 +159,22 @@ def test_the_form_of_the_condition_is_the_video_streams(tmp_path):
     reader.read("blocks/video/cross_attn/v_img/kernel", (1,)),
     tensors["blocks.1.cross_attn.v_img.weight"].T,
   )
+
+
+def test_wan22s_first_frame_is_a_clean_one_and_its_clip_goes_along(tmp_path):
+  """48 channels go in and come out: none of them is a condition."""
+  tensors = wan_tensors()
+  for name in ("patch_embedding.weight", "head.head.weight", "head.head.bias"):
+    axis = int(name.startswith("patch"))
+    tensors[name] = np.repeat(tensors[name], 3, axis)
+  save_file(tensors, tmp_path / "model.safetensors")
+  import_weights("wan-dit", tmp_path, tmp_path / "video")
+  config = join(tmp_path / "video", None, tmp_path / "joint", size="mini48")
+  assert config["model"]["image_form"] == "first_frame"
+  assert config["clip"] == {
+    "frames": 121, "height": 704, "width": 1280, "fps": 24.0, "stride": 16,
+  }  # fmt: skip
+  assert config["negative"] == {"video": NEGATIVE}
 
 
 def test_without_an_audio_stream_it_is_random(tmp_path, video):
