@@ -267,9 +267,8 @@ def open_maker():
   name = GUIDANCE.value or pipeline.release.form_for(model)
   guidance = get_guidance(name, variant_of(model))
   given = {"video": SCALE_VIDEO.value, "audio": SCALE_AUDIO.value}
-  scales = {
-    s: given[s] or default for s, default in default_scales(pipeline, name).items()
-  }
+  usual = default_scales(pipeline, name)
+  scales = {s: given[s] or usual[s] for s in usual}
   sampling = Sampling(
     guidance=name,
     scales=parse_scales(guidance, scales),

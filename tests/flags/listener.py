@@ -4,6 +4,7 @@ import numpy as np
 
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.generation import pipeline as inference
+from ccl_jax.generation.release import Release
 from ccl_jax.models.presets import build_model
 from ccl_jax.tasks import GENERATIONS
 from tests.flags.command import command
@@ -16,7 +17,7 @@ class Listener:
   beside a tone of amplitude 0.1 (i + 1).
   """
 
-  spec, takes_channels, area = TRAINED, False, None
+  spec, takes_channels, area, release = TRAINED, False, None, Release()
   negative = {"video": "blurred", "audio": ""}
   prints = {"params": "Pa", "codecs": "Co"}
 
