@@ -102,7 +102,7 @@ def fold(x: Float[Array, "b t h w c"], n: int) -> Float[Array, "b t i j e"]:
 
 
 def unfold(x: Float[Array, "b t h w c"], n: int) -> Float[Array, "b t i j e"]:
-  """The inverse of `fold`."""
+  """Channels as squares of n x n pixels: the inverse of `fold`."""
   return rearrange(x, "b t h w (c j i) -> b t (h i) (w j) c", i=n, j=n)
 
 
