@@ -284,7 +284,7 @@ def test_another_clip_is_needed_where_streams_are_shuffled():
 
 
 def test_user_mistakes():
-  with pytest.raises(UsageError, match=r"'adaln'.*context or gate"):
+  with pytest.raises(UsageError, match=r"'adaln'.*context, gate or fusion"):
     get_guidance("text", "adaln")
   with pytest.raises(UsageError, match=r"'s' for audio.*s_m, s_t"):
     GUIDANCE["ucg3"].resolve({"audio": {"s": 3.0}})

@@ -11,8 +11,8 @@ from tests.flags.command import module_of
 from tests.flags.recording import Recorder
 
 KINDS = (
-  "wan-dit", "ovi-dit", "wan-vae", "wan22-vae", "umt5", "clip", "aesthetics", "i3d", "vggish",
-  "syncnet", "s3fd", "synchformer", "imagebind", "audio-vae", "vocoder",
+  "wan-dit", "ovi-dit", "wan-vae", "wan22-vae", "umt5", "clip", "aesthetics", "i3d",
+  "vggish", "syncnet", "s3fd", "synchformer", "imagebind", "audio-vae", "vocoder",
 )  # fmt: skip
 
 
