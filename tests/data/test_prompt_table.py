@@ -18,7 +18,7 @@ def test_rows_are_lines(tmp_path):
   for name in ("examples/png/1.png", "examples/2.png"):
     (tmp_path / "repo" / name).write_bytes(b"")
   path = table(
-    tmp_path / "repo" / "examples" / "set.csv",
+    tmp_path / "repo" / "examples" / "my set.csv",
     "\ufefftext_prompt, image_path\r\n"
     '"He says, <S>""No"", never.<E>\nA dog.",examples/png/1.png\r\n'
     "A cat,2.png\r\n"
@@ -27,14 +27,14 @@ def test_rows_are_lines(tmp_path):
   )
   root = tmp_path / "repo"
   assert read_manifest(path) == [
-    Line("row_0001", 'He says, <S>"No", never.<E>\nA dog.',
+    Line("my_set_0001", 'He says, <S>"No", never.<E>\nA dog.',
          image=str(root / "examples/png/1.png")),
-    Line("row_0002", "A cat", image=str(root / "examples/2.png")),
-    Line("row_0003", "A bird"),
-    Line("row_0004", "A fish", image=str(root / "examples/gone.png")),
+    Line("my_set_0002", "A cat", image=str(root / "examples/2.png")),
+    Line("my_set_0003", "A bird"),
+    Line("my_set_0004", "A fish", image=str(root / "examples/gone.png")),
   ]  # fmt: skip
   only = table(tmp_path / "only.CSV", "text_prompt\nA cat\n")
-  assert read_manifest(only) == [Line("row_0001", "A cat")]
+  assert read_manifest(only) == [Line("only_0001", "A cat")]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ and the configs themselves.
 
 NETWORKS = (
   "aesthetics", "audio-vae", "clip", "i3d", "imagebind", "ovi-dit", "s3fd",
-  "synchformer", "syncnet", "umt5", "vggish", "vocoder", "wan-dit", "wan-vae", "wan22-vae",
+  "synchformer", "syncnet", "umt5", "vggish", "vocoder", "wan-dit", "wan-vae",
+  "wan22-vae",
 )  # fmt: skip
 
 
