@@ -4,13 +4,14 @@
   "A man says, <S>Hello.<E>",example_prompts/pngs/1.png
 
 `image_path` may be empty or missing. It is a path from the folder of the file, or from
-one of the folders around it: the examples' are from the top of their repository. A
-clip is called by its row, row_0001 and so on.
+one of the folders around it: the examples' are from the top of their repository. The
+clips of set.csv are set_0001 and so on, as `eval make-manifest` calls them too.
 """
 
 import csv
 import io
 import pathlib
+import re
 from collections.abc import Iterator
 
 from ccl_jax.errors import UsageError
@@ -34,7 +35,7 @@ def read_prompt_table(
   except UnicodeDecodeError as e:
     raise UsageError(f"{path}: not text in UTF-8: {e.reason}") from e
   rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-  number = 0
+  number, stem = 0, re.sub(r"[^\w.-]+", "_", path.stem)
   try:
     columns = [name.strip() for name in rows.fieldnames or ()]
     if PROMPT not in columns:
@@ -48,7 +49,7 @@ def read_prompt_table(
       if not prompt or None in row:
         what = "no prompt" if not prompt else "more columns than the header"
         raise UsageError(f"{path}, row {number}: {what}; expected {', '.join(columns)}")
-      yield f"row_{number:04d}", prompt, _image(path, (row.get(IMAGE) or "").strip())
+      yield f"{stem}_{number:04d}", prompt, _image(path, (row.get(IMAGE) or "").strip())
   except csv.Error as e:
     raise UsageError(f"{path}, row {number + 1}: no CSV ({e})") from e
   if not number:

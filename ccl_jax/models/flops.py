@@ -48,7 +48,7 @@ def forward_flops(
     patch = c.patch[0] * c.patch[1] * c.patch[2]
     # Patch embedding and head, then the text's embedding in two layers.
     parts["ends"] += (
-      2 * n * patch * (c.in_channels * max(c.taps, 1) + c.out_channels) * d
+      2 * n * patch * (c.in_channels * (c.taps or 1) + c.out_channels) * d
     )
     # The gated three of a convolutional embedding.
     parts["ends"] += 2 * n * 3 * c.taps * d * gated_width(d)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -214,6 +216,31 @@ def test_a_model_serves_the_forms_it_can(variant, serves):  # fmt: skip
     get_guidance("apg", variant)
 
 
+@pytest.mark.parametrize("name", GUIDANCE)
+def test_a_block_is_left_out_of_negative_evaluations_only(name):
+  """Of those without the prompt; what is otherwise equal stays one run."""
+  form = GUIDANCE[name]
+  usual = form.used(("video", "audio"))
+  skipping = form.used(("video", "audio"), skip=True)
+  assert usual.keys() == skipping.keys()
+  for n, e in skipping.items():
+    assert e == dataclasses.replace(usual[n], skip=not usual[n].text)
+  assert len(set(skipping.values())) == len(set(usual.values()))
+  assert not any(e.skip for e in usual.values())
+
+
+def test_fusion_serves_what_a_gate_does():
+  serves = lambda variant: {n for n, g in GUIDANCE.items() if served(n, variant) is g}
+  assert serves("fusion") == serves("gate") and "ucg2" not in serves("fusion")
+
+
+def served(name, variant):
+  try:
+    return get_guidance(name, variant)
+  except UsageError:
+    return None
+
+
 def test_ucg2_is_ucg3_of_equal_scales():
   """So a form of two scales is worth its third evaluation only with two of them."""
   named, _ = _predictions(GUIDANCE["ucg3"])
@@ -257,7 +284,7 @@ def test_another_clip_is_needed_where_streams_are_shuffled():
 
 
 def test_user_mistakes():
-  with pytest.raises(UsageError, match=r"'adaln'.*context or gate"):
+  with pytest.raises(UsageError, match=r"'adaln'.*context, gate or fusion"):
     get_guidance("text", "adaln")
   with pytest.raises(UsageError, match=r"'s' for audio.*s_m, s_t"):
     GUIDANCE["ucg3"].resolve({"audio": {"s": 3.0}})

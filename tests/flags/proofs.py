@@ -6,8 +6,9 @@ and the configs themselves.
 """
 
 NETWORKS = (
-  "aesthetics", "audio-vae", "clip", "i3d", "imagebind", "s3fd", "synchformer",
-  "syncnet", "umt5", "vggish", "vocoder", "wan-dit", "wan-vae", "wan22-vae",
+  "aesthetics", "audio-vae", "clip", "i3d", "imagebind", "ovi-dit", "s3fd",
+  "synchformer", "syncnet", "umt5", "vggish", "vocoder", "wan-dit", "wan-vae",
+  "wan22-vae",
 )  # fmt: skip
 
 
@@ -29,7 +30,7 @@ PROOFS: dict[str, list[str]] = {
     "generate",
     "task seed steps shift solver sequential guidance scale_video scale_audio frames "
     "height width seconds size negative_prompt negative_prompt_video "
-    "negative_prompt_audio prompt",
+    "negative_prompt_audio prompt skip_block",
   ),
   HERE + "test_generate_effects.py::test_prompts_pull_and_negative_prompts_push": (
     _flags("generate", "prompt negative_prompt negative_prompt_video "
@@ -288,9 +289,10 @@ PROOFS: dict[str, list[str]] = {
     flag for kind in NETWORKS for flag in _flags(f"convert {kind}",
                                                  "src dst dtype verify")
   ],
-  HERE + "test_convert_flags.py::test_a_whole_release": _flags(
-    "convert wan", "src dst dtype verify"
-  ),
+  HERE + "test_convert_flags.py::test_a_whole_release": [
+    flag for kind in ("wan", "ovi") for flag in _flags(f"convert {kind}",
+                                                       "src dst dtype verify")
+  ],
   HERE + "test_convert_flags.py::"
   "test_the_dtype_of_a_release_is_the_transformers": _flags(
     "convert wan", "dtype verify"

@@ -11,8 +11,8 @@ from tests.flags.command import module_of
 from tests.flags.recording import Recorder
 
 KINDS = (
-  "wan-dit", "wan-vae", "wan22-vae", "umt5", "clip", "aesthetics", "i3d", "vggish",
-  "syncnet", "s3fd", "synchformer", "imagebind", "audio-vae", "vocoder",
+  "wan-dit", "ovi-dit", "wan-vae", "wan22-vae", "umt5", "clip", "aesthetics", "i3d",
+  "vggish", "syncnet", "s3fd", "synchformer", "imagebind", "audio-vae", "vocoder",
 )  # fmt: skip
 
 
@@ -43,13 +43,16 @@ def test_a_network(told, capsys, kind):
   assert call == ((kind, "S", "D"), {"dtype": "bfloat16", "verify": True})
 
 
-def test_a_whole_release(told):
-  told.main("wan", "--src", "S", "--dst", "D")
+@pytest.mark.parametrize("kind", ["wan", "ovi"])
+def test_a_whole_release(told, capsys, kind):
+  told.main(kind, "--src", "S", "--dst", "D")
   call = told.last("convert_release")
-  assert call == (("S", "D"), {"dtype": None, "verify": False})
-  told.main("wan", "--src", "S", "--dst", "D", "--dtype", "float16", "--verify")
+  assert call == (("S", "D"), {"kind": kind, "dtype": None, "verify": False})
+  # Of what in it has narrower terms than ours.
+  assert capsys.readouterr().err.count("non-commercial") == 2 * (kind == "ovi")
+  told.main(kind, "--src", "S", "--dst", "D", "--dtype", "float16", "--verify")
   call = told.last("convert_release")
-  assert call == (("S", "D"), {"dtype": "float16", "verify": True})
+  assert call == (("S", "D"), {"kind": kind, "dtype": "float16", "verify": True})
   assert not told.calls["import_weights"]
 
 

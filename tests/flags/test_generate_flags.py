@@ -7,6 +7,7 @@ import pytest
 
 from ccl_jax.data.media.decode import probe, read_audio, read_clip
 from ccl_jax.data.spec import ClipSpec
+from ccl_jax.generation.release import Release
 from ccl_jax.viz.media import write_mp4, write_png, write_wav
 from tests.flags.command import command
 from tests.flags.listener import TRAINED, call, listening
@@ -69,6 +70,9 @@ SETTINGS = [
     "sampling.scales",
     {"video": {"s_t": 5.0, "s_m": 3.0}},  # in the form's own order
   ),
+  ([], "sampling.skip_block", -1),
+  (["--skip_block=1"], "sampling.skip_block", 1),
+  (["--skip_block=-1"], "sampling.skip_block", -1),
   ([], "sampling.scales", {}),
   (["--scale_video=3"], "sampling.scales", {"video": {"s": 3.0}}),
   (["--scale-audio=6"], "sampling.scales", {"audio": {"s": 6.0}}),
@@ -99,6 +103,7 @@ MODELS = [
   ({"variant": "gate"}, "joint", "multimodal", {}),
   ({"streams": ("video",)}, "t2v", "text", {"video": {"s": 5.0}}),  # Wan2.1's
   ({"streams": ("audio",)}, "t2a", "text", {}),
+  ({"variant": "fusion"}, "joint", "text", {}),
 ]
 
 
@@ -109,6 +114,35 @@ def test_guidance_if_none_is_named(
   told = call(listening(monkeypatch, **model), tmp_path, f"--task={task}")
   assert told["sampling"].guidance == guidance
   assert told["sampling"].scales == scales
+
+
+def test_a_release_states_its_guidance(monkeypatch, tmp_path):
+  """Its form, its scales of this form, and the block that negative evaluations lack."""
+  listener = listening(monkeypatch, variant="fusion")
+  scales = {"video": (4.5,), "audio": (2.5,)}
+  listener.release = Release(form="text", scales=scales, skip_block=2)
+  own = {"video": {"s": 4.5}, "audio": {"s": 2.5}}
+  for argv, form, expected, skip in (
+    ([], "text", own, 2),
+    (["--scale_audio=6"], "text", {"video": {"s": 4.5}, "audio": {"s": 6.0}}, 2),
+    (["--skip_block=-1"], "text", own, None),
+    (["--skip_block=0"], "text", own, 0),
+    (["--guidance=none"], "none", {}, None),
+    (["--guidance=multimodal2"], "multimodal2", {}, 2),
+  ):
+    told = call(listener, tmp_path, "--task=joint", *argv)["sampling"]
+    assert (told.guidance, told.scales, told.skip_block) == (form, expected, skip)
+  about = json.loads((tmp_path / "out" / "joint_0_0.json").read_text())
+  settings = f"--settings={tmp_path / 'out' / 'joint_0_0.json'}"
+  assert about["skip_block"] == 2
+  command("generate").run(settings, f"--out={tmp_path / 'out'}")
+  assert listener.calls[-1]["sampling"].skip_block == 2
+  # None was skipped: none is again, whatever the release does.
+  call(listener, tmp_path, "--task=joint", "--skip_block=-1")
+  command("generate").run(settings, f"--out={tmp_path / 'out'}")
+  assert listener.calls[-1]["sampling"].skip_block is None
+  command("generate").run(settings, f"--out={tmp_path / 'out'}", "--skip_block=1")
+  assert listener.calls[-1]["sampling"].skip_block == 1
 
 
 def test_a_clip_follows_its_image_where_no_size_is_given(monkeypatch, tmp_path):
@@ -165,8 +199,9 @@ def test_each_clip_in_its_file_beside_its_prompt(monkeypatch, tmp_path):
     assert settings == {
       "task": "joint", "prompt": prompt, "seed": 3, "guidance": "ucg2",
       "scales": {"audio": {"s": 2.0}}, "steps": 6, "shift": 4.0, "solver": "unipc",
-      "batched": True, "frames": 17, "height": 32, "width": 64, "fps": 25.0,
-      "sample_rate": 16000, "negative_prompt_video": "blurred",
+      "batched": True, "skip_block": None, "frames": 17, "height": 32, "width": 64,
+      "fps": 25.0,
+      "sample_rate": 16000, "stride": 8, "negative_prompt_video": "blurred",
       "negative_prompt_audio": "", "ckpt": str(tmp_path),
       "codecs": None, "step": 9, "weights": "ema",
       "fingerprints": {"params": "Pa", "codecs": "Co"},

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ccl_jax.errors import UsageError
 from ccl_jax.generation.sampling import Sampling, sample_latents
 from ccl_jax.models.cca import Geometry
 from ccl_jax.tasks import GENERATIONS
@@ -87,6 +88,33 @@ def test_reused_keys_change_nothing(world, task, guidance):
   again = run(world, task, sampling, reuse_keys=False)
   assert set(reused) == set(GENERATIONS[task].generated)
   assert_close(reused, again, EXACT)
+
+
+def test_a_skipped_block_is_that_of_a_given_streams_keys_too(world):
+  """Together or one by one, with keys made once or not; and it is heard."""
+  model = small_model()
+  two = (model, random_params(model), *world[2:])
+  sampling = dataclasses.replace(EULER, guidance="ucg3", skip_block=0)
+  once = run(two, "a2v", sampling)
+  again = run(
+    two, "a2v", dataclasses.replace(sampling, batched=False), reuse_keys=False
+  )
+  assert_close(once, again, EXACT)
+  usual = run(two, "a2v", dataclasses.replace(sampling, skip_block=None))
+  assert difference(once["video"], usual["video"]) > 0.05
+
+
+@pytest.mark.parametrize(
+  ("form", "block", "words"),
+  [
+    ("ucg2", 1, "--skip_block: got 1; expected 0 to 0"),
+    ("sync", 0, "--skip_block does nothing with guidance sync"),
+  ],
+)
+def test_a_block_that_cannot_be_skipped(world, form, block, words):
+  sampling = dataclasses.replace(EULER, guidance=form, skip_block=block)
+  with pytest.raises(UsageError, match=words):
+    run(world, "joint", sampling)
 
 
 def test_an_image_in_channels_reaches_every_evaluation(channels_world, image):

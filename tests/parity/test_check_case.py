@@ -36,6 +36,14 @@ def test_the_video_stream_is_the_reference(check_case, shared, capsys, case):
 
 
 @pytest.mark.shared
+def test_both_towers_of_ovi_are_the_reference(check_case, shared, capsys):
+  """Velocities of every run, and two guided samples with a block skipped."""
+  assert check_case.check(shared / "parity" / "ovi")
+  out = capsys.readouterr().out
+  assert out.count(" ok\n") == 12 and "sample_ti2av.audio" in out
+
+
+@pytest.mark.shared
 def test_one_wrong_number_is_a_miss(check_case, shared, tmp_path, capsys):
   folder = tmp_path / "case"
   shutil.copytree(shared / "parity" / "wan_schedules", folder)
