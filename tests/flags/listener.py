@@ -7,6 +7,7 @@ import numpy as np
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.generation import pipeline as inference
 from ccl_jax.generation.pipeline import Description
+from ccl_jax.generation.release import ANY
 from ccl_jax.models.presets import build_model
 from ccl_jax.tasks import GENERATIONS
 from tests.flags.command import command
@@ -32,10 +33,12 @@ class Listener:
 
   def __init__(self, model):
     self.model, self.loaded, self.calls, self.guidance = model, None, [], {}
+    self.release = ANY
 
   def describe(self, folder, step=None):
     """What a checkpoint says of itself; the shift is another for every size."""
-    return Told(self.model, TRAINED, self.guidance, pathlib.Path(folder))
+    place = pathlib.Path(folder)
+    return Told(self.model, TRAINED, self.guidance, place, release=self.release)
 
   def load(self, folder, **options):
     self.loaded = {"ckpt": folder, **options}

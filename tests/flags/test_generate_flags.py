@@ -120,14 +120,14 @@ def test_a_release_states_its_guidance(monkeypatch, tmp_path):
   """Its form, its scales of this form, and the block that negative evaluations lack."""
   listener = listening(monkeypatch, variant="fusion")
   scales = {"video": (4.5,), "audio": (2.5,)}
-  listener.release = Release(form="text", scales=scales, skip_block=2)
+  listener.guidance = {"form": "text", "scales": scales, "skip_block": 2}
   own = {"video": {"s": 4.5}, "audio": {"s": 2.5}}
   for argv, form, expected, skip in (
     ([], "text", own, 2),
     (["--scale_audio=6"], "text", {"video": {"s": 4.5}, "audio": {"s": 6.0}}, 2),
-    (["--skip_block=-1"], "text", own, None),
+    (["--skip_block=-1"], "text", own, -1),
     (["--skip_block=0"], "text", own, 0),
-    (["--guidance=none"], "none", {}, None),
+    (["--guidance=none"], "none", {}, -1),
     (["--guidance=multimodal2"], "multimodal2", {}, 2),
   ):
     told = call(listener, tmp_path, "--task=joint", *argv)["sampling"]
@@ -137,10 +137,11 @@ def test_a_release_states_its_guidance(monkeypatch, tmp_path):
   assert about["skip_block"] == 2
   command("generate").run(settings, f"--out={tmp_path / 'out'}")
   assert listener.calls[-1]["sampling"].skip_block == 2
-  # None was skipped: none is again, whatever the release does.
-  call(listener, tmp_path, "--task=joint", "--skip_block=-1")
+  # No block was skipped: none is again, whatever the release does.
+  call(listener, tmp_path, "--task=joint", "--skip_block=-1", "--seed=7")
+  settings = f"--settings={tmp_path / 'out' / 'joint_7_0.json'}"
   command("generate").run(settings, f"--out={tmp_path / 'out'}")
-  assert listener.calls[-1]["sampling"].skip_block is None
+  assert listener.calls[-1]["sampling"].skip_block == -1
   command("generate").run(settings, f"--out={tmp_path / 'out'}", "--skip_block=1")
   assert listener.calls[-1]["sampling"].skip_block == 1
 
@@ -151,11 +152,11 @@ def test_a_clip_follows_its_image_where_no_size_is_given(monkeypatch, tmp_path):
   write_png(tmp_path / "tall.png", np.zeros((96, 64, 3), np.uint8))
   i2v = "--task=i2v", f"--image={tmp_path / 'tall.png'}"
   assert call(listener, tmp_path, *i2v)["spec"] == TRAINED
-  listener.area = 32 * 48
+  listener.release = Release(area=32 * 48)
   told = call(listener, tmp_path, *i2v)
   assert told["spec"] == ClipSpec(17, 48, 32, 25.0)
   assert told["image"].shape == (1, 48, 32, 3)
-  about = json.loads((tmp_path / "out" / "i2v_0_0.json").read_text())
+  about = json.loads((tmp_path / "out" / "i2v_0_0_2.json").read_text())
   assert (about["height"], about["width"]) == (48, 32)
   assert call(listener, tmp_path, *i2v, "--width=48")["spec"] == TRAINED
   assert call(listener, tmp_path, "--task=t2v")["spec"] == TRAINED
@@ -199,7 +200,7 @@ def test_each_clip_in_its_file_beside_its_prompt(monkeypatch, tmp_path):
     assert settings == {
       "task": "joint", "prompt": prompt, "seed": 3, "guidance": "ucg2",
       "scales": {"audio": {"s": 2.0}}, "steps": 6, "shift": 4.0, "solver": "unipc",
-      "batched": True, "skip_block": None, "frames": 17, "height": 32, "width": 64,
+      "batched": True, "skip_block": -1, "frames": 17, "height": 32, "width": 64,
       "fps": 25.0,
       "sample_rate": 16000, "stride": 8, "negative_prompt_video": "blurred",
       "negative_prompt_audio": "", "ckpt": str(tmp_path),
