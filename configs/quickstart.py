@@ -17,16 +17,15 @@ from configs import common
 
 
 def get_config(arg=None):
-  """The tiny model on 32 x 32 x 33 frames at 25 fps: 144 video and 41 audio tokens,
-  five of which are a latent frame's own, its window.
+  """The tiny model on 32 x 32 x 33 frames at 25 fps: 36 video and 41 audio tokens, five
+  of which are a latent frame's own, its window.
   """
   args = common.parse(arg, data="", source="folder", runlocal=False, seed=0)
   c = common.base()
   c.seed = args.seed
   c.steps = 1200
   c.model.dtype = "float32"
-  # Tokens of 8 x 8 pixels: four by four to a frame, so that maps show a face.
-  c.model.patch = 1
+  c.model.remat = "full"
   c.data.source = args.source if args.data else "talking_scene"
   c.data.root = args.data
   c.batch.size = 16
@@ -62,7 +61,7 @@ def get_config(arg=None):
       "duet": 0.0,
       "shapes": 0.0,
       "texture": 0.03,
-      "distractor": 0.0,
-      "impacts": 0.0,
+      "distractor": 0.2,
+      "impacts": 0.2,
     }
   return c.lock()
