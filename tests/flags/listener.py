@@ -37,6 +37,9 @@ class Listener:
     """Another for every size, so that one sees of which clip it is."""
     return spec.height / 10 + spec.width / 1000
 
+  def note_cut(self, prompts):
+    self.noted = list(prompts)
+
   def generate(self, task, prompts, *, progress=None, **given):
     self.calls.append({"task": task, "prompts": prompts, **given})
     spec, kind = given["spec"], GENERATIONS[task]
