@@ -25,11 +25,13 @@ def note_cut(codec: Any, texts: Iterable[str], what: str, advice: str = "") -> N
   """Says on stderr how many of the texts a text codec cuts; nothing if none.
 
   Args:
-    codec: with `length` and `rows_of`.
+    codec: of texts; `rows_of` says how many rows a text would take.
     texts: each counts once.
     what: they are, such as "prompts".
     advice: what the user can do.
   """
+  if not hasattr(codec, "rows_of"):  # one that does not say takes all texts
+    return
   texts = list(dict.fromkeys(texts))
   long = [text for text in texts if codec.rows_of(text) > codec.length]
   if not long:

@@ -92,10 +92,10 @@ def sound_scorer(recognise: Recogniser) -> Scorer:
   def score(clip: Clip) -> dict[str, Any]:
     reference = reference_text(clip.fields)
     language = clip.fields.get("language") or "en"
-    code = language_code(language)
-    if is_silent(clip):
+    code, wave = language_code(language), clip.sound(RATE)
+    if loudest(wave) < SILENCE:
       return scores_of(reference, "", language) | {"silent": 1}
-    return scores_of(reference, recognise(clip.sound(RATE), code), language)
+    return scores_of(reference, recognise(wave, code), language)
 
   return score
 

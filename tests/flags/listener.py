@@ -50,6 +50,9 @@ class Listener:
     told = self.loaded | {"step": self.loaded["step"] or 9}
     return told | {"fingerprints": self.prints}
 
+  def note_cut(self, prompts):
+    self.noted = list(prompts)
+
   def generate(self, task, prompts, *, progress=None, **given):
     self.calls.append({"task": task, "prompts": prompts, **given})
     spec, kind = given["spec"], GENERATIONS[task]
