@@ -8,7 +8,6 @@ Every network appears when it is whole, so an interrupted conversion goes on whe
 was, with the same command: DST/unfinished.json tells which that is.
 """
 
-import json
 import pathlib
 from collections.abc import Sequence
 
@@ -17,6 +16,7 @@ from ccl_jax.codecs.bundle import Codecs, save_codecs
 from ccl_jax.codecs.links import link_codec
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
+from ccl_jax.weights.strict_json import read_object
 from ccl_jax.weights.transfer import import_weights, open_source
 
 UNFINISHED = "unfinished.json"  # what the conversion under way was asked for
@@ -73,12 +73,12 @@ def _begin(dst: pathlib.Path, request: dict) -> None:
   """
   path = dst / UNFINISHED
   if path.is_file():
-    begun = json.loads(path.read_text())
+    begun = read_object(path)
     for key, value in request.items():
-      if begun[key] != value:
+      if begun.get(key) != value:
         raise UsageError(
-          f"{dst} was begun with --{key} {begun[key]}, got {value}: give the same, or "
-          "name a new folder"
+          f"{dst} was begun with --{key} {begun.get(key)}, got {value}: give the same, "
+          "or name a new folder"
         )
     return
   write_json(path, request)

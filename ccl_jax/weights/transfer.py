@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ccl_jax import __version__
-from ccl_jax.checkpoints.find import DIT
+from ccl_jax.checkpoints import find
 from ccl_jax.checkpoints.folders import new_folder
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
@@ -245,10 +245,10 @@ def _exportable(src: pathlib.Path):
   from ccl_jax.checkpoints.slices import SliceReader
   from ccl_jax.weights.join import Part
 
-  description = read_config(src) if src.is_dir() else {}
+  description = find.read_config(src)
   if description.get("kind") == "wan":  # of `convert wan`: its transformer
-    src = src / DIT
-    description = read_config(src)
+    src = src / find.DIT
+    description = find.read_config(src)
   if {"kind", "sizes"} <= description.keys():
     return description["kind"], description["sizes"], SliceReader(src / "checkpoints")
   if "model" not in description:
