@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ccl_jax import __version__, progress
-from ccl_jax.checkpoints.find import BAD_VALUES, DIT, RELEASES
+from ccl_jax.checkpoints import find
 from ccl_jax.checkpoints.folders import new_folder
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
@@ -211,7 +211,7 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
     raise UsageError(f"--format {form}: {kind} has {', '.join(upstream.tables)}")
   try:
     config, shapes = upstream.config(sizes, form), upstream.shapes(sizes)
-  except BAD_VALUES as e:
+  except find.BAD_VALUES as e:
     raise UsageError(
       f"{src}/config.json: its sizes are not those of {kind} ({e!r:.120}): put back "
       "what was written"
@@ -254,10 +254,10 @@ def _exportable(src: pathlib.Path):
   from ccl_jax.checkpoints.slices import SliceReader
   from ccl_jax.weights.join import Part
 
-  description = read_config(src) if src.is_dir() else {}
-  if description.get("kind") in RELEASES:  # of a whole download: its transformer
-    src = src / DIT
-    description = read_config(src)
+  description = find.read_config(src)
+  if description.get("kind") in find.RELEASES:  # of a whole download: its transformer
+    src = src / find.DIT
+    description = find.read_config(src)
   if {"kind", "sizes"} <= description.keys():
     return description["kind"], description["sizes"], SliceReader(src / "checkpoints")
   if "model" not in description:

@@ -336,7 +336,7 @@ CONFIGS = {
   "{'num_heads': '16'}": "says that there are '16' heads",
   "{'num_heads': {}}": "says that there are {} heads",
   "{'num_heads': True}": "says that there are True heads",
-  "{'num_attention_heads': 7}": "says that there are 7 heads; expected a divisor of 128",
+  "{'num_attention_heads': 7}": "says that there are 7 heads; expected",
   "{'num_heads': -1}": "says that there are -1 heads",
   "{'vision_config': []}": "does not describe this network",
   "{'num_layers': 'x'}": "speaks of x layers",
@@ -347,7 +347,7 @@ CONFIGS = {
 def test_a_config_of_other_types(tmp_path, config):
   tensors = release_files.tensors("clip", SIZES["clip"], "native")
   path = save_form(tmp_path, tensors)
-  about = {"dim": 1280} | ast.literal_eval(config)
+  about = {"dim": SIZES["clip"]["width"]} | ast.literal_eval(config)
   (tmp_path / "config.json").write_text(json.dumps(about))
   with pytest.raises(UsageError, match=re.escape(CONFIGS[config])):
     open_source("clip", path)
