@@ -3,12 +3,13 @@
 import argparse
 import math
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import app, flags, logging
 
-from ccl_jax.errors import UsageError, one_line_errors
+from ccl_jax.errors import UsageError, one_line_errors, system_error
 from ccl_jax.places import refuse_schemes
 
 
@@ -94,6 +95,23 @@ def numbers(flag: str, values: Sequence[str | float] | None) -> list[float]:
     ) from e
 
 
+def quiet_refusals() -> None:
+  """Keeps libraries from telling of a full or read-only disk by themselves, thread by
+  thread and with a traceback each: the command says it once, in its line of error.
+  """
+
+  def is_news(record: Any) -> bool:
+    error = record.exc_info[1] if record.exc_info else RuntimeError(record.getMessage())
+    return system_error(error) is None
+
+  def ended(args: Any) -> None:
+    if args.exc_value is None or system_error(args.exc_value) is None:
+      threading.__excepthook__(args)
+
+  logging.get_absl_logger().addFilter(is_news)
+  threading.excepthook = ended
+
+
 def run(main: Callable[[], None]) -> None:
   """Parses the command line, then calls `main`. A mistake is one line and exit 2."""
 
@@ -120,6 +138,7 @@ def run(main: Callable[[], None]) -> None:
 
   def guarded(_):
     logging.set_verbosity(logging.WARNING)
+    quiet_refusals()
     with one_line_errors():
       main()
 
