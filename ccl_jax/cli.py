@@ -9,6 +9,7 @@ import os
 import pathlib
 import platform
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from ccl_jax import progress, shipped
-from ccl_jax.errors import STOPPED, UsageError, one_line_errors
+from ccl_jax.errors import STOPPED, UsageError, one_line_errors, system_error
 from ccl_jax.places import refuse_schemes
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
@@ -104,6 +105,23 @@ def numbers(flag: str, values: Sequence[str | float] | None) -> list[float]:
     ) from e
 
 
+def quiet_refusals() -> None:
+  """Keeps libraries from telling of a full or read-only disk by themselves, thread by
+  thread and with a traceback each: the command says it once, in its line of error.
+  """
+
+  def is_news(record: Any) -> bool:
+    error = record.exc_info[1] if record.exc_info else RuntimeError(record.getMessage())
+    return system_error(error) is None
+
+  def ended(args: Any) -> None:
+    if args.exc_value is None or system_error(args.exc_value) is None:
+      threading.__excepthook__(args)
+
+  logging.get_absl_logger().addFilter(is_news)
+  threading.excepthook = ended
+
+
 def run(main: Callable[[], None]) -> None:
   """Parses the command line, then calls `main`. A mistake is one line and exit 2."""
 
@@ -176,6 +194,7 @@ def working(stopped: str = STOPPED) -> Iterator[None]:
     stopped: the line after Ctrl-C.
   """
   _quiet()
+  quiet_refusals()
   _keep_programs()
   with one_line_errors(stopped), progress.shown():
     yield

@@ -7,9 +7,12 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
+from absl import logging
 
+from ccl_jax import cli
 from ccl_jax.errors import (
   Rule,
   UsageError,
@@ -143,3 +146,27 @@ def test_rules_of_lists_and_of_large_numbers():
   assert not each(whole(1)).holds("12") and not each(whole(1)).holds(3)
   assert each(each(whole(1))).holds(((1, 2), (3,)))
   assert whole(0).holds(2**31 - 1) and not whole(0).holds(2**31)
+
+
+def test_threads_and_libraries_do_not_tell_of_a_full_disk_too(
+  capfd, caplog, monkeypatch
+):
+  log = logging.get_absl_logger()
+  monkeypatch.setattr(log, "filters", list(log.filters))
+  monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+  cli.quiet_refusals()
+  full = refusal(errno.ENOSPC, "x")
+  for error in (full, ValueError("RESOURCE_EXHAUSTED: No space left on device [..]")):
+    try:
+      raise error
+    except Exception:
+      logging.exception("a save failed")
+    logging.error("the thread raised an exception: %s", error)
+  for error in (full, KeyError("a defect")):
+    thread = threading.Thread(target=lambda e=error: (_ for _ in ()).throw(e))
+    thread.start()
+    thread.join()
+  logging.error("another error")
+  told = capfd.readouterr().err + caplog.text
+  assert "No space" not in told and "a save failed" not in told
+  assert "a defect" in told and "another error" in told

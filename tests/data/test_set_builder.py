@@ -101,7 +101,7 @@ def test_the_first_of_two_processes_writes_a_set(tmp_path):
 
 def test_where_nothing_can_be_written(tmp_path):
   (tmp_path / "file").touch()
-  with pytest.raises(UsageError, match=r"cannot write .*file: .*; name another"):
+  with pytest.raises(UsageError, match=r"cannot write .*file: Not a directory"):
     prepared(make(tmp_path / "file"), tmp_path / "file")
 
 
@@ -114,3 +114,12 @@ def test_every_builder_is_of_this_kind():
         assert issubclass(kind, SetBuilder)
         found += 1
   assert found >= 5
+
+
+def test_what_a_dead_process_left_is_swept(tmp_path):
+  left = tmp_path / "numbers" / "incomplete.ABCDEF_1.0.0"
+  left.mkdir(parents=True)
+  (left / "half").touch()
+  prepared(make(tmp_path), tmp_path)
+  assert not left.exists()
+  assert not list(tmp_path.glob(".lock*"))

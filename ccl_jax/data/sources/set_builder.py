@@ -69,6 +69,8 @@ def prepared(make: Callable[[], tfds.core.DatasetBuilder], data_dir: Any, **opti
     try:
       builder.download_and_prepare(**options)
     except OSError as e:
+      if written.is_file():  # it was first all the same, on a disk without locks
+        return make()
       raise UsageError(
         f"cannot write {data_dir}: {e.strerror or e}; name another data_dir"
       ) from e
