@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ccl_jax.data.scenes import voice as talking_voice
-from ccl_jax.data.scenes.talking import EVENT, Scene, draw_clip
+from ccl_jax.data.scenes.talking import EVENT, Scene, draw_clip, seen_tokens
+from ccl_jax.data.sources.scene_set import SceneConfig
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 
@@ -205,3 +206,14 @@ def test_a_build_gives_back_the_clips_and_is_done_once(tmp_path, monkeypatch):
   other = builder.build(tmp_path, QUICK, n_train=1, n_test=1, impacts=0.5)
   assert len(other["train"]) == 1 and len(drawn) == 4 + 8 + 2
   assert "tensorflow" not in sys.modules
+
+
+def test_a_set_keeps_its_name_and_one_of_another_stride_has_its_own():
+  """The names that sets of one stride have had; the masks of another are coarser."""
+  name = lambda **own: SceneConfig(ClipSpec(17, 32, 32, 25.0, **own), 4, 2).name
+  assert name() == "32x32x17-1063c2ba" != name(stride=16)
+  spec = ClipSpec(5, 32, 64, 25.0, stride=16)
+  covered = np.zeros((5, 32, 64), np.float32)
+  covered[1:, 8:16, 40:60] = 1  # 160 of 1024 pixels of the second token
+  seen = seen_tokens([covered], spec)
+  np.testing.assert_array_equal(seen, [[[False, False]], [[False, True]]])
