@@ -207,7 +207,8 @@ def _evaluations(
     if not any(e.skip for e in evaluations):
       return None
     goes = jnp.repeat(jnp.array([e.skip for e in evaluations]), b)
-    return (jnp.arange(model.depth) == sampling.skip_block)[:, None] & goes
+    block = jnp.arange(model.depth) == sampling.skip_block
+    return block[:, None] & goes[None]
 
   @functools.cache
   def clean_keys(e: Evaluation, null: bool):
