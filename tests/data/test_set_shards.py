@@ -36,6 +36,19 @@ def test_a_whole_set_is_read_once(root, monkeypatch):
   assert read == [files(root)[1].name]
 
 
+def test_a_large_set_is_read_over_several_starts(root, monkeypatch):
+  """As much as fits, but one shard at least: 1, 1 and 1 of three."""
+  monkeypatch.setattr(shards, "MOST", files(root)[0].stat().st_size + 1)
+  read = []
+  own = shards._is_its_own
+  monkeypatch.setattr(
+    shards, "_is_its_own", lambda r, e: read.append(e["file"]) or own(r, e)
+  )
+  for start in range(1, 5):
+    RecordSet(root).require_whole()
+    assert read == [p.name for p in files(root)][:start]
+
+
 @pytest.mark.parametrize("noted", [False, True])
 def test_a_shard_of_another_set_is_refused(root, tmp_path, noted):
   """Its records are whole, its name and its size are right."""

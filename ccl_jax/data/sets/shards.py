@@ -3,11 +3,14 @@
 The index holds a SHA-256 of every shard's records. A file of the same name from another
 set has records that are whole, each with its checksum, and would be trained on without
 a word. So every shard is read once: it costs what the disk takes, and is noted in the
-set's CHECKED by size and time of change, so that the next run need not read it again. A
-shard with damaged records is not refused for them: readers pass over these, and say so.
+set's CHECKED by size and time of change, so that the next run need not read it again.
+One start reads `MOST` bytes at most, the next ones what is left. A shard with damaged
+records is not refused for them: readers pass over these, and say so.
 """
 
+import bisect
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -26,6 +29,7 @@ from ccl_jax.files import WriteError, write_json
 CHECKED = ".checked.json"
 _THREADS = 4
 _TOLD = 10**9  # bytes: reading more is told
+MOST = 100 * 10**9  # bytes that one start reads: some minutes
 
 Entry = Mapping[str, Any]
 
@@ -52,8 +56,8 @@ def require_once(root: pathlib.Path, entries: Sequence[Entry]) -> None:
 
 
 def require_whole(root: pathlib.Path, entries: Sequence[Entry]) -> None:
-  """Reads the shards that have changed since they were last read, and compares them
-  with the index.
+  """Reads shards that have changed since they were last read, `MOST` bytes of them, and
+  compares them with the index.
 
   Args:
     root: folder of the set.
@@ -72,11 +76,14 @@ def require_whole(root: pathlib.Path, entries: Sequence[Entry]) -> None:
   new = [e for e in entries if noted.get(e["file"]) != marks[e["file"]]]
   if not new:
     return
-  size = sum(marks[e["file"]][0] for e in new)
-  if size > _TOLD:
+  sizes = list(itertools.accumulate(marks[e["file"]][0] for e in new))
+  left = new[max(bisect.bisect_right(sizes, MOST), 1) :]
+  new = new[: len(new) - len(left)]
+  if sizes[len(new) - 1] > _TOLD:
+    later = f"; {len(left)} more at the next start" if left else ""
     print(
-      f"{root}: reading {len(new)} shards once, {size / 1e9:.0f} GB, to compare them "
-      "with the index",
+      f"{root}: reading {len(new)} shards once, {sizes[len(new) - 1] / 1e9:.0f} GB, to "
+      f"compare them with the index{later}",
       file=sys.stderr,
       flush=True,
     )
@@ -88,8 +95,9 @@ def require_whole(root: pathlib.Path, entries: Sequence[Entry]) -> None:
       f"{root}/{wrong[0]['file']} is not the shard that index.json tells of: its "
       "records are others; copy or encode the set again"
     )
+  unread = {e["file"] for e in left}
   try:
-    write_json(path, marks)
+    write_json(path, {f: mark for f, mark in marks.items() if f not in unread})
   except WriteError:  # a set that is only lent
     return
 
