@@ -11,6 +11,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from ccl_jax.data.sets.buckets import Bucket
+from ccl_jax.data.sets.shards import require_once
 from ccl_jax.documents import DOCUMENT, Count, Number, Sha256, Size, check, read_json
 from ccl_jax.errors import UsageError
 from ccl_jax.names import flaw
@@ -106,13 +107,10 @@ def read_index(root: pathlib.Path) -> dict[str, Any]:
 def _check_sums(root: pathlib.Path, index: dict[str, Any]) -> None:
   """Checks that counts agree, and that files are as large as they must be."""
   path, buckets, shards = root / "index.json", index["buckets"], index["shards"]
+  require_once(root, shards)
   for name, entry in buckets.items():
     if Bucket(**entry["shape"]).name != name:
       raise _false(path, f"the bucket {name} has the shape of another")
-  files = [shard["file"] for shard in shards]
-  if len(set(files)) < len(files):
-    twice = next(f for f in files if files.count(f) > 1)
-    raise _false(path, f"{twice} is listed twice")
   for shard in shards:
     name = shard["file"]
     if flaw(name):

@@ -110,7 +110,6 @@ class RecordSet:
     self.index = read_index(self.root)
     self.encoders: dict[str, str] = self.index["encoders"]
     by_bucket: dict[Bucket, list[Shard]] = {}
-    shards.require_once(self.root, self.index["shards"])
     for entry in self.index["shards"]:
       path = self.root / entry["file"]
       if entry["records"]:
