@@ -87,7 +87,7 @@ def recording(
 
   def apply(
     variables, latents, timesteps, text, route=Route(), *, image=None, keys=None,
-    collect=False, geometry=None,
+    collect=False, geometry=None, left_out=None,
   ):  # fmt: skip
     host = lambda tree: jax.tree.map(np.asarray, dict(tree or {}))
     by_sample = lambda flags: {

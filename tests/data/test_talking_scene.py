@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ccl_jax.data.scenes import voice as talking_voice
-from ccl_jax.data.scenes.talking import EVENT, Scene, draw_clip, seen_tokens
+from ccl_jax.data.scenes.talking import EVENT, Scene, draw_clip, seen_pixels
 from ccl_jax.data.sources.scene_set import SceneConfig
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
@@ -215,5 +215,5 @@ def test_a_set_keeps_its_name_and_one_of_another_stride_has_its_own():
   spec = ClipSpec(5, 32, 64, 25.0, stride=16)
   covered = np.zeros((5, 32, 64), np.float32)
   covered[1:, 8:16, 40:60] = 1  # 160 of 1024 pixels of the second token
-  seen = seen_tokens([covered], spec)
+  seen = seen_pixels([covered], spec)
   np.testing.assert_array_equal(seen, [[[False, False]], [[False, True]]])
