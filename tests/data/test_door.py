@@ -196,7 +196,9 @@ def test_a_decoder_that_gives_nothing_is_given_up(monkeypatch):
     has_sidedata=lambda kind: False,
     decode=list,
   )
-  endless = types.SimpleNamespace(name="x", demux=lambda *_: iter([packet] * 100))
+  form = types.SimpleNamespace(name="flv")
+  packets = lambda *_: iter([packet] * 100)
+  endless = types.SimpleNamespace(name="x", format=form, demux=packets)
   assert list(door.decoded(endless)) == []
   monkeypatch.setattr(door, "LIMIT", -1.0)
   with pytest.raises(MediaError, match="x: nothing could be decoded for"):

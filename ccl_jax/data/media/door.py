@@ -65,6 +65,7 @@ def open_url(url: str) -> Any:
   """The container at a URL `file:PATH`, for `opened`: with its limits, unchecked."""
   container = av.open(
     url,
+    options={"max_pixels": str(PIXELS)},  # of the decoders that look at headers
     container_options={
       "protocol_whitelist": "file",
       "format_whitelist": ",".join(DEMUXERS),
