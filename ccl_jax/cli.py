@@ -101,7 +101,7 @@ def numbers(flag: str, values: Sequence[str | float] | None) -> list[float]:
     return [finite(str(v)) for v in values or ()]
   except argparse.ArgumentTypeError as e:
     raise UsageError(
-      f"--{flag}: got {','.join(map(str, values))}; expected finite numbers"
+      f"--{flag}: got {','.join(map(str, values))}; expected numbers, all finite"
     ) from e
 
 
