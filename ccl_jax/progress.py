@@ -97,6 +97,9 @@ class Display:
         self._shown = -math.inf
         if total is None:
           self._paint(())
+      elif total is None and self._clock() - self._shown >= LOG_SECONDS:
+        self._shown = self._clock()
+        self._paint(())
 
   def part(self, name: str, done: int, total: int) -> None:
     """What comes is of one part of several, each with phases of its own.

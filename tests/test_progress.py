@@ -98,8 +98,8 @@ def test_parts_have_phases_and_are_what_the_time_is_told_of():
   display.part("clips", 20, 20)
   display.phase("writing")
   lines = file.getvalue().splitlines()
-  assert lines[0] == "clips 0/20: sampling 1/2" and lines[-1] == "writing"
-  assert lines[1] == "clips 5/20: sampling 1/2  0:01:33 left"  # 31 s for 5, 15 to go
+  assert lines[0] == "clips 0/20: compiling" and lines[-1] == "writing"
+  assert lines[1] == "clips 5/20: encoding  0:01:30 left"  # 30 s for 5, 15 to go
   assert len(lines) == 5  # of 121 s
 
 

@@ -12,6 +12,7 @@ from ccl_jax.checkpoints.converted import read_description, restore_converted
 from ccl_jax.errors import UsageError
 from ccl_jax.models import audio_vae
 from ccl_jax.weights import own as own_weights
+from configs import joint, quickstart
 from tests.flags.command import command
 
 
@@ -113,3 +114,19 @@ def test_another_network_is_not_overwritten(network, tmp_path):
   with pytest.raises(UsageError, match="holds another network"):
     own_weights.write_network("audio-vae", sizes, params, tmp_path, "x")
   assert json.loads((tmp_path / "config.json").read_text())["kind"] == "vocoder"
+
+
+def test_a_run_keeps_the_guidance_of_its_report():
+  """What its scores were made with is what `generate` takes; without a report none."""
+  guidance_of = command("train").module.guidance_of
+  config = quickstart.get_config()
+  assert guidance_of(config) == {
+    "form": "ucg2", "scales": {"video": [2.0], "audio": [2.0]}
+  }  # fmt: skip
+  with config.unlocked():
+    config.report.guidance = "ucg3"
+    config.report.scales = {"video": (3.0, 2.0), "audio": ()}
+  assert guidance_of(config) == {
+    "form": "ucg3", "scales": {"video": [3.0, 2.0], "audio": []}
+  }  # fmt: skip
+  assert guidance_of(joint.get_config("runlocal")) == {}

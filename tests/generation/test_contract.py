@@ -487,7 +487,7 @@ def test_scales_are_those_of_their_stream():
   [("unipc", [999, 833]), ("dpmpp", [1000, 833]), ("euler", [1000, 833.3333])],
 )
 def test_the_timesteps_of_every_solver(solver, expected):
-  sampling = Sampling(guidance="none", steps=2, solver=solver)
+  sampling = Sampling(guidance="none", steps=2, shift=5.0, solver=solver)
   _, _, runs = sampled("t2v", "none", sampling=sampling)
   got = [float(run.timesteps["video"][0, 0]) for run in runs]
   np.testing.assert_allclose(got, expected, rtol=1e-6)
