@@ -106,10 +106,11 @@ def _parser() -> argparse.ArgumentParser:
   sub.add_argument(
     "--video",
     required=True,
-    help="Video stream: a converted wan-dit, or a training run.",
+    help="Video stream: a converted Wan or Ovi, or a training run.",
   )
   sub.add_argument(
-    "--audio", help="Audio stream: a training run; default: random parameters."
+    "--audio",
+    help="Audio stream: a converted Ovi or a training run; default: random parameters.",
   )
   sub.add_argument(
     "--size", required=True, help="Preset of the joint model: 1.3b, 14b, ..."
@@ -117,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
   sub.add_argument(
     "--variant",
     default="context",
-    help="Exchange between the streams: context (default) or gate.",
+    help="Exchange between the streams: context (default), gate or fusion.",
   )
   sub.add_argument(
     "--seed",

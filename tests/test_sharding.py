@@ -193,6 +193,18 @@ def test_every_parameter_lies_where_its_rule_says(placed):
     assert sharding.spec == expected, path
 
 
+def test_axes_of_the_layers_that_only_ovi_has():
+  """A convolution's taps are whole; hidden channels are split as those of an FFN."""
+  axes = lambda path, ndim: parameter_axes(f"/{path}", ndim)[-2:]
+  patches = "audio/patch_embedding"
+  assert axes(f"{patches}/in/kernel", 3) == (None, "embed")
+  assert axes(f"{patches}/w1/kernel", 3) == ("embed", "mlp")
+  assert axes(f"{patches}/w2/kernel", 3) == ("mlp", "embed")
+  assert axes(f"{patches}/w3/kernel", 3) == ("embed", "mlp")
+  assert axes("blocks/audio_to_video/k/kernel", 3) == ("embed", "mlp")
+  assert parameter_axes("/blocks/video_to_audio/ln_kv/bias", 2) == (None, None)
+
+
 def test_axes_of_activations():
   mesh = make_mesh((2, 2, 2, 1))
   assert spec(("batch", None, "space", "heads"), (8, 3, 4, 6), mesh) == P(
