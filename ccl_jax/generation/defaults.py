@@ -79,6 +79,7 @@ def completed(
   Raises:
     UsageError: a value that cannot be sampled with.
   """
+  _check_scales(sampling)
   form = sampling.guidance or default_form(model, own)
   whole_form = get_guidance(form, variant_of(model))
   given = whole_form.resolve(sampling.scales) and sampling.scales
@@ -105,6 +106,10 @@ def check(sampling: Sampling) -> None:
     value = getattr(sampling, name)
     if not rule.holds(value):
       raise UsageError(f"--{name}: got {value}; expected {rule.words}")
+  _check_scales(sampling)
+
+
+def _check_scales(sampling: Sampling) -> None:
   for stream, scales in sampling.scales.items():
     for value in scales.values():
       if not number(-float("inf")).holds(value):

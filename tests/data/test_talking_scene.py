@@ -214,6 +214,7 @@ def test_a_set_keeps_its_name_and_one_of_another_stride_has_its_own():
   assert name() == "32x32x17-1063c2ba" != name(stride=16)
   spec = ClipSpec(5, 32, 64, 25.0, stride=16)
   covered = np.zeros((5, 32, 64), np.float32)
-  covered[1:, 8:16, 40:60] = 1  # 160 of 1024 pixels of the second token
+  covered[1:, 8:16, 40:60] = 1  # of pixels of the latent 64 and 96 of 256
   seen = seen_pixels([covered], spec)
-  np.testing.assert_array_equal(seen, [[[False, False]], [[False, True]]])
+  assert seen.shape == (2, 2, 4)
+  assert np.argwhere(seen).tolist() == [[1, 0, 2], [1, 0, 3]]

@@ -497,7 +497,7 @@ def test_what_sampling_starts_from():
   """The settings of a caller who gives none."""
   assert dataclasses.asdict(Sampling()) == {
     "guidance": None, "scales": {}, "steps": 50, "shift": None, "solver": "unipc",
-    "batched": True,  # None: the model's own
+    "batched": True, "skip_block": None,  # None: the model's own
   }  # fmt: skip
 
 

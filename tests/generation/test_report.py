@@ -248,7 +248,7 @@ def whole(monkeypatch, tmp_path):
   monkeypatch.setattr(report.Pipeline, "load", lambda folder: r.pipeline)
   monkeypatch.setattr(report, "held_out", lambda *_: clips())
   monkeypatch.setattr(report, "through_codecs", lambda _, made: made[::-1])
-  monkeypatch.setattr(report, "attention", lambda *_: "shares")
+  monkeypatch.setattr(report, "attention", lambda *_: {"video": 0.25})
 
   def score(made, fps, given):
     r.scored.append(len(made))
@@ -278,7 +278,7 @@ def test_a_report_writes_clips_scores_and_panels(whole, tmp_path, variant):
   drawn = whole.drawn
   assert drawn[0] == [{"step": 1}, {"step": 2}]
   assert list(scores)[:4] == NAMES
-  assert scores.get("attention") == ("shares" if variant == "context" else None)
+  assert scores.get("attention") == ({"video": 0.25} if variant == "context" else None)
   assert json.loads((tmp_path / "report/scores.json").read_text()) == scores
   sheets = [
     (path.name, len(made), titles, seconds) for path, made, titles, seconds in drawn[1:]
