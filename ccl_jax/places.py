@@ -116,11 +116,13 @@ def _holding(lock: pathlib.Path, what: str, wait: bool) -> Iterator[None]:
     try:
       yield
     finally:
-      # Removed while it is held: who waits for it then finds another file, or none.
-      with contextlib.suppress(OSError):
-        lock.unlink()
-      del _held[lock]
-      os.close(number)
+      try:
+        # Removed while it is held: who waits for it then finds another file, or none.
+        with contextlib.suppress(OSError):
+          lock.unlink()
+      finally:
+        del _held[lock]
+        os.close(number)
   except BaseException:
     with contextlib.suppress(OSError):  # the first that is not empty ends it
       for folder in made:
