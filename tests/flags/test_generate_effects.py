@@ -62,6 +62,7 @@ def told(monkeypatch):
   pipeline = inference.Pipeline(build_model("tiny"), {}, codecs, SPEC, shift=5.0)
   monkeypatch.setattr(JointDiT, "apply", apply)
   monkeypatch.setattr(inference.Pipeline, "load", lambda *_, **__: pipeline)
+  monkeypatch.setattr(inference, "describe", lambda *_: pipeline.about)
   monkeypatch.setattr(inference, "to_bytes", lambda x: x)
   keep = lambda path, video, fps, audio: out["made"].append((video, audio, fps))
   monkeypatch.setattr(clips, "write_mp4", keep)
@@ -96,7 +97,7 @@ def test_prompts_pull_and_negative_prompts_push(told, tmp_path):
     (["--scale_video=3", "--scale_audio=0"], 1 + 3 * 3, 1),
     (["--negative_prompt_video=c"], 3 + 2 * 1, 22),
     (["--negative_prompt_audio=e"], 7, 5 - 7 * 1),
-    (["--guidance=none"], 4, 4),
+    (["--scale_video=1", "--scale_audio=1"], 4, 4),
     (["--solver=unipc", "--steps=3"], sigma * 7, sigma * 22),
     (["--solver=dpmpp", "--steps=4"], 7, 22),
   ):
