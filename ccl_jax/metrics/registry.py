@@ -86,7 +86,7 @@ class Folder:
     if len(paths) > 1:
       names = ", ".join(p.name for p in paths)
       raise Unscorable(f"several weights of {network}: {names}; keep one of them")
-    if network == "whisper" and not paths[0].is_dir():
+    if network == "whisper" and paths[0].suffix == ".pt":  # of openai-whisper
       raise Unscorable(
         f"{paths[0].name} is a file; expected Whisper as {SOURCES[network]} "
         "(docs/eval.md)"
