@@ -429,8 +429,8 @@ def test_mmaudios_vae_and_bigvgan():
 
 def test_kinds_are_known_and_narrow_licences_told():
   assert set(MODULES) == {
-    "wan-dit", "wan-vae", "wan22-vae", "umt5", "clip", "aesthetics", "i3d", "vggish",
-    "syncnet", "s3fd", "synchformer", "imagebind", "audio-vae", "vocoder",
+    "wan-dit", "ovi-dit", "wan-vae", "wan22-vae", "umt5", "clip", "aesthetics", "i3d",
+    "vggish", "syncnet", "s3fd", "synchformer", "imagebind", "audio-vae", "vocoder",
   }  # fmt: skip
   assert set(LICENCES) == {"audio-vae", "imagebind", "vocoder"}
   with pytest.raises(UsageError, match="unknown kind 'x'; expected one of wan-dit"):
