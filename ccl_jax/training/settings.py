@@ -85,7 +85,6 @@ TRANSFORMER = {
   "clip.height": whole(1),
   "clip.width": whole(1),
   "clip.fps": positive(),
-  "clip.stride": whole(1),
   "codec.fit_clips": whole(1),
   "codec.text_length": Rule(
     lambda x: x is None or _SIZE.holds(x), "a whole number from 1 on"

@@ -25,11 +25,12 @@ def pipeline(tmp_path_factory):
 
 def test_a_release_says_what_it_is_for(pipeline):
   assert pipeline.spec == ClipSpec(121, 512, 992, 24, stride=16)
-  assert pipeline.shift(pipeline.spec) == 5.0 and pipeline.area == 720**2
+  assert pipeline.shift(pipeline.spec) == 5.0 and pipeline.about.area == 720**2
   assert pipeline.negative["audio"] == "robotic, muffled, echo, distorted"
-  release = pipeline.release
-  assert (release.form, release.sound, release.rule) == ("text", "tags", "nearest")
-  assert release.skip_block is None  # its two blocks have no block 11
+  about = pipeline.about
+  assert (about.release.sound, about.rule) == ("tags", "nearest")
+  # Its two blocks have no block 11.
+  assert about.guidance == {"form": "text", "scales": {"video": [4.0], "audio": [3.0]}}
   wave = np.zeros((1, CLIP.samples), np.float32)
   with pytest.raises(UsageError, match="task a2v: .*joint, ti2av, t2v, i2v, t2a"):
     pipeline.generate("a2v", ["x"], sampling=FAST, audio=wave, spec=CLIP)
