@@ -54,6 +54,11 @@ class ClipSpec:
       raise UsageError(
         f"frames must be 4 k + 1, got {self.frames}: use {_near(self.frames, 4, 1)}"
       )
+    if not isinstance(self.stride, int) or self.stride < 1:
+      raise UsageError(
+        f"stride must be the pixels of a latent's side, got {self.stride}: use 8, or "
+        "16 with Wan2.2's VAE"
+      )
     for side in ("height", "width"):
       pixels = getattr(self, side)
       if pixels < self.unit or pixels % self.unit:

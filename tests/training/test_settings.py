@@ -35,6 +35,7 @@ NUMBERS = {
   "evaluate.sigmas": ((), (0.0,), (0.5, 1.1), (NAN,), 0.5),
   "clip.fps": ABOVE,
   "clip.frames": (0, -1, 16.5),
+  "clip.stride": (0, -8, 8.5),
   "codec.fit_clips": WHOLE,
   "codec.text_length": WHOLE,
   "codec.text_dim": WHOLE,
