@@ -53,7 +53,7 @@ def test_an_evaluation_is_the_conditional_one():
 def test_sampling():
   assert fields(Sampling()) == {
     "guidance": None, "scales": {}, "steps": 50, "shift": None, "solver": "unipc",
-    "batched": True,  # None: the model's own
+    "batched": True, "skip_block": None,  # None: the model's own
   }  # fmt: skip
 
 
@@ -80,8 +80,8 @@ def test_exchange():
 def test_stream():
   assert fields(StreamConfig(8, 9, 2)) == {
     "width": 8, "ffn": 9, "heads": 2, "in_channels": 16, "out_channels": 16,
-    "patch": (1, 2, 2), "positions": "grid", "image_tokens": False, "text_tokens": 512,
-    "frequencies": 256,
+    "patch": (1, 2, 2), "positions": "grid", "rate": 1.0, "taps": 0,
+    "image_tokens": False, "text_tokens": 512, "frequencies": 256,
   }  # fmt: skip
   assert EPS == LayerNorm.eps == RMSNorm.eps == 1e-6
   assert rope.THETA == 10000.0
@@ -91,7 +91,7 @@ def test_model():
   defaults = keywords(build_model)
   assert defaults.pop("blocks") is None
   assert defaults == {
-    "streams": ("video", "audio"), "variant": "context", "tarp": True,
+    "streams": ("video", "audio"), "patch": None, "variant": "context", "tarp": True,
     "times": "causal", "tarp_centre": "aligned", "window": None, "video_window": None,
     "rope_unit": None, "cross_rope": "3d", "video_tokens": None, "audio_tokens": None,
     "context_std": 0.02, "context_values": True, "image_form": "first_frame",
