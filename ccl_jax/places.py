@@ -77,10 +77,12 @@ def hold(
     wait: whether to wait for the process that holds it.
 
   Raises:
-    UsageError: another process holds it; the line tells which.
+    UsageError: another process holds it, and the line tells which; or it is a file.
     WriteError: the folder cannot be written.
   """
   folder = pathlib.Path(folder).absolute()
+  if folder.is_file():
+    raise UsageError(f"{folder} is a file; expected a folder")
   with _holding(folder / f"{LOCK}{part}", str(folder), wait):
     yield
 

@@ -150,7 +150,7 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
   """
   path = pathlib.Path(folder) / "config.json"
   try:
-    if not path.exists():
+    if not os.path.lexists(path):  # a link without an end is there
       return {}
   except OSError as e:
     raise not_read(str(path), e) from e

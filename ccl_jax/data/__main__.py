@@ -112,6 +112,8 @@ def _build(args: argparse.Namespace) -> None:
       f"{args.source} is no data set of media: it is made where it is used"
     )
   options = _options(args.options, kind)
+  if not args.dir.is_dir():
+    raise UsageError(f"no folder at {args.dir}: give the one with media and metadata")
   with hold(options.get("data_dir") or args.dir / "tfds"):
     built = media_set.prepare(kind, args.dir, **options)
   path = pathlib.Path(built.data_dir)

@@ -259,5 +259,5 @@ def test_slices_tell_the_two_apart(run, monkeypatch, error, words):
 def test_a_config_that_cannot_be_read_is_not_one_that_is_not_there(tmp_path):
   assert read_config(tmp_path) == {}
   (tmp_path / "config.json").symlink_to("config.json")  # ELOOP, for root too
-  with pytest.raises(UsageError, match="config.json cannot be read"):
+  with pytest.raises(UsageError, match="config.json: cannot be read"):
     read_config(tmp_path)

@@ -22,6 +22,7 @@ BASE = {
   "model.cross_rope": "3d", "model.image_form": "first_frame", "model.remat": "none",
   "model.dtype": "bfloat16", "model.residual": "float32", "model.attention": "auto",
   "clip.frames": 33, "clip.height": 32, "clip.width": 32, "clip.fps": 25.0,
+  "clip.stride": 8,
   "data.source": "folder", "data.root": "", "data.cache_gb": 1.0,
   "batch.size": 8, "batch.threads": 4,
   "codec.path": "", "codec.fit_clips": 256,
