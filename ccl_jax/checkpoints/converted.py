@@ -51,13 +51,22 @@ def read_description(folder: str | os.PathLike) -> dict[str, Any]:
   return description
 
 
-def of_sizes(folder: str | os.PathLike, function: Callable[[Any], Any]) -> Any:
+def of_sizes(
+  folder: str | os.PathLike,
+  function: Callable[[Any], Any],
+  description: dict[str, Any] | None = None,
+) -> Any:
   """The result of a function of the sizes in a folder's config.json.
+
+  Args:
+    folder: of converted weights.
+    function: of the sizes.
+    description: the config.json, if it was read.
 
   Raises:
     UsageError: they are not the sizes that the function takes.
   """
-  description = read_description(folder)
+  description = description or read_description(folder)
   try:
     return function(description["sizes"])
   except BAD_VALUES as e:

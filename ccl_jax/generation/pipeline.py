@@ -145,7 +145,7 @@ def describe(folder: str | pathlib.Path, step: int | None = None) -> Description
   about = found.description
   if about.get("kind") in transformers.MODELS:
     model_of = transformers.MODELS[about["kind"]]
-    model = of_sizes(found.folder, lambda sizes: model_of(sizes, jnp.bfloat16))
+    model = of_sizes(found.folder, lambda x: model_of(x, jnp.bfloat16), about)
   else:
     model = found.build("model", stored_model)
   usual = found._replace(description={"clip": wan.usual_clip(about)})
@@ -233,7 +233,7 @@ class Pipeline:
     shapes = jax.eval_shape(lambda k: init_params(model, k, text), jax.random.key(0))
     name = weights if found.name == "ema" else found.name
     checkpoints = found.folder / "checkpoints"
-    step, params, _ = restore_params(
+    step, params, metadata = restore_params(
       checkpoints, name, on_one_device(stored_as(shapes, model.dtype)), step=step
     )
     channels = {s: c.out_channels for s, c in model.streams}
@@ -255,7 +255,7 @@ class Pipeline:
       params,
       bundle,
       told.spec,
-      shift=told.trained_shift,
+      shift=metadata.get("objective", {}).get("shift", told.trained_shift),
       negative=negative,
       origin=origin,
       guidance=told.guidance,

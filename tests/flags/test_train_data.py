@@ -124,7 +124,10 @@ class Sets(Mixture):
 
   def __init__(self, buckets):
     self.buckets, self.batch_sizes = buckets, {b: 4 for b in buckets}
-    self.sets = [SimpleNamespace(root=pathlib.Path(n)) for n in ("SET", "OTHER")]
+    self.sets = [
+      SimpleNamespace(root=pathlib.Path(n), require_whole=lambda: None)
+      for n in ("SET", "OTHER")
+    ]
     self.clip = None
 
   def common_clip(self):

@@ -179,7 +179,7 @@ def test_sections_reach_their_functions(parts, tmp_path):
       "config": json.loads(config.to_json_best_effort()),
       "model": config.model.to_dict(), "clip": dataclasses.asdict(spec),
       "objective": config.objective.to_dict(), "codecs": {"text": "digest"},
-      "negative": {},
+      "negative": {}, "guidance": {},
     },
   }  # fmt: skip
   assert {k: loop[k] for k in expected} == expected

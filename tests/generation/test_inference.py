@@ -461,7 +461,8 @@ def test_every_setting_reaches_the_sampler_though_programs_are_kept(calls):
   for call, more in zip(calls, options, strict=True):
     sampling = more.get("sampling", Sampling())
     scales = {s: {"s": 5.0} for s in ("video", "audio")} | sampling.scales
-    own = {"guidance": "ucg2", "shift": 3.0}  # of small clips of a model with an image
+    # The shift of small clips of a model with an image.
+    own = {"guidance": "ucg2", "shift": 3.0, "skip_block": -1}
     assert call.sampling == dataclasses.replace(sampling, scales=scales, **own)
     assert call.options["reuse_keys"] == more.get("reuse_keys", True)
     assert (call.options["progress"] is not None) == ("progress" in more)
@@ -639,13 +640,13 @@ def test_a_converted_ti2v_has_its_own_clip(folder):
   read = folder({"kind": "wan-dit", "sizes": sizes}, "params")
   made = Pipeline.load("ti2v")
   assert made.spec == ClipSpec(121, 704, 1280, 24.0, stride=16)
-  assert (made.shift(made.spec), made.area) == (5.0, 704 * 1280)
+  assert (made.shift(made.spec), made.about.area) == (5.0, 704 * 1280)
   assert made.shift(ClipSpec(121, 448, 800, 24.0, stride=16)) == 5.0
   assert made.negative["video"].startswith("色调艳丽") and not made.takes_channels
   assert read["fits"] == [(CODECS, {"video": 48}, 16)]
   folder({"kind": "joint", "model": TINY, "clip": CLIP_OF_RUN}, "params")
   made = Pipeline.load("joined")
-  assert made.spec == ClipSpec(17, 32, 64, 24.0) and made.area is None
+  assert made.spec == ClipSpec(17, 32, 64, 24.0) and made.about.area is None
 
 
 def test_codecs_must_be_there_and_read_text(folder):
