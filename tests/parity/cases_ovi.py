@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
@@ -45,7 +46,7 @@ def cases_ovi(
 
   @jax.jit
   def velocity(x, times, left_out):
-    own = {s: texts[s] for s in x}
+    own = {s: jnp.asarray(texts[s]) for s in x}
     route = FUSED if len(x) == 2 else Route()
     return model.apply({"params": params}, x, times, own, route, left_out=left_out)
 
