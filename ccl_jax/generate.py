@@ -361,15 +361,18 @@ def make_manifest(maker) -> None:
     return maker.negatives()[stream][0] if own is None else own
 
   def make(lines, files):
-    maker.load().note_cut(prompts)  # of all lines: it speaks of each once
+    maker.load().note_cut(prompts())  # of all lines: it speaks of each once
     names = dict(enumerate(line.id for line in lines))
     negative = {s: [negative_of(line, s) for line in lines] for s in NEGATIVES}
     maker.make(
       [x.prompt for x in lines], [x.seed for x in lines], files, names, negative
     )
 
-  lines = read_lines(MANIFEST.value, TASK.value, SEED.value[0])
-  prompts = [line.prompt for line in lines]
+  @functools.cache
+  def prompts():
+    lines = read_lines(MANIFEST.value, TASK.value, SEED.value[0])
+    return [line.prompt for line in lines]
+
   part = INDEX.value, COUNT.value, BATCH.value
   # Other manifests, and other parts of this one, may be made into the folder meanwhile.
   name = hashlib.blake2s(str(pathlib.Path(MANIFEST.value).absolute()).encode())

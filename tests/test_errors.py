@@ -85,6 +85,8 @@ def test_an_interruption_is_one_line(capsys):
 
 CODE = """
 import os, signal, sys, threading, time
+# A shell's background jobs ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.argv[:] = {argv}
 import ccl_jax
 from ccl_jax.errors import one_line_errors

@@ -127,7 +127,8 @@ def test_a_manifests_part(taken, tmp_path, monkeypatch):
   taken(f"out/.lock-{name}-0")
   maker = SimpleNamespace(
     out=tmp_path / "out",
-    pipeline=SimpleNamespace(takes_channels=False),
+    about=SimpleNamespace(takes_channels=False),
+    differs=None,
     sampling=SimpleNamespace(guidance="ucg2"),
   )
   made = []
@@ -135,6 +136,7 @@ def test_a_manifests_part(taken, tmp_path, monkeypatch):
     "ccl_jax.generation.manifests.make_set", lambda *a, **_: made.append(a[4])
   )
   flags = {"MANIFEST": str(manifest), "COUNT": 2, "BATCH": 1, "TASK": "joint"}
+  flags |= {"SEED": [0]}
   for flag, value in (flags | {"INDEX": 0}).items():
     monkeypatch.setattr(generate, flag, SimpleNamespace(value=value))
   refused(generate.make_manifest, maker)

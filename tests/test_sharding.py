@@ -50,10 +50,14 @@ def test_rules():
 
 @pytest.mark.parametrize("image_form", ["first_frame", "channels"])
 def test_no_large_parameter_is_whole_anywhere(image_form):
-  """Of a million numbers and more, in the largest model."""
-  model = build_model("14b", image_form=image_form)
-  init = lambda key: init_params(model, key, (512, 4096))
-  shapes = jax.eval_shape(init, jax.random.key(0))
+  """Of a million numbers and more, in the largest models."""
+  shapes = [
+    jax.eval_shape(lambda key: init_params(model, key, (512, 4096)), jax.random.key(0))
+    for model in (
+      build_model("14b", image_form=image_form),
+      build_model("5b", variant="fusion"),
+    )
+  ]
   for sizes in ((1, 4, 2, 1), (2, 1, 2, 2), (1, 8, 1, 1)):
     mesh = make_mesh(sizes)
     parts = mesh.shape["fsdp"] * mesh.shape["context"]

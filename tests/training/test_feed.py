@@ -61,7 +61,7 @@ def test_without_a_text_codec_and_clips_it_says_so(tmp_path, whole):
 def test_a_run_that_has_lost_a_codec_says_so(tmp_path, whole, lacking):
   save_codecs(whole, tmp_path / "run" / "codecs")
   (tmp_path / "run" / "codecs" / f"{lacking}.json").unlink()
-  with pytest.raises(UsageError, match=rf"codecs lacks {lacking}\.json: put back"):
+  with pytest.raises(UsageError, match=rf"codecs lacks {lacking}\.json: put the run"):
     open_codecs(config(), tmp_path / "run", clips=clips())
 
 

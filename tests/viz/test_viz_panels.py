@@ -12,7 +12,7 @@ from ccl_jax.viz.panels import attention_panel, contact_sheet, loss_curves
 def drawn(monkeypatch):
   """The figures that were saved."""
   figures = []
-  monkeypatch.setattr(Figure, "savefig", lambda self, path: figures.append(self))
+  monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: figures.append(self))
   return figures
 
 
