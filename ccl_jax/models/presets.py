@@ -211,6 +211,11 @@ def build_model(
       raise UsageError(
         f"model.context_std: got {context_std}; expected a number from 0 on"
       )
+    if variant == "fusion" and len({c.head_width for c in configs.values()}) > 1:
+      raise UsageError(
+        f"model.variant: got fusion with preset {preset}, whose streams have heads of "
+        "other widths; expected streams of one head width"
+      )
     cross = CrossConfig(
       variant,
       times,

@@ -5,6 +5,10 @@ misses its network. docs/weights.md and docs/eval.md have sizes and licences.
 SOURCES = {
   "wan": "hf download Wan-AI/Wan2.1-T2V-1.3B --local-dir Wan2.1-T2V-1.3B",
   "wan-dit": "hf download Wan-AI/Wan2.1-T2V-1.3B --local-dir Wan2.1-T2V-1.3B",
+  "ovi": "hf download chetwinlow1/Ovi --local-dir CKPTS/Ovi, and so "
+  "Wan-AI/Wan2.2-TI2V-5B (VAE, UMT5) and hkchengrex/MMAudio (ext_weights)",
+  "ovi-dit": "hf download chetwinlow1/Ovi model.safetensors --local-dir CKPTS/Ovi",
+  "wan22-vae": "hf download Wan-AI/Wan2.2-TI2V-5B Wan2.2_VAE.pth --local-dir DIR",
   "wan-vae": "hf download Wan-AI/Wan2.1-T2V-1.3B Wan2.1_VAE.pth --local-dir DIR",
   "umt5": "hf download Wan-AI/Wan2.1-T2V-1.3B --include 'models_t5*' 'google/*' "
   "--local-dir DIR",

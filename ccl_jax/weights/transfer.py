@@ -61,11 +61,15 @@ def open_source(kind: str, src) -> Source:
   """
   upstream = get_upstream(kind)
   other = upstream.other(pathlib.Path(src))
-  # Which file of a folder is meant may be unclear; a file says itself what it is.
-  if not (other and pathlib.Path(src).is_dir()):
+  try:
     weights = open_weights(src, upstream.places, upstream.files, fp8=upstream.plain_fp8)
     weights = upstream.view(weights)
-  if other:
+  except UsageError:
+    # Which file of a folder is meant may be unclear; a file says itself what it is.
+    if other and pathlib.Path(src).is_dir():
+      raise UsageError(f"{src} is {other}") from None
+    raise
+  if other and not upstream.certain(weights):
     raise UsageError(f"{src} is {other}")
   form = upstream.format_of(weights)
   if form not in upstream.tables:

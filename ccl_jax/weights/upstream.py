@@ -33,6 +33,7 @@ class Upstream(NamedTuple):
       one by one.
     other: what a download is, by its names and folders, where its tensors look like
       this network's; None of those that are.
+    certain: whether its tensors alone tell this network, whatever names say.
     release: sizes -> what the release is best sampled with, in the words of a run's
       metadata: it goes into the config.json. See `weights.ovi_release`.
     plain_fp8: its files in float8 are a plain cast, without scales, and are kept as
@@ -53,6 +54,7 @@ class Upstream(NamedTuple):
   beside: Mapping[str, Sequence[str]] = {}
   view: Callable[[Weights], Weights] = lambda weights: weights
   other: Callable[[pathlib.Path], str | None] = lambda path: None
+  certain: Callable[[Weights], bool] = lambda weights: False
   release: Callable[[Sizes], dict] = lambda sizes: {}
   plain_fp8: bool = False
   network: Callable[[Any, Sizes, str], Any] | None = None

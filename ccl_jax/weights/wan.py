@@ -32,7 +32,7 @@ from ccl_jax.weights.upstream import (
   tensor_shape,
 )
 from ccl_jax.weights.wan_names import DIFFUSERS, NATIVE, PATCH
-from ccl_jax.weights.wan_others import EXPECTED, other_names, other_tensors
+from ccl_jax.weights.wan_others import EXPECTED, is_ti2v, other_names, other_tensors
 
 HEAD_WIDTH = 128
 
@@ -285,4 +285,5 @@ UPSTREAM = Upstream(
   stem="diffusion_pytorch_model",
   config=config_of,
   other=other_names,
+  certain=is_ti2v,
 )

@@ -70,6 +70,12 @@ def other_tensors(weights: Weights) -> str | None:
   return None
 
 
+def is_ti2v(weights: Weights) -> bool:
+  """Whether patches have the 48 channels that only Wan2.2's TI2V-5B has."""
+  name = "patch_embedding.weight"
+  return name in weights and weights.shape(name)[1:2] == (48,)
+
+
 def other_names(path: pathlib.Path) -> str | None:
   """Wan2.2's A14B, if a file or folder is called so, or lies where its experts do."""
   path = path.absolute()

@@ -271,3 +271,13 @@ def test_first_parameters(model, fresh):
     if path[0] == "blocks" and x.any() and name != "scale":
       assert np.abs(x[0] - x[1]).max() > 0.1 * np.abs(x).max(), path
   assert len(model.streams) == 2
+
+
+def test_fusion_needs_heads_of_one_width(monkeypatch):
+  """Keys of one stream are turned as that stream's own are."""
+  tiny = presets.PRESETS["tiny"]
+  audio = dataclasses.replace(tiny.audio, heads=2)
+  monkeypatch.setitem(presets.PRESETS, "odd", dataclasses.replace(tiny, audio=audio))
+  with pytest.raises(UsageError, match="model.variant: got fusion with preset odd"):
+    build_model("odd", variant="fusion")
+  build_model("odd", variant="gate")

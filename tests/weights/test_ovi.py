@@ -56,7 +56,7 @@ def equal(got, drawn):
 
 
 def read_all(folder):
-  weights = open_weights(folder)
+  weights = open_weights(folder, fp8=True)
   return {name: weights.read(name) for name in weights.names()}
 
 

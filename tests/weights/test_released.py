@@ -57,7 +57,7 @@ def test_verify_says_it(tmp_path, capsys):
 
 
 def test_every_network_has_a_source(tmp_path, capsys):
-  assert SOURCES.keys() == {"wan", "whisper", *MODULES}
+  assert SOURCES.keys() == {"wan", "ovi", "whisper", *MODULES}
   with pytest.raises(SystemExit):
     convert.main(["vocoder", "--help"])
   out = capsys.readouterr().out

@@ -1,6 +1,7 @@
 """A disk that fails says nothing against a file, which is not called damaged."""
 
 import errno
+import json
 
 import jax.numpy as jnp
 import pytest
@@ -28,7 +29,8 @@ def test_a_pickle(tmp_path, monkeypatch, start, error):
 
 
 def test_a_codec(tmp_path, monkeypatch):
-  (tmp_path / "video.json").write_text('{"kind": "", "static": {}, "sha256": ""}')
+  about = {"kind": "", "static": {}, "sha256": 64 * "0"}
+  (tmp_path / "video.json").write_text(json.dumps(about))
   save_file({"x": jnp.ones(3).__array__()}, tmp_path / "video.safetensors")
 
   def read(path):
