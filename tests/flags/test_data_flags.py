@@ -77,8 +77,10 @@ def test_what_starts_apart_is_listed_from_max_offset_ms_on():
   assert any("sound apart       2 (over 40 ms)" in line for line in lines)
 
 
-def test_build(told, capsys, tmp_path):
+def test_build(told, capsys, tmp_path, monkeypatch):
   """source, dir and options NAME=VALUE in the types of the builder's."""
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "DIR").mkdir()
   told.main(
     "build", "openhumanvid", "DIR", "min_seconds=2.5", "min_side=480", "speech=with",
     "data_dir=SETS", "min_scores=aesthetic:4.5,motion:2",
