@@ -106,7 +106,10 @@ def test_a_new_folder_has_its_lock_beside_it(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
   (tmp_path / "file").touch()
-  with pytest.raises(WriteError, match="cannot write .*file"), hold(tmp_path / "file"):
+  with pytest.raises(UsageError, match="file is a file"), hold(tmp_path / "file"):
+    pass
+  inside = tmp_path / "file" / "folder"
+  with pytest.raises(WriteError, match="cannot write .*file"), hold(inside):
     pass
   with pytest.raises(WriteError, match="cannot write /proc"), hold("/proc/none"):
     pass

@@ -101,7 +101,7 @@ def test_the_first_of_two_processes_writes_a_set(tmp_path):
 
 def test_where_nothing_can_be_written(tmp_path):
   (tmp_path / "file").touch()
-  with pytest.raises(UsageError, match=r"cannot write .*file: Not a directory"):
+  with pytest.raises(UsageError, match=r"file is a file; expected a folder"):
     prepared(make(tmp_path / "file"), tmp_path / "file")
 
 
