@@ -132,7 +132,7 @@ class Description:
 
 
 def describe(folder: str | pathlib.Path, step: int | None = None) -> Description:
-  """What a training run, a joined model or a converted Wan2.1 says of itself.
+  """What a training run, a joined model or a converted release says of itself.
 
   Args:
     folder: see `checkpoints.find`.
@@ -161,12 +161,10 @@ class Pipeline:
   """A model, its parameters and codecs, ready to generate.
 
   Attributes:
+    about: what the checkpoint says of itself.
     spec: the clip the model was trained on; `generate` can be given another.
-    area: pixels of a clip that takes its aspect ratio from its first frame; None:
-      clips do not.
     negative: by stream, the text that its unconditional evaluations are best given.
       Of a stream that has none, it is empty: what training puts for a dropped text.
-    release: what a release says of its use.
     origin: where it was loaded from, by the names of generate's flags (ckpt, codecs,
       step, weights), and the fingerprints of its parameters and codecs.
   """
