@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ccl_jax.interrupts import kept_interrupts
+
 
 class UsageError(Exception):
   """A user's mistake: one line on what was got, what was expected, and what to do.
@@ -63,7 +65,8 @@ def one_line_errors(stopped: str = STOPPED):
   if hasattr(sys.stdout, "reconfigure"):
     sys.stdout.reconfigure(errors="backslashreplace")
   try:
-    yield
+    with kept_interrupts():
+      yield
   except UsageError as e:
     _end(f"error: {e}", 2)
   except KeyboardInterrupt:

@@ -13,8 +13,8 @@ COMMANDS = {"train", "generate", "convert", "encode", "eval", "plan", "bench",
 # The layers of docs/architecture.md: what a package may import of this project, beside
 # itself and the foundations. A command may import everything, and nothing imports one.
 FOUNDATIONS = {
-  "axes", "errors", "files", "places", "documents", "names", "seeds", "tasks",
-  "sharding", "ops", "progress", "shipped",
+  "axes", "errors", "interrupts", "files", "places", "documents", "names", "seeds",
+  "tasks", "sharding", "ops", "progress", "shipped",
 }  # fmt: skip
 ALLOWED = {
   **dict.fromkeys(FOUNDATIONS, set()),

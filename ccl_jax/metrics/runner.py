@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from ccl_jax import progress as progress_line
 from ccl_jax.errors import UsageError
+from ccl_jax.interrupts import kept_interrupts
 from ccl_jax.metrics.base import Metric, Unscorable
 from ccl_jax.metrics.clip import Clip
-from ccl_jax.metrics.interrupts import kept_interrupts
 from ccl_jax.metrics.records import Record, Records, digest, sha256
 
 
@@ -50,6 +50,7 @@ class Results(NamedTuple):
   decoded: int
 
 
+@kept_interrupts()
 def evaluate(
   items: Sequence[Item],
   metrics: Sequence[Metric],
@@ -67,11 +68,6 @@ def evaluate(
   Raises:
     KeyboardInterrupt: all records that were made are kept.
   """
-  with kept_interrupts() as check:
-    return _evaluate(items, metrics, records, progress, check)
-
-
-def _evaluate(items, metrics, records, progress, check) -> Results:
   rows, broken, accidents, shown = {}, {}, [], set()
   scored = decoded = 0
   for item in items:
@@ -88,7 +84,6 @@ def _evaluate(items, metrics, records, progress, check) -> Results:
     needs = frozenset().union(*(metric.needs | metric.uses for metric, _ in left))
     clip = Clip(item.path, item.name, item.fields, needs)
     for metric, row in left:
-      check()
       try:
         metric.prepare()
       except (UsageError, Unscorable) as e:
