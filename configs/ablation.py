@@ -9,7 +9,7 @@ trains all of it; a single run is
 
   :stage=video   the video stream alone; stage=audio: the audio stream alone
   :stage=joint   both, from what `convert join` made of the two
-  :size=cpu      13 minutes a run on two cores; size=gpu: an accelerator;
+  :size=cpu      some ten minutes of a core a run; size=gpu: an accelerator;
                  size=pilot: as cpu; size=runlocal: a few steps
   :longer=4      four times the steps
 
@@ -22,10 +22,10 @@ STAGES = ("video", "audio", "joint")
 # Of a size: what it trains, on how many clips, for how many steps alone and joined.
 CPU = {
   "preset": "tiny",
-  "clip": {"frames": 49, "height": 32, "width": 32, "fps": 25.0},
+  "clip": {"frames": 33, "height": 32, "width": 32, "fps": 25.0},
   "clips": (4096, 192),
   "batch": 16,
-  "steps": (1500, 2500),
+  "steps": (1500, 1000),
 }
 SIZES = {
   "cpu": CPU,
