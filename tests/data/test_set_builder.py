@@ -1,6 +1,7 @@
 """TFDS sets of any size: records in order, shard by shard, without TensorFlow."""
 
 import importlib
+import io
 import pathlib
 import pkgutil
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from ccl_jax import progress
 from ccl_jax.data import builders
 from ccl_jax.data.builders import talking_scene
 from ccl_jax.data.sources.set_builder import SetBuilder, prepared
@@ -44,6 +46,16 @@ def small_memory(monkeypatch):
   from tensorflow_datasets.core import shuffle
 
   monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 100)
+
+
+def test_progress_counts_the_split_and_not_its_shards(tmp_path):
+  said = io.StringIO()
+  with progress.shown(said):
+    prepared(make(tmp_path), tmp_path)
+  assert said.getvalue().splitlines() == [
+    f"making the set: {line} records"
+    for line in ("train 1/7", "train 7/7", "test 1/3", "test 3/3")
+  ]
 
 
 def test_a_set_larger_than_memory_is_built_in_order_and_shards(tmp_path, small_memory):

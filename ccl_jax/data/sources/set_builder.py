@@ -36,13 +36,19 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     splits = self.items(dl_manager)
     parts = lambda items: range(0, len(items), self.RECORDS)
     shard = lambda split, first: functools.partial(
-      self._records, split, splits[split][first : first + self.RECORDS]
+      self._records,
+      split,
+      splits[split][first : first + self.RECORDS],
+      len(splits[split]),
     )
     return {k: [shard(k, first) for first in parts(splits[k])] for k in splits}
 
-  def _records(self, split: str, items: Sequence[Any]) -> Iterator[tuple[str, dict]]:
+  def _records(
+    self, split: str, items: Sequence[Any], total: int
+  ) -> Iterator[tuple[str, dict]]:
+    """Records of a shard; the count goes on over all shards of the split."""
     what = f"making the set: {split}"
-    for item in progress.counted(items, what, len(items), "records"):
+    for item in progress.counted(items, what, total, "records"):
       yield self.record(split, item)
 
 
