@@ -105,6 +105,49 @@ def numbers(flag: str, values: Sequence[str | float] | None) -> list[float]:
     ) from e
 
 
+def process_flags(module: str) -> tuple[flags.FlagHolder, ...]:
+  """Defines the flags of a command that several processes run together: --distributed,
+  --coordinator, --num_processes and --process_id.
+
+  Args:
+    module: the name of the command's module, under whose flags `--help` lists them.
+  """
+  # A program may import two such commands.
+  here = {"module_name": module, "allow_override": True}
+  return (
+    flags.DEFINE_bool("distributed", False, "Run as one of several processes.", **here),
+    flags.DEFINE_string(
+      "coordinator",
+      None,
+      "HOST:PORT of process 0; default: what the TPU pod or Slurm job says.",
+      **here,
+    ),
+    flags.DEFINE_integer(
+      "num_processes", None, "Number of processes; needed with --coordinator.", **here
+    ),
+    flags.DEFINE_integer(
+      "process_id",
+      None,
+      "Number of this process, from 0; needed with --coordinator.",
+      **here,
+    ),
+  )
+
+
+def mesh_sizes(values: Sequence[str] | None) -> tuple[int, ...] | None:
+  """The sizes of a flag --mesh; None where it was not given.
+
+  Raises:
+    UsageError: they are no whole numbers.
+  """
+  if values is None:
+    return None
+  try:
+    return tuple(map(int, values))
+  except ValueError as e:
+    raise UsageError(f"--mesh {','.join(values)}: expected four numbers") from e
+
+
 def quiet_refusals() -> None:
   """Keeps libraries from telling of a full or read-only disk by themselves, thread by
   thread and with a traceback each: the command says it once, in its line of error.

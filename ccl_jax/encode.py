@@ -25,8 +25,8 @@ from ccl_jax import cli
 from ccl_jax.data.sets.buckets import KINDS, Bucket
 from ccl_jax.encoding.run import encode
 from ccl_jax.errors import UsageError
+from ccl_jax.processes import join_processes
 from ccl_jax.sharding import require_devices
-from ccl_jax.training.processes import join_processes
 
 CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Config file, with its arguments: FILE:NAME=VALUE,..."

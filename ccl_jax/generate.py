@@ -65,6 +65,7 @@ TASK_SEED_LINE, with the seed of --seed. Several processes share a set by
 own seed.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -72,11 +73,13 @@ import math
 import pathlib
 import re
 
+import jax
 from absl import flags
 
 from ccl_jax import cli, files, progress
 from ccl_jax.errors import UsageError
 from ccl_jax.places import hold
+from ccl_jax.processes import join_if_asked
 from ccl_jax.sharding import require_devices
 from ccl_jax.tasks import GENERATIONS, check_inputs
 
@@ -121,6 +124,11 @@ FILES = {
   ),
   "video": flags.DEFINE_multi_string("video", None, "Film to be given a sound."),
 }
+MESH = flags.DEFINE_list(
+  "mesh", None, "Sizes of the axes data,fsdp,context,tensor, one of them perhaps -1; "
+  "if not given all devices, as they suit the model and the clip."
+)  # fmt: skip
+DISTRIBUTED, COORDINATOR, NUM_PROCESSES, PROCESS_ID = cli.process_flags(__name__)
 FRAMES = flags.DEFINE_integer(
   "frames", None, "Frames, 4k + 1; as in training if not given."
 )
@@ -308,7 +316,8 @@ def open_maker(given):
   from ccl_jax.generation import pipeline
   from ccl_jax.generation.clips import Maker
   from ccl_jax.generation.defaults import check_idle, default_form
-  from ccl_jax.generation.sampling import Sampling, variant_of
+  from ccl_jax.generation.meshes import mesh_for
+  from ccl_jax.generation.sampling import Sampling, most_together, variant_of
 
   about = pipeline.describe(CKPT.value, STEP.value)
   if "weights" in given and about.found is not None and about.found.name != "ema":
@@ -335,19 +344,32 @@ def open_maker(given):
     skip_block=SKIP_BLOCK.value,
   )
 
-  @functools.cache
-  def load():
-    progress.phase("loading")
-    return pipeline.Pipeline.load(
-      CKPT.value, codecs=CODECS.value, weights=WEIGHTS.value, step=STEP.value
-    )
-
   negative = {s: flag.value or NEGATIVE.value for s, flag in NEGATIVES.items()}
   out = pathlib.Path(OUT.value)
   # A size that is asked for is kept.
   own_size = HEIGHT.value is WIDTH.value is SIZE.value is None
   sampling = about.sampling(asked, spec)
+  clips = BATCH.value if MANIFEST.value is not None else len(PROMPT.value)
+  rows = clips * most_together(guidance, kind, sampling)
+  mesh = mesh_for(about.model, spec, rows, cli.mesh_sizes(MESH.value))
+
+  @functools.cache
+  def load():
+    if mesh.size > 1:
+      axes = ", ".join(f"{name} {n}" for name, n in mesh.shape.items())
+      progress.say(f"mesh of {mesh.size} devices: {axes}")
+    progress.phase("loading")
+    return pipeline.Pipeline.load(
+      CKPT.value, codecs=CODECS.value, weights=WEIGHTS.value, step=STEP.value, mesh=mesh
+    )
+
   return Maker(load, about, task, sampling, negative, spec, out, own_size)
+
+
+def held(out, name):
+  """The lock of a set; of several processes that make it together, the first has it."""
+  first = not DISTRIBUTED.value or jax.process_index() == 0
+  return hold(out, name) if first else contextlib.nullcontext()
 
 
 def make_manifest(maker) -> None:
@@ -376,7 +398,7 @@ def make_manifest(maker) -> None:
   part = INDEX.value, COUNT.value, BATCH.value
   # Other manifests, and other parts of this one, may be made into the folder meanwhile.
   name = hashlib.blake2s(str(pathlib.Path(MANIFEST.value).absolute()).encode())
-  with hold(maker.out, f"-{name.hexdigest()[:8]}-{INDEX.value}"):
+  with held(maker.out, f"-{name.hexdigest()[:8]}-{INDEX.value}"):
     make_set(
       make, MANIFEST.value, maker.out, TASK.value, *part,
       channels=maker.about.takes_channels,
@@ -411,6 +433,14 @@ def main():
   given = given_flags()
   settings = take_settings() if SETTINGS.value is not None else None
   check_flags()
+  if DISTRIBUTED.value and (INDEX.present or COUNT.present):
+    raise UsageError(
+      "--process_index and --process_count share out a manifest among processes that "
+      "make clips of their own; with --distributed all make each clip together: leave "
+      "one of both out"
+    )
+  where = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
+  join_if_asked(DISTRIBUTED.value, *where)
   files.check_writable(pathlib.Path(OUT.value) / "clip")
   files.sweep(OUT.value)
   require_devices()

@@ -93,10 +93,7 @@ def main():
     if OUT.value:
       _write([dataclasses.asdict(r) for r in reports])
     return
-  try:
-    shape = tuple(map(int, MESH.value or (1, len(devices), 1, 1)))
-  except ValueError as e:
-    raise UsageError(f"--mesh {','.join(MESH.value)}: expected four numbers") from e
+  shape = cli.mesh_sizes(MESH.value) or (1, len(devices), 1, 1)
   try:
     report = plan(config, TOPOLOGY.value, shape, batch, GENERATE.value)
   except jax.errors.JaxRuntimeError as e:

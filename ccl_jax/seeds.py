@@ -42,5 +42,18 @@ def noise_key(seed: Any) -> jax.Array:
   Raises:
     UsageError: see `whole_seed`.
   """
-  bits = np.array(divmod(whole_seed(seed), 2**32), np.uint32)
+  return key_of_bits(seed_bits(seed))
+
+
+def seed_bits(seed: Any) -> np.ndarray:
+  """The high and the low 32 bits of a seed.
+
+  Raises:
+    UsageError: see `whole_seed`.
+  """
+  return np.array(divmod(whole_seed(seed), 2**32), np.uint32)
+
+
+def key_of_bits(bits: Any) -> jax.Array:
+  """The random key of a seed's two words; see `noise_key`."""
   return jax.random.wrap_key_data(bits, impl="threefry2x32")

@@ -46,6 +46,7 @@ from ccl_jax.models.joint import token_geometry
 from ccl_jax.models.presets import build_model, stored_model
 from ccl_jax.places import hold, require_plain
 from ccl_jax.planning.chips import chip_of
+from ccl_jax.processes import first_process, join_if_asked
 from ccl_jax.seeds import noise_key
 from ccl_jax.sharding import make_mesh, require_devices
 from ccl_jax.training import loop
@@ -55,7 +56,6 @@ from ccl_jax.training.evaluate import Evaluation
 from ccl_jax.training.films import open_films
 from ccl_jax.training.latents import open_latents
 from ccl_jax.training.log import MetricLog, StepTimer
-from ccl_jax.training.processes import first_process, join_processes
 from ccl_jax.training.profile import Profile
 from ccl_jax.training.settings import check_run
 from ccl_jax.training.state import TrainState, new_state
@@ -72,20 +72,7 @@ ALLOW_CHANGES = flags.DEFINE_bool(
   False,
   "Go on with a run though its config is another; the differences are shown.",
 )
-DISTRIBUTED = flags.DEFINE_bool(
-  "distributed", False, "Run as one of several processes."
-)
-COORDINATOR = flags.DEFINE_string(
-  "coordinator",
-  None,
-  "HOST:PORT of process 0; default: what the TPU pod or Slurm job says.",
-)
-NUM_PROCESSES = flags.DEFINE_integer(
-  "num_processes", None, "Number of processes; needed with --coordinator."
-)
-PROCESS_ID = flags.DEFINE_integer(
-  "process_id", None, "Number of this process, from 0; needed with --coordinator."
-)
+DISTRIBUTED, COORDINATOR, NUM_PROCESSES, PROCESS_ID = cli.process_flags(__name__)
 MEET_SECONDS = flags.DEFINE_integer(
   "meet_seconds", 300, "Seconds to wait until the other processes have started.", 1
 )
@@ -329,14 +316,8 @@ def join() -> None:
     UsageError: flags that do not go together.
   """
   where = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
-  if DISTRIBUTED.value:
-    join_processes(
-      *where, seconds=MEET_SECONDS.value, heartbeat=HEARTBEAT_SECONDS.value
-    )
-  elif where != (None, None, None):
-    raise UsageError(
-      "--coordinator, --num_processes and --process_id go with --distributed: add it"
-    )
+  options = {"seconds": MEET_SECONDS.value, "heartbeat": HEARTBEAT_SECONDS.value}
+  join_if_asked(DISTRIBUTED.value, *where, **options)
 
 
 def main():

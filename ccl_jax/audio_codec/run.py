@@ -40,13 +40,13 @@ from ccl_jax.models.vocoder import Generator, frozen, sizes_of, synthesize
 from ccl_jax.ops.stft import log_mel
 from ccl_jax.ops.weight_norm import join
 from ccl_jax.places import hold, require_plain
+from ccl_jax.processes import first_process
 from ccl_jax.seeds import noise_key
 from ccl_jax.sharding import global_batch, local_rows, make_mesh, require_devices
 from ccl_jax.training import loop
 from ccl_jax.training.changes import plain, require_same_run
 from ccl_jax.training.log import MetricLog, StepTimer
 from ccl_jax.training.optim import ParamGroup, make_optimizer
-from ccl_jax.training.processes import first_process
 from ccl_jax.training.profile import Profile
 from ccl_jax.training.settings import check_loop
 from ccl_jax.weights.own import write_network

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from ccl_jax import progress
@@ -67,7 +68,8 @@ class Maker(NamedTuple):
     numbered: bool = False,
   ) -> list[pathlib.Path]:
     """Makes a batch of clips, and writes OUT/NAME.mp4 or, of sound alone, OUT/NAME.wav
-    of those that `names` has, each after its NAME.json. Returns what it wrote.
+    of those that `names` has, each after its NAME.json. Returns what it wrote; of
+    several processes that make clips together the first one writes.
 
     Args:
       seeds: one of all clips, or one for each.
@@ -102,6 +104,8 @@ class Maker(NamedTuple):
       spec=spec,
       origin=pipeline.origin,
     )
+    if jax.process_index() and pipeline.mesh.is_multi_process:
+      return []
     progress.phase("writing")
     given = {s: x for s, x in inputs.items() if s != "image"}
     return [

@@ -3,11 +3,14 @@
 import pathlib
 from collections.abc import Callable, Iterator
 
+import jax
+
 from ccl_jax import progress
 from ccl_jax.data.manifest import Line, numbered_lines, read_manifest
 from ccl_jax.diffusion.guidance import GUIDANCE, Guidance
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.inputs import Files
+from ccl_jax.processes import agreed
 from ccl_jax.seeds import whole_seed
 from ccl_jax.tasks import INPUTS, check_inputs
 
@@ -64,7 +67,9 @@ def make_set(
         raise UsageError(f"{manifest}: {name} of {line.id}: no file {path}")
   ending = ".mp4" if "video" in kind.generated + kind.given else ".wav"
   mine = lines[index::count]
-  left = [line for line in mine if not (out / (line.id + ending)).is_file()]
+  # As the first process finds it, which writes while others may still be looking.
+  there = agreed(lambda: [(out / (line.id + ending)).is_file() for line in mine])
+  left = [line for line, done in zip(mine, there) if not done]
   for line in (line for line in mine if line not in left):
     paths = {name: [path] for name, path in files[line.id].items()}
     if other := differs(line.id, line.prompt, line.seed, paths):
@@ -86,7 +91,8 @@ def make_set(
     done += len(lines)
   progress.part("clips", done, len(mine))
   progress.end()
-  print(f"{len(left)} of {len(mine)} clips made, the others were there: {out}")
+  if jax.process_index() == 0:
+    print(f"{len(left)} of {len(mine)} clips made, the others were there: {out}")
   return len(left)
 
 

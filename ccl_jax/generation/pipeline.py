@@ -14,11 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ccl_jax import progress as display
 from ccl_jax.axes import STREAMS
 from ccl_jax.checkpoints.checkpointer import restore_params
-from ccl_jax.checkpoints.converted import of_sizes, on_one_device
+from ccl_jax.checkpoints.converted import of_sizes
 from ccl_jax.checkpoints.find import Parameters, find_parameters
 from ccl_jax.checkpoints.identity import identity
 from ccl_jax.codecs.bundle import (
@@ -34,6 +35,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.diffusion.guidance import get_guidance
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.defaults import completed
+from ccl_jax.generation.meshes import alone
 from ccl_jax.generation.prompts import in_form
 from ccl_jax.generation.release import ANY, Release, release_of
 from ccl_jax.generation.sampling import Sampling, variant_of
@@ -41,7 +43,8 @@ from ccl_jax.generation.windows import sample_windows, window
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import init_params, stored_model, with_default_kernel
-from ccl_jax.seeds import noise_key
+from ccl_jax.seeds import key_of_bits, seed_bits
+from ccl_jax.sharding import constrain, parameter_shardings
 from ccl_jax.shipped import checkpoint
 from ccl_jax.tasks import GENERATIONS, Generation, check_inputs
 from ccl_jax.weights import transformers, wan
@@ -167,6 +170,8 @@ class Pipeline:
       Of a stream that has none, it is empty: what training puts for a dropped text.
     origin: where it was loaded from, by the names of generate's flags (ckpt, codecs,
       step, weights), and the fingerprints of its parameters and codecs.
+    mesh: of the devices that hold the parameters and make the clips. With a mesh of
+      several processes, all of them call `generate`, with the same arguments.
   """
 
   def __init__(
@@ -180,11 +185,14 @@ class Pipeline:
     origin: Mapping[str, Any] | None = None,
     guidance: Mapping[str, Any] | None = None,
     release: Release = ANY,
+    mesh: Mesh | None = None,
   ):
+    self.mesh = mesh or alone()
     self.about = Description(
       model, spec, guidance or {}, trained_shift=shift, release=release
     )
-    self.model, self.params, self.codecs, self.spec = model, params, codecs, spec
+    self.model, self.params, self.spec = model, params, spec
+    self.codecs = _on_mesh(codecs, self.mesh)
     self.negative = dict.fromkeys(STREAMS, "") | dict(negative or {})
     self._compiled, self._seen = {}, set()
     self.origin = origin or {"fingerprints": {}}
@@ -207,6 +215,7 @@ class Pipeline:
     codecs: str | pathlib.Path | None = None,
     weights: str = "ema",
     step: int | None = None,
+    mesh: Mesh | None = None,
   ) -> "Pipeline":
     """Reads a training run, a joined model or a converted release.
 
@@ -215,14 +224,18 @@ class Pipeline:
       codecs: the bundle to use in place of the folder's own.
       weights: "ema" or "params", of a run.
       step: of the checkpoint; None: the newest.
+      mesh: over which the parameters are spread, as `meshes.mesh_for` makes one; None:
+        the first device of this process.
 
     Raises:
       UsageError: it is none of these, has no codecs, or no checkpoint that is whole.
     """
+    mesh = mesh or alone()
     told = describe(folder, step)
     found, model = told.found, told.model
     about = found.description
-    bundle = load_codecs(codecs or found.codecs or _no_codecs(folder))
+    with jax.set_mesh(mesh):
+      bundle = load_codecs(codecs or found.codecs or _no_codecs(folder))
     if found.name == "ema":
       require_same(bundle, about["codecs"], "leave --codecs away, or name those")
     if bundle.text is None:
@@ -231,9 +244,11 @@ class Pipeline:
     shapes = jax.eval_shape(lambda k: init_params(model, k, text), jax.random.key(0))
     name = weights if found.name == "ema" else found.name
     checkpoints = found.folder / "checkpoints"
-    step, params, metadata = restore_params(
-      checkpoints, name, on_one_device(stored_as(shapes, model.dtype)), step=step
+    shapes = stored_as(shapes, model.dtype)
+    placed = jax.tree.map(
+      lambda x, s: x.update(sharding=s), shapes, parameter_shardings(shapes, mesh)
     )
+    step, params, metadata = restore_params(checkpoints, name, placed, step=step)
     channels = {s: c.out_channels for s, c in model.streams}
     require_fit(bundle, channels, told.spec.stride)
     absolute = lambda path: path and str(pathlib.Path(path).absolute())
@@ -258,6 +273,7 @@ class Pipeline:
       origin=origin,
       guidance=told.guidance,
       release=told.release,
+      mesh=mesh,
     )
 
   def generate(
@@ -315,24 +331,18 @@ class Pipeline:
     seeds = [seed] if np.ndim(seed) == 0 else seed
     if len(seeds) not in (1, b):
       raise UsageError(f"{len(seeds)} seeds for {b} prompts; expected one, or as many")
-    keys = [jax.random.split(noise_key(x), 2) for x in seeds]
     shape = {
       "video": lambda: (*spec.latent_shape, self.codecs.video.channels),
       "audio": lambda: (spec.audio_tokens, self.codecs.audio.channels),
     }
-    noise = {
-      s: jnp.concatenate(
-        [jax.random.normal(k[i], (b // len(seeds), *shape[s]())) for k in keys]
-      )
-      for i, s in enumerate(STREAMS)
-      if s in kind.generated
-    }
-    # float32 and one layout, whatever the caller has
+    shapes = tuple((s, (b // len(seeds), *shape[s]())) for s in kind.generated)
+    # On the host, as every process has them; float32 and one layout, whatever the
+    # caller has.
     inputs = {
-      "video": None if video is None else jnp.asarray(video),
-      "audio": None if audio is None else jnp.asarray(audio, jnp.float32),
-      "image": None if image is None else jnp.asarray(image),
-      "still": None if still is None else jnp.asarray(still),
+      "video": None if video is None else np.asarray(video),
+      "audio": None if audio is None else np.asarray(audio, np.float32),
+      "image": None if image is None else np.asarray(image),
+      "still": None if still is None else np.asarray(still),
     }
     negatives = negative_texts(negative, kind.generated + kind.given, b)
     self.note_cut(prompts)
@@ -355,14 +365,18 @@ class Pipeline:
       if e.null
     )
     encode = self._jitted("encode", _encode, kind, spec.frames, self.takes_channels)
-    conditions = encode(nulls, self.codecs, noise, tokens, inputs)
-    latents = sample_windows(
-      self._compiled, self.model, self.params, kind, noise, conditions, sampling,
-      reuse_keys=reuse_keys, clip=geometry_of(self.model, spec),
-      progress=_teller(sampling.steps, progress),
-    )  # fmt: skip
-    display.phase("decoding")
-    return jax.device_get(self._jitted("decode", _decode)(self.codecs, latents))
+    with jax.set_mesh(self.mesh):
+      noise = self._jitted("noise", _noise, shapes)(
+        tuple(seed_bits(seed) for seed in seeds)
+      )
+      conditions = encode(nulls, self.codecs, noise, tokens, inputs)
+      latents = sample_windows(
+        self._compiled, self.model, self.params, kind, noise, conditions, sampling,
+        reuse_keys=reuse_keys, clip=geometry_of(self.model, spec),
+        progress=_teller(sampling.steps, progress),
+      )  # fmt: skip
+      display.phase("decoding")
+      return jax.device_get(self._jitted("decode", _decode)(self.codecs, latents))
 
   def note_cut(self, prompts: Sequence[str]) -> None:
     """Says on stderr how many prompts are longer than the text codec's rows, of those
@@ -378,7 +392,10 @@ class Pipeline:
     if key not in self._compiled:
       fixed = functools.partial(function, *static)
       where = (0,) if name == "encode" else ()
-      self._compiled[key] = jax.jit(fixed, static_argnums=where)
+      # Results are whole on every device, so that every process can read them.
+      self._compiled[key] = jax.jit(
+        fixed, static_argnums=where, out_shardings=_whole(self.mesh)
+      )
     return self._compiled[key]
 
   def _check(self, task: str, inputs: Collection[str]) -> Generation:
@@ -401,6 +418,32 @@ def _teller(steps: int, progress: Callable[[Any], None] | None):
       progress(step)
 
   return tell if progress is not None or display.is_shown() else None
+
+
+def _whole(mesh: Mesh) -> NamedSharding:
+  """An array on every device of a mesh."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def _on_mesh(codecs: Codecs, mesh: Mesh) -> Codecs:
+  """Codecs with all arrays on the mesh: those that were fitted are small, and whole on
+  every device.
+  """
+  place = lambda x: (
+    x
+    if isinstance(x, jax.Array) and x.sharding.device_set == set(mesh.devices.flat)
+    else jax.device_put(np.asarray(x), _whole(mesh))
+  )
+  return jax.tree.map(place, codecs)
+
+
+def _noise(shapes, bits):
+  """N(0, 1) by stream, of clips whose seeds have such bits; shapes are of one seed."""
+  keys = [jax.random.split(key_of_bits(x), len(STREAMS)) for x in bits]
+  return {
+    s: jnp.concatenate([jax.random.normal(k[STREAMS.index(s)], shape) for k in keys])
+    for s, shape in shapes
+  }
 
 
 def _encode(kind, frames, takes_channels, nulls, codecs, noise, tokens, inputs):
@@ -435,7 +478,9 @@ def _decode(codecs, latents):
   """Pictures and sound of latents."""
   out = {}
   if "video" in latents:
-    out["video"] = to_bytes(codecs.video.decode(latents["video"]))
+    # The codec works on space as well: rows of pixels over the devices of `context`.
+    video = constrain(latents["video"], "batch", None, "space", None, None)
+    out["video"] = to_bytes(codecs.video.decode(video))
   if "audio" in latents:
     out["audio"] = codecs.audio.decode(latents["audio"])
   return out

@@ -68,6 +68,13 @@ def variant_of(model: JointDiT) -> str:
   return "gate" if model.cross is None else model.cross.variant
 
 
+def most_together(form: Guidance, task: Generation, sampling: Sampling) -> int:
+  """How many evaluations of a form run as one batch, at the most."""
+  present = task.generated + task.given
+  used = form.used(task.generated, present, sampling.skip_block not in (None, -1))
+  return max(map(len, runs(used, sampling.batched)))
+
+
 def sample_latents(
   model: JointDiT,
   params: PyTree,

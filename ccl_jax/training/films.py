@@ -11,9 +11,9 @@ from ccl_jax.data.pipeline import make_iterator
 from ccl_jax.data.sources.open import Cached, open_source
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
+from ccl_jax.processes import first_process_first
 from ccl_jax.sharding import batch_sharding, global_batch, local_rows
 from ccl_jax.training.feed import Feed, open_codecs
-from ccl_jax.training.processes import first_process_first
 
 
 def open_films(

@@ -11,11 +11,11 @@ from ccl_jax.data.sets.mixture import Mixture, open_mixture
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.models.joint import JointDiT
+from ccl_jax.processes import first_process, first_process_first
 from ccl_jax.sharding import local_rows
 from ccl_jax.tasks import servable
 from ccl_jax.training.feed import Feed, open_codecs
 from ccl_jax.training.prefetch import DevicePrefetch, make_finisher
-from ccl_jax.training.processes import first_process, first_process_first
 from ccl_jax.training.step import Recipe
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import sharding
+from ccl_jax import processes, sharding
 from ccl_jax.checkpoints.find import Parameters
 from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.data.spec import ClipSpec
@@ -436,7 +436,7 @@ def test_the_loop_ends_or_is_stopped_and_the_command_says_so(
 
 
 def test_processes_meet_as_the_flags_say(parts, monkeypatch, tmp_path, capsys):
-  parts.replace(parts.module, "join_processes")
+  parts.replace(processes, "join_processes")
   parts.replace(parts.module, "train", True)
   flags = ["--config=configs/joint.py:runlocal", f"--workdir={tmp_path}"]
   command("train").run(*flags)

@@ -10,10 +10,10 @@ import types
 import jax
 import pytest
 
+from ccl_jax import processes
 from ccl_jax.errors import UsageError
-from ccl_jax.training import processes
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[1]
 
 PROGRAM = """
 import json, os, signal, sys, time
@@ -26,7 +26,8 @@ jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=rank
 
 from ccl_jax.checkpoints import checkpointer as checkpoint
 from ccl_jax.errors import UsageError
-from ccl_jax.training import processes, signals
+from ccl_jax import processes
+from ccl_jax.training import signals
 
 mesh = jax.make_mesh((4,), ("fsdp",), axis_types=(AxisType.Auto,))
 fsdp = NamedSharding(mesh, PartitionSpec("fsdp"))

@@ -74,6 +74,25 @@ def join_processes(
   check_versions(jax.process_index(), {name: version(name) for name in VERSIONS})
 
 
+def join_if_asked(asked: bool, *where: Any, **options: Any) -> None:
+  """`join_processes`, if a command's flags say that there are others.
+
+  Args:
+    asked: the flag --distributed.
+    where: the flags --coordinator, --num_processes and --process_id.
+    options: of `join_processes`.
+
+  Raises:
+    UsageError: flags that do not go together.
+  """
+  if asked:
+    join_processes(*where, **options)
+  elif any(x is not None for x in where):
+    raise UsageError(
+      "--coordinator, --num_processes and --process_id go with --distributed: add it"
+    )
+
+
 def check_versions(index: int, mine: dict[str, str]) -> None:
   """Checks that this process has the packages' versions of process 0.
 
@@ -128,6 +147,25 @@ def first_process(make: Callable[[], Any]) -> Any:
     raise
   store.key_value_set(key, "done")
   return result
+
+
+def agreed(make: Callable[[], Any]) -> Any:
+  """Calls `make` in process 0 only: its result in all of them.
+
+  Args:
+    make: gives what JSON can say.
+
+  Raises:
+    UsageError: `make` raised it, in all processes alike.
+  """
+  store, key = distributed.global_state.client, f"ccl_jax/agreed/{next(_turns)}"
+  result = first_process(make)
+  if jax.process_count() == 1:
+    return result
+  if jax.process_index() == 0:
+    store.key_value_set(key, json.dumps(result))
+    return result
+  return json.loads(store.blocking_key_value_get(key, _FOR_EVER))
 
 
 def first_process_first(make: Callable[[], Any]) -> Any:
