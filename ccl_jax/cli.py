@@ -112,8 +112,9 @@ def process_flags(module: str) -> tuple[flags.FlagHolder, ...]:
   Args:
     module: the name of the command's module, under whose flags `--help` lists them.
   """
-  # A program may import two such commands.
-  here = {"module_name": module, "allow_override": True}
+  # As absl calls a module that is run; a program may import two such commands.
+  place = sys.argv[0] if module == "__main__" else module
+  here = {"module_name": place, "allow_override": True}
   return (
     flags.DEFINE_bool("distributed", False, "Run as one of several processes.", **here),
     flags.DEFINE_string(

@@ -95,13 +95,16 @@ got = processes.first_process(read_alone)
 assert got == (True if rank == 0 else None), got
 assert os.path.exists(folder + "/read")
 out["first"] = processes.first_process_first(lambda: step)
+out["agreed"] = processes.agreed(lambda: {"by": rank})
 def mistaken():
   assert rank == 0
   raise UsageError("no such folder")
-try:
-  processes.first_process(mistaken)
-except UsageError as e:
-  out["heard"] = str(e)
+out["heard"] = []
+for meet in (processes.first_process, processes.agreed):
+  try:
+    meet(mistaken)
+  except UsageError as e:
+    out["heard"].append(str(e))
 try:
   processes.check_versions(rank, {"jax": f"1.{rank}"})
 except UsageError as e:
@@ -140,7 +143,8 @@ def test_two_processes_agree(tmp_path):
   assert 5 < first["stopped"] < 1999
   assert first["resumed"] == [first["stopped"]] * 2 + [True]
   assert first["first"] == first["stopped"]
-  assert first["heard"] == "no such folder"
+  assert first["agreed"] == {"by": 0}
+  assert first["heard"] == ["no such folder"] * 2
   assert "another process could not read it" in results[0][1]
   assert "no such disk" in results[1][1]
 

@@ -72,7 +72,7 @@ def mesh_for(
   if shape is None:
     memory = (devices[0].memory_stats() or {}).get("bytes_limit")
     heads = 1 if video is None else video.heads
-    size = parameter_bytes(model)
+    size = 0 if memory is None else parameter_bytes(model)
     shape = shape_for(len(devices), space, heads, rows, size, memory)
   mesh = make_mesh(shape, devices)
   if space % mesh.shape["context"]:

@@ -68,6 +68,12 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_generate_flags.py::test_a_flag_that_would_do_nothing_is_refused": _flags(
     "generate", "seconds size"
   ),
+  HERE + "test_generate_flags.py::test_the_devices_that_clips_are_made_on": _flags(
+    "generate", "mesh"
+  ),
+  HERE + "test_generate_flags.py::test_processes_that_make_a_clip_together": _flags(
+    "generate", "distributed coordinator num_processes process_id"
+  ),
   HERE + "test_generate_flags.py::test_a_manifest_in_parts_and_batches": _flags(
     "generate", "manifest process_index process_count batch"
   ),

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from ccl_jax import processes
 from ccl_jax.data.media.decode import probe, read_audio, read_clip
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.generation.release import Release
@@ -172,10 +173,48 @@ def test_what_is_loaded(monkeypatch, tmp_path):
   listener = listening(monkeypatch)
   call(listener, tmp_path)
   expected = {"ckpt": str(tmp_path), "codecs": None, "weights": "ema", "step": None}
-  assert listener.loaded == expected
+  loaded = lambda: {k: v for k, v in listener.loaded.items() if k != "mesh"}
+  assert loaded() == expected
   call(listener, tmp_path, "--codecs=bundle", "--weights=params", "--step=6")
   expected |= {"codecs": "bundle", "weights": "params", "step": 6}
-  assert listener.loaded == expected
+  assert loaded() == expected
+
+
+def test_the_devices_that_clips_are_made_on(monkeypatch, tmp_path, capsys):
+  """All of them, by the rows that are evaluated together, or as the flag says."""
+  listener = listening(monkeypatch)
+  shape = lambda: tuple(listener.loaded["mesh"].shape.values())
+  call(listener, tmp_path)
+  said = capsys.readouterr().err
+  assert shape() == (2, 2, 2, 1)  # 2 evaluations; 6 tokens of a frame, 4 heads
+  assert "mesh of 8 devices: data 2, fsdp 2, context 2, tensor 1" in said
+  call(listener, tmp_path, "--sequential", "--prompt=one", "--prompt=two")
+  assert shape()[0] == 2
+  call(listener, tmp_path, "--mesh=1,-1,2,2")
+  assert shape() == (1, 2, 2, 2)
+  for value, words in (("1,8", "four sizes"), ("a,1,1,1", "four numbers")):
+    with pytest.raises(SystemExit) as e:
+      call(listener, tmp_path, f"--mesh={value}")
+    assert e.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_processes_that_make_a_clip_together(monkeypatch, tmp_path, capsys):
+  met = []
+  monkeypatch.setattr(processes, "join_processes", lambda *where: met.append(where))
+  listener = listening(monkeypatch)
+  call(listener, tmp_path)
+  assert not met
+  call(listener, tmp_path, "--distributed")
+  where = ["--coordinator=host:99", "--num_processes=4", "--process_id=3"]
+  call(listener, tmp_path, "--distributed", *where)
+  assert met == [(None, None, None), ("host:99", 4, 3)]
+  for argv, words in (
+    (where, "add it"),
+    (["--distributed", "--process_index=0"], "leave one of both out"),
+  ):
+    with pytest.raises(SystemExit) as e:
+      call(listener, tmp_path, *argv)
+    assert e.value.code == 2 and words in capsys.readouterr().err
 
 
 def test_each_clip_in_its_file_beside_its_prompt(monkeypatch, tmp_path):

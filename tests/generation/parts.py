@@ -1,0 +1,27 @@
+"""Parts of a small pipeline, the same each time: a random model, codecs, clips."""
+
+import jax
+import numpy as np
+
+from ccl_jax.codecs.embedded import fit_codecs
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.models.presets import build_model, init_params
+
+SPEC = ClipSpec(5, 32, 32, 25.0)
+
+
+def small_parts():
+  """(model, parameters, codecs, clips)."""
+  rng = np.random.default_rng(0)
+  clips = [
+    {
+      "video": rng.integers(0, 255, (5, 32, 32, 3), np.uint8),
+      "audio": 0.2 * rng.standard_normal(SPEC.samples).astype(np.float32),
+    }
+    for _ in range(3)
+  ]
+  codecs = fit_codecs(clips, text_length=4, text_dim=16)
+  model = build_model("tiny", dtype="float32").clone(depth=1)
+  shapes = jax.eval_shape(lambda k: init_params(model, k, (4, 16)), jax.random.key(0))
+  draw = lambda x: 0.1 * rng.standard_normal(x.shape).astype(np.float32)
+  return model, jax.tree.map(draw, shapes), codecs, clips
