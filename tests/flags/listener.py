@@ -47,7 +47,8 @@ class Listener:
   @property
   def origin(self):
     """As a run whose newest checkpoint is of step 9."""
-    told = self.loaded | {"step": self.loaded["step"] or 9}
+    told = {name: value for name, value in self.loaded.items() if name != "mesh"}
+    told["step"] = told["step"] or 9
     return told | {"fingerprints": self.prints}
 
   def note_cut(self, prompts):

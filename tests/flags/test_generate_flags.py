@@ -210,7 +210,10 @@ def test_processes_that_make_a_clip_together(monkeypatch, tmp_path, capsys):
   assert met == [(None, None, None), ("host:99", 4, 3)]
   for argv, words in (
     (where, "add it"),
-    (["--distributed", "--process_index=0"], "leave one of both out"),
+    (
+      ["--distributed", "--process_index=0", "--manifest=x.txt"],
+      "leave one of both out",
+    ),
   ):
     with pytest.raises(SystemExit) as e:
       call(listener, tmp_path, *argv)
