@@ -121,6 +121,8 @@ def import_weights(
   from ccl_jax.checkpoints.slices import SliceReader, SliceWriter
 
   upstream, weights, form, sizes, shapes, matches = open_source(kind, src)
+  for note in weights.notes:
+    print(note, file=sys.stderr)
   dtypes = _dtypes(matches, weights, dtype, (PLAIN_FP8,) * upstream.plain_fp8)
   shapes = {path: x.update(dtype=dtypes[path]) for path, x in shapes.items()}
   total = sum(weights.nbytes(m.name) for m in matches)
@@ -162,6 +164,7 @@ def import_weights(
         "name": pathlib.Path(src).absolute().name,
         "format": form,
         "sha256": source.hexdigest(),
+        **({"scales": weights.layout} if weights.layout else {}),
       },
       "licence": LICENCES.get(kind, "") if licence is None else licence,
       "version": __version__,
