@@ -171,7 +171,7 @@ def scaled():
       lambda: ovi_tensors(layers=1, audio_width=256),
       "the video tower has 128 channels, the audio tower 256",
     ),
-    (scaled, "patch_embedding.weight is float8_e4m3fn without a scale"),
+    (scaled, "musubi.s .*weight is float8_e4m3fn without a scale"),
     (wan_tensors, "looks like one tower alone .Wan: use convert wan-dit"),
   ],
 )
