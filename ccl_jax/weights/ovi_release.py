@@ -5,8 +5,20 @@
   960x960_5s   model_960x960.safetensors        960^2   121      Audio: ..
   960x960_10s  model_960x960_10s.safetensors    960^2   241      Audio: ..
 
-The defaults go with the parameters, in their config.json, under the names that a run's
-metadata have for its own.
+The defaults go with the parameters, in their config.json (`checkpoints.usage`).
+
+References, of character-ai/Ovi at 5b69b25:
+
+  ovi/ovi_fusion_engine.py          the three editions: files, areas, lengths of latents,
+                                    prompts; `snap_hw_to_multiple_of_32`: a clip without
+                                    an image has its edition's area
+  ovi/utils/processing_utils.py     `preprocess_image_tensor`: the size of a clip with
+                                    an image, to which the picture is resized as a
+                                    whole, bicubic, without a cut
+  ovi/configs/inference/inference_fusion.yaml
+                                    negative texts, scales, shift, the skipped block and
+                                    the first of the recommended sizes: (704, 1280) of
+                                    960^2; (512, 992) of 720^2, in the first release
 """
 
 import dataclasses
@@ -44,15 +56,21 @@ class Edition:
 
 # The first whose part is in the name: what is called otherwise is the first release.
 EDITIONS = {
-  "960x960_10s": Edition("960x960_10s", 960, (704, 1344), 241, "sentence"),
-  "960x960_5s": Edition("960x960", 960, (704, 1344), 121, "sentence"),
+  "960x960_10s": Edition("960x960_10s", 960, (704, 1280), 241, "sentence"),
+  "960x960_5s": Edition("960x960", 960, (704, 1280), 121, "sentence"),
   "720x720_5s": Edition("", 720, (512, 992), 121, "tags"),
 }
+FIRST_EDITION = "720x720_5s"
 
 
 def edition_of(name: str) -> str:
   """The edition of a file, by its name."""
   return next(e for e, edition in EDITIONS.items() if edition.part in name)
+
+
+def stem_of(edition: str) -> str:
+  """The name of the file of an edition, without its ending, by which it is told."""
+  return "_".join(filter(None, ("model", EDITIONS[edition].part)))
 
 
 def defaults_of(edition: str, depth: int) -> dict[str, Any]:
@@ -63,10 +81,7 @@ def defaults_of(edition: str, depth: int) -> dict[str, Any]:
     depth: blocks of the network; a smaller one than the release's has no block to skip.
 
   Returns:
-    As a run's metadata have them `clip`, `objective` (the schedule's shift), `guidance`
-    (with the block to be skipped) and `negative` (texts by stream); and `area` in
-    pixels of clips that take their aspect ratio from an image, `area_rule` by which,
-    `tasks` that the release was trained for, and `sound`: see `Edition`.
+    As `checkpoints.usage` has them.
   """
   e = EDITIONS[edition]
   height, width = e.size
@@ -79,6 +94,8 @@ def defaults_of(edition: str, depth: int) -> dict[str, Any]:
     "negative": NEGATIVE,
     "area": e.side**2,
     "area_rule": "nearest",
+    "fit": "squeeze",
     "tasks": list(TASKS),
     "sound": e.sound,
+    "edition": edition,
   }
