@@ -210,7 +210,9 @@ def _beside(src, upstream: Upstream) -> Iterator[tuple[str, pathlib.Path]]:
       yield name, file
 
 
-def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, Any]:
+def export_weights(
+  src, dst, *, form: str, dtype: str | None = None, verify: bool = False
+) -> dict[str, Any]:
   """Writes parameters under the names of `form`; returns the config.json beside them.
 
   Args:
@@ -218,6 +220,8 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
       of one that is Ovi's network all of it.
     dst: a new folder.
     form: a format of the upstream's tables.
+    dtype: to write everything in; as it is stored if not given. A run stores float32,
+      whatever it started from.
     verify: read everything back, and compare it tensor by tensor.
 
   The settings that the parameters are sampled with go along in the config.json, where
@@ -244,16 +248,22 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
     config = config | {USAGE: usage}
   matches = expected_tensors(upstream.tables[form], shapes)
   # The header of a safetensors file precedes the data: all sizes are needed first.
+  kept = None if dtype is None else _dtype(dtype)
   specs = [
-    Spec(m.name, m.shape, np.dtype(reader.shapes[m.path].dtype)) for m in matches
+    Spec(m.name, m.shape, kept or np.dtype(reader.shapes[m.path].dtype))
+    for m in matches
   ]
   total = sum(spec.nbytes for spec in specs)
   hashes = {}
 
   def tensors(bar):
-    for m in matches:
+    for m, spec in zip(matches, specs, strict=True):
       tensor = m.transform.backward(reader.read(m.path, m.slot))
-      tensor = np.asarray(tensor, order="C")  # ascontiguousarray adds an axis to ()
+      with np.errstate(over="ignore"):  # infinity is named below
+        # ascontiguousarray adds an axis to ()
+        tensor = np.asarray(tensor, spec.dtype, order="C")
+      if kept and not _finite(tensor):
+        raise UsageError(f"{src}: {m.path} holds NaN or infinity in {kept.name}")
       hashes[m.name] = {"sha256": _sha(tensor)}
       yield tensor
       bar.update(tensor.nbytes)
@@ -275,8 +285,7 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
 def _exportable(src: pathlib.Path):
   """(kind, sizes, reader, usage) of a folder with parameters."""
   from ccl_jax.checkpoints.slices import SliceReader
-  from ccl_jax.weights import ovi
-  from ccl_jax.weights.join import Part
+  from ccl_jax.weights import transformers
 
   description = find.read_config(src)
   if description.get("kind") in find.RELEASES:  # of a whole download: its transformer
@@ -289,12 +298,24 @@ def _exportable(src: pathlib.Path):
     raise UsageError(
       f"{src} holds neither converted weights nor a run: expected its config.json"
     )
-  part = Part(src, "video")
-  text_dim, _ = part.shape("video/text_embedding/in/kernel")
-  usage = stated(part.config)
-  if sizes := ovi.sizes_of_model(part.model(), text_dim, usage.get("edition")):
-    return "ovi-dit", sizes, part.reader, usage
-  return "wan-dit", part.sizes() | {"text_dim": text_dim}, part.reader, {}
+  found = find.find_parameters(src)
+  reader = SliceReader(found.folder / "checkpoints", name=found.name)
+  model, usage = transformers.model_of(found), stated(found.description)
+  text = reader.shapes.get("video/text_embedding/in/kernel")
+  width = text.shape[0] if text else 0  # the model has no video stream then
+  try:
+    kind, sizes = transformers.published_as(model, width, usage.get("edition"))
+  except UsageError as e:
+    raise UsageError(f"{src} has no published layout: {e}") from e
+  if kind == "ovi-dit":
+    return kind, sizes, reader, usage
+  if len(model.streams) > 1:
+    print(
+      f"{src}: the video stream alone is exported; its audio stream and the exchange "
+      f"({model.cross.variant}) have no published layout",
+      file=sys.stderr,
+    )
+  return kind, sizes, reader, {}
 
 
 def _dtypes(

@@ -178,6 +178,19 @@ def model_of(sizes: Sizes, dtype=jnp.float32, remat: str = "none") -> JointDiT:
   )
 
 
+def sizes_of_model(model: JointDiT, text_dim: int) -> Sizes:
+  """The sizes of a network's video stream, as `sizes_of` reads them of Wan's.
+
+  Args:
+    model: the network, which may differ from Wan's in what is no size.
+    text_dim: the width of its text embeddings.
+  """
+  names = ("width", "ffn", "heads", "in_channels", "out_channels", "frequencies")
+  stream = dict(model.streams)["video"]
+  sizes = {name: getattr(stream, name) for name in (*names, "image_tokens")}
+  return sizes | {"depth": model.depth, "text_dim": text_dim}
+
+
 def negative_prompt(sizes: Sizes) -> str:
   """The negative prompt that the release was tuned with."""
   return NEGATIVE_IMAGE * sizes["image_tokens"] + NEGATIVE
@@ -212,16 +225,7 @@ def shapes_of(sizes: Sizes) -> Shapes:
 
 
 def config_of(sizes: Sizes, form: str) -> dict:
-  """The config.json that the original code, or diffusers, reads.
-
-  Raises:
-    UsageError: no Wan2.1 model has such sizes.
-  """
-  if sizes["width"] != HEAD_WIDTH * sizes["heads"]:
-    raise UsageError(
-      f"a stream of {sizes['heads']} heads of {sizes['width'] // sizes['heads']} is no "
-      f"Wan2.1 model: its heads are {HEAD_WIDTH} wide"
-    )
+  """The config.json that the original code, or diffusers, reads."""
   image = sizes["image_tokens"]
   if form == "native":
     return {

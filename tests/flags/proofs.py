@@ -298,7 +298,7 @@ PROOFS: dict[str, list[str]] = {
     "convert wan", "dtype verify"
   ),
   HERE + "test_convert_flags.py::test_export": _flags(
-    "convert export", "src dst format verify"
+    "convert export", "src dst format dtype verify"
   ),
   HERE + "test_convert_flags.py::test_join": _flags(
     "convert join", "video audio size variant seed video_tokens audio_tokens dst"
