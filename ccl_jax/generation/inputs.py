@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -61,12 +62,15 @@ def _read_sound(path: pathlib.Path, spec: ClipSpec) -> np.ndarray:
   # The first block alone: a sound of hours costs no more than a short one.
   with contextlib.closing(read_blocks(path, size=spec.samples)) as blocks:
     wave = next(blocks)
-  if len(wave) < spec.samples:
+  # Sound as long as the picture is enough: Ovi's last token may end after both.
+  enough = min(spec.samples, math.floor(spec.seconds * spec.sample_rate))
+  if len(wave) < enough:
     raise UsageError(
       f"audio: {path} lasts {len(wave) / spec.sample_rate:.2f} s; expected at least "
-      f"{spec.samples / spec.sample_rate:.2f} s for {spec.frames} frames: give longer "
+      f"{enough / spec.sample_rate:.2f} s for {spec.frames} frames: give longer "
       "sound or fewer frames"
     )
+  wave = np.pad(wave, (0, spec.samples - len(wave)))
   _warn_of_rest("audio", path, spec)
   return wave
 

@@ -25,6 +25,9 @@ import dataclasses
 from typing import Any
 
 FPS, STRIDE = 24, 16  # frames a second; pixels of a latent's side
+# Tokens of sound a second from the first frame to the last: 157 of 31 latent frames,
+# 121 frames or 5 s later, and 314 of 61.
+AUDIO_RATE = 31.4
 NEGATIVE = {
   "video": "jitter, bad hands, blur, distortion",
   "audio": "robotic, muffled, echo, distorted",
@@ -88,7 +91,7 @@ def defaults_of(edition: str, depth: int) -> dict[str, Any]:
   clip = {"frames": e.frames, "height": height, "width": width, "fps": FPS}
   skip = {"skip_block": SKIP_BLOCK} if depth > SKIP_BLOCK else {}
   return {
-    "clip": clip | {"stride": STRIDE},
+    "clip": clip | {"stride": STRIDE, "audio_rate": AUDIO_RATE},
     "objective": {"shift": SHIFT},
     "guidance": {"form": "text", "scales": SCALES} | skip,
     "negative": NEGATIVE,
