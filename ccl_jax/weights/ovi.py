@@ -185,7 +185,9 @@ def sizes_of_model(
     names = SIZE_NAMES if s == "video" else (*SIZE_NAMES, "taps", "rate")
     sizes[s] = {name: getattr(c, name) for name in names}
   theirs = model_of(sizes)
-  return sizes if (model.streams, model.cross) == (theirs.streams, theirs.cross) else None
+  return (
+    sizes if (model.streams, model.cross) == (theirs.streams, theirs.cross) else None
+  )
 
 
 def shapes_of(sizes: Sizes) -> Shapes:
