@@ -7,18 +7,17 @@
 
 The defaults go with the parameters, in their config.json (`checkpoints.usage`).
 
-References, of character-ai/Ovi at 5b69b25:
+References, in character-ai/Ovi:
 
-  ovi/ovi_fusion_engine.py          the three editions: files, areas, lengths of latents,
-                                    prompts; `snap_hw_to_multiple_of_32`: a clip without
-                                    an image has its edition's area
-  ovi/utils/processing_utils.py     `preprocess_image_tensor`: the size of a clip with
-                                    an image, to which the picture is resized as a
-                                    whole, bicubic, without a cut
+  ovi/ovi_fusion_engine.py
+      the editions' files, areas, lengths of latents and prompts; a clip without an
+      image gets its edition's area (`snap_hw_to_multiple_of_32`)
+  ovi/utils/processing_utils.py
+      the size of a clip with an image, to which all of the picture is resized, bicubic
+      (`preprocess_image_tensor`)
   ovi/configs/inference/inference_fusion.yaml
-                                    negative texts, scales, shift, the skipped block and
-                                    the first of the recommended sizes: (704, 1280) of
-                                    960^2; (512, 992) of 720^2, in the first release
+      negative texts, scales, shift, the skipped block; the first of the sizes that it
+      recommends, 704 x 1280 of 960^2 and, in the first release, 512 x 992 of 720^2
 """
 
 import dataclasses

@@ -99,7 +99,7 @@ def parts(monkeypatch, tmp_path):
   r.replace(
     train, "restore_params", lambda *_: (0, jax.tree.map(jnp.ones_like, PARAMS), {})
   )
-  about = {"negative": {"video": "grey"}}
+  about = {"negative": {"video": "grey"}, "model": {"preset": "tiny"}}
   found = Parameters(pathlib.Path("F"), "ema", about, pathlib.Path("CODECS"))
   r.replace(train, "find_parameters", found)
   r.replace(feed, "find_parameters", found)

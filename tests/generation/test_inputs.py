@@ -5,6 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ccl_jax.data.spec import ClipSpec
@@ -71,3 +72,32 @@ def test_a_long_sound_costs_what_a_short_one_does(tmp_path):
     assert tracemalloc.get_traced_memory()[1] < 5e6  # all of it: 77 MB
   finally:
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [(37, 53), (64, 48), (20, 90)])
+def test_a_squeezed_still_is_torchs_bicubic(tmp_path, size):
+  """All of it, in another aspect ratio: the reference of Ovi and of Wan2.1's I2V."""
+  rng = np.random.default_rng(0)
+  pixels = rng.integers(0, 256, (*size, 3), np.uint8)
+  Image.fromarray(pixels).save(tmp_path / "a.png")
+  got = read_inputs({"image": [tmp_path / "a.png"]}, SPEC, "squeeze")["image"]
+  x = torch.from_numpy(pixels.transpose(2, 0, 1)[None].astype(np.float32))
+  wanted = torch.nn.functional.interpolate(x, size=(32, 48), mode="bicubic")
+  wanted = wanted[0].numpy().transpose(1, 2, 0).clip(0, 255)
+  assert got.shape == (1, 32, 48, 3)
+  # The nearest byte: half a level, and float32's rounding.
+  assert np.abs(got[0] - wanted).max() < 0.501
+  cut = read_inputs({"image": [tmp_path / "a.png"]}, SPEC)["image"]
+  assert np.abs(cut[0] - wanted).max() > 30
+
+
+def test_a_much_squeezed_picture_is_said(tmp_path, caplog):
+  with caplog.at_level(logging.WARNING):
+    path = picture(tmp_path / "a.png", 98, 64)
+    read_inputs({"image": [path]}, SPEC, "squeeze")
+    assert not caplog.records
+    read_inputs({"image": [picture(tmp_path / "b.png", 96, 128)]}, SPEC, "squeeze")
+  (record,) = caplog.records
+  assert "b.png has 128 x 96 pixels" in record.getMessage()
+  assert "all of it is squeezed" in record.getMessage()
+  assert "to 50 % of what its aspect ratio asks for" in record.getMessage()
