@@ -64,6 +64,20 @@ def test_what_comes_after_the_clip_is_said(tmp_path, caplog):
     read_inputs({"audio": [sound("s.wav", 0.5)]}, SPEC)
 
 
+def test_sound_as_long_as_the_picture_is_enough(tmp_path):
+  """314 tokens last 10.048 s, 241 frames 10.042 s: the rest is silence."""
+  spec = ClipSpec(241, 32, 32, 24, stride=16, audio_rate=31.4)
+  picture = 160_666  # samples: 241 / 24 s
+  write_wav(tmp_path / "a.wav", np.full(picture, 0.1, np.float32))
+  (got,) = read_inputs({"audio": [tmp_path / "a.wav"]}, spec)["audio"]
+  assert got.shape == (314 * 512,)
+  np.testing.assert_allclose(got[:picture], 0.1, atol=1e-4)
+  assert not got[picture:].any()
+  write_wav(tmp_path / "b.wav", np.full(picture - 1, 0.1, np.float32))
+  with pytest.raises(UsageError, match="lasts 10.04 s; expected at least 10.04 s for"):
+    read_inputs({"audio": [tmp_path / "b.wav"]}, spec)
+
+
 def test_a_long_sound_costs_what_a_short_one_does(tmp_path):
   write_wav(tmp_path / "a.wav", np.zeros(20 * 60 * 16000, np.float32))
   tracemalloc.start()
