@@ -92,8 +92,8 @@ PROOFS: dict[str, list[str]] = {
     "train",
     "seed steps clip.frames clip.height clip.width clip.fps clip.stride "
     "clip.audio_rate data.source data.root data.options data.cache_gb batch.size "
-    "batch.threads codec.fit_clips codec.text_length codec.text_dim mesh slices checkpoint.every checkpoint.keep "
-    "log_every profile",
+    "batch.threads codec.fit_clips codec.text_length codec.text_dim mesh slices "
+    "checkpoint.every checkpoint.keep log_every profile",
   ),
   HERE + "test_train_flags.py::test_codecs_that_are_named_or_belong_to_the_start": (
     _keys("train", "codec.path")
