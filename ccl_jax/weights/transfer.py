@@ -302,7 +302,7 @@ def _exportable(src: pathlib.Path):
   reader = SliceReader(found.folder / "checkpoints", name=found.name)
   model, usage = transformers.model_of(found), stated(found.description)
   text = reader.shapes.get("video/text_embedding/in/kernel")
-  width = text.shape[0] if text else 0  # the model has no video stream then
+  width = 0 if text is None else text.shape[0]  # 0: there is no video stream
   try:
     kind, sizes = transformers.published_as(model, width, usage.get("edition"))
   except UsageError as e:
