@@ -50,8 +50,9 @@ def open_latents(
   mixture.check_encoders(fingerprints(codecs))
   # Generation and the plan need one shape: the commonest.
   clip = mixture.common_clip() or bind("clip", config.clip, ClipSpec)
-  if codecs.video is not None:
-    clip = dataclasses.replace(clip, stride=codecs.video.stride[1])
+  # Records do not say how many pixels a latent stands for: their codec does.
+  stride = codecs.video.stride[1] if codecs.video else config.clip.stride
+  clip = dataclasses.replace(clip, stride=stride)
   require_fit(codecs, {s: c.out_channels for s, c in model.streams}, clip.stride)
   batches = LatentBatches(
     mixture,
