@@ -21,8 +21,8 @@ network:
 
 SRC is a folder as it was downloaded, a file, or an index.json: .safetensors or .pth,
 one file or shards, original or diffusers names; in fp8 too, with the scales of ComfyUI,
-LightX2V or musubi, as what it stands for. Nothing is taken on trust: every tensor must be
-known, of the expected shape, and used exactly once.
+LightX2V or musubi, as what it stands for. Nothing is taken on trust: every tensor must
+be known, of the expected shape, and used exactly once.
 
 DST becomes a folder with config.json (what it is, its sizes, a hash of the source),
 tensors.json (a hash of every tensor) and checkpoints/0, the parameters as training
