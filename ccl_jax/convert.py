@@ -20,8 +20,9 @@ network:
       --audio weights/audio-vae weights/vocoder --text weights/umt5
 
 SRC is a folder as it was downloaded, a file, or an index.json: .safetensors or .pth,
-one file or shards, original or diffusers names. Nothing is taken on trust: every tensor
-must be known, of the expected shape, and used exactly once.
+one file or shards, original or diffusers names; in fp8 too, with the scales of ComfyUI,
+LightX2V or musubi, as what it stands for. Nothing is taken on trust: every tensor must
+be known, of the expected shape, and used exactly once.
 
 DST becomes a folder with config.json (what it is, its sizes, a hash of the source),
 tensors.json (a hash of every tensor) and checkpoints/0, the parameters as training
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     "audio-vae": "MMAudio's VAE of mel spectrograms, 16 or 44.1 kHz",
     "vocoder": "BigVGAN's generator, MMAudio's at 16 kHz or NVIDIA's",
   }
+  dtype = "Type to store parameters in; default: that of SRC."
   verify = "Read every tensor back and compare it with SRC."
   for kind in texts:
     sub = command(kind, texts[kind])
@@ -96,11 +98,7 @@ def _parser() -> argparse.ArgumentParser:
       required=True,
       help="Checkpoint to read: a folder, a file or an index.json.",
     )
-    sub.add_argument(
-      "--dtype",
-      choices=DTYPES,
-      help="Type to store parameters in; default: that of SRC.",
-    )
+    sub.add_argument("--dtype", choices=DTYPES, help=dtype)
     sub.add_argument("--verify", action="store_true", help=verify)
   sub = command("join", "a joint model from a video stream and an audio stream")
   sub.add_argument(
@@ -147,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
   sub.add_argument(
     "--format", required=True, help="Names to write: native, diffusers, ..."
   )
+  sub.add_argument("--dtype", choices=DTYPES, help=dtype)
   sub.add_argument("--verify", action="store_true", help=verify)
   return parser
 
@@ -168,7 +167,8 @@ def main(argv: list[str] | None = None) -> None:
   with cli.working(), hold_new(args.dst):
     try:
       if args.command == "export":
-        export_weights(args.src, args.dst, form=args.format, verify=args.verify)
+        options = {"dtype": args.dtype, "verify": args.verify}
+        export_weights(args.src, args.dst, form=args.format, **options)
       elif args.command == "join":
         from ccl_jax.weights.join import join
 

@@ -103,6 +103,30 @@ GENERATIONS: Mapping[str, Generation] = {
 }
 
 
+def taught(names: Sequence[str], images: bool) -> tuple[str, ...]:
+  """The tasks at inference that training tasks teach: those in which as many streams
+  are generated, and read one another alike.
+
+  Args:
+    names: of TASKS.
+    images: whether generated videos are given their first frame.
+  """
+
+  def teaches(task: Task, kind: Generation) -> bool:
+    generated = set(task.generated)
+    return (
+      kind.reads == task.reads
+      and set(kind.generated) <= generated
+      and not set(kind.given) & generated
+    )
+
+  return tuple(
+    name
+    for name, kind in GENERATIONS.items()
+    if (images or not kind.image) and any(teaches(TASKS[n], kind) for n in names)
+  )
+
+
 INPUTS = ("image", *STREAMS)  # what a task may be given beside text
 
 

@@ -38,6 +38,7 @@ from ccl_jax import cli, files
 from ccl_jax.axes import STREAMS
 from ccl_jax.checkpoints.checkpointer import Checkpointer, restore_params
 from ccl_jax.checkpoints.find import find_parameters
+from ccl_jax.checkpoints.usage import inherited, stated
 from ccl_jax.codecs.bundle import fingerprints, require_same
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.files import write_json
@@ -49,6 +50,7 @@ from ccl_jax.planning.chips import chip_of
 from ccl_jax.processes import first_process, join_if_asked
 from ccl_jax.seeds import noise_key
 from ccl_jax.sharding import make_mesh, require_devices
+from ccl_jax.tasks import taught
 from ccl_jax.training import loop
 from ccl_jax.training.build import Run, build_run, check_sizes, make_recipe
 from ccl_jax.training.changes import plain, require_same_run
@@ -59,7 +61,8 @@ from ccl_jax.training.log import MetricLog, StepTimer
 from ccl_jax.training.profile import Profile
 from ccl_jax.training.settings import check_run
 from ccl_jax.training.state import TrainState, new_state
-from ccl_jax.weights.wan import negative_prompts
+from ccl_jax.weights.transformers import model_of
+from ccl_jax.weights.wan import usage_of
 
 CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Config file of the run, with its arguments: FILE:NAME=VALUE,..."
@@ -115,26 +118,54 @@ def guidance_of(config) -> dict[str, Any]:
   return {"form": r.guidance, "scales": {s: list(r.scales[s]) for s in STREAMS}}
 
 
-def initial_state(config, run: Run) -> tuple[TrainState, dict[str, str]]:
+def initial_state(config, run: Run) -> tuple[TrainState, dict[str, Any]]:
   """A fresh state, of the parameters that config.init names if it names some, and the
-  negative prompts by stream that these have.
+  settings that these are sampled with (`checkpoints.usage`).
 
   No process reads more of them than its devices hold.
 
   Raises:
-    UsageError: there are no such parameters, or of other shapes.
+    UsageError: there are no such parameters, or they are of another network.
   """
   if not config.init:
     fresh = jax.jit(run.fresh, out_shardings=run.shardings)
     return fresh(noise_key(config.seed)), {}
   parameters = find_parameters(config.init)
+  require_same_network(run.model, model_of(parameters), config.init)
   # Restored straight into the run's shardings.
   checkpoints = parameters.folder / "checkpoints"
   _, params, _ = restore_params(checkpoints, parameters.name, run.state.params)
   # Donated: the parameters move into the state without a second copy.
   start = lambda params: new_state(params, run.optimizer)
   state = jax.jit(start, out_shardings=run.shardings, donate_argnums=0)(params)
-  return state, negative_prompts(parameters.description)
+  return state, usage_of(parameters.description)
+
+
+def require_same_network(model, found, init: str) -> None:
+  """Raises UsageError where parameters are of a network that computes something else,
+  whether or not their shapes tell.
+
+  Args:
+    model: of the run.
+    found: that the parameters were made for.
+    init: where they are, as config.init names them.
+  """
+  own, theirs = dict(model.streams), dict(found.streams)
+  rows = [("model.preset: depth", model.depth, found.depth)]
+  if model.cross and found.cross:  # of one stream alone there is nothing to compare
+    rows.append(("model.variant", model.cross.variant, found.cross.variant))
+  for s in own.keys() & theirs.keys():
+    sizes = dataclasses.asdict(own[s])
+    rows += [
+      (f"model.preset: {name} of the {s} stream", sizes[name], value)
+      for name, value in dataclasses.asdict(theirs[s]).items()
+    ]
+  for name, got, expected in rows:
+    if got != expected:
+      raise UsageError(
+        f"config.{name}: got {got}; {init} has {expected}: give the run the same, or "
+        "start it from other parameters"
+      )
 
 
 def require_same_times(model, metadata) -> None:
@@ -217,10 +248,10 @@ def _train(config, workdir: pathlib.Path, stack: contextlib.ExitStack) -> bool:
     stack.callback(checkpointer.close)
     restored = checkpointer.restore(run.state)
     if restored is None:
-      first, (state, negative) = 0, initial_state(config, run)
+      first, (state, usage) = 0, initial_state(config, run)
     else:
       first, state, data_state, metadata = restored
-      negative = negative_prompts(metadata)
+      usage = stated(metadata)
       # Other codecs mean another latent space: the parameters would be worthless in it.
       advice = "put the run's own codecs back, or name a new workdir"
       require_same(feed.codecs, metadata["codecs"], advice, whole=True)
@@ -229,11 +260,14 @@ def _train(config, workdir: pathlib.Path, stack: contextlib.ExitStack) -> bool:
   metadata = {
     "config": plain(config),
     "model": config.model.to_dict(),
-    "clip": dataclasses.asdict(feed.clip),
     "objective": config.objective.to_dict(),
     "codecs": fingerprints(feed.codecs),
-    "negative": negative,
-    "guidance": guidance_of(config),
+    **inherited(
+      usage,
+      dataclasses.asdict(feed.clip),
+      guidance_of(config),
+      taught(recipe.names, recipe.image_probability > 0),
+    ),
   }
   chief = jax.process_index() == 0
   # All processes see one folder: one of them writes. The run is accepted now.

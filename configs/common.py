@@ -86,8 +86,16 @@ def base() -> ConfigDict:
         "blocks": ConfigDict(),
       },
       # ccl_jax.data.spec.ClipSpec
-      # `stride`: pixels of a latent's side, 16 for Wan2.2's VAE.
-      "clip": {"frames": 33, "height": 32, "width": 32, "fps": 25.0, "stride": 8},
+      # `stride`: pixels of a latent's side, 16 for Wan2.2's VAE. `audio_rate`: audio
+      # tokens a second, 31.4 for Ovi; unset: as many as the picture lasts.
+      "clip": {
+        "frames": 33,
+        "height": 32,
+        "width": 32,
+        "fps": 25.0,
+        "stride": 8,
+        "audio_rate": placeholder(float),
+      },
       # ccl_jax.data.sources.open.open_source; `options` are those of the source.
       # Decoded clips are kept in memory up to `cache_gb`.
       "data": {"source": "folder", "root": "", "options": {}, "cache_gb": 1.0},

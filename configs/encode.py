@@ -11,7 +11,8 @@
                            from draws of it (docs/data.md); needs a VAE in `codecs`
   :runlocal                tiny clips and texts
 
-A shape is FRAMESxHEIGHTxWIDTH@FPS, such as 81x480x832@16.
+A shape is FRAMESxHEIGHTxWIDTH@FPS, such as 81x480x832@16; or FRAMES..@FPS+TOKENS where
+a model has lengths of its own, such as 241x704x1280@24+314 of Ovi.
 """
 
 from ml_collections import ConfigDict

@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 
 from ccl_jax.checkpoints.checkpointer import read_metadata
 from ccl_jax.checkpoints.damage import not_read
+from ccl_jax.checkpoints.usage import Usage
 from ccl_jax.documents import (
   Count,
   Malformed,
@@ -57,7 +58,7 @@ class Source(TypedDict, total=False):
   sha256: str
 
 
-class Description(TypedDict, total=False):
+class Description(Usage, total=False):
   """What is read of a config.json of any kind; a run's has its config's sections."""
 
   kind: str
@@ -67,8 +68,6 @@ class Description(TypedDict, total=False):
   sizes: Annotated[dict[str, Any], pydantic.AfterValidator(_sizes)]
   source: Source
   model: dict[str, Any]
-  clip: dict[str, Any]
-  objective: dict[str, Any]
   data: dict[str, Any]
   report: dict[str, Any]
   seed: Count

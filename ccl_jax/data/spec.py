@@ -10,6 +10,11 @@ fourth, and every n-th pixel, n = 8 or, of Wan2.2's VAE, 16 (`stride`), so
 
   a = floor(F / fps * sample_rate / 512) = floor(31.25 F / fps),    n = 512 a.
 
+A model may have lengths of its own: Ovi has 157 tokens for 121 frames at 24 fps and 314
+for 241, 31.4 a second from the first frame to the last (`audio_rate`):
+
+  a = round(audio_rate (F - 1) / fps), at least 1.
+
 Sample 0 and frame 0 share one instant.
 """
 
@@ -32,6 +37,8 @@ class ClipSpec:
     fps: frames per second.
     sample_rate: samples per second.
     stride: pixels of a latent's side.
+    audio_rate: audio tokens a second from the first frame to the last, of a model that
+      has lengths of its own; None: the whole tokens that the picture lasts.
 
   Raises:
     UsageError: a size that no clip can have.
@@ -43,12 +50,18 @@ class ClipSpec:
   fps: float | int
   sample_rate: int = 16000
   stride: int = 8
+  audio_rate: float | None = None
 
   def __post_init__(self):
     if self.fps <= 0 or self.sample_rate <= 0:
       raise UsageError(
         f"a clip's rates are positive, got fps {self.fps} and sample_rate "
         f"{self.sample_rate}"
+      )
+    if self.audio_rate is not None and not 0 < self.audio_rate < math.inf:
+      raise UsageError(
+        f"audio_rate must be tokens a second, got {self.audio_rate}: use 31.4 of Ovi, "
+        "or none"
       )
     if self.frames < 1 or self.frames % 4 != 1:
       raise UsageError(
@@ -89,7 +102,11 @@ class ClipSpec:
 
   @property
   def audio_tokens(self) -> int:
-    """a, the whole audio tokens that the picture lasts."""
+    """a, the tokens of the clip's sound."""
+    if self.audio_rate is not None:
+      lasts = (self.frames - 1) / self.rate  # seconds
+      rate = fractions.Fraction(self.audio_rate).limit_denominator(10**6)
+      return max(1, math.floor(rate * lasts + fractions.Fraction(1, 2)))
     # a = floor(F / fps * sample_rate / 512), in exact fractions.
     return math.floor(self.frames / self.rate * self.sample_rate / SAMPLES_PER_TOKEN)
 
@@ -107,6 +124,24 @@ class ClipSpec:
   def latent_shape(self) -> tuple[int, int, int]:
     """(t, h, w) of the video latent: t frames of h x w."""
     return (self.latent_frames, self.height // self.stride, self.width // self.stride)
+
+
+def with_tokens(spec: ClipSpec, tokens: int) -> ClipSpec:
+  """The spec of clips whose sound has so many tokens.
+
+  Raises:
+    UsageError: it would begin or end more than a second from where the picture ends.
+  """
+  if tokens == spec.audio_tokens:
+    return spec
+  usual = dataclasses.replace(spec, audio_rate=None).audio_tokens
+  if spec.frames == 1 or abs(tokens - usual) * SAMPLES_PER_TOKEN > spec.sample_rate:
+    raise UsageError(
+      f"{tokens} audio tokens for {spec.frames} frames at {spec.fps:g} fps: expected "
+      f"about {usual}, as long as the picture"
+    )
+  rate = float(tokens * spec.rate / (spec.frames - 1))
+  return dataclasses.replace(spec, audio_rate=rate)
 
 
 def _near(value: int, step: int, offset: int) -> str:

@@ -82,7 +82,8 @@ class Maker(NamedTuple):
       UsageError: a file cannot be read, or see `Pipeline.generate`.
     """
     spec = self.spec_of(files)
-    inputs = read_inputs(files, spec)  # first: it may be what is wrong
+    # First: it may be what is wrong.
+    inputs = read_inputs(files, spec, self.about.fit)
     pipeline = self.load()
     negative = negative or self.negatives()
     clips = pipeline.generate(

@@ -1,7 +1,14 @@
-"""Files that clips are made from, decoded for a clip; what is cut off is said."""
+"""Files that clips are made from, decoded for a clip; what is cut off is said.
+
+A film covers the clip, its middle is used. Of a still the model has the rule
+(`checkpoints.usage`): "cover", the same, or "squeeze", all of it in the clip's aspect
+ratio.
+"""
 
 import contextlib
+import functools
 import logging
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -24,17 +31,25 @@ KEPT = 0.95  # share of a picture below which a cut is worth a warning
 _log = logging.getLogger(__name__)
 
 
-def read_inputs(files: Files, spec: ClipSpec) -> dict[str, np.ndarray]:
+def read_inputs(
+  files: Files, spec: ClipSpec, fit: str = "cover"
+) -> dict[str, np.ndarray]:
   """The inputs of `Pipeline.generate`: `image` uint8 (b, H, W, 3), `audio` float32
   (b, n), `video` uint8 (b, F, H, W, 3).
 
-  What of a picture is cut off, and what of a film or sound comes after the clip's end,
-  is said in a warning.
+  What of a picture is cut off or squeezed, and what of a film or sound comes after the
+  clip's end, is said in a warning.
+
+  Args:
+    files: by input.
+    spec: of the clips.
+    fit: of a still, of `checkpoints.usage.FITS`.
 
   Raises:
     UsageError: a file is not there, cannot be decoded, or is too short.
   """
-  readers = {"image": _read_still, "audio": _read_sound, "video": _read_film}
+  still = functools.partial(_read_still, fit=fit)
+  readers = {"image": still, "audio": _read_sound, "video": _read_film}
   out = {}
   for name, paths in files.items():
     try:
@@ -45,9 +60,10 @@ def read_inputs(files: Files, spec: ClipSpec) -> dict[str, np.ndarray]:
   return out
 
 
-def _read_still(path: pathlib.Path, spec: ClipSpec) -> np.ndarray:
-  _warn_of_crop("image", path, image_size(path), spec)
-  return read_image(path, spec.height, spec.width)
+def _read_still(path: pathlib.Path, spec: ClipSpec, fit: str) -> np.ndarray:
+  size, squeeze = image_size(path), fit == "squeeze"
+  (_warn_of_squeeze if squeeze else _warn_of_crop)("image", path, size, spec)
+  return read_image(path, spec.height, spec.width, squeeze=squeeze)
 
 
 def _read_film(path: pathlib.Path, spec: ClipSpec) -> np.ndarray:
@@ -61,12 +77,15 @@ def _read_sound(path: pathlib.Path, spec: ClipSpec) -> np.ndarray:
   # The first block alone: a sound of hours costs no more than a short one.
   with contextlib.closing(read_blocks(path, size=spec.samples)) as blocks:
     wave = next(blocks)
-  if len(wave) < spec.samples:
+  # Sound as long as the picture is enough: Ovi's last token may end after both.
+  enough = min(spec.samples, math.floor(spec.seconds * spec.sample_rate))
+  if len(wave) < enough:
     raise UsageError(
       f"audio: {path} lasts {len(wave) / spec.sample_rate:.2f} s; expected at least "
-      f"{spec.samples / spec.sample_rate:.2f} s for {spec.frames} frames: give longer "
+      f"{enough / spec.sample_rate:.2f} s for {spec.frames} frames: give longer "
       "sound or fewer frames"
     )
+  wave = np.pad(wave, (0, spec.samples - len(wave)))
   _warn_of_rest("audio", path, spec)
   return wave
 
@@ -78,6 +97,17 @@ def _warn_of_crop(name: str, path, size: tuple[int, int], spec: ClipSpec) -> Non
       "%s: %s has %d x %d pixels (height x width), the clip %d x %d: %d %% of the "
       "picture is kept, its middle; cut it yourself, or give another --height and "
       "--width",
+      *(name, path, *size, spec.height, spec.width, round(100 * kept)),
+    )
+
+
+def _warn_of_squeeze(name: str, path, size: tuple[int, int], spec: ClipSpec) -> None:
+  kept = kept_share(size, (spec.height, spec.width))
+  if kept < KEPT:
+    _log.warning(
+      "%s: %s has %d x %d pixels (height x width), the clip %d x %d: all of it is "
+      "squeezed into that, one side to %d %% of what its aspect ratio asks for; cut it "
+      "yourself, or leave --height, --width and --size away",
       *(name, path, *size, spec.height, spec.width, round(100 * kept)),
     )
 

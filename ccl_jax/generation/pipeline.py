@@ -19,7 +19,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ccl_jax import progress as display
 from ccl_jax.axes import STREAMS
 from ccl_jax.checkpoints.checkpointer import restore_params
-from ccl_jax.checkpoints.converted import of_sizes
 from ccl_jax.checkpoints.find import Parameters, find_parameters
 from ccl_jax.checkpoints.identity import identity
 from ccl_jax.codecs.bundle import (
@@ -42,7 +41,7 @@ from ccl_jax.generation.sampling import Sampling, variant_of
 from ccl_jax.generation.windows import sample_windows, window
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
-from ccl_jax.models.presets import init_params, stored_model, with_default_kernel
+from ccl_jax.models.presets import init_params, with_default_kernel
 from ccl_jax.seeds import key_of_bits, seed_bits
 from ccl_jax.sharding import constrain, parameter_shardings
 from ccl_jax.shipped import checkpoint
@@ -89,6 +88,11 @@ class Description:
   def rule(self) -> str:
     """By which such a clip finds its size; see `sizes.RULES`."""
     return "each" if self.takes_channels else self.release.rule
+
+  @property
+  def fit(self) -> str:
+    """How a given picture becomes a frame; see `inputs.read_inputs`."""
+    return "squeeze" if self.takes_channels else self.release.fit
 
   @property
   def takes_channels(self) -> bool:
@@ -146,18 +150,14 @@ def describe(folder: str | pathlib.Path, step: int | None = None) -> Description
   """
   found = find_parameters(folder, step)
   about = found.description
-  if about.get("kind") in transformers.MODELS:
-    model_of = transformers.MODELS[about["kind"]]
-    model = of_sizes(found.folder, lambda x: model_of(x, jnp.bfloat16), about)
-  else:
-    model = found.build("model", stored_model)
-  usual = found._replace(description={"clip": wan.usual_clip(about)})
-  spec = usual.build("clip", ClipSpec)
-  shift = about.get("objective", {}).get("shift")
+  model = transformers.model_of(found)
+  usage = wan.usage_of(about)
+  spec = found._replace(description=usage).build("clip", ClipSpec)
+  shift = usage.get("objective", {}).get("shift")
   place = checkpoint(folder).absolute()
-  own = about.get("guidance") or {}
+  own = usage.get("guidance", {})
   model = with_default_kernel(model)
-  return Description(model, spec, own, place, found, shift, release_of(about))
+  return Description(model, spec, own, place, found, shift, release_of(usage))
 
 
 class Pipeline:
@@ -262,7 +262,7 @@ class Pipeline:
         "codecs": fingerprint(bundle),
       },
     }
-    negative = wan.negative_prompts(about)
+    negative = wan.usage_of(about).get("negative")
     return cls(
       model,
       params,

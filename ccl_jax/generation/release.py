@@ -1,7 +1,6 @@
 """What a release says of its use: the tasks it serves, its prompts, its sizes.
 
-It stands in the config.json of the parameters (`weights.ovi_release`), and is empty of
-what we train ourselves.
+It is part of `checkpoints.usage`, and empty of what started from no release.
 """
 
 import dataclasses
@@ -9,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from ccl_jax.errors import UsageError
-from ccl_jax.weights import wan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +20,14 @@ class Release:
     area: pixels of a clip that takes its aspect ratio from its first frame; None: clips
       do not.
     rule: by which such a clip finds its size; see `sizes.RULES`.
+    fit: how a picture becomes a frame of another aspect ratio; see `inputs`.
   """
 
   tasks: tuple[str, ...] | None = None
   sound: str | None = None
   area: int | None = None
   rule: str = "within"
+  fit: str = "cover"
 
   def check_task(self, task: str) -> None:
     """Whether the release was trained for a task.
@@ -42,19 +42,20 @@ class Release:
       )
 
 
-ANY = Release()  # of what we train ourselves
+ANY = Release()  # of what started from random parameters
 
 
-def release_of(about: Mapping[str, Any]) -> Release:
-  """What the description of parameters says of their use.
+def release_of(usage: Mapping[str, Any]) -> Release:
+  """What the settings that parameters come with say of their use.
 
   Args:
-    about: see `checkpoints.find.Parameters`.
+    usage: see `checkpoints.usage`.
   """
-  tasks = about.get("tasks")
+  tasks = usage.get("tasks")
   return Release(
     tasks=None if tasks is None else tuple(tasks),
-    sound=about.get("sound"),
-    area=wan.image_area(about),
-    rule=about.get("area_rule", "within"),
+    sound=usage.get("sound"),
+    area=usage.get("area"),
+    rule=usage.get("area_rule", "within"),
+    fit=usage.get("fit", "cover"),
   )

@@ -45,7 +45,7 @@ def nearest_size(height: int, width: int, area: int, unit: int) -> tuple[int, in
     unit: pixels.
   """
   ratio = width / height
-  middle = round(math.sqrt(max(area // unit**2, 1) / ratio))
+  middle = max(round(math.sqrt(max(area // unit**2, 1) / ratio)), 1)
   rows = [max(middle + i, 1) for i in range(-3, 4)]
   sizes = [(p * unit, max(round(p * ratio), 1) * unit) for p in rows]
   # And both sides scaled to the area, each rounded by itself.

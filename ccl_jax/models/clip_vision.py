@@ -14,47 +14,22 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ccl_jax.models.layers import MLP, LayerNorm, dense, heads, merge
+from ccl_jax.ops import bicubic
 from ccl_jax.ops.kernels import Kernel
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of pixels in [0, 1], by colour
 STD = (0.26862954, 0.26130258, 0.27577711)
 EPS = 1e-5
-CUBIC = -0.75  # slope of the interpolation one sample away
-
-
-def bicubic_matrix(size: int, target: int) -> Float[np.ndarray, "target size"]:
-  """Keys' cubic interpolation of `size` samples at `target` places.
-
-  Samples are centres of equal cells of one line; what lies past an end is the end. The
-  ratio and the places are float32 numbers, as in the reference: at a thousand pixels
-  their rounding is what would show.
-  """
-  # float32 quotients are torch's, whose interpolation the reference calls.
-  ratio = np.float64(np.float32(size) / np.float32(target))
-  # Centres of cells: align_corners=False.
-  place = (ratio * (np.arange(target) + 0.5) - 0.5).astype(np.float32)
-  first = np.floor(place).astype(np.int64) - 1
-  matrix = np.zeros((target, size), np.float32)
-  for i in range(4):
-    x = np.abs(place - (first + i))
-    # Keys' kernel (1981) within one sample, and between one and two.
-    near = (CUBIC + 2) * x**3 - (CUBIC + 3) * x**2 + 1
-    far = CUBIC * (x**3 - 5 * x**2 + 8 * x - 4)
-    # What lies past an end is the end.
-    tap = np.clip(first + i, 0, size - 1)
-    np.add.at(matrix, (np.arange(target), tap), np.where(x <= 1, near, far))
-  return matrix
 
 
 def clip_pixels(image: Float[Array, "b H W 3"], size: int) -> Float[Array, "b s s 3"]:
   """Images in [-1, 1] to the square of s = `size` pixels a side that the tower sees."""
-  rows, columns = (bicubic_matrix(n, size) for n in image.shape[1:3])
+  rows, columns = (bicubic.matrix(n, size) for n in image.shape[1:3])
   image = image.astype(jnp.float32)
   image = jnp.einsum("sH,bHWc->bsWc", rows, image, precision="highest")
   image = jnp.einsum("tW,bsWc->bstc", columns, image, precision="highest")

@@ -87,7 +87,8 @@ def differences(before: Settings, now: Settings) -> list[str]:
   return [
     f"config.{key}: {_shown(old, key)} -> {_shown(new, key)}"
     for key in sorted(old.keys() | new.keys())
-    if not _free(key) and old.get(key, _ABSENT) != new.get(key, _ABSENT)
+    # A setting that an earlier version did not have is unset.
+    if not _free(key) and old.get(key) != new.get(key)
   ]
 
 

@@ -50,8 +50,12 @@ def open_latents(
   mixture.check_encoders(fingerprints(codecs))
   # Generation and the plan need one shape: the commonest.
   clip = mixture.common_clip() or bind("clip", config.clip, ClipSpec)
-  if codecs.video is not None:
-    clip = dataclasses.replace(clip, stride=codecs.video.stride[1])
+  # Records do not say how many pixels a latent stands for: their codec does.
+  stride = codecs.video.stride[1] if codecs.video else config.clip.stride
+  clip = dataclasses.replace(clip, stride=stride)
+  # Nor by which rule they have so many tokens: the config's, if it gives as many.
+  ruled = dataclasses.replace(clip, audio_rate=config.clip.audio_rate)
+  clip = ruled if ruled.audio_tokens == clip.audio_tokens else clip
   require_fit(codecs, {s: c.out_channels for s, c in model.streams}, clip.stride)
   batches = LatentBatches(
     mixture,

@@ -69,6 +69,7 @@ class Folded(Weights):
 
   def __init__(self, weights: Weights):
     self.path, self._weights = weights.path, weights
+    self.layout, self.notes = weights.layout, weights.notes
     self._parts = {name: (name,) for name in weights.names()}
     for name in weights.names():
       if _FILTER.fullmatch(name):

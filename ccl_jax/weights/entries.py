@@ -35,6 +35,7 @@ class Entry(NamedTuple):
     dtype, shape: of the tensor.
     strides: in elements; None where the tensor has no gaps.
     stored: the bytes that hold it, if their checksum is known.
+    scale: of an fp8 weight, what it is multiplied by; see weights/scaled.py.
   """
 
   file: pathlib.Path
@@ -43,6 +44,7 @@ class Entry(NamedTuple):
   shape: tuple[int, ...]
   strides: tuple[int, ...] | None = None
   stored: Stored | None = None
+  scale: "Entry | None" = None
 
 
 def extent(shape: Sequence[int], strides: Sequence[int]) -> int:

@@ -8,8 +8,6 @@ import pathlib
 import re
 from collections.abc import Collection
 
-ORIGINAL = "expected whole weights in float32, bfloat16 or float16"
-
 # What adapters call their parts: A and B, up and down, of LoRA, LoHa, LoKr, DoRA, OFT.
 _ADAPTER = re.compile(
   r"(^|[._])(lora|lycoris|loha|lokr|hada|dora|b?oft|glora|ia3|vera)(_|\.|$)"
@@ -27,14 +25,14 @@ _SPELLINGS = (
   (r".*\.lora_[AB]\.\w+\.weight$", "PEFT's names"),
   (r"blocks\.", "the names of the original"),
 )
-_SCALES = re.compile(
-  r"(.*\.)?_?(scaled_fp8|scale_weight|scale_input|weight_scale(_\w+)?|input_scale"
-  r"|comfy_quant|weight_qdata)"
-)
-# GPTQ and AWQ, bitsandbytes, Nunchaku.
-_QUANTISED = re.compile(
-  r"(.*\.)?(qweight|qzeros|g_idx|SCB|absmax|quant_map|nested_absmax|nested_quant_map"
-  r"|quant_state\..*|bitsandbytes__.*|wscales|wtscale|wcscales|smooth_factor(_orig)?)"
+# What tensors of other programs' formats are called -> which format that is.
+_QUANTISED = (
+  (r"qweight|qzeros|g_idx|pre_quant_scale", "GPTQ's, AWQ's or another integer"),
+  (
+    r"SCB|(nested_)?(absmax|quant_map)|quant_state\..*|bitsandbytes__.*",
+    "bitsandbytes'",
+  ),
+  (r"wscales|wtscale|wcscales|smooth_factor(_orig)?", "Nunchaku's"),
 )
 # How a file begins, or its name ends -> what it is.
 _MAGIC = (
@@ -64,20 +62,18 @@ def foreign_file(path: pathlib.Path, start: bytes) -> str | None:
   return _ENDINGS.get(path.suffix.lower())
 
 
-def foreign_tensors(names: Collection[str], dtypes: Collection[str]) -> str | None:
+def foreign_tensors(names: Collection[str]) -> str | None:
   """What a file of tensors is, if it is no plain weights of a network.
 
   Args:
     names: of its tensors, as they are in the file.
-    dtypes: of its tensors, as numpy calls them.
   """
   adapter = next((n for n in names if _ADAPTER.search(n)), None)
   if adapter:
     spelling = next((s for p, s in _SPELLINGS if re.match(p, adapter)), "")
     return f"a LoRA or another adapter{spelling and f', in {spelling}'}"
-  scale = next((n for n in names if _SCALES.fullmatch(n)), None)
-  eight = next((d for d in dtypes if d.startswith("float8")), None)
-  if scale and eight:
-    return f"fp8 weights with scales ({eight}, {scale})"
-  quantised = scale or next((n for n in names if _QUANTISED.fullmatch(n)), None)
-  return f"quantised weights, by its tensor {quantised}" if quantised else None
+  for name in names:
+    for pattern, whose in _QUANTISED:
+      if re.fullmatch(rf"(.*\.)?({pattern})", name):
+        return f"{whose} quantised weights, by its tensor {name}"
+  return None

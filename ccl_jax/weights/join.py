@@ -12,7 +12,7 @@ condition channels and CLIP tokens.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,7 +28,7 @@ from ccl_jax.files import write_json
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import build_model, init_params, stored_model
 from ccl_jax.seeds import noise_key, whole_seed
-from ccl_jax.weights.wan import negative_prompts, usual_clip
+from ccl_jax.weights.wan import usage_of
 
 
 class Part:
@@ -76,6 +76,14 @@ class Part:
       raise UsageError(f"--{self.stream} {self.folder} has no {path}")
     return self.reader.shapes[path].shape
 
+  def model(self) -> JointDiT:
+    """The network of a joined model or a run, whose streams this part is one of.
+
+    Raises:
+      UsageError: its description is not one of this version.
+    """
+    return self._parameters.build("model", stored_model)
+
   def sizes(self) -> dict[str, Any]:
     """The fields of the stream's `StreamConfig`, and its depth."""
     if "sizes" in self.config:
@@ -83,7 +91,7 @@ class Part:
       if isinstance(own := sizes.get(self.stream), dict):  # of a model of two streams
         return own | {"depth": sizes["depth"]}
       return sizes
-    model = self._parameters.build("model", stored_model)
+    model = self.model()
     return dataclasses.asdict(dict(model.streams)[self.stream]) | {"depth": model.depth}
 
 
@@ -148,9 +156,7 @@ def join(
     "random": sorted({_group(path) for path in shapes if owner[path] is None}),
     "seed": seed,
   }
-  negative = {p.stream: negative_prompts(p.config).get(p.stream, "") for p in parts}
-  config["negative"] = {s: text for s, text in negative.items() if text}
-  config["clip"] = usual_clip(parts[0].config)
+  config |= _usage([(p.stream, usage_of(p.config)) for p in parts])
   if parts[0].codecs:
     config["codecs"] = str(parts[0].codecs.absolute())
   fresh = functools.partial(
@@ -175,6 +181,21 @@ def join(
     writer.finish(config)
     write_json(folder / "config.json", config, indent=2)
   return config
+
+
+def _usage(parts: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+  """What of the parts' settings holds for the joint model: sizes are the video's,
+  negative prompts each stream's own, and prompts have the form that the audio stream
+  knows, or else the video's. Guidance and tasks were of another exchange.
+  """
+  (_, video), (_, last) = parts[0], parts[-1]
+  sizes = ("clip", "objective", "area", "area_rule", "fit")
+  out = {name: video[name] for name in sizes if name in video}
+  negative = {s: usage.get("negative", {}).get(s, "") for s, usage in parts}
+  out["negative"] = {s: text for s, text in negative.items() if text}
+  if sound := last.get("sound") or video.get("sound"):
+    out["sound"] = sound
+  return out
 
 
 def _shapes(model: JointDiT, text_dim: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -26,7 +26,13 @@ from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.layers import EPS
 from ccl_jax.models.presets import FUSION, init_params
 from ccl_jax.models.stream import StreamConfig
-from ccl_jax.weights.ovi_release import defaults_of, edition_of
+from ccl_jax.weights.ovi_release import (
+  EDITIONS,
+  FIRST_EDITION,
+  defaults_of,
+  edition_of,
+  stem_of,
+)
 from ccl_jax.weights.reader import Weights
 from ccl_jax.weights.rules import (
   Row,
@@ -43,6 +49,8 @@ from ccl_jax.weights.wan_names import PATCH, native
 
 RATE = 0.19676  # of the release's audio positions: about 31 latent frames to 157 tokens
 POINT = (1, 1, 1)  # the audio's patch
+# Of a tower; depth and text are of both.
+SIZE_NAMES = ("width", "ffn", "heads", "in_channels", "out_channels", "frequencies")
 # Our parameter that patches of a stream go through, and the shape of those patches.
 FIRST = {
   "video": ("video/patch_embedding", PATCH),
@@ -158,6 +166,22 @@ def model_of(sizes: Sizes, dtype=jnp.float32, remat: str = "none") -> JointDiT:
   return JointDiT(streams, sizes["depth"], FUSION, dtype=dtype, remat=remat)
 
 
+def sizes_of_model(model: JointDiT, text_dim: int, edition: str | None = None) -> Sizes:
+  """The sizes of a network of two streams, as `sizes_of` reads them of Ovi's.
+
+  Args:
+    model: the network, which may differ from Ovi's in what is no size.
+    text_dim: the width of its text embeddings.
+    edition: that it started from, of `ovi_release.EDITIONS`; None: not known.
+  """
+  sizes = {"depth": model.depth, "text_dim": text_dim}
+  sizes["edition"] = edition if edition in EDITIONS else FIRST_EDITION
+  for s, c in model.streams:
+    names = SIZE_NAMES if s == "video" else (*SIZE_NAMES, "taps", "rate")
+    sizes[s] = {name: getattr(c, name) for name in names}
+  return sizes
+
+
 def shapes_of(sizes: Sizes) -> Shapes:
   """Shapes by path of the parameters of the model that `model_of` gives, in float32."""
   init = lambda key: init_params(model_of(sizes), key, (8, sizes["text_dim"]))
@@ -201,6 +225,7 @@ UPSTREAM = Upstream(
   places=("", "Ovi"),
   files=("model*", "*.safetensors"),
   config=config_of,
-  release=lambda sizes: defaults_of(sizes["edition"], sizes["depth"]),
+  stem=lambda sizes: stem_of(sizes["edition"]),
+  usage=lambda sizes: defaults_of(sizes["edition"], sizes["depth"]),
   plain_fp8=True,
 )

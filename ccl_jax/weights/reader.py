@@ -21,9 +21,10 @@ import numpy as np
 
 from ccl_jax.errors import UsageError
 from ccl_jax.weights.entries import Entry, Stored, extent, sane, shown
-from ccl_jax.weights.foreign import ORIGINAL, foreign_file, foreign_tensors
+from ccl_jax.weights.foreign import foreign_file, foreign_tensors
 from ccl_jax.weights.pickles import pickle_entries
 from ccl_jax.weights.safetensors_header import safetensors_entries
+from ccl_jax.weights.scaled import EXPECTED, dequantised, with_scales
 from ccl_jax.weights.strict_json import read_object
 
 # Of single files in ComfyUI's layout, and of networks saved inside DataParallel.
@@ -36,12 +37,23 @@ _LFS = b"version https://git-lfs"
 class Weights:
   """The tensors of one checkpoint, by name; headers are read, tensors on demand.
 
+  Fp8 weights with scales are read as what they stand for, in float32.
+
   Attributes:
     path: that the checkpoint was opened by.
+    layout: of its scales (weights/scaled.py); None: it has none.
+    notes: lines for who reads it.
   """
 
-  def __init__(self, path: pathlib.Path, entries: dict[str, Entry]):
+  def __init__(
+    self,
+    path: pathlib.Path,
+    entries: dict[str, Entry],
+    layout: str | None = None,
+    notes: Sequence[str] = (),
+  ):
     self.path, self._entries = path, entries
+    self.layout, self.notes = layout, notes
     self._checked = set()  # (file, bytes) whose checksum was found right
 
   def names(self) -> list[str]:
@@ -56,11 +68,12 @@ class Weights:
     return self._entries[name].shape
 
   def dtype(self, name: str) -> np.dtype:
-    """The dtype of a tensor as it is stored."""
-    return self._entries[name].dtype
+    """The dtype of a tensor as it is stored; float32 of one with a scale."""
+    entry = self._entries[name]
+    return entry.dtype if entry.scale is None else np.dtype(np.float32)
 
   def nbytes(self, name: str) -> int:
-    """The number of bytes of a tensor."""
+    """The number of bytes of a tensor, as `read` gives it."""
     return math.prod(self.shape(name)) * self.dtype(name).itemsize
 
   def file_of(self, name: str) -> pathlib.Path:
@@ -75,6 +88,13 @@ class Weights:
         that its checksum is of.
     """
     e = self._entries[name]
+    x = self._tensor(name, e)
+    if e.scale is None:
+      return x
+    return dequantised(x, self._tensor(f"the scale of {name}", e.scale))
+
+  def _tensor(self, name: str, e: Entry) -> np.ndarray:
+    """What lies in a file at one place."""
     dense = e.strides is None
     count = math.prod(e.shape) if dense else extent(e.shape, e.strides)
     # One read into the array's own memory: a tensor of gigabytes is never held twice.
@@ -127,7 +147,7 @@ class Weights:
       if rename(name) in entries:
         raise UsageError(f"{entry.file}: two tensors are both {rename(name)}")
       entries[rename(name)] = entry
-    return Weights(self.path, entries)
+    return Weights(self.path, entries, self.layout, self.notes)
 
 
 def open_weights(
@@ -153,16 +173,24 @@ def open_weights(
   if not path.exists():
     raise UsageError(f"no file or folder {path}; expected a checkpoint")
   checkpoint = _choose(path, places, files) if path.is_dir() else path
-  entries = dict(_entries(checkpoint))
-  for entry in entries.values():
-    if entry.dtype.name.startswith("float8") and not fp8:
-      raise UsageError(f"{entry.file} is fp8 weights ({entry.dtype}); {ORIGINAL}")
-  weights = Weights(path, entries)
+  weights = _with_scales(Weights(path, dict(_entries(checkpoint))))
   if not weights.names():
     raise UsageError(f"{checkpoint} holds no tensors; expected a checkpoint")
+  for name in weights.names():
+    if weights.dtype(name).name.startswith("float8") and not fp8:
+      raise UsageError(
+        f"{weights.file_of(name)} is fp8 weights without scales "
+        f"({weights.dtype(name)}, {name}); {EXPECTED}"
+      )
+  return weights
+
+
+def _with_scales(weights: Weights) -> Weights:
+  """The tensors without `PREFIXES`, each with its scale if it has one."""
   for prefix in PREFIXES:
     weights = weights.renamed(lambda name: name.removeprefix(prefix))
-  return weights
+  entries = {name: weights.place(name) for name in weights.names()}
+  return Weights(weights.path, *with_scales(entries, weights.read, PREFIXES))
 
 
 def _crc(file: pathlib.Path, stored: Stored) -> int:
@@ -225,7 +253,7 @@ def _name_others(folders: Sequence[pathlib.Path]) -> None:
   for folder in folders:
     for path in sorted(folder.glob("*")):
       if path.suffix in (".gguf", ".safetensors", *PICKLES) and path.is_file():
-        _file_entries(path)
+        _with_scales(Weights(path, dict(_file_entries(path))))
 
 
 _SHARD = re.compile(r"(.*-)(\d+)(-of-(\d+)\.[a-z]+)")
@@ -315,7 +343,7 @@ def _file_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
       "was cloned"
     )
   if what := foreign_file(path, start):
-    raise UsageError(f"{path} is {what}; {ORIGINAL}, as .safetensors or .pth")
+    raise UsageError(f"{path} is {what}; {EXPECTED}, as .safetensors or .pth")
   if path.suffix == ".safetensors":
     entries = safetensors_entries(path)
   elif path.suffix in PICKLES + NAMED_PICKLES:
@@ -323,7 +351,6 @@ def _file_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
   else:
     raise UsageError(f"{path} is not a weight file: expected .safetensors or .pth")
   entries = list(sane(path, entries))
-  names, dtypes = [name for name, _ in entries], {e.dtype.name for _, e in entries}
-  if what := foreign_tensors(names, dtypes):
-    raise UsageError(f"{path} is {what}; {ORIGINAL}")
+  if what := foreign_tensors([name for name, _ in entries]):
+    raise UsageError(f"{path} is {what}; {EXPECTED}")
   return iter(entries)

@@ -127,7 +127,7 @@ def convert_release(
 def _root(src: pathlib.Path, download: Download) -> pathlib.Path:
   """The folder of the download, where `src` may be a transformer in it."""
   if not download.hubs:
-    return src
+    return src if src.is_dir() else src.parent
   near = [src, *src.absolute().parents[:2]]
   has = lambda folder: any((folder / hub).is_dir() for hub in download.hubs)
   return next((folder for folder in near if has(folder)), src)

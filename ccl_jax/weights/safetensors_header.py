@@ -26,6 +26,14 @@ DTYPES = {
   "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2,
 }  # fmt: skip
 
+# Types of the format that quantised weights alone have -> whose they are.
+_QUANTISED = {
+  "F8_E8M0": "the scales of mxfp8 or mxfp4",
+  "F4": "nvfp4 or mxfp4",
+  "F6_E2M3": "mxfp6",
+  "F6_E3M2": "mxfp6",
+}
+
 
 class Place(NamedTuple):
   """What a header says of a tensor; first and last are bytes of the data."""
@@ -44,7 +52,7 @@ def safetensors_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
     UsageError: the file is truncated, or not as the format has it.
   """
   size = path.stat().st_size
-  start, header = _header(path, size)
+  start, header, _ = _header(path, size)
   try:
     places = [_place(name, about) for name, about in header.items()]
   except (ValueError, TypeError, KeyError) as e:
@@ -65,8 +73,19 @@ def safetensors_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
     yield p.name, Entry(path, start + p.first, np.dtype(DTYPES[p.dtype]), p.shape)
 
 
-def _header(path: pathlib.Path, size: int) -> tuple[int, dict[str, Any]]:
-  """Where the data begin, and what is said of each tensor."""
+def safetensors_metadata(path: pathlib.Path) -> dict[str, str]:
+  """The texts by name that a file has beside its tensors.
+
+  Raises:
+    UsageError: its header cannot be read.
+  """
+  return _header(path, path.stat().st_size)[2]
+
+
+def _header(
+  path: pathlib.Path, size: int
+) -> tuple[int, dict[str, Any], dict[str, str]]:
+  """Where the data begin, what is said of each tensor, and the metadata."""
   with open(path, "rb") as f:
     raw = f.read(9)
     if len(raw) < 8:
@@ -96,7 +115,7 @@ def _header(path: pathlib.Path, size: int) -> tuple[int, dict[str, Any]]:
     raise UsageError(
       f"{path} is not a safetensors file: its header cannot be read"
     ) from e
-  return 8 + length, header
+  return 8 + length, header, about or {}
 
 
 def _place(name: str, about: Any) -> Place:
@@ -119,9 +138,10 @@ def _whole(value: Any) -> int:
 
 def _check_type(path: pathlib.Path, p: Place) -> None:
   if p.dtype not in DTYPES:
+    quantised = _QUANTISED.get(p.dtype, "of no type that is known")
     raise UsageError(
-      f"{path}: {shown(p.name)} is {shown(p.dtype)}; expected F32, BF16 or F16 "
-      "(quantised weights are not supported: take the original ones)"
+      f"{path}: {shown(p.name)} is {shown(p.dtype)}, {quantised}; expected F32, BF16 "
+      "or F16 (of quantised weights, take the original ones)"
     )
   if p.last - p.first != math.prod(p.shape) * np.dtype(DTYPES[p.dtype]).itemsize:
     raise UsageError(

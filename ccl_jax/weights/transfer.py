@@ -16,6 +16,8 @@ import numpy as np
 from ccl_jax import __version__, progress
 from ccl_jax.checkpoints import find
 from ccl_jax.checkpoints.folders import new_folder
+from ccl_jax.checkpoints.usage import Usage, stated
+from ccl_jax.documents import check
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
 from ccl_jax.weights.reader import Weights, open_weights, read_config
@@ -26,6 +28,7 @@ from ccl_jax.weights.writer import Spec, write_safetensors
 
 DTYPES = ("float32", "bfloat16", "float16")
 PLAIN_FP8 = "float8_e4m3fn"
+USAGE = "sampling"  # of an exported config.json: see `checkpoints.usage`
 # Bits of the exponent, all of them set in NaN and infinity; numpy is slow to tell.
 _EXPONENTS = {"bfloat16": 0x7F80, "float16": 0x7C00}
 
@@ -39,6 +42,7 @@ class Source(NamedTuple):
     form: its format.
     sizes, shapes: of the network, and of our parameters.
     matches: which tensor becomes which parameter.
+    usage: how the network is sampled; see `checkpoints.usage`.
   """
 
   upstream: Upstream
@@ -47,6 +51,7 @@ class Source(NamedTuple):
   sizes: Sizes
   shapes: Shapes
   matches: list[Match]
+  usage: dict[str, Any]
 
 
 def open_source(kind: str, src) -> Source:
@@ -92,7 +97,12 @@ def open_source(kind: str, src) -> Source:
       "one of its release, or none"
     ) from e
   matches = match(rows, weights, shapes, upstream.ignore)
-  return Source(upstream, weights, form, sizes, shapes, matches)
+  usage = upstream.usage(sizes)
+  if USAGE in config:  # an export of ours
+    place = f"{weights.path}: config.json: {USAGE}"
+    advice = "put back what was written, or leave it out"
+    usage = stated(check(config[USAGE], Usage, place, advice))
+  return Source(upstream, weights, form, sizes, shapes, matches, usage)
 
 
 def import_weights(
@@ -120,7 +130,9 @@ def import_weights(
   """
   from ccl_jax.checkpoints.slices import SliceReader, SliceWriter
 
-  upstream, weights, form, sizes, shapes, matches = open_source(kind, src)
+  upstream, weights, form, sizes, shapes, matches, usage = open_source(kind, src)
+  for note in weights.notes:
+    print(note, file=sys.stderr)
   dtypes = _dtypes(matches, weights, dtype, (PLAIN_FP8,) * upstream.plain_fp8)
   shapes = {path: x.update(dtype=dtypes[path]) for path, x in shapes.items()}
   total = sum(weights.nbytes(m.name) for m in matches)
@@ -162,11 +174,12 @@ def import_weights(
         "name": pathlib.Path(src).absolute().name,
         "format": form,
         "sha256": source.hexdigest(),
+        **({"scales": weights.layout} if weights.layout else {}),
       },
       "licence": LICENCES.get(kind, "") if licence is None else licence,
       "version": __version__,
     }
-    config |= upstream.release(sizes)
+    config |= usage
     writer.finish(config)
     if verify:
       reader = SliceReader(fresh / "checkpoints")
@@ -197,19 +210,27 @@ def _beside(src, upstream: Upstream) -> Iterator[tuple[str, pathlib.Path]]:
       yield name, file
 
 
-def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, Any]:
+def export_weights(
+  src, dst, *, form: str, dtype: str | None = None, verify: bool = False
+) -> dict[str, Any]:
   """Writes parameters under the names of `form`; returns the config.json beside them.
 
   Args:
-    src: a folder of `import_weights`; of a joint model or a run, the video stream.
+    src: a folder of `import_weights`; of a joint model or a run, the video stream, or
+      of one that is Ovi's network all of it.
     dst: a new folder.
     form: a format of the upstream's tables.
+    dtype: to write everything in; as it is stored if not given. A run stores float32,
+      whatever it started from.
     verify: read everything back, and compare it tensor by tensor.
+
+  The settings that the parameters are sampled with go along in the config.json, where
+  no other program reads it.
 
   Raises:
     UsageError: `src` is no such folder, or is damaged, or `dst` is there already.
   """
-  kind, sizes, reader = _exportable(pathlib.Path(src))
+  kind, sizes, reader, usage = _exportable(pathlib.Path(src))
   upstream = get_upstream(kind)
   if form not in upstream.tables:
     raise UsageError(f"--format {form}: {kind} has {', '.join(upstream.tables)}")
@@ -223,25 +244,33 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
   for path, x in shapes.items():
     if path not in reader.shapes or reader.shapes[path].shape != x.shape:
       raise UsageError(f"{src}: {path} is not the {x.shape} its config.json speaks of")
+  if usage and upstream.usage(sizes):
+    config = config | {USAGE: usage}
   matches = expected_tensors(upstream.tables[form], shapes)
   # The header of a safetensors file precedes the data: all sizes are needed first.
+  kept = None if dtype is None else _dtype(dtype)
   specs = [
-    Spec(m.name, m.shape, np.dtype(reader.shapes[m.path].dtype)) for m in matches
+    Spec(m.name, m.shape, kept or np.dtype(reader.shapes[m.path].dtype))
+    for m in matches
   ]
   total = sum(spec.nbytes for spec in specs)
   hashes = {}
 
   def tensors(bar):
-    for m in matches:
+    for m, spec in zip(matches, specs, strict=True):
       tensor = m.transform.backward(reader.read(m.path, m.slot))
-      tensor = np.asarray(tensor, order="C")  # ascontiguousarray adds an axis to ()
+      with np.errstate(over="ignore"):  # infinity is named below
+        # ascontiguousarray adds an axis to ()
+        tensor = np.asarray(tensor, spec.dtype, order="C")
+      if kept and not _finite(tensor):
+        raise UsageError(f"{src}: {m.path} holds NaN or infinity in {kept.name}")
       hashes[m.name] = {"sha256": _sha(tensor)}
       yield tensor
       bar.update(tensor.nbytes)
 
   with new_folder(dst, total) as fresh:
     with _bar(total, f"{kind} to {form}") as bar:
-      write_safetensors(fresh, upstream.stem, specs, tensors(bar))
+      write_safetensors(fresh, upstream.stem(sizes), specs, tensors(bar))
     if config:
       write_json(fresh / "config.json", config, indent=2)
     if verify:
@@ -254,23 +283,39 @@ def export_weights(src, dst, *, form: str, verify: bool = False) -> dict[str, An
 
 
 def _exportable(src: pathlib.Path):
-  """(kind, sizes, reader) of a folder with parameters."""
+  """(kind, sizes, reader, usage) of a folder with parameters."""
   from ccl_jax.checkpoints.slices import SliceReader
-  from ccl_jax.weights.join import Part
+  from ccl_jax.weights import transformers
 
   description = find.read_config(src)
   if description.get("kind") in find.RELEASES:  # of a whole download: its transformer
     src = src / find.DIT
     description = find.read_config(src)
   if {"kind", "sizes"} <= description.keys():
-    return description["kind"], description["sizes"], SliceReader(src / "checkpoints")
+    reader = SliceReader(src / "checkpoints")
+    return description["kind"], description["sizes"], reader, stated(description)
   if "model" not in description:
     raise UsageError(
       f"{src} holds neither converted weights nor a run: expected its config.json"
     )
-  part = Part(src, "video")
-  text_dim, _ = part.shape("video/text_embedding/in/kernel")
-  return "wan-dit", part.sizes() | {"text_dim": text_dim}, part.reader
+  found = find.find_parameters(src)
+  reader = SliceReader(found.folder / "checkpoints", name=found.name)
+  model, usage = transformers.model_of(found), stated(found.description)
+  text = reader.shapes.get("video/text_embedding/in/kernel")
+  width = 0 if text is None else text.shape[0]  # 0: there is no video stream
+  try:
+    kind, sizes = transformers.published_as(model, width, usage.get("edition"))
+  except UsageError as e:
+    raise UsageError(f"{src} has no published layout: {e}") from e
+  if kind == "ovi-dit":
+    return kind, sizes, reader, usage
+  if len(model.streams) > 1:
+    print(
+      f"{src}: the video stream alone is exported; its audio stream and the exchange "
+      f"({model.cross.variant}) have no published layout",
+      file=sys.stderr,
+    )
+  return kind, sizes, reader, {}
 
 
 def _dtypes(

@@ -25,7 +25,7 @@ class Upstream(NamedTuple):
     ignore: regexes of tensors that may be left unread.
     places: folders, under the one that is given, where its files may lie.
     files: patterns of their names, in order of preference.
-    stem: name of an exported file, without its ending.
+    stem: sizes -> the name of an exported file, without its ending.
     config: (sizes, format) -> the config.json of an export, or {}.
     beside: files that belong to the weights: name -> places to look for it, from the
       folder that was given or that of the file.
@@ -34,8 +34,8 @@ class Upstream(NamedTuple):
     other: what a download is, by its names and folders, where its tensors look like
       this network's; None of those that are.
     certain: whether its tensors alone tell this network, whatever names say.
-    release: sizes -> what the release is best sampled with, in the words of a run's
-      metadata: it goes into the config.json. See `weights.ovi_release`.
+    usage: sizes -> how the release is sampled: it goes into the config.json. See
+      `checkpoints.usage`.
     plain_fp8: its files in float8 are a plain cast, without scales, and are kept as
       they are.
     network: (parameters, sizes, dtype) -> the network of a metric; see
@@ -49,13 +49,13 @@ class Upstream(NamedTuple):
   ignore: Sequence[str] = ()
   places: Sequence[str] = ("",)
   files: Sequence[str] = ("*",)
-  stem: str = "model"
+  stem: Callable[[Sizes], str] = lambda sizes: "model"
   config: Callable[[Sizes, str], dict] = lambda sizes, form: {}
   beside: Mapping[str, Sequence[str]] = {}
   view: Callable[[Weights], Weights] = lambda weights: weights
   other: Callable[[pathlib.Path], str | None] = lambda path: None
   certain: Callable[[Weights], bool] = lambda weights: False
-  release: Callable[[Sizes], dict] = lambda sizes: {}
+  usage: Callable[[Sizes], dict] = lambda sizes: {}
   plain_fp8: bool = False
   network: Callable[[Any, Sizes, str], Any] | None = None
 

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ccl_jax.checkpoints.usage import stated
 from ccl_jax.errors import UsageError
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.layers import EPS
@@ -177,43 +178,44 @@ def model_of(sizes: Sizes, dtype=jnp.float32, remat: str = "none") -> JointDiT:
   )
 
 
+def sizes_of_model(model: JointDiT, text_dim: int) -> Sizes:
+  """The sizes of a network's video stream, as `sizes_of` reads them of Wan's.
+
+  Args:
+    model: the network, which may differ from Wan's in what is no size.
+    text_dim: the width of its text embeddings.
+  """
+  names = ("width", "ffn", "heads", "in_channels", "out_channels", "frequencies")
+  stream = dict(model.streams)["video"]
+  sizes = {name: getattr(stream, name) for name in (*names, "image_tokens")}
+  return sizes | {"depth": model.depth, "text_dim": text_dim}
+
+
 def negative_prompt(sizes: Sizes) -> str:
   """The negative prompt that the release was tuned with."""
   return NEGATIVE_IMAGE * sizes["image_tokens"] + NEGATIVE
 
 
-def negative_prompts(about: Mapping[str, Any]) -> dict[str, str]:
-  """By stream, the negative prompts that parameters come with: the video's is that of
-  the release they were converted from, or started from.
+def usage_of(about: Mapping[str, Any]) -> dict[str, Any]:
+  """How parameters are sampled where nobody says otherwise: what they state, beside
+  what a conversion of Wan need not state, as its sizes tell the release.
 
   Args:
-    about: see `checkpoints.find.Parameters`; a joined model's and a run's have them as
-      `negative`.
+    about: see `checkpoints.find.Parameters`.
+
+  Returns:
+    As `checkpoints.usage` has it, always with a `clip`.
   """
+  usual: dict[str, Any] = {"clip": dict(CLIPS[16])}
   if about.get("kind") == "wan-dit":
-    return {"video": negative_prompt(about["sizes"])}
-  return dict(about.get("negative", {}))
-
-
-def usual_clip(about: Mapping[str, Any]) -> dict[str, Any]:
-  """The clip that parameters come with, as keywords of `data.spec.ClipSpec`: that of a
-  run or a joined model or else, of a conversion, that of the release.
-
-  Args:
-    about: see `checkpoints.find.Parameters`.
-  """
-  channels = about.get("sizes", {}).get("out_channels", 16)
-  return dict(about.get("clip") or CLIPS[channels])
-
-
-def image_area(about: Mapping[str, Any]) -> int | None:
-  """The area in pixels that a release keeps where clips have the aspect ratio of the
-  first frame that they are given; None: clips do not follow it.
-
-  Args:
-    about: see `checkpoints.find.Parameters`.
-  """
-  return about.get("area") or AREAS.get(about.get("sizes", {}).get("out_channels"))
+    channels = about["sizes"].get("out_channels", 16)
+    usual = {
+      "clip": dict(CLIPS[channels]),
+      "negative": {"video": negative_prompt(about["sizes"])},
+    }
+    if channels in AREAS:
+      usual |= {"area": AREAS[channels], "area_rule": "within", "fit": "cover"}
+  return usual | {k: v for k, v in stated(about).items() if v}
 
 
 def shapes_of(sizes: Sizes) -> Shapes:
@@ -223,16 +225,7 @@ def shapes_of(sizes: Sizes) -> Shapes:
 
 
 def config_of(sizes: Sizes, form: str) -> dict:
-  """The config.json that the original code, or diffusers, reads.
-
-  Raises:
-    UsageError: no Wan2.1 model has such sizes.
-  """
-  if sizes["width"] != HEAD_WIDTH * sizes["heads"]:
-    raise UsageError(
-      f"a stream of {sizes['heads']} heads of {sizes['width'] // sizes['heads']} is no "
-      f"Wan2.1 model: its heads are {HEAD_WIDTH} wide"
-    )
+  """The config.json that the original code, or diffusers, reads."""
   image = sizes["image_tokens"]
   if form == "native":
     return {
@@ -282,7 +275,7 @@ UPSTREAM = Upstream(
   ignore=(r"blocks\.\d+\.attn2\.norm_added_q\.weight",),
   places=("", "transformer"),
   files=("diffusion_pytorch_model*", "*"),
-  stem="diffusion_pytorch_model",
+  stem=lambda sizes: "diffusion_pytorch_model",
   config=config_of,
   other=other_names,
   certain=is_ti2v,

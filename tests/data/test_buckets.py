@@ -26,6 +26,18 @@ def test_a_kind_makes_a_bucket_and_is_told_by_it(kind, name, streams, seconds):
   assert len({Bucket.of(WIDE, k).name for k in KINDS}) == 4
 
 
+def test_a_shape_may_say_how_many_tokens_its_sound_has():
+  """Ovi's 10 seconds; the bucket's name says it, and gives it back."""
+  spec = parse_spec("241x64x64@24+314")
+  assert (spec.audio_tokens, parse_spec("241x64x64@24").audio_tokens) == (314, 313)
+  assert parse_spec("121x64x64@24+157") == parse_spec("121x64x64@24")
+  bucket = Bucket.of(spec)
+  assert bucket.name == "241x64x64@24+314"
+  assert bucket.spec().audio_tokens == 314 and bucket.samples == spec.samples
+  with pytest.raises(UsageError, match="999 audio tokens .* expected about 313"):
+    parse_spec("241x64x64@24+999")
+
+
 @pytest.mark.parametrize(
   ("height", "width", "seconds", "expected"),
   [

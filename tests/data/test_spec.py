@@ -1,8 +1,9 @@
+import dataclasses
 import fractions
 
 import pytest
 
-from ccl_jax.data.spec import ClipSpec
+from ccl_jax.data.spec import ClipSpec, with_tokens
 from ccl_jax.errors import UsageError
 
 
@@ -32,6 +33,42 @@ def test_whole_tokens_are_exact():
     assert ClipSpec(frames, 16, 16, 125 / 12).audio_tokens == 3 * frames
 
 
+@pytest.mark.parametrize(
+  ("frames", "fps", "tokens"),
+  [
+    (121, 24, 157),  # of Ovi's models, as its reference has them
+    (241, 24, 314),
+    (61, 24, 79),  # 78.5
+    (81, 24, 105),  # 104.67
+    (5, 24, 5),  # 5.23
+    (1, 24, 1),  # no time passes
+    (121, 12, 314),  # as long as 241 at 24
+    (121, 24000 / 1001, 157),  # 157.157
+  ],
+)
+def test_lengths_of_sound_that_a_model_has_of_its_own(frames, fps, tokens):
+  spec = ClipSpec(frames, 512, 992, fps, stride=16, audio_rate=31.4)
+  assert (spec.audio_tokens, spec.samples) == (tokens, 512 * tokens)
+  assert spec.seconds == pytest.approx(frames / fps)
+  longer = dataclasses.replace(spec, frames=frames + 120)  # 157 more at 24 fps
+  if frames > 1 and fps == 24:
+    assert longer.audio_tokens == tokens + 157
+
+
+def test_a_rate_that_gives_so_many_tokens():
+  """Whatever the picture lasts, within a second."""
+  for frames in (5, 17, 33, 121, 241):
+    for fps in (24, 25, 30000 / 1001, 12.5):
+      spec = ClipSpec(frames, 64, 64, fps)
+      assert with_tokens(spec, spec.audio_tokens) is spec
+      for more in (-2, -1, 1, 2, 31):
+        wanted = spec.audio_tokens + more
+        assert with_tokens(spec, wanted).audio_tokens == wanted
+  for wanted in (157 + 32, 157 - 32, 0):
+    with pytest.raises(UsageError, match=f"{wanted} audio tokens for 121 .*about 157"):
+      with_tokens(ClipSpec(121, 64, 64, 24), wanted)
+
+
 def test_ntsc_rate_is_a_fraction():
   assert ClipSpec(33, 64, 64, 30000 / 1001).rate == fractions.Fraction(30000, 1001)
 
@@ -54,6 +91,9 @@ def test_ntsc_rate_is_a_fraction():
     ({"width": 40}, "32 or 48"),
     ({"fps": -1}, "positive"),
     ({"sample_rate": 0}, "sample_rate 0"),
+    ({"audio_rate": 0.0}, "audio_rate must be tokens a second, got 0.0"),
+    ({"audio_rate": float("nan")}, "got nan"),
+    ({"audio_rate": float("inf")}, "got inf"),
     ({"height": 48, "stride": 16}, "multiple of 32, got 48: use 32 or 64"),
     ({"width": 16, "stride": 16}, "multiple of 32, got 16: use 32"),
   ],

@@ -24,7 +24,8 @@ def pipeline(tmp_path_factory):
 
 
 def test_a_release_says_what_it_is_for(pipeline):
-  assert pipeline.spec == ClipSpec(121, 512, 992, 24, stride=16)
+  assert pipeline.spec == ClipSpec(121, 512, 992, 24, stride=16, audio_rate=31.4)
+  assert pipeline.spec.audio_tokens == 157
   assert pipeline.shift(pipeline.spec) == 5.0 and pipeline.about.area == 720**2
   assert pipeline.negative["audio"] == "robotic, muffled, echo, distorted"
   about = pipeline.about

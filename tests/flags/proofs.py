@@ -96,10 +96,10 @@ PROOFS: dict[str, list[str]] = {
   ),
   HERE + "test_train_flags.py::test_sections_reach_their_functions": _keys(
     "train",
-    "seed steps clip.frames clip.height clip.width clip.fps clip.stride data.source "
-    "data.root data.options data.cache_gb batch.size batch.threads codec.fit_clips "
-    "codec.text_length codec.text_dim mesh slices checkpoint.every checkpoint.keep "
-    "log_every profile",
+    "seed steps clip.frames clip.height clip.width clip.fps clip.stride "
+    "clip.audio_rate data.source data.root data.options data.cache_gb batch.size "
+    "batch.threads codec.fit_clips codec.text_length codec.text_dim mesh slices "
+    "checkpoint.every checkpoint.keep log_every profile",
   ),
   HERE + "test_train_flags.py::test_codecs_that_are_named_or_belong_to_the_start": (
     _keys("train", "codec.path")
@@ -304,7 +304,7 @@ PROOFS: dict[str, list[str]] = {
     "convert wan", "dtype verify"
   ),
   HERE + "test_convert_flags.py::test_export": _flags(
-    "convert export", "src dst format verify"
+    "convert export", "src dst format dtype verify"
   ),
   HERE + "test_convert_flags.py::test_join": _flags(
     "convert join", "video audio size variant seed video_tokens audio_tokens dst"

@@ -59,10 +59,14 @@ def test_a_whole_release(told, capsys, kind):
 def test_export(told):
   told.main("export", "--src", "S", "--dst", "D", "--format", "native")
   call = told.last("export_weights")
-  assert call == (("S", "D"), {"form": "native", "verify": False})
-  told.main("export", "--src", "S", "--dst", "D", "--format", "diffusers", "--verify")
+  assert call == (("S", "D"), {"form": "native", "dtype": None, "verify": False})
+  told.main(
+    "export", "--src", "S", "--dst", "D", "--format", "diffusers", "--verify",
+    "--dtype", "bfloat16",
+  )  # fmt: skip
   call = told.last("export_weights")
-  assert call == (("S", "D"), {"form": "diffusers", "verify": True})
+  expected = {"form": "diffusers", "dtype": "bfloat16", "verify": True}
+  assert call == (("S", "D"), expected)
 
 
 def test_join(told, capsys):

@@ -193,6 +193,23 @@ def test_sets_are_opened_as_the_config_says(sets):
   assert sets.last("open_mixture").args == ("HELD",)
 
 
+@pytest.mark.parametrize(
+  ("frames", "tokens", "rate"),
+  [
+    (121, 157, 31.4),  # by either rule: the config's, which other lengths show
+    (241, 314, 31.4),
+    (241, 313, None),  # the set was not made by the config's
+  ],
+)
+def test_sets_do_not_say_by_which_rule_their_sound_is_so_long(
+  sets, frames, tokens, rate
+):
+  mixture = Sets([FILM])
+  mixture.clip = Bucket(frames, 32, 48, 24.0, tokens).spec()
+  found = sets.open(records(clip__audio_rate=31.4), mixture)
+  assert (found.clip.audio_tokens, found.clip.audio_rate) == (tokens, rate)
+
+
 def test_codecs_that_are_given_stay(sets):
   config = records(codec__path="MINE")
   found = sets.open(config, Sets([FILM]))

@@ -99,7 +99,7 @@ def parts(monkeypatch, tmp_path):
   r.replace(
     train, "restore_params", lambda *_: (0, jax.tree.map(jnp.ones_like, PARAMS), {})
   )
-  about = {"negative": {"video": "grey"}}
+  about = {"negative": {"video": "grey"}, "model": {"preset": "tiny"}}
   found = Parameters(pathlib.Path("F"), "ema", about, pathlib.Path("CODECS"))
   r.replace(train, "find_parameters", found)
   r.replace(feed, "find_parameters", found)
@@ -132,7 +132,8 @@ def changed(**changes):
 
 OWN = {
   "seed": 11, "steps": 77, "clip__frames": 17, "clip__height": 32, "clip__width": 64,
-  "clip__fps": 30.0, "clip__stride": 16, "data__source": "vggsound",
+  "clip__fps": 30.0, "clip__stride": 16, "clip__audio_rate": 31.4,
+  "data__source": "vggsound",
   "data__cache_gb": 2.5,
   "data__options": {"min_side": 9}, "batch__size": 6, "batch__threads": 3,
   "codec__fit_clips": 2, "codec__text_length": 9, "codec__text_dim": 33,
@@ -147,7 +148,7 @@ def test_sections_reach_their_functions(parts, tmp_path):
   told = parts.told
   assert parts.last("make_mesh").args == ((1, 1, -1, 1),)
   assert told("make_mesh", "slices") == (2, 1, 1, 1)
-  spec = ClipSpec(17, 32, 64, 30.0, stride=16)
+  spec = ClipSpec(17, 32, 64, 30.0, stride=16, audio_rate=31.4)
   channels = {"video": 16, "audio": 20}
   assert parts.last("require_fit").args == (CODECS, channels, 16)
   where = "vggsound", spec, "FILMS", "train"

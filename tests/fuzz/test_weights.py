@@ -13,6 +13,7 @@ import time
 import zipfile
 
 import hypothesis
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -227,3 +228,53 @@ def test_the_bases_are_good(tmp_path):
   with pytest.raises(UsageError, match="e is no tensor"):  # its settings are extra
     (tmp_path / "b.pth").write_bytes(ZIPPED)
     open_weights(tmp_path / "b.pth")
+
+
+_F8 = np.dtype(ml_dtypes.float8_e4m3fn)
+_SIDE = st.integers(0, 4)
+_SHAPES = st.lists(_SIDE, max_size=3).map(tuple)
+_KINDS = st.sampled_from([_F8, np.dtype(np.float32), np.dtype(np.uint8)])
+_PARTS = st.sampled_from(
+  [
+    "weight",
+    "weight",
+    "scale_weight",
+    "weight_scale",
+    "input_scale",
+    "comfy_quant",
+    "x",
+  ]
+)
+_TOLD = st.sampled_from(
+  ["{", "{}", '{"layers": 3}', '{"layers": {"a": 1}}', '{"format": "float8_e4m3fn"}',
+   '{"layers": {"a": {"format": "float8_e4m3fn"}}}', '{"layers": {"": {"format": []}}}']
+)  # fmt: skip
+
+
+@fuzzed(
+  st.dictionaries(
+    st.tuples(st.sampled_from(["a.", "b.", ""]), _PARTS),
+    st.tuples(_KINDS, _SHAPES),
+    min_size=1,
+    max_size=6,
+  ),
+  st.none() | _TOLD,
+  st.none() | _TOLD,
+)
+def test_weights_and_scales_of_any_shape(place, drawn, header, told):
+  """All fp8 weights have scales that fit, or the file is refused."""
+  tensors = {a + b: np.zeros(shape, kind) for (a, b), (kind, shape) in drawn.items()}
+  if told:
+    tensors["a.comfy_quant"] = np.frombuffer(told.encode(), np.uint8)
+  about = {"_quantization_metadata": header} if header else None
+  if read_all(place, save(tensors, about), "a.safetensors"):
+    for name, x in tensors.items():
+      assert x.dtype != _F8 or name.replace("weight", "scale_weight") in tensors or (
+        name.replace("weight", "weight_scale") in tensors
+      )  # fmt: skip
+
+
+def test_whole_weights_with_scales_are_read(tmp_path):
+  """Of what the test above draws."""
+  tensors = {"a.weight": np.zeros((4, 2), _F8), "a.weight_scale": np.ones((4, 1), "f4")}
+  assert read_all(tmp_path, save(tensors), "a.safetensors")

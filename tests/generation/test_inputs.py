@@ -5,6 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ccl_jax.data.spec import ClipSpec
@@ -63,6 +64,20 @@ def test_what_comes_after_the_clip_is_said(tmp_path, caplog):
     read_inputs({"audio": [sound("s.wav", 0.5)]}, SPEC)
 
 
+def test_sound_as_long_as_the_picture_is_enough(tmp_path):
+  """314 tokens last 10.048 s, 241 frames 10.042 s: the rest is silence."""
+  spec = ClipSpec(241, 32, 32, 24, stride=16, audio_rate=31.4)
+  picture = 160_666  # samples: 241 / 24 s
+  write_wav(tmp_path / "a.wav", np.full(picture, 0.1, np.float32))
+  (got,) = read_inputs({"audio": [tmp_path / "a.wav"]}, spec)["audio"]
+  assert got.shape == (314 * 512,)
+  np.testing.assert_allclose(got[:picture], 0.1, atol=1e-4)
+  assert not got[picture:].any()
+  write_wav(tmp_path / "b.wav", np.full(picture - 1, 0.1, np.float32))
+  with pytest.raises(UsageError, match="lasts 10.04 s; expected at least 10.04 s for"):
+    read_inputs({"audio": [tmp_path / "b.wav"]}, spec)
+
+
 def test_a_long_sound_costs_what_a_short_one_does(tmp_path):
   write_wav(tmp_path / "a.wav", np.zeros(20 * 60 * 16000, np.float32))
   tracemalloc.start()
@@ -71,3 +86,32 @@ def test_a_long_sound_costs_what_a_short_one_does(tmp_path):
     assert tracemalloc.get_traced_memory()[1] < 5e6  # all of it: 77 MB
   finally:
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [(37, 53), (64, 48), (20, 90)])
+def test_a_squeezed_still_is_torchs_bicubic(tmp_path, size):
+  """All of it, in another aspect ratio: the reference of Ovi and of Wan2.1's I2V."""
+  rng = np.random.default_rng(0)
+  pixels = rng.integers(0, 256, (*size, 3), np.uint8)
+  Image.fromarray(pixels).save(tmp_path / "a.png")
+  got = read_inputs({"image": [tmp_path / "a.png"]}, SPEC, "squeeze")["image"]
+  x = torch.from_numpy(pixels.transpose(2, 0, 1)[None].astype(np.float32))
+  wanted = torch.nn.functional.interpolate(x, size=(32, 48), mode="bicubic")
+  wanted = wanted[0].numpy().transpose(1, 2, 0).clip(0, 255)
+  assert got.shape == (1, 32, 48, 3)
+  # The nearest byte: half a level, and float32's rounding.
+  assert np.abs(got[0] - wanted).max() < 0.501
+  cut = read_inputs({"image": [tmp_path / "a.png"]}, SPEC)["image"]
+  assert np.abs(cut[0] - wanted).max() > 30
+
+
+def test_a_much_squeezed_picture_is_said(tmp_path, caplog):
+  with caplog.at_level(logging.WARNING):
+    path = picture(tmp_path / "a.png", 98, 64)
+    read_inputs({"image": [path]}, SPEC, "squeeze")
+    assert not caplog.records
+    read_inputs({"image": [picture(tmp_path / "b.png", 96, 128)]}, SPEC, "squeeze")
+  (record,) = caplog.records
+  assert "b.png has 128 x 96 pixels" in record.getMessage()
+  assert "all of it is squeezed" in record.getMessage()
+  assert "to 50 % of what its aspect ratio asks for" in record.getMessage()

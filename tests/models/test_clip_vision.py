@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ccl_jax.errors import UsageError
-from ccl_jax.models.clip_vision import ClipImage, ClipTower, bicubic_matrix, clip_pixels
+from ccl_jax.models.clip_vision import ClipImage, ClipTower, clip_pixels
+from ccl_jax.ops.bicubic import matrix as bicubic_matrix
 from ccl_jax.weights.clip import DIFFUSERS, NATIVE, shapes_of
 from ccl_jax.weights.load import load_params
 from ccl_jax.weights.rules import expected_tensors

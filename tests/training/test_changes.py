@@ -6,7 +6,7 @@ import pytest
 
 from ccl_jax.errors import UsageError
 from ccl_jax.training import changes
-from ccl_jax.training.changes import plain, require_same_run
+from ccl_jax.training.changes import differences, plain, require_same_run
 from configs import common
 
 
@@ -60,6 +60,14 @@ OTHERS = {
 def test_how_long_how_often_and_where_is_free(begun, values, capsys):
   require_same_run(config(**values), begun())
   assert not capsys.readouterr().err
+
+
+def test_a_setting_that_an_earlier_version_had_not_is_unset():
+  before = plain(config())
+  assert before["clip"].pop("audio_rate") is None
+  assert not differences(before, plain(config()))
+  (line,) = differences(before, plain(config(clip__audio_rate=31.4)))
+  assert line == "config.clip.audio_rate: (none) -> 31.4"
 
 
 @pytest.mark.parametrize("key", OTHERS)

@@ -104,8 +104,8 @@ def test_an_export_that_the_disk_spoils_is_noticed(whole, tmp_path, monkeypatch)
 
 
 def test_a_folder_of_other_sizes_than_it_says(whole, monkeypatch, tmp_path):
-  kind, sizes, reader = transfer._exportable(whole[0] / "in")
+  kind, sizes, *rest = transfer._exportable(whole[0] / "in")
   wrong = sizes | {"ffn": sizes["ffn"] + 16}
-  monkeypatch.setattr(transfer, "_exportable", lambda _: (kind, wrong, reader))
+  monkeypatch.setattr(transfer, "_exportable", lambda _: (kind, wrong, *rest))
   with pytest.raises(UsageError, match=r"is not the .* its config.json speaks of"):
     transfer.export_weights(whole[0] / "in", tmp_path / "out", form="native")

@@ -2,19 +2,22 @@
 
 import ast
 import json
+import pathlib
 import re
 import shutil
 
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import save, save_file
+from safetensors.numpy import save_file
 
 from ccl_jax import convert
 from ccl_jax.errors import UsageError
+from ccl_jax.weights.entries import Entry
 from ccl_jax.weights.foreign import foreign_tensors
 from ccl_jax.weights.load import load_params
 from ccl_jax.weights.reader import open_weights
+from ccl_jax.weights.scaled import with_scales
 from ccl_jax.weights.transfer import import_weights, open_source
 from ccl_jax.weights.upstream import MODULES, get_upstream
 from tests.weights import release_files
@@ -99,50 +102,23 @@ def test_loras_through_the_commands(tmp_path, refused, kind):
 
 
 FP8 = {"float8_e4m3fn": ml_dtypes.float8_e4m3fn, "float8_e5m2": ml_dtypes.float8_e5m2}
-SCALES = {
-  "scaled_fp8": np.zeros(0), "blocks.0.ffn.0.scale_weight": np.ones(()),
-  "blocks.0.ffn.0.scale_input": np.ones(()), "blocks.0.ffn.0.weight_scale": np.ones(1),
-  "blocks.0.ffn.0.input_scale": np.ones(1), "blocks.0.ffn.0.comfy_quant": np.ones(9),
-  "blocks.0.ffn.0._weight_qdata": np.ones(9),
-}  # fmt: skip
-
-
-def write(path, tensors):
-  """A file with fp8, which its numpy writer does not know."""
-  plain = {
-    n: np.asarray(x).view(np.int8) if n[0] == "8" else x for n, x in tensors.items()
-  }
-  raw = bytearray(save({n: np.ascontiguousarray(x) for n, x in plain.items()}))
-  length = int.from_bytes(raw[:8], "little")
-  header = json.loads(raw[8 : 8 + length])
-  for name, x in tensors.items():
-    if name[0] == "8":
-      kind = "F8_E4M3" if "4" in x.dtype.name else "F8_E5M2"
-      header[name]["dtype"] = kind
-  head = json.dumps({n.removeprefix("8"): v for n, v in header.items()}).encode()
-  path.write_bytes(len(head).to_bytes(8, "little") + head + raw[8 + length :])
 
 
 @pytest.mark.parametrize("dtype", FP8)
-@pytest.mark.parametrize("scale", [None, *SCALES])
-def test_fp8(tmp_path, dtype, scale):
-  tensors = {"8blocks.0.ffn.0.weight": np.zeros((4, 4), FP8[dtype]), "norm.weight": X}
-  if scale:
-    tensors[scale] = SCALES[scale].astype(np.float32)
-  write(tmp_path / "a.safetensors", tensors)
-  expected = (
-    f"fp8 weights with scales .{dtype}, {scale}" if scale else f"fp8 weights .{dtype}"
-  )
+def test_fp8(tmp_path, dtype):
+  """Without scales; with them, see test_scaled.py."""
+  name = "blocks.0.ffn.0.weight"
+  tensors = {name: np.zeros((4, 4), FP8[dtype]), "norm.weight": X}
+  save_file(tensors, tmp_path / "a.safetensors")
   with pytest.raises(
-    UsageError, match=rf"a.safetensors is {expected}.*float32, bfloat"
+    UsageError, match=rf"a.safetensors is fp8 .*\({dtype}, {name}\).*float32, bfloat"
   ):
     open_weights(tmp_path)
 
 
 def test_fp8_through_the_commands_and_the_metrics(tmp_path, refused):
-  write(
-    tmp_path / "a.safetensors", {"8shared.weight": np.zeros((4, 4), FP8["float8_e5m2"])}
-  )
+  x = np.zeros((4, 4), FP8["float8_e5m2"])
+  save_file({"shared.weight": x}, tmp_path / "a.safetensors")
   for kind in ("umt5", "wan-dit", "audio-vae"):
     assert "a.safetensors is fp8 weights" in refused(kind, tmp_path / "a.safetensors")
   with pytest.raises(UsageError, match="a.safetensors is fp8 weights"):
@@ -152,7 +128,9 @@ def test_fp8_through_the_commands_and_the_metrics(tmp_path, refused):
 def test_fp8_that_torch_saved(tmp_path):
   torch = pytest.importorskip("torch")
   torch.save({"x": torch.ones(3).to(torch.float8_e4m3fn)}, tmp_path / "a.pth")
-  with pytest.raises(UsageError, match="a.pth is fp8 weights .float8_e4m3fn"):
+  with pytest.raises(
+    UsageError, match="a.pth is fp8 weights without scales .float8_e4"
+  ):
     open_weights(tmp_path / "a.pth")
   # Types of the same form that are no quantised weights.
   x = torch.tensor([[1, 2, 65535]], dtype=torch.uint16)
@@ -160,14 +138,22 @@ def test_fp8_that_torch_saved(tmp_path):
   assert open_weights(tmp_path / "b.pth").read("x").tolist() == [[2], [65535]]
 
 
-@pytest.mark.parametrize(
-  "name", ["l.qweight", "l.weight.absmax", "l.SCB", "l.qzeros",
-           "l.weight.quant_state.bitsandbytes__nf4", "blocks.0.q.wscales",
-           "l.weight_scale", "l.smooth_factor_orig"],
-)  # fmt: skip
-def test_other_quantised_files(tmp_path, name):
+OTHER = {
+  "GPTQ's, AWQ's": ["l.qweight", "l.qzeros", "l.g_idx", "l.pre_quant_scale"],
+  "bitsandbytes'": [
+    "l.weight.absmax", "l.SCB", "l.weight.quant_state.bitsandbytes__nf4",
+    "l.weight.nested_quant_map",
+  ],
+  "Nunchaku's": ["blocks.0.q.wscales", "l.smooth_factor_orig", "l.wtscale"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("whose", "name"), [(w, n) for w in OTHER for n in OTHER[w]])
+def test_other_quantised_files(tmp_path, whose, name):
   save_file({"l.weight": X.astype(np.int8), name: X}, tmp_path / "a.safetensors")
-  with pytest.raises(UsageError, match=f"is quantised weights, by its tensor {name}"):
+  with pytest.raises(
+    UsageError, match=f"is {whose}.* quantised weights, by its tensor {name}"
+  ):
     open_weights(tmp_path)
 
 
@@ -198,7 +184,10 @@ def test_no_name_of_a_table_is_taken_for_another_thing():
   for kind in MODULES:
     for rows in get_upstream(kind).tables.values():
       names = {re.sub(r"\(.*?\)|\\", "", row.source) for row in rows}
-      assert foreign_tensors(names, ()) is None
+      assert foreign_tensors(names) is None
+      entry = Entry(pathlib.Path("a"), 0, np.dtype(np.float32), (2, 2))
+      entries = dict.fromkeys(names, entry)
+      assert with_scales(entries, list).entries == entries
 
 
 def expert(folder, image=False):

@@ -241,6 +241,6 @@ def test_mistakes(tmp_path, video):
   with pytest.raises(UsageError, match="preset: got 'huge'"):
     join(video, None, tmp_path / "j", size="huge")
   save_run(tmp_path / "run", 1, preset="wide", streams=["video"])
-  with pytest.raises(UsageError, match="4 heads of 64 is no Wan2.1 model"):
+  with pytest.raises(UsageError, match="4 heads of 64; Wan.s layout has heads of 128"):
     export_weights(tmp_path / "run", tmp_path / "out", form="native")
   assert {p.name for p in tmp_path.iterdir()} == {"run"}

@@ -1,5 +1,6 @@
 """Ovi's transformer in every file that it comes in, and its whole download."""
 
+import dataclasses
 import json
 import re
 
@@ -13,6 +14,7 @@ from ccl_jax import convert
 from ccl_jax.checkpoints.find import find_parameters
 from ccl_jax.checkpoints.slices import SliceReader
 from ccl_jax.codecs.bundle import load_codecs
+from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.sizes import nearest_size
 from ccl_jax.models import presets
@@ -171,7 +173,7 @@ def scaled():
       lambda: ovi_tensors(layers=1, audio_width=256),
       "the video tower has 128 channels, the audio tower 256",
     ),
-    (scaled, "ffn.0.scale_weight|scales"),
+    (scaled, "musubi.s .*weight is float8_e4m3fn without a scale"),
     (wan_tensors, "looks like one tower alone .Wan: use convert wan-dit"),
   ],
 )
@@ -213,6 +215,11 @@ def test_the_release_is_told_by_the_file_s_name(name, edition, frames, area, sou
   told = ovi_release.defaults_of(edition, 30)
   assert (told["clip"]["frames"], told["area"], told["sound"]) == (frames, area, sound)
   assert (told["clip"]["fps"], told["clip"]["stride"]) == (24, 16)
+  # As the reference has them; of another length of clip too.
+  spec = ClipSpec(**told["clip"])
+  tokens = {n: dataclasses.replace(spec, frames=n).audio_tokens for n in (121, 241)}
+  assert tokens == {121: 157, 241: 314}
+  assert (spec.latent_frames, spec.audio_tokens) in ((31, 157), (61, 314))
   assert told["objective"] == {"shift": 5.0}
   assert told["guidance"] == {
     "form": "text", "scales": {"video": [4.0], "audio": [3.0]}, "skip_block": 11,

@@ -22,7 +22,9 @@ STORAGES = {
 }
 
 
-def wan_tensors(image: bool = False, seed: int = 0) -> dict[str, np.ndarray]:
+def wan_tensors(
+  image: bool = False, seed: int = 0, text: int = TEXT
+) -> dict[str, np.ndarray]:
   """Random tensors under the original names."""
   d, shapes = WIDTH, {}
 
@@ -31,7 +33,7 @@ def wan_tensors(image: bool = False, seed: int = 0) -> dict[str, np.ndarray]:
 
   shapes["patch_embedding.weight"] = (d, 36 if image else 16, 1, 2, 2)
   shapes["patch_embedding.bias"] = (d,)
-  for name, into in (("text_embedding", TEXT), ("time_embedding", 64)):
+  for name, into in (("text_embedding", text), ("time_embedding", 64)):
     dense(f"{name}.0", d, into)
     dense(f"{name}.2", d, d)
   dense("time_projection.1", 6 * d, d)

@@ -37,6 +37,7 @@ from ccl_jax.data.media.tracks import (
   track,
 )
 from ccl_jax.data.spec import ClipSpec
+from ccl_jax.ops import bicubic
 
 __all__ = [
   "SHORT_TAIL",
@@ -151,9 +152,16 @@ def read_blocks(
 
 
 def read_image(
-  path: Path, height: int, width: int, crop: Crop = ()
+  path: Path, height: int, width: int, crop: Crop = (), *, squeeze: bool = False
 ) -> UInt8[np.ndarray, "H W 3"]:
   """A still, upright by its EXIF tag, scaled to cover (H, W), cut about its centre.
+
+  Args:
+    path: of the still.
+    height, width: H and W.
+    crop: the part of it that is taken.
+    squeeze: all of it becomes (H, W), whatever its aspect ratio, without antialiasing
+      (`ops.bicubic`), as Wan2.1's I2V and Ovi do.
 
   Raises:
     MediaError: it cannot be read, or `crop` is not within it.
@@ -162,6 +170,9 @@ def read_image(
 
   with opened_image(path) as image:
     image = _cut_out(upright_rgb(image), crop, path)
+    if squeeze:
+      image = bicubic.resize(np.array(image), height, width)
+      return np.floor(image.clip(0, 255) + 0.5).astype(np.uint8)
     image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
     return np.array(image)
 

@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 
 from ccl_jax.axes import STREAMS
-from ccl_jax.data.spec import SAMPLES_PER_TOKEN, ClipSpec
+from ccl_jax.data.spec import SAMPLES_PER_TOKEN, ClipSpec, with_tokens
 from ccl_jax.errors import UsageError
 
 KINDS = ("film", "silent", "image", "sound")
@@ -82,21 +82,25 @@ class Bucket:
 
   def spec(self) -> ClipSpec:
     """The `ClipSpec` of a bucket that has moving pictures."""
-    return ClipSpec(self.frames, self.height, self.width, self.fps)
+    spec = ClipSpec(self.frames, self.height, self.width, self.fps)
+    return with_tokens(spec, self.tokens) if self.tokens else spec
 
 
 def parse_spec(text: str) -> ClipSpec:
-  """The clip shape "FRAMESxHEIGHTxWIDTH@FPS".
+  """The clip shape "FRAMESxHEIGHTxWIDTH@FPS", or with "+TOKENS" of sound at its end,
+  where they are not as many as the picture lasts.
 
   Raises:
     UsageError: it is written another way, or is no valid shape.
   """
-  match = re.fullmatch(r"(\d+)x(\d+)x(\d+)@(\d+(?:\.\d+)?)", text.strip())
+  shape = r"(\d+)x(\d+)x(\d+)@(\d+(?:\.\d+)?)(?:\+(\d+))?"
+  match = re.fullmatch(shape, text.strip())
   if match is None:
     raise UsageError(
       f"clip shape {text!r}: expected FRAMESxHEIGHTxWIDTH@FPS, such as 81x480x832@16"
     )
-  return ClipSpec(*map(int, match.groups()[:3]), float(match[4]))
+  spec = ClipSpec(*map(int, match.groups()[:3]), float(match[4]))
+  return with_tokens(spec, int(match[5])) if match[5] else spec
 
 
 def check_specs(specs: Sequence[ClipSpec]) -> None:

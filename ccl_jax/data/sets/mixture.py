@@ -191,14 +191,14 @@ class Mixture:
     """Checks that a run's codecs are those that the sets were encoded with.
 
     Args:
-      hashes: fingerprints of the run's codecs, by name.
+      hashes: fingerprints of the run's codecs, by name; of those that it has.
 
     Raises:
       UsageError: one is another.
     """
     for s in self.sets:
       for name, digest in s.encoders.items():
-        if hashes[name] != digest:
+        if hashes.get(name, digest) != digest:
           raise UsageError(
             f"{s.root} is encoded with another {name} codec ({digest[:8]}) than the "
             f"run has ({hashes[name][:8]}): leave config.codec.path empty; name a new "

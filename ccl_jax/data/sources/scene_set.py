@@ -30,9 +30,10 @@ class SceneConfig(tfds.core.BuilderConfig):
     self, spec: ClipSpec, n_train: int, n_test: int, seed: int = 0, **mixture: Any
   ):
     sizes = dataclasses.astuple(spec)
-    if spec.stride == 8:
-      # Sets that were made before there was another stride keep their names.
-      sizes = sizes[:-1]
+    # Sets that were made before there were other strides and rates keep their names.
+    for usual in (None, 8):
+      if sizes[-1] == usual:
+        sizes = sizes[:-1]
     asked = [sizes, n_train, n_test, seed, sorted(mixture.items())]
     digest = hashlib.blake2s(repr(asked).encode(), digest_size=4).hexdigest()
     super().__init__(name=f"{spec.height}x{spec.width}x{spec.frames}-{digest}")
