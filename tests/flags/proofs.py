@@ -390,7 +390,7 @@ PROOFS: dict[str, list[str]] = {
   "tests/ablation/test_page.py::test_plots": _flags("ablation plots", "results out"),
   # What follows the colon of a config.
   HERE + "test_config_values.py::test_a_training_config": [
-    *_of("joint:", "size runlocal data records init image_form"),
+    *_of("joint:", "size runlocal data records init image_form variant train"),
     *_of("audio:", "size runlocal records"),
     *_of("ablation:", "stage size longer"),
     *_of("quickstart:", "data source runlocal seed"),

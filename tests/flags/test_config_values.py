@@ -123,11 +123,31 @@ MEDIA = {
 HOP = {"hop": None}
 OPTIONS = lambda **values: {f"data.options.{k}": v for k, v in values.items()}
 
+OVI = {
+  "model.preset": "5b", "model.variant": "fusion", "model.residual": "float32",
+  "clip.stride": 16, "clip.height": 512, "clip.width": 992,
+}  # fmt: skip
+
 # (config, what follows the colon, what then differs from the base)
 TRAINING = [
   ("joint", "", JOINT),
   ("joint", "size=1.3b", JOINT | {"model.preset": "1.3b", "model.residual": "float32"}),
   ("joint", "init=W,data=FILMS", JOINT | {"init": "W", "data.root": "FILMS"}),
+  (
+    "joint",
+    "size=5b,variant=fusion",
+    JOINT | OVI | {"optim.groups": ((EXCHANGE, 1e-5, 0.01), (".*", 1e-5, 0.01))},
+  ),
+  (
+    "joint",
+    "size=5b,variant=fusion,train=towers",
+    JOINT | OVI | {"optim.groups": ((EXCHANGE, 0.0, 0.01), (".*", 1e-5, 0.01))},
+  ),
+  (
+    "joint",
+    "train=exchange",
+    JOINT | {"optim.groups": ((EXCHANGE, 1e-4, 0.01), (".*", 0.0, 0.01))},
+  ),
   ("joint", "records=A:0.7+B:0.3", JOINT | LATENTS | {"data.root": "A:0.7+B:0.3"}),
   (
     "joint",
@@ -235,6 +255,11 @@ def test_a_training_config(name, argument, changes):
     for k, v in flat(get(name, argument)).items()
   }
   assert found == expected
+
+
+def test_a_part_to_train_that_is_none():
+  with pytest.raises(ValueError, match="train 'fusion': expected all, exchange or tow"):
+    get("joint", "train=fusion")
 
 
 def test_the_base_itself():
