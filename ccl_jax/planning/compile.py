@@ -19,7 +19,7 @@ from ccl_jax.models.byte_text import LENGTHS
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.joint import geometry_of
 from ccl_jax.models.precision import stored_as
-from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.models.presets import build_model, parameter_shapes
 from ccl_jax.models.stream import CLIP_TOKENS, CLIP_WIDTH
 from ccl_jax.planning.chips import CHIPS, GIB, Chip
 from ccl_jax.planning.traffic import collectives, table
@@ -131,7 +131,6 @@ def compile_generate(config, mesh, batch: int):
   spec = bind("clip", config.clip, ClipSpec)
   model = bind("model", config.model, build_model)
   text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
-  init = lambda key: init_params(model, key, text, batch=batch)
   streams = tuple(s for s, _ in model.streams)
   # The task that generates every stream of the model.
   kind = next(g for g in GENERATIONS.values() if g.generated == streams)
@@ -150,7 +149,7 @@ def compile_generate(config, mesh, batch: int):
       Sampling(guidance=guidance, steps=50, shift=5.0),
     )
 
-  shapes = stored_as(jax.eval_shape(init, jax.random.key(0)), model.dtype)
+  shapes = stored_as(parameter_shapes(model, text, batch=batch), model.dtype)
   shapes = jax.tree.map(
     lambda x, s: x.update(sharding=s), shapes, parameter_shardings(shapes, mesh)
   )

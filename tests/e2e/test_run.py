@@ -52,10 +52,10 @@ def test_a_run_leaves_what_it_should(undisturbed):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_stopped_and_resumed_is_bitwise_the_same(home, undisturbed, how):
-  workdir = home / how.name
+  workdir, whole, total = home / how.name, undisturbed, STEPS
   # The interrupted run is told of a later end, so that it cannot win the race; its
   # schedule of learning rates does not depend on that.
-  flags = train_flags(workdir, "--config.optim.schedule=constant")
+  flags = train_flags(workdir)
   process = Command(MODULE, [*flags, "--config.steps=100000"])
   wait_for_checkpoint(process, workdir)
   process.send_signal(how)
@@ -63,14 +63,14 @@ def test_stopped_and_resumed_is_bitwise_the_same(home, undisturbed, how):
   assert process.wait(120) == expected, process.output()
   last = max(saved(workdir))
   assert 3 <= last <= max(r["step"] for r in logged(workdir)) + 2
-  total = f"--config.steps={last + 4}"
-  assert finish(MODULE, [*flags, total])[0] == 0
-  whole = home / f"whole_{how.name}"
-  flags = train_flags(whole, "--config.optim.schedule=constant")
-  assert finish(MODULE, [*flags, total])[0] == 0
+  if last >= STEPS:  # a machine so busy that the signal came late
+    whole, total = home / f"whole_{how.name}", last + 4
+    flags_of_whole = train_flags(whole, f"--config.steps={total}")
+    assert finish(MODULE, flags_of_whole)[0] == 0
+  assert finish(MODULE, [*flags, f"--config.steps={total}"])[0] == 0
   same = lambda rows: [(r["step"], r["loss"]) for r in rows]
   assert same(logged(workdir)) == same(logged(whole))
-  ends = [fingerprints(w, last + 4) for w in (workdir, whole)]
+  ends = [fingerprints(w, total) for w in (workdir, whole)]
   assert ends[0] == ends[1]
   assert not list((workdir / "checkpoints").glob("*tmp*"))
 
