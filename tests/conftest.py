@@ -8,8 +8,8 @@ import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The older emitters take a third of the time to compile; the commands inherit this.
-os.environ["XLA_FLAGS"] = (
-  "--xla_cpu_use_fusion_emitters=false " + os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false " + os.environ.get(
+  "XLA_FLAGS", ""
 )
 
 import jax

@@ -111,7 +111,7 @@ def build_run(
   params = parameter_shapes(model, text, batch=batch)
   optimizer = build_optimizer(config, params)
   fresh = lambda key: new_state(init(key), optimizer)
-  shapes = jax.eval_shape(functools.partial(new_state, optimizer=optimizer), params)
+  shapes = jax.eval_shape(lambda params: new_state(params, optimizer), params)
   state = abstract_state(shapes, mesh)
   shardings = jax.tree.map(lambda x: x.sharding, state)
   films = geometry_of(model, clip or bind("clip", config.clip, ClipSpec))
