@@ -110,8 +110,8 @@ def parse_topology(name: str) -> tuple[Chip, list]:
   return CHIPS[kind], topology.devices
 
 
-def compile_train(config, mesh, batch: int):
-  """The compiled train step of a config, for `batch` clips on the mesh."""
+def lower_train(config, mesh, batch: int):
+  """The train step of a config before it is compiled, for `batch` clips on the mesh."""
   text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
   run = build_run(config, mesh, text, batch=batch)
   spec = bind("clip", config.clip, ClipSpec)
@@ -120,7 +120,14 @@ def compile_train(config, mesh, batch: int):
   data["null_text"] = _array(text, jax.NamedSharding(mesh, jax.P()))
   _, step = run.step_of(0, data)
   with jax.set_mesh(mesh):  # from here on nothing may be computed, only traced
-    return step.lower(run.state, data).compile()
+    return step.lower(run.state, data)
+
+
+def compile_train(config, mesh, batch: int):
+  """The compiled train step of a config, for `batch` clips on the mesh."""
+  lowered = lower_train(config, mesh, batch)
+  with jax.set_mesh(mesh):
+    return lowered.compile()
 
 
 def compile_generate(config, mesh, batch: int):
