@@ -1,11 +1,21 @@
 """Shared fixtures: eight virtual CPU devices, strict shapes, the reference material."""
 
+import gc
 import os
 import pathlib
 import shutil
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# The older emitters take a third of the time to compile, and one module of LLVM takes
+# less than several: the other core has a worker of its own. The commands inherit this.
+os.environ["XLA_FLAGS"] = " ".join(
+  [
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+    os.environ.get("XLA_FLAGS", ""),
+  ]
+)
 
 import jax
 import pytest
@@ -47,6 +57,12 @@ def pytest_collection_modifyitems(items):
   parts = lambda item: item.path.relative_to(ROOT / "tests").parts
   rank = {name: i for i, name in enumerate(LONG)}
   items.sort(key=lambda item: rank.get(parts(item)[0], len(LONG)))
+
+
+def pytest_collection_finish():
+  """What is imported stays: the collector of garbage need not look at it again."""
+  gc.collect()
+  gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)

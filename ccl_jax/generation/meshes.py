@@ -14,7 +14,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
-from ccl_jax.models.presets import init_params
+from ccl_jax.models.presets import parameter_shapes
 from ccl_jax.sharding import AXES, make_mesh
 
 ROOM = 0.5  # of a device's memory, for parameters
@@ -95,6 +95,5 @@ def mesh_for(
 
 def parameter_bytes(model: JointDiT) -> int:
   """Bytes of a model's parameters, as they are held for generation."""
-  init = lambda key: init_params(model, key, (1, TEXT_WIDTH))
-  shapes = stored_as(jax.eval_shape(init, jax.random.key(0)), model.dtype)
+  shapes = stored_as(parameter_shapes(model, (1, TEXT_WIDTH)), model.dtype)
   return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes))

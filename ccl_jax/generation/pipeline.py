@@ -41,7 +41,7 @@ from ccl_jax.generation.sampling import Sampling, variant_of
 from ccl_jax.generation.windows import sample_windows, window
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
-from ccl_jax.models.presets import init_params, with_default_kernel
+from ccl_jax.models.presets import parameter_shapes, with_default_kernel
 from ccl_jax.seeds import key_of_bits, seed_bits
 from ccl_jax.sharding import constrain, parameter_shardings
 from ccl_jax.shipped import checkpoint
@@ -241,7 +241,7 @@ class Pipeline:
     if bundle.text is None:
       raise UsageError(f"the codecs of {folder} have no text codec: see --codecs")
     text = (bundle.text.length, bundle.text.dim)
-    shapes = jax.eval_shape(lambda k: init_params(model, k, text), jax.random.key(0))
+    shapes = parameter_shapes(model, text)
     name = weights if found.name == "ema" else found.name
     checkpoints = found.folder / "checkpoints"
     shapes = stored_as(shapes, model.dtype)

@@ -276,7 +276,7 @@ def build_kernel(name: str, dtype: str, blocks: Any) -> Kernel:
 def init_params(
   model: JointDiT, key: jax.Array, text_shape: tuple[int, int], *, batch: int = 1
 ):
-  """Fresh parameters; under `jax.eval_shape`, their shapes.
+  """Fresh parameters.
 
   Args:
     text_shape: (l, e) of text embeddings. Only e shapes a parameter; token counts do
@@ -297,3 +297,10 @@ def init_params(
     key, latents, timesteps, jnp.zeros((batch, *text_shape)), route, image=image
   )
   return variables["params"]
+
+
+@functools.cache
+def parameter_shapes(model: JointDiT, text_shape: tuple[int, int], *, batch: int = 1):
+  """The shapes of `init_params`, for which a model is traced once in a process."""
+  init = functools.partial(init_params, model, text_shape=text_shape, batch=batch)
+  return jax.eval_shape(init, jax.random.key(0))

@@ -19,7 +19,7 @@ from ccl_jax.models.byte_text import LENGTHS
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.joint import geometry_of
 from ccl_jax.models.precision import stored_as
-from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.models.presets import build_model, parameter_shapes
 from ccl_jax.models.stream import CLIP_TOKENS, CLIP_WIDTH
 from ccl_jax.planning.chips import CHIPS, GIB, Chip
 from ccl_jax.planning.traffic import collectives, table
@@ -110,8 +110,8 @@ def parse_topology(name: str) -> tuple[Chip, list]:
   return CHIPS[kind], topology.devices
 
 
-def compile_train(config, mesh, batch: int):
-  """The compiled train step of a config, for `batch` clips on the mesh."""
+def lower_train(config, mesh, batch: int):
+  """The train step of a config before it is compiled, for `batch` clips on the mesh."""
   text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
   run = build_run(config, mesh, text, batch=batch)
   spec = bind("clip", config.clip, ClipSpec)
@@ -120,7 +120,14 @@ def compile_train(config, mesh, batch: int):
   data["null_text"] = _array(text, jax.NamedSharding(mesh, jax.P()))
   _, step = run.step_of(0, data)
   with jax.set_mesh(mesh):  # from here on nothing may be computed, only traced
-    return step.lower(run.state, data).compile()
+    return step.lower(run.state, data)
+
+
+def compile_train(config, mesh, batch: int):
+  """The compiled train step of a config, for `batch` clips on the mesh."""
+  lowered = lower_train(config, mesh, batch)
+  with jax.set_mesh(mesh):
+    return lowered.compile()
 
 
 def compile_generate(config, mesh, batch: int):
@@ -131,7 +138,6 @@ def compile_generate(config, mesh, batch: int):
   spec = bind("clip", config.clip, ClipSpec)
   model = bind("model", config.model, build_model)
   text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
-  init = lambda key: init_params(model, key, text, batch=batch)
   streams = tuple(s for s, _ in model.streams)
   # The task that generates every stream of the model.
   kind = next(g for g in GENERATIONS.values() if g.generated == streams)
@@ -150,7 +156,7 @@ def compile_generate(config, mesh, batch: int):
       Sampling(guidance=guidance, steps=50, shift=5.0),
     )
 
-  shapes = stored_as(jax.eval_shape(init, jax.random.key(0)), model.dtype)
+  shapes = stored_as(parameter_shapes(model, text, batch=batch), model.dtype)
   shapes = jax.tree.map(
     lambda x, s: x.update(sharding=s), shapes, parameter_shardings(shapes, mesh)
   )

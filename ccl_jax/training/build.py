@@ -17,7 +17,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.models.cca import Geometry
 from ccl_jax.models.joint import JointDiT, geometry_of
-from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.models.presets import build_model, init_params, parameter_shapes
 from ccl_jax.tasks import servable, task_of_step, task_table
 from ccl_jax.training.optim import ParamGroup, make_optimizer
 from ccl_jax.training.state import TrainState, abstract_state, new_state
@@ -108,9 +108,11 @@ def build_run(
   model = bind("model", config.model, build_model)
   recipe = make_recipe(config)
   init = lambda key: init_params(model, key, text, batch=batch)
-  optimizer = build_optimizer(config, jax.eval_shape(init, jax.random.key(0)))
+  params = parameter_shapes(model, text, batch=batch)
+  optimizer = build_optimizer(config, params)
   fresh = lambda key: new_state(init(key), optimizer)
-  state = abstract_state(jax.eval_shape(fresh, jax.random.key(0)), mesh)
+  shapes = jax.eval_shape(lambda params: new_state(params, optimizer), params)
+  state = abstract_state(shapes, mesh)
   shardings = jax.tree.map(lambda x: x.sharding, state)
   films = geometry_of(model, clip or bind("clip", config.clip, ClipSpec))
   step_of = build_steps(config, model, optimizer, recipe, shardings, films)

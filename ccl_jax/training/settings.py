@@ -8,8 +8,6 @@ word, have their bounds here.
 import re
 from collections.abc import Mapping
 
-import jax
-
 from ccl_jax.data.sources.option_rules import option_rules
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.diffusion.flow import SIGMA_KINDS
@@ -24,7 +22,7 @@ from ccl_jax.errors import (
   positive,
   whole,
 )
-from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.models.presets import build_model, parameter_shapes
 from ccl_jax.seeds import SEED
 from ccl_jax.training.build import build_optimizer, make_recipe
 
@@ -148,5 +146,4 @@ def check_run(config) -> None:
   model = bind("model", config.model, build_model)
   make_recipe(config)
   text = (config.codec.text_length or 1, config.codec.text_dim)
-  init = lambda key: init_params(model, key, text)
-  build_optimizer(config, jax.eval_shape(init, jax.random.key(0)))
+  build_optimizer(config, parameter_shapes(model, text))

@@ -26,7 +26,12 @@ from ccl_jax.checkpoints.slices import SliceReader, SliceWriter
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
 from ccl_jax.models.joint import JointDiT
-from ccl_jax.models.presets import build_model, init_params, stored_model
+from ccl_jax.models.presets import (
+  build_model,
+  init_params,
+  parameter_shapes,
+  stored_model,
+)
 from ccl_jax.seeds import noise_key, whole_seed
 from ccl_jax.weights.wan import usage_of
 
@@ -199,8 +204,7 @@ def _usage(parts: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
 
 
 def _shapes(model: JointDiT, text_dim: int) -> dict[str, jax.ShapeDtypeStruct]:
-  init = lambda key: init_params(model, key, (8, text_dim))
-  return traverse_util.flatten_dict(jax.eval_shape(init, jax.random.key(0)), sep="/")
+  return traverse_util.flatten_dict(parameter_shapes(model, (8, text_dim)), sep="/")
 
 
 def _check(part: Part, model: JointDiT, size: str, shapes: Mapping) -> None:

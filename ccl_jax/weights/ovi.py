@@ -17,14 +17,13 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 
 from ccl_jax.axes import STREAMS, other
 from ccl_jax.errors import UsageError
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.layers import EPS
-from ccl_jax.models.presets import FUSION, init_params
+from ccl_jax.models.presets import FUSION, parameter_shapes
 from ccl_jax.models.stream import StreamConfig
 from ccl_jax.weights.ovi_release import (
   EDITIONS,
@@ -184,8 +183,7 @@ def sizes_of_model(model: JointDiT, text_dim: int, edition: str | None = None) -
 
 def shapes_of(sizes: Sizes) -> Shapes:
   """Shapes by path of the parameters of the model that `model_of` gives, in float32."""
-  init = lambda key: init_params(model_of(sizes), key, (8, sizes["text_dim"]))
-  return flat_shapes(jax.eval_shape(init, jax.random.key(0)))
+  return flat_shapes(parameter_shapes(model_of(sizes), (8, sizes["text_dim"])))
 
 
 def config_of(sizes: Sizes, form: str) -> dict:

@@ -13,14 +13,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from ccl_jax.checkpoints.usage import stated
 from ccl_jax.errors import UsageError
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.layers import EPS
-from ccl_jax.models.presets import init_params
+from ccl_jax.models.presets import parameter_shapes
 from ccl_jax.models.stream import CLIP_WIDTH, StreamConfig
 from ccl_jax.ops.patchify import Patch
 from ccl_jax.weights.reader import Weights
@@ -220,8 +219,7 @@ def usage_of(about: Mapping[str, Any]) -> dict[str, Any]:
 
 def shapes_of(sizes: Sizes) -> Shapes:
   """Shapes by path of the parameters of the model that `model_of` gives, in float32."""
-  init = lambda key: init_params(model_of(sizes), key, (8, sizes["text_dim"]))
-  return flat_shapes(jax.eval_shape(init, jax.random.key(0)))
+  return flat_shapes(parameter_shapes(model_of(sizes), (8, sizes["text_dim"])))
 
 
 def config_of(sizes: Sizes, form: str) -> dict:

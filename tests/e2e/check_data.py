@@ -177,6 +177,7 @@ def go(home, clips, data, name, codecs: pathlib.Path | None) -> None:
   train = [
     f"--config=configs/joint.py:runlocal,records={made / 'set'}",
     f"--workdir={made / 'run'}", "--config.batch.size=4",
+    "--config.model.remat=none",  # it compiles sooner
   ]  # fmt: skip
   for steps in (STEPS // 2, STEPS):
     run("ccl_jax.train", *train, f"--config.steps={steps}")

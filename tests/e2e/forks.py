@@ -11,6 +11,7 @@ A fork imports the command itself and ends as any script does. When stdin ends, 
 processes that still run are killed.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -23,6 +24,7 @@ import jax
 # What takes long to import. None defines flags: a fork defines those of its command.
 LIBRARIES = (
   "orbax.checkpoint",
+  "tensorboardX",
   "tensorflow_datasets",
   "ccl_jax.audio_codec.run",
   "ccl_jax.encoding.run",
@@ -75,6 +77,7 @@ def serve() -> str | None:
 if __name__ == "__main__":
   for library in LIBRARIES:
     importlib.import_module(library)
+  gc.freeze()
   module = serve()
   if module is not None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)

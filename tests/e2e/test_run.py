@@ -5,7 +5,6 @@ import signal
 import time
 
 import numpy as np
-import pytest
 
 from tests.e2e.commands import Command, finish
 from tests.e2e.conftest import STEPS, train_flags
@@ -50,12 +49,14 @@ def test_a_run_leaves_what_it_should(undisturbed):
   assert len(list((undisturbed / "profile").rglob("*.xplane.pb"))) == 1
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_stopped_and_resumed_is_bitwise_the_same(home, undisturbed, how):
-  workdir = home / how.name
+def interrupt_and_resume(home, undisturbed, how, *more):
+  """The folder, flags, last output and steps of a run that a signal stopped and that
+  went on to the end, bit for bit, of the one that nothing stopped.
+  """
+  workdir, whole, total = home / how.name, undisturbed, STEPS
+  flags = train_flags(workdir, *more)
   # The interrupted run is told of a later end, so that it cannot win the race; its
   # schedule of learning rates does not depend on that.
-  flags = train_flags(workdir, "--config.optim.schedule=constant")
   process = Command(MODULE, [*flags, "--config.steps=100000"])
   wait_for_checkpoint(process, workdir)
   process.send_signal(how)
@@ -63,47 +64,38 @@ def test_stopped_and_resumed_is_bitwise_the_same(home, undisturbed, how):
   assert process.wait(120) == expected, process.output()
   last = max(saved(workdir))
   assert 3 <= last <= max(r["step"] for r in logged(workdir)) + 2
-  total = f"--config.steps={last + 4}"
-  assert finish(MODULE, [*flags, total])[0] == 0
-  whole = home / f"whole_{how.name}"
-  flags = train_flags(whole, "--config.optim.schedule=constant")
-  assert finish(MODULE, [*flags, total])[0] == 0
-  same = lambda rows: [(r["step"], r["loss"]) for r in rows]
-  assert same(logged(workdir)) == same(logged(whole))
-  ends = [fingerprints(w, last + 4) for w in (workdir, whole)]
-  assert ends[0] == ends[1]
-  assert not list((workdir / "checkpoints").glob("*tmp*"))
-
-
-def test_an_evaluation_moves_no_training(home, undisturbed):
-  """The same losses and parameters as without; and the same numbers after a restart."""
-  workdir = home / "evaluated"
-  flags = train_flags(workdir, "--config.evaluate.every=4", "--config.evaluate.clips=8")
+  if last >= STEPS:  # a machine so busy that the signal came late
+    whole, total = home / f"whole_{how.name}", last + 4
+    flags_of_whole = train_flags(whole, f"--config.steps={total}")
+    assert finish(MODULE, flags_of_whole)[0] == 0
+  flags.append(f"--config.steps={total}")
   code, out = finish(MODULE, flags)
   assert code == 0, out
-  assert "after 8 steps, held-out loss" in out
-  rows = logged(workdir)
-  training = [(r["step"], r["loss"]) for r in rows if "loss" in r]
-  assert training == [(r["step"], r["loss"]) for r in logged(undisturbed)]
-  assert fingerprints(workdir, STEPS) == fingerprints(undisturbed, STEPS)
-  held_out = [r for r in rows if "held_out/joint/video" in r]
-  assert [r["step"] for r in held_out] == [0, 4, 8]
+  same = lambda rows: [(r["step"], r["loss"]) for r in rows if "loss" in r]
+  assert same(logged(workdir)) == same(logged(whole))
+  ends = [fingerprints(w, total) for w in (workdir, whole)]
+  assert ends[0] == ends[1]
+  assert not list((workdir / "checkpoints").glob("*tmp*"))
+  return workdir, flags, out, total
+
+
+def test_killed_and_resumed_is_bitwise_the_same(home, undisturbed):
+  interrupt_and_resume(home, undisturbed, signal.SIGKILL)
+
+
+def test_stopped_resumed_and_evaluated_is_bitwise_the_same(home, undisturbed):
+  """Nor does an evaluation move the training; it has the same numbers in a restart."""
+  evaluation = ["--config.evaluate.every=4", "--config.evaluate.clips=8"]
+  workdir, flags, out, total = interrupt_and_resume(
+    home, undisturbed, signal.SIGTERM, *evaluation
+  )
+  assert f"after {total} steps, held-out loss" in out
+  held_out = [r for r in logged(workdir) if "held_out/joint/video" in r]
+  assert [r["step"] for r in held_out] == [*range(0, total, 4), total]
   assert all(np.isfinite(list(r.values())).all() for r in held_out)
   assert finish(MODULE, flags)[0] == 0  # a finished run is measured again
-  assert [r for r in logged(workdir) if "held_out/joint/video" in r] == held_out
-
-
-def test_an_infinite_loss_stops_and_keeps_the_last_checkpoint(home, undisturbed):
-  workdir = home / "infinite"
-  groups = "--config.optim.groups=((r'.*', 1e30, 0.0),)"
-  code, out = finish(
-    MODULE, train_flags(workdir, groups, "--config.checkpoint.every=1")
-  )
-  assert code == 2
-  last = out.strip().splitlines()[-1]
-  assert last.startswith("error: step ") and "task" in last
-  bad = int(last.split()[2].rstrip(":"))
-  assert max(saved(workdir), default=0) <= bad
+  again = [r for r in logged(workdir) if "held_out/joint/video" in r]
+  assert again == held_out
 
 
 CASES = [

@@ -12,7 +12,11 @@ from ccl_jax.errors import UsageError
 from ccl_jax.models import presets
 from ccl_jax.models.cca import CrossConfig
 from ccl_jax.models.joint import JointDiT
-from ccl_jax.models.presets import build_kernel, build_model, init_params
+from ccl_jax.models.presets import (
+  build_kernel,
+  build_model,
+  parameter_shapes,
+)
 from ccl_jax.models.stream import StreamConfig
 from ccl_jax.ops.kernels import Kernel
 
@@ -20,9 +24,7 @@ from ccl_jax.ops.kernels import Kernel
 def counts(**options):
   """Parameters by the first two names of their paths."""
   model = build_model(**options)
-  shapes = jax.eval_shape(
-    lambda k: init_params(model, k, (512, 4096)), jax.random.key(0)
-  )
+  shapes = parameter_shapes(model, (512, 4096))
   total = {}
   for path, x in traverse_util.flatten_dict(shapes).items():
     part = (
@@ -281,3 +283,17 @@ def test_fusion_needs_heads_of_one_width(monkeypatch):
   with pytest.raises(UsageError, match="model.variant: got fusion with preset odd"):
     build_model("odd", variant="fusion")
   build_model("odd", variant="gate")
+
+
+def test_an_equal_model_is_not_traced_again_for_its_shapes(monkeypatch):
+  traced, real = [], presets.init_params
+
+  def counted(model, *args, **kwargs):
+    traced.append(model)
+    return real(model, *args, **kwargs)
+
+  monkeypatch.setattr(presets, "init_params", counted)
+  first, again = (parameter_shapes(build_model("tiny"), (3, 7)) for _ in range(2))
+  assert first is again and len(traced) == 1
+  other = parameter_shapes(build_model("tiny"), (3, 9))
+  assert other["video"]["text_embedding"] != first["video"]["text_embedding"]

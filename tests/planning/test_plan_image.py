@@ -5,7 +5,7 @@ import pytest
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.presets import build_model
-from ccl_jax.planning.compile import compile_train, geometry_of, parse_topology, plan
+from ccl_jax.planning.compile import geometry_of, lower_train, parse_topology, plan
 from ccl_jax.sharding import make_mesh
 from configs import joint
 
@@ -19,7 +19,7 @@ def tiny():
 def test_a_train_step_takes_what_training_feeds_it():
   """The shapes that `codecs.images.image_condition` makes of a clip of 5 x 4 x 4."""
   mesh = make_mesh((1, 2, 1, 1), parse_topology("cpu:2")[1])
-  (_, batch), _ = compile_train(tiny(), mesh, 2).args_info
+  (_, batch), _ = lower_train(tiny(), mesh, 2).args_info
   assert batch["video"].shape == (2, 5, 4, 4, 16)
   assert batch["condition"].shape == (2, 5, 4, 4, 20)
   assert batch["image"].shape == (2, 257, 1280)
