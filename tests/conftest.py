@@ -7,8 +7,9 @@ import shutil
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# The older emitters take a third of the time to compile, and one module of LLVM takes
-# less than several: the other core has a worker of its own. The commands inherit this.
+# The older emitters take a third of the time to compile. A program is one module of
+# LLVM: cut into several it takes longer, and equal formulas round differently by where
+# they are cut. The commands inherit this.
 os.environ["XLA_FLAGS"] = " ".join(
   [
     "--xla_cpu_use_fusion_emitters=false",

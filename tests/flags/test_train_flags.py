@@ -95,6 +95,7 @@ def parts(monkeypatch, tmp_path):
   r.replace(films, "make_encoder", lambda *_: encode)
   r.replace(films, "require_fit")
   r.replace(building, "init_params", PARAMS)
+  r.replace(building, "parameter_shapes", jax.eval_shape(lambda: PARAMS))
   r.replace(building, "build_steps", lambda *_: step_of)
   r.replace(
     train, "restore_params", lambda *_: (0, jax.tree.map(jnp.ones_like, PARAMS), {})
@@ -159,7 +160,7 @@ def test_sections_reach_their_functions(parts, tmp_path):
   assert parts.last("fit_codecs").kwargs == {"text_length": 9, "text_dim": 33}
   assert len(parts.calls["fitted"][-1]) == 2  # codec.fit_clips
   assert parts.last("save_codecs").args == (CODECS, tmp_path / "codecs")
-  assert told("init_params", 2) == (7, 24)  # the codec's, not the config's
+  assert told("parameter_shapes", 1) == (7, 24)  # the codec's, not the config's
   made = parts.last("make_iterator")
   assert made.args == (CLIPS,)
   assert made.kwargs == {

@@ -26,7 +26,7 @@ def load(monkeypatch, about):
   monkeypatch.setattr(
     pipeline, "restore_params", lambda *args, **kwargs: (0, None, {"objective": {}})
   )
-  monkeypatch.setattr(pipeline, "init_params", lambda *args: {})
+  monkeypatch.setattr(pipeline, "parameter_shapes", lambda *args: {})
   for name in ("require_same", "identity", "fingerprint"):  # of what is not there
     monkeypatch.setattr(pipeline, name, lambda *args: "")
   return pipeline.Pipeline.load("run").model

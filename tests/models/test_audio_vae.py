@@ -55,9 +55,11 @@ def drawn(scale=lambda k: 1):
   """Parameters as `init_params` makes them, weight k times `scale(k)`."""
   shapes = jax.eval_shape(lambda key: init_params(key, **SIZES), jax.random.key(0))
   leaves, tree = jax.tree.flatten(shapes)
-  draw = lambda k, x: scale(k) * normal(*x.shape, seed=k)
+  # By numpy, which needs no program for every shape.
+  draw = lambda k, x: jnp.asarray(scale(k) * np.asarray(normal(*x.shape, seed=k)))
   leaves = [
-    draw(k, x) if x.ndim == 3 else jnp.zeros(x.shape) for k, x in enumerate(leaves)
+    draw(k, x) if x.ndim == 3 else jnp.asarray(np.zeros(x.shape, np.float32))
+    for k, x in enumerate(leaves)
   ]
   return jax.tree.unflatten(tree, leaves) | {"data_std": jnp.ones(SIZES["bands"])}
 
@@ -364,7 +366,7 @@ def test_it_trains():
     updates, state = optimizer.update(gradient, state)
     return forced(optax.apply_updates(params, updates)), state
 
-  state, errors, start = optimizer.init(params), [], params
+  state, errors, start = jax.jit(optimizer.init)(params), [], params
   for key in jax.random.split(jax.random.key(1), 60):
     (_, terms), gradient = slope(params, mel, key, 1e-4)
     params, state = update(params, state, gradient)
