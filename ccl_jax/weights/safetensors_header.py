@@ -44,7 +44,7 @@ def safetensors_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
     UsageError: the file is truncated, or not as the format has it.
   """
   size = path.stat().st_size
-  start, header = _header(path, size)
+  start, header, _ = _header(path, size)
   try:
     places = [_place(name, about) for name, about in header.items()]
   except (ValueError, TypeError, KeyError) as e:
@@ -65,8 +65,17 @@ def safetensors_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
     yield p.name, Entry(path, start + p.first, np.dtype(DTYPES[p.dtype]), p.shape)
 
 
-def _header(path: pathlib.Path, size: int) -> tuple[int, dict[str, Any]]:
-  """Where the data begin, and what is said of each tensor."""
+def read_notes(path: pathlib.Path) -> dict[str, str]:
+  """The texts by name that a file holds beside its tensors, as `__metadata__`.
+
+  Raises:
+    UsageError: as `safetensors_entries`, of the header alone.
+  """
+  return _header(path, path.stat().st_size)[2]
+
+
+def _header(path: pathlib.Path, size: int) -> tuple[int, dict[str, Any], dict]:
+  """Where the data begin, what is said of each tensor, and what beside."""
   with open(path, "rb") as f:
     raw = f.read(9)
     if len(raw) < 8:
@@ -96,7 +105,7 @@ def _header(path: pathlib.Path, size: int) -> tuple[int, dict[str, Any]]:
     raise UsageError(
       f"{path} is not a safetensors file: its header cannot be read"
     ) from e
-  return 8 + length, header
+  return 8 + length, header, about or {}
 
 
 def _place(name: str, about: Any) -> Place:
