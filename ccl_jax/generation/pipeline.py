@@ -37,6 +37,7 @@ from ccl_jax.generation.defaults import completed
 from ccl_jax.generation.prompts import in_form
 from ccl_jax.generation.release import ANY, Release, release_of
 from ccl_jax.generation.sampling import Sampling, variant_of
+from ccl_jax.generation.settings import file_digest
 from ccl_jax.generation.windows import sample_windows, window
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
@@ -45,6 +46,9 @@ from ccl_jax.seeds import noise_key
 from ccl_jax.shipped import checkpoint
 from ccl_jax.tasks import GENERATIONS, Generation, check_inputs
 from ccl_jax.weights import transformers, wan
+from ccl_jax.weights.lora import open_loras
+from ccl_jax.weights.lora_merge import merge
+from ccl_jax.weights.rules import flat_shapes
 
 PyTree = Any
 WAN_CLIP = wan.CLIPS[16]
@@ -166,7 +170,7 @@ class Pipeline:
     negative: by stream, the text that its unconditional evaluations are best given.
       Of a stream that has none, it is empty: what training puts for a dropped text.
     origin: where it was loaded from, by the names of generate's flags (ckpt, codecs,
-      step, weights), and the fingerprints of its parameters and codecs.
+      step, weights, lora), and the fingerprints of its parameters and codecs.
   """
 
   def __init__(
@@ -207,6 +211,7 @@ class Pipeline:
     codecs: str | pathlib.Path | None = None,
     weights: str = "ema",
     step: int | None = None,
+    loras: Sequence[str | tuple[str | pathlib.Path, float]] = (),
   ) -> "Pipeline":
     """Reads a training run, a joined model or a converted release.
 
@@ -215,9 +220,12 @@ class Pipeline:
       codecs: the bundle to use in place of the folder's own.
       weights: "ema" or "params", of a run.
       step: of the checkpoint; None: the newest.
+      loras: files to add to the parameters, with their strengths: ("x.safetensors",
+        0.8), or as a text "x.safetensors:0.8"; see `weights.lora`.
 
     Raises:
-      UsageError: it is none of these, has no codecs, or no checkpoint that is whole.
+      UsageError: it is none of these, has no codecs, or no checkpoint that is whole; or
+        a LoRA is damaged, or does not fit the model.
     """
     told = describe(folder, step)
     found, model = told.found, told.model
@@ -229,6 +237,8 @@ class Pipeline:
       raise UsageError(f"the codecs of {folder} have no text codec: see --codecs")
     text = (bundle.text.length, bundle.text.dim)
     shapes = jax.eval_shape(lambda k: init_params(model, k, text), jax.random.key(0))
+    # Before anything large is read.
+    opened = open_loras(loras, flat_shapes(shapes))
     name = weights if found.name == "ema" else found.name
     checkpoints = found.folder / "checkpoints"
     step, params, metadata = restore_params(
@@ -247,6 +257,11 @@ class Pipeline:
         "codecs": fingerprint(bundle),
       },
     }
+    if opened:
+      params = merge(params, opened)
+      files = [str(lora.file.absolute()) for lora, _ in opened]
+      origin["lora"] = [f"{file}:{s!r}" for file, (_, s) in zip(files, opened)]
+      origin["fingerprints"] |= {file: file_digest(file) for file in files}
     negative = wan.negative_prompts(about)
     return cls(
       model,

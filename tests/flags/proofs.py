@@ -50,6 +50,12 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_generate_flags.py::test_what_is_loaded": _flags(
     "generate", "ckpt codecs weights step"
   ),
+  HERE + "test_generate_flags.py::test_loras_are_added_and_told": _flags(
+    "generate", "lora"
+  ),
+  HERE + "test_generate_settings.py::test_another_lora_must_be_asked_for": _flags(
+    "generate", "lora settings"
+  ),
   HERE + "test_generate_flags.py::test_each_clip_in_its_file_beside_its_prompt": (
     _flags("generate", "out seed task prompt")
   ),

@@ -306,7 +306,7 @@ def test_products_of_lycoris(tmp_path, t2v):
 
 
 def test_what_headers_say_of_alpha(tmp_path, t2v):
-  """The header of diffusers, and PEFT's adapter_config.json, take the place of alpha = r."""
+  """Diffusers' header and PEFT's adapter_config.json take the place of alpha = r."""
   names = ["blocks.0.attn1.to_q", "blocks.1.attn1.to_q", "blocks.0.ffn.net.2"]
   native = ["blocks.0.self_attn.q", "blocks.1.self_attn.q", "blocks.0.ffn.2"]
   sizes = [(WIDTH, WIDTH, R), (WIDTH, WIDTH, 2 * R), (WIDTH, FFN, R)]
