@@ -56,8 +56,9 @@ def model_names(folder: str | os.PathLike) -> Names:
   return Names(SliceReader(found.folder / "checkpoints", name=found.name).shapes)
 
 
-def convert_lora(src, dst, *, model, form: str) -> Lora:
-  """Writes the LoRA `src` into the file `dst`; returns what was read.
+def convert_lora(src, dst, *, model, form: str) -> str:
+  """Writes the LoRA `src` into the file `dst`; returns the line that names what of it
+  the model has no use for, which is left out (`Lora.note`).
 
   Args:
     src: a file, or a folder that holds one.
@@ -83,7 +84,7 @@ def convert_lora(src, dst, *, model, form: str) -> Lora:
   specs = [Spec(t.name, t.array.shape, t.array.dtype) for t in tensors]
   with new_file(dst) as part:
     write_file(part, specs, (t.array for t in tensors), notes)
-  return lora
+  return lora.note()
 
 
 def _renamed(lora: Lora, layer: Layer, names: Names, form: str) -> list[_Tensor]:

@@ -309,6 +309,9 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_convert_flags.py::test_join": _flags(
     "convert join", "video audio size variant seed video_tokens audio_tokens dst"
   ),
+  HERE + "test_convert_flags.py::test_lora": _flags(
+    "convert lora", "src dst model format"
+  ),
   HERE + "test_convert_flags.py::test_codecs": _flags(
     "convert codecs", "video audio text image dst"
   ),

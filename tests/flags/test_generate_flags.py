@@ -198,6 +198,7 @@ def test_loras_are_added_and_told(monkeypatch, tmp_path, capsys):
   about = json.loads((tmp_path / "out" / "joint_0_0_2.json").read_text())
   assert "lora" not in about
   a.write_bytes(a.read_bytes()[:-1])
+  capsys.readouterr()
   for wrong, said in (("a.safetensors", "truncated"), ("c:1", "no file or folder c"),
                       ("b.safetensors:much", "expected FILE:STRENGTH")):  # fmt: skip
     listener.loaded = None
