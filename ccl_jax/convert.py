@@ -138,11 +138,13 @@ def _parser() -> argparse.ArgumentParser:
   sub = command(
     "lora", "a LoRA under other names: ComfyUI's, diffusers' or ours (docs/lora.md)"
   )
-  sub.add_argument("--src", required=True, help="LoRA to read, in any spelling.")
+  sub.add_argument(
+    "--src", required=True, help="LoRA in any spelling, or a run of configs/lora.py."
+  )
   sub.add_argument(
     "--model",
-    required=True,
-    help="Model that it is for: converted weights or a training run.",
+    help="Model that it is for: converted weights or a training run; default: of a run "
+    "of configs/lora.py, what it was trained of.",
   )
   sub.add_argument("--format", required=True, help="Names: comfyui, diffusers or ours.")
   sub = command("codecs", "a bundle that refers to converted codecs")

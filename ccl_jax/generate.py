@@ -225,7 +225,7 @@ def check_flags() -> None:
     UsageError: flags that do not go together, or values out of range.
   """
   from ccl_jax.seeds import whole_seed
-  from ccl_jax.weights.lora import absolute
+  from ccl_jax.weights.lora_open import absolute
 
   if CKPT.value is None:
     raise UsageError("--ckpt is missing: expected a training run or converted weights")
@@ -323,7 +323,7 @@ def open_maker(given):
   from ccl_jax.generation.clips import Maker
   from ccl_jax.generation.defaults import check_idle, default_form
   from ccl_jax.generation.sampling import Sampling, variant_of
-  from ccl_jax.weights.lora import absolute
+  from ccl_jax.weights.lora_open import absolute
 
   about = pipeline.describe(CKPT.value, STEP.value)
   if "weights" in given and about.found is not None and about.found.name != "ema":
@@ -408,7 +408,7 @@ def make_manifest(maker) -> None:
 
 def make_prompts(maker, settings) -> None:
   """Makes the clips of the prompts; with --settings, the one that they are of."""
-  from ccl_jax.weights.lora import parse_lora
+  from ccl_jax.weights.lora_open import parse_lora
 
   prompts = PROMPT.value
   spread = lambda values: values * (len(prompts) // len(values))

@@ -39,6 +39,7 @@ from ccl_jax.generation.release import ANY, Release, release_of
 from ccl_jax.generation.sampling import Sampling, variant_of
 from ccl_jax.generation.settings import file_digest
 from ccl_jax.generation.windows import sample_windows, window
+from ccl_jax.models.adapter import Adapter
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import init_params, stored_model, with_default_kernel
@@ -46,8 +47,8 @@ from ccl_jax.seeds import noise_key
 from ccl_jax.shipped import checkpoint
 from ccl_jax.tasks import GENERATIONS, Generation, check_inputs
 from ccl_jax.weights import transformers, wan
-from ccl_jax.weights.lora import open_loras
 from ccl_jax.weights.lora_merge import merge
+from ccl_jax.weights.lora_open import open_loras
 from ccl_jax.weights.rules import flat_shapes
 
 PyTree = Any
@@ -239,11 +240,8 @@ class Pipeline:
     shapes = jax.eval_shape(lambda k: init_params(model, k, text), jax.random.key(0))
     # Before anything large is read.
     opened = open_loras(loras, flat_shapes(shapes))
-    name = weights if found.name == "ema" else found.name
-    checkpoints = found.folder / "checkpoints"
-    step, params, metadata = restore_params(
-      checkpoints, name, on_one_device(stored_as(shapes, model.dtype)), step=step
-    )
+    read = _read_part if "base" in about else _read_all
+    step, params, metadata, prints = read(found, weights, step, shapes, model)
     channels = {s: c.out_channels for s, c in model.streams}
     require_fit(bundle, channels, told.spec.stride)
     absolute = lambda path: path and str(pathlib.Path(path).absolute())
@@ -253,7 +251,7 @@ class Pipeline:
       "step": step,
       "weights": weights,
       "fingerprints": {
-        "params": identity(checkpoints, name, step),
+        "params": prints,
         "codecs": fingerprint(bundle),
       },
     }
@@ -404,6 +402,40 @@ class Pipeline:
           f"task {task} needs {codec} codec, and the bundle has none: see --codecs"
         )
     return kind
+
+
+def _read_all(found: Parameters, weights: str, step: int | None, shapes, model):
+  """(step, parameters, metadata, identity) of a model that is there as a whole."""
+  name = weights if found.name == "ema" else found.name
+  checkpoints = found.folder / "checkpoints"
+  step, params, metadata = restore_params(
+    checkpoints, name, on_one_device(stored_as(shapes, model.dtype)), step=step
+  )
+  return step, params, metadata, identity(checkpoints, name, step)
+
+
+def _read_part(found: Parameters, weights: str, step: int | None, shapes, model):
+  """As `_read_all`, of a run that has trained a part of a model.
+
+  Raises:
+    UsageError: the model is gone, or has other parameters than when it was trained.
+  """
+  base = found.description["base"]
+  place = find_parameters(base["folder"], base["step"])
+  _, params, _, prints = _read_all(place, "ema", base["step"], shapes, model)
+  if prints != base["identity"]:
+    raise UsageError(
+      f"{base['folder']} has other parameters than those that {found.folder} was "
+      "trained of: put them back"
+    )
+  adapter = Adapter(**found.description["lora"])
+  trained = jax.eval_shape(adapter.trained, shapes, jax.random.key(0))
+  checkpoints = found.folder / "checkpoints"
+  step, trained, metadata = restore_params(
+    checkpoints, weights, on_one_device(trained), step=step
+  )
+  params = jax.jit(adapter.applied, donate_argnums=0)(params, trained)
+  return step, params, metadata, f"{identity(checkpoints, weights, step)}-{prints}"
 
 
 def _teller(steps: int, progress: Callable[[Any], None] | None):

@@ -68,6 +68,7 @@ _TAILS = {
   "diff_b": (".bias",),
   # A difference of what is no layer's weight names the tensor itself.
   "diff": (".weight", "", ".modulation"),
+  "set": (".weight", ""),
   "diff_m": (".modulation", ".modulation.modulation", ".scale_shift_table"),
 }
 # The branch that reads a picture, which Wan2.1's I2V alone has.
@@ -156,8 +157,8 @@ def layer_and_part(target: Match, part: str) -> tuple[str, str]:
   """The layer of a tensor, and the part that changes it where it is written: a
   difference of what is no weight and no bias names the tensor.
   """
-  if part in ("diff", "diff_m") and not target.name.endswith(".weight"):
-    return target.name, "diff"
+  if part in ("diff", "diff_m", "set") and not target.name.endswith(".weight"):
+    return target.name, "set" if part == "set" else "diff"
   layer, _, _ = target.name.rpartition(".")
   return layer, part
 

@@ -13,11 +13,12 @@ import collections
 import json
 import os
 import pathlib
+import tempfile
 from typing import NamedTuple
 
 import numpy as np
 
-from ccl_jax.checkpoints.find import find_parameters
+from ccl_jax.checkpoints.find import Parameters, find_parameters
 from ccl_jax.checkpoints.slices import SliceReader
 from ccl_jax.errors import UsageError
 from ccl_jax.files import new_file
@@ -56,14 +57,14 @@ def model_names(folder: str | os.PathLike) -> Names:
   return Names(SliceReader(found.folder / "checkpoints", name=found.name).shapes)
 
 
-def convert_lora(src, dst, *, model, form: str) -> str:
+def convert_lora(src, dst, *, model=None, form: str) -> str:
   """Writes the LoRA `src` into the file `dst`; returns the line that names what of it
   the model has no use for, which is left out (`Lora.note`).
 
   Args:
-    src: a file, or a folder that holds one.
+    src: a file, or a folder that holds one; or a run that has trained one.
     dst: a new file, named *.safetensors.
-    model: the folder of a model that the LoRA is for.
+    model: the folder of a model that the LoRA is for; None: that of the run.
     form: of `PREFIXES`.
 
   Raises:
@@ -77,13 +78,62 @@ def convert_lora(src, dst, *, model, form: str) -> str:
     raise UsageError(f"--dst {dst}: expected the name of a file, *.safetensors")
   if dst.exists():
     raise UsageError(f"{dst} is there already: name a new file")
-  names = model_names(model)
+  run = (pathlib.Path(src) / "checkpoints").is_dir()
+  with new_file(dst) as part:
+    if not run:
+      return _write(src, part, _names_of(model), form)
+    found = find_parameters(src)
+    if "base" not in found.description:
+      raise UsageError(
+        f"{src} has trained a whole model, no part of one; expected the file of a LoRA "
+        "or a run of configs/lora.py"
+      )
+    names = _names_of(model or found.description["base"]["folder"])
+    with tempfile.TemporaryDirectory(dir=dst.parent, prefix=f".{dst.name}.") as folder:
+      ours = pathlib.Path(folder) / "ours.safetensors"
+      _write_run(found, ours, names)
+      return _write(ours, part, names, form)
+
+
+def _names_of(model) -> Names:
+  if model is None:
+    raise UsageError(
+      "--model is missing: expected the model that the LoRA is for, converted or a run"
+    )
+  return model_names(model)
+
+
+def _write_run(found: Parameters, path: pathlib.Path, names: Names) -> None:
+  """Writes what a run has trained, its average, under our own names."""
+  alpha = np.asarray(found.description["lora"]["alpha"], np.float32)
+  reader = SliceReader(found.folder / "checkpoints", name=found.name)
+  own, out = names.forms[OURS], []
+  for trained in reader.shapes:
+    kind, _, place = trained.partition("/")
+    factor = place.rpartition("/")[2] if kind == "adapted" else ""
+    place = place.removesuffix(f"/{factor}") if factor else place
+    for target in (m for m in own.values() if m.path == place):
+      array = reader.read(trained, target.slot)
+      layer, _ = layer_and_part(target, "set")
+      if factor == "a":
+        out.append(_Tensor(f"{layer}.lora_A.weight", target.transform.backward(array)))
+        out.append(_Tensor(f"{layer}.alpha", alpha))
+      elif factor == "b":
+        out.append(_Tensor(f"{layer}.lora_B.weight", array.T))
+      else:
+        tensor = target.transform.backward(array)
+        out.append(_Tensor(f"{layer}.set_weight", tensor))
+  specs = [Spec(t.name, t.array.shape, t.array.dtype) for t in out]
+  write_file(path, specs, (t.array for t in out))
+
+
+def _write(src, path: pathlib.Path, names: Names, form: str) -> str:
+  """Writes a LoRA's file in a form; returns the line of what is left out."""
   lora = Lora(src, names)
   tensors = [t for layer in lora.layers for t in _renamed(lora, layer, names, form)]
   notes = {NOTE: _told(lora, names)} if form == "diffusers" else {}
   specs = [Spec(t.name, t.array.shape, t.array.dtype) for t in tensors]
-  with new_file(dst) as part:
-    write_file(part, specs, (t.array for t in tensors), notes)
+  write_file(path, specs, (t.array for t in tensors), notes)
   return lora.note()
 
 

@@ -112,6 +112,12 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_train_flags.py::test_init_is_where_the_parameters_come_from": _keys(
     "train", "init"
   ),
+  HERE + "test_train_flags.py::test_a_part_of_a_model_is_trained": _keys(
+    "train", "lora.rank lora.alpha lora.layers lora.whole init"
+  ),
+  "tests/training/test_adapter.py::test_what_a_config_trains": _keys(
+    "train", "lora.rank lora.alpha lora.layers lora.whole"
+  ),
   HERE + "test_train_flags.py::test_fresh_parameters_are_drawn_by_the_seed": _keys(
     "train", "seed"
   ),
@@ -401,6 +407,7 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_config_values.py::test_a_training_config": [
     *_of("joint:", "size runlocal data records init image_form"),
     *_of("audio:", "size runlocal records"),
+    *_of("lora:", "init size rank alpha layers whole image_form data records runlocal"),
     *_of("ablation:", "stage size longer"),
     *_of("quickstart:", "data source runlocal seed"),
   ],

@@ -633,6 +633,43 @@ def test_loras_are_added_to_what_is_read(folder, monkeypatch, tmp_path):
     Pipeline.load("joined", loras=[(files[1], 1.0)])
 
 
+def test_a_trained_part_is_put_into_its_model(folder, monkeypatch):
+  about = {
+    "model": TINY, "clip": CLIP_OF_RUN, "codecs": {},
+    "base": {"folder": "B", "step": 5, "identity": "fingerprint"},
+    "lora": {"rank": 2, "alpha": 3.0, "layers": "exchange", "whole": ""},
+  }  # fmt: skip
+  folder(about, "ema")
+  rng, read, asked = np.random.default_rng(0), [], []
+  draw = lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype)
+  find = inference.find_parameters
+
+  def restore(place, name, abstract, *, step):
+    read.append((name, step, jax.tree.map(draw, abstract)))
+    return step or 7, read[-1][2], {"objective": {"shift": 2.0}}
+
+  def found(*given):
+    asked.append(given)
+    return find(*given)
+
+  monkeypatch.setattr(inference, "restore_params", restore)
+  monkeypatch.setattr(inference, "find_parameters", found)
+  kept = jax.device_get
+  monkeypatch.setattr(inference.jax, "jit", lambda f, **_: f)  # nothing is donated
+  made = Pipeline.load("run", weights="params")
+  (_, step, base), (name, newest, part) = read
+  assert asked[-1] == ("B", 5) and step == 5
+  assert (name, newest, made.origin["step"]) == ("params", None, 7)
+  q = lambda tree: kept(tree["blocks"]["audio_to_video"]["q"]["kernel"])
+  ab = q(part["adapted"])["a"].astype(np.float64) @ q(part["adapted"])["b"]
+  np.testing.assert_allclose(q(made.params), q(base) + 1.5 * ab, rtol=1e-5, atol=1e-5)
+  kernel = lambda tree: kept(tree["video"]["head"]["kernel"])
+  np.testing.assert_array_equal(kernel(made.params), kernel(base))
+  monkeypatch.setattr(inference, "identity", lambda *_: "another")
+  with pytest.raises(UsageError, match="B has other parameters than those that"):
+    Pipeline.load("run")
+
+
 def test_a_joined_model_starts_from_wans_settings(folder):
   read = folder({"kind": "joint", "model": TINY}, "params")
   made = Pipeline.load("joined", weights="ema")

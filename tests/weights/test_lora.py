@@ -9,9 +9,10 @@ import pytest
 from flax import traverse_util
 
 from ccl_jax.errors import UsageError
-from ccl_jax.weights.lora import Lora, parse_lora
+from ccl_jax.weights.lora import Lora
 from ccl_jax.weights.lora_merge import merge
 from ccl_jax.weights.lora_names import Names
+from ccl_jax.weights.lora_open import parse_lora
 from tests.weights.lora_files import model, random, save_file, to_native, to_ours
 from tests.weights.wan_files import FFN, WIDTH, save_pth
 

@@ -1,17 +1,25 @@
 """LoRAs under other names read back equal, and are what other programs load."""
 
+import dataclasses
 import json
+import pathlib
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from ccl_jax import convert
+from ccl_jax.checkpoints.find import Parameters
 from ccl_jax.errors import UsageError
+from ccl_jax.models.adapter import Adapter
 from ccl_jax.weights import lora_write
 from ccl_jax.weights.lora import Lora
+from ccl_jax.weights.lora_merge import merge
 from ccl_jax.weights.lora_names import Names
 from tests.weights.lora_files import model, random, save_file
 from tests.weights.wan_files import FFN, WIDTH
@@ -164,6 +172,53 @@ def test_our_own_layers_have_our_names_alone(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=f"--format {form} has no name for .*ours"):
       lora_write.convert_lora(src, tmp_path / "z.safetensors", model="M", form=form)
   assert sorted(p.name for p in tmp_path.iterdir()) == [src.name, "y.safetensors"]
+
+
+def test_what_a_run_has_trained(tmp_path, monkeypatch):
+  """Its average is written as a LoRA, and what it trained itself in W's place."""
+  f = lambda *shape: jax.ShapeDtypeStruct(shape, np.float32)
+  shapes = {
+    "blocks/video/self_attn/q/kernel": f(2, 8, 6),
+    "audio/patch_embedding/in/kernel": f(7, 4, 8),
+    "blocks/audio_to_video/o/kernel": f(2, 6, 8),
+    "blocks/audio_to_video/o/bias": f(2, 8),
+    "blocks/audio_to_video/context": f(2, 3, 5),
+  }
+  adapter = Adapter(2, 5.0, r"blocks/video/.*|audio/.*", "exchange")
+  tree = jax.eval_shape(
+    adapter.trained, traverse_util.unflatten_dict(shapes, sep="/"), jax.random.key(0)
+  )
+  trained = {
+    path: random(*x.shape)
+    for path, x in traverse_util.flatten_dict(tree, sep="/").items()
+  }
+  about = {"base": {"folder": "B"}, "lora": dataclasses.asdict(adapter)}
+  found = lambda folder: Parameters(pathlib.Path(folder), "ema", about, None)
+  reader = SimpleNamespace(shapes=trained, read=lambda path, slot: trained[path][slot])
+  monkeypatch.setattr(lora_write, "find_parameters", found)
+  monkeypatch.setattr(lora_write, "SliceReader", lambda place, name: reader)
+  monkeypatch.setattr(lora_write, "model_names", {"B": Names(shapes)}.__getitem__)
+  run, dst = tmp_path / "run", tmp_path / "x.safetensors"
+  (run / "checkpoints").mkdir(parents=True)
+  lora_write.convert_lora(run, dst, form="ours")
+  base = {p: random(*x.shape) for p, x in shapes.items()}
+  params = jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(base, sep="/"))
+  part = traverse_util.unflatten_dict(trained, sep="/")
+  want = traverse_util.flatten_dict(adapter.applied(params, part), sep="/")
+  got = merge(params, [(Lora(dst, Names(shapes)), 1.0)])
+  got = traverse_util.flatten_dict(got, sep="/")
+  for path, x in want.items():
+    np.testing.assert_allclose(got[path], x, rtol=1e-5, atol=1e-6, err_msg=path)
+    assert (np.asarray(got[path]) != base[path]).any()
+  assert load_file(dst)["blocks.0.video.self_attn.q.alpha"] == 5
+  with pytest.raises(UsageError, match="--format comfyui has no name for"):
+    lora_write.convert_lora(run, tmp_path / "y.safetensors", form="comfyui")
+  del about["base"]
+  with pytest.raises(UsageError, match="has trained a whole model, no part of one"):
+    lora_write.convert_lora(run, tmp_path / "y.safetensors", form="ours")
+  with pytest.raises(UsageError, match="--model is missing"):
+    lora_write.convert_lora(dst, tmp_path / "y.safetensors", form="ours")
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "x.safetensors"]
 
 
 def test_ovis_names_are_of_both_streams_and_not_of_another_exchange():
