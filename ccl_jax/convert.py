@@ -16,6 +16,8 @@ network:
   python -m ccl_jax.convert export --format diffusers --src weights/t2v-14b --dst out
   python -m ccl_jax.convert join --video weights/t2v-14b --audio runs/audio \\
       --size 14b --dst weights/joint-14b
+  python -m ccl_jax.convert lora --format diffusers --model weights/t2v-14b \\
+      --src style.safetensors --dst style_diffusers.safetensors
   python -m ccl_jax.convert codecs --dst weights/codecs --video weights/vae \\
       --audio weights/audio-vae weights/vocoder --text weights/umt5
 
@@ -57,8 +59,9 @@ def _parser() -> argparse.ArgumentParser:
       formatter_class=raw,
       allow_abbrev=False,
     )
+    what = "File, *.safetensors," if name == "lora" else "Folder"
     sub.add_argument(
-      "--dst", required=True, help="Folder to write; it must not exist yet."
+      "--dst", required=True, help=f"{what} to write; it must not exist yet."
     )
     return sub
 
@@ -130,6 +133,18 @@ def _parser() -> argparse.ArgumentParser:
       type=int,
       help=f"Context tokens in place of the {stream}; default: those of the preset.",
     )
+  sub = command(
+    "lora", "a LoRA under other names: ComfyUI's, diffusers' or ours (docs/lora.md)"
+  )
+  sub.add_argument(
+    "--src", required=True, help="LoRA in any spelling, or a run of configs/lora.py."
+  )
+  sub.add_argument(
+    "--model",
+    help="Model that it is for: converted weights or a training run; default: of a run "
+    "of configs/lora.py, what it was trained of.",
+  )
+  sub.add_argument("--format", required=True, help="Names: comfyui, diffusers or ours.")
   sub = command("codecs", "a bundle that refers to converted codecs")
   for flag, text in (
     ("--video", "Folder of a converted wan-vae or wan22-vae."),
@@ -183,6 +198,12 @@ def main(argv: list[str] | None = None) -> None:
           audio_tokens=args.audio_tokens,
         )
         print(f"random, from seed {args.seed}: {', '.join(config['random'])}")
+      elif args.command == "lora":
+        from ccl_jax.weights.lora_write import convert_lora
+
+        note = convert_lora(args.src, args.dst, model=args.model, form=args.format)
+        if note:
+          print(f"note: {note}", file=sys.stderr)
       elif args.command == "codecs":
         from ccl_jax.weights.release import link_codecs
 

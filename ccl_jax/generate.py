@@ -57,6 +57,14 @@ evaluation with these. Its prompts have speech in <S>..<E> or in quotation marks
 describe the sound in <AUDCAP>..<ENDAUDCAP> or in a last sentence "Audio: ..": they are
 turned into what the weights know. It serves all tasks but a2v and v2a.
 
+--lora FILE:STRENGTH adds a LoRA to the parameters, as
+
+  python -m ccl_jax.generate --ckpt weights/t2v --lora style.safetensors:0.8 \\
+      --lora motion.safetensors:1 --prompt 'a cat yawns' --out out
+
+in the names of ComfyUI, diffusers, kohya, musubi, LightX2V, PEFT, LyCORIS or our own
+(docs/lora.md). One that was made for another model is refused.
+
 --manifest makes <id>.mp4 of every line (prompt, seed, image, audio, video, negative
 prompts; data/manifest.py), leaving those that are there: a run that was stopped goes
 on. A manifest that ends in .txt has a prompt a line and nothing else: its clips are
@@ -91,6 +99,9 @@ STEP = flags.DEFINE_integer(
   "step", None, "The checkpoint's step; the newest one if not given."
 )
 WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "params"], "Which parameters.")
+LORA = flags.DEFINE_multi_string(
+  "lora", None, "FILE:STRENGTH of a LoRA, as x.safetensors:0.8; may be repeated."
+)
 TASK = flags.DEFINE_string("task", "joint", f"One of {', '.join(GENERATIONS)}.")
 PROMPT = flags.DEFINE_multi_string(
   "prompt", None, "What to show; spoken words in quotes."
@@ -222,11 +233,14 @@ def check_flags() -> None:
     UsageError: flags that do not go together, or values out of range.
   """
   from ccl_jax.seeds import whole_seed
+  from ccl_jax.weights.lora_open import absolute
 
   if CKPT.value is None:
     raise UsageError("--ckpt is missing: expected a training run or converted weights")
   if (PROMPT.value is None) == (MANIFEST.value is None):
     raise UsageError("expected --prompt or --manifest, and one of them only")
+  for text in LORA.value or ():
+    absolute(text)
   if any(not p.strip() for p in PROMPT.value or ()):
     raise UsageError("--prompt is empty; expected a description, e.g. 'a red face'")
   if STEPS.value < 1:
@@ -318,6 +332,7 @@ def open_maker(given):
   from ccl_jax.generation.defaults import check_idle, default_form
   from ccl_jax.generation.meshes import mesh_for
   from ccl_jax.generation.sampling import Sampling, most_together, variant_of
+  from ccl_jax.weights.lora_open import absolute
 
   about = pipeline.describe(CKPT.value, STEP.value)
   if "weights" in given and about.found is not None and about.found.name != "ema":
@@ -325,6 +340,7 @@ def open_maker(given):
       f"--weights does nothing: {CKPT.value} is no training run, and has one set of "
       "parameters; leave it out"
     )
+  loras = [absolute(text) for text in LORA.value or ()]
   inputs = [name for name, flag in FILES.items() if flag.value is not None]
   task = TASK.value
   # The lines of a manifest are checked one by one.
@@ -360,10 +376,15 @@ def open_maker(given):
       progress.say(f"mesh of {mesh.size} devices: {axes}")
     progress.phase("loading")
     return pipeline.Pipeline.load(
-      CKPT.value, codecs=CODECS.value, weights=WEIGHTS.value, step=STEP.value, mesh=mesh
+      CKPT.value,
+      codecs=CODECS.value,
+      weights=WEIGHTS.value,
+      step=STEP.value,
+      mesh=mesh,
+      loras=loras,
     )
 
-  return Maker(load, about, task, sampling, negative, spec, out, own_size)
+  return Maker(load, about, task, sampling, negative, spec, out, own_size, loras)
 
 
 def held(out, name):
@@ -410,6 +431,8 @@ def make_manifest(maker) -> None:
 
 def make_prompts(maker, settings) -> None:
   """Makes the clips of the prompts; with --settings, the one that they are of."""
+  from ccl_jax.weights.lora_open import parse_lora
+
   prompts = PROMPT.value
   spread = lambda values: values * (len(prompts) // len(values))
   files = {
@@ -419,6 +442,8 @@ def make_prompts(maker, settings) -> None:
   }
   names = {i: f"{TASK.value}_{x}_{i}" for i, x in enumerate(spread(SEED.value))}
   if settings is not None:
+    loras = [pathlib.Path(parse_lora(text)[0]) for text in maker.loras]
+    settings.check_files({"lora": loras} if loras else {})
     settings.check_origin(maker.load().origin)
     settings.check_files(files)
     names = {i: name for i, name in names.items() if settings.index in (i, None)}

@@ -44,6 +44,8 @@ PARAMETERS = [
   (r"/patch_embedding/w2/kernel", ("mlp", "embed")),
   (r"/patch_embedding/w[13]/kernel", ("embed", "mlp")),
   (r"/head/kernel", ("embed", None)),
+  (r"/kernel/a", ("embed", None)),  # of an adapter
+  (r"/kernel/b", (None, "embed")),
   (r"/context", (None, "embed")),
   (r"/(modulation|head_modulation)", (None, "embed")),
   (r"/(bias|scale)", (None,)),

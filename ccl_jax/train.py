@@ -37,7 +37,8 @@ from ml_collections import config_flags
 from ccl_jax import cli, files
 from ccl_jax.axes import STREAMS
 from ccl_jax.checkpoints.checkpointer import Checkpointer, restore_params
-from ccl_jax.checkpoints.find import find_parameters
+from ccl_jax.checkpoints.find import Parameters, find_parameters
+from ccl_jax.checkpoints.identity import identity
 from ccl_jax.checkpoints.usage import inherited, stated
 from ccl_jax.codecs.bundle import fingerprints, require_same
 from ccl_jax.errors import UsageError, bind
@@ -50,6 +51,7 @@ from ccl_jax.planning.chips import chip_of
 from ccl_jax.processes import first_process, join_if_asked
 from ccl_jax.seeds import noise_key
 from ccl_jax.sharding import make_mesh, require_devices
+from ccl_jax.shipped import checkpoint
 from ccl_jax.tasks import taught
 from ccl_jax.training import loop
 from ccl_jax.training.build import Run, build_run, check_sizes, make_recipe
@@ -118,20 +120,74 @@ def guidance_of(config) -> dict[str, Any]:
   return {"form": r.guidance, "scales": {s: list(r.scales[s]) for s in STREAMS}}
 
 
-def initial_state(config, run: Run) -> tuple[TrainState, dict[str, Any]]:
+def find_start(config, run: Run) -> Parameters:
+  """The parameters that a run starts from.
+
+  Raises:
+    UsageError: there are none, but a part of a model's, or those of another network.
+  """
+  parameters = find_parameters(config.init)
+  if "base" in parameters.description:
+    raise UsageError(
+      f"config.init: {config.init} has trained a part of a model, and is none; "
+      "expected a run that has trained a whole one, or a folder of 'convert'"
+    )
+  require_same_network(run.model, model_of(parameters), config.init)
+  return parameters
+
+
+def open_base(config, run: Run) -> tuple[Any, dict[str, Any]]:
+  """The parameters that a part is trained of, and what a checkpoint says of them: the
+  folder, its subtree and step, and their identity. None and nothing without an adapter.
+
+  Raises:
+    UsageError: there are no such parameters, or of other shapes.
+  """
+  if run.adapter is None:
+    return None, {}
+  parameters = find_start(config, run)
+  checkpoints = parameters.folder / "checkpoints"
+  step, base, _ = restore_params(checkpoints, parameters.name, run.base)
+  about = {
+    "folder": str(checkpoint(config.init).absolute()),
+    "identity": identity(checkpoints, parameters.name, step),
+    "step": step,
+  }
+  return base, {"base": about, "lora": dataclasses.asdict(run.adapter)}
+
+
+def require_same_base(metadata, base: dict[str, Any]) -> None:
+  """Raises UsageError where a part was trained of other parameters so far."""
+  before, now = (x.get("base", {}).get("identity") for x in (metadata, base))
+  if before != now:
+    raise UsageError(
+      "config.init: the parameters in it are not those that this run trains a part of; "
+      "put them back, or name a new workdir"
+    )
+
+
+def initial_state(config, run: Run, base) -> tuple[TrainState, dict[str, Any]]:
   """A fresh state, of the parameters that config.init names if it names some, and the
   settings that these are sampled with (`checkpoints.usage`).
 
   No process reads more of them than its devices hold.
 
+  Args:
+    config: of the run.
+    run: its parts.
+    base: of `open_base`.
+
   Raises:
     UsageError: there are no such parameters, or they are of another network.
   """
+  if run.adapter is not None:
+    fresh = jax.jit(run.fresh, out_shardings=run.shardings)
+    about = find_parameters(config.init).description
+    return fresh(noise_key(config.seed), base), usage_of(about)
   if not config.init:
     fresh = jax.jit(run.fresh, out_shardings=run.shardings)
     return fresh(noise_key(config.seed)), {}
-  parameters = find_parameters(config.init)
-  require_same_network(run.model, model_of(parameters), config.init)
+  parameters = find_start(config, run)
   # Restored straight into the run's shardings.
   checkpoints = parameters.folder / "checkpoints"
   _, params, _ = restore_params(checkpoints, parameters.name, run.state.params)
@@ -246,9 +302,10 @@ def _train(config, workdir: pathlib.Path, stack: contextlib.ExitStack) -> bool:
     run = build_run(config, mesh, feed.text, clip=feed.clip)
     checkpointer = Checkpointer(workdir / "checkpoints", keep=config.checkpoint.keep)
     stack.callback(checkpointer.close)
+    base, about_base = open_base(config, run)
     restored = checkpointer.restore(run.state)
     if restored is None:
-      first, (state, usage) = 0, initial_state(config, run)
+      first, (state, usage) = 0, initial_state(config, run, base)
     else:
       first, state, data_state, metadata = restored
       usage = stated(metadata)
@@ -256,6 +313,7 @@ def _train(config, workdir: pathlib.Path, stack: contextlib.ExitStack) -> bool:
       advice = "put the run's own codecs back, or name a new workdir"
       require_same(feed.codecs, metadata["codecs"], advice, whole=True)
       require_same_times(model, metadata)
+      require_same_base(metadata, about_base)
       feed.batches.set_state(data_state)
   metadata = {
     "config": plain(config),
@@ -268,6 +326,7 @@ def _train(config, workdir: pathlib.Path, stack: contextlib.ExitStack) -> bool:
       guidance_of(config),
       taught(recipe.names, recipe.image_probability > 0),
     ),
+    **about_base,
   }
   chief = jax.process_index() == 0
   # All processes see one folder: one of them writes. The run is accepted now.
@@ -278,13 +337,13 @@ def _train(config, workdir: pathlib.Path, stack: contextlib.ExitStack) -> bool:
   with jax.set_mesh(mesh):
     _, done = loop.train(
       state,
-      step_of=run.step_of,
+      step_of=step_on(run, base),
       batches=feed.batches,
       encode=feed.encode,
       checkpointer=checkpointer,
       metadata=metadata,
       save_every=config.checkpoint.every,
-      evaluate=evaluation,
+      evaluate=evaluation and evaluate_on(run, base, evaluation),
       evaluate_every=config.evaluate.every,
       log=log,
       log_every=config.log_every,
@@ -296,6 +355,26 @@ def _train(config, workdir: pathlib.Path, stack: contextlib.ExitStack) -> bool:
       profile=profile,
     )
   return done
+
+
+def step_on(run: Run, base):
+  """`Run.step_of`, its programs with the parameters that a part is trained of."""
+  if run.adapter is None:
+    return run.step_of
+
+  def step_of(step, batch):
+    name, program = run.step_of(step, batch)
+    return name, functools.partial(program, base=base)
+
+  return step_of
+
+
+def evaluate_on(run: Run, base, evaluation):
+  """The evaluation of all parameters, where a part of them is trained."""
+  if run.adapter is None:
+    return evaluation
+  whole = jax.jit(run.adapter.applied)
+  return lambda trained: evaluation(whole(base, trained))
 
 
 def open_evaluation(config, model, recipe, mesh, workdir) -> Evaluation | None:

@@ -50,6 +50,9 @@ def base() -> ConfigDict:
       # Where the parameters come from: a joined or converted model, or a run; "" draws
       # them. A run that has a checkpoint goes on from that.
       "init": "",
+      # ccl_jax.models.adapter.Adapter: the part of `init` that is trained, and all else
+      # stays as it is; without a pattern, all is trained.
+      "lora": {"rank": 16, "alpha": 16.0, "layers": "", "whole": ""},
       # ccl_jax.models.presets.build_model
       "model": {
         "preset": "tiny",

@@ -22,7 +22,7 @@ from ccl_jax.viz.media import write_mp4, write_wav
 # What tells two clips of one name apart, beside where their parameters come from.
 _MADE_WITH = (
   "task", "prompt", "seed", "image", "audio", "video", "guidance", "scales", "steps",
-  "shift", "solver", "frames", "height", "width", "fps", "ckpt",
+  "shift", "solver", "frames", "height", "width", "fps", "ckpt", "lora",
 )  # fmt: skip
 
 
@@ -35,6 +35,7 @@ class Maker(NamedTuple):
     negative: by stream, one text of all clips or one for each; None: the model's own.
     own_size: clips take the aspect ratio of their images, if the model's release has a
       rule for it; else they have the sizes of `spec`.
+    loras: each as FILE:STRENGTH, as the settings of a clip have them.
   """
 
   load: Callable[[], Pipeline]
@@ -45,6 +46,7 @@ class Maker(NamedTuple):
   spec: ClipSpec
   out: pathlib.Path
   own_size: bool = False
+  loras: Sequence[str] = ()
 
   def spec_of(self, files: Files) -> ClipSpec:
     """The sizes of clips that are made from such files."""
@@ -126,6 +128,8 @@ class Maker(NamedTuple):
     if found is None:
       return ""
     origin = {"ckpt": str(self.about.place), "fingerprints": {}}
+    if self.loras:
+      origin["lora"] = list(self.loras)
     negative = {s: texts or [""] for s, texts in self.negative.items()}
     spec = self.spec_of(files)
     options = {"sampling": self.sampling, "spec": spec, "origin": origin}

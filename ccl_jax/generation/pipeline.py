@@ -38,7 +38,9 @@ from ccl_jax.generation.meshes import alone
 from ccl_jax.generation.prompts import in_form
 from ccl_jax.generation.release import ANY, Release, release_of
 from ccl_jax.generation.sampling import Sampling, variant_of
+from ccl_jax.generation.settings import file_digest
 from ccl_jax.generation.windows import sample_windows, window
+from ccl_jax.models.adapter import Adapter
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import parameter_shapes, with_default_kernel
@@ -47,6 +49,9 @@ from ccl_jax.sharding import constrain, parameter_shardings
 from ccl_jax.shipped import checkpoint
 from ccl_jax.tasks import GENERATIONS, Generation, check_inputs
 from ccl_jax.weights import transformers, wan
+from ccl_jax.weights.lora_merge import merge
+from ccl_jax.weights.lora_open import open_loras
+from ccl_jax.weights.rules import flat_shapes
 
 PyTree = Any
 WAN_CLIP = wan.CLIPS[16]
@@ -169,7 +174,7 @@ class Pipeline:
     negative: by stream, the text that its unconditional evaluations are best given.
       Of a stream that has none, it is empty: what training puts for a dropped text.
     origin: where it was loaded from, by the names of generate's flags (ckpt, codecs,
-      step, weights), and the fingerprints of its parameters and codecs.
+      step, weights, lora), and the fingerprints of its parameters and codecs.
     mesh: of the devices that hold the parameters and make the clips. With a mesh of
       several processes, all of them call `generate`, with the same arguments.
   """
@@ -216,6 +221,7 @@ class Pipeline:
     weights: str = "ema",
     step: int | None = None,
     mesh: Mesh | None = None,
+    loras: Sequence[str | tuple[str | pathlib.Path, float]] = (),
   ) -> "Pipeline":
     """Reads a training run, a joined model or a converted release.
 
@@ -226,9 +232,12 @@ class Pipeline:
       step: of the checkpoint; None: the newest.
       mesh: over which the parameters are spread, as `meshes.mesh_for` makes one; None:
         the first device of this process.
+      loras: files to add to the parameters, with their strengths: ("x.safetensors",
+        0.8), or as a text "x.safetensors:0.8"; see `weights.lora`.
 
     Raises:
-      UsageError: it is none of these, has no codecs, or no checkpoint that is whole.
+      UsageError: it is none of these, has no codecs, or no checkpoint that is whole; or
+        a LoRA is damaged, or does not fit the model.
     """
     mesh = mesh or alone()
     told = describe(folder, step)
@@ -242,13 +251,11 @@ class Pipeline:
       raise UsageError(f"the codecs of {folder} have no text codec: see --codecs")
     text = (bundle.text.length, bundle.text.dim)
     shapes = parameter_shapes(model, text)
-    name = weights if found.name == "ema" else found.name
-    checkpoints = found.folder / "checkpoints"
-    shapes = stored_as(shapes, model.dtype)
-    placed = jax.tree.map(
-      lambda x, s: x.update(sharding=s), shapes, parameter_shardings(shapes, mesh)
-    )
-    step, params, metadata = restore_params(checkpoints, name, placed, step=step)
+    # Before anything large is read.
+    opened = open_loras(loras, flat_shapes(shapes))
+    read = _read_part if "base" in about else _read_all
+    placed = _placed(stored_as(shapes, model.dtype), mesh)
+    step, params, metadata, prints = read(found, weights, step, placed, mesh)
     channels = {s: c.out_channels for s, c in model.streams}
     require_fit(bundle, channels, told.spec.stride)
     absolute = lambda path: path and str(pathlib.Path(path).absolute())
@@ -258,10 +265,15 @@ class Pipeline:
       "step": step,
       "weights": weights,
       "fingerprints": {
-        "params": identity(checkpoints, name, step),
+        "params": prints,
         "codecs": fingerprint(bundle),
       },
     }
+    if opened:
+      params = merge(params, opened)
+      files = [str(lora.file.absolute()) for lora, _ in opened]
+      origin["lora"] = [f"{file}:{s!r}" for file, (_, s) in zip(files, opened)]
+      origin["fingerprints"] |= {file: file_digest(file) for file in files}
     negative = wan.usage_of(about).get("negative")
     return cls(
       model,
@@ -406,6 +418,50 @@ class Pipeline:
           f"task {task} needs {codec} codec, and the bundle has none: see --codecs"
         )
     return kind
+
+
+def _placed(shapes, mesh: Mesh):
+  """Shapes of parameters, spread over a mesh as in training."""
+  return jax.tree.map(
+    lambda x, s: x.update(sharding=s), shapes, parameter_shardings(shapes, mesh)
+  )
+
+
+def _read_all(found: Parameters, weights: str, step: int | None, placed, mesh: Mesh):
+  """(step, parameters, metadata, identity) of a model that is there as a whole."""
+  name = weights if found.name == "ema" else found.name
+  checkpoints = found.folder / "checkpoints"
+  step, params, metadata = restore_params(checkpoints, name, placed, step=step)
+  return step, params, metadata, identity(checkpoints, name, step)
+
+
+def _read_part(found: Parameters, weights: str, step: int | None, placed, mesh: Mesh):
+  """As `_read_all`, of a run that has trained a part of a model.
+
+  Raises:
+    UsageError: the model is gone, or has other parameters than when it was trained.
+  """
+  base = found.description["base"]
+  place = find_parameters(base["folder"], base["step"])
+  _, params, _, prints = _read_all(place, "ema", base["step"], placed, mesh)
+  if prints != base["identity"]:
+    raise UsageError(
+      f"{base['folder']} has other parameters than those that {found.folder} was "
+      "trained of: put them back"
+    )
+  adapter = Adapter(**found.description["lora"])
+  trained = jax.eval_shape(adapter.trained, placed, jax.random.key(0))
+  checkpoints = found.folder / "checkpoints"
+  step, trained, metadata = restore_params(
+    checkpoints, weights, _placed(trained, mesh), step=step
+  )
+  applied = jax.jit(
+    adapter.applied,
+    donate_argnums=0,
+    out_shardings=jax.tree.map(lambda x: x.sharding, placed),
+  )
+  params = applied(params, trained)
+  return step, params, metadata, f"{identity(checkpoints, weights, step)}-{prints}"
 
 
 def _teller(steps: int, progress: Callable[[Any], None] | None):

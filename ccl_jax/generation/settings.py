@@ -1,6 +1,7 @@
 """What a clip was made with: written beside it as NAME.json, and read to make it again.
 
-Keys that are flags of `generate` are named like them; paths are absolute.
+Keys that are flags of `generate` are named like them; paths are absolute. A LoRA is
+FILE:STRENGTH, its file among the fingerprints.
 Clips that were made together are made together again, as the order of float32 sums is a
 batch's: `batch` has the prompts, seeds and files of all, and which of them this one is.
 `fingerprints` are of the parameters, the codecs and the files that went in.
@@ -46,7 +47,9 @@ class Settings(NamedTuple):
     Raises:
       UsageError: they are not.
     """
-    for name, found in origin["fingerprints"].items():
+    # Of files that go in, `check_files` speaks.
+    own = {n: x for n, x in origin["fingerprints"].items() if n in ("params", "codecs")}
+    for name, found in own.items():
       wanted = self.fingerprints.get(name)
       if found == wanted:
         continue

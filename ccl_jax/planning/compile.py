@@ -120,7 +120,8 @@ def lower_train(config, mesh, batch: int):
   data["null_text"] = _array(text, jax.NamedSharding(mesh, jax.P()))
   _, step = run.step_of(0, data)
   with jax.set_mesh(mesh):  # from here on nothing may be computed, only traced
-    return step.lower(run.state, data)
+    base = {} if run.base is None else {"base": run.base}
+    return step.lower(run.state, data, **base)
 
 
 def compile_train(config, mesh, batch: int):

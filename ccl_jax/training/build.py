@@ -15,9 +15,11 @@ from jax.sharding import Mesh
 from ccl_jax.axes import STREAMS
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
+from ccl_jax.models.adapter import Adapter
 from ccl_jax.models.cca import Geometry
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.presets import build_model, init_params, parameter_shapes
+from ccl_jax.sharding import parameter_shardings
 from ccl_jax.tasks import servable, task_of_step, task_table
 from ccl_jax.training.optim import ParamGroup, make_optimizer
 from ccl_jax.training.state import TrainState, abstract_state, new_state
@@ -48,6 +50,28 @@ def make_recipe(config) -> Recipe:
   return dataclasses.replace(recipe, text_dropout=dropout)
 
 
+def make_adapter(config) -> Adapter | None:
+  """The part of the model that a config trains; None: all of it.
+
+  Raises:
+    UsageError: a setting of `lora` is wrong.
+  """
+  adapter = bind("lora", config.lora, Adapter)
+  return adapter if adapter.layers or adapter.whole else None
+
+
+def trained_shapes(config, shapes):
+  """Shapes of what a config trains, of a model's parameters of these shapes.
+
+  Raises:
+    UsageError: a pattern of `lora` fits no parameter.
+  """
+  adapter = make_adapter(config)
+  if adapter is None:
+    return shapes
+  return jax.eval_shape(adapter.trained, shapes, jax.random.key(0))
+
+
 def build_optimizer(config, shapes):
   """The optimizer of a config for parameters of these shapes.
 
@@ -65,9 +89,11 @@ class Run(NamedTuple):
   Attributes:
     model, recipe, optimizer: network, objective, and its minimiser.
     init: a key to fresh parameters.
-    fresh: a key to a fresh state.
+    fresh: a key to a fresh state; with an adapter, a key and the model's parameters.
     state: shapes and shardings of the state.
     step_of: (step, batch) to the name and the jitted program of the step.
+    adapter: the part of the model that is trained; None: all of it.
+    base: with an adapter, shapes and shardings of the model's parameters.
   """
 
   model: JointDiT
@@ -77,6 +103,8 @@ class Run(NamedTuple):
   fresh: Callable[[jax.Array], TrainState]
   state: TrainState
   step_of: Callable[[int, Mapping[str, jax.Array]], tuple[str, Callable]]
+  adapter: Adapter | None = None
+  base: Any = None
 
   @property
   def shardings(self) -> TrainState:
@@ -109,14 +137,25 @@ def build_run(
   recipe = make_recipe(config)
   init = lambda key: init_params(model, key, text, batch=batch)
   params = parameter_shapes(model, text, batch=batch)
-  optimizer = build_optimizer(config, params)
-  fresh = lambda key: new_state(init(key), optimizer)
-  shapes = jax.eval_shape(lambda params: new_state(params, optimizer), params)
+  adapter, base = make_adapter(config), None
+  if adapter is None:
+    optimizer = build_optimizer(config, params)
+    fresh = lambda key: new_state(init(key), optimizer)
+    trained = params
+  else:
+    trained = trained_shapes(config, params)
+    optimizer = build_optimizer(config, trained)
+    fresh = lambda key, base: new_state(adapter.trained(base, key), optimizer)
+    placed = parameter_shardings(params, mesh)
+    base = jax.tree.map(lambda x, s: x.update(sharding=s), params, placed)
+  shapes = jax.eval_shape(lambda params: new_state(params, optimizer), trained)
   state = abstract_state(shapes, mesh)
   shardings = jax.tree.map(lambda x: x.sharding, state)
   films = geometry_of(model, clip or bind("clip", config.clip, ClipSpec))
   step_of = build_steps(config, model, optimizer, recipe, shardings, films)
-  return Run(model, recipe, optimizer, init, fresh, state, step_of)
+  return Run(
+    model, recipe, optimizer, init, fresh, state, step_of, adapter=adapter, base=base
+  )
 
 
 def build_steps(config, model, optimizer, recipe, shardings, clip: Geometry):
@@ -139,6 +178,7 @@ def build_steps(config, model, optimizer, recipe, shardings, clip: Geometry):
       ema_decay=config.ema_decay,
       task=task,
       clip=clip,
+      adapter=make_adapter(config),
     )
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 

@@ -24,7 +24,12 @@ from ccl_jax.errors import (
 )
 from ccl_jax.models.presets import build_model, parameter_shapes
 from ccl_jax.seeds import SEED
-from ccl_jax.training.build import build_optimizer, make_recipe
+from ccl_jax.training.build import (
+  build_optimizer,
+  make_adapter,
+  make_recipe,
+  trained_shapes,
+)
 
 _SIZE = whole(1)
 _BOOL = Rule(lambda x: isinstance(x, bool), "True or False")
@@ -59,6 +64,17 @@ def _weights(x) -> bool:
   return len(x) == 2 and all(map(number(0).holds, x)) and sum(x) > 0
 
 
+def _is_pattern(x) -> bool:
+  try:
+    re.compile(x)
+    return True
+  except (re.error, TypeError):
+    return False
+
+
+_PATTERN = Rule(
+  _is_pattern, "a regex of whole paths, or a name of models.adapter.LAYERS"
+)
 # Of every run that the training loop drives.
 LOOP = {
   "seed": SEED,
@@ -101,6 +117,10 @@ TRANSFORMER = {
   "optim.eps": positive(),
   "optim.moment_dtype": one_of("float32", "bfloat16"),
   "accumulate": whole(1),
+  "lora.rank": whole(1),
+  "lora.alpha": positive(),
+  "lora.layers": _PATTERN,
+  "lora.whole": _PATTERN,
   "evaluate.every": whole(0),
   "evaluate.clips": whole(1),
   "evaluate.sigmas": Rule(_sigmas, "noise levels above 0, to 1"),
@@ -146,4 +166,8 @@ def check_run(config) -> None:
   model = bind("model", config.model, build_model)
   make_recipe(config)
   text = (config.codec.text_length or 1, config.codec.text_dim)
-  build_optimizer(config, parameter_shapes(model, text))
+  build_optimizer(config, trained_shapes(config, parameter_shapes(model, text)))
+  if make_adapter(config) and not config.init:
+    raise UsageError(
+      "config.init is empty: expected the model that config.lora trains a part of"
+    )

@@ -34,6 +34,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ccl_jax.axes import STREAMS, other
 from ccl_jax.diffusion import flow
+from ccl_jax.models.adapter import Adapter
 from ccl_jax.models.cca import Geometry
 from ccl_jax.models.joint import JointDiT, token_geometry
 from ccl_jax.seeds import noise_key
@@ -240,8 +241,12 @@ def make_train_step(
   ema_decay: float = 0.999,
   task: str | None = None,
   clip: Geometry | None = None,
-) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict]]:
+  adapter: Adapter | None = None,
+) -> Callable[..., tuple[TrainState, dict]]:
   """A pure function (state, batch) -> (state, metrics), to be jitted.
+
+  With an adapter it is one of (state, batch, base): the state's parameters are the part
+  that is trained, and `base` are those of the model, which stay as they are.
 
   Args:
     model, optimizer, recipe: parts of the run.
@@ -250,6 +255,7 @@ def make_train_step(
     ema_decay: of the moving average.
     task: one task for the whole batch with a static route; None draws by sample.
     clip: see `sample_losses`; needed where clips lack a stream that the model has.
+    adapter: the part of the model that is trained; None: all of it.
 
   Metrics: `loss`, `grad_norm`, `update_norm`; `by_task` (tasks, streams): mean loss of
   each task and stream in this batch, not a number where no sample drew it; `drawn`
@@ -282,7 +288,7 @@ def make_train_step(
     )
     return total, by_sample
 
-  def step(state, batch):
+  def step(state, batch, base=None):
     null_text, std = batch["null_text"], batch.get("video_std")
     batch = {k: v for k, v in batch.items() if k not in ("null_text", "video_std")}
     # By seed and step alone: a run that resumes draws what it would have drawn.
@@ -296,7 +302,10 @@ def make_train_step(
       posterior = jax.random.fold_in(key, 5)  # `draw` has split off 0 to 4
       batch["video"] = draw_video(posterior, batch["video"], std, sigma)
     counts = {s: jnp.maximum(drawn.tasks.generated[s].sum(), 1) for s in latents}
-    gradient = jax.value_and_grad(objective, has_aux=True)
+    whole = lambda x: x if adapter is None else adapter.applied(base, x)
+    gradient = jax.value_and_grad(
+      lambda params, *rest: objective(whole(params), *rest), has_aux=True
+    )
 
     def micro(total, part):
       part_batch, part_draw = part

@@ -57,6 +57,11 @@ class Part:
       parameters = find_parameters(folder)
     except UsageError as e:
       raise UsageError(f"--{stream} {e}") from e
+    if "base" in parameters.description:
+      raise UsageError(
+        f"--{stream} {folder} holds a trained part of a model, not a model; expected "
+        "one, or 'convert lora' to write the part"
+      )
     self.folder, self.stream, self.config = (
       parameters.folder,
       stream,

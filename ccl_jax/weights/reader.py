@@ -193,6 +193,26 @@ def _with_scales(weights: Weights) -> Weights:
   return Weights(weights.path, *with_scales(entries, weights.read, PREFIXES))
 
 
+def open_adapter(path: str | os.PathLike) -> Weights:
+  """The tensors of a LoRA's file, under the names that the file uses.
+
+  Args:
+    path: a file, or a folder that holds one.
+
+  Raises:
+    UsageError: nothing there, or the file is damaged.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise UsageError(f"no file or folder {path}; expected a LoRA")
+  places, files = ("",), ("adapter_model*", "pytorch_lora_weights*", "*")
+  file = _choose(path, places, files) if path.is_dir() else path
+  weights = Weights(path, dict(_read_entries(file)))
+  if not weights.names():
+    raise UsageError(f"{file} holds no tensors; expected a LoRA")
+  return weights
+
+
 def _crc(file: pathlib.Path, stored: Stored) -> int:
   """The CRC-32 of bytes of a file, a piece in memory at a time."""
   crc, left = 0, stored.size
@@ -329,6 +349,15 @@ def _is_inside(file: Any) -> bool:
 
 
 def _file_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
+  """The entries of a file that holds plain weights of a network."""
+  entries = _read_entries(path)
+  if what := foreign_tensors([name for name, _ in entries]):
+    raise UsageError(f"{path} is {what}; {EXPECTED}")
+  return iter(entries)
+
+
+def _read_entries(path: pathlib.Path) -> list[tuple[str, Entry]]:
+  """The entries of a file of tensors, whatever they are of."""
   if not path.is_file():
     what = "no file" if path.exists() else "missing"
     raise UsageError(f"{path} is {what}: download it, or name the right file")
@@ -350,7 +379,4 @@ def _file_entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
     entries = pickle_entries(path)
   else:
     raise UsageError(f"{path} is not a weight file: expected .safetensors or .pth")
-  entries = list(sane(path, entries))
-  if what := foreign_tensors([name for name, _ in entries]):
-    raise UsageError(f"{path} is {what}; {EXPECTED}")
-  return iter(entries)
+  return list(sane(path, entries))

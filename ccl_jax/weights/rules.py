@@ -233,6 +233,19 @@ def expected_tensors(rows: Sequence[Row], shapes: Shapes) -> list[Match]:
   return sorted(matches, key=lambda m: m.slot[:1])
 
 
+def known_tensors(rows: Sequence[Row], shapes: Shapes) -> list[Match]:
+  """As `expected_tensors`, of those parameters that the table reaches: a model may have
+  more streams than a release.
+  """
+
+  def reached(path):
+    places = (_target(path, (0,) * axes) for axes in range(3))
+    return any(row.backward(place) for place in places for row in rows)
+
+  known = {path: x for path, x in shapes.items() if reached(path)}
+  return expected_tensors(rows, known)
+
+
 def match(
   rows: Sequence[Row], weights: Weights, shapes: Shapes, ignore: Sequence[str] = ()
 ) -> list[Match]:

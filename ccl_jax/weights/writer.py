@@ -8,7 +8,7 @@ import json
 import math
 import pathlib
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,18 +59,36 @@ def write_safetensors(
     part = f"-{i + 1:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
     files.append(folder / f"{stem}{part}.safetensors")
     places |= {spec.name: files[-1].name for spec in shard}
-    with open(files[-1], "wb") as f:
-      f.write(_header(shard))
-      for spec in shard:
-        array = next(tensors)
-        assert (array.shape, array.dtype) == (spec.shape, spec.dtype), spec
-        f.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    write_file(files[-1], shard, tensors)
   if len(shards) > 1:
     total = sum(spec.nbytes for spec in specs)
     index = {"metadata": {"total_size": total}, "weight_map": places}
     files.append(folder / f"{stem}.safetensors.index.json")
     write_json(files[-1], index, indent=2)
   return files
+
+
+def write_file(
+  path: pathlib.Path,
+  specs: Sequence[Spec],
+  tensors: Iterable[np.ndarray],
+  notes: Mapping[str, str] | None = None,
+) -> None:
+  """Writes one .safetensors file, a tensor at a time.
+
+  Args:
+    path: of the file.
+    specs: of its tensors.
+    tensors: in the order of `specs`; others may follow.
+    notes: texts by name that go into the header, as `__metadata__`.
+  """
+  tensors = iter(tensors)
+  with open(path, "wb") as f:
+    f.write(_header(specs, notes or {}))
+    for spec in specs:
+      array = next(tensors)
+      assert (array.shape, array.dtype) == (spec.shape, spec.dtype), spec
+      f.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
 def _shards(specs: Sequence[Spec], shard_bytes: int) -> list[list[Spec]]:
@@ -84,8 +102,8 @@ def _shards(specs: Sequence[Spec], shard_bytes: int) -> list[list[Spec]]:
   return shards
 
 
-def _header(shard: Sequence[Spec]) -> bytes:
-  header, offset = {"__metadata__": {"format": "pt"}}, 0
+def _header(shard: Sequence[Spec], notes: Mapping[str, str]) -> bytes:
+  header, offset = {"__metadata__": {"format": "pt", **notes}}, 0
   for spec in shard:
     header[spec.name] = {
       "dtype": _NAMES[spec.dtype],

@@ -11,7 +11,7 @@ from configs import common
 
 FOLDER = pathlib.Path(common.__file__).parent
 # Kinds of configs: those that start from `common.base`, and the others by their names.
-TRAIN = ("ablation", "audio", "joint", "quickstart")
+TRAIN = ("ablation", "audio", "joint", "lora", "quickstart")
 SOUND = ("audio_vae", "vocoder")
 KINDS = {"train": TRAIN, "train_audio": SOUND, "encode": ("encode",)}
 # Sources of `data.options` that a config knows, beside that of its defaults.

@@ -8,6 +8,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.generation import pipeline as inference
 from ccl_jax.generation.pipeline import Description
 from ccl_jax.generation.release import ANY
+from ccl_jax.generation.settings import file_digest
 from ccl_jax.models.presets import build_model
 from ccl_jax.tasks import GENERATIONS
 from tests.flags.command import command
@@ -49,7 +50,10 @@ class Listener:
     """As a run whose newest checkpoint is of step 9."""
     told = {name: value for name, value in self.loaded.items() if name != "mesh"}
     told["step"] = told["step"] or 9
-    return told | {"fingerprints": self.prints}
+    loras = told.pop("loras")
+    prints = {p: file_digest(p) for p in (x.rpartition(":")[0] for x in loras)}
+    told |= {"lora": loras} if loras else {}
+    return told | {"fingerprints": self.prints | prints}
 
   def note_cut(self, prompts):
     self.noted = list(prompts)

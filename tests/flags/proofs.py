@@ -50,6 +50,12 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_generate_flags.py::test_what_is_loaded": _flags(
     "generate", "ckpt codecs weights step"
   ),
+  HERE + "test_generate_flags.py::test_loras_are_added_and_told": _flags(
+    "generate", "lora"
+  ),
+  HERE + "test_generate_settings.py::test_another_lora_must_be_asked_for": _flags(
+    "generate", "lora settings"
+  ),
   HERE + "test_generate_flags.py::test_each_clip_in_its_file_beside_its_prompt": (
     _flags("generate", "out seed task prompt")
   ),
@@ -111,6 +117,12 @@ PROOFS: dict[str, list[str]] = {
   ),
   HERE + "test_train_flags.py::test_init_is_where_the_parameters_come_from": _keys(
     "train", "init"
+  ),
+  HERE + "test_train_flags.py::test_a_part_of_a_model_is_trained": _keys(
+    "train", "lora.rank lora.alpha lora.layers lora.whole init"
+  ),
+  "tests/training/test_adapter.py::test_what_a_config_trains": _keys(
+    "train", "lora.rank lora.alpha lora.layers lora.whole"
   ),
   HERE + "test_train_flags.py::test_fresh_parameters_are_drawn_by_the_seed": _keys(
     "train", "seed"
@@ -309,6 +321,9 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_convert_flags.py::test_join": _flags(
     "convert join", "video audio size variant seed video_tokens audio_tokens dst"
   ),
+  HERE + "test_convert_flags.py::test_lora": _flags(
+    "convert lora", "src dst model format"
+  ),
   HERE + "test_convert_flags.py::test_codecs": _flags(
     "convert codecs", "video audio text image dst"
   ),
@@ -398,6 +413,7 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_config_values.py::test_a_training_config": [
     *_of("joint:", "size runlocal data records init image_form variant train"),
     *_of("audio:", "size runlocal records"),
+    *_of("lora:", "init size rank alpha layers whole image_form data records runlocal"),
     *_of("ablation:", "stage size longer"),
     *_of("quickstart:", "data source runlocal seed"),
   ],

@@ -13,6 +13,7 @@ EXCHANGE = "blocks/(audio_to_video|video_to_audio)/.*"
 
 BASE = {
   "seed": 0, "steps": 1000, "init": "",
+  "lora.rank": 16, "lora.alpha": 16.0, "lora.layers": "", "lora.whole": "",
   "model.preset": "tiny", "model.streams": ("video", "audio"),
   "model.patch": None,
   "model.variant": "context", "model.tarp": True, "model.times": "causal",
@@ -69,6 +70,11 @@ JOINT = PAPER_CLIP | {
   "steps": 12_000, "batch.size": 320, "codec.text_length": 512,
   "codec.text_dim": 4096, "objective.image_probability": 0.5,
   "optim.warmup_steps": 500, "ema_decay": 0.9999,
+}  # fmt: skip
+# A part of a model: a rate for all of it, and a batch that few devices hold.
+LORA = JOINT | {
+  "optim.groups": ((".*", 1e-4, 0.0),), "steps": 2000, "batch.size": 16,
+  "optim.warmup_steps": 50, "ema_decay": 0.99,
 }  # fmt: skip
 # Stage 1: batch 3200, 160 k steps at 1e-4; one stream, so one task.
 AUDIO = PAPER_CLIP | LATENTS | {
@@ -172,6 +178,37 @@ TRAINING = [
       "model.preset": "tiny", "model.residual": "float32", "batch.size": 8,
       "codec.text_length": 16, "codec.text_dim": 32, "codec.fit_clips": 8,
       "data.root": "FILMS",
+    },
+  ),
+  ("lora", "init=M", LORA | {"init": "M", "lora.layers": "attention"}),
+  (
+    "lora",
+    "init=M,size=1.3b,rank=4,alpha=8,layers=blocks,records=S",
+    LORA | LATENTS
+    | {
+      "init": "M", "model.preset": "1.3b", "model.residual": "float32",
+      "lora.rank": 4, "lora.alpha": 8.0, "lora.layers": "blocks", "data.root": "S",
+    },
+  ),
+  ("lora", "whole=exchange,data=D", LORA | {"lora.whole": "exchange",
+                                            "data.root": "D"}),
+  (
+    "lora",
+    "whole=exchange,layers=blocks/video/.*,image_form=channels",
+    LORA
+    | {
+      "lora.whole": "exchange", "lora.layers": "blocks/video/.*",
+      "model.image_form": "channels", "objective.image_probability": 0.0,
+    },
+  ),
+  (
+    "lora",
+    "runlocal,data=FILMS",
+    LORA | SMALL_CLIP | FEW_STEPS
+    | {
+      "lora.layers": "attention", "model.preset": "tiny",
+      "model.residual": "float32", "batch.size": 8, "codec.text_length": 16,
+      "codec.text_dim": 32, "codec.fit_clips": 8, "data.root": "FILMS",
     },
   ),
   ("audio", "", AUDIO),

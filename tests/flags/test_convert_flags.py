@@ -6,7 +6,7 @@ import pytest
 
 from ccl_jax.errors import UsageError
 from ccl_jax.weights import join as join_module
-from ccl_jax.weights import release
+from ccl_jax.weights import lora_write, release
 from tests.flags.command import module_of
 from tests.flags.recording import Recorder
 
@@ -54,6 +54,17 @@ def test_a_whole_release(told, capsys, kind):
   call = told.last("convert_release")
   assert call == (("S", "D"), {"kind": kind, "dtype": "float16", "verify": True})
   assert not told.calls["import_weights"]
+
+
+def test_lora(told, monkeypatch, capsys):
+  monkeypatch.setattr(
+    lora_write, "convert_lora", told.stub("x is left out", "convert_lora")
+  )
+  given = ("--src", "S", "--dst", "D.safetensors", "--model", "M")
+  told.main("lora", *given, "--format", "comfyui")
+  call = told.last("convert_lora")
+  assert call == (("S", "D.safetensors"), {"model": "M", "form": "comfyui"})
+  assert capsys.readouterr().err == "note: x is left out\n"
 
 
 def test_export(told):

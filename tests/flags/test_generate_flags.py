@@ -1,9 +1,11 @@
 """What `generate` does with each of its flags, told by a pipeline that only listens."""
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from ccl_jax import processes
 from ccl_jax.data.media.decode import probe, read_audio, read_clip
@@ -173,6 +175,7 @@ def test_what_is_loaded(monkeypatch, tmp_path):
   listener = listening(monkeypatch)
   call(listener, tmp_path)
   expected = {"ckpt": str(tmp_path), "codecs": None, "weights": "ema", "step": None}
+  expected |= {"loras": []}
   loaded = lambda: {k: v for k, v in listener.loaded.items() if k != "mesh"}
   assert loaded() == expected
   call(listener, tmp_path, "--codecs=bundle", "--weights=params", "--step=6")
@@ -218,6 +221,34 @@ def test_processes_that_make_a_clip_together(monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit) as e:
       call(listener, tmp_path, *argv)
     assert e.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_loras_are_added_and_told(monkeypatch, tmp_path, capsys):
+  """Each --lora with its strength, 1 where none is said, by its whole path."""
+  listener = listening(monkeypatch)
+  for name in ("a", "b"):
+    save_file({"x.lora_A.weight": np.zeros((1, 1))}, tmp_path / f"{name}.safetensors")
+  monkeypatch.chdir(tmp_path)
+  a, b = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+  call(listener, tmp_path, "--lora=a.safetensors:0.50", f"--lora={b}")
+  assert listener.loaded["loras"] == [f"{a}:0.5", f"{b}:1.0"]
+  about = json.loads((tmp_path / "out" / "joint_0_0.json").read_text())
+  assert about["lora"] == [f"{a}:0.5", f"{b}:1.0"]
+  digest = hashlib.sha256(a.read_bytes()).hexdigest()
+  assert about["fingerprints"][str(a)] == digest
+  call(listener, tmp_path)  # without them, another clip
+  about = json.loads((tmp_path / "out" / "joint_0_0_2.json").read_text())
+  assert "lora" not in about
+  a.write_bytes(a.read_bytes()[:-1])
+  capsys.readouterr()
+  for wrong, said in (("a.safetensors", "truncated"), ("c:1", "no file or folder c"),
+                      ("b.safetensors:much", "expected FILE:STRENGTH")):  # fmt: skip
+    listener.loaded = None
+    with pytest.raises(SystemExit) as e:
+      call(listener, tmp_path, f"--lora={wrong}")
+    error = capsys.readouterr().err
+    assert e.value.code == 2 and said in error and error.count("\n") == 1
+    assert listener.loaded is None
 
 
 def test_each_clip_in_its_file_beside_its_prompt(monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from ccl_jax.data.media.decode import read_clip
 from ccl_jax.data.spec import ClipSpec
@@ -32,7 +33,9 @@ def made(monkeypatch, tmp_path):
     write_wav(path, np.full(16000, 0.1 * (i + 1), np.float32))
   listener = listening(monkeypatch)
   monkeypatch.chdir(tmp_path)  # settings hold wherever one is
+  save_file({"x.lora_A.weight": np.zeros((1, 1))}, tmp_path / "x.safetensors")
   given = [f"--audio={path.name}" for path in sounds[:2]]
+  given.append("--lora=x.safetensors:0.25")
   first = call(listener, tmp_path, *FLAGS, *given)
   loaded, clips, out = listener.loaded, tmp_path / "out", tmp_path / "again"
   monkeypatch.chdir("/")
@@ -63,7 +66,9 @@ def test_settings_make_the_clip_again(made):
   np.testing.assert_allclose(told["audio"].mean(1), [0.1, 0.2], rtol=0.01)
   assert told["sampling"].scales == {"video": {"s_m": 2.0, "s_t": 4.0}}
   expected = {"ckpt": str(made.clips.parent), "weights": "params", "step": 7}
-  assert made.listener.loaded == expected | {"codecs": "bundle"} == made.loaded
+  lora = [f"{made.clips.parent / 'x.safetensors'}:0.25"]
+  expected |= {"codecs": "bundle", "loras": lora}
+  assert made.listener.loaded == expected == made.loaded
   assert told["negative"] == {"video": ["dull"], "audio": ["hum", "hiss"]}
   assert sorted(p.name for p in made.out.iterdir()) == ["a2v_5_1.json", "a2v_5_1.mp4"]
   for name in ("a2v_5_1.json", "a2v_5_1.mp4"):
@@ -151,6 +156,22 @@ def test_another_checkpoint_must_be_asked_for(made, monkeypatch, capsys):
     made.again(flag)
     assert "note: the params of" in capsys.readouterr().err
   assert made.listener.loaded["codecs"] == "others"
+
+
+def test_another_lora_must_be_asked_for(made, capsys):
+  count, lora = len(made.listener.calls), made.clips.parent / "x.safetensors"
+  save_file({"x.lora_A.weight": np.ones((1, 1))}, lora)
+  with pytest.raises(SystemExit):
+    made.again()
+  error = capsys.readouterr().err
+  assert f"{lora} is not the file" in error and "with --lora" in error
+  assert len(made.listener.calls) == count and not made.out.exists()
+  made.again(f"--lora={lora}:2")
+  assert made.listener.loaded["loras"] == [f"{lora}:2.0"]
+  lora.unlink()
+  with pytest.raises(SystemExit):
+    made.again()
+  assert "no file or folder" in capsys.readouterr().err
 
 
 def test_another_file_must_be_asked_for(made, capsys):

@@ -19,6 +19,7 @@ from ccl_jax.checkpoints.find import Parameters
 from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
+from ccl_jax.models.adapter import Adapter
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.presets import build_model
 from ccl_jax.training import build as building
@@ -344,6 +345,73 @@ def test_init_is_where_the_parameters_come_from(parts):
   assert parts.last("require_same").args[:2] == (CODECS, "then")
   assert parts.told("loop", "first_step") == 33
   assert parts.told("MetricLog", "start_step") == 33
+
+
+def test_a_part_of_a_model_is_trained(parts, monkeypatch):
+  """By lora.rank, alpha, layers and whole, of the parameters of init: no step changes
+  these, and checkpoints say which they are.
+  """
+  programs = []
+  program = lambda *given, **base: programs.append((given, base))
+  parts.replace(building, "build_steps", lambda *_: lambda *_: ("joint", program))
+  parts.replace(parts.module, "identity", "print")
+  part = {
+    "init": "W", "lora__layers": "exchange", "lora__rank": 2, "lora__alpha": 6.0,
+    "optim__groups": ((".*", 1e-3, 0.0),),
+  }  # fmt: skip
+  parts.run(changed(**part))
+  state, loop = parts.told("loop", 0), parts.last("loop").kwargs
+  (kernel,) = state.params["adapted"]["blocks"]["audio_to_video"]["q"].values()
+  assert {name: x.shape for name, x in kernel.items()} == {
+    "a": (2, 4, 2),
+    "b": (2, 2, 4),
+  }
+  assert state.params.keys() == state.ema.keys() == {"adapted"}
+  assert not kernel["b"].any() and kernel["a"].any()
+  about = {"folder": str(pathlib.Path("W").absolute()), "identity": "print", "step": 0}
+  assert loop["metadata"]["base"] == about and loop["metadata"]["negative"]
+  settings = {"rank": 2, "alpha": 6.0, "layers": "exchange", "whole": ""}
+  assert loop["metadata"]["lora"] == settings
+  name, run = loop["step_of"](0, {})
+  run("state", "batch")
+  ((given, base),) = programs
+  assert (name, given) == ("joint", ("state", "batch"))
+  assert all((x == 1).all() for x in jax.tree.leaves(base["base"]))  # those of init
+  # It goes on with the same parameters beneath it, and with no others.
+  before = {"codecs": "then", "model": {"preset": "tiny", "times": "causal"}}
+  parts.restored = (33, "state", "place", before | {"base": about})
+  parts.run(changed(**part))
+  assert parts.told("loop", 0) == "state"
+  parts.replace(parts.module, "identity", "another")
+  with pytest.raises(UsageError, match="config.init: the parameters in it are not"):
+    parts.run(changed(**part))
+  with pytest.raises(UsageError, match="config.init is empty"):
+    parts.run(changed(**part | {"init": ""}))
+  with pytest.raises(UsageError, match="lora.whole: no parameter fits 'heads'"):
+    parts.run(changed(**part, lora__whole="heads"))
+  parts.restored = None
+  of_part = Parameters(pathlib.Path("F"), "ema", {"base": about}, None)
+  with monkeypatch.context() as m:
+    m.setattr(parts.module, "find_parameters", lambda _: of_part)
+    for config in (changed(**part), changed(init="W")):
+      with pytest.raises(UsageError, match="W has trained a part of a model"):
+        parts.run(config)
+  parts.run(changed(**part | {"lora__layers": ""}, lora__whole="exchange"))
+  whole = parts.told("loop", 0).params
+  assert whole.keys() == {"whole"}
+  assert (whole["whole"]["blocks"]["audio_to_video"]["q"]["kernel"] == 1).all()
+
+
+def test_the_held_out_loss_of_a_part_is_the_whole_models():
+  run = building.Run(*[None] * 7, adapter=Adapter(2, 6.0, "exchange"))
+  base = jax.tree.map(jnp.ones_like, PARAMS)
+  trained = run.adapter.trained(base, jax.random.key(0))
+  trained = jax.tree.map(lambda x: jnp.full(x.shape, 0.5), trained)
+  evaluate = command("train").module.evaluate_on(run, base, lambda params: params)
+  whole = evaluate(trained)
+  kernel = whole["blocks"]["audio_to_video"]["q"]["kernel"]
+  np.testing.assert_allclose(kernel, 1 + 3 * 2 * 0.25)  # alpha / rank sum_r a b
+  assert (whole["video"]["head"]["kernel"] == 1).all()
 
 
 def test_a_negative_prompt_comes_from_the_start_and_stays(parts):

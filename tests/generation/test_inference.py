@@ -4,6 +4,7 @@ Codecs of a few lines stand for the real ones, and the sampler only records.
 """
 
 import dataclasses
+import hashlib
 import pathlib
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import struct
+from safetensors.numpy import save_file
 
 from ccl_jax.checkpoints.find import Parameters
 from ccl_jax.codecs.bundle import Codecs
@@ -593,6 +595,79 @@ def test_a_run_is_read_as_it_was_trained(folder):
   assert text.shape == (3, 128)
   Pipeline.load("run", weights="params", step=40, codecs="mine")
   assert (read["part"], read["step"], read["codecs"]) == ("params", 40, "mine")
+
+
+def test_loras_are_added_to_what_is_read(folder, monkeypatch, tmp_path):
+  """To the stacks that the pipeline holds, in their dtypes; the origin says so."""
+  folder(
+    {"model": TINY | {"dtype": "bfloat16"}, "clip": CLIP_OF_RUN, "codecs": {}}, "ema"
+  )
+  half = lambda tree: jax.tree.map(lambda x: jnp.full(x.shape, 0.5, x.dtype), tree)
+  monkeypatch.setattr(
+    inference, "restore_params", lambda _, __, abstract, step: (0, half(abstract), {})
+  )
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+  files = [tmp_path / "1.safetensors", tmp_path / "2.safetensors"]
+  # Wan's names of the video stream, and our own of the exchange.
+  a, b, c, d = draw(4, 128), draw(384, 4), draw(2, 128), draw(128, 2)
+  layer = "diffusion_model.blocks.3.ffn.0"
+  save_file({f"{layer}.lora_A.weight": a, f"{layer}.lora_B.weight": b}, files[0])
+  layer = "blocks.1.audio_to_video.q"
+  save_file({f"{layer}.lora_A.weight": c, f"{layer}.lora_B.weight": d}, files[1])
+  made = Pipeline.load("run", loras=[(files[0], 0.5), f"{files[1]}:-2"])
+  video = made.params["blocks"]["video"]["ffn"]["in"]["kernel"]
+  q = made.params["blocks"]["audio_to_video"]["q"]["kernel"]
+  assert video.dtype == q.dtype == jnp.bfloat16
+  for got, changed, dw in ((video, 3, 0.5 * (b @ a).T), (q, 1, -2 * (d @ c).T)):
+    want = np.full(got.shape, 0.5)
+    want[changed] += dw
+    np.testing.assert_allclose(got.astype(np.float32), want, rtol=2**-8, atol=1e-4)
+    assert (np.asarray(got[0]) == 0.5).all()
+  assert made.origin["lora"] == [f"{files[0]}:0.5", f"{files[1]}:-2.0"]
+  for path in files:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert made.origin["fingerprints"][str(path)] == digest
+  folder({"kind": "joint", "model": TINY | {"preset": "small"}}, "params")
+  with pytest.raises(UsageError, match="2.safetensors does not fit this model"):
+    Pipeline.load("joined", loras=[(files[1], 1.0)])
+
+
+def test_a_trained_part_is_put_into_its_model(folder, monkeypatch):
+  about = {
+    "model": TINY, "clip": CLIP_OF_RUN, "codecs": {},
+    "base": {"folder": "B", "step": 5, "identity": "fingerprint"},
+    "lora": {"rank": 2, "alpha": 3.0, "layers": "exchange", "whole": ""},
+  }  # fmt: skip
+  folder(about, "ema")
+  rng, read, asked = np.random.default_rng(0), [], []
+  draw = lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype)
+  find = inference.find_parameters
+
+  def restore(place, name, abstract, *, step):
+    read.append((name, step, jax.tree.map(draw, abstract)))
+    return step or 7, read[-1][2], {"objective": {"shift": 2.0}}
+
+  def found(*given):
+    asked.append(given)
+    return find(*given)
+
+  monkeypatch.setattr(inference, "restore_params", restore)
+  monkeypatch.setattr(inference, "find_parameters", found)
+  kept = jax.device_get
+  monkeypatch.setattr(inference.jax, "jit", lambda f, **_: f)  # nothing is donated
+  made = Pipeline.load("run", weights="params")
+  (_, step, base), (name, newest, part) = read
+  assert asked[-1] == ("B", 5) and step == 5
+  assert (name, newest, made.origin["step"]) == ("params", None, 7)
+  q = lambda tree: kept(tree["blocks"]["audio_to_video"]["q"]["kernel"])
+  ab = q(part["adapted"])["a"].astype(np.float64) @ q(part["adapted"])["b"]
+  np.testing.assert_allclose(q(made.params), q(base) + 1.5 * ab, rtol=1e-5, atol=1e-5)
+  kernel = lambda tree: kept(tree["video"]["head"]["kernel"])
+  np.testing.assert_array_equal(kernel(made.params), kernel(base))
+  monkeypatch.setattr(inference, "identity", lambda *_: "another")
+  with pytest.raises(UsageError, match="B has other parameters than those that"):
+    Pipeline.load("run")
 
 
 def test_a_joined_model_starts_from_wans_settings(folder):
