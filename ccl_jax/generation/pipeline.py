@@ -18,9 +18,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ccl_jax import progress as display
 from ccl_jax.axes import STREAMS
-from ccl_jax.checkpoints.checkpointer import restore_params
-from ccl_jax.checkpoints.find import Parameters, find_parameters
-from ccl_jax.checkpoints.identity import identity
 from ccl_jax.codecs.bundle import (
   Codecs,
   fingerprint,
@@ -33,136 +30,26 @@ from ccl_jax.codecs.texts import note_cut
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.diffusion.guidance import get_guidance
 from ccl_jax.errors import UsageError
-from ccl_jax.generation.defaults import completed
+from ccl_jax.generation.description import Description, describe
 from ccl_jax.generation.meshes import alone
+from ccl_jax.generation.parameters import read_parameters
 from ccl_jax.generation.prompts import in_form
-from ccl_jax.generation.release import ANY, Release, release_of
+from ccl_jax.generation.release import ANY, Release
 from ccl_jax.generation.sampling import Sampling, variant_of
 from ccl_jax.generation.settings import file_digest
 from ccl_jax.generation.windows import sample_windows, window
-from ccl_jax.models.adapter import Adapter
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
-from ccl_jax.models.presets import parameter_shapes, with_default_kernel
+from ccl_jax.models.presets import parameter_shapes
 from ccl_jax.seeds import key_of_bits, seed_bits
-from ccl_jax.sharding import constrain, parameter_shardings
-from ccl_jax.shipped import checkpoint
-from ccl_jax.tasks import GENERATIONS, Generation, check_inputs
-from ccl_jax.weights import transformers, wan
+from ccl_jax.sharding import constrain
+from ccl_jax.tasks import Generation
+from ccl_jax.weights import wan
 from ccl_jax.weights.lora_merge import merge
 from ccl_jax.weights.lora_open import open_loras
 from ccl_jax.weights.rules import flat_shapes
 
 PyTree = Any
-WAN_CLIP = wan.CLIPS[16]
-
-
-@dataclasses.dataclass(frozen=True)
-class Description:
-  """What a checkpoint says of itself, before anything large is read.
-
-  Attributes:
-    model: the network.
-    spec: the clip it was trained on.
-    guidance: {"form", "scales"} of the run's report, or of a release, perhaps with a
-      "skip_block"; empty if it had none.
-    place: the folder of the checkpoint, as somebody named it.
-    found: where the parameters are.
-    trained_shift: of the schedule; None: Wan2.1's for the clip's size.
-    release: what a release says of its use.
-  """
-
-  model: JointDiT
-  spec: ClipSpec
-  guidance: Mapping[str, Any]
-  place: pathlib.Path | None = None
-  found: Parameters | None = None
-  trained_shift: float | None = None
-  release: Release = ANY
-
-  @property
-  def area(self) -> int | None:
-    """Pixels of a clip that takes its aspect ratio from its first frame; None: clips do
-    not.
-    """
-    if self.takes_channels:
-      return self.spec.height * self.spec.width
-    return self.release.area
-
-  @property
-  def rule(self) -> str:
-    """By which such a clip finds its size; see `sizes.RULES`."""
-    return "each" if self.takes_channels else self.release.rule
-
-  @property
-  def fit(self) -> str:
-    """How a given picture becomes a frame; see `inputs.read_inputs`."""
-    return "squeeze" if self.takes_channels else self.release.fit
-
-  @property
-  def takes_channels(self) -> bool:
-    """Whether an image is given as condition channels and CLIP tokens (Wan2.1 I2V)."""
-    video = dict(self.model.streams).get("video")
-    return video is not None and video.image_tokens
-
-  def shift(self, spec: ClipSpec) -> float:
-    """The schedule's shift: that of training, or Wan2.1's for clips of this size."""
-    if self.trained_shift is not None:
-      return self.trained_shift
-    small = spec.height * spec.width <= WAN_CLIP["height"] * WAN_CLIP["width"]
-    return 3.0 if self.takes_channels and small else 5.0
-
-  def check(self, task: str, inputs: Collection[str]) -> Generation:
-    """The task, if the model can do it with such inputs.
-
-    Raises:
-      UsageError: it cannot.
-    """
-    kind = check_inputs(task, inputs, channels=self.takes_channels)
-    self.release.check_task(task)
-    have = dict(self.model.streams)
-    missing = [s for s in kind.generated + kind.given if s not in have]
-    if missing:
-      able = [
-        name
-        for name, other in GENERATIONS.items()
-        if {*other.generated, *other.given} <= have.keys()
-      ]
-      raise UsageError(
-        f"task {task} needs the {missing[0]} stream; this model has {', '.join(have)}, "
-        f"which serve {', '.join(able)}"
-      )
-    return kind
-
-  def sampling(self, sampling: Sampling, spec: ClipSpec) -> Sampling:
-    """The sampling with what is the model's own in place of None.
-
-    Raises:
-      UsageError: a value that cannot be sampled with.
-    """
-    return completed(sampling, self.model, self.shift(spec), self.guidance)
-
-
-def describe(folder: str | pathlib.Path, step: int | None = None) -> Description:
-  """What a training run, a joined model or a converted release says of itself.
-
-  Args:
-    folder: see `checkpoints.find`.
-    step: of the checkpoint; None: the newest.
-
-  Raises:
-    UsageError: it is none of these, or of another version.
-  """
-  found = find_parameters(folder, step)
-  about = found.description
-  model = transformers.model_of(found)
-  usage = wan.usage_of(about)
-  spec = found._replace(description=usage).build("clip", ClipSpec)
-  shift = usage.get("objective", {}).get("shift")
-  place = checkpoint(folder).absolute()
-  own = usage.get("guidance", {})
-  model = with_default_kernel(model)
-  return Description(model, spec, own, place, found, shift, release_of(usage))
 
 
 class Pipeline:
@@ -253,9 +140,8 @@ class Pipeline:
     shapes = parameter_shapes(model, text)
     # Before anything large is read.
     opened = open_loras(loras, flat_shapes(shapes))
-    read = _read_part if "base" in about else _read_all
-    placed = _placed(stored_as(shapes, model.dtype), mesh)
-    step, params, metadata, prints = read(found, weights, step, placed, mesh)
+    shapes = stored_as(shapes, model.dtype)
+    step, params, metadata, prints = read_parameters(found, weights, step, shapes, mesh)
     channels = {s: c.out_channels for s, c in model.streams}
     require_fit(bundle, channels, told.spec.stride)
     absolute = lambda path: path and str(pathlib.Path(path).absolute())
@@ -420,50 +306,6 @@ class Pipeline:
     return kind
 
 
-def _placed(shapes, mesh: Mesh):
-  """Shapes of parameters, spread over a mesh as in training."""
-  return jax.tree.map(
-    lambda x, s: x.update(sharding=s), shapes, parameter_shardings(shapes, mesh)
-  )
-
-
-def _read_all(found: Parameters, weights: str, step: int | None, placed, mesh: Mesh):
-  """(step, parameters, metadata, identity) of a model that is there as a whole."""
-  name = weights if found.name == "ema" else found.name
-  checkpoints = found.folder / "checkpoints"
-  step, params, metadata = restore_params(checkpoints, name, placed, step=step)
-  return step, params, metadata, identity(checkpoints, name, step)
-
-
-def _read_part(found: Parameters, weights: str, step: int | None, placed, mesh: Mesh):
-  """As `_read_all`, of a run that has trained a part of a model.
-
-  Raises:
-    UsageError: the model is gone, or has other parameters than when it was trained.
-  """
-  base = found.description["base"]
-  place = find_parameters(base["folder"], base["step"])
-  _, params, _, prints = _read_all(place, "ema", base["step"], placed, mesh)
-  if prints != base["identity"]:
-    raise UsageError(
-      f"{base['folder']} has other parameters than those that {found.folder} was "
-      "trained of: put them back"
-    )
-  adapter = Adapter(**found.description["lora"])
-  trained = jax.eval_shape(adapter.trained, placed, jax.random.key(0))
-  checkpoints = found.folder / "checkpoints"
-  step, trained, metadata = restore_params(
-    checkpoints, weights, _placed(trained, mesh), step=step
-  )
-  applied = jax.jit(
-    adapter.applied,
-    donate_argnums=0,
-    out_shardings=jax.tree.map(lambda x: x.sharding, placed),
-  )
-  params = applied(params, trained)
-  return step, params, metadata, f"{identity(checkpoints, weights, step)}-{prints}"
-
-
 def _teller(steps: int, progress: Callable[[Any], None] | None):
   """Says how many steps are done, to whoever looks and to a listener."""
 
@@ -485,11 +327,11 @@ def _on_mesh(codecs: Codecs, mesh: Mesh) -> Codecs:
   """Codecs with all arrays on the mesh: those that were fitted are small, and whole on
   every device.
   """
-  place = lambda x: (
-    x
-    if isinstance(x, jax.Array) and x.sharding.device_set == set(mesh.devices.flat)
-    else jax.device_put(np.asarray(x), _whole(mesh))
-  )
+  devices = set(mesh.devices.flat)
+  there = lambda x: isinstance(x, jax.Array) and x.sharding.device_set == devices
+  if all(map(there, jax.tree.leaves(codecs))):
+    return codecs
+  place = lambda x: x if there(x) else jax.device_put(np.asarray(x), _whole(mesh))
   return jax.tree.map(place, codecs)
 
 
@@ -509,6 +351,7 @@ def _encode(kind, frames, takes_channels, nulls, codecs, noise, tokens, inputs):
     nulls: streams that guidance wants nulls of, where they are there.
   """
   b = len(jax.tree.leaves(noise)[0])
+  inputs = jax.tree.map(jnp.asarray, inputs)
   text = codecs.text.encode(*tokens)
   conditions = {"text": text.reshape(-1, b, *text.shape[1:]), "given": {}}
   if "video" in kind.given:

@@ -19,10 +19,12 @@ from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.codecs.images import image_condition
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
+from ccl_jax.generation import description, parameters
 from ccl_jax.generation import pipeline as inference
 from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling import Sampling
 from ccl_jax.tasks import GENERATIONS
+from ccl_jax.weights import wan
 from tests.stubs import recording
 
 SPEC = ClipSpec(9, 32, 48, 25.0)  # 3 x 4 x 6 latents, 11 tokens of sound
@@ -563,12 +565,13 @@ def folder(monkeypatch):
       return codecs
 
     found = Parameters(pathlib.Path("there"), name, about, bundle)
-    monkeypatch.setattr(inference, "find_parameters", lambda *_: found)
-    monkeypatch.setattr(inference, "identity", lambda *_: "fingerprint")
+    for module in (description, parameters):
+      monkeypatch.setattr(module, "find_parameters", lambda *_: found)
+    monkeypatch.setattr(parameters, "identity", lambda *_: "fingerprint")
     monkeypatch.setattr(inference, "fingerprint", lambda _: "fingerprint")
     monkeypatch.setattr(inference, "require_same", lambda *given: checked.append(given))
     monkeypatch.setattr(inference, "require_fit", lambda *given: fits.append(given))
-    monkeypatch.setattr(inference, "restore_params", restore)
+    monkeypatch.setattr(parameters, "restore_params", restore)
     monkeypatch.setattr(inference, "load_codecs", load)
     return read
 
@@ -604,7 +607,7 @@ def test_loras_are_added_to_what_is_read(folder, monkeypatch, tmp_path):
   )
   half = lambda tree: jax.tree.map(lambda x: jnp.full(x.shape, 0.5, x.dtype), tree)
   monkeypatch.setattr(
-    inference, "restore_params", lambda _, __, abstract, step: (0, half(abstract), {})
+    parameters, "restore_params", lambda _, __, abstract, step: (0, half(abstract), {})
   )
   rng = np.random.default_rng(0)
   draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
@@ -642,7 +645,7 @@ def test_a_trained_part_is_put_into_its_model(folder, monkeypatch):
   folder(about, "ema")
   rng, read, asked = np.random.default_rng(0), [], []
   draw = lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype)
-  find = inference.find_parameters
+  find = parameters.find_parameters
 
   def restore(place, name, abstract, *, step):
     read.append((name, step, jax.tree.map(draw, abstract)))
@@ -652,8 +655,8 @@ def test_a_trained_part_is_put_into_its_model(folder, monkeypatch):
     asked.append(given)
     return find(*given)
 
-  monkeypatch.setattr(inference, "restore_params", restore)
-  monkeypatch.setattr(inference, "find_parameters", found)
+  monkeypatch.setattr(parameters, "restore_params", restore)
+  monkeypatch.setattr(parameters, "find_parameters", found)
   kept = jax.device_get
   monkeypatch.setattr(inference.jax, "jit", lambda f, **_: f)  # nothing is donated
   made = Pipeline.load("run", weights="params")
@@ -665,7 +668,7 @@ def test_a_trained_part_is_put_into_its_model(folder, monkeypatch):
   np.testing.assert_allclose(q(made.params), q(base) + 1.5 * ab, rtol=1e-5, atol=1e-5)
   kernel = lambda tree: kept(tree["video"]["head"]["kernel"])
   np.testing.assert_array_equal(kernel(made.params), kernel(base))
-  monkeypatch.setattr(inference, "identity", lambda *_: "another")
+  monkeypatch.setattr(parameters, "identity", lambda *_: "another")
   with pytest.raises(UsageError, match="B has other parameters than those that"):
     Pipeline.load("run")
 
@@ -698,7 +701,7 @@ def test_a_converted_model_has_its_negative_prompt(folder):
   }  # fmt: skip
   read = folder({"kind": "wan-dit", "sizes": sizes}, "params")
   made = Pipeline.load("wan")
-  own = inference.wan.negative_prompt(sizes)
+  own = wan.negative_prompt(sizes)
   assert made.negative == {"video": own, "audio": ""} and own
   assert made.model.dtype == jnp.bfloat16 and made.takes_channels
   assert made.spec == ClipSpec(81, 480, 832, 16.0) and made.shift(made.spec) == 3.0

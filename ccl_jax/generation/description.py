@@ -1,0 +1,128 @@
+"""What a checkpoint says of itself, and so what can be made with it."""
+
+import dataclasses
+import pathlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ccl_jax.checkpoints.find import Parameters, find_parameters
+from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
+from ccl_jax.generation.defaults import completed
+from ccl_jax.generation.release import ANY, Release, release_of
+from ccl_jax.generation.sampling import Sampling
+from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.presets import with_default_kernel
+from ccl_jax.shipped import checkpoint
+from ccl_jax.tasks import GENERATIONS, Generation, check_inputs
+from ccl_jax.weights import transformers, wan
+
+WAN_CLIP = wan.CLIPS[16]
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+  """What a checkpoint says of itself, before anything large is read.
+
+  Attributes:
+    model: the network.
+    spec: the clip it was trained on.
+    guidance: {"form", "scales"} of the run's report, or of a release, perhaps with a
+      "skip_block"; empty if it had none.
+    place: the folder of the checkpoint, as somebody named it.
+    found: where the parameters are.
+    trained_shift: of the schedule; None: Wan2.1's for the clip's size.
+    release: what a release says of its use.
+  """
+
+  model: JointDiT
+  spec: ClipSpec
+  guidance: Mapping[str, Any]
+  place: pathlib.Path | None = None
+  found: Parameters | None = None
+  trained_shift: float | None = None
+  release: Release = ANY
+
+  @property
+  def area(self) -> int | None:
+    """Pixels of a clip that takes its aspect ratio from its first frame; None: clips do
+    not.
+    """
+    if self.takes_channels:
+      return self.spec.height * self.spec.width
+    return self.release.area
+
+  @property
+  def rule(self) -> str:
+    """By which such a clip finds its size; see `sizes.RULES`."""
+    return "each" if self.takes_channels else self.release.rule
+
+  @property
+  def fit(self) -> str:
+    """How a given picture becomes a frame; see `inputs.read_inputs`."""
+    return "squeeze" if self.takes_channels else self.release.fit
+
+  @property
+  def takes_channels(self) -> bool:
+    """Whether an image is given as condition channels and CLIP tokens (Wan2.1 I2V)."""
+    video = dict(self.model.streams).get("video")
+    return video is not None and video.image_tokens
+
+  def shift(self, spec: ClipSpec) -> float:
+    """The schedule's shift: that of training, or Wan2.1's for clips of this size."""
+    if self.trained_shift is not None:
+      return self.trained_shift
+    small = spec.height * spec.width <= WAN_CLIP["height"] * WAN_CLIP["width"]
+    return 3.0 if self.takes_channels and small else 5.0
+
+  def check(self, task: str, inputs: Collection[str]) -> Generation:
+    """The task, if the model can do it with such inputs.
+
+    Raises:
+      UsageError: it cannot.
+    """
+    kind = check_inputs(task, inputs, channels=self.takes_channels)
+    self.release.check_task(task)
+    have = dict(self.model.streams)
+    missing = [s for s in kind.generated + kind.given if s not in have]
+    if missing:
+      able = [
+        name
+        for name, other in GENERATIONS.items()
+        if {*other.generated, *other.given} <= have.keys()
+      ]
+      raise UsageError(
+        f"task {task} needs the {missing[0]} stream; this model has {', '.join(have)}, "
+        f"which serve {', '.join(able)}"
+      )
+    return kind
+
+  def sampling(self, sampling: Sampling, spec: ClipSpec) -> Sampling:
+    """The sampling with what is the model's own in place of None.
+
+    Raises:
+      UsageError: a value that cannot be sampled with.
+    """
+    return completed(sampling, self.model, self.shift(spec), self.guidance)
+
+
+def describe(folder: str | pathlib.Path, step: int | None = None) -> Description:
+  """What a training run, a joined model or a converted release says of itself.
+
+  Args:
+    folder: see `checkpoints.find`.
+    step: of the checkpoint; None: the newest.
+
+  Raises:
+    UsageError: it is none of these, or of another version.
+  """
+  found = find_parameters(folder, step)
+  about = found.description
+  model = transformers.model_of(found)
+  usage = wan.usage_of(about)
+  spec = found._replace(description=usage).build("clip", ClipSpec)
+  shift = usage.get("objective", {}).get("shift")
+  place = checkpoint(folder).absolute()
+  own = usage.get("guidance", {})
+  model = with_default_kernel(model)
+  return Description(model, spec, own, place, found, shift, release_of(usage))
