@@ -18,11 +18,10 @@ import numpy as np
 from ccl_jax.checkpoints.find import find_parameters
 from ccl_jax.checkpoints.folders import new_folder
 from ccl_jax.checkpoints.slices import SliceReader, SliceWriter
+from ccl_jax.checkpoints.usage import stated
 from ccl_jax.codecs.bundle import load_codecs, save_codecs
 from ccl_jax.errors import UsageError, one_line_errors
 from ccl_jax.files import write_json
-
-ABOUT = ("model", "clip", "objective", "guidance", "negative")
 
 
 def ship(run: pathlib.Path, dst: pathlib.Path) -> int:
@@ -44,7 +43,7 @@ def ship(run: pathlib.Path, dst: pathlib.Path) -> int:
     for path, x in reader.shapes.items()
   }
   about = {"kind": "joint", "licence": "Apache-2.0"}
-  about |= {key: found.description[key] for key in ABOUT if key in found.description}
+  about |= {"model": found.description["model"], **stated(found.description)}
   total = sum(2 * x.size for x in small.values())
   with new_folder(dst, total) as folder:
     with SliceWriter(folder / "checkpoints", small) as writer:
