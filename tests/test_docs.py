@@ -41,7 +41,10 @@ def flags_of(name: str) -> set[str]:
   files = [ROOT / "ccl_jax" / f"{name}.py", *(ROOT / "ccl_jax" / name).glob("*.py")]
   files += (ROOT / "ccl_jax" / "benchmarks").glob("*.py") if name == "bench" else []
   found = {"--help"}
-  for file in filter(pathlib.Path.is_file, files):
+  files = [file for file in files if file.is_file()]
+  if any("cli.process_flags(" in file.read_text() for file in files):
+    files.append(ROOT / "ccl_jax" / "cli.py")  # which defines no other flags
+  for file in files:
     for node in ast.walk(ast.parse(file.read_text())):
       text = getattr(node, "value", None) if isinstance(node, ast.Constant) else None
       if isinstance(text, str) and re.fullmatch(r"--[a-z][\w-]*", text):

@@ -43,7 +43,7 @@ def test_configs_by_name_from_any_folder(tmp_path, monkeypatch):
   (tmp_path / "quickstart").mkdir()  # a folder is no config
   assert shipped.config_file("quickstart") == str(ours)
   for wrong in ("quickstat", "configs/common.py", "other/quickstart.py", "x.py", ""):
-    with pytest.raises(UsageError, match="joint, quickstart, vocoder") as e:
+    with pytest.raises(UsageError, match="joint, lora, quickstart, vocoder") as e:
       shipped.config_file(f"{wrong}:a=1")
     assert f"no file {wrong};" in str(e.value)
 
