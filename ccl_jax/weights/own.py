@@ -53,7 +53,7 @@ def write_network(
   with scratch_folder(dst) as scratch:
     source, fresh = scratch / name, scratch / "fresh"
     source.mkdir()
-    write_safetensors(source, upstream.stem(sizes), specs, tensors)
+    write_safetensors(source, upstream.stem_of(sizes), specs, tensors)
     config = upstream.config(sizes, form)
     if config:
       write_json(source / "config.json", config)

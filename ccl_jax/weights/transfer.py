@@ -270,7 +270,7 @@ def export_weights(
 
   with new_folder(dst, total) as fresh:
     with _bar(total, f"{kind} to {form}") as bar:
-      write_safetensors(fresh, upstream.stem(sizes), specs, tensors(bar))
+      write_safetensors(fresh, upstream.stem_of(sizes), specs, tensors(bar))
     if config:
       write_json(fresh / "config.json", config, indent=2)
     if verify:

@@ -25,7 +25,7 @@ class Upstream(NamedTuple):
     ignore: regexes of tensors that may be left unread.
     places: folders, under the one that is given, where its files may lie.
     files: patterns of their names, in order of preference.
-    stem: sizes -> the name of an exported file, without its ending.
+    stem: the name of an exported file, without its ending; or sizes -> that name.
     config: (sizes, format) -> the config.json of an export, or {}.
     beside: files that belong to the weights: name -> places to look for it, from the
       folder that was given or that of the file.
@@ -49,7 +49,7 @@ class Upstream(NamedTuple):
   ignore: Sequence[str] = ()
   places: Sequence[str] = ("",)
   files: Sequence[str] = ("*",)
-  stem: Callable[[Sizes], str] = lambda sizes: "model"
+  stem: str | Callable[[Sizes], str] = "model"
   config: Callable[[Sizes, str], dict] = lambda sizes, form: {}
   beside: Mapping[str, Sequence[str]] = {}
   view: Callable[[Weights], Weights] = lambda weights: weights
@@ -58,6 +58,10 @@ class Upstream(NamedTuple):
   usage: Callable[[Sizes], dict] = lambda sizes: {}
   plain_fp8: bool = False
   network: Callable[[Any, Sizes, str], Any] | None = None
+
+  def stem_of(self, sizes: Sizes) -> str:
+    """The name of an exported file of a network of such sizes."""
+    return self.stem if isinstance(self.stem, str) else self.stem(sizes)
 
 
 # Command -> module of ccl_jax.weights that holds its UPSTREAM.
