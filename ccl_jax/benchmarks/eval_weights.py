@@ -85,7 +85,7 @@ def draw(kind: str, folder: pathlib.Path, sizes: Sizes | None = None) -> None:
   matches = expected_tensors(upstream.tables["native"], upstream.shapes(sizes))
   specs = [Spec(m.name, m.shape, np.dtype(np.float32)) for m in matches]
   (folder / kind).mkdir(parents=True)
-  write_safetensors(folder / kind, upstream.stem(sizes), specs, _tensors(specs))
+  write_safetensors(folder / kind, upstream.stem_of(sizes), specs, _tensors(specs))
   if config := upstream.config(sizes, "native"):
     write_json(folder / kind / "config.json", config)
 
