@@ -64,7 +64,7 @@ def test_recipe():
     "shared_sigma": True, "detach": True,
   }  # fmt: skip
   assert keywords(make_train_step) == {
-    "accumulate": 1, "ema_decay": 0.999, "task": None, "clip": None,
+    "accumulate": 1, "ema_decay": 0.999, "task": None, "clip": None, "adapter": None,
   }  # fmt: skip
   assert keywords(flow.draw_sigma) == {"mean": 0.0, "std": 1.0}
 

@@ -28,6 +28,8 @@ CASES = [
   ("ablation", "stage=audio"),
   ("ablation", ""),
   ("ablation", "size=gpu"),
+  ("lora", "size=tiny,init=DIR"),
+  ("lora", "size=1.3b,init=DIR,whole=exchange"),
 ]
 
 
@@ -45,7 +47,8 @@ def test_train_step_has_the_shapes_it_should(name, arg):
   text = (config.codec.text_length, config.codec.text_dim)
   run = build_run(config, make_mesh((1, 2, 2, 2)), text)
   model, recipe, state = run.model, run.recipe, run.state
-  fresh = jax.eval_shape(run.fresh, jax.random.key(0))
+  base = () if run.base is None else (run.base,)  # what a part is trained of
+  fresh = jax.eval_shape(run.fresh, jax.random.key(0), *base)
   batch = {
     "video": (
       config.batch.size,
@@ -66,15 +69,17 @@ def test_train_step_has_the_shapes_it_should(name, arg):
   }
   tasks = [None, *recipe.names] if config.model.preset == "tiny" else [None]
   for task in tasks:
-    step = make_train_step(model, run.optimizer, recipe, seed=0, task=task)
-    new, metrics = jax.eval_shape(step, fresh, batch)
+    step = make_train_step(
+      model, run.optimizer, recipe, seed=0, task=task, adapter=run.adapter
+    )
+    new, metrics = jax.eval_shape(step, fresh, batch, *base)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
       lambda x: (x.shape, x.dtype), fresh
     )
     assert metrics["by_task"].shape == (len(recipe.names), 2)
   large = [
     path_of(p)
-    for p, x in jax.tree_util.tree_leaves_with_path(state)
+    for p, x in jax.tree_util.tree_leaves_with_path((state, base))
     if x.size >= 2**22 and x.sharding.is_fully_replicated
   ]
   assert not large
