@@ -45,7 +45,8 @@ def arguments(name: str) -> dict:
   seen, parse = {}, common.parse
 
   def spy(arg, **defaults):
-    seen.update(defaults)
+    if not seen:  # a config that builds on another one asks that one too
+      seen.update(defaults)
     return parse(arg, **defaults)
 
   with mock.patch.object(common, "parse", spy):

@@ -249,7 +249,7 @@ def test_text_dropout_by_task():
 
 BUILT = {"seed": 12, "accumulate": 3, "ema_decay": 0.75}
 FILM = Geometry(9, 2, 2, 41)
-MADE = BUILT | {"clip": FILM}
+MADE = BUILT | {"clip": FILM, "adapter": None}
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ BASE = {
   "model.cross_rope": "3d", "model.image_form": "first_frame", "model.remat": "none",
   "model.dtype": "bfloat16", "model.residual": "float32", "model.attention": "auto",
   "clip.frames": 33, "clip.height": 32, "clip.width": 32, "clip.fps": 25.0,
-  "clip.stride": 8,
+  "clip.stride": 8, "clip.audio_rate": None,
   "data.source": "folder", "data.root": "", "data.cache_gb": 1.0,
   "batch.size": 8, "batch.threads": 4,
   "codec.path": "", "codec.fit_clips": 256,
@@ -131,7 +131,7 @@ OPTIONS = lambda **values: {f"data.options.{k}": v for k, v in values.items()}
 
 OVI = {
   "model.preset": "5b", "model.variant": "fusion", "model.residual": "float32",
-  "clip.stride": 16, "clip.height": 512, "clip.width": 992,
+  "clip.stride": 16, "clip.height": 512, "clip.width": 992, "clip.audio_rate": 31.4,
 }  # fmt: skip
 
 # (config, what follows the colon, what then differs from the base)
@@ -224,7 +224,7 @@ TRAINING = [
   ),
   ("ablation", "", JOINED),
   ("ablation", "size=pilot", JOINED),
-  ("ablation", "longer=4", JOINED | {"steps": 10_000}),
+  ("ablation", "longer=4", JOINED | {"steps": 4000}),
   ("ablation", "stage=video", ALONE | {"model.streams": ("video",)}),
   ("ablation", "stage=audio", ALONE | {"model.streams": ("audio",)}),
   (

@@ -274,7 +274,7 @@ def test_each_clip_in_its_file_beside_its_prompt(monkeypatch, tmp_path):
       "task": "joint", "prompt": prompt, "seed": 3, "guidance": "ucg2",
       "scales": {"audio": {"s": 2.0}}, "steps": 6, "shift": 4.0, "solver": "unipc",
       "batched": True, "skip_block": -1, "frames": 17, "height": 32, "width": 64,
-      "fps": 25.0,
+      "fps": 25.0, "audio_rate": None,
       "sample_rate": 16000, "stride": 8, "negative_prompt_video": "blurred",
       "negative_prompt_audio": "", "ckpt": str(tmp_path),
       "codecs": None, "step": 9, "weights": "ema",
