@@ -3,32 +3,34 @@ trained, the times of its latents.
 """
 
 import pathlib
-import types
 
 import jax
 import pytest
 
 from ccl_jax.checkpoints.find import Parameters
 from ccl_jax.codecs.bundle import Codecs
-from ccl_jax.generation import pipeline
+from ccl_jax.generation import description, parameters, pipeline
+from ccl_jax.models.byte_text import ByteText
 from ccl_jax.models.presets import PRESETS
 from ccl_jax.ops.kernels import Kernel
 
 RUN = {"preset": "tiny", "blocks": {"block_q": 256, "interpret": True}}
-TEXT = types.SimpleNamespace(length=5, dim=16)
+TEXT = ByteText(length=5, dim=16)
 
 
 def load(monkeypatch, about):
   """The model of a folder described by `about`, without its parameters."""
   found = Parameters(pathlib.Path("run"), "ema", about, pathlib.Path("codecs"))
-  monkeypatch.setattr(pipeline, "find_parameters", lambda *args: found)
+  monkeypatch.setattr(description, "find_parameters", lambda *args: found)
   monkeypatch.setattr(pipeline, "load_codecs", lambda folder: Codecs(text=TEXT))
   monkeypatch.setattr(
-    pipeline, "restore_params", lambda *args, **kwargs: (0, None, {"objective": {}})
+    parameters, "restore_params", lambda *args, **kwargs: (0, None, {"objective": {}})
   )
   monkeypatch.setattr(pipeline, "parameter_shapes", lambda *args: {})
-  for name in ("require_same", "identity", "fingerprint"):  # of what is not there
-    monkeypatch.setattr(pipeline, name, lambda *args: "")
+  for module, name in (  # of what is not there
+    (pipeline, "require_same"), (pipeline, "fingerprint"), (parameters, "identity"),
+  ):  # fmt: skip
+    monkeypatch.setattr(module, name, lambda *args: "")
   return pipeline.Pipeline.load("run").model
 
 
