@@ -136,7 +136,7 @@ def test_a_manifests_part(taken, tmp_path, monkeypatch):
     "ccl_jax.generation.manifests.make_set", lambda *a, **_: made.append(a[4])
   )
   flags = {"MANIFEST": str(manifest), "COUNT": 2, "BATCH": 1, "TASK": "joint"}
-  flags |= {"SEED": [0]}
+  flags |= {"SEED": [0], "DISTRIBUTED": False}
   for flag, value in (flags | {"INDEX": 0}).items():
     monkeypatch.setattr(generate, flag, SimpleNamespace(value=value))
   refused(generate.make_manifest, maker)

@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from ccl_jax.errors import UsageError
+from ccl_jax.models.adapter import Adapter
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.sharding import (
   PARAMETERS,
@@ -50,7 +51,7 @@ def test_rules():
 
 @pytest.mark.parametrize("image_form", ["first_frame", "channels"])
 def test_no_large_parameter_is_whole_anywhere(image_form):
-  """Of a million numbers and more, in the largest models."""
+  """Of a million numbers and more, in the largest models and in a LoRA of one."""
   shapes = [
     jax.eval_shape(lambda key: init_params(model, key, (512, 4096)), jax.random.key(0))
     for model in (
@@ -58,6 +59,8 @@ def test_no_large_parameter_is_whole_anywhere(image_form):
       build_model("5b", variant="fusion"),
     )
   ]
+  lora = Adapter(layers="attention").trained
+  shapes.append(jax.eval_shape(lora, shapes[0], jax.random.key(0)))
   for sizes in ((1, 4, 2, 1), (2, 1, 2, 2), (1, 8, 1, 1)):
     mesh = make_mesh(sizes)
     parts = mesh.shape["fsdp"] * mesh.shape["context"]
