@@ -23,7 +23,7 @@ def get_config(arg=None):
   args = common.parse(arg, data="", source="folder", runlocal=False, seed=0)
   c = common.base()
   c.seed = args.seed
-  c.steps = 800
+  c.steps = 640
   c.model.dtype = "float32"
   c.model.patch = 1  # a token for each of the few latent pixels
   c.data.source = args.source if args.data else "talking_scene"

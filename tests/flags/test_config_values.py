@@ -105,7 +105,7 @@ JOINED = ABLATION | {
   "steps": 1000, "optim.groups": ((EXCHANGE, 2e-3, 0.01), (".*", 5e-4, 0.01)),
 }  # fmt: skip
 QUICKSTART = {
-  "steps": 800, "model.dtype": "float32", "model.patch": 1,
+  "steps": 640, "model.dtype": "float32", "model.patch": 1,
   "data.source": "talking_scene", "batch.size": 12, "batch.threads": 2,
   "codec.text_length": 80, "codec.text_dim": 128, "objective.shift": 2.0,
   "objective.sigma": "logit_normal", "objective.image_probability": 0.1,
