@@ -2,9 +2,6 @@
 
 import json
 import pathlib
-import socket
-import subprocess
-import sys
 import types
 
 import jax
@@ -12,6 +9,7 @@ import pytest
 
 from ccl_jax import processes
 from ccl_jax.errors import UsageError
+from tests.pair import started
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -116,24 +114,8 @@ print("OUT " + json.dumps(out), flush=True)
 
 
 def test_two_processes_agree(tmp_path):
-  with socket.socket() as s:
-    s.bind(("localhost", 0))
-    port = s.getsockname()[1]
-  pair = [
-    subprocess.Popen(
-      [sys.executable, "-c", PROGRAM, str(rank), str(port), str(tmp_path)],
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-      cwd=ROOT,
-    )
-    for rank in range(2)
-  ]
-  try:
+  with started(PROGRAM, str(tmp_path)) as pair:
     results = [p.communicate(timeout=120) for p in pair]
-  finally:
-    for p in pair:
-      p.kill()
   lines = [line for out, _ in results for line in out.splitlines() if "OUT " in line]
   assert len(lines) == 2, results
   first, second = (json.loads(line.split("OUT ")[1]) for line in lines)

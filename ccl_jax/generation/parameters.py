@@ -31,8 +31,10 @@ def read_parameters(
     UsageError: there is none that is whole; or, of a run that has trained a part of a
       model, the model is gone or has other parameters than then.
   """
-  read = _read_part if "base" in found.description else _read_all
-  return read(found, weights, step, _placed(shapes, mesh), mesh)
+  placed = _placed(shapes, mesh)
+  if "base" in found.description:
+    return _read_part(found, weights, step, placed, mesh)
+  return _read_all(found, weights, step, placed)
 
 
 def _placed(shapes, mesh: Mesh):
@@ -42,7 +44,7 @@ def _placed(shapes, mesh: Mesh):
   )
 
 
-def _read_all(found: Parameters, weights: str, step: int | None, placed, mesh: Mesh):
+def _read_all(found: Parameters, weights: str, step: int | None, placed):
   """(step, parameters, metadata, identity) of a model that is there as a whole."""
   name = weights if found.name == "ema" else found.name
   checkpoints = found.folder / "checkpoints"
@@ -58,7 +60,7 @@ def _read_part(found: Parameters, weights: str, step: int | None, placed, mesh: 
   """
   base = found.description["base"]
   place = find_parameters(base["folder"], base["step"])
-  _, params, _, prints = _read_all(place, "ema", base["step"], placed, mesh)
+  _, params, _, prints = _read_all(place, "ema", base["step"], placed)
   if prints != base["identity"]:
     raise UsageError(
       f"{base['folder']} has other parameters than those that {found.folder} was "

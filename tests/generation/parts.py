@@ -10,13 +10,15 @@ from ccl_jax.models.presets import build_model, init_params
 SPEC = ClipSpec(5, 32, 32, 25.0)
 
 
-def small_parts():
-  """(model, parameters, codecs, clips)."""
+def small_parts(spec=SPEC):
+  """(model, parameters, codecs, clips), of clips of a spec."""
   rng = np.random.default_rng(0)
   clips = [
     {
-      "video": rng.integers(0, 255, (5, 32, 32, 3), np.uint8),
-      "audio": 0.2 * rng.standard_normal(SPEC.samples).astype(np.float32),
+      "video": rng.integers(
+        0, 255, (spec.frames, spec.height, spec.width, 3), np.uint8
+      ),
+      "audio": 0.2 * rng.standard_normal(spec.samples).astype(np.float32),
     }
     for _ in range(3)
   ]

@@ -1,9 +1,6 @@
 """Meshes for generation: which one is chosen, and that all make the same clip."""
 
 import pathlib
-import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -18,6 +15,7 @@ from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.sharding import make_mesh
 from ccl_jax.tasks import GENERATIONS
 from tests.generation.parts import SPEC, small_parts
+from tests.pair import started
 
 ROOT = pathlib.Path(__file__).parents[2]
 GIB = 2**30
@@ -154,32 +152,17 @@ np.savez(f"{out}/{rank}.npz", **made)
 
 def test_two_processes_make_the_clip_of_one(parts, tmp_path):
   """Each has it whole: pictures of one device, but for the last bit of a byte."""
-  with socket.socket() as s:
-    s.bind(("localhost", 0))
-    port = s.getsockname()[1]
-  pair = [
-    subprocess.Popen(
-      [sys.executable, "-c", PROGRAM, str(rank), str(port), str(tmp_path)],
-      stderr=subprocess.PIPE,
-      text=True,
-      cwd=ROOT,
-    )
-    for rank in range(2)
-  ]
-  model, params, codecs, clips = parts
-  maker = Pipeline(model, params, codecs, SPEC, shift=5.0)
-  expected = maker.generate(
-    "a2v",
-    ["a b"],
-    seed=3,
-    sampling=Sampling("ucg2", steps=2),
-    audio=np.stack([clips[0]["audio"]]),
-  )["video"]
-  try:
+  with started(PROGRAM, str(tmp_path)) as pair:
+    model, params, codecs, clips = parts
+    maker = Pipeline(model, params, codecs, SPEC, shift=5.0)
+    expected = maker.generate(
+      "a2v",
+      ["a b"],
+      seed=3,
+      sampling=Sampling("ucg2", steps=2),
+      audio=np.stack([clips[0]["audio"]]),
+    )["video"]
     said = [p.communicate(timeout=300)[1] for p in pair]
-  finally:
-    for p in pair:
-      p.kill()
   assert [p.returncode for p in pair] == [0, 0], said
   for rank in range(2):
     got = np.load(tmp_path / f"{rank}.npz")["video"]

@@ -6,15 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax.codecs.embedded import fit_codecs
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.generation import pipeline as module
 from ccl_jax.generation.pipeline import Description, Pipeline
 from ccl_jax.generation.sampling import Sampling, Steps, sample_latents
 from ccl_jax.generation.windows import sample_windows, window
-from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.models.presets import build_model
 from ccl_jax.tasks import GENERATIONS, INPUTS, check_inputs
+from tests.generation.parts import small_parts
 
 SPEC = ClipSpec(5, 16, 16, 25.0)
 FAST = Sampling(guidance="none", steps=3, solver="euler")
@@ -22,19 +22,8 @@ FAST = Sampling(guidance="none", steps=3, solver="euler")
 
 @pytest.fixture(scope="module")
 def pipeline():
-  rng = np.random.default_rng(0)
-  clips = [
-    {
-      "video": rng.integers(0, 255, (5, 16, 16, 3), np.uint8),
-      "audio": 0.2 * rng.standard_normal(SPEC.samples).astype(np.float32),
-    }
-    for _ in range(3)
-  ]
-  codecs = fit_codecs(clips, text_length=4, text_dim=16)
-  model = build_model("tiny", dtype="float32").clone(depth=1)
-  shapes = jax.eval_shape(lambda k: init_params(model, k, (4, 16)), jax.random.key(0))
-  draw = lambda x: 0.1 * rng.standard_normal(x.shape).astype(np.float32)
-  return Pipeline(model, jax.tree.map(draw, shapes), codecs, SPEC, shift=5.0)
+  model, params, codecs, _ = small_parts(SPEC)
+  return Pipeline(model, params, codecs, SPEC, shift=5.0)
 
 
 def sound(pipeline, seed=0, **options):
