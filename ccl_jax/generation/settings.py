@@ -9,8 +9,8 @@ batch's: `batch` has the prompts, seeds and files of all, and which of them this
 
 import dataclasses
 import hashlib
+import logging
 import pathlib
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +21,8 @@ from ccl_jax.errors import UsageError
 from ccl_jax.generation.inputs import Files
 from ccl_jax.generation.sampling import Sampling
 from ccl_jax.tasks import INPUTS
+
+_log = logging.getLogger(__name__)
 
 _NEEDED = {"task", "prompt", "seed", "scales", "batched", "fingerprints"}
 
@@ -62,7 +64,7 @@ class Settings(NamedTuple):
           f"{text}: put them back, or name what to use with --ckpt, --step, --weights "
           "or --codecs"
         )
-      print(f"note: {text}", file=sys.stderr)
+      _log.warning(text)
 
   def check_files(self, files: Files) -> None:
     """Whether files are those the clip was made from, where no others were asked for.
