@@ -229,8 +229,6 @@ def _cut(
     height, width = media.image_size(path, row.crop)
     return Bucket.of(choose(specs, height, width, float("inf")), "image"), [0.0]
   info = probe(path, row.sound(root))
-  if not info.has_video and not info.has_audio:
-    raise media.MediaError("no picture and no sound")
   duration = part_of(info, row).duration
   if not info.has_video:
     # Sound has no shape: it takes the longest that fits, or else the shortest.
