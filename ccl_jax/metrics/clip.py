@@ -220,7 +220,8 @@ def decode(path: str | pathlib.Path, needs: frozenset[str]) -> dict[str, Any]:
         got["sound"] += [(time, channels_of(x)) for x in resampler.resample(frame)]
         heard += 4 * frame.samples * frame.layout.nb_channels
         if heard > MOST_SOUND:
-          raise MediaError(f"{path}: too long to be scored, {float(time):.0f} s of sound")
+          long = f"{float(time):.0f} s of sound"
+          raise MediaError(f"{path}: too long to be scored, {long}")
     parts = {"picture": None, "sound": None}
     if "picture" in wanted:
       parts["picture"] = _picture(path, got["picture"], wanted["picture"])

@@ -17,7 +17,7 @@ from ccl_jax.documents import Malformed, check, parse, read_json
 from ccl_jax.errors import UsageError
 
 # The classes that may be named: TFDS's own, and of these the ones that hold plain
-# values. It would hand pictures to OpenCV or to Pillow, with all formats that they know.
+# values. It hands pictures to OpenCV or to Pillow, with all formats that they know.
 _OWN = re.compile(r"tensorflow_datasets\.core\.features\.\w+\.(\w+)")
 _PLAIN = {
   *("FeaturesDict", "Sequence", "Dataset", "Tensor", "Scalar", "Text", "ClassLabel"),
