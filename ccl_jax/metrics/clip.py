@@ -198,6 +198,7 @@ def decode(path: str | pathlib.Path, needs: frozenset[str]) -> dict[str, Any]:
     if "sound" in wanted:
       s, resampler = wanted["sound"], None
     scaler, size, heard = VideoReformatter(), 0, 0
+    turn = side = None  # of the first frame; later ones are as large
     for frame in decoded(container, *wanted.values()) if wanted else ():
       if frame.pts is None:
         continue
@@ -206,8 +207,8 @@ def decode(path: str | pathlib.Path, needs: frozenset[str]) -> dict[str, Any]:
         if frame.is_corrupt:
           raise MediaError(f"{path}: damaged picture at {float(time):.2f} s")
         check_colours(frame, container.name)
-        pixels = rgb_of(frame, frame.width, frame.height, scaler)
-        pixels = orientation_of(frame).apply(pixels)
+        turn, side = turn or orientation_of(frame), side or (frame.width, frame.height)
+        pixels = turn.apply(rgb_of(frame, *side, scaler))
         long = (frame.duration or 0) * frame.time_base
         got["picture"].append((time, long, pixels))
         size += pixels.nbytes
@@ -226,7 +227,7 @@ def decode(path: str | pathlib.Path, needs: frozenset[str]) -> dict[str, Any]:
     if "picture" in wanted:
       parts["picture"] = _picture(path, got["picture"], wanted["picture"])
     if "sound" in wanted:
-      parts["sound"] = _sound(path, got["sound"], s.rate)
+      parts["sound"] = _sound(got["sound"], s.rate)
   return parts
 
 
@@ -240,7 +241,7 @@ def _picture(path, frames, stream) -> Picture:
   return Picture(np.stack([x for *_, x in frames]), times, end, float(rate))
 
 
-def _sound(path, frames, rate: int) -> Sound:
+def _sound(frames, rate: int) -> Sound:
   """Lays each unbroken run of sound at its own time."""
   runs, clock = [], None
   for time, piece in frames:
@@ -253,7 +254,7 @@ def _sound(path, frames, rate: int) -> Sound:
   length = max(round(clock * rate), 0) if runs else 0
   channels = len(frames[0][1]) if frames else 1
   if 4 * length * channels > MOST_SOUND:
-    raise MediaError(f"{path}: too long to be scored, {float(clock):.0f} s of sound")
+    raise MediaError(f"too long to be scored, {float(clock):.0f} s of sound")
   placed = ((round(time * rate), pieces) for time, pieces in runs)
   wave = lay_runs(placed, channels, length)
   return Sound(np.clip(wave, -1, 1), rate)
