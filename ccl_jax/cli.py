@@ -28,9 +28,17 @@ SHOWN_ALIKE = 10  # warnings of one kind that a command prints
 class Parser(argparse.ArgumentParser):
   """A parser of a command without a config, whose mistakes are one line and exit 2."""
 
-  def parse_args(self, *args, **kwargs):
-    """As argparse's; an address in the place of a path is a mistake too."""
-    found = super().parse_args(*args, **kwargs)
+  def parse_args(self, args=None, namespace=None):
+    """As argparse's; an address in the place of a path is a mistake too, and nothing
+    where something is expected: an empty path is the current folder.
+    """
+    given = sys.argv[1:] if args is None else list(args)
+    found = super().parse_args(given, namespace)
+    for before, arg in zip(["", *given], given):
+      if not arg or (arg.startswith("--") and arg.endswith("=")):
+        name = (arg or before).rstrip("=")
+        where = f"{name}: " if name.startswith("--") else ""
+        self.error(f"{where}got an empty argument; expected a value")
     try:
       refuse_schemes({f"--{name}": value for name, value in vars(found).items()})
     except UsageError as e:
@@ -61,10 +69,15 @@ def _refuse_addresses() -> None:
   """Checks the flags that were given, and every text of the config.
 
   Raises:
-    UsageError: one is an address, such as gs://bucket/run.
+    UsageError: one is an address, such as gs://bucket/run, or is empty, as that of a
+      variable of a shell that is not set.
   """
   known = flags.FLAGS
   given = {n: known[n].value for n in known if known[n].present and n not in _TEXTS}
+  for name, value in given.items():
+    # Of a config's keys, "" is what many are where nobody says anything.
+    if "." not in name and value in ("", [], [""]):
+      raise UsageError(f"--{name} is empty; expected a value, or leave it out")
   refuse_schemes({f"--{name}": value for name, value in given.items()})
   if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
     refuse_schemes(dict(_leaves("config", flags.FLAGS["config"].value)))

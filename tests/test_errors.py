@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 
+import jax
 import pytest
 from absl import logging
 
@@ -18,6 +19,7 @@ from ccl_jax.errors import (
   UsageError,
   check_settings,
   each,
+  memory_error,
   one_line_errors,
   system_error,
   whole,
@@ -75,6 +77,34 @@ def test_libraries_wrap_it_or_quote_it():
 def test_a_defect_keeps_its_traceback(error):
   with pytest.raises(type(error)), one_line_errors():
     raise error
+
+
+@pytest.mark.parametrize(
+  ("error", "words"),
+  [
+    (MemoryError(), "error: out of memory: ask for smaller sizes"),
+    (MemoryError("Unable to allocate 3 TiB"), "of memory (Unable to allocate 3 TiB):"),
+    (
+      jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of HBM\n  buffers: ..."),
+      "error: out of memory (RESOURCE_EXHAUSTED: Ran out of HBM): ask",
+    ),
+  ],
+)
+def test_a_lack_of_memory_is_one_line(capsys, error, words):
+  code, line = ended(capsys, error)
+  assert code == 2 and words in line
+
+
+def test_what_lacks_memory_is_the_cause():
+  try:
+    try:
+      raise MemoryError("a")
+    except MemoryError as e:
+      raise ValueError("b") from e
+  except ValueError as e:
+    assert memory_error(e) == "a"
+  for other in (ValueError("b"), jax.errors.JaxRuntimeError("INTERNAL: c")):
+    assert memory_error(other) is None
 
 
 def test_an_interruption_is_one_line(capsys):

@@ -25,6 +25,7 @@ import math
 from ccl_jax.errors import UsageError
 
 SAMPLES_PER_TOKEN = 512
+FRAMES, SIDE = 2**20, 2**14  # of a clip, at most: half a day, and twice 8K
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +68,8 @@ class ClipSpec:
       raise UsageError(
         f"frames must be 4 k + 1, got {self.frames}: use {_near(self.frames, 4, 1)}"
       )
+    if self.frames > FRAMES:
+      raise UsageError(f"frames must be at most {FRAMES}, got {self.frames}")
     if not isinstance(self.stride, int) or self.stride < 1:
       raise UsageError(
         f"stride must be the pixels of a latent's side, got {self.stride}: use 8, or "
@@ -79,6 +82,8 @@ class ClipSpec:
           f"{side} must be a multiple of {self.unit}, got {pixels}: use "
           f"{_near(pixels, self.unit, 0)}"
         )
+      if pixels > SIDE:
+        raise UsageError(f"{side} must be at most {SIDE}, got {pixels}")
     if self.audio_tokens < 1:
       raise UsageError(
         f"{self.frames} frames at {self.fps} fps last less than one audio token "

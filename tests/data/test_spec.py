@@ -96,6 +96,10 @@ def test_ntsc_rate_is_a_fraction():
     ({"audio_rate": float("inf")}, "got inf"),
     ({"height": 48, "stride": 16}, "multiple of 32, got 48: use 32 or 64"),
     ({"width": 16, "stride": 16}, "multiple of 32, got 16: use 32"),
+    ({"frames": 2**20 + 1}, "frames must be at most 1048576, got 1048577"),
+    ({"frames": 2**62 + 1}, "frames must be at most"),
+    ({"height": 2**14 + 16}, "height must be at most 16384, got 16400"),
+    ({"width": 2**40}, "width must be at most"),
   ],
 )
 def test_wrong_sizes_name_the_right_ones(change, hint):
