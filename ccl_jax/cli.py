@@ -23,6 +23,8 @@ from ccl_jax.places import refuse_schemes
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 SHOWN_ALIKE = 10  # warnings of one kind that a command prints
+# What Python says of a result that nobody waits for any more.
+_LATE = "Event loop is closed", "cannot schedule new futures after"
 
 
 class Parser(argparse.ArgumentParser):
@@ -167,17 +169,32 @@ def mesh_sizes(values: Sequence[str] | None) -> tuple[int, ...] | None:
 def quiet_refusals() -> None:
   """Keeps libraries from telling of a full or read-only disk by themselves, thread by
   thread and with a traceback each: the command says it once, in its line of error.
+
+  So with what is still on its way when one write has failed, and comes back to a loop
+  of events or to threads that have ended.
   """
+
+  def is_told(error: BaseException | None) -> bool:
+    late = any(text in str(error) for text in _LATE)
+    return error is not None and (late or system_error(error) is not None)
 
   def is_news(record: Any) -> bool:
     error = record.exc_info[1] if record.exc_info else RuntimeError(record.getMessage())
-    return system_error(error) is None
+    return not is_told(error)
 
   def ended(args: Any) -> None:
-    if args.exc_value is None or system_error(args.exc_value) is None:
+    if not is_told(args.exc_value):
       threading.__excepthook__(args)
 
-  logging.get_absl_logger().addFilter(is_news)
+  def dropped(lost: Any) -> None:
+    if not is_told(lost.exc_value):
+      before(lost)
+
+  before = sys.unraisablehook
+  if getattr(before, "__name__", "") != dropped.__name__:  # of an earlier command
+    sys.unraisablehook = dropped
+  for logger in (logging.get_absl_logger(), standard_logging.getLogger("asyncio")):
+    logger.addFilter(is_news)
   threading.excepthook = ended
 
 

@@ -43,7 +43,7 @@ def system_error(error: BaseException) -> OSError | None:
     seen.add(id(error))
     if isinstance(error, OSError) and error.errno in _REFUSALS:
       return error
-    if isinstance(error, RuntimeError | ValueError | OSError):
+    if not isinstance(error, LookupError):  # whose text is a key
       for code in _REFUSALS[:6]:
         if os.strerror(code) in str(error):
           return OSError(code, os.strerror(code))

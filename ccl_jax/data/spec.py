@@ -26,6 +26,7 @@ from ccl_jax.errors import UsageError
 
 SAMPLES_PER_TOKEN = 512
 FRAMES, SIDE = 2**20, 2**14  # of a clip, at most: half a day, and twice 8K
+RATES = 0.1, 1000  # frames per second
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,8 @@ class ClipSpec:
         f"a clip's rates are positive, got fps {self.fps} and sample_rate "
         f"{self.sample_rate}"
       )
+    if not RATES[0] <= self.fps <= RATES[1]:
+      raise UsageError(f"fps must be from {RATES[0]} to {RATES[1]}, got {self.fps}")
     if self.audio_rate is not None and not 0 < self.audio_rate < math.inf:
       raise UsageError(
         f"audio_rate must be tokens a second, got {self.audio_rate}: use 31.4 of Ovi, "

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from ccl_jax import progress
 from ccl_jax.documents import metric_rows
 from ccl_jax.errors import UsageError
-from ccl_jax.files import write_text
+from ccl_jax.files import write_error, write_text
 
 
 class MetricLog:
@@ -55,9 +55,9 @@ class MetricLog:
 
     folder = pathlib.Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "metrics.jsonl"
-    _drop_steps_from(start_step, path)
-    self._lines = path.open("a")
+    self._path = folder / "metrics.jsonl"
+    _drop_steps_from(start_step, self._path)
+    self._lines = self._path.open("a")
     self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step)
     self._total = total_steps
 
@@ -80,8 +80,11 @@ class MetricLog:
     values = {name: float(value) for name, value in metrics.items()}
     # JSON has no NaN: a value that is not finite is null.
     finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
-    self._lines.write(json.dumps({"step": step} | finite) + "\n")
-    self._lines.flush()
+    try:
+      self._lines.write(json.dumps({"step": step} | finite) + "\n")
+      self._lines.flush()
+    except OSError as e:
+      raise write_error(e, self._path) from e
     for name, value in values.items():
       self._board.add_scalar(name, value, step)
     return values
@@ -89,7 +92,9 @@ class MetricLog:
   def close(self) -> None:
     """Closes the files of the log."""
     if self._enabled:
-      self._lines.close()
+      # Of a disk that is full the step has told; what was not written stays unwritten.
+      with contextlib.suppress(OSError):
+        self._lines.close()
       self._board.close()
 
 

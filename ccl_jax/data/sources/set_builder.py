@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from ccl_jax import progress
-from ccl_jax.errors import UsageError
+from ccl_jax.errors import UsageError, system_error
 from ccl_jax.places import hold, require_plain
 
 
@@ -74,10 +74,14 @@ def prepared(make: Callable[[], tfds.core.DatasetBuilder], data_dir: Any, **opti
       shutil.rmtree(left, ignore_errors=True)
     try:
       builder.download_and_prepare(**options)
-    except OSError as e:
-      if written.is_file():  # it was first all the same, on a disk without locks
-        return make()
+    except Exception as e:
+      if isinstance(e, OSError) and written.is_file():
+        return make()  # it was first all the same, on a disk without locks
+      error = e if isinstance(e, OSError) else system_error(e)
+      if error is None:
+        raise
       raise UsageError(
-        f"cannot write {data_dir}: {e.strerror or e}; name another data_dir"
+        f"cannot write {data_dir}: {error.strerror or error}; make room, or name "
+        "another data_dir"
       ) from e
   return builder
