@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from ccl_jax import progress, shipped
 from ccl_jax.errors import STOPPED, UsageError, one_line_errors, system_error
@@ -150,6 +151,29 @@ def process_flags(module: str) -> tuple[flags.FlagHolder, ...]:
       **here,
     ),
   )
+
+
+def require_config(config: Any, keys: Sequence[str], example: str) -> Any:
+  """The config of a command, if it is one.
+
+  Args:
+    config: what --config gives.
+    keys: dotted names that a config of the command has, and others lack.
+    example: files with such configs, for the message.
+
+  Raises:
+    UsageError: it lacks a key: it is a config of another command, or none.
+  """
+  for name in keys:
+    value = config
+    for key in name.split("."):
+      if not isinstance(value, ConfigDict) or key not in value:
+        raise UsageError(
+          f"--config: it has no {name}, so it is none of this command; expected one "
+          f"such as {example}"
+        )
+      value = value[key]
+  return config
 
 
 def mesh_sizes(values: Sequence[str] | None) -> tuple[int, ...] | None:

@@ -36,7 +36,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from ccl_jax import cli, documents
-from ccl_jax.errors import UsageError
+from ccl_jax.errors import UsageError, whole
 from ccl_jax.files import check_writable, write_json
 from ccl_jax.planning.chips import GIB
 from ccl_jax.planning.compile import (
@@ -74,11 +74,20 @@ flags.mark_flags_as_required(["config"])
 def main():
   """Plans by the flags, and prints the reports."""
   _stay_on_the_host()
-  config = CONFIG.value
+  config = cli.require_config(
+    CONFIG.value, ("model.attention", "objective", "clip", "optim"), "configs/joint.py"
+  )
+  if BATCH.present and not whole(1).holds(BATCH.value):
+    raise UsageError(f"--batch: got {BATCH.value}; expected {whole(1).words}")
   if config.model.attention == "auto":
     with config.unlocked():
       on_host = TOPOLOGY.value.startswith("cpu")
       config.model.attention = "chunked" if on_host else "splash"
+  earlier = None
+  if COMPARE.value:  # before minutes of compiling
+    found = documents.read_json(COMPARE.value)
+    advice = "name a file that --out wrote"
+    earlier = documents.check(found, Earlier, COMPARE.value, advice)
   if OUT.value:
     check_writable(OUT.value)
   chip, devices = parse_topology(TOPOLOGY.value)
@@ -101,10 +110,8 @@ def main():
   print(show(report))
   if OUT.value:
     _write(dataclasses.asdict(report))
-  if COMPARE.value:
-    found = documents.read_json(COMPARE.value)
-    advice = "name a file that --out wrote"
-    worse = regressions(report, documents.check(found, Earlier, COMPARE.value, advice))
+  if earlier is not None:
+    worse = regressions(report, earlier)
     print("\n".join(worse) or f"no worse than {COMPARE.value}")
     sys.exit(1 if worse else 0)
 

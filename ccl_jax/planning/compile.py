@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import time
 from typing import Annotated
 
@@ -88,7 +89,8 @@ def parse_topology(name: str) -> tuple[Chip, list]:
       )
     return CHIPS[kind], devices[: int(shape)]
   kinds = [k for k in CHIPS if k.startswith("v")]
-  if kind not in kinds or not shape:
+  # A side of 0 ends the process within libtpu.
+  if kind not in kinds or not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){1,2}", shape):
     raise UsageError(
       f"--topology {name}: expected KIND:AxB or AxBxC with KIND one of "
       f"{', '.join(kinds)}, e.g. v5p:4x4x4 or v6e:8x8; or cpu:8"

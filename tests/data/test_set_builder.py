@@ -152,6 +152,7 @@ def test_a_full_disk_is_named(tmp_path, error):
 
   with pytest.raises(UsageError, match=f"cannot write {tmp_path}: No space left on"):
     prepared(make(tmp_path, Full), tmp_path)
+  assert not list(tmp_path.iterdir())
 
 
 def test_a_defect_of_a_builder_is_none_of_the_disk(tmp_path):
@@ -159,5 +160,8 @@ def test_a_defect_of_a_builder_is_none_of_the_disk(tmp_path):
     def record(self, split, item):
       raise ZeroDivisionError
 
+  prepared(make(tmp_path), tmp_path)
+  before = sorted(tmp_path.rglob("*"))
   with pytest.raises(ZeroDivisionError):
     prepared(make(tmp_path, Broken), tmp_path)
+  assert sorted(tmp_path.rglob("*")) == before  # what was there before stays

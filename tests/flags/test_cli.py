@@ -61,6 +61,32 @@ def test_a_mistake_in_a_config_is_its_last_line(capsys, config, words):
   assert e.value.code == 2 and words in error and error.count("\n") == 1
 
 
+# Configs of a command, and what it must be told beside.
+CONFIGS = {
+  "train": (["joint", "quickstart", "ablation:stage=video,size=cpu"], ["--workdir=W"]),
+  "train_audio": (["audio_vae", "vocoder"], ["--workdir=W"]),
+  "encode": (["encode"], []),
+  "plan": (["joint", "quickstart"], []),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_of_another_command_is_none(name, tmp_path, capsys):
+  own, more = CONFIGS[name]
+  told = {file for files, _ in CONFIGS.values() for file in files} - set(own)
+  texts = ["3", "{}", "ConfigDict()", "ConfigDict({'model': 3, 'data': {}})"]
+  for i, text in enumerate(texts):
+    told.add(f"{tmp_path}/c{i}.py")
+    program = "from ml_collections import ConfigDict\ndef get_config():\n  return "
+    (tmp_path / f"c{i}.py").write_text(program + text + "\n")
+  for file in sorted(told - {"ablation:stage=video,size=cpu"}):
+    with pytest.raises(SystemExit) as e:
+      command(name).run(f"--config={file}", *more)
+    error = capsys.readouterr().err
+    assert e.value.code == 2 and error.count("\n") == 1, (file, error)
+    assert "so it is none of this command; expected one such as configs/" in error
+
+
 @pytest.mark.parametrize(
   ("module", "argv", "words"),
   [

@@ -92,6 +92,10 @@ def test_mistakes(told, capsys):
   for flags, words in (
     (["--mesh=1,two,1,1"], "expected four numbers"),
     (["--batch=many"], "batch"),
+    (["--batch=0"], "--batch: got 0; expected a whole number from 1 on"),
+    (["--batch=-1"], "--batch: got -1"),
+    (["--batch=1000000000000000000"], "below 2^31"),
+    (["--compare=/nonexistent"], "/nonexistent: cannot be read"),  # before it compiles
   ):
     with pytest.raises(SystemExit) as e:
       command("plan").run(CONFIG, *flags)
