@@ -25,7 +25,7 @@ import math
 from ccl_jax.errors import UsageError
 
 SAMPLES_PER_TOKEN = 512
-FRAMES, SIDE = 2**20, 2**14  # of a clip, at most: half a day, and twice 8K
+FRAMES, SIDE = 2**20, 2**15  # of a clip, at most: half a day, and four times 8K
 RATES = 0.1, 1000  # frames per second
 
 

@@ -102,7 +102,7 @@ def test_ntsc_rate_is_a_fraction():
     ({"fps": float("inf")}, "fps must be"),
     ({"frames": 2**20 + 1}, "frames must be at most 1048576, got 1048577"),
     ({"frames": 2**62 + 1}, "frames must be at most"),
-    ({"height": 2**14 + 16}, "height must be at most 16384, got 16400"),
+    ({"height": 2**15 + 16}, "height must be at most 32768, got 32784"),
     ({"width": 2**40}, "width must be at most"),
   ],
 )
