@@ -15,8 +15,14 @@ was stopped goes on where it was, and one that is repeated scores nothing again:
 that was ever scored there is in records.jsonl.
 
 Weights are released files or folders, named syncnet, s3fd, synchformer, imagebind,
-aesthetics, i3d, vggish or whisper, or as they were published; see docs/eval.md. A
-metric that cannot run says why, and the others go on.
+aesthetics, i3d, vggish or whisper, or as they were published; see docs/eval.md. What is
+on the hub is downloaded when a metric needs it:
+
+  python -m ccl_jax.eval --videos out/clips --metrics sync,aesthetics --out scores \\
+      --weights hf:ByteDance/LatentSync-1.6/auxiliary \\
+      aesthetics=hf:facebook/audiobox-aesthetics
+
+A metric that cannot run says why, and the others go on.
 
 Exit code: 0; 1 where videos are missing (but for --allow-missing), a metric could not
 run or a clip failed by accident; 2 for a mistake in the command or the manifest; 130
@@ -29,7 +35,7 @@ import os
 import pathlib
 import sys
 
-from ccl_jax import cli, progress
+from ccl_jax import cli, hub, progress
 from ccl_jax.data.manifest import Line, read_manifest, write_manifest
 from ccl_jax.errors import UsageError
 from ccl_jax.files import sweep
@@ -48,7 +54,14 @@ def parser() -> cli.Parser:
   p.add_argument("--videos", help="folder of the clips, <id>.mp4 each")
   p.add_argument("--manifest", help="manifest in JSONL; default: every mp4 of --videos")
   p.add_argument("--metrics", help=f"some of {','.join(BUILDERS)}; default: all")
-  p.add_argument("--weights", help="folder of the networks' released weights")
+  p.add_argument(
+    "--weights",
+    nargs="+",
+    default=[],
+    metavar="PLACE",
+    help="folders of the networks' released weights, on this disk or the hub "
+    "(hf:OWNER/NAME/FOLDER); NETWORK=PLACE of one network",
+  )
   p.add_argument("--out", help="folder for the results")
   p.add_argument(
     "--name",
@@ -114,7 +127,7 @@ def read_items(args: argparse.Namespace, transcripts):
   if not folder.is_dir():
     raise UsageError(f"--videos: no folder {folder}")
   if args.manifest:
-    lines = read_manifest(args.manifest)
+    lines = read_manifest(hub.local(args.manifest))
   else:
     names = sorted(p.stem for p in folder.glob("*.mp4"))
     lines = [Line(name, "") for name in names]

@@ -41,10 +41,14 @@ def refuse_schemes(named: Mapping[str, Any]) -> None:
     for text in value if isinstance(value, list | tuple) else [value]:
       is_path = isinstance(text, str | os.PathLike)
       if is_path and (found := _SCHEME.match(os.fspath(text))):
-        raise UsageError(
-          f"{name}: got {text}; {found[0]} is not supported: expected a path of this "
-          "machine's file system, mount or copy what is elsewhere"
-        )
+        if found[0].lower() == "hf://":
+          expected = "addresses of the hub are written hf:OWNER/NAME"
+        else:
+          expected = (
+            "expected a path of this machine's file system, mount or copy what is "
+            "elsewhere"
+          )
+        raise UsageError(f"{name}: got {text}; {found[0]} is not supported: {expected}")
 
 
 def require_plain(path: str | os.PathLike) -> None:

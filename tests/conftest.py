@@ -8,14 +8,15 @@ import shutil
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-JAXLIB = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
-# The older emitters take a third of the time to compile. Later versions of jaxlib lack
-# them, and end at a flag that they do not know. A program is one module of LLVM: cut into
-# several it takes longer, and equal formulas round differently by where they are cut. The
-# commands inherit this.
+# The older emitters take a third of the time to compile. jaxlib has them until 0.10;
+# later versions end at a flag that they do not know. A program is one module of LLVM:
+# cut into several it takes longer, and equal formulas round differently by where they
+# are cut. The commands inherit this.
 os.environ["XLA_FLAGS"] = " ".join(
   [
-    "--xla_cpu_use_fusion_emitters=false" if JAXLIB < (0, 11) else "",
+    "--xla_cpu_use_fusion_emitters=false"
+    if importlib.metadata.version("jaxlib").startswith("0.10.")
+    else "",
     "--xla_cpu_parallel_codegen_split_count=1",
     os.environ.get("XLA_FLAGS", ""),
   ]

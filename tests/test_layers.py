@@ -14,7 +14,7 @@ COMMANDS = {"train", "generate", "convert", "encode", "eval", "plan", "bench",
 # itself and the foundations. A command may import everything, and nothing imports one.
 FOUNDATIONS = {
   "axes", "errors", "interrupts", "files", "places", "documents", "names", "seeds",
-  "tasks", "sharding", "processes", "ops", "progress", "shipped",
+  "tasks", "sharding", "processes", "ops", "progress", "shipped", "hub",
 }  # fmt: skip
 ALLOWED = {
   **dict.fromkeys(FOUNDATIONS, set()),

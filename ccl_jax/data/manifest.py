@@ -16,10 +16,11 @@ A file that ends in .csv is a table of prompts and images (data/prompt_table.py)
 import dataclasses
 import json
 import pathlib
+import posixpath
 from collections.abc import Sequence
 from typing import Any
 
-from ccl_jax import names
+from ccl_jax import hub, names
 from ccl_jax.data.prompt_table import read_prompt_table
 from ccl_jax.documents import numbered_lines, parse
 from ccl_jax.errors import UsageError
@@ -51,6 +52,28 @@ class Line:
 _TYPES = {"seed": int} | {
   f.name: str for f in dataclasses.fields(Line) if f.name != "seed"
 }
+
+
+def local_manifest(path: Path) -> pathlib.Path:
+  """The manifest on this disk. One on the hub is downloaded, with the files that its
+  lines name.
+
+  Args:
+    path: of a manifest or a list of prompts (.txt); or its address.
+
+  Raises:
+    UsageError: it is not there, or a file that it names is not in its repository.
+  """
+  place = hub.local(path)
+  if hub.is_address(path) and place.suffix.lower() != ".txt":
+    repository = hub.open_repository(str(path))
+    top = posixpath.dirname(repository.address.path)
+    inputs = [
+      x for line in read_manifest(place) for x in (line.image, line.audio, line.video)
+    ]
+    named = {posixpath.normpath(posixpath.join(top, x)) for x in inputs if x}
+    hub.download([(repository, sorted(named))])
+  return place
 
 
 def read_manifest(path: Path) -> list[Line]:

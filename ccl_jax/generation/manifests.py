@@ -6,7 +6,12 @@ from collections.abc import Callable, Iterator
 import jax
 
 from ccl_jax import progress
-from ccl_jax.data.manifest import Line, numbered_lines, read_manifest
+from ccl_jax.data.manifest import (
+  Line,
+  local_manifest,
+  numbered_lines,
+  read_manifest,
+)
 from ccl_jax.diffusion.guidance import GUIDANCE, Guidance
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.inputs import Files
@@ -54,7 +59,7 @@ def make_set(
     )
   if batch < 1:
     raise UsageError(f"--batch is {batch}; expected 1 at least")
-  folder, lines = pathlib.Path(manifest).parent, read_lines(manifest, task, seed)
+  folder, lines = local_manifest(manifest).parent, read_lines(manifest, task, seed)
   files = {line.id: _files(line, folder) for line in lines}
   for line in lines:
     try:
@@ -106,7 +111,8 @@ def read_lines(manifest: str | pathlib.Path, task: str, seed: int = 0) -> list[L
   Raises:
     UsageError: it cannot be read, or has no lines.
   """
-  if pathlib.Path(manifest).suffix.lower() != ".txt":
+  manifest = local_manifest(manifest)
+  if manifest.suffix.lower() != ".txt":
     return read_manifest(manifest)
   prompts = numbered_lines(manifest)
   if not prompts:

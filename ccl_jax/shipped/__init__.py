@@ -8,6 +8,7 @@ import os
 import pathlib
 import sys
 
+from ccl_jax import hub
 from ccl_jax.errors import UsageError
 
 _HERE = pathlib.Path(__file__).parent
@@ -51,7 +52,14 @@ def make_configs_importable() -> None:
 
 
 def checkpoint(folder: str | os.PathLike) -> pathlib.Path:
-  """The folder that `--ckpt` names: one of the user's, or a shipped one by its name."""
+  """The folder that `--ckpt` names: one of the user's, a shipped one by its name, or
+  one of the hub by its address.
+
+  Raises:
+    UsageError: it cannot be downloaded.
+  """
+  if hub.is_address(folder):
+    return hub.local(folder)
   place = pathlib.Path(folder)
   named = CHECKPOINTS / place
   if not place.exists() and place.name == str(folder) and named.is_dir():

@@ -37,7 +37,7 @@ def fetched(kind: str, src: str | os.PathLike) -> pathlib.Path:
   """
   if not hub.is_address(src):
     return pathlib.Path(src)
-  repository = hub.open_repository(src)
+  repository = hub.open_repository(str(src))
   wanted = wanted_files(kind, repository, repository.address.path)
   hub.download([(repository, wanted)])
   return repository.place

@@ -156,7 +156,7 @@ def _fetch(
     UsageError: the transformer, or a codec that every one of the release needs, is not
       there; see `hub.download`.
   """
-  main = hub.open_repository(src)
+  main = hub.open_repository(str(src))
   inside = main.address.path
   if inside in main.files:
     inside = str(pathlib.PurePosixPath(inside).parent).strip(".")

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+from ccl_jax import hub
 from ccl_jax.data.sets import shards
 from ccl_jax.data.sets.buckets import Bucket
 from ccl_jax.data.sets.index import read_index
@@ -26,6 +27,8 @@ from ccl_jax.data.sets.records import DamagedRecord, unpack
 from ccl_jax.errors import UsageError
 
 _log = logging.getLogger(__name__)
+# What is read of a set, of whatever lies beside it in a repository.
+FILES = ("index.json", "shard-*", "codecs/*")
 
 
 class Shard(NamedTuple):
@@ -106,7 +109,7 @@ class RecordSet:
   """
 
   def __init__(self, root: str | pathlib.Path):
-    self.root = pathlib.Path(root)
+    self.root = hub.local(root, FILES)
     self.index = read_index(self.root)
     self.encoders: dict[str, str] = self.index["encoders"]
     by_bucket: dict[Bucket, list[Shard]] = {}

@@ -23,7 +23,8 @@ class Hub(http.server.ThreadingHTTPServer):
   Attributes:
     licence, gated: by repository.
     asked: (method, path below the repository, first byte) of every file asked for.
-    cut: how many more times a body ends early, and after how many bytes.
+    cuts: after how many bytes the next bodies end early.
+    stalled: a body that is to be cut waits, once its bytes are out, until this is set.
     down: whether every answer is an error of the server.
     sizes: by path, in place of a file's own, as the tree says them.
   """
@@ -34,7 +35,9 @@ class Hub(http.server.ThreadingHTTPServer):
     super().__init__(("127.0.0.1", 0), _Handler)
     self.repositories, self.commit = repositories, COMMIT
     self.licence, self.gated, self.sizes = {}, set(), {}
-    self.asked, self.cut, self.down = [], (0, 0), False
+    self.asked, self.cuts, self.down = [], [], False
+    self.stalled = threading.Event()
+    self.stalled.set()
 
   @property
   def url(self) -> str:
@@ -148,13 +151,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self.end_headers()
     if self.command == "HEAD":
       return
-    body, (times, after) = data[first:], hub.cut
-    if times and len(body) > after:
-      hub.cut = times - 1, after
-      self.wfile.write(body[:after])
+    body = data[first:]
+    if hub.cuts and len(body) > hub.cuts[0]:
+      self.wfile.write(body[: hub.cuts.pop(0)])
       self.wfile.flush()
+      hub.stalled.wait(60)
       self.close_connection = True
-      self.connection.close()
       return
     self.wfile.write(body)
 
