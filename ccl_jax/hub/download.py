@@ -5,6 +5,7 @@ that another process goes on with it after any interruption, and must have that 
 when it is whole.
 """
 
+import functools
 import hashlib
 import io
 import pathlib
@@ -29,6 +30,7 @@ from ccl_jax.hub.repository import (
 from ccl_jax.places import hold
 
 _THREADS = 4  # files that come at a time
+_alone = functools.cache(lambda blob: threading.Lock())
 
 
 def download(wanted: Sequence[tuple[Repository, Sequence[str]]]) -> None:
@@ -180,8 +182,9 @@ def _fetch(
       grown = file.digest is not None and file.size <= _most()
       if grown:
         blob, part = _growing(repository, file)
-        with hold(blob.parent, f"-{file.digest[:16]}", wait=True):
-          if blob.is_file():  # of another commit, or another process has brought it
+        # Two names may be of the same bytes: one thread of a process brings them.
+        with _alone(blob), hold(blob.parent, f"-{file.digest[:16]}", wait=True):
+          if blob.is_file():  # of another commit, or brought meanwhile
             told(file.size)
           else:
             _grow(repository, name, part, told, stop)

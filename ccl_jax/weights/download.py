@@ -104,7 +104,7 @@ def _outline(
       (folder / name).parent.mkdir(parents=True, exist_ok=True)
       (folder / name).touch()
     inside = path if (folder / path).is_dir() else os.path.dirname(path)
-    near = {os.path.normpath(os.path.join(inside, place)) for place in places}
+    near = {os.path.normpath(os.path.join(inside, place)) for place in (*places, "..")}
     told = [
       name
       for name in repository.files

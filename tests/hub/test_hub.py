@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from ccl_jax import hub, progress
 from ccl_jax.errors import UsageError
 from ccl_jax.hub.address import Address, parse
-from tests.hub.server import COMMIT, TOKEN, served
+from tests.hub.server import COMMIT, TOKEN
 
 ROOT = pathlib.Path(__file__).parents[2]
 NAME, ADDRESS = "models/lab/net", "hf:lab/net"
@@ -30,32 +30,13 @@ FILES = {
 
 
 @pytest.fixture
-def lab(tmp_path, monkeypatch):
+def lab(tmp_path, serve):
   """A hub with one repository, and a cache without anything."""
   for name, body in FILES.items():
     path = tmp_path / "lab" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(body)
-  with served({NAME: tmp_path / "lab"}) as server:
-    use(server, tmp_path / "cache", monkeypatch)
-    yield server
-  hub.open_repository.cache_clear()
-
-
-def reach(url, monkeypatch) -> None:
-  monkeypatch.setattr(constants, "ENDPOINT", url)
-  files = "/{repo_id}/resolve/{revision}/{filename}"
-  monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + files)
-
-
-def use(server, cache, monkeypatch) -> None:
-  """The hub and the cache that HF_ENDPOINT and HF_HOME would name."""
-  reach(server.url, monkeypatch)
-  monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-  monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-  monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 5_000)  # bytes, at most lost
-  monkeypatch.delenv("HF_TOKEN", raising=False)
-  hub.open_repository.cache_clear()
+  return serve({NAME: tmp_path / "lab"})
 
 
 @pytest.fixture
@@ -210,12 +191,12 @@ def test_without_a_network_the_cache_is_all(lab, monkeypatch, capsys):
     again("hf:lab/other")
 
 
-def test_a_hub_that_does_not_answer(lab, monkeypatch, capsys):
+def test_a_hub_that_does_not_answer(lab, reach, capsys):
   place = hub.local(ADDRESS)
   lab.down = True
   assert again() == place
   assert "answers 503" in capsys.readouterr().err
-  reach("http://127.0.0.1:9", monkeypatch)
+  reach("http://127.0.0.1:9")
   assert again() == place
   assert "cannot reach http://127.0.0.1:9" in capsys.readouterr().err
 
