@@ -1,4 +1,5 @@
-"""Logs a run: metrics as JSON lines and to TensorBoard, its progress, its wall time.
+"""Logs a run: metrics as JSON lines, to TensorBoard and to trackers, its progress, its
+wall time.
 
 `metrics.jsonl` holds one object per logged step, {"step": 0, "loss/video": 1.25, ...},
 on disk as soon as it is written; steps count from 0. A run that resumes at step k first
@@ -18,6 +19,7 @@ from ccl_jax import progress
 from ccl_jax.documents import metric_rows
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_text
+from ccl_jax.training.trackers import Tracker, close, tell
 
 
 class MetricLog:
@@ -30,6 +32,7 @@ class MetricLog:
     total_steps: of the run, for the progress.
     start_step: the first step of this process; later lines of the log are dropped.
     enabled: whether this process writes.
+    trackers: that are told too, by name; see `open_trackers`.
 
   Raises:
     UsageError: the folder is not local.
@@ -42,8 +45,9 @@ class MetricLog:
     *,
     start_step: int = 0,
     enabled: bool = True,
+    trackers: Mapping[str, Tracker] | None = None,
   ):
-    self._enabled = enabled
+    self._enabled, self._trackers = enabled, dict(trackers or {})
     if not enabled:
       return
     if "://" in os.fspath(workdir):
@@ -84,11 +88,13 @@ class MetricLog:
     self._lines.flush()
     for name, value in values.items():
       self._board.add_scalar(name, value, step)
+    tell(self._trackers, step, values)
     return values
 
   def close(self) -> None:
-    """Closes the files of the log."""
+    """Closes the files of the log, and the runs on trackers."""
     if self._enabled:
+      close(self._trackers)
       self._lines.close()
       self._board.close()
 
