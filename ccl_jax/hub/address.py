@@ -18,7 +18,7 @@ _SNAPSHOT = re.compile(
   r".*/(?P<kind>model|dataset)s--(?P<owner>[\w.-]+?)--(?P<name>[\w.-]+)"
   r"/snapshots/(?P<commit>[0-9a-f]{40})(?P<path>/.*)?"
 )
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Address(NamedTuple):
@@ -54,8 +54,8 @@ def parse(text: Any) -> Address:
   if found is None:
     raise UsageError(f"got the address {text}; expected {FORMS}")
   path = found["path"] or ""
-  if path:
-    names.inside(path, str(text))
+  for part in filter(None, (path, found["name"], found["revision"])):
+    names.inside(part, str(text))
   kind = "dataset" if found["data"] else "model"
   return Address(kind, found["name"], found["revision"] or MAIN, path)
 
@@ -72,5 +72,5 @@ def origin(path: Any) -> str | None:
 def digest_of(path: pathlib.Path) -> str | None:
   """The SHA-256 that the hub has of a file in the cache, by the name of its blob."""
   target = path.resolve()
-  named = target.parent.name == "blobs" and _DIGEST.fullmatch(target.name)
+  named = target.parent.name == "blobs" and DIGEST.fullmatch(target.name)
   return target.name if named else None

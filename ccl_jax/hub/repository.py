@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ccl_jax import progress
+from ccl_jax import names, progress
 from ccl_jax.errors import UsageError
-from ccl_jax.hub.address import SCHEME, Address, digest_of, parse
+from ccl_jax.hub.address import DIGEST, SCHEME, Address, digest_of, parse
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -95,7 +95,8 @@ def open_repository(text: str) -> Repository:
   hub, address = library(), parse(text)
   from huggingface_hub import constants
 
-  storage = _storage(address)
+  with one_line(address):
+    storage = _storage(address)
   try:
     with one_line(address):
       if constants.HF_HUB_OFFLINE:
@@ -104,7 +105,11 @@ def open_repository(text: str) -> Repository:
       about = hub.HfApi().repo_info(address.name, **where)
       where["revision"] = about.sha
       tree = hub.HfApi().list_repo_tree(address.name, recursive=True, **where)
-      found = {x.path: _file(x) for x in tree if hasattr(x, "size")}
+      if not _COMMIT.fullmatch(about.sha or ""):
+        raise UsageError(f"{address}: the hub gives the commit {about.sha!r:.60}")
+      found = {
+        names.inside(x.path, str(address)): _file(x) for x in tree if hasattr(x, "size")
+      }
       if about.gated and any(
         not (_at(storage, about.sha) / n).is_file() for n in found
       ):
@@ -178,6 +183,8 @@ def one_line(address: Address) -> Iterator[None]:
     ) from e
   except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as e:
     raise Unreachable(f"cannot reach {constants.ENDPOINT}") from e
+  except errors.HFValidationError as e:
+    raise UsageError(f"{address}: {address.name} is no name of a repository") from e
   except errors.EntryNotFoundError as e:
     raise UsageError(f"{address}: {str(e).splitlines()[0]}") from e
   except errors.HfHubHTTPError as e:
@@ -195,7 +202,8 @@ def one_line(address: Address) -> Iterator[None]:
 
 
 def _file(entry: Any) -> File:
-  return File(entry.size, entry.lfs.sha256 if entry.lfs else None)
+  digest = entry.lfs.sha256 if entry.lfs else None
+  return File(entry.size, digest if digest and DIGEST.fullmatch(digest) else None)
 
 
 def _storage(address: Address) -> pathlib.Path:

@@ -27,6 +27,7 @@ class Hub(http.server.ThreadingHTTPServer):
     stalled: a body that is to be cut waits, once its bytes are out, until this is set.
     down: whether every answer is an error of the server.
     sizes: by path, in place of a file's own, as the tree says them.
+    more: paths that the tree has, and no folder.
   """
 
   daemon_threads = True
@@ -34,7 +35,7 @@ class Hub(http.server.ThreadingHTTPServer):
   def __init__(self, repositories: dict[str, pathlib.Path]):
     super().__init__(("127.0.0.1", 0), _Handler)
     self.repositories, self.commit = repositories, COMMIT
-    self.licence, self.gated, self.sizes = {}, set(), {}
+    self.licence, self.gated, self.sizes, self.more = {}, set(), {}, []
     self.asked, self.cuts, self.down = [], [], False
     self.stalled = threading.Event()
     self.stalled.set()
@@ -102,7 +103,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     if what == "auth-check":
       return self._refuse(403, "GatedRepo") if self._gate(name) else self._json({})
     if what == "tree":
-      return self._json([self._entry(name, n) for n in _names(hub.repositories[name])])
+      more = [{"type": "file", "oid": "0", "size": 1, "path": n} for n in hub.more]
+      own = [self._entry(name, n) for n in _names(hub.repositories[name])]
+      return self._json(more + own)
     about = {
       "id": name.partition("/")[2],
       "sha": hub.commit,

@@ -78,9 +78,20 @@ def test_what_is_no_address(text):
     parse(text)
 
 
-def test_a_path_stays_in_its_repository():
+@pytest.mark.parametrize("text", ["hf:a/b/../../c", "hf:../b", "hf:a/..", "hf:a/b@.."])
+def test_an_address_stays_in_its_place(text):
   with pytest.raises(UsageError, match="stays below its folder"):
-    parse("hf:a/b/../../c")
+    parse(text)
+
+
+def test_what_a_hub_says_of_its_files_is_not_trusted(lab):
+  lab.more = ["../../out.bin"]
+  with pytest.raises(UsageError, match=r"got the path '../../out.bin'; .* below its"):
+    hub.local(ADDRESS)
+  lab.more, lab.commit = [], "../../../out"
+  hub.open_repository.cache_clear()
+  with pytest.raises(UsageError, match=r"the hub gives the commit '../../../out'"):
+    hub.local(ADDRESS)
 
 
 def test_a_folder_comes_once(lab, capsys):
@@ -202,6 +213,7 @@ def test_a_hub_that_does_not_answer(lab, reach, capsys):
 
 
 MISTAKES = {
+  "hf:lab/a--b": "lab/a--b is no name of a repository",
   "hf:lab/none": "shows no repository lab/none: check the name; if it is private, log",
   "hf:lab/net@v9": "has no revision v9; expected a branch, a tag or a commit",
   "hf:lab/net/dep": "has no such file or folder; it has README.md, config.json, deep,",
