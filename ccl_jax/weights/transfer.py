@@ -20,6 +20,7 @@ from ccl_jax.checkpoints.usage import Usage, stated
 from ccl_jax.documents import check
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
+from ccl_jax.shipped import checkpoint
 from ccl_jax.weights.download import fetched, source_name
 from ccl_jax.weights.reader import Weights, open_weights, read_config
 from ccl_jax.weights.released import compared
@@ -233,7 +234,8 @@ def export_weights(
   Raises:
     UsageError: `src` is no such folder, or is damaged, or `dst` is there already.
   """
-  kind, sizes, reader, usage = _exportable(pathlib.Path(src))
+  src = checkpoint(src)
+  kind, sizes, reader, usage = _exportable(src)
   upstream = get_upstream(kind)
   if form not in upstream.tables:
     raise UsageError(f"--format {form}: {kind} has {', '.join(upstream.tables)}")
