@@ -138,7 +138,7 @@ def test_the_readme_leads_to_every_page():
   assert [name for name in pages if f"(docs/{name})" not in text] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@every_page
 def test_nothing_is_said_twice(page):
   blocks = [block for block in page.read_text().split("\n\n") if len(block) > 120]
   assert len(blocks) == len(set(blocks))
