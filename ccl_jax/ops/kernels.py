@@ -38,18 +38,19 @@ class Kernel:
   Attributes:
     name: one of `NAMES`.
     block_q, block_kv: rows of a block, forward. On a TPU multiples of 128; lengths are
-      padded up to them, so that 32,760 tokens fill 2^15 with any power of two.
+      padded up to them, so that 32,760 tokens fill 2^15 with any power of two. The
+      defaults need `sharding.compiler_options`.
     block_kv_compute: part of a block that is multiplied at once.
     block_q_dkv, block_kv_dkv: of the backward pass.
     interpret: run a TPU kernel on a processor, slowly.
   """
 
   name: str = "dense"
-  block_q: int = 1024
+  block_q: int = 2048
   block_kv: int = 2048
   block_kv_compute: int = 1024
-  block_q_dkv: int = 512
-  block_kv_dkv: int = 1024
+  block_q_dkv: int = 1024
+  block_kv_dkv: int = 2048
   interpret: bool = False
 
   def __post_init__(self):
