@@ -52,9 +52,9 @@ PARAMETERS = [
 ]
 
 
-# Chips with 128 MiB of vector memory, of which kernels get 16 unless asked: the blocks of
-# `ops.kernels.Kernel` need more, and matrix products gain from it.
-_ROOMY = {"TPU v5", "TPU v5 lite", "TPU v6 lite", "TPU7x"}
+# Chips with 128 MiB of vector memory, of which kernels get 16 unless asked: the blocks
+# of `ops.kernels.Kernel` need more, and matrix products gain from it.
+_ROOMY = {"TPU v5", "TPU v5 lite", "TPU v6 lite"}
 _VMEM_KIB = 64 * 1024
 
 

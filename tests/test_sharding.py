@@ -1,11 +1,12 @@
 """The mesh and the table of rules."""
 
 import re
-import types
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from ccl_jax.errors import UsageError
@@ -256,8 +257,8 @@ def test_a_number_is_whole_everywhere():
   ],
 )
 def test_kernels_get_room_where_there_is_some(kinds, vmem):
-  devices = np.array([types.SimpleNamespace(device_kind=kind) for kind in kinds])
-  mesh = types.SimpleNamespace(devices=devices, empty=False)
+  devices = [mock.Mock(device_kind=kind) for kind in kinds]
+  mesh = Mesh(np.array(devices), ("x",))
   options = compiler_options(mesh) or {}
   assert options.get("xla_tpu_scoped_vmem_limit_kib") == vmem
   assert compiler_options(jax.sharding.get_mesh()) is None  # none is in use

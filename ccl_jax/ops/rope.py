@@ -13,6 +13,7 @@ Tables are made in float64 and used in float32, (2, tokens, d): the cosine and t
 of every channel's angle, equal for the two of a pair. The rotation is float32.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -89,6 +90,7 @@ def _partners(d: int) -> np.ndarray:
   return out
 
 
+@jax.named_scope("rope")
 def rotate(
   x: Float[Array, "b *tokens n d"],
   table: Float[Array, "2 *tokens d"],

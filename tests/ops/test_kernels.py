@@ -136,7 +136,7 @@ def test_cudnn_is_given_even_lengths_and_sees_no_padding(lengths, monkeypatch):
 
 def test_defaults():
   """Those that the tables of speed were measured with."""
-  assert Kernel() == Kernel("dense", 1024, 2048, 1024, 512, 1024, False)
+  assert Kernel() == Kernel("dense", 2048, 2048, 1024, 1024, 2048, False)
   for platform, name in (("tpu", "splash"), ("gpu", "cudnn"), ("cpu", "dense")):
     assert kernels.default_kernel(platform) == Kernel(name)
 
