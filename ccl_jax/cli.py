@@ -278,21 +278,18 @@ def warnings_shown() -> Iterator[None]:
   error, "note: ...", whatever verbosity libraries are held to.
   """
   ours = standard_logging.getLogger("ccl_jax")
-  notes, level = _Notes(), ours.level
-
-  def is_others(record: standard_logging.LogRecord) -> bool:
-    return not record.name.startswith(f"{ours.name}.")
-
-  # absl's handler would print them once more, in its own form.
-  logging.get_absl_handler().addFilter(is_others)
+  notes, level, spread = _Notes(), ours.level, ours.propagate
   ours.setLevel(standard_logging.WARNING)
   ours.addHandler(notes)
+  # Handlers above, absl's or those that a library has set up by now, would print them
+  # once more, each in its own form.
+  ours.propagate = False
   try:
     yield
   finally:
     ours.removeHandler(notes)
     ours.setLevel(level)
-    logging.get_absl_handler().removeFilter(is_others)
+    ours.propagate = spread
     notes.close()
 
 

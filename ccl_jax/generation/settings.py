@@ -25,6 +25,13 @@ from ccl_jax.tasks import INPUTS
 _log = logging.getLogger(__name__)
 
 _NEEDED = {"task", "prompt", "seed", "scales", "batched", "fingerprints"}
+# What makes a clip: other flags, such as who is to be connected to, are nobody else's.
+_SETTINGS = {
+  *("task", "prompt", "seed", "negative_prompt", "sequential", *INPUTS),
+  *("ckpt", "step", "weights", "codecs", "lora"),
+  *(f"{name}_{s}" for name in ("negative_prompt", "scale") for s in STREAMS),
+  *(f.name for kind in (Sampling, ClipSpec) for f in dataclasses.fields(kind)),
+}
 
 
 class Settings(NamedTuple):
@@ -153,7 +160,8 @@ def _settings(about: Mapping[str, Any], given: frozenset[str]) -> Settings:
     values |= scales | {"skip_block": skip}
   if "negative_prompt" in given:  # of both streams
     values = {k: v for k, v in values.items() if not k.startswith("negative_prompt")}
-  values = {k: v for k, v in values.items() if k not in given and v is not None}
+  known = {k: v for k, v in values.items() if k in _SETTINGS}
+  values = {k: v for k, v in known.items() if k not in given and v is not None}
   return Settings(values, index, dict(about["fingerprints"]), given)
 
 

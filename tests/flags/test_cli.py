@@ -136,10 +136,13 @@ def test_a_run_keeps_the_guidance_of_its_report():
 
 def test_warnings_of_the_package_are_notes_of_a_command(capfd):
   ours, others = (logging.getLogger(x) for x in ("ccl_jax.data.sources.x", "jax.x"))
+  library = logging.StreamHandler()  # as logging.basicConfig sets up
   with cli.working():
+    logging.getLogger().addHandler(library)
     ours.warning("skipped %s: %s", "a.mov", "no picture")
     ours.info("not said")
     others.warning("of a library")
+    logging.getLogger().removeHandler(library)
   assert capfd.readouterr().err == "note: skipped a.mov: no picture\n"
   ours.warning("of a program that imports the package")
   assert "note" not in capfd.readouterr().err
