@@ -31,6 +31,7 @@ for Ctrl-C, after which the same command goes on.
 
 import argparse
 import dataclasses
+import itertools
 import os
 import pathlib
 import sys
@@ -129,10 +130,7 @@ def read_items(args: argparse.Namespace, transcripts):
   if args.manifest:
     lines = read_manifest(hub.local(args.manifest))
   else:
-    names = sorted(p.stem for p in folder.glob("*.mp4"))
-    lines = [Line(name, "") for name in names]
-    if not lines:
-      raise UsageError(f"--videos: no mp4 in {folder}")
+    lines = [Line(path.stem, "", clip=path.name) for path in films_of(folder)]
   items = []
   for line in lines:
     fields = {k: v for k, v in dataclasses.asdict(line).items() if v is not None}
@@ -141,6 +139,29 @@ def read_items(args: argparse.Namespace, transcripts):
       fields["hypothesis"] = transcripts.get(line.id)
     items.append(Item(line.id, folder / (line.clip or f"{line.id}.mp4"), fields))
   return items, [item.name for item in items if not item.path.is_file()]
+
+
+def films_of(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The mp4 files of a folder, in order; media of other endings are named in a note.
+
+  Raises:
+    UsageError: there are none, or two of one name.
+  """
+  from ccl_jax.data.sources.folder import unread
+
+  films = sorted(p for p in folder.glob("[!.]*") if p.suffix.lower() == ".mp4")
+  others = [name for name, _ in unread(folder, (".mp4",)) if "/" not in name]
+  if not films:
+    raise UsageError(f"--videos: no mp4 in {folder}")
+  for one, other in itertools.pairwise(films):
+    if one.stem == other.stem:
+      raise UsageError(f"--videos: {one} and {other} are both {one.stem}: rename one")
+  if others:
+    progress.say(
+      f"note: {folder} has {len(others)} media files that are no mp4, such as "
+      f'{others[0]}, which are not scored; a manifest can name films by "clip"'
+    )
+  return films
 
 
 def check_languages(items) -> None:
@@ -273,10 +294,9 @@ def make_manifest(argv: list[str]) -> int:
   spoken = sum(bool(line.transcript) for line in lines)
   strange = sorted({line.language for line in lines} - WHISPER)
   if strange:
-    print(
+    progress.say(
       f"note: Whisper does not know {', '.join(strange)}: lines in these have a word "
-      "error rate by --transcripts only",
-      file=sys.stderr,
+      "error rate by --transcripts only"
     )
   print(
     f"{len(lines)} prompts, {spoken} with speech, {quoted} transcripts taken from "

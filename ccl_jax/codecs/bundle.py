@@ -125,16 +125,14 @@ def stored_digests(folder: str | os.PathLike) -> dict[str, str]:
   """The fingerprints that a folder of `save_codecs` names, by codec; none is read.
 
   Raises:
-    UsageError: a file cannot be read as JSON.
+    UsageError: a file cannot be read as JSON, or names no hash.
   """
   out = {}
   for name in Codecs._fields:
     path = pathlib.Path(folder) / f"{name}.json"
     if path.is_file():
-      try:
-        out[name] = str(json.loads(path.read_text())["sha256"])
-      except (OSError, ValueError, KeyError, TypeError) as e:
-        raise UsageError(f"{path} cannot be read ({e}): put a good copy back") from e
+      entry = check(read_json(path), Stored, path, "put a good copy back")
+      out[name] = entry["sha256"]
   return out
 
 
@@ -264,6 +262,12 @@ def _load(folder: pathlib.Path, name: str):
   if not same:
     raise damaged("it does not match its hash")
   return codec
+
+
+class Stored(TypedDict):
+  """What of NAME.json is read without the codec."""
+
+  sha256: Sha256
 
 
 class Entry(TypedDict):

@@ -9,8 +9,8 @@ batch's: `batch` has the prompts, seeds and files of all, and which of them this
 
 import dataclasses
 import hashlib
+import logging
 import pathlib
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +22,16 @@ from ccl_jax.generation.inputs import Files
 from ccl_jax.generation.sampling import Sampling
 from ccl_jax.tasks import INPUTS
 
+_log = logging.getLogger(__name__)
+
 _NEEDED = {"task", "prompt", "seed", "scales", "batched", "fingerprints"}
+# What makes a clip: other flags, such as who is to be connected to, are nobody else's.
+_SETTINGS = {
+  *("task", "prompt", "seed", "negative_prompt", "sequential", *INPUTS),
+  *("ckpt", "step", "weights", "codecs", "lora"),
+  *(f"{name}_{s}" for name in ("negative_prompt", "scale") for s in STREAMS),
+  *(f.name for kind in (Sampling, ClipSpec) for f in dataclasses.fields(kind)),
+}
 
 
 class Settings(NamedTuple):
@@ -62,7 +71,7 @@ class Settings(NamedTuple):
           f"{text}: put them back, or name what to use with --ckpt, --step, --weights "
           "or --codecs"
         )
-      print(f"note: {text}", file=sys.stderr)
+      _log.warning(text)
 
   def check_files(self, files: Files) -> None:
     """Whether files are those the clip was made from, where no others were asked for.
@@ -151,7 +160,8 @@ def _settings(about: Mapping[str, Any], given: frozenset[str]) -> Settings:
     values |= scales | {"skip_block": skip}
   if "negative_prompt" in given:  # of both streams
     values = {k: v for k, v in values.items() if not k.startswith("negative_prompt")}
-  values = {k: v for k, v in values.items() if k not in given and v is not None}
+  known = {k: v for k, v in values.items() if k in _SETTINGS}
+  values = {k: v for k, v in known.items() if k not in given and v is not None}
   return Settings(values, index, dict(about["fingerprints"]), given)
 
 

@@ -17,6 +17,7 @@ from ccl_jax.diffusion.samplers import begin, table_of
 from ccl_jax.generation.sampling import Sampling, Steps, finished
 from ccl_jax.models.cca import Geometry
 from ccl_jax.models.joint import JointDiT
+from ccl_jax.sharding import compiler_options
 from ccl_jax.tasks import Generation
 
 WINDOWS = 8  # at least, of as many steps
@@ -79,4 +80,5 @@ def _jitted(model, task, plain, reuse_keys, clip):
     how = steps(dataclasses.replace(plain, scales=scales))
     return how.advance(params, carry, rows, conditions, keys)
 
-  return jax.jit(steps(plain).keys), jax.jit(advance)
+  options = compiler_options(jax.sharding.get_mesh())
+  return jax.jit(steps(plain).keys), jax.jit(advance, compiler_options=options)

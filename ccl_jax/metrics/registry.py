@@ -259,6 +259,7 @@ def _wer(folder: Folders, options: Options) -> Metric:
     "normaliser": "whisper-normalizer "
     + importlib.metadata.version("whisper-normalizer"),
     "chinese": "simplified by OpenCC, numbers as digits",
+    "marks": "kept with their letters; of Arabic and Hebrew left out",
     "silence": f"nothing is heard where no {speech.BLOCK / speech.RATE:g} s have "
     f"{speech.SILENCE:g} dBFS",
   }

@@ -23,7 +23,12 @@ from ccl_jax.models.presets import build_model, parameter_shapes
 from ccl_jax.models.stream import CLIP_TOKENS, CLIP_WIDTH
 from ccl_jax.planning.chips import CHIPS, GIB, Chip
 from ccl_jax.planning.traffic import collectives, table
-from ccl_jax.sharding import batch_sharding, make_mesh, parameter_shardings
+from ccl_jax.sharding import (
+  batch_sharding,
+  compiler_options,
+  make_mesh,
+  parameter_shardings,
+)
 from ccl_jax.tasks import GENERATIONS
 from ccl_jax.training.build import build_run
 
@@ -166,7 +171,8 @@ def compile_generate(config, mesh, batch: int):
   noise = _latents(model, spec, batch, mesh)
   with jax.set_mesh(mesh):
     image = _image(model, spec, batch, mesh)
-    return jax.jit(program).lower(shapes, noise, texts, image).compile()
+    jitted = jax.jit(program, compiler_options=compiler_options(mesh))
+    return jitted.lower(shapes, noise, texts, image).compile()
 
 
 def _latents(model, spec: ClipSpec, batch: int, mesh):

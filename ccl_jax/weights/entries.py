@@ -47,6 +47,11 @@ class Entry(NamedTuple):
   scale: "Entry | None" = None
 
 
+def ending(path: pathlib.Path) -> str:
+  """The ending of a file's name, such as ".safetensors", in small letters."""
+  return path.suffix.lower()
+
+
 def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
   """Elements from the first to the last one of a strided tensor, both counted."""
   if 0 in shape:

@@ -28,6 +28,7 @@ from typing_extensions import TypedDict
 from ccl_jax import documents
 from ccl_jax.errors import UsageError
 from ccl_jax.weights.download import fetched
+from ccl_jax.weights.entries import ending
 from ccl_jax.weights.lora_names import Names, bare, split_name
 from ccl_jax.weights.reader import Weights, open_adapter
 from ccl_jax.weights.rules import Match, Slot
@@ -421,7 +422,7 @@ def _magnitude(x: np.ndarray, target: Match) -> np.ndarray:
 def _read_told(weights: Weights) -> Told:
   """What is said of ranks and scales: in the header, or in a file beside it."""
   file = weights.file_of(weights.names()[0])
-  notes = safetensors_metadata(file) if file.suffix == ".safetensors" else {}
+  notes = safetensors_metadata(file) if ending(file) == ".safetensors" else {}
   where, found = f"{file}, {NOTE} of its header", {}
   if NOTE in notes:
     found = documents.parse(notes[NOTE], where)

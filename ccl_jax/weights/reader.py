@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ccl_jax.errors import UsageError
-from ccl_jax.weights.entries import Entry, Stored, extent, sane, shown
+from ccl_jax.weights.entries import Entry, Stored, ending, extent, sane, shown
 from ccl_jax.weights.foreign import foreign_file, foreign_tensors
 from ccl_jax.weights.pickles import pickle_entries
 from ccl_jax.weights.safetensors_header import safetensors_entries
@@ -256,9 +256,9 @@ def choose(
       # The patterns are in order of preference: the first with a match decides.
       matching = [p for p in candidates if fnmatch.fnmatch(p.name, pattern)]
       indices = [p for p in matching if p.name.endswith(".index.json")]
-      tensors = [p for p in matching if p.suffix == ".safetensors"]
+      tensors = [p for p in matching if ending(p) == ".safetensors"]
       tensors = tensors or [
-        p for p in matching if p.suffix in PICKLES or p.name == pattern
+        p for p in matching if ending(p) in PICKLES or p.name == pattern
       ]
       groups = {_first_shard(p) for p in tensors}
       # An index lists all shards, so it stands for the files beside it.
@@ -297,7 +297,7 @@ def _name_others(folders: Sequence[pathlib.Path]) -> None:
   """Raises UsageError where folders hold files of another sort of weights."""
   for folder in folders:
     for path in sorted(folder.glob("*")):
-      if path.suffix in (".gguf", ".safetensors", *PICKLES) and path.is_file():
+      if ending(path) in (".gguf", ".safetensors", *PICKLES) and path.is_file():
         _with_scales(Weights(path, dict(_file_entries(path))))
 
 
@@ -413,9 +413,9 @@ def _read_entries(path: pathlib.Path) -> list[tuple[str, Entry]]:
     )
   if what := foreign_file(path, start):
     raise UsageError(f"{path} is {what}; {EXPECTED}, as .safetensors or .pth")
-  if path.suffix == ".safetensors":
+  if ending(path) == ".safetensors":
     entries = safetensors_entries(path)
-  elif path.suffix in PICKLES + NAMED_PICKLES:
+  elif ending(path) in PICKLES + NAMED_PICKLES:
     entries = pickle_entries(path)
   else:
     raise UsageError(f"{path} is not a weight file: expected .safetensors or .pth")

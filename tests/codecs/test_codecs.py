@@ -4,7 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from ccl_jax.codecs.bundle import fingerprint, load_codecs, save_codecs
+from ccl_jax.codecs.bundle import (
+  fingerprint,
+  fingerprints,
+  load_codecs,
+  save_codecs,
+  stored_digests,
+)
 from ccl_jax.codecs.embedded import fit_codecs
 from ccl_jax.data.scenes.talking import draw_clip
 from ccl_jax.data.spec import ClipSpec
@@ -127,6 +133,15 @@ def test_a_folder_with_other_files_is_not_replaced(codecs, tmp_path):
   with pytest.raises(UsageError, match="holds more than codecs"):
     save_codecs(codecs, tmp_path)
   assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_hashes_are_read_without_the_codecs(codecs, tmp_path):
+  save_codecs(codecs, tmp_path / "c")
+  assert stored_digests(tmp_path / "c") == fingerprints(codecs)
+  for text in ("[" * 100_000, "", "[]", "{}", '{"sha256": 3}', '{"sha256": "0"}'):
+    (tmp_path / "c" / "text.json").write_text(text)
+    with pytest.raises(UsageError, match=r"text\.json"):
+      stored_digests(tmp_path / "c")
 
 
 def test_mistakes_are_one_line(codecs, tmp_path):

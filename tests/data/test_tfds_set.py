@@ -90,8 +90,21 @@ def test_names_that_are_no_feature(copy, name):
   refused(copy, "no feature of TFDS")
 
 
+@pytest.mark.parametrize(
+  "name", ["image_feature.Image", "labeled_image.LabeledImage", "video_feature.Video"]
+)
+def test_no_picture_is_handed_to_a_library(copy, name):
+  """Without OpenCV, TFDS opens pictures by Pillow, which runs Ghostscript on an EPS."""
+  inner = {"pythonClassName": f"tensorflow_datasets.core.features.{name}"}
+  edit(
+    copy / "features.json",
+    lambda v: v["featuresDict"]["features"].update(video={"sequence": {"x": inner}}),
+  )
+  refused(copy, f"features.json names {name.partition('.')[2]}: .*expected features of")
+
+
 def test_a_class_that_tfds_does_not_have(copy):
-  name = "tensorflow_datasets.core.features.nothing.Feature"
+  name = "tensorflow_datasets.core.features.nothing.Tensor"
   edit(copy / "features.json", lambda v: v.update(pythonClassName=name))
   refused(copy, "cannot be read .*Unrecognized")
 

@@ -61,6 +61,23 @@ def test_without_a_manifest_every_film_of_the_folder(told, tmp_path):
   assert told.last("read_reference").args == (None, ["fad", "fvd"])
 
 
+def test_films_by_any_spelling_and_what_is_no_mp4(told, tmp_path, capsys):
+  """What is not scored is named; the others of the folder are no media."""
+  videos = tmp_path / "videos"
+  for name in ("B.MP4", "d.mov", "e.wav", "a.json", ".hidden.mp4"):
+    (videos / name).touch()
+  (videos / "below").mkdir()
+  (videos / "below/f.mp4").touch()
+  assert told.main() == 0
+  assert list(items(told)) == ["B", "a", "c", "other", "stray"]
+  assert items(told)["B"].path == videos / "B.MP4"
+  note = "has 2 media files that are no mp4, such as d.mov, which are not scored"
+  assert note in capsys.readouterr().err
+  (videos / "a.MP4").touch()
+  with pytest.raises(UsageError, match="a.MP4 and .*a.mp4 are both a: rename one"):
+    told.main()
+
+
 def test_options_of_the_metrics(told, tmp_path):
   """Each of its own: none is another's."""
   (tmp_path / "heard.jsonl").write_text('{"id": "a", "text": "so"}\n')

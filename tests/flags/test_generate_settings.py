@@ -145,6 +145,22 @@ def test_settings_of_one_negative_prompt_are_of_both_streams(made):
   assert made.again()["negative"] == {"video": ["old"], "audio": ["old"]}
 
 
+def test_settings_are_those_of_clips_alone(made):
+  """Who hands on a file of settings says neither who is connected to nor what else is
+  read or written.
+  """
+  path = made.clips / "a2v_5_1.json"
+  others = {
+    "distributed": True, "coordinator": "127.0.0.1:1", "num_processes": 2,
+    "process_id": 1, "manifest": "/etc/passwd", "out": str(made.clips / "elsewhere"),
+    "flagfile": "/etc/passwd", "mesh": ["2", "1", "1", "1"], "batch_size": 3,
+  }  # fmt: skip
+  path.write_text(json.dumps(json.loads(path.read_text()) | others))
+  assert plain(made.again()) == plain(made.first)
+  assert (made.out / "a2v_5_1.mp4").exists()
+  assert not (made.clips / "elsewhere").exists()
+
+
 def test_another_checkpoint_must_be_asked_for(made, monkeypatch, capsys):
   count = len(made.listener.calls)
   monkeypatch.setattr(type(made.listener), "prints", {"params": "New", "codecs": "Co"})

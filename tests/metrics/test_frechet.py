@@ -1,6 +1,7 @@
 """Frechet distance: closed forms, scipy's matrix root, chunks, files."""
 
-import warnings
+import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ccl_jax.errors import UsageError
+from ccl_jax.metrics import frechet as module
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.frechet import (
   Moments,
   frechet,
+  read_features,
   read_moments,
   write_features,
 )
@@ -57,11 +60,9 @@ def test_the_root_of_a_matrix_agrees_and_order_does_not_matter(n):
   linalg = pytest.importorskip("scipy.linalg")
   x, y = drawn(n, 16), drawn(n + 5, 16, 2)
   c1, c2 = np.cov(x.T), np.cov(y.T)
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    a, b = Moments.of([x]), Moments.of([y])
-    got, back = frechet(a, b), frechet(b, a)
-    root = linalg.sqrtm(c1 @ c2).real
+  a, b = Moments.of([x]), Moments.of([y])
+  got, back = frechet(a, b), frechet(b, a)
+  root = linalg.sqrtm(c1 @ c2).real
   apart = x.mean(0) - y.mean(0)
   expected = apart @ apart + np.trace(c1 + c2 - 2 * root)
   assert got == pytest.approx(expected, rel=1e-6) and got == pytest.approx(back, 1e-6)
@@ -87,13 +88,12 @@ def test_chunks_give_the_moments_of_the_whole(sizes, seed):
   np.testing.assert_allclose(half.scatter, whole.scatter, rtol=1e-7, atol=1e-9)
 
 
-def test_small_sets_are_warned_of():
+def test_small_sets_are_warned_of(caplog):
   few, many = Moments.of([drawn(7, 4)]), Moments.of([drawn(8, 4)])
-  with pytest.warns(UserWarning, match="7 features of width 4"):
-    frechet(many, few)
-  with warnings.catch_warnings():
-    warnings.simplefilter("error")
-    frechet(many, many)
+  frechet(many, many)
+  assert not caplog.records
+  frechet(many, few)
+  assert "7 features of width 4" in caplog.text
 
 
 def test_what_cannot_be_scored():
@@ -125,7 +125,7 @@ def test_files(tmp_path):
   np.testing.assert_array_equal(read_moments(tmp_path / "plain.npz").mean, read.mean)
 
 
-def test_moments_of_others_are_of_as_many_as_there_should_be(tmp_path):
+def test_moments_of_others_are_of_as_many_as_there_should_be(tmp_path, caplog):
   """Two per dimension where nobody says, so that nothing is warned of; else what is
   said.
   """
@@ -135,16 +135,15 @@ def test_moments_of_others_are_of_as_many_as_there_should_be(tmp_path):
   assert plain.n == 6
   np.testing.assert_allclose(plain.covariance, sigma)
   shifted = gaussian(mean + [0, 3, 0], np.diag([1.0, 1.0, 1.0]))
-  with warnings.catch_warnings():
-    warnings.simplefilter("error")
-    # 3^2 between the means, and 2 - 1, 1 - 1, 3 - 1 between the deviations.
-    assert frechet(plain, shifted) == pytest.approx(9 + 1 + 0 + 4)
+  # 3^2 between the means, and 2 - 1, 1 - 1, 3 - 1 between the deviations.
+  assert frechet(plain, shifted) == pytest.approx(9 + 1 + 0 + 4)
+  assert not caplog.records
   np.savez(tmp_path / "few.npz", mu=mean, sigma=sigma, n=5)
   few = read_moments(tmp_path / "few.npz")
   assert few.n == 5
   np.testing.assert_allclose(few.covariance, sigma)
-  with pytest.warns(UserWarning, match="5 features of width 3"):
-    frechet(few, shifted)
+  frechet(few, shifted)
+  assert "5 features of width 3" in caplog.text
 
 
 def test_mistakes_about_files(tmp_path):
@@ -160,3 +159,52 @@ def test_mistakes_about_files(tmp_path):
   for name in ("flat", "two", "odd"):
     with pytest.raises(UsageError, match=rf"{name}.npz holds .*; expected one array"):
       read_moments(tmp_path / f"{name}.npz")
+
+
+@pytest.mark.parametrize(
+  "arrays",
+  [
+    {"mu": np.zeros(3), "sigma": np.eye(3), "n": np.array([3, 4])},
+    {"mu": np.zeros(3), "sigma": np.eye(3), "n": np.array("many")},
+    {"mu": np.zeros(3), "sigma": np.eye(3), "n": np.array(0)},
+    {"mu": np.array(3.0), "sigma": np.eye(3)},
+    {"mu": np.array(["a", "b", "c"]), "sigma": np.eye(3)},
+    {"mu": np.full(3, np.nan), "sigma": np.eye(3)},
+    {"mu": np.zeros(3), "sigma": np.full((3, 3), np.inf)},
+    {"x": np.zeros((0, 3))},
+    {"x": np.full((4, 3), np.nan)},
+    {"x": np.zeros((4, 3), object)},
+  ],
+)
+def test_arrays_that_are_no_features(tmp_path, arrays):
+  np.savez(tmp_path / "x.npz", **arrays)
+  with pytest.raises(UsageError, match=r"x\.npz .*; expected one array"):
+    read_moments(tmp_path / "x.npz")
+
+
+def test_small_files_of_large_arrays(tmp_path, monkeypatch):
+  """A header that asks for terabytes, and zeros, which take no room in a zip."""
+  head = io.BytesIO()
+  np.lib.format.write_array_header_1_0(
+    head, {"descr": "<f4", "fortran_order": False, "shape": (10**9, 10**6)}
+  )
+  with zipfile.ZipFile(tmp_path / "x.npz", "w") as z:
+    z.writestr("x.npy", head.getvalue())
+  with pytest.raises(UsageError, match=r"x\.npz is no \.npz of features"):
+    read_moments(tmp_path / "x.npz")
+  np.savez_compressed(tmp_path / "y.npz", np.zeros((1000, 100)))
+  read_moments(tmp_path / "y.npz")
+  monkeypatch.setattr(module, "MOST", 8 * 100 * 1000)
+  with pytest.raises(UsageError, match=r"y\.npz holds 800128 bytes; expected at most"):
+    read_moments(tmp_path / "y.npz")
+
+
+def test_features_that_a_disk_has_damaged(tmp_path):
+  """Those that a run has kept for its next start."""
+  np.save(tmp_path / "a.npy", np.ones((2, 3), np.float32))
+  np.testing.assert_array_equal(read_features(tmp_path / "a.npy"), np.ones((2, 3)))
+  whole = (tmp_path / "a.npy").read_bytes()
+  for bad in (b"", whole[:50], whole[:-1], b"x" + whole[1:]):
+    (tmp_path / "a.npy").write_bytes(bad)
+    with pytest.raises(UsageError, match=r"a\.npy is damaged: remove it"):
+      read_features(tmp_path / "a.npy")
