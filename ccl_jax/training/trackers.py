@@ -89,7 +89,7 @@ class Mlflow:
     self._mlflow.log_metrics(dict(metrics), step=step)
 
   def close(self) -> None:
-    """Ends the run."""
+    """Ends the run, which a later process may go on with."""
     self._mlflow.end_run()
 
 

@@ -135,6 +135,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     hub = self.server
     if not self._allowed(name, revision):
       return
+    first = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
+    first = int(first[1]) if first else 0
+    hub.asked.append((self.command, path, first))
     if self._gate(name):
       return self._refuse(403, "GatedRepo")
     place = hub.repositories[name] / path
@@ -142,9 +145,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       return self._refuse(404, "EntryNotFound")
     data = place.read_bytes()
     entry = self._entry(name, path)
-    first = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
-    first = int(first[1]) if first else 0
-    hub.asked.append((self.command, path, first))
     self.send_response(206 if first else 200)
     self.send_header("ETag", f'"{entry.get("lfs", entry)["oid"]}"')
     self.send_header("X-Repo-Commit", hub.commit)
