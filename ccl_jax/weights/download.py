@@ -18,7 +18,8 @@ from ccl_jax.errors import UsageError
 from ccl_jax.weights.reader import ADAPTERS, choose, files_of, no_checkpoint
 from ccl_jax.weights.upstream import get_upstream
 
-_SETTINGS = ("config.json", "model_index.json")
+# They say what the weights are, and come before these.
+_SETTINGS = ("config.json", "model_index.json", "adapter_config.json")
 # Of Whisper, which packages of others read: one of these, and what is beside it.
 _WHISPER = ("model.safetensors", "model-*-of-*.safetensors", "model.bin")
 _WHISPER_BESIDE = ("*.json", "merges.txt", "vocabulary.*")
@@ -81,11 +82,8 @@ def wanted_files(kind: str, repository: hub.Repository, path: str) -> list[str]:
     if checkpoint is None:
       raise no_checkpoint(src, places, files)
     found = files_of(checkpoint)
-    near = [inside / p / "config.json" for p in places] + [inside / "model_index.json"]
-    near.append(checkpoint.with_name("adapter_config.json"))
     for name, folders in beside.items():
-      near += [inside / p / name for p in folders]
-    found += [file for file in near if file.is_file()]
+      found += [file for p in folders if (file := inside / p / name).is_file()]
     return sorted({os.path.relpath(file, folder) for file in found})
 
 

@@ -11,7 +11,7 @@ import time
 import huggingface_hub
 import numpy as np
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 
 from ccl_jax import hub, progress
 from ccl_jax.errors import UsageError
@@ -136,6 +136,21 @@ def test_a_download_that_is_cut_goes_on(lab, hasty):
   assert (hub.local(f"{ADDRESS}/model.bin")).read_bytes() == BODY
   got = [first for method, _, first in lab.asked if method == "GET"]
   assert got == [0, 30_000, 50_000]
+
+
+def test_a_connection_that_is_reset(lab, hasty, monkeypatch):
+  """What huggingface_hub does not go on with by itself: an error in mid-stream."""
+  whole, ends = file_download.http_get, [25_000, 60_000]
+
+  def http_get(url, file, **given):
+    if ends:
+      file.write(BODY[given["resume_size"] : ends.pop(0)])
+      raise ConnectionResetError(104, "Connection reset by peer")
+    assert given["resume_size"] == 60_000
+    whole(url, file, **given)
+
+  monkeypatch.setattr(file_download, "http_get", http_get)
+  assert hub.local(f"{ADDRESS}/model.bin").read_bytes() == BODY
 
 
 def test_another_process_goes_on_where_one_was_stopped(lab, hasty, tmp_path):
