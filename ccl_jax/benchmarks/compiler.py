@@ -62,7 +62,7 @@ def product_share(chip: str, size: tuple[int, int, int]) -> float:
   """
   rows, summed, columns = size
   shapes = ((rows, summed), (summed, columns))
-  seconds = _seconds(chip, jnp.matmul, shapes, "bfloat16")
+  seconds = _seconds(chip, "product", jnp.matmul, shapes, "bfloat16")
   return 2 * rows * summed * columns / CHIPS[chip].flops / seconds
 
 
@@ -73,16 +73,19 @@ def pass_share(chip: str, dtype: str) -> float:
     chip: a name of `chips.CHIPS`.
     dtype: of x.
   """
-  seconds = _seconds(chip, lambda x: 2 * x + 1, (SHAPE,), dtype)
+  seconds = _seconds(chip, "elementwise", lambda x: 2 * x + 1, (SHAPE,), dtype)
   moved = 2 * SHAPE[0] * SHAPE[1] * jnp.dtype(dtype).itemsize
   return moved / CHIPS[chip].hbm_rate / seconds
 
 
-def _seconds(chip: str, operation, shapes, dtype: str) -> float:
+def _seconds(chip: str, kind: str, operation, shapes, dtype: str) -> float:
+  """Of the operation alone, without copies to faster memory, which in larger programs
+  are made in the meantime.
+  """
   placed = one_chip(chip)
   arrays = (jax.ShapeDtypeStruct(s, dtype, sharding=placed) for s in shapes)
   compiled = jax.jit(operation).lower(*arrays).compile()
-  return predict(Program(compiled.as_text()), chip).est
+  return predict(Program(compiled.as_text()), chip).by("kind")[kind,].est
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from ccl_jax import documents
 from ccl_jax.planning.chips import Chip
-from ccl_jax.planning.program import BYTES, Array, Instruction, arrays
+from ccl_jax.planning.program import Instruction, arrays
 
 FILE = pathlib.Path(__file__).with_name("kernels.json")
 # Splash names its block sizes by the pass that they are of.
@@ -72,7 +72,7 @@ class Call:
   q: int
   k: int
 
-  def cycles(self, step: int, row: int, cores: int) -> float:
+  def cycles(self, step: int, row: int, cores: int) -> int:
     """Cycles of the call on a chip.
 
     Args:
@@ -117,7 +117,7 @@ def call_of(instruction: Instruction) -> Call | None:
   q, k = tokens[:2]
   whole = lambda x: len(x.shape) > 2 and x.dtype in ("bf16", "f32")
   # A mask comes as a table of the blocks that are neither full nor empty.
-  masks = [x for x in operands if not whole(x) and _elements(x) >= block_q * block_kv]
+  masks = [x for x in operands if not whole(x) and x.elements >= block_q * block_kv]
   form = Form(
     kernel,
     q.shape[-1],
@@ -129,10 +129,6 @@ def call_of(instruction: Instruction) -> Call | None:
     sum(whole(x) for x in instruction.arrays),
   )
   return Call(form, math.prod(q.shape[:-2]), q.shape[-2], k.shape[-2])
-
-
-def _elements(x: Array) -> int:
-  return x.nbytes // BYTES[x.dtype]
 
 
 class Row(NamedTuple):

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from ccl_jax.planning.program import Instruction, Program
 
-# The first row whose pattern is found holds; an exchange and the audio stream are counted
-# with their norms and projections.
+# The first row whose pattern is found holds; an exchange and the audio stream are
+# counted with their norms and projections.
 MODULES = (
   ("audio to video", r"/audio_to_video"),
   ("video to audio", r"/video_to_audio"),

@@ -57,7 +57,7 @@ class Time(NamedTuple):
   def __sub__(self, other):
     return Time(self.est - other[0], self.low - other[1])
 
-  def __mul__(self, times: float):
+  def __mul__(self, times: int):
     return Time(self.est * times, self.low * times)
 
   def most(self, other: "Time") -> "Time":
@@ -65,7 +65,8 @@ class Time(NamedTuple):
     return Time(max(self.est, other.est), max(self.low, other.low))
 
 
-class Part(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Part:
   """The time of one kind of work in one place.
 
   Attributes:

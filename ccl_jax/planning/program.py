@@ -54,15 +54,15 @@ class Array(NamedTuple):
   space: int = HBM
 
   @property
-  def nbytes(self) -> int:
-    """Bytes of the elements, without padding."""
-    return math.prod(self.shape) * BYTES[self.dtype]
+  def elements(self) -> int:
+    """The number of its elements."""
+    return math.prod(self.shape)
 
   @property
   def stored(self) -> int:
     """Bytes that it takes in memory, with the padding of its tiles."""
     if len(self.order) != len(self.shape):
-      return self.nbytes
+      return self.elements * BYTES[self.dtype]
     sizes = [self.shape[axis] for axis in self.order]
     for i, unit in enumerate(reversed(self.tile[-len(sizes) or None :])):
       if i < len(sizes):
