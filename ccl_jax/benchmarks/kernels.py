@@ -1,6 +1,6 @@
 """Counts the cycles of the attention kernels on TPUs, on a host without one.
 
-  python -m ccl_jax.bench kernels                       all TPUs, the default blocks
+  python -m ccl_jax.bench kernels              v5e, v5p and v6e, the default blocks
   python -m ccl_jax.bench kernels --chips=v6e --blocks=block_q=2048,block_q_dkv=1024
 
 Compiles attention, forward and backward, by the kernel that models use
@@ -26,10 +26,11 @@ from ccl_jax.files import write_json
 from ccl_jax.ops.kernels import Kernel
 from ccl_jax.planning import kernels
 from ccl_jax.planning.bundles import static_cycles
+from ccl_jax.planning.chips import CHIPS
 from ccl_jax.planning.program import Program
 from ccl_jax.planning.topologies import TPUS, one_chip, stay_on_the_host
 
-_CHIPS = flags.DEFINE_list("chips", list(TPUS), "Kinds of TPU.")
+_CHIPS = flags.DEFINE_list("chips", ["v5e", "v5p", "v6e"], "Kinds of TPU.")
 _BLOCKS = flags.DEFINE_list(
   "blocks", [], "Block sizes NAME=SIZE, of ops.kernels.Kernel."
 )
@@ -84,7 +85,7 @@ def count(chip: str, blocks: dict[str, int]) -> list[kernels.Row]:
   with tempfile.TemporaryDirectory() as folder:
     # libtpu reads its flags when it is loaded: each chip has a process of its own.
     dump = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
-    subprocess.run(
+    done = subprocess.run(
       [
         sys.executable,
         "-c",
@@ -93,13 +94,17 @@ def count(chip: str, blocks: dict[str, int]) -> list[kernels.Row]:
         chip,
         json.dumps(blocks),
       ],
-      check=True,
       env=os.environ
       | {
         "LIBTPU_INIT_ARGS": f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {dump}",
         "PYTHONPATH": os.pathsep.join(sys.path),
       },
     )
+    if done.returncode:
+      raise UsageError(
+        f"--chips {chip}: attention with these blocks does not compile for it, as is "
+        "told above: give smaller --blocks"
+      )
     return rows_of(chip, pathlib.Path(folder))
 
 
@@ -121,7 +126,7 @@ def rows_of(chip: str, folder: pathlib.Path) -> list[kernels.Row]:
       for f in folder.glob(f"*-{instruction.name}-*-final_bundles.txt")
       if "analysis" not in f.name
     )
-    cycles = static_cycles(file.read_text(errors="replace"))
+    cycles = static_cycles(file.read_text(errors="replace"), CHIPS[chip])
     found[call.form] = kernels.Row(chip, call.form, *cycles, version)
   return list(found.values())
 

@@ -163,9 +163,9 @@ def test_kernels(r, monkeypatch, tmp_path, capsys):
     assert f"v6e {row('v6e')}\nv5p {row('v5p')}\n" == capsys.readouterr().out
     run("--blocks=block_q=2048,block_kv=512")
     assert [c.args for c in r.calls["count"]][2:] == [
-      (chip, {"block_q": 2048, "block_kv": 512}) for chip in ("v4", "v5e", "v5p", "v6e")
+      (chip, {"block_q": 2048, "block_kv": 512}) for chip in ("v5e", "v5p", "v6e")
     ]
-    assert {key[0] for key in kernels.kernels.rows()} == {"v4", "v5e", "v5p", "v6e"}
+    assert {key[0] for key in kernels.kernels.rows()} == {"v5e", "v5p", "v6e"}
   finally:
     kernels.kernels.rows.cache_clear()
   for flag, words in (
