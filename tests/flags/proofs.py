@@ -296,10 +296,10 @@ PROOFS: dict[str, list[str]] = {
   # Plans.
   HERE + "test_plan_flags.py::test_defaults": _flags("plan", "config"),
   HERE + "test_plan_flags.py::test_each_flag": _flags(
-    "plan", "topology mesh batch generate"
+    "plan", "topology slices mesh batch generate"
   ),
   HERE + "test_plan_flags.py::test_sweep_shows_what_fits_and_the_fastest_first": (
-    _flags("plan", "sweep out")
+    _flags("plan", "sweep slices out")
   ),
   HERE + "test_plan_flags.py::test_out_and_compare": _flags("plan", "out compare"),
   # Conversion.
@@ -380,6 +380,8 @@ PROOFS: dict[str, list[str]] = {
     "data build source", "data build dir", "data build options"
   ],
   # Benchmarks.
+  HERE + "test_bench_flags.py::test_compiler": _flags("bench compiler", "chips"),
+  HERE + "test_bench_flags.py::test_kernels": _flags("bench kernels", "chips blocks"),
   HERE + "test_bench_flags.py::test_data": _flags(
     "bench data", "records batch threads folder"
   ),

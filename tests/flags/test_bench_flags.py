@@ -13,6 +13,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.models.flops import forward_flops
 from tests.flags.command import BENCH, BORROWED, MODULES, command
 from tests.flags.recording import Recorder
+from tests.planning.test_kernels import FORM
 
 
 @pytest.fixture
@@ -40,7 +41,8 @@ def test_names_are_the_benchmarks(r, monkeypatch, capsys):
     ("main", ["/x/step.py", "--depth=2", "--nopeer"]),
   ]
   bench.main(["bench", "--help"])
-  assert "NAME is one of data, eval, parts, step, vocoder" in capsys.readouterr().out
+  names = "compiler, data, eval, kernels, parts, step, vocoder"
+  assert f"NAME is one of {names}" in " ".join(capsys.readouterr().out.split())
   with pytest.raises(SystemExit) as e:
     bench.main(["bench", "stepp"])
   assert e.value.code == 2 and "no benchmark 'stepp'" in capsys.readouterr().err
@@ -118,6 +120,61 @@ def test_eval_of_given_clips_and_weights(scored, tmp_path, capsys):
   ):
     with pytest.raises(SystemExit) as e:
       run(*argv)
+    assert e.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_compiler(r, capsys):
+  """--chips: a column each; products first, then passes."""
+  compiler = command("bench compiler").module
+  r.replace(compiler, "stay_on_the_host")
+  shares = {"v5e": 0.5, "v5p": 0.625, "v6e": 0.75}
+  r.replace(compiler, "product_share", lambda chip, size: shares[chip] + size[2] / 1e6)
+  r.replace(compiler, "pass_share", lambda chip, dtype: shares[chip] / 2)
+  command("bench compiler").run()
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0].startswith("jax ") and lines[1] == ""
+  assert lines[2:5] == [
+    "| share of peak | v5p | v6e | v5e |",
+    "|---|---|---|---|",
+    "| product 8192 x 8192 x 8192 | 0.63 | 0.76 | 0.51 |",
+  ]
+  assert (
+    lines[-1] == "| pass over bfloat16, of the memory's rate | 0.31 | 0.38 | 0.25 |"
+  )
+  assert len(lines) == 4 + len(compiler.PRODUCTS) + len(compiler.PASSES)
+  command("bench compiler").run("--chips=v6e")
+  assert "| share of peak | v6e |" in capsys.readouterr().out.splitlines()
+  with pytest.raises(SystemExit) as e:
+    command("bench compiler").run("--chips=v6e,v7")
+  assert e.value.code == 2 and "--chips v7: expected of v4" in capsys.readouterr().err
+
+
+def test_kernels(r, monkeypatch, tmp_path, capsys):
+  """--chips and --blocks; rows are printed, and written after each chip."""
+  kernels = command("bench kernels").module
+  row = lambda chip: kernels.kernels.Row(chip, FORM, 5, 6, "0")
+  r.replace(kernels, "count", lambda chip, blocks: [row(chip)])
+  monkeypatch.setattr(kernels.kernels, "FILE", tmp_path / "kernels.json")
+  kernels.kernels.rows.cache_clear()
+  run = command("bench kernels").run
+  try:
+    run("--chips=v6e,v5p")
+    assert [c.args for c in r.calls["count"]] == [("v6e", {}), ("v5p", {})]
+    assert f"v6e {row('v6e')}\nv5p {row('v5p')}\n" == capsys.readouterr().out
+    run("--blocks=block_q=2048,block_kv=512")
+    assert [c.args for c in r.calls["count"]][2:] == [
+      (chip, {"block_q": 2048, "block_kv": 512}) for chip in ("v5e", "v5p", "v6e")
+    ]
+    assert {key[0] for key in kernels.kernels.rows()} == {"v5e", "v5p", "v6e"}
+  finally:
+    kernels.kernels.rows.cache_clear()
+  for flag, words in (
+    ("--chips=v7", "--chips v7: expected of v4"),
+    ("--blocks=block_q", "expected NAME=SIZE"),
+    ("--blocks=blocks=4", "unexpected keyword argument 'blocks'"),
+  ):
+    with pytest.raises(SystemExit) as e:
+      run(flag)
     assert e.value.code == 2 and words in capsys.readouterr().err
 
 
