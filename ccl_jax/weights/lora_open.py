@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from ccl_jax.errors import UsageError
+from ccl_jax.names import with_number
 from ccl_jax.weights.lora import Lora
 from ccl_jax.weights.lora_names import Names
 from ccl_jax.weights.reader import open_adapter
@@ -53,13 +54,7 @@ def parse_lora(text: str) -> tuple[str, float]:
   Raises:
     UsageError: there is no file, or the strength is no finite number.
   """
-  file, colon, number = text.rpartition(":")
-  if not colon or os.path.exists(text):
-    file, number = text, "1"
-  try:
-    strength = float(number)
-  except ValueError:
-    strength = math.nan
+  file, strength = with_number(text, 1.0)
   if not file or not math.isfinite(strength):
     raise UsageError(
       f"--lora {text}: expected FILE:STRENGTH, as lora.safetensors:0.8, with a finite "
