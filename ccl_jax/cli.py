@@ -1,6 +1,7 @@
 """Runs a command: flags with a config file, and errors in one line."""
 
 import argparse
+import collections
 import contextlib
 import hashlib
 import logging as standard_logging
@@ -21,6 +22,7 @@ from ccl_jax.errors import STOPPED, UsageError, one_line_errors, system_error
 from ccl_jax.places import refuse_schemes
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
+SHOWN_ALIKE = 10  # warnings of one kind that a command prints
 
 
 class Parser(argparse.ArgumentParser):
@@ -240,8 +242,58 @@ def working(stopped: str = STOPPED) -> Iterator[None]:
   _quiet()
   quiet_refusals()
   _keep_programs()
-  with one_line_errors(stopped), progress.shown():
+  with one_line_errors(stopped), progress.shown(), warnings_shown():
     yield
+
+
+class _Notes(standard_logging.Handler):
+  """Prints warnings of this package as lines beside the progress; of many that differ
+  in their values alone, such as files that are skipped, the first ones.
+  """
+
+  def __init__(self):
+    super().__init__(standard_logging.WARNING)
+    self._alike = collections.Counter()
+
+  def emit(self, record: standard_logging.LogRecord) -> None:
+    """Prints a record, or counts it."""
+    kind = record.name, record.lineno
+    self._alike[kind] += 1
+    if self._alike[kind] <= SHOWN_ALIKE:
+      progress.say(f"note: {record.getMessage()}")
+    elif self._alike[kind] == SHOWN_ALIKE + 1:
+      progress.say("note: more of these are only counted")
+
+  def close(self) -> None:
+    """Says how many there were of what was only counted."""
+    for (module, _), count in self._alike.items():
+      if count > SHOWN_ALIKE:
+        progress.say(f"note: {count} such notes in all of {module}")
+    super().close()
+
+
+@contextlib.contextmanager
+def warnings_shown() -> Iterator[None]:
+  """A context in which the warnings of this package's modules are lines on standard
+  error, "note: ...", whatever verbosity libraries are held to.
+  """
+  ours = standard_logging.getLogger("ccl_jax")
+  notes, level = _Notes(), ours.level
+
+  def is_others(record: standard_logging.LogRecord) -> bool:
+    return not record.name.startswith(f"{ours.name}.")
+
+  # absl's handler would print them once more, in its own form.
+  logging.get_absl_handler().addFilter(is_others)
+  ours.setLevel(standard_logging.WARNING)
+  ours.addHandler(notes)
+  try:
+    yield
+  finally:
+    ours.removeHandler(notes)
+    ours.setLevel(level)
+    logging.get_absl_handler().removeFilter(is_others)
+    notes.close()
 
 
 def _quiet() -> None:

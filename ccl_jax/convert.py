@@ -39,7 +39,7 @@ import pathlib
 import signal
 import sys
 
-from ccl_jax import cli
+from ccl_jax import cli, progress
 from ccl_jax.checkpoints.find import RELEASES
 from ccl_jax.places import hold_new
 from ccl_jax.weights.sources import SOURCES
@@ -203,7 +203,7 @@ def main(argv: list[str] | None = None) -> None:
 
         note = convert_lora(args.src, args.dst, model=args.model, form=args.format)
         if note:
-          print(f"note: {note}", file=sys.stderr)
+          progress.say(f"note: {note}")
       elif args.command == "codecs":
         from ccl_jax.weights.release import link_codecs
 

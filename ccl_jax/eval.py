@@ -260,10 +260,9 @@ def make_manifest(argv: list[str]) -> int:
   spoken = sum(bool(line.transcript) for line in lines)
   strange = sorted({line.language for line in lines} - WHISPER)
   if strange:
-    print(
+    progress.say(
       f"note: Whisper does not know {', '.join(strange)}: lines in these have a word "
-      "error rate by --transcripts only",
-      file=sys.stderr,
+      "error rate by --transcripts only"
     )
   print(
     f"{len(lines)} prompts, {spoken} with speech, {quoted} transcripts taken from "

@@ -8,6 +8,7 @@ removed by hand: a lock file without a living holder is taken over.
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import pathlib
 import re
@@ -19,6 +20,8 @@ from typing import Any
 
 from ccl_jax.errors import UsageError
 from ccl_jax.files import WriteError, write_error
+
+_log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -158,12 +161,12 @@ def _flock(number: int, lock: pathlib.Path, what: str, wait: bool) -> None:
         f"{what} is being written by {holder}: wait until it ends, or name another "
         "place"
       ) from e
-    print(f"waiting for {holder}, which writes {what}", file=sys.stderr, flush=True)
+    _log.warning("waiting for %s, which writes %s", holder, what)
     fcntl.flock(number, fcntl.LOCK_EX)
   except OSError as e:
     if e.errno not in _NO_LOCKS:
       raise
-    print(f"note: {lock.parent} is on a disk without locks", file=sys.stderr)
+    _log.warning("%s is on a disk without locks", lock.parent)
 
 
 def _sign(number: int, lock: pathlib.Path) -> None:

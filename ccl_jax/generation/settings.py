@@ -10,8 +10,8 @@ batch's: `batch` has the prompts, seeds and files of all, and which of them this
 
 import dataclasses
 import hashlib
+import logging
 import pathlib
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +23,8 @@ from ccl_jax.generation.inputs import Files
 from ccl_jax.generation.sampling import Sampling
 from ccl_jax.generation.step_cache import parse_cache
 from ccl_jax.tasks import INPUTS
+
+_log = logging.getLogger(__name__)
 
 OWN_OF_SCHEDULE = ("steps", "shift", "solver", "guidance")
 _NEEDED = {"task", "prompt", "seed", "scales", "batched", "fingerprints"}
@@ -65,7 +67,7 @@ class Settings(NamedTuple):
           f"{text}: put them back, or name what to use with --ckpt, --step, --weights "
           "or --codecs"
         )
-      print(f"note: {text}", file=sys.stderr)
+      _log.warning(text)
 
   def check_files(self, files: Files) -> None:
     """Whether files are those the clip was made from, where no others were asked for.

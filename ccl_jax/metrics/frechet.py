@@ -12,8 +12,8 @@ not be in memory.
 """
 
 import dataclasses
+import logging
 import os
-import warnings
 import zipfile
 from collections.abc import Iterable
 
@@ -23,6 +23,8 @@ from jaxtyping import Float
 from ccl_jax.errors import UsageError
 from ccl_jax.files import new_file
 from ccl_jax.metrics.base import Unscorable
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +113,10 @@ def frechet(a: Moments, b: Moments) -> float:
   c1, c2 = a.covariance, b.covariance
   for x in (a, b):
     if x.n < 2 * len(x.mean):
-      warnings.warn(
-        f"{x.n} features of width {len(x.mean)}: with fewer than two per dimension the "
-        "Frechet distance is too large; compare only sets of equal sizes",
-        stacklevel=2,
+      _log.warning(
+        "%d features of width %d: with fewer than two per dimension the Frechet "
+        "distance is too large; compare only sets of equal sizes",
+        *(x.n, len(x.mean)),
       )
   values, vectors = np.linalg.eigh(c1)
   # C1^(1/2), of a symmetric matrix; rounding may leave eigenvalues below 0.

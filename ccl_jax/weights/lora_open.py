@@ -1,8 +1,8 @@
 """LoRAs as a command line names them: FILE:STRENGTH."""
 
+import logging
 import math
 import os
-import sys
 from collections.abc import Sequence
 
 from ccl_jax.errors import UsageError
@@ -11,6 +11,8 @@ from ccl_jax.weights.lora import Lora
 from ccl_jax.weights.lora_names import Names
 from ccl_jax.weights.reader import open_adapter
 from ccl_jax.weights.rules import Shapes
+
+_log = logging.getLogger(__name__)
 
 
 def open_loras(
@@ -32,7 +34,7 @@ def open_loras(
     path, strength = parse_lora(text) if isinstance(text, str) else text
     lora = Lora(path, names)
     if note := lora.note():
-      print(f"note: {note}", file=sys.stderr)
+      _log.warning(note)
     out.append((lora, float(strength)))
   return out
 

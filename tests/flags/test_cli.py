@@ -1,6 +1,8 @@
 """The command line that all commands of absl share, and networks of one's own."""
 
 import json
+import logging
+import pathlib
 import re
 
 import jax
@@ -130,3 +132,33 @@ def test_a_run_keeps_the_guidance_of_its_report():
     "form": "ucg3", "scales": {"video": [3.0, 2.0], "audio": []}
   }  # fmt: skip
   assert guidance_of(joint.get_config("runlocal")) == {}
+
+
+def test_warnings_of_the_package_are_notes_of_a_command(capfd):
+  ours, others = (logging.getLogger(x) for x in ("ccl_jax.data.sources.x", "jax.x"))
+  with cli.working():
+    ours.warning("skipped %s: %s", "a.mov", "no picture")
+    ours.info("not said")
+    others.warning("of a library")
+  assert capfd.readouterr().err == "note: skipped a.mov: no picture\n"
+  ours.warning("of a program that imports the package")
+  assert "note" not in capfd.readouterr().err
+
+
+def test_of_many_warnings_of_one_kind_the_first_are_shown(capfd):
+  log = logging.getLogger("ccl_jax.data.sources.x")
+  with cli.working():
+    for i in range(25):
+      log.warning("skipped %d", i)
+    log.warning("another")
+  shown = [f"note: skipped {i}" for i in range(10)]
+  told = ["note: more of these are only counted", "note: another"]
+  last = "note: 25 such notes in all of ccl_jax.data.sources.x"
+  assert capfd.readouterr().err.splitlines() == [*shown, *told, last]
+
+
+def test_no_module_warns_in_a_way_that_commands_silence():
+  """Python's own warnings are for developers: a command ignores them all."""
+  package = pathlib.Path(cli.__file__).parent
+  found = [p for p in package.rglob("*.py") if "warnings.warn(" in p.read_text()]
+  assert not found
