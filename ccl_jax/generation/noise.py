@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Float, Int, Integer
 
 from ccl_jax.axes import STREAMS
 from ccl_jax.seeds import key_of_bits
@@ -31,7 +32,7 @@ def first_noise(
 
 def fresh_noise(
   latents: Mapping[str, Float[Array, "b ..."]],
-  bits: Int[Array, "n 2"],
+  bits: Integer[Array | np.ndarray, "n 2"],
   step: Int[Array, ""],
 ) -> dict[str, Float[Array, "b ..."]]:
   """N(0, 1) of a step, of the shapes of the latents.

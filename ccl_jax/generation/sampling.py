@@ -86,7 +86,7 @@ class Sampling:
   batched: bool = True
   skip_block: int | None = None
   schedule: str | None = None
-  guidance_interval: tuple[float, float] | None = None
+  guidance_interval: Sequence[float | int] | None = None
   guidance_every: int | None = None
   cache: str | None = None
 
@@ -259,8 +259,8 @@ class Steps(NamedTuple):
       timestep = jnp.asarray(table["timestep"][0])
       _, after = jax.eval_shape(velocity, carry[0], timestep, memory)
       # What these steps are the first to keep: every step hands on the same names.
-      fresh = {k: jnp.zeros(x.shape, x.dtype) for k, x in after.items()}
-      carry = (*state, fresh | memory)
+      empty = {k: jnp.zeros(x.shape, x.dtype) for k, x in after.items()}
+      carry = (*state, empty | memory)
     noise = None
     if "fresh" in table:
       noise = functools.partial(fresh_noise, carry[0], conditions["seeds"])

@@ -18,6 +18,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Float
+
 from ccl_jax.diffusion.guidance import CONDITIONAL, Evaluation, runs
 
 FULL, HELD, OFF = "full", "held", "off"
@@ -48,7 +51,9 @@ class Keeps(NamedTuple):
 
 
 def guidance_of(
-  sigmas: Sequence[float], interval: tuple[float, float] | None, every: int | None
+  sigmas: Float[np.ndarray, "n"],
+  interval: Sequence[float | int] | None,
+  every: int | None,
 ) -> list[str]:
   """What each step does about guidance.
 

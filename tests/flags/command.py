@@ -28,6 +28,7 @@ MODULES = {  # commands whose flags are absl's
   "plan": "ccl_jax.plan",
   "bench data": "ccl_jax.benchmarks.data",
   "bench eval": "ccl_jax.benchmarks.eval",
+  "bench sampling": "ccl_jax.benchmarks.sampling",
   "bench step": "ccl_jax.benchmarks.step",
   "bench vocoder": "ccl_jax.benchmarks.vocoder",
 }
