@@ -1,4 +1,4 @@
-"""Measures ways to sample with fewer evaluations: how fast, and how near to all of them.
+"""Measures sampling with fewer evaluations: how fast, and how near to all of them.
 
   python -m ccl_jax.bench sampling
   python -m ccl_jax.bench sampling --ckpt=runs/quickstart --steps=30 --clips=8
@@ -69,8 +69,8 @@ def ways(plain: Sampling, calibration: pathlib.Path) -> dict[str, Sampling]:
   }
 
 
-def evaluations(pipeline: Pipeline, sampling: Sampling) -> tuple[int, int]:
-  """(evaluations of a clip, those of them that run the blocks)."""
+def evaluations(pipeline, sampling: Sampling) -> tuple[int, int]:
+  """(evaluations of a clip of a `Pipeline`, those of them that run the blocks)."""
   kind = GENERATIONS["joint"]
   form = get_guidance(sampling.guidance, variant_of(pipeline.model))
   used = form.used(kind.generated, kind.generated)
@@ -98,10 +98,11 @@ def nearness(clips: Mapping, plain: Mapping) -> tuple[float, float]:
   return decibels(255.0**2, mean(apart)), decibels(mean(plain["audio"]), mean(sound))
 
 
-def rows(pipeline: Pipeline, folder: pathlib.Path) -> Iterator[dict]:
+def rows(pipeline, folder: pathlib.Path) -> Iterator[dict]:
   """Figures of every way, one after the other.
 
   Args:
+    pipeline: a `Pipeline` of a joint model.
     folder: for the calibration.
   """
   plain = pipeline.about.sampling(Sampling(steps=STEPS.value), pipeline.spec)

@@ -46,6 +46,11 @@ class Entry(NamedTuple):
   stored: Stored | None = None
   scale: "Entry | None" = None
 
+  @property
+  def is_plain(self) -> bool:
+    """Whether the tensor lies there as it is: without gaps, and without a scale."""
+    return self.strides is None and self.scale is None
+
 
 def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
   """Elements from the first to the last one of a strided tensor, both counted."""

@@ -156,7 +156,7 @@ def sampled(r, monkeypatch):
     r.calls["made"].append((task, prompts, sampling, seed, negative))
     if watch is not None:
       for i in range(sampling.steps):
-        watch(i, {"context+cond/video": np.full((2, 1, 1, 1), 0.99**i)})
+        watch(i, {"context+cond/video": jnp.full((2, 1, 1, 1), 0.99**i)})
     level = module.evaluations(pipeline, sampling)[1]
     video = np.full((len(prompts), 2, 2, 2, 3), level, np.uint8)
     return {"video": video, "audio": np.full((len(prompts), 9), 0.01 * level)}
@@ -183,8 +183,8 @@ def sampled(r, monkeypatch):
 
 
 def test_sampling(sampled):
-  """--ckpt, --prompt, --steps, --clips and --rounds; the calibration's clips are none of
-  those that are compared.
+  """--ckpt, --prompt, --steps, --clips and --rounds; the calibration's clips are other
+  ones than those that are compared.
   """
   command("bench sampling").run(
     "--ckpt=C", "--prompt=p", "--steps=10", "--clips=2", "--rounds=3"
@@ -197,10 +197,9 @@ def test_sampling(sampled):
   assert about["ckpt"] == "C" and about["clips"] == 2
   by = {row["what"]: row for row in rows}
   count = lambda name: (by[name]["evaluations"], by[name]["with blocks"])
-  # Levels of euler with shift 5, from 1 down: the fifth from the end is 0.83.
   assert count("plain") == (20, 20) and count("half of the steps") == (10, 10)
   assert count("guidance_every 2") == (15, 15) and count("guidance_every 4") == (13, 13)
-  assert count("guidance_interval 0.5,1") == (19, 19)  # of 0.36 alone not
+  assert count("guidance_interval 0.5,1") == (19, 19)  # the last level is 0.36
   assert count("cache 0.24") == (20, 8)  # steps 0, 1, 4 and 7
   plain, half = by["plain"], by["half of the steps"]
   assert (plain["faster"], half["faster"]) == (1.0, 2.0)

@@ -36,10 +36,10 @@ class Bare(struct.PyTreeNode):
 
 
 class Letters(struct.PyTreeNode):
-  """A text is the place of its first letter in the alphabet."""
+  """A text is the place of its first letter in the alphabet, none is 0."""
 
   def tokenize(self, texts):
-    return np.array([[ord(t[0]) - ord("a") + 1] for t in texts]), np.ones(
+    return np.array([[ord(t[0]) - ord("a") + 1 if t else 0] for t in texts]), np.ones(
       (len(texts), 1)
     )
 

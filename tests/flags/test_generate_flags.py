@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -249,9 +250,7 @@ def test_a_calibration_is_measured_and_used(monkeypatch, tmp_path, capsys):
 
   def watched(*args, watch, **given):
     if watch is not None:
-      row = lambda a, b: {
-        "context+cond/video": np.full((2, 1, 1, 1), [[[[a]]], [[[b]]]])
-      }
+      row = lambda a, b: {"context+cond/video": jnp.array([a, b]).reshape(2, 1, 1, 1)}
       watch(0, row(4.0, 4.0))
       watch(1, row(2.0, 1.0))
     return type(listener).generate(listener, *args, **given)
@@ -518,7 +517,7 @@ REFUSED = [
   (["--guidance_interval=low,1"], "--guidance_interval: got low,1"),
   (
     ["--steps=2", "--shift=1", "--guidance_interval=0.1,0.2"],
-    "has none of the 2 steps, whose noise levels are 0.999, 0.499: widen it",
+    "has none of the 2 steps, whose noise levels are 0.999, 0.5: widen it",
   ),
   (["--cache=none.json"], "none.json"),
   (["--cache=none.json:0"], "expected FILE:THRESHOLD"),

@@ -16,6 +16,7 @@ from ccl_jax.generation.step_cache import Recorder
 from ccl_jax.generation.windows import sample_windows, window
 from ccl_jax.models.presets import build_model
 from ccl_jax.tasks import GENERATIONS, INPUTS, check_inputs
+from tests.close import difference
 from tests.generation.parts import small_parts
 
 SPEC = ClipSpec(5, 16, 16, 25.0)
@@ -214,7 +215,13 @@ def test_what_a_caller_leaves_out_is_the_runs_own(own, asked, form, scales, shif
   assert (got.guidance, got.scales, got.shift, got.steps) == (form, scales, shift, 50)
 
 
-def test_a_calibration_and_what_it_saves(pipeline, tmp_path, monkeypatch):
+@pytest.fixture
+def latents(monkeypatch):
+  """Clips are their latents: a sound of theirs magnifies rounding."""
+  monkeypatch.setattr(module, "_decode", lambda codecs, latents: latents)
+
+
+def test_a_calibration_and_what_it_saves(pipeline, tmp_path, monkeypatch, latents):
   """By two runs: one that measures, and one that runs as many blocks as it should."""
   parts = pipeline.model, pipeline.params, pipeline.codecs, SPEC
   origin = {"fingerprints": {"params": "abc"}}
@@ -224,9 +231,7 @@ def test_a_calibration_and_what_it_saves(pipeline, tmp_path, monkeypatch):
     "t2a", ["a"], sampling=how, **more
   )["audio"]
   plain = make(how, watch=recorder)
-  np.testing.assert_array_equal(
-    plain, pipeline.generate("t2a", ["a"], sampling=how)["audio"]
-  )
+  np.testing.assert_allclose(make(how), plain, atol=1e-5)
   recorder.write(file, "t2a", "ucg2", "abc")
   about = json.loads(file.read_text())
   assert about["ratios"].keys() == {"context", "cond"}
@@ -246,7 +251,7 @@ def test_a_calibration_and_what_it_saves(pipeline, tmp_path, monkeypatch):
   out = make(cached)
   jax.effects_barrier()
   assert ran == [True, False, False, True, False, False]
-  assert 1e-6 < np.abs(out - plain).max() < 1
+  assert 1e-3 < difference(out, plain) < 1
   with pytest.raises(UsageError, match="guidance ucg2, and this is none"):
     make(dataclasses.replace(cached, guidance="none"))
   file.write_text(file.read_text().replace('"abc"', '"xyz"'))
@@ -254,13 +259,15 @@ def test_a_calibration_and_what_it_saves(pipeline, tmp_path, monkeypatch):
     make(cached)
 
 
-def test_fresh_noise_is_a_clips_own(pipeline):
+def test_fresh_noise_is_a_clips_own(pipeline, latents):
   """A clip that is re-noised at every step is the same alone and beside others."""
-  how = Sampling(schedule="rcm")
-  make = lambda seeds: pipeline.generate(
+  how = Sampling(schedule="rcm", steps=2)
+  parts = pipeline.model, pipeline.params, pipeline.codecs, SPEC
+  fresh = Pipeline(*parts, shift=5.0)
+  make = lambda seeds: fresh.generate(
     "t2a", ["a"] * len(seeds), sampling=how, seed=seeds
   )["audio"]
   both = make([3, 2**40])
   for i, seed in enumerate((3, 2**40)):
-    np.testing.assert_allclose(make([seed])[0], both[i], atol=1e-4)
-  assert np.abs(both[0] - both[1]).max() > 1e-2
+    np.testing.assert_allclose(make([seed])[0], both[i], atol=1e-5)
+  assert difference(both[0], both[1]) > 0.5
