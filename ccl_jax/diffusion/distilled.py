@@ -97,11 +97,7 @@ DISTILLED = {
     solvers=("renoise",),
     shift=1.0,
     guidance=_WITHOUT,
-    files=(
-      "FastVideo/FastWan2.1-T2V-1.3B-Diffusers",
-      "FastVideo/FastWan2.1-T2V-14B-480P-Diffusers",
-      "FastVideo/FastWan2.2-TI2V-5B-FullAttn-Diffusers",
-    ),
+    files=("FastVideo/FastWan2.2-TI2V-5B-FullAttn-Diffusers",),
     licence="Apache-2.0",
   ),
   "rcm": Distilled(
@@ -111,7 +107,7 @@ DISTILLED = {
     shift=1.0,
     guidance=_WITHOUT,
     files=("worstcoder/rcm-Wan",),
-    licence="see its page",
+    licence="on its page",
   ),
 }
 

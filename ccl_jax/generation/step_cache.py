@@ -33,6 +33,7 @@ from ccl_jax.documents import Path, check, read_json
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
 from ccl_jax.names import with_number
+from ccl_jax.sharding import constrain
 
 THRESHOLD, MOST, COMPUTED = 0.12, 2, 0.2  # MagCache's defaults for Wan2.1
 _Ratios = Annotated[
@@ -216,4 +217,5 @@ class Recorder:
 def _mean_ratios(before, added, n):
   """Mean over tokens of the ratio of norms, for each of n evaluations."""
   norm = lambda x: jnp.linalg.norm(x.astype(jnp.float32), axis=-1)
-  return jnp.mean((norm(added) / norm(before)).reshape(n, -1), 1)
+  means = jnp.mean((norm(added) / norm(before)).reshape(n, -1), 1)
+  return constrain(means, None)  # whole on every device: the host reads it

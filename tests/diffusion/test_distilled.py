@@ -1,6 +1,7 @@
 """Schedules of step-distilled files: published numbers; solvers in closed form."""
 
 import dataclasses
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from ccl_jax.diffusion.samplers import RENOISE, sample
 from ccl_jax.diffusion.schedules import Schedule
 from ccl_jax.errors import UsageError
 
+ROOT = pathlib.Path(__file__).parents[2]
 # As the authors' programs tell the network.
 TOLD = {
   "lightx2v": [1000, 937.5, 833.33, 625],
@@ -46,6 +48,16 @@ def test_every_file_has_its_list_and_no_other():
       "solver": SOLVERS[name],
       "guidance": ("none",),
     }
+
+
+def test_the_page_says_where_files_are_and_on_what_terms():
+  page = (ROOT / "docs" / "speed.md").read_text()
+  for name, row in DISTILLED.items():
+    (line,) = (x for x in page.splitlines() if x.startswith(f"| `{name}` |"))
+    where, told, steps, solver, licence = (x.strip() for x in line.split("|")[2:-1])
+    assert row.files[0].split()[0] in where and row.licence in licence
+    assert told == ", ".join(f"{t:.2f}".rstrip("0").rstrip(".") for t in TOLD[name])
+    assert steps.startswith(str(row.steps[0])) and row.solvers[0] in solver
 
 
 def test_a_schedule_that_is_none():
