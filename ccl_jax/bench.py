@@ -14,7 +14,7 @@ import sys
 from ccl_jax import cli
 
 # Modules of ccl_jax.benchmarks.
-NAMES = ("compiler", "data", "eval", "kernels", "parts", "step", "vocoder")
+NAMES = ("compiler", "data", "eval", "kernels", "parts", "sampling", "step", "vocoder")
 
 
 def main(argv: list[str]) -> None:

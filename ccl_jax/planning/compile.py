@@ -77,7 +77,7 @@ def compile_generate(config, mesh, batch: int):
       kind,
       noise,
       conditions,
-      Sampling(guidance=guidance, steps=STEPS, shift=5.0),
+      Sampling(guidance=guidance, steps=STEPS, shift=5.0, solver="unipc"),
     )
 
   shapes = stored_as(parameter_shapes(model, text, batch=batch), model.dtype)

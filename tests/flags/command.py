@@ -30,6 +30,7 @@ MODULES = {  # commands whose flags are absl's
   "bench data": "ccl_jax.benchmarks.data",
   "bench eval": "ccl_jax.benchmarks.eval",
   "bench kernels": "ccl_jax.benchmarks.kernels",
+  "bench sampling": "ccl_jax.benchmarks.sampling",
   "bench step": "ccl_jax.benchmarks.step",
   "bench vocoder": "ccl_jax.benchmarks.vocoder",
 }

@@ -30,7 +30,21 @@ PROOFS: dict[str, list[str]] = {
     "generate",
     "task seed steps shift solver sequential guidance scale_video scale_audio frames "
     "height width seconds size negative_prompt negative_prompt_video "
-    "negative_prompt_audio prompt skip_block",
+    "negative_prompt_audio prompt skip_block schedule guidance_interval "
+    "guidance_every",
+  ),
+  HERE + "test_generate_flags.py::test_a_calibration_is_measured_and_used": _flags(
+    "generate", "calibrate cache"
+  ),
+  HERE + "test_generate_effects.py::test_schedules_of_few_steps": _flags(
+    "generate", "schedule"
+  ),
+  HERE + "test_generate_effects.py::"
+  "test_guidance_on_an_interval_and_at_some_steps": _flags(
+    "generate", "guidance_interval guidance_every"
+  ),
+  HERE + "test_generate_settings.py::test_another_calibration_must_be_asked_for": (
+    _flags("generate", "cache settings")
   ),
   HERE + "test_generate_effects.py::test_prompts_pull_and_negative_prompts_push": (
     _flags("generate", "prompt negative_prompt negative_prompt_video "
@@ -393,6 +407,9 @@ PROOFS: dict[str, list[str]] = {
   ),
   HERE + "test_bench_flags.py::test_vocoder": _flags(
     "bench vocoder", "preset seconds chunk rounds"
+  ),
+  HERE + "test_bench_flags.py::test_sampling": _flags(
+    "bench sampling", "ckpt prompt steps clips rounds"
   ),
   HERE + "test_bench_flags.py::test_step": _flags(
     "bench step",

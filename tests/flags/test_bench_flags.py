@@ -1,5 +1,6 @@
 """What each benchmark is made of, by its flags; nothing is timed here."""
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.models.flops import forward_flops
+from ccl_jax.models.presets import build_model
 from tests.flags.command import BENCH, BORROWED, MODULES, command
 from tests.flags.recording import Recorder
 from tests.planning.test_kernels import FORM
@@ -41,7 +43,7 @@ def test_names_are_the_benchmarks(r, monkeypatch, capsys):
     ("main", ["/x/step.py", "--depth=2", "--nopeer"]),
   ]
   bench.main(["bench", "--help"])
-  names = "compiler, data, eval, kernels, parts, step, vocoder"
+  names = "compiler, data, eval, kernels, parts, sampling, step, vocoder"
   assert f"NAME is one of {names}" in " ".join(capsys.readouterr().out.split())
   with pytest.raises(SystemExit) as e:
     bench.main(["bench", "stepp"])
@@ -190,6 +192,88 @@ def test_vocoder(r):
     "--preset=44k", "--seconds=1.5", "--chunk=9", "--rounds=2"
   )
   assert r.last("run") == (("44k",), {"seconds": 1.5, "chunk": 9, "rounds": 2})
+
+
+@pytest.fixture
+def sampled(r, monkeypatch):
+  """The benchmark of sampling, whose pipeline makes a clip a level apart for each of
+  its evaluations, and takes a second for each.
+  """
+  module = command("bench sampling").module
+  about = SimpleNamespace(
+    sampling=lambda how, spec: dataclasses.replace(
+      how, guidance="ucg2", shift=5.0, solver="euler"
+    )
+  )
+
+  def generate(task, prompts, *, sampling, seed, negative, watch=None):
+    r.calls["made"].append((task, prompts, sampling, seed, negative))
+    if watch is not None:
+      for i in range(sampling.steps):
+        watch(i, {"context+cond/video": jnp.full((2, 1, 1, 1), 0.99**i)})
+    level = module.evaluations(pipeline, sampling)[1]
+    video = np.full((len(prompts), 2, 2, 2, 3), level, np.uint8)
+    return {"video": video, "audio": np.full((len(prompts), 9), 0.01 * level)}
+
+  def in_turn(programs, rounds):
+    r.calls["rounds"].append(rounds)
+    for run in programs.values():
+      run()
+    wholes = [call[2] for call in r.calls["made"][1:]]
+    cost = [float(module.evaluations(pipeline, how)[1]) for how in wholes]
+    return {name: [c] * rounds for name, c in zip(programs, cost, strict=True)}
+
+  pipeline = SimpleNamespace(
+    model=build_model("tiny"), about=about, spec=None, negative="dull",
+    origin={"fingerprints": {"params": "Pa"}}, generate=generate,
+  )  # fmt: skip
+  load = lambda ckpt: r.calls["loaded"].append(ckpt) or pipeline
+  monkeypatch.setattr(module.Pipeline, "load", load)
+  monkeypatch.setattr(module, "in_turn", in_turn)
+  shown = lambda about, rows: r.calls["shown"].append((about, list(rows)))
+  monkeypatch.setattr(module, "show", shown)
+  r.pipeline = pipeline
+  return r
+
+
+def test_sampling(sampled):
+  """--ckpt, --prompt, --steps, --clips and --rounds; the calibration's clips are other
+  ones than those that are compared.
+  """
+  command("bench sampling").run(
+    "--ckpt=C", "--prompt=p", "--steps=10", "--clips=2", "--rounds=3"
+  )
+  assert sampled.calls["loaded"] == ["C"] and sampled.calls["rounds"] == [3]
+  first, *others = sampled.calls["made"]
+  assert first[3] == [1000, 1001] and all(call[3] == [0, 1] for call in others)
+  assert {(t, *p, n) for t, p, _, _, n in others} == {("joint", "p", "p", "dull")}
+  about, rows = sampled.calls["shown"][-1]
+  assert about["ckpt"] == "C" and about["clips"] == 2
+  by = {row["what"]: row for row in rows}
+  count = lambda name: (by[name]["evaluations"], by[name]["with blocks"])
+  assert count("plain") == (20, 20) and count("half of the steps") == (10, 10)
+  assert count("guidance_every 2") == (15, 15) and count("guidance_every 4") == (13, 13)
+  assert count("guidance_interval 0.5,1") == (19, 19)  # the last level is 0.36
+  assert count("cache 0.24") == (20, 8)  # steps 0, 1, 4 and 7
+  plain, half = by["plain"], by["half of the steps"]
+  assert (plain["faster"], half["faster"]) == (1.0, 2.0)
+  assert plain["picture dB"] == plain["sound dB"] == float("inf")
+  assert half["picture dB"] == pytest.approx(20 * np.log10(255 / 10))
+  assert half["sound dB"] == pytest.approx(20 * np.log10(20 / 10))
+  sampled.calls["made"].clear()
+  command("bench sampling").run()
+  assert (
+    sampled.calls["loaded"][-1] == "quickstart" and sampled.calls["rounds"][-1] == 5
+  )
+  assert sampled.calls["made"][1][3] == [0, 1, 2, 3]
+  assert sampled.calls["made"][1][2].steps == 50
+
+
+def test_sampling_of_one_stream(sampled, capsys):
+  sampled.pipeline.model = build_model("tiny", streams=("video",))
+  with pytest.raises(SystemExit) as e:
+    command("bench sampling").run()
+  assert e.value.code == 2 and "expected a joint model" in capsys.readouterr().err
 
 
 @pytest.fixture
