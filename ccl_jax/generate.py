@@ -78,7 +78,6 @@ import dataclasses
 import functools
 import hashlib
 import math
-import pathlib
 import re
 
 import jax
@@ -88,6 +87,7 @@ from ccl_jax import cli, files, progress
 from ccl_jax.errors import UsageError
 from ccl_jax.places import hold
 from ccl_jax.processes import join_if_asked
+from ccl_jax.remote.paths import place, told
 from ccl_jax.sharding import require_devices
 from ccl_jax.tasks import GENERATIONS, check_inputs
 
@@ -178,6 +178,10 @@ SKIP_BLOCK = flags.DEFINE_integer(
 )  # fmt: skip
 SEED = flags.DEFINE_multi_integer("seed", [0], "Seed of the noise, below 2^64.")
 OUT = flags.DEFINE_string("out", None, "Folder for the results.")
+BUCKETS = (
+  *("--ckpt", "--codecs", "--out", "--manifest", "--settings"),
+  *(f"--{name}" for name in FILES),
+)
 flags.mark_flag_as_required("out")
 
 
@@ -215,6 +219,9 @@ def take_settings():
   for name, value in settings.values.items():
     if name in flags.FLAGS:
       try:
+        if f"--{name}" in BUCKETS:
+          for path in value if isinstance(value, list) else [value]:
+            told(path, place(SETTINGS.value))
         flags.FLAGS[name].parse(value)
       except (flags.Error, TypeError, ValueError) as e:
         raise UsageError(f"--settings {SETTINGS.value}: {name}: {e}") from e
@@ -245,7 +252,7 @@ def check_flags() -> None:
     raise UsageError("--prompt is empty; expected a description, e.g. 'a red face'")
   if STEPS.value < 1:
     raise UsageError(f"--steps: got {STEPS.value}; expected at least 1")
-  out = pathlib.Path(OUT.value)
+  out = place(OUT.value)
   if out.exists() and not out.is_dir():
     raise UsageError(f"--out {out} is a file; expected a folder")
   for one, others in (("seconds", ("frames",)), ("size", ("width", "height"))):
@@ -261,7 +268,7 @@ def check_flags() -> None:
   negatives = present([NEGATIVE, *NEGATIVES.values()])
   if MANIFEST.value is not None:
     check_inputs(TASK.value, GENERATIONS.get(TASK.value, GENERATIONS["joint"]).needs())
-    is_list = pathlib.Path(MANIFEST.value).suffix.lower() == ".txt"
+    is_list = place(MANIFEST.value).suffix.lower() == ".txt"
     if is_list and len(SEED.value) > 1:
       raise UsageError(f"--seed with {MANIFEST.value}: expected one for all lines")
     if is_list and given:
@@ -289,7 +296,7 @@ def check_flags() -> None:
       )
   for name, paths in given.items():
     for path in paths:
-      if not pathlib.Path(path).is_file():
+      if not place(path).is_file():
         raise UsageError(f"--{name}: no file {path}")
   for seed in SEED.value:
     whole_seed(seed)
@@ -361,7 +368,7 @@ def open_maker(given):
   )
 
   negative = {s: flag.value or NEGATIVE.value for s, flag in NEGATIVES.items()}
-  out = pathlib.Path(OUT.value)
+  out = place(OUT.value)
   # A size that is asked for is kept.
   own_size = HEIGHT.value is WIDTH.value is SIZE.value is None
   sampling = about.sampling(asked, spec)
@@ -418,7 +425,7 @@ def make_manifest(maker) -> None:
 
   part = INDEX.value, COUNT.value, BATCH.value
   # Other manifests, and other parts of this one, may be made into the folder meanwhile.
-  name = hashlib.blake2s(str(pathlib.Path(MANIFEST.value).absolute()).encode())
+  name = hashlib.blake2s(str(place(MANIFEST.value).absolute()).encode())
   with held(maker.out, f"-{name.hexdigest()[:8]}-{INDEX.value}"):
     make_set(
       make, MANIFEST.value, maker.out, TASK.value, *part,
@@ -436,13 +443,13 @@ def make_prompts(maker, settings) -> None:
   prompts = PROMPT.value
   spread = lambda values: values * (len(prompts) // len(values))
   files = {
-    name: spread([pathlib.Path(path) for path in flag.value])
+    name: spread([place(path) for path in flag.value])
     for name, flag in FILES.items()
     if flag.value is not None
   }
   names = {i: f"{TASK.value}_{x}_{i}" for i, x in enumerate(spread(SEED.value))}
   if settings is not None:
-    loras = [pathlib.Path(parse_lora(text)[0]) for text in maker.loras]
+    loras = [place(parse_lora(text)[0]) for text in maker.loras]
     settings.check_files({"lora": loras} if loras else {})
     settings.check_origin(maker.load().origin)
     settings.check_files(files)
@@ -466,7 +473,7 @@ def main():
     )
   where = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
   join_if_asked(DISTRIBUTED.value, *where)
-  files.check_writable(pathlib.Path(OUT.value) / "clip")
+  files.check_writable(place(OUT.value) / "clip")
   files.sweep(OUT.value)
   require_devices()
   maker = open_maker(given)
@@ -477,4 +484,4 @@ def main():
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, BUCKETS)
