@@ -76,6 +76,13 @@ def kept(path: Place) -> pathlib.Path:
   return _kept.enter_context(local(path))
 
 
+def needs_copy(path: Place) -> bool:
+  """Whether ArrayRecord, which reads files of this machine and of gs://, reads none
+  there.
+  """
+  return isinstance(path, BucketPath) and path.scheme != "gs"
+
+
 def built_data(workdir: Place) -> pathlib.Path:
   """The folder of the data sets that a run builds for itself: in the run's or, of a run
   in a bucket, on this machine; always the same one, and nothing bounds it.

@@ -109,7 +109,8 @@ class BucketPath:
     return isinstance(other, BucketPath) and str(self) == str(other)
 
   def __lt__(self, other: "BucketPath") -> bool:
-    return str(self) < str(other)
+    # By names, as `pathlib` has it: the order of a folder is the same everywhere.
+    return (self._scheme, self._parts) < (other._scheme, other._parts)
 
   def __hash__(self) -> int:
     return hash(str(self))
@@ -208,11 +209,7 @@ class BucketPath:
         info = store.info(self._url, **({"refresh": True} if self._is_s3 else {}))
     except FileNotFoundError:
       return None
-    if info.get("type") == "directory":
-      return Status(stat.S_IFDIR, 0, "")
-    marks = (info.get(k) for k in ("generation", "ETag", "etag", "md5Hash", "mtime"))
-    mark = next((str(m) for m in marks if m), "")
-    return Status(stat.S_IFREG, int(info["size"]), mark)
+    return _status(info)
 
   def stat(self) -> Status:
     """As `status`, of what is there.
@@ -252,6 +249,17 @@ class BucketPath:
     below = {x.rstrip("/") for x in found} - {str(self).partition("://")[2]}
     yield from (self / name for name in sorted(x.rpartition("/")[2] for x in below))
 
+  def listing(self) -> dict[str, Status]:
+    """What is known of every file in the folder, by name, of one question.
+
+    Raises:
+      FileNotFoundError: nothing is in it.
+    """
+    with self._asked() as store:
+      found = store.ls(self._url, detail=True, refresh=True)
+    files = ((x["name"].rpartition("/")[2], _status(x)) for x in found)
+    return {name: x for name, x in files if name and stat.S_ISREG(x.st_mode)}
+
   def glob(self, pattern: str) -> Iterator["BucketPath"]:
     """What is in the folder and has a name of such a pattern, which has no "/"."""
     if self.is_dir():
@@ -265,9 +273,8 @@ class BucketPath:
     """All files below the folder, in order of their paths."""
     with self._asked() as store:
       found = store.find(self._url, refresh=True)
-    for name in sorted(found):
-      if not name.endswith("/"):
-        yield BucketPath(f"{self._scheme}://{name}")
+    names = (name for name in found if not name.endswith("/"))
+    yield from sorted(BucketPath(f"{self._scheme}://{name}") for name in names)
 
   def read_bytes(self) -> bytes:
     """The bytes of the object.
@@ -515,6 +522,15 @@ def kvstore(folder: Named) -> dict[str, Any]:
   first = lambda names: next((x for n in names if (x := os.environ.get(n))), None)
   options = {"endpoint": first(ends), "aws_region": first(regions)}
   return {"driver": "s3"} | spec | {k: v for k, v in options.items() if v}
+
+
+def _status(info: dict[str, Any]) -> Status:
+  """What fsspec knows of an object or a folder."""
+  if info.get("type") == "directory":
+    return Status(stat.S_IFDIR, 0, "")
+  marks = (info.get(k) for k in ("generation", "ETag", "etag", "md5Hash", "mtime"))
+  mark = next((str(m) for m in marks if m), "")
+  return Status(stat.S_IFREG, int(info["size"]), mark)
 
 
 def _reason(error: Exception, path: BucketPath) -> str:
