@@ -23,6 +23,7 @@ from jaxtyping import Float
 from ccl_jax.errors import UsageError
 from ccl_jax.files import new_file
 from ccl_jax.metrics.base import Unscorable
+from ccl_jax.remote.copies import local
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +145,7 @@ def read_moments(path: str | os.PathLike) -> Moments:
   """
   wanted = "expected one array (n, d), or mu (d,) and sigma (d, d)"
   try:
-    with np.load(path, allow_pickle=False) as held:
+    with local(path) as file, np.load(file, allow_pickle=False) as held:
       arrays = {name: held[name] for name in held.files}
   except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as e:
     raise UsageError(f"{path} is no .npz of features; {wanted}") from e

@@ -7,6 +7,7 @@ the weights' files are hashed, and checks that what it needs is there.
 import dataclasses
 import functools
 import importlib.metadata
+import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,8 @@ from ccl_jax.errors import UsageError
 from ccl_jax.metrics.base import Metric, Unscorable
 from ccl_jax.metrics.packages import need
 from ccl_jax.metrics.records import sha256
+from ccl_jax.remote.copies import kept_tree
+from ccl_jax.remote.paths import place
 from ccl_jax.weights.sources import SOURCES
 
 # Names in a folder of weights: as the network is called, or as it was released.
@@ -59,8 +62,8 @@ class Folder:
     UsageError: there is no such folder.
   """
 
-  def __init__(self, path: str | pathlib.Path | None):
-    self._path = None if path is None else pathlib.Path(path)
+  def __init__(self, path: str | os.PathLike | None):
+    self._path = None if path is None else place(path)
     if self._path is not None and not self._path.is_dir():
       raise UsageError(f"--weights: no folder {path}")
 
@@ -96,7 +99,7 @@ class Folder:
         f"{paths[0].name} is what ccl_jax.convert made of {network}; expected its "
         "release as it was downloaded, or a folder that `convert export` wrote"
       )
-    return paths[0]
+    return kept_tree(paths[0])
 
   def load(self, network: str) -> Any:
     """The network with its parameters, in float32 on the device.
@@ -310,7 +313,7 @@ BUILDERS: dict[str, Callable[[Folder, Options], Metric]] = {
 
 
 def build_metrics(
-  names: list[str], weights: str | pathlib.Path | None, options: Options
+  names: list[str], weights: str | os.PathLike | None, options: Options
 ) -> tuple[list[Metric], dict[str, str]]:
   """The metrics that can run here, and of the others why they cannot.
 

@@ -7,8 +7,10 @@ were used last are kept: up to `CCL_CACHE_GB` (default 50) in the folder `CCL_CA
 (default: ccl_jax/buckets in the user's cache). A copy that is in use stays.
 """
 
+import atexit
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import pathlib
@@ -18,13 +20,14 @@ import threading
 from collections.abc import Iterator
 
 from ccl_jax.errors import UsageError
-from ccl_jax.files import WriteError, new_file, sweep
+from ccl_jax.files import WriteError, new_file, scratch_folder, sweep
 from ccl_jax.remote.paths import BucketPath, Named, Place, Unreachable, place
 
 FOLDER, LIMIT = "CCL_CACHE", "CCL_CACHE_GB"  # names in the environment
 _DEFAULT = 50.0  # GB
 _turn = threading.Lock()  # one thread at a time looks for room
 _kept = contextlib.ExitStack()  # copies that are in use as long as the process is
+atexit.register(_kept.close)
 
 
 def cache_folder() -> pathlib.Path:
@@ -69,6 +72,53 @@ def local(path: Named) -> Iterator[pathlib.Path]:
     yield copy
   finally:
     os.close(number)
+
+
+@contextlib.contextmanager
+def local_tree(path: Named) -> Iterator[pathlib.Path]:
+  """A file or folder of this machine with what is in another: itself or, of one in a
+  bucket, a copy of its name, which is there while the block runs.
+
+  Raises:
+    UsageError: there is none in the bucket, or it has more bytes than copies may have;
+      what the block says of the copy is said of the original.
+  """
+  path = place(path)
+  if not isinstance(path, BucketPath):
+    yield path
+    return
+  files = [path] if path.is_file() else list(path.walk())
+  if not files:
+    raise UsageError(f"{path}: there is no such file or folder")
+  size = sum(file.stat().st_size for file in files)
+  if size > limit():
+    raise UsageError(
+      f"{path} has {size / 1e9:.1f} GB, which are copied to this machine, and copies "
+      f"may have {limit() / 1e9:g} GB together: set {LIMIT}"
+    )
+  name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+  with (
+    contextlib.ExitStack() as stack,
+    scratch_folder(cache_folder() / "folders" / name) as scratch,
+  ):
+    top = scratch / path.name
+    for file in files:
+      # The same bytes under another name: a copy may go, and is here nevertheless.
+      here = top if file == path else top / file.relative_to(path)
+      here.parent.mkdir(parents=True, exist_ok=True)
+      os.link(stack.enter_context(local(file)), here)
+    try:
+      yield top
+    except UsageError as e:
+      if str(top) not in str(e):
+        raise
+      raise UsageError(str(e).replace(str(top), str(path))) from e
+
+
+@functools.cache
+def kept_tree(path: Place) -> pathlib.Path:
+  """As `local_tree`, for what is in use as long as the process is."""
+  return _kept.enter_context(local_tree(path))
 
 
 def kept(path: Place) -> pathlib.Path:

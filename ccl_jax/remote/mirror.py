@@ -22,7 +22,7 @@ class Mirror:
 
   Args:
     folder: where the files are to be.
-    names: of files that are there and are gone on with.
+    names: of files and folders that are there and are gone on with.
 
   Attributes:
     folder: to write into.
@@ -39,9 +39,11 @@ class Mirror:
     self._scratch = tempfile.TemporaryDirectory(prefix="ccl_jax-")
     self.folder = pathlib.Path(self._scratch.name, folder.name)
     self.folder.mkdir()
-    for name in names:
-      with contextlib.suppress(FileNotFoundError):
-        (self.folder / name).write_bytes((folder / name).read_bytes())
+    for file in (file for name in names for file in _files(folder / name)):
+      here = self.folder / file.relative_to(folder)
+      here.parent.mkdir(parents=True, exist_ok=True)
+      here.write_bytes(file.read_bytes())
+      self._done[here] = _state(here)
 
   def push_soon(self) -> None:
     """Uploads in a thread what has changed, if the last time is long enough ago."""
@@ -63,13 +65,16 @@ class Mirror:
     with self._turn:
       require_held(self._target)
       for file in sorted(p for p in self.folder.rglob("*") if p.is_file()):
-        status = file.stat()
-        state = status.st_size, status.st_mtime_ns
+        state = _state(file)
         if self._done.get(file) != state:
           # Of its bytes as they are now: it may grow meanwhile.
           name = file.relative_to(self.folder).as_posix()
           (self._target / name).write_bytes(file.read_bytes())
           self._done[file] = state
+      for gone in [file for file in self._done if not file.exists()]:
+        name = gone.relative_to(self.folder).as_posix()
+        (self._target / name).unlink(missing_ok=True)
+        del self._done[gone]
       self._ended = time.monotonic()
 
   def close(self) -> None:
@@ -88,3 +93,13 @@ class Mirror:
   def _try(self) -> None:
     with contextlib.suppress(Unreachable):  # whoever asks next will be told
       self.push()
+
+
+def _files(path: BucketPath) -> list[BucketPath]:
+  """The file of this name, or all below the folder of this name."""
+  return [path] if path.is_file() else list(path.walk())
+
+
+def _state(file: pathlib.Path) -> tuple[int, int]:
+  status = file.stat()
+  return status.st_size, status.st_mtime_ns

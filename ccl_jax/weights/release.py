@@ -18,6 +18,8 @@ from ccl_jax.codecs.links import link_codec
 from ccl_jax.documents import check, read_json
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
+from ccl_jax.remote.copies import local_tree
+from ccl_jax.remote.paths import Place, place
 from ccl_jax.weights.transfer import import_weights, open_source
 from ccl_jax.weights.upstream import Sizes
 
@@ -101,10 +103,24 @@ def convert_release(
   Raises:
     UsageError: a network is missing or not what it should be; nothing is written then.
   """
-  src, dst, download = pathlib.Path(src), pathlib.Path(dst), DOWNLOADS[kind]
+  src, dst = place(src), place(dst)
   if (dst / "config.json").exists():
     raise UsageError(f"{dst} is there already: name a new folder")
   request = {"src": str(src.absolute()), "dtype": dtype}
+  with local_tree(src) as folder:
+    return _convert(folder, dst, DOWNLOADS[kind], request, kind, verify)
+
+
+def _convert(
+  src: pathlib.Path,
+  dst: Place,
+  download: Download,
+  request: dict[str, Any],
+  kind: str,
+  verify: bool,
+) -> dict[str, str]:
+  """As `convert_release`, of a folder of this machine."""
+  dtype = request["dtype"]
   root = _root(src, download)
   dit = open_source(download.dit, src)
   parts = {n: part for n, part in download.parts.items() if part.needed(dit.sizes)}
@@ -148,7 +164,7 @@ def _open_part(root: pathlib.Path, name: str, part: Part, download: Download) ->
   open_source(name, root / part.place)
 
 
-def _begin(dst: pathlib.Path, request: dict) -> None:
+def _begin(dst: Place, request: dict) -> None:
   """Notes what is asked for, so that only the same command goes on with it.
 
   Raises:
@@ -167,7 +183,7 @@ def _begin(dst: pathlib.Path, request: dict) -> None:
   write_json(path, request)
 
 
-def _import_once(kind: str, src, dst: pathlib.Path, dtype, verify) -> None:
+def _import_once(kind: str, src, dst: Place, dtype, verify) -> None:
   if not (dst / "config.json").is_file():
     import_weights(kind, src, dst, dtype=dtype, verify=verify)
 

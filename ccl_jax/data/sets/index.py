@@ -141,7 +141,7 @@ def _check_sums(root: Place, index: dict[str, Any]) -> None:
 
 
 def _sizes(root: Place) -> Callable[[str], int | None]:
-  """A function from the name of a file of a set to its size; None if it is not there."""
+  """A function from the name of a file of a set to its size; None without it."""
   if isinstance(root, BucketPath):
     found = {name: status.st_size for name, status in root.listing().items()}
     return found.get
