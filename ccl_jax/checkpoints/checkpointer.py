@@ -38,11 +38,13 @@ from ccl_jax.checkpoints.steps import (
   require_steps,
   set_aside,
   stored_steps,
+  sweep_unfinished,
 )
 from ccl_jax.errors import UsageError, system_error
 from ccl_jax.places import require_plain
+from ccl_jax.processes import first_process
 from ccl_jax.remote.locks import require_held
-from ccl_jax.remote.paths import BucketPath, Place, kvstore
+from ccl_jax.remote.paths import BucketPath, Place, Unreachable, kvstore
 
 
 class Checkpointer:
@@ -65,11 +67,14 @@ class Checkpointer:
     require_plain(directory, arrays=True)
     self._directory = folder_of(directory)
     self._keep, self._keep_every = keep, keep_every
+    remote = isinstance(self._directory, BucketPath)
+    if remote:
+      first_process(lambda: sweep_unfinished(self._directory))
     try:
       # It keeps every step: those that may go are removed in `wait`, by their proof.
       self._manager = ocp.CheckpointManager(
         epath.Path(str(self._directory)),
-        options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True),
+        options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=not remote),
       )
     except OSError as e:
       raise UsageError(
@@ -119,11 +124,11 @@ class Checkpointer:
         " resume from it, or give an empty folder"
       )
     self.wait()
+    if isinstance(self._directory, BucketPath):
+      require_held(self._directory)
     prints = fingerprints(state)
     meta = make_meta(step, leaf_paths(state), prints, data_state, metadata)
     self._unproven = step
-    if isinstance(self._directory, BucketPath):
-      require_held(self._directory)
     with self._one_line(step):
       self._manager.save(
         step,
@@ -385,7 +390,7 @@ def _load(folder, abstract, partial):
     verdict = _worst(verdict)
   what = f"checkpoint step {folder.name} in {folder.parent}"
   if verdict == _UNKNOWN:
-    if isinstance(error, UsageError):
+    if isinstance(error, UsageError) and not isinstance(error, Unreachable):
       raise error
     if error is None or proves_damage(error):
       raise UsageError(f"{what}: another process stopped at it; nothing was changed")

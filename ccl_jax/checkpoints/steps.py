@@ -10,6 +10,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.places import refuse_schemes, require_plain
 from ccl_jax.remote.paths import BucketPath, Place, is_remote, place
 
+_PART = ".orbax-checkpoint-tmp"  # in the names of folders that Orbax will rename
 _WHOLE = "commit_success.txt"  # Orbax's last object of a step in a bucket
 
 
@@ -36,6 +37,21 @@ def stored_steps(folder: Place) -> list[int]:
     return ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
   steps = [p for p in folder.glob("*") if p.name.isdecimal()]
   return [int(p.name) for p in steps if (p / _WHOLE).is_file()]
+
+
+def sweep_unfinished(folder: BucketPath) -> None:
+  """Removes what a killed save left in a folder. On a disk Orbax does so, in a thread;
+  in a bucket, where a folder is renamed file by file, it would take what is being
+  renamed for such a rest.
+
+  Raises:
+    Unreachable: the store does not let it go.
+  """
+  whole = set(stored_steps(folder))
+  for path in folder.glob("*"):
+    step = int(path.name) if path.name.isdecimal() else None
+    if (step is not None and step not in whole) or _PART in path.name:
+      path.remove_all()
 
 
 def require_steps(folder: Place, step: int | None) -> list[int]:

@@ -24,7 +24,7 @@ import pathlib
 import re
 import stat
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ccl_jax.errors import UsageError
 
@@ -86,7 +86,7 @@ class BucketPath:
         parts.pop()
       elif name not in ("", "."):
         parts.append(name)
-    if not parts:
+    if not parts or rest.startswith("/"):
       raise UsageError(f"{text} names no bucket: expected {scheme}://BUCKET/FOLDER")
     whole = "/".join(parts)
     if found := sorted(set(whole) & set("*?[]#\0")):
@@ -291,7 +291,7 @@ class BucketPath:
     data = io.BytesIO(self.read_bytes())
     return io.TextIOWrapper(data, encoding, errors).read()
 
-  def open(self, mode: str = "rb") -> IO[bytes]:
+  def open(self, mode: str = "rb") -> Any:
     """The object as a file to read from; what is asked for is what is sent.
 
     Raises:
@@ -330,19 +330,14 @@ class BucketPath:
     with self._asked() as store:
       store.get_file(self._url, str(path))
 
-  def unlink(self, missing_ok: bool = False) -> None:
-    """Removes the object.
+  def unlink(self, missing_ok: bool = True) -> None:
+    """Removes the object, if there is one: not all stores tell.
 
     Raises:
-      FileNotFoundError: there is none.
       Unreachable: the store does not let it go.
     """
-    try:
-      with self._asked() as store:
-        store.rm_file(self._url)
-    except FileNotFoundError:
-      if not missing_ok:
-        raise
+    with contextlib.suppress(FileNotFoundError), self._asked() as store:
+      store.rm_file(self._url)
 
   def remove_all(self) -> None:
     """Removes all that is in the folder, if there is anything.
@@ -350,8 +345,10 @@ class BucketPath:
     Raises:
       Unreachable: the store does not let it go.
     """
+    # By their names: a bucket would go with what is in it.
     with contextlib.suppress(FileNotFoundError), self._asked() as store:
-      store.rm(self._url, recursive=True)
+      if found := store.find(self._url, refresh=True):
+        store.rm(found)
 
   def rename(self, target: "BucketPath") -> None:
     """Copies all that is in the folder to another in its bucket, then removes it.
@@ -359,8 +356,12 @@ class BucketPath:
     Raises:
       Unreachable: the store does not do it.
     """
+    files = list(self.walk())
     with self._asked() as store:
-      store.mv(self._url, str(target), recursive=True)
+      # A folder that is renamed stays whole until the other one is.
+      others = [str(target / file.relative_to(self)) for file in files]
+      store.copy(list(map(str, files)), others)
+    self.remove_all()
 
   def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False):
     """Nothing: a folder is there with what is in it."""
