@@ -75,7 +75,9 @@ def _refuse_addresses(buckets: Collection[str]) -> None:
     UsageError: one is an address, such as http://host/run, or there is no such bucket.
   """
   known = flags.FLAGS
-  given = {n: known[n].value for n in known if known[n].present and n not in _TEXTS}
+  # A flag --config.KEY is looked at where the config has it.
+  others = lambda n: n not in _TEXTS and not n.startswith("config.")
+  given = {n: known[n].value for n in known if known[n].present and others(n)}
   refuse_schemes({f"--{name}": value for name, value in given.items()}, buckets)
   if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
     refuse_schemes(dict(_leaves("config", flags.FLAGS["config"].value)), buckets)
