@@ -12,7 +12,7 @@ import platform
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -29,7 +29,16 @@ _LATE = "Event loop is closed", "cannot schedule new futures after"
 
 
 class Parser(argparse.ArgumentParser):
-  """A parser of a command without a config, whose mistakes are one line and exit 2."""
+  """A parser of a command without a config, whose mistakes are one line and exit 2.
+
+  Args:
+    buckets: names of the flags that may name what is in a bucket.
+    options: of argparse's parser.
+  """
+
+  def __init__(self, *args, buckets: Collection[str] = (), **options):
+    super().__init__(*args, **options)
+    self._buckets = {f"--{name}" for name in buckets}
 
   def parse_args(self, args=None, namespace=None):
     """As argparse's; an address in the place of a path is a mistake too, and nothing
@@ -42,8 +51,9 @@ class Parser(argparse.ArgumentParser):
         name = (arg or before).rstrip("=")
         where = f"{name}: " if name.startswith("--") else ""
         self.error(f"{where}got an empty argument; expected a value")
+    named = {f"--{name}": value for name, value in vars(found).items()}
     try:
-      refuse_schemes({f"--{name}": value for name, value in vars(found).items()})
+      refuse_schemes(named, self._buckets)
     except UsageError as e:
       self.error(str(e))
     return found
@@ -68,22 +78,26 @@ def _underscored(arg: str) -> str:
 _TEXTS = ("prompt", "negative_prompt", "negative_prompt_video", "negative_prompt_audio")
 
 
-def _refuse_addresses() -> None:
+def _refuse_addresses(buckets: Collection[str]) -> None:
   """Checks the flags that were given, and every text of the config.
 
+  Args:
+    buckets: flags and config keys that may name what is in a bucket.
+
   Raises:
-    UsageError: one is an address, such as gs://bucket/run, or is empty, as that of a
-      variable of a shell that is not set.
+    UsageError: one is an address, such as http://host/run, there is no such bucket, or
+      one is empty, as that of a variable of a shell that is not set.
   """
   known = flags.FLAGS
-  given = {n: known[n].value for n in known if known[n].present and n not in _TEXTS}
+  # A flag --config.KEY is looked at where the config has it.
+  others = lambda n: n not in _TEXTS and not n.startswith("config.")
+  given = {n: known[n].value for n in known if known[n].present and others(n)}
   for name, value in given.items():
-    # Of a config's keys, "" is what many are where nobody says anything.
-    if "." not in name and value in ("", [], [""]):
+    if value in ("", [], [""]):
       raise UsageError(f"--{name} is empty; expected a value, or leave it out")
-  refuse_schemes({f"--{name}": value for name, value in given.items()})
+  refuse_schemes({f"--{name}": value for name, value in given.items()}, buckets)
   if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
-    refuse_schemes(dict(_leaves("config", flags.FLAGS["config"].value)))
+    refuse_schemes(dict(_leaves("config", flags.FLAGS["config"].value)), buckets)
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -222,8 +236,14 @@ def quiet_refusals() -> None:
   threading.excepthook = ended
 
 
-def run(main: Callable[[], None]) -> None:
-  """Parses the command line, then calls `main`. A mistake is one line and exit 2."""
+def run(main: Callable[[], None], buckets: Collection[str] = ()) -> None:
+  """Parses the command line, then calls `main`. A mistake is one line and exit 2.
+
+  Args:
+    main: of the command.
+    buckets: flags and config keys, as "--out" and "config.out", that may name what is
+      in a bucket.
+  """
 
   def parse(argv):
     try:
@@ -239,7 +259,7 @@ def run(main: Callable[[], None]) -> None:
         getattr(flags.FLAGS["config"].value, "keys", None)
       if len(rest) > 1:
         raise UsageError(f"unexpected argument {rest[1]!r}; see --help")
-      _refuse_addresses()
+      _refuse_addresses(buckets)
       return rest
     except UsageError as e:
       progress.say(f"error: {e}")
@@ -350,7 +370,7 @@ def warnings_shown() -> Iterator[None]:
 def _quiet() -> None:
   """Warnings of the libraries are for developers; python -W shows them."""
   logging.set_verbosity(logging.ERROR)
-  for name in ("jax", "orbax", "etils"):
+  for name in ("jax", "orbax", "etils", "gcsfs"):
     standard_logging.getLogger(name).setLevel(standard_logging.ERROR)
   if not sys.warnoptions:
     warnings.simplefilter("ignore")

@@ -1,6 +1,7 @@
 """Brings published weights in, and takes them out again.
 
-  python -m ccl_jax.convert wan --src Wan2.1-T2V-14B --dst weights/t2v-14b --verify
+  python -m ccl_jax.convert wan --src hf:Wan-AI/Wan2.1-T2V-14B \\
+      --dst weights/t2v-14b --verify
   python -m ccl_jax.generate --ckpt weights/t2v-14b --task t2v --out out \\
       --prompt "a cat yawns"
 
@@ -21,10 +22,11 @@ network:
   python -m ccl_jax.convert codecs --dst weights/codecs --video weights/vae \\
       --audio weights/audio-vae weights/vocoder --text weights/umt5
 
-SRC is a folder as it was downloaded, a file, or an index.json: .safetensors or .pth,
-one file or shards, original or diffusers names; in fp8 too, with the scales of ComfyUI,
-LightX2V or musubi, as what it stands for. Nothing is taken on trust: every tensor must
-be known, of the expected shape, and used exactly once.
+SRC is hf:OWNER/NAME[@REVISION][/PATH] of the Hugging Face Hub, of which the files come
+that are read; or a folder as it was downloaded, a file, or an index.json. It may be
+.safetensors or .pth, one file or shards, original or diffusers names; in fp8 too, with
+the scales of ComfyUI, LightX2V or musubi, as what it stands for. Nothing is taken on
+trust: every tensor must be known, of the expected shape, and used exactly once.
 
 DST becomes a folder with config.json (what it is, its sizes, a hash of the source),
 tensors.json (a hash of every tensor) and checkpoints/0, the parameters as training
@@ -35,16 +37,18 @@ that make it.
 """
 
 import argparse
-import pathlib
 import signal
 import sys
 
 from ccl_jax import cli, progress
 from ccl_jax.checkpoints.find import RELEASES
 from ccl_jax.places import hold_new
+from ccl_jax.remote.paths import place
 from ccl_jax.weights.sources import SOURCES
 from ccl_jax.weights.transfer import DTYPES, export_weights, import_weights
 from ccl_jax.weights.upstream import LICENCES
+
+BUCKETS = ["src", "dst", "video", "audio", "text", "image", "model"]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,7 +71,10 @@ def _parser() -> argparse.ArgumentParser:
 
   raw = argparse.RawDescriptionHelpFormatter
   parser = cli.Parser(
-    prog="python -m ccl_jax.convert", description=__doc__, formatter_class=raw
+    prog="python -m ccl_jax.convert",
+    description=__doc__,
+    formatter_class=raw,
+    buckets=BUCKETS,
   )
   commands = parser.add_subparsers(
     dest="command", required=True, parser_class=cli.Parser, metavar="COMMAND"
@@ -99,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
       "--src",
       required=True,
-      help="Checkpoint to read: a folder, a file or an index.json.",
+      help="Checkpoint to read: hf:OWNER/NAME, a folder, a file or an index.json.",
     )
     sub.add_argument("--dtype", choices=DTYPES, help=dtype)
     sub.add_argument("--verify", action="store_true", help=verify)
@@ -222,7 +229,7 @@ def main(argv: list[str] | None = None) -> None:
         _say_terms(args.command)
     except KeyboardInterrupt:
       left = "nothing was left in it"
-      if pathlib.Path(args.dst).exists():
+      if place(args.dst).exists():
         left = "what is finished stays, the same command goes on"
       print(f"interrupted: {args.dst}: {left}", file=sys.stderr)
       sys.exit(130)

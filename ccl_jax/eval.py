@@ -15,8 +15,14 @@ was stopped goes on where it was, and one that is repeated scores nothing again:
 that was ever scored there is in records.jsonl.
 
 Weights are released files or folders, named syncnet, s3fd, synchformer, imagebind,
-aesthetics, i3d, vggish or whisper, or as they were published; see docs/eval.md. A
-metric that cannot run says why, and the others go on.
+aesthetics, i3d, vggish or whisper, or as they were published; see docs/eval.md. What is
+on the hub is downloaded when a metric needs it:
+
+  python -m ccl_jax.eval --videos out/clips --metrics sync,aesthetics --out scores \\
+      --weights hf:ByteDance/LatentSync-1.6/auxiliary \\
+      aesthetics=hf:facebook/audiobox-aesthetics
+
+A metric that cannot run says why, and the others go on.
 
 Exit code: 0; 1 where videos are missing (but for --allow-missing), a metric could not
 run or a clip failed by accident; 2 for a mistake in the command or the manifest; 130
@@ -24,18 +30,24 @@ for Ctrl-C, after which the same command goes on.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import os
 import pathlib
 import sys
 
-from ccl_jax import cli, progress
+from ccl_jax import cli, hub, progress
 from ccl_jax.data.manifest import Line, read_manifest, write_manifest
 from ccl_jax.errors import UsageError
 from ccl_jax.files import sweep
 from ccl_jax.metrics.registry import BUILDERS, Options, build_metrics
 from ccl_jax.places import hold
+from ccl_jax.remote.mirror import Mirror
+from ccl_jax.remote.paths import BucketPath, Place, place
+
+FOLDERS = "videos", "weights", "out", "reference", "compare"
+BUCKETS = *FOLDERS, "manifest", "transcripts"
 
 
 def parser() -> cli.Parser:
@@ -45,11 +57,19 @@ def parser() -> cli.Parser:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
+    buckets=BUCKETS,
   )
   p.add_argument("--videos", help="folder of the clips, <id>.mp4 each")
   p.add_argument("--manifest", help="manifest in JSONL; default: every mp4 of --videos")
   p.add_argument("--metrics", help=f"some of {','.join(BUILDERS)}; default: all")
-  p.add_argument("--weights", help="folder of the networks' released weights")
+  p.add_argument(
+    "--weights",
+    nargs="+",
+    default=[],
+    metavar="PLACE",
+    help="folders of the networks' released weights, on this disk or the hub "
+    "(hf:OWNER/NAME/FOLDER); NETWORK=PLACE of one network",
+  )
   p.add_argument("--out", help="folder for the results")
   p.add_argument(
     "--name",
@@ -111,11 +131,11 @@ def read_items(args: argparse.Namespace, transcripts):
   """
   from ccl_jax.metrics.runner import Item
 
-  folder = pathlib.Path(args.videos)
+  folder = place(args.videos)
   if not folder.is_dir():
     raise UsageError(f"--videos: no folder {folder}")
   if args.manifest:
-    lines = read_manifest(args.manifest)
+    lines = read_manifest(hub.local(args.manifest))
   else:
     lines = [Line(path.stem, "", clip=path.name) for path in films_of(folder)]
   items = []
@@ -125,7 +145,17 @@ def read_items(args: argparse.Namespace, transcripts):
       # Part of the record's key: another transcript is another score.
       fields["hypothesis"] = transcripts.get(line.id)
     items.append(Item(line.id, folder / (line.clip or f"{line.id}.mp4"), fields))
-  return items, [item.name for item in items if not item.path.is_file()]
+  there = is_there(folder)
+  return items, [item.name for item in items if not there(item.path)]
+
+
+def is_there(folder: Place):
+  """A function that says whether a file below a folder is there; of a bucket all its
+  files are asked for at once.
+  """
+  if not isinstance(folder, BucketPath):
+    return lambda path: path.is_file()
+  return set(folder.walk()).__contains__
 
 
 def films_of(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -173,6 +203,7 @@ def score(args: argparse.Namespace) -> int:
     UsageError: a flag is missing or wrong.
   """
   from ccl_jax.metrics.outputs import read_reference, write_outputs
+  from ccl_jax.metrics.records import FILE as RECORDS
   from ccl_jax.metrics.records import Records
   from ccl_jax.metrics.runner import evaluate
   from ccl_jax.metrics.tables import all_table, notes
@@ -203,20 +234,25 @@ def score(args: argparse.Namespace) -> int:
     transcripts,
     args.fvd_frames,
   )
-  out = pathlib.Path(args.out)
-  with hold(out):
+  out = place(args.out)
+  with hold(out), contextlib.closing(Mirror(out, (RECORDS, "features"))) as mirror:
     sweep(out)
     reference = read_reference(
       args.reference, [n for n in names if n in ("fad", "fvd")]
     )
     metrics, skipped = build_metrics(names, args.weights, options)
     present = [item for item in items if item.name not in set(missing)]
-    records = Records(out)
+    records = Records(mirror.folder)
     with progress.Bar("scoring", len(present), "clips") as bar:
-      results = evaluate(present, metrics, records, lambda _: bar.update(1))
-    name = args.name or pathlib.Path(args.videos).absolute().name
+
+      def done(name):
+        bar.update(1)
+        mirror.push_soon()
+
+      results = evaluate(present, metrics, records, done)
+    name = args.name or place(args.videos).absolute().name
     summary = write_outputs(
-      out, items, missing, metrics, skipped, results, reference, name
+      mirror.folder, items, missing, metrics, skipped, results, reference, name
     )
     print(f"{name}\n\n{all_table(summary)}\n")
     for line in [*notes(summary), *results.accidents]:

@@ -52,6 +52,23 @@ PARAMETERS = [
 ]
 
 
+# Chips with 128 MiB of vector memory, of which kernels get 16 unless asked: the blocks
+# of `ops.kernels.Kernel` need more, and matrix products gain from it.
+_ROOMY = {"TPU v5", "TPU v5 lite", "TPU v6 lite"}
+_VMEM_KIB = 64 * 1024
+
+
+def compiler_options(mesh: Mesh) -> dict[str, str] | None:
+  """What XLA is told of a program for the mesh's devices; None: nothing.
+
+  Args:
+    mesh: of devices that may be absent, as planning has them.
+  """
+  if not mesh.empty and {x.device_kind for x in mesh.devices.flat} <= _ROOMY:
+    return {"xla_tpu_scoped_vmem_limit_kib": str(_VMEM_KIB)}
+  return None
+
+
 def require_devices() -> None:
   """Finds this process's devices.
 

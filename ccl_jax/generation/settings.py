@@ -1,7 +1,8 @@
 """What a clip was made with: written beside it as NAME.json, and read to make it again.
 
 Keys that are flags of `generate` are named like them; paths are absolute. A LoRA is
-FILE:STRENGTH, its file among the fingerprints.
+FILE:STRENGTH and a cache FILE:THRESHOLD, their files among the fingerprints. What is
+not asked for of `schedule` and the other ways to leave steps out is not there.
 Clips that were made together are made together again, as the order of float32 sums is a
 batch's: `batch` has the prompts, seeds and files of all, and which of them this one is.
 `fingerprints` are of the parameters, the codecs and the files that went in.
@@ -10,7 +11,7 @@ batch's: `batch` has the prompts, seeds and files of all, and which of them this
 import dataclasses
 import hashlib
 import logging
-import pathlib
+import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,10 +21,14 @@ from ccl_jax.documents import read_json
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.inputs import Files
 from ccl_jax.generation.sampling import Sampling
+from ccl_jax.generation.step_cache import parse_cache
+from ccl_jax.remote.copies import local
+from ccl_jax.remote.paths import Place
 from ccl_jax.tasks import INPUTS
 
 _log = logging.getLogger(__name__)
 
+OWN_OF_SCHEDULE = ("steps", "shift", "solver", "guidance")
 _NEEDED = {"task", "prompt", "seed", "scales", "batched", "fingerprints"}
 # What makes a clip: other flags, such as who is to be connected to, are nobody else's.
 _SETTINGS = {
@@ -108,8 +113,12 @@ def describe(
   """
   paths = {name: [str(p.absolute()) for p in given] for name, given in files.items()}
   digests = {path: file_digest(path) for given in paths.values() for path in given}
+  if sampling.cache is not None:
+    path, _ = parse_cache(sampling.cache)
+    digests[path] = file_digest(path)
+  how = dataclasses.asdict(sampling)
   shared = {
-    **dataclasses.asdict(sampling),
+    **{name: value for name, value in how.items() if value is not None},
     **dataclasses.asdict(spec),
     **origin,
     "fingerprints": origin["fingerprints"] | digests,
@@ -124,7 +133,7 @@ def describe(
   return out
 
 
-def read_settings(path: str | pathlib.Path, given: Collection[str]) -> Settings:
+def read_settings(path: str | os.PathLike, given: Collection[str]) -> Settings:
   """The settings in a NAME.json, but for those that are `given` anew.
 
   Raises:
@@ -155,7 +164,9 @@ def _settings(about: Mapping[str, Any], given: frozenset[str]) -> Settings:
   values["sequential"] = not values["batched"]
   # Of the first versions, which left none out.
   skip = values.pop("skip_block", -1)
-  if "guidance" not in given:  # another form has other scales
+  if "schedule" in given:  # which has all of these itself
+    values = {k: v for k, v in values.items() if k not in OWN_OF_SCHEDULE}
+  elif "guidance" not in given:  # another form has other scales
     scales = {f"scale_{s}": list(x.values()) for s, x in about["scales"].items()}
     values |= scales | {"skip_block": skip}
   if "negative_prompt" in given:  # of both streams
@@ -165,7 +176,7 @@ def _settings(about: Mapping[str, Any], given: frozenset[str]) -> Settings:
   return Settings(values, index, dict(about["fingerprints"]), given)
 
 
-def read_about(path: pathlib.Path) -> dict[str, Any] | None:
+def read_about(path: Place) -> dict[str, Any] | None:
   """The settings beside a clip; None if there are none that can be read."""
   try:
     about = read_json(path)
@@ -174,7 +185,7 @@ def read_about(path: pathlib.Path) -> dict[str, Any] | None:
   return about if isinstance(about, dict) else None
 
 
-def file_digest(path: str | pathlib.Path) -> str:
+def file_digest(path: str | os.PathLike) -> str:
   """The SHA-256 of a file's bytes, in hexadecimal."""
-  with open(path, "rb") as file:
+  with local(path) as copy, open(copy, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()

@@ -27,6 +27,7 @@ from typing_extensions import TypedDict
 
 from ccl_jax import documents
 from ccl_jax.errors import UsageError
+from ccl_jax.weights.download import fetched
 from ccl_jax.weights.entries import ending
 from ccl_jax.weights.lora_names import Names, bare, split_name
 from ccl_jax.weights.reader import Weights, open_adapter
@@ -94,7 +95,7 @@ class Lora:
   """A file that changes a model, held to account by its headers and its alphas.
 
   Args:
-    path: a file, or a folder that holds one.
+    path: a file, or a folder that holds one, or an address of the hub.
     names: of the model's tensors.
 
   Attributes:
@@ -107,7 +108,7 @@ class Lora:
   """
 
   def __init__(self, path: str | os.PathLike, names: Names):
-    self.weights = open_adapter(path)
+    self.weights = open_adapter(fetched("lora", path))
     self.file = self.weights.file_of(self.weights.names()[0])
     self.left: list[str] = []
     self._told = _read_told(self.weights)

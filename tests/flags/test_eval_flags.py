@@ -53,7 +53,7 @@ def test_without_a_manifest_every_film_of_the_folder(told, tmp_path):
   assert items(told)["a"].path == tmp_path / "videos/a.mp4"
   assert told.told("evaluate", 2) == f"records of {tmp_path / 'out'}"
   names, weights, options = told.last("build_metrics").args
-  assert names == list(scoring.BUILDERS) and weights is None
+  assert names == list(scoring.BUILDERS) and weights == []
   assert options == scoring.Options(0.25, 50, 100, "transformers", None, None)
   written = told.last("write_outputs").args
   assert written[0] == tmp_path / "out" and written[2] == []
@@ -82,13 +82,13 @@ def test_options_of_the_metrics(told, tmp_path):
   """Each of its own: none is another's."""
   (tmp_path / "heard.jsonl").write_text('{"id": "a", "text": "so"}\n')
   told.main(
-    "--metrics", "fvd, wer,fvd", "--weights", "W", "--sync-scale", "0.5",
+    "--metrics", "fvd, wer,fvd", "--weights", "W", "whisper=X", "--sync-scale", "0.5",
     "--min-track", "7", "--min-face-size", "33", "--recogniser", "faster-whisper",
     "--fvd-frames", "9", "--transcripts", tmp_path / "heard.jsonl", "--name", "mine",
     "--reference", "R",
   )  # fmt: skip
   names, weights, options = told.last("build_metrics").args
-  assert (names, weights) == (["fvd", "wer"], "W")
+  assert (names, weights) == (["fvd", "wer"], ["W", "whisper=X"])
   expected = scoring.Options(0.5, 7, 33, "faster-whisper", {"a": "so"}, 9)
   assert options == expected
   assert told.last("read_reference").args == ("R", ["fvd"])

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +15,15 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.presets import build_model
-from ccl_jax.planning.compile import (
-  check,
-  compile_generate,
-  geometry_of,
-  parse_topology,
-  plan,
-  regressions,
-  show,
-)
+from ccl_jax.planning.compile import check, compile_generate, geometry_of, plan
+from ccl_jax.planning.program import Program
+from ccl_jax.planning.report import regressions, show
+from ccl_jax.planning.topologies import parse_topology
 from ccl_jax.planning.traffic import collectives
-from ccl_jax.sharding import make_mesh
+from ccl_jax.sharding import compiler_options, make_mesh
 from configs import joint
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def tiny(**model):
@@ -95,22 +94,33 @@ def test_an_unknown_topology(name, words):
     parse_topology(name)
 
 
-def test_the_real_compiler_for_a_tpu():
+def test_the_real_compiler_for_a_tpu(libtpu):
   """Splash attention and all, where libtpu is installed."""
-  pytest.importorskip("libtpu", reason="needs the extra [tpu]")
   report = plan(tiny(attention="splash"), "v5e:2x2", (1, 2, 2, 1), 2, generate=False)
   assert report.fits and report.traffic_bytes > 0
+
+
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_the_flags_of_the_docs_are_taken_by_the_compiler(libtpu, topology):
+  page = (ROOT / "docs" / "launch.md").read_text().partition("## Compiler flags")[2]
+  rows = re.findall(r"^\| (v\d.*) \| (.*) \|$", page, re.M)
+  (own,) = [text for chips, text in rows if topology.split(":")[0] in chips]
+  flags = dict(re.findall(r"--(xla_\w+)=(\w+)", page.split("```")[1] + own))
+  assert len(flags) == (7 if topology.startswith("v5e") else 4)
+  mesh = make_mesh((1, 1, 1, 1), parse_topology(topology)[1][:1])
+  x = jax.ShapeDtypeStruct((256, 256), jnp.float32, sharding=NamedSharding(mesh, P()))
+  options = flags | (compiler_options(mesh) or {})
+  jax.jit(lambda x: x @ x, compiler_options=options).lower(x).compile()
 
 
 @pytest.mark.parametrize(
   ("topology", "kind"),
   [("v5p:2x2x4", "all-gather"), ("v6e:8x8", "all-gather"), ("v5p:4x4x4", "all-reduce")],
 )
-def test_how_a_parameter_is_gathered(topology, kind):
+def test_how_a_parameter_is_gathered(libtpu, topology, kind):
   """Over 64 and more chips in three dimensions libtpu sums parts padded with zeros: a
   plain product of matrices shows it, so it is no doing of the model's.
   """
-  pytest.importorskip("libtpu", reason="needs the extra [tpu]")
   _, devices = parse_topology(topology)
   mesh = make_mesh((1, len(devices), 1, 1), devices)
   array = lambda spec, *shape: jax.ShapeDtypeStruct(
@@ -120,6 +130,6 @@ def test_how_a_parameter_is_gathered(topology, kind):
   blocks = array(P(None, "fsdp"), 4, 5120, 13824)
   block = lambda x, w: (jnp.tanh(jnp.tanh(x @ w) @ w.T), None)
   program = jax.jit(lambda x, blocks: jax.lax.scan(block, x, blocks)[0])
-  found = collectives(program.lower(x, blocks).compile().as_text())
+  found = collectives(Program(program.lower(x, blocks).compile().as_text()))
   assert {(c.kind, c.elements) for c in found} == {(kind, 5120 * 13824)}
   assert {(c.group, c.times) for c in found} == {(len(devices), 4)}

@@ -7,7 +7,7 @@ import pytest
 from ccl_jax import convert
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.registry import RELEASED as EVAL
-from ccl_jax.metrics.registry import Folder
+from ccl_jax.metrics.registry import Folders
 from ccl_jax.weights import released, transfer
 from ccl_jax.weights.released import RELEASED, Released, compared
 from ccl_jax.weights.sources import SOURCES
@@ -66,9 +66,9 @@ def test_every_network_has_a_source(tmp_path, capsys):
     with pytest.raises(
       Unscorable, match=f"missing weights of {network}: .*To get it: "
     ):
-      Folder(tmp_path).find(network)
+      Folders([tmp_path]).find(network)
   (tmp_path / "whisper-large-v3.pt").touch()
   with pytest.raises(
     Unscorable, match="large-v3.pt is a file; expected Whisper as a fol"
   ):
-    Folder(tmp_path).find("whisper")
+    Folders([tmp_path]).find("whisper")

@@ -5,10 +5,11 @@ other source of `open.py` gives clips of one shape. All read an item without hav
 the list, so a process that goes on with a plan starts at once.
 """
 
-import pathlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
+from ccl_jax import hub
 from ccl_jax.data.media.loudness import apply_gain, gain_to
 from ccl_jax.data.sets.buckets import Bucket
 from ccl_jax.data.sources import catalogue, tfds_set
@@ -30,7 +31,7 @@ class FolderItems:
 
   def __init__(
     self,
-    root: str | pathlib.Path,
+    root: str | os.PathLike,
     specs: Sequence[ClipSpec],
     options: Any,
   ):
@@ -68,7 +69,7 @@ class MediaItems:
   def __init__(
     self,
     kind: str,
-    root: str | pathlib.Path,
+    root: str | os.PathLike,
     specs: Sequence[ClipSpec],
     split: str,
     options: Any,
@@ -110,7 +111,7 @@ class SourceItems:
   def __init__(
     self,
     kind: str,
-    root: str | pathlib.Path,
+    root: str | os.PathLike,
     spec: ClipSpec,
     split: str,
     options: Any,
@@ -173,7 +174,7 @@ ItemSource = FolderItems | MediaItems | SourceItems | NormalisedItems
 
 def open_items(
   source: str,
-  root: str | pathlib.Path,
+  root: str | os.PathLike,
   split: str,
   options: Any,
   specs: Sequence[ClipSpec],
@@ -183,13 +184,14 @@ def open_items(
 
   Args:
     source: "folder", "tfds", or the name of a builder.
-    root, split, options: of the source.
+    root, split, options: of the source; the root may be an address of the hub.
     specs: clip shapes on offer.
     loudness: LUFS that every clip is brought to; None: as it is recorded.
 
   Raises:
     UsageError: a wrong setting, or several shapes where the source has one.
   """
+  root = hub.local(root)
   if loudness is None:
     return _open(source, root, split, options, specs)
   # -70 LUFS is the gate of BS.1770: below it there is no loudness.
@@ -200,7 +202,7 @@ def open_items(
 
 def _open(
   source: str,
-  root: str | pathlib.Path,
+  root: str | os.PathLike,
   split: str,
   options: Any,
   specs: Sequence[ClipSpec],
