@@ -155,13 +155,20 @@ class Rule(NamedTuple):
       return False
 
 
-def whole(least: int) -> Rule:
-  """The rule for a whole number from `least` on, that devices can count to."""
+THREADS = 1024  # at most: a machine makes no more at once
+
+
+def whole(least: int, most: int | None = None) -> Rule:
+  """The rule for a whole number from `least` to `most`, both included; without `most`
+  to what devices can count to.
+  """
+  last = 2**31 - 1 if most is None else most
   return Rule(
     lambda x: (
-      isinstance(x, numbers.Integral) and not isinstance(x, bool) and least <= x < 2**31
+      isinstance(x, numbers.Integral) and not isinstance(x, bool) and least <= x <= last
     ),
-    f"a whole number from {least} on, below 2^31",
+    f"a whole number from {least} "
+    + ("on, below 2^31" if most is None else f"to {most}"),
   )
 
 

@@ -183,6 +183,8 @@ def test_rules_of_lists_and_of_large_numbers():
   assert not each(whole(1)).holds("12") and not each(whole(1)).holds(3)
   assert each(each(whole(1))).holds(((1, 2), (3,)))
   assert whole(0).holds(2**31 - 1) and not whole(0).holds(2**31)
+  assert whole(0, 3).holds(3) and not whole(0, 3).holds(4)
+  assert whole(0, 3).words == "a whole number from 0 to 3"
 
 
 def test_threads_and_libraries_do_not_tell_of_a_full_disk_too(

@@ -32,7 +32,7 @@ from ccl_jax.audio_codec.vocoder import (
 from ccl_jax.checkpoints.checkpointer import Checkpointer
 from ccl_jax.checkpoints.converted import read_description, restore_converted
 from ccl_jax.data.sources.sounds import Sounds, WindowBatches
-from ccl_jax.errors import UsageError, bind, each, number, positive, whole
+from ccl_jax.errors import THREADS, UsageError, bind, each, number, positive, whole
 from ccl_jax.files import write_json
 from ccl_jax.models import audio_vae, mel_codec
 from ccl_jax.models.discriminators import Discriminators
@@ -58,7 +58,7 @@ HOP = mel_codec.MelAudioCodec.hop
 MEASURED = 512  # windows that the bands' statistics are of
 
 SETTINGS = {
-  "batch.threads": whole(1),
+  "batch.threads": whole(1, THREADS),
   "window": whole(1),
   "score.windows": whole(1),
   "score.samples": whole(1),

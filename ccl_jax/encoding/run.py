@@ -21,7 +21,7 @@ from ccl_jax.data.sources.catalogue import Catalogue
 from ccl_jax.data.sources.items import ItemSource, open_items
 from ccl_jax.data.sources.option_rules import option_rules
 from ccl_jax.encoding.shards import encode_shard, make_encoder
-from ccl_jax.errors import UsageError, bind, check_settings, number, whole
+from ccl_jax.errors import THREADS, UsageError, bind, check_settings, number, whole
 from ccl_jax.places import LOCK, hold, require_plain
 from ccl_jax.remote.paths import Place, place
 
@@ -64,7 +64,7 @@ def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
 
 SETTINGS = {
   "batch.size": whole(1),
-  "batch.threads": whole(0),
+  "batch.threads": whole(0, THREADS),
   "shard_clips": whole(1),
   "codec.fit_clips": whole(1),
   "codec.text_length": whole(1),

@@ -12,6 +12,7 @@ from ccl_jax.data.sources.option_rules import option_rules
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.diffusion.flow import SIGMA_KINDS
 from ccl_jax.errors import (
+  THREADS,
   Rule,
   UsageError,
   below,
@@ -82,7 +83,7 @@ LOOP = {
   "seed": SEED,
   "steps": whole(1),
   "batch.size": whole(1),
-  "batch.threads": whole(0),
+  "batch.threads": whole(0, THREADS),
   "mesh": Rule(_mesh, "four sizes from 1 on, one of which may be -1"),
   "checkpoint.every": whole(1),
   "checkpoint.keep": whole(1),
