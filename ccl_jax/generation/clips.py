@@ -17,12 +17,14 @@ from ccl_jax.generation.pipeline import Description, Pipeline
 from ccl_jax.generation.sampling import Sampling
 from ccl_jax.generation.settings import describe, read_about
 from ccl_jax.generation.sizes import spec_for
+from ccl_jax.generation.windows import Watch
 from ccl_jax.viz.media import write_mp4, write_wav
 
 # What tells two clips of one name apart, beside where their parameters come from.
 _MADE_WITH = (
   "task", "prompt", "seed", "image", "audio", "video", "guidance", "scales", "steps",
-  "shift", "solver", "frames", "height", "width", "fps", "ckpt", "lora",
+  "shift", "solver", "schedule", "guidance_interval", "guidance_every", "cache",
+  "frames", "height", "width", "fps", "ckpt", "lora",
 )  # fmt: skip
 
 
@@ -36,6 +38,7 @@ class Maker(NamedTuple):
     own_size: clips take the aspect ratio of their images, if the model's release has a
       rule for it; else they have the sizes of `spec`.
     loras: each as FILE:STRENGTH, as the settings of a clip have them.
+    watch: hears of every step; see `Pipeline.generate`.
   """
 
   load: Callable[[], Pipeline]
@@ -47,6 +50,7 @@ class Maker(NamedTuple):
   out: pathlib.Path
   own_size: bool = False
   loras: Sequence[str] = ()
+  watch: Watch | None = None
 
   def spec_of(self, files: Files) -> ClipSpec:
     """The sizes of clips that are made from such files."""
@@ -95,6 +99,7 @@ class Maker(NamedTuple):
       seed=seeds,
       negative=negative,
       spec=spec,
+      watch=self.watch,
       **inputs,
     )
     about = describe(

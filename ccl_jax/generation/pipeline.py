@@ -29,19 +29,22 @@ from ccl_jax.codecs.images import image_condition, to_bytes, to_unit
 from ccl_jax.codecs.texts import note_cut
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.diffusion.guidance import get_guidance
+from ccl_jax.diffusion.samplers import RENOISE
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.description import Description, describe
 from ccl_jax.generation.meshes import alone
+from ccl_jax.generation.noise import first_noise
 from ccl_jax.generation.parameters import read_parameters
 from ccl_jax.generation.prompts import in_form
 from ccl_jax.generation.release import ANY, Release
-from ccl_jax.generation.sampling import Sampling, variant_of
+from ccl_jax.generation.sampling import Sampling, Steps, variant_of
 from ccl_jax.generation.settings import file_digest
-from ccl_jax.generation.windows import sample_windows, window
+from ccl_jax.generation.step_cache import check_cache
+from ccl_jax.generation.windows import Watch, sample_windows, windows_of
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import parameter_shapes
-from ccl_jax.seeds import key_of_bits, seed_bits
+from ccl_jax.seeds import seed_bits
 from ccl_jax.sharding import constrain
 from ccl_jax.tasks import Generation
 from ccl_jax.weights import wan
@@ -189,6 +192,7 @@ class Pipeline:
     spec: ClipSpec | None = None,
     reuse_keys: bool = True,
     progress: Callable[[Any], None] | None = None,
+    watch: Watch | None = None,
   ) -> dict[str, np.ndarray]:
     """Clips for the prompts.
 
@@ -208,6 +212,7 @@ class Pipeline:
         named has "". The model's own are `Pipeline.negative`.
       still: uint8 (b, H, W, 3), the picture that stands still as null video, for
         guidance by null streams where no picture is given: see `_null_latents`.
+      watch: hears of every step what the blocks have added; see `step_cache.Recorder`.
 
     Returns:
       The generated streams: `video` uint8 (b, F, H, W, 3) and `audio` float32 (b, n).
@@ -224,6 +229,9 @@ class Pipeline:
     kind = self._check(task, [name for name, x in given.items() if x is not None])
     b = len(prompts)
     check_arrays(given | {"still": still}, b, spec)
+    if sampling.cache is not None:
+      own = self.origin["fingerprints"].get("params")
+      check_cache(sampling.cache, task, sampling.guidance, own)
     if self.takes_channels and "video" in kind.given:
       image = video[:, 0]
     seeds = [seed] if np.ndim(seed) == 0 else seed
@@ -254,7 +262,9 @@ class Pipeline:
     options = *how, reuse_keys, spec
     # By all that programs are compiled for.
     given = tuple(name for name, x in inputs.items() if x is not None)
-    program = kind, *options, b, window(sampling.steps), given
+    kinds = Steps(self.model, kind, sampling).kinds
+    windows = frozenset(window[1:] for window in windows_of(kinds))
+    program = kind, *options, b, windows, given, watch is None
     display.phase("encoding" if program in self._seen else "compiling")
     self._seen.add(program)
     nulls = tuple(
@@ -264,14 +274,15 @@ class Pipeline:
     )
     encode = self._jitted("encode", _encode, kind, spec.frames, self.takes_channels)
     with jax.set_mesh(self.mesh):
-      noise = self._jitted("noise", _noise, shapes)(
-        tuple(seed_bits(seed) for seed in seeds)
-      )
+      bits = tuple(seed_bits(seed) for seed in seeds)
+      noise = self._jitted("noise", first_noise, shapes)(bits)
       conditions = encode(nulls, self.codecs, noise, tokens, inputs)
+      if sampling.solver == RENOISE:
+        conditions["seeds"] = np.stack(bits)
       latents = sample_windows(
         self._compiled, self.model, self.params, kind, noise, conditions, sampling,
         reuse_keys=reuse_keys, clip=geometry_of(self.model, spec),
-        progress=_teller(sampling.steps, progress),
+        progress=_teller(sampling.steps, progress), watch=watch,
       )  # fmt: skip
       display.phase("decoding")
       return jax.device_get(self._jitted("decode", _decode)(self.codecs, latents))
@@ -333,15 +344,6 @@ def _on_mesh(codecs: Codecs, mesh: Mesh) -> Codecs:
     return codecs
   place = lambda x: x if there(x) else jax.device_put(np.asarray(x), _whole(mesh))
   return jax.tree.map(place, codecs)
-
-
-def _noise(shapes, bits):
-  """N(0, 1) by stream, of clips whose seeds have such bits; shapes are of one seed."""
-  keys = [jax.random.split(key_of_bits(x), len(STREAMS)) for x in bits]
-  return {
-    s: jnp.concatenate([jax.random.normal(k[STREAMS.index(s)], shape) for k in keys])
-    for s, shape in shapes
-  }
 
 
 def _encode(kind, frames, takes_channels, nulls, codecs, noise, tokens, inputs):

@@ -1,7 +1,8 @@
 """What a clip was made with: written beside it as NAME.json, and read to make it again.
 
 Keys that are flags of `generate` are named like them; paths are absolute. A LoRA is
-FILE:STRENGTH, its file among the fingerprints.
+FILE:STRENGTH and a cache FILE:THRESHOLD, their files among the fingerprints. What is
+not asked for of `schedule` and the other ways to leave steps out is not there.
 Clips that were made together are made together again, as the order of float32 sums is a
 batch's: `batch` has the prompts, seeds and files of all, and which of them this one is.
 `fingerprints` are of the parameters, the codecs and the files that went in.
@@ -20,10 +21,12 @@ from ccl_jax.documents import read_json
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.inputs import Files
 from ccl_jax.generation.sampling import Sampling
+from ccl_jax.generation.step_cache import parse_cache
 from ccl_jax.tasks import INPUTS
 
 _log = logging.getLogger(__name__)
 
+OWN_OF_SCHEDULE = ("steps", "shift", "solver", "guidance")
 _NEEDED = {"task", "prompt", "seed", "scales", "batched", "fingerprints"}
 # What makes a clip: other flags, such as who is to be connected to, are nobody else's.
 _SETTINGS = {
@@ -108,8 +111,12 @@ def describe(
   """
   paths = {name: [str(p.absolute()) for p in given] for name, given in files.items()}
   digests = {path: file_digest(path) for given in paths.values() for path in given}
+  if sampling.cache is not None:
+    path, _ = parse_cache(sampling.cache)
+    digests[path] = file_digest(path)
+  how = dataclasses.asdict(sampling)
   shared = {
-    **dataclasses.asdict(sampling),
+    **{name: value for name, value in how.items() if value is not None},
     **dataclasses.asdict(spec),
     **origin,
     "fingerprints": origin["fingerprints"] | digests,
@@ -155,7 +162,9 @@ def _settings(about: Mapping[str, Any], given: frozenset[str]) -> Settings:
   values["sequential"] = not values["batched"]
   # Of the first versions, which left none out.
   skip = values.pop("skip_block", -1)
-  if "guidance" not in given:  # another form has other scales
+  if "schedule" in given:  # which has all of these itself
+    values = {k: v for k, v in values.items() if k not in OWN_OF_SCHEDULE}
+  elif "guidance" not in given:  # another form has other scales
     scales = {f"scale_{s}": list(x.values()) for s, x in about["scales"].items()}
     values |= scales | {"skip_block": skip}
   if "negative_prompt" in given:  # of both streams

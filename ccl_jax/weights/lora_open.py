@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ccl_jax.errors import UsageError
 from ccl_jax.hub import SCHEME
+from ccl_jax.names import with_number
 from ccl_jax.weights.download import fetched
 from ccl_jax.weights.lora import Lora
 from ccl_jax.weights.lora_names import Names
@@ -57,13 +58,9 @@ def parse_lora(text: str) -> tuple[str, float]:
   Raises:
     UsageError: there is no file, or the strength is no finite number.
   """
-  file, colon, number = text.rpartition(":")
-  if not colon or os.path.exists(text) or f"{file}:" == SCHEME:
-    file, number = text, "1"
-  try:
-    strength = float(number)
-  except ValueError:
-    strength = math.nan
+  file, strength = with_number(text, 1.0)
+  if f"{file}:" == SCHEME:  # the colon is that of an address
+    file, strength = text, 1.0
   if not file or not math.isfinite(strength):
     raise UsageError(
       f"--lora {text}: expected FILE:STRENGTH, as lora.safetensors:0.8, with a finite "

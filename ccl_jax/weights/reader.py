@@ -151,6 +151,14 @@ class Weights:
       entries[rename(name)] = entry
     return Weights(self.path, entries, self.layout, self.notes)
 
+  def reshaped(self, name: str, shape: tuple[int, ...]) -> "Weights":
+    """The same tensors, one of them in another shape of as many elements."""
+    entry = self._entries[name]
+    if not entry.is_plain or math.prod(shape) != math.prod(entry.shape):
+      raise ValueError(f"{name} of shape {entry.shape} has no shape {shape}")
+    entries = self._entries | {name: entry._replace(shape=shape)}
+    return Weights(self.path, entries, self.layout, self.notes)
+
 
 def open_weights(
   path: str | os.PathLike,

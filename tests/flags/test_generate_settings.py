@@ -200,3 +200,67 @@ def test_another_file_must_be_asked_for(made, capsys):
   assert len(made.listener.calls) == count and not made.out.exists()
   made.again(f"--audio={made.sounds[1]}")
   assert len(made.listener.calls) == count + 1
+
+
+FEW = [
+  (["--schedule=lightx2v", "--solver=renoise"], {}),
+  (["--schedule=rcm", "--steps=2"], {"steps": 2, "shift": 1.0, "solver": "renoise"}),
+  (["--guidance_interval=0.1,0.75", "--guidance_every=2", "--steps=8"], {}),
+]
+
+
+@pytest.mark.parametrize(("flags", "about"), FEW)
+def test_settings_of_fewer_evaluations(monkeypatch, tmp_path, flags, about):
+  """They are told, and make the clip again; another schedule beside them has all of its
+  own.
+  """
+  listener = listening(monkeypatch)
+  first = call(listener, tmp_path, *flags)
+  path = tmp_path / "out" / "joint_0_0.json"
+  told = json.loads(path.read_text())
+  assert {name: told[name] for name in about} == about
+  names = {"schedule", "guidance_interval", "guidance_every", "cache"}
+  given = {flag[2:].partition("=")[0] for flag in flags}
+  assert names & told.keys() == names & given
+  command("generate").run(f"--settings={path}", f"--out={tmp_path / 'again'}")
+  again = listener.calls[-1]["sampling"]
+  interval = lambda s: s.guidance_interval and tuple(s.guidance_interval)
+  assert interval(again) == interval(first["sampling"])
+  same = {"guidance_interval": None}
+  assert vars(again) | same == vars(first["sampling"]) | same
+  assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_schedule_beside_settings_has_all_of_its_own(made):
+  told = made.again("--schedule=fastwan")["sampling"]
+  own = {
+    "steps": 3,
+    "shift": 1.0,
+    "solver": "renoise",
+    "guidance": "none",
+    "scales": {},
+  }
+  assert {name: getattr(told, name) for name in own} == own
+  assert not told.batched  # what is no part of a schedule stays
+
+
+def test_another_calibration_must_be_asked_for(monkeypatch, tmp_path, capsys):
+  listener, file = listening(monkeypatch), tmp_path / "c.json"
+  about = {"task": "joint", "guidance": "ucg2", "params": None}
+  about["ratios"] = {e: {"video": [1.0, 1.0]} for e in ("context", "cond")}
+  file.write_text(json.dumps(about))
+  call(listener, tmp_path, f"--cache={file}:0.3")
+  again = lambda *flags: command("generate").run(
+    f"--settings={tmp_path / 'out' / 'joint_0_0.json'}", f"--out={tmp_path}", *flags
+  )
+  again()
+  assert listener.calls[-1]["sampling"].cache == f"{file}:0.3"
+  file.write_text(json.dumps(about, indent=1))
+  count = len(listener.calls)
+  with pytest.raises(SystemExit):
+    again()
+  error = capsys.readouterr().err
+  assert f"{file} is not the file" in error and "with --cache" in error
+  assert len(listener.calls) == count
+  again(f"--cache={file}:0.2")
+  assert listener.calls[-1]["sampling"].cache == f"{file}:0.2"

@@ -466,7 +466,8 @@ def test_every_setting_reaches_the_sampler_though_programs_are_kept(calls):
     sampling = more.get("sampling", Sampling())
     scales = {s: {"s": 5.0} for s in ("video", "audio")} | sampling.scales
     # The shift of small clips of a model with an image.
-    own = {"guidance": "ucg2", "shift": 3.0, "skip_block": -1}
+    own = {"guidance": "ucg2", "shift": 3.0, "skip_block": -1, "solver": "unipc"}
+    own["steps"] = sampling.steps or 50
     assert call.sampling == dataclasses.replace(sampling, scales=scales, **own)
     assert call.options["reuse_keys"] == more.get("reuse_keys", True)
     assert (call.options["progress"] is not None) == ("progress" in more)

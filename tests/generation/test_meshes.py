@@ -124,6 +124,15 @@ def test_other_meshes_make_it_too(latents_of, shape):
     np.testing.assert_allclose(many[s], one[s], rtol=0, atol=1e-5 * scale)
 
 
+def test_fresh_noise_is_the_same_on_other_meshes(latents_of):
+  """Of a schedule that draws some at every step."""
+  few = {"schedule": "causvid", "guidance": None, "steps": None}
+  one, many = (latents_of("joint", x, **few) for x in ((1, 1, 1, 1), (2, 1, 4, 1)))
+  for s in one:
+    scale = np.abs(one[s]).max()
+    np.testing.assert_allclose(many[s], one[s], rtol=0, atol=1e-5 * scale)
+
+
 PROGRAM = """
 import sys
 import jax

@@ -15,15 +15,10 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.presets import build_model
-from ccl_jax.planning.compile import (
-  check,
-  compile_generate,
-  geometry_of,
-  parse_topology,
-  plan,
-  regressions,
-  show,
-)
+from ccl_jax.planning.compile import check, compile_generate, geometry_of, plan
+from ccl_jax.planning.program import Program
+from ccl_jax.planning.report import regressions, show
+from ccl_jax.planning.topologies import parse_topology
 from ccl_jax.planning.traffic import collectives
 from ccl_jax.sharding import compiler_options, make_mesh
 from configs import joint
@@ -130,6 +125,6 @@ def test_how_a_parameter_is_gathered(libtpu, topology, kind):
   blocks = array(P(None, "fsdp"), 4, 5120, 13824)
   block = lambda x, w: (jnp.tanh(jnp.tanh(x @ w) @ w.T), None)
   program = jax.jit(lambda x, blocks: jax.lax.scan(block, x, blocks)[0])
-  found = collectives(program.lower(x, blocks).compile().as_text())
+  found = collectives(Program(program.lower(x, blocks).compile().as_text()))
   assert {(c.kind, c.elements) for c in found} == {(kind, 5120 * 13824)}
   assert {(c.group, c.times) for c in found} == {(len(devices), 4)}
