@@ -12,7 +12,7 @@ import platform
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -26,13 +26,23 @@ SHOWN_ALIKE = 10  # warnings of one kind that a command prints
 
 
 class Parser(argparse.ArgumentParser):
-  """A parser of a command without a config, whose mistakes are one line and exit 2."""
+  """A parser of a command without a config, whose mistakes are one line and exit 2.
+
+  Args:
+    buckets: names of the flags that may name what is in a bucket.
+    options: of argparse's parser.
+  """
+
+  def __init__(self, *args, buckets: Collection[str] = (), **options):
+    super().__init__(*args, **options)
+    self._buckets = {f"--{name}" for name in buckets}
 
   def parse_args(self, *args, **kwargs):
     """As argparse's; an address in the place of a path is a mistake too."""
     found = super().parse_args(*args, **kwargs)
+    named = {f"--{name}": value for name, value in vars(found).items()}
     try:
-      refuse_schemes({f"--{name}": value for name, value in vars(found).items()})
+      refuse_schemes(named, self._buckets)
     except UsageError as e:
       self.error(str(e))
     return found
@@ -57,17 +67,22 @@ def _underscored(arg: str) -> str:
 _TEXTS = ("prompt", "negative_prompt", "negative_prompt_video", "negative_prompt_audio")
 
 
-def _refuse_addresses() -> None:
+def _refuse_addresses(buckets: Collection[str]) -> None:
   """Checks the flags that were given, and every text of the config.
 
+  Args:
+    buckets: flags and config keys that may name what is in a bucket.
+
   Raises:
-    UsageError: one is an address, such as gs://bucket/run.
+    UsageError: one is an address, such as http://host/run, or there is no such bucket.
   """
   known = flags.FLAGS
-  given = {n: known[n].value for n in known if known[n].present and n not in _TEXTS}
-  refuse_schemes({f"--{name}": value for name, value in given.items()})
+  # A flag --config.KEY is looked at where the config has it.
+  others = lambda n: n not in _TEXTS and not n.startswith("config.")
+  given = {n: known[n].value for n in known if known[n].present and others(n)}
+  refuse_schemes({f"--{name}": value for name, value in given.items()}, buckets)
   if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
-    refuse_schemes(dict(_leaves("config", flags.FLAGS["config"].value)))
+    refuse_schemes(dict(_leaves("config", flags.FLAGS["config"].value)), buckets)
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -168,8 +183,14 @@ def quiet_refusals() -> None:
   threading.excepthook = ended
 
 
-def run(main: Callable[[], None]) -> None:
-  """Parses the command line, then calls `main`. A mistake is one line and exit 2."""
+def run(main: Callable[[], None], buckets: Collection[str] = ()) -> None:
+  """Parses the command line, then calls `main`. A mistake is one line and exit 2.
+
+  Args:
+    main: of the command.
+    buckets: flags and config keys, as "--out" and "config.out", that may name what is
+      in a bucket.
+  """
 
   def parse(argv):
     try:
@@ -185,7 +206,7 @@ def run(main: Callable[[], None]) -> None:
         getattr(flags.FLAGS["config"].value, "keys", None)
       if len(rest) > 1:
         raise UsageError(f"unexpected argument {rest[1]!r}; see --help")
-      _refuse_addresses()
+      _refuse_addresses(buckets)
       return rest
     except UsageError as e:
       progress.say(f"error: {e}")
@@ -296,7 +317,7 @@ def warnings_shown() -> Iterator[None]:
 def _quiet() -> None:
   """Warnings of the libraries are for developers; python -W shows them."""
   logging.set_verbosity(logging.ERROR)
-  for name in ("jax", "orbax", "etils"):
+  for name in ("jax", "orbax", "etils", "gcsfs"):
     standard_logging.getLogger(name).setLevel(standard_logging.ERROR)
   if not sys.warnoptions:
     warnings.simplefilter("ignore")

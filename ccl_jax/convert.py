@@ -37,16 +37,18 @@ that make it.
 """
 
 import argparse
-import pathlib
 import signal
 import sys
 
 from ccl_jax import cli, progress
 from ccl_jax.checkpoints.find import RELEASES
 from ccl_jax.places import hold_new
+from ccl_jax.remote.paths import place
 from ccl_jax.weights.sources import SOURCES
 from ccl_jax.weights.transfer import DTYPES, export_weights, import_weights
 from ccl_jax.weights.upstream import LICENCES
+
+BUCKETS = ["src", "dst", "video", "audio", "text", "image", "model"]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,7 +71,10 @@ def _parser() -> argparse.ArgumentParser:
 
   raw = argparse.RawDescriptionHelpFormatter
   parser = cli.Parser(
-    prog="python -m ccl_jax.convert", description=__doc__, formatter_class=raw
+    prog="python -m ccl_jax.convert",
+    description=__doc__,
+    formatter_class=raw,
+    buckets=BUCKETS,
   )
   commands = parser.add_subparsers(
     dest="command", required=True, parser_class=cli.Parser, metavar="COMMAND"
@@ -224,7 +229,7 @@ def main(argv: list[str] | None = None) -> None:
         _say_terms(args.command)
     except KeyboardInterrupt:
       left = "nothing was left in it"
-      if pathlib.Path(args.dst).exists():
+      if place(args.dst).exists():
         left = "what is finished stays, the same command goes on"
       print(f"interrupted: {args.dst}: {left}", file=sys.stderr)
       sys.exit(130)

@@ -16,7 +16,6 @@ runs) goes through here, so that all keep the same promises:
 import functools
 import json
 import os
-import pathlib
 import re
 import stat
 from typing import Annotated, Any
@@ -24,6 +23,7 @@ from typing import Annotated, Any
 import pydantic
 
 from ccl_jax.errors import UsageError
+from ccl_jax.remote.paths import BucketPath, place
 
 Path = str | os.PathLike
 DEPTH = 64  # levels of lists and objects; our own files have seven
@@ -57,7 +57,8 @@ def read_bytes(path: Path, most: int = TABLE) -> bytes:
     Unreadable: it is not there, no regular file, or larger.
   """
   try:
-    status = os.stat(path)
+    found = place(path)
+    status = found.stat()
     if stat.S_ISDIR(status.st_mode):
       raise Unreadable(f"{path} is a folder; expected a file")
     if not stat.S_ISREG(status.st_mode):
@@ -65,7 +66,9 @@ def read_bytes(path: Path, most: int = TABLE) -> bytes:
     if status.st_size > most:
       raise Unreadable(f"{path} has {status.st_size} bytes; expected at most {most}")
     # A file may grow after it was looked at.
-    with open(path, "rb") as f:
+    if isinstance(found, BucketPath):
+      return found.read_bytes()
+    with open(found, "rb") as f:
       return f.read(most)
   except OSError as e:
     raise Unreadable(f"{path}: cannot be read: {e.strerror or e}") from e
@@ -147,7 +150,7 @@ def metric_rows(path: Path) -> list[dict[str, Any]]:
   Raises:
     Unreadable: it is there and cannot be read.
   """
-  if not pathlib.Path(path).exists():
+  if not place(path).exists():
     return []
   out = []
   for line in read_bytes(path).split(b"\n"):

@@ -39,6 +39,7 @@ DISTRIBUTED = flags.DEFINE_bool(
   "distributed", False, "Run as one of the hosts of a TPU pod or Slurm job."
 )
 CHECK = flags.DEFINE_integer("check", 0, "Number of records to decode into OUT/check.")
+BUCKETS = "config.data.root", "config.out", "config.codec.path"
 flags.mark_flags_as_required(["config"])
 
 
@@ -89,4 +90,4 @@ def main():
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, BUCKETS)

@@ -30,6 +30,7 @@ for Ctrl-C, after which the same command goes on.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -42,6 +43,11 @@ from ccl_jax.errors import UsageError
 from ccl_jax.files import sweep
 from ccl_jax.metrics.registry import BUILDERS, Options, build_metrics
 from ccl_jax.places import hold
+from ccl_jax.remote.mirror import Mirror
+from ccl_jax.remote.paths import BucketPath, Place, place
+
+FOLDERS = "videos", "weights", "out", "reference", "compare"
+BUCKETS = *FOLDERS, "manifest", "transcripts"
 
 
 def parser() -> cli.Parser:
@@ -51,6 +57,7 @@ def parser() -> cli.Parser:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
+    buckets=BUCKETS,
   )
   p.add_argument("--videos", help="folder of the clips, <id>.mp4 each")
   p.add_argument("--manifest", help="manifest in JSONL; default: every mp4 of --videos")
@@ -124,7 +131,7 @@ def read_items(args: argparse.Namespace, transcripts):
   """
   from ccl_jax.metrics.runner import Item
 
-  folder = pathlib.Path(args.videos)
+  folder = place(args.videos)
   if not folder.is_dir():
     raise UsageError(f"--videos: no folder {folder}")
   if args.manifest:
@@ -138,7 +145,17 @@ def read_items(args: argparse.Namespace, transcripts):
       # Part of the record's key: another transcript is another score.
       fields["hypothesis"] = transcripts.get(line.id)
     items.append(Item(line.id, folder / (line.clip or f"{line.id}.mp4"), fields))
-  return items, [item.name for item in items if not item.path.is_file()]
+  there = is_there(folder)
+  return items, [item.name for item in items if not there(item.path)]
+
+
+def is_there(folder: Place):
+  """A function that says whether a file below a folder is there; of a bucket all its
+  files are asked for at once.
+  """
+  if not isinstance(folder, BucketPath):
+    return lambda path: path.is_file()
+  return set(folder.walk()).__contains__
 
 
 def films_of(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -186,6 +203,7 @@ def score(args: argparse.Namespace) -> int:
     UsageError: a flag is missing or wrong.
   """
   from ccl_jax.metrics.outputs import read_reference, write_outputs
+  from ccl_jax.metrics.records import FILE as RECORDS
   from ccl_jax.metrics.records import Records
   from ccl_jax.metrics.runner import evaluate
   from ccl_jax.metrics.tables import all_table, notes
@@ -216,20 +234,25 @@ def score(args: argparse.Namespace) -> int:
     transcripts,
     args.fvd_frames,
   )
-  out = pathlib.Path(args.out)
-  with hold(out):
+  out = place(args.out)
+  with hold(out), contextlib.closing(Mirror(out, (RECORDS, "features"))) as mirror:
     sweep(out)
     reference = read_reference(
       args.reference, [n for n in names if n in ("fad", "fvd")]
     )
     metrics, skipped = build_metrics(names, args.weights, options)
     present = [item for item in items if item.name not in set(missing)]
-    records = Records(out)
+    records = Records(mirror.folder)
     with progress.Bar("scoring", len(present), "clips") as bar:
-      results = evaluate(present, metrics, records, lambda _: bar.update(1))
-    name = args.name or pathlib.Path(args.videos).absolute().name
+
+      def done(name):
+        bar.update(1)
+        mirror.push_soon()
+
+      results = evaluate(present, metrics, records, done)
+    name = args.name or place(args.videos).absolute().name
     summary = write_outputs(
-      out, items, missing, metrics, skipped, results, reference, name
+      mirror.folder, items, missing, metrics, skipped, results, reference, name
     )
     print(f"{name}\n\n{all_table(summary)}\n")
     for line in [*notes(summary), *results.accidents]:

@@ -4,6 +4,10 @@ A file is written under a hidden name in the folder of its place, synced to the 
 renamed. After a kill or a power cut its name holds the old bytes or the new ones, never
 a part of them. The hidden name, .NAME.PROCESS.part, is locked by its writer: what a
 dead process left is told from what a living one writes, on this machine or another.
+
+In a bucket (`remote.paths`) an object does so by itself: a file is written on this
+machine and uploaded at once. A folder is several objects: `UNFINISHED` is in it as long
+as it is not whole, and `require_whole` looks for it.
 """
 
 import contextlib
@@ -14,13 +18,17 @@ import os
 import pathlib
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from ccl_jax.errors import UsageError
+from ccl_jax.remote.locks import require_held
+from ccl_jax.remote.paths import BucketPath, place
 
 Path = str | os.PathLike
+UNFINISHED = ".unfinished"  # in a folder of a bucket that is not whole
 # What a process writes, or has put aside for the moment of a rename.
 _HIDDEN = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.(?P<age>part|old)")
 
@@ -44,7 +52,11 @@ def new_file(path: Path) -> Iterator[pathlib.Path]:
   Raises:
     WriteError: the system refused; also for an `OSError` of the block.
   """
-  path = pathlib.Path(path)
+  path = place(path)
+  if isinstance(path, BucketPath):
+    with _uploaded(path) as part:
+      yield part
+    return
   part = hidden(path)
   with _one_line(path):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,14 +84,31 @@ def put_in_place(part: pathlib.Path, path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
+def _uploaded(path: BucketPath) -> Iterator[pathlib.Path]:
+  """As `new_file`, of a file in a bucket."""
+  with _one_line(path), tempfile.TemporaryDirectory(prefix="ccl_jax-") as folder:
+    part = pathlib.Path(folder, path.name)
+    part.touch()
+    yield part
+    require_held(path)
+    path.upload(part)
+
+
+@contextlib.contextmanager
 def scratch_folder(path: Path) -> Iterator[pathlib.Path]:
-  """A hidden folder beside `path`, for the caller to fill and to rename; what is left
+  """A hidden folder beside `path`, for the caller to fill and to `put`; what is left
   of it at the end is removed, and so is what dead processes left of theirs.
 
   Raises:
     WriteError: the system refused to make it.
   """
-  path = pathlib.Path(path)
+  path = place(path)
+  if isinstance(path, BucketPath):
+    with _one_line(path):
+      fresh = tempfile.TemporaryDirectory(prefix="ccl_jax-")
+    with fresh as folder:
+      yield pathlib.Path(folder)
+    return
   part = hidden(path)
   with _one_line(path):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +125,83 @@ def scratch_folder(path: Path) -> Iterator[pathlib.Path]:
       if not part.exists():
         break
       time.sleep(0.05)
+
+
+def put(fresh: pathlib.Path, path: Path) -> None:
+  """Puts a folder of `scratch_folder` into its place. One that is there goes: on a disk
+  by two renames, so that a reader finds the old one or the new, for all but an instant.
+
+  Raises:
+    OSError: the system refused.
+  """
+  path = place(path)
+  if isinstance(path, BucketPath):
+    with unfinished(path):
+      for file in sorted(p for p in fresh.rglob("*") if p.is_file()):
+        (path / file.relative_to(fresh).as_posix()).upload(file)
+    return
+  stale = hidden(path, "old")
+  if path.exists():
+    path.rename(stale)
+  fresh.rename(path)
+  shutil.rmtree(stale, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def unfinished(path: BucketPath) -> Iterator[None]:
+  """Marks a folder in a bucket as not whole while the block writes it. What was in it
+  is removed first, and after an error all of it.
+
+  Raises:
+    WriteError: the store refused.
+  """
+  require_held(path)
+  with _one_line(path):
+    mark = path / UNFINISHED
+    mark.write_bytes(b"This folder is being written, or its writer died.\n")
+    for old in path.walk():
+      if old != mark:
+        old.unlink(missing_ok=True)
+  try:
+    yield
+    require_held(path)
+    mark.unlink()
+  except BaseException:
+    with contextlib.suppress(OSError, UsageError):
+      remove_folder(path)
+    raise
+
+
+def require_whole(folder: Path) -> None:
+  """Checks that a folder in a bucket is whole.
+
+  Raises:
+    UsageError: its writer has not ended, or died.
+  """
+  folder = place(folder)
+  if isinstance(folder, BucketPath) and (folder / UNFINISHED).exists():
+    raise UsageError(
+      f"{folder} is half uploaded: its writer has not ended, or died. Run the command "
+      "that writes it again, or name another folder"
+    )
+
+
+def is_whole_folder(folder: Path) -> bool:
+  """Whether there is a folder that was written to its end."""
+  folder = place(folder)
+  if isinstance(folder, BucketPath) and (folder / UNFINISHED).exists():
+    return False
+  return folder.is_dir()
+
+
+def remove_folder(folder: Path) -> None:
+  """Removes a folder and all in it, as far as the system lets it."""
+  folder = place(folder)
+  if isinstance(folder, BucketPath):
+    with contextlib.suppress(OSError):
+      folder.remove_all()
+  else:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def hidden(path: pathlib.Path, age: str = "part") -> pathlib.Path:
@@ -126,8 +232,8 @@ def write_json(path: Path, value: Any, indent: int | None = None) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-  """Adds a line to a file; it is on the disk when this returns. A kill may leave a part
-  of it, without its line break.
+  """Adds a line to a file of this machine; it is on the disk when this returns. A kill
+  may leave a part of it, without its line break.
 
   Raises:
     WriteError: the system refused.
@@ -144,7 +250,15 @@ def check_writable(path: Path) -> None:
   Raises:
     WriteError: the system refused; also where `path` is a folder.
   """
-  path = pathlib.Path(path).absolute()
+  path = place(path).absolute()
+  if isinstance(path, BucketPath):
+    with _one_line(path):
+      if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+      probe = path.with_name(f".{path.name}.{os.getpid()}.part")
+      probe.write_bytes(bytes(1))
+      probe.unlink()
+    return
   part, made = hidden(path), [p for p in path.parents if not p.exists()]
   with _one_line(path):
     if path.is_dir():
@@ -162,19 +276,22 @@ def check_writable(path: Path) -> None:
 def sweep(folder: Path, name: str | None = None) -> None:
   """Removes what dead processes left in a folder: hidden files and folders, of the name
   `name` or of all names. What a dead process had put aside goes back to its place, if
-  nothing has come there. Those of living processes stay.
+  nothing has come there. Those of living processes stay. In a bucket there are none.
   """
+  folder = place(folder)
+  if isinstance(folder, BucketPath):
+    return
   with contextlib.suppress(FileNotFoundError):
-    for left in list(pathlib.Path(folder).iterdir()):
+    for left in list(folder.iterdir()):
       found = _HIDDEN.fullmatch(left.name)
       if not found or name not in (None, found["name"]):
         continue
       if _is_alive(left, int(found["process"])):
         continue
-      place = left.with_name(found["name"])
+      own = left.with_name(found["name"])
       with contextlib.suppress(OSError):
-        if found["age"] == "old" and not place.exists():
-          left.rename(place)
+        if found["age"] == "old" and not own.exists():
+          left.rename(own)
         elif left.is_dir() and not left.is_symlink():
           shutil.rmtree(left)
         else:

@@ -88,7 +88,6 @@ import contextlib
 import functools
 import hashlib
 import math
-import pathlib
 
 import jax
 from absl import flags
@@ -97,6 +96,7 @@ from ccl_jax import cli, files, progress
 from ccl_jax.errors import UsageError
 from ccl_jax.places import hold
 from ccl_jax.processes import join_if_asked
+from ccl_jax.remote.paths import place, told
 from ccl_jax.sharding import require_devices
 from ccl_jax.tasks import GENERATIONS, check_inputs
 
@@ -207,6 +207,10 @@ SKIP_BLOCK = flags.DEFINE_integer(
 )  # fmt: skip
 SEED = flags.DEFINE_multi_integer("seed", [0], "Seed of the noise, below 2^64.")
 OUT = flags.DEFINE_string("out", None, "Folder for the results.")
+BUCKETS = (
+  *("--ckpt", "--codecs", "--out", "--manifest", "--settings"),
+  *(f"--{name}" for name in FILES),
+)
 flags.mark_flag_as_required("out")
 
 
@@ -244,6 +248,9 @@ def take_settings():
   for name, value in settings.values.items():
     if name in flags.FLAGS:
       try:
+        if f"--{name}" in BUCKETS:
+          for path in value if isinstance(value, list) else [value]:
+            told(path, place(SETTINGS.value))
         flags.FLAGS[name].parse(value)
       except (flags.Error, TypeError, ValueError) as e:
         raise UsageError(f"--settings {SETTINGS.value}: {name}: {e}") from e
@@ -281,7 +288,7 @@ def check_flags() -> None:
           f"--calibrate with --{flag.name}: it measures a clip of all steps; leave one "
           "of both out"
         )
-  out = pathlib.Path(OUT.value)
+  out = place(OUT.value)
   if out.exists() and not out.is_dir():
     raise UsageError(f"--out {out} is a file; expected a folder")
   for one, others in (("seconds", ("frames",)), ("size", ("width", "height"))):
@@ -297,7 +304,7 @@ def check_flags() -> None:
   negatives = present([NEGATIVE, *NEGATIVES.values()])
   if MANIFEST.value is not None:
     check_inputs(TASK.value, GENERATIONS.get(TASK.value, GENERATIONS["joint"]).needs())
-    is_list = pathlib.Path(MANIFEST.value).suffix.lower() == ".txt"
+    is_list = place(MANIFEST.value).suffix.lower() == ".txt"
     if is_list and len(SEED.value) > 1:
       raise UsageError(f"--seed with {MANIFEST.value}: expected one for all lines")
     if is_list and given:
@@ -325,7 +332,7 @@ def check_flags() -> None:
       )
   for name, paths in given.items():
     for path in paths:
-      if not pathlib.Path(path).is_file():
+      if not place(path).is_file():
         raise UsageError(f"--{name}: no file {path}")
   for seed in SEED.value:
     whole_seed(seed)
@@ -394,7 +401,7 @@ def open_maker(given, watch=None):
   )
 
   negative = {s: flag.value or NEGATIVE.value for s, flag in NEGATIVES.items()}
-  out = pathlib.Path(OUT.value)
+  out = place(OUT.value)
   # A size that is asked for is kept.
   own_size = HEIGHT.value is WIDTH.value is SIZE.value is None
   sampling = about.sampling(asked, spec)
@@ -453,7 +460,7 @@ def make_manifest(maker) -> None:
 
   part = INDEX.value, COUNT.value, BATCH.value
   # Other manifests, and other parts of this one, may be made into the folder meanwhile.
-  name = hashlib.blake2s(str(pathlib.Path(MANIFEST.value).absolute()).encode())
+  name = hashlib.blake2s(str(place(MANIFEST.value).absolute()).encode())
   with held(maker.out, f"-{name.hexdigest()[:8]}-{INDEX.value}"):
     make_set(
       make, MANIFEST.value, maker.out, TASK.value, *part,
@@ -472,15 +479,15 @@ def make_prompts(maker, settings) -> None:
   prompts = PROMPT.value
   spread = lambda values: values * (len(prompts) // len(values))
   files = {
-    name: spread([pathlib.Path(path) for path in flag.value])
+    name: spread([place(path) for path in flag.value])
     for name, flag in FILES.items()
     if flag.value is not None
   }
   names = {i: f"{TASK.value}_{x}_{i}" for i, x in enumerate(spread(SEED.value))}
   if settings is not None:
-    loras = [pathlib.Path(parse_lora(text)[0]) for text in maker.loras]
+    loras = [place(parse_lora(text)[0]) for text in maker.loras]
     caches = [maker.sampling.cache] if maker.sampling.cache else []
-    caches = [pathlib.Path(parse_cache(text)[0]) for text in caches]
+    caches = [place(parse_cache(text)[0]) for text in caches]
     settings.check_files({"lora": loras, "cache": caches})
     settings.check_origin(maker.load().origin)
     settings.check_files(files)
@@ -506,7 +513,7 @@ def main():
     )
   where = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
   join_if_asked(DISTRIBUTED.value, *where)
-  files.check_writable(pathlib.Path(OUT.value) / "clip")
+  files.check_writable(place(OUT.value) / "clip")
   if CALIBRATE.value is not None:
     files.check_writable(CALIBRATE.value)
   files.sweep(OUT.value)
@@ -523,4 +530,4 @@ def main():
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, BUCKETS)

@@ -2,7 +2,8 @@
 
 A lock is an advisory `flock` on a small file in the folder, which names its holder. The
 system releases it when the process dies, however it dies, so nothing is ever left to be
-removed by hand: a lock file without a living holder is taken over.
+removed by hand: a lock file without a living holder is taken over. A folder in a bucket
+has an object in its place (`remote.locks`).
 """
 
 import contextlib
@@ -15,11 +16,20 @@ import re
 import shlex
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ccl_jax.errors import UsageError
 from ccl_jax.files import WriteError, write_error
+from ccl_jax.remote import locks
+from ccl_jax.remote.paths import (
+  BucketPath,
+  Place,
+  Unreachable,
+  is_remote,
+  place,
+  require_buckets,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -30,20 +40,26 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 _held: dict[pathlib.Path, int] = {}  # the locks of this process
 
 
-def refuse_schemes(named: Mapping[str, Any]) -> None:
-  """Checks that no path is an address, such as gs://bucket/run.
+def refuse_schemes(named: Mapping[str, Any], buckets: Collection[str] = ()) -> None:
+  """Checks that no path is an address, such as http://host/x, but for paths in buckets
+  where those are understood: of these the bucket must be there.
 
   Args:
     named: values by the names of their flags or config keys; those that are no texts
       pass, and of lists every element is looked at.
+    buckets: names of those that may be gs:// or s3://.
 
   Raises:
-    UsageError: one begins with a scheme.
+    UsageError: one begins with a scheme, or there is no such bucket.
   """
   for name, value in named.items():
-    for text in value if isinstance(value, list | tuple) else [value]:
-      is_path = isinstance(text, str | os.PathLike)
-      if is_path and (found := _SCHEME.match(os.fspath(text))):
+    for path in value if isinstance(value, list | tuple) else [value]:
+      if not isinstance(path, str | os.PathLike):
+        continue
+      text = str(path)
+      if name in buckets and is_remote(text):
+        require_buckets(name, text)
+      elif found := _SCHEME.match(text):
         if found[0].lower() == "hf://":
           expected = "addresses of the hub are written hf:OWNER/NAME"
         else:
@@ -54,12 +70,24 @@ def refuse_schemes(named: Mapping[str, Any]) -> None:
         raise UsageError(f"{name}: got {text}; {found[0]} is not supported: {expected}")
 
 
-def require_plain(path: str | os.PathLike) -> None:
+def require_plain(path: str | os.PathLike, *, arrays: bool = False) -> None:
   """Checks that libraries which search by patterns find exactly this folder.
+
+  Args:
+    path: of the folder, on this machine or in a bucket.
+    arrays: whether checkpoints are written there, which Orbax does in gs:// alone.
 
   Raises:
     UsageError: its absolute path has one of * ? [ ], or is an address.
   """
+  if is_remote(path):
+    folder = place(path)
+    if arrays and folder.scheme != "gs":
+      raise UsageError(
+        f"{path}: Orbax writes no checkpoints to {folder.scheme}://: expected gs:// or "
+        "a folder of this machine"
+      )
+    return
   refuse_schemes({"a folder to write": path})
   whole = os.path.abspath(path)
   if found := sorted(set(whole) & set("*?[]")):
@@ -87,7 +115,7 @@ def hold(
     UsageError: another process holds it, and the line tells which; or it is a file.
     WriteError: the folder cannot be written.
   """
-  folder = pathlib.Path(folder).absolute()
+  folder = place(folder).absolute()
   if folder.is_file():
     raise UsageError(f"{folder} is a file; expected a folder")
   with _holding(folder / f"{LOCK}{part}", str(folder), wait):
@@ -102,13 +130,21 @@ def hold_new(path: str | os.PathLike) -> Iterator[None]:
     UsageError: another process holds it; the line tells which.
     WriteError: the folder it lies in cannot be written.
   """
-  path = pathlib.Path(path).absolute()
+  path = place(path).absolute()
   with _holding(path.with_name(f".{path.name}{LOCK}"), str(path), wait=False):
     yield
 
 
 @contextlib.contextmanager
-def _holding(lock: pathlib.Path, what: str, wait: bool) -> Iterator[None]:
+def _holding(lock: Place, what: str, wait: bool) -> Iterator[None]:
+  if isinstance(lock, BucketPath):
+    with contextlib.ExitStack() as stack:
+      try:
+        stack.enter_context(locks.held(lock, what, _me(), wait=wait))
+      except Unreachable as e:
+        raise write_error(e, what) from e
+      yield
+    return
   if lock in _held:
     yield
     return
@@ -174,14 +210,19 @@ def _flock(number: int, lock: pathlib.Path, what: str, wait: bool) -> None:
 
 
 def _sign(number: int, lock: pathlib.Path) -> None:
-  """Writes who holds it: one line, whatever the arguments are."""
-  command = shlex.join(sys.orig_argv)
-  line = f"process {os.getpid()} on {socket.gethostname()} ({command[:300]})"
+  """Writes who holds it."""
   try:
     os.ftruncate(number, 0)
-    os.write(number, " ".join(line.split()).encode("utf-8", "replace") + b"\n")
+    os.write(number, _me().encode("utf-8", "replace") + b"\n")
   except OSError as e:
     raise write_error(e, lock.parent) from e
+
+
+def _me() -> str:
+  """This process in one line, whatever its arguments are."""
+  command = shlex.join(sys.orig_argv)
+  line = f"process {os.getpid()} on {socket.gethostname()} ({command[:300]})"
+  return " ".join(line.split())
 
 
 def _forget() -> None:

@@ -17,7 +17,6 @@ no other report. The same command goes on with a report that was stopped, and ma
 nothing of one that is finished. OUT with a report of other settings is an error.
 """
 
-import pathlib
 from typing import Any, NotRequired
 
 from ccl_jax import progress
@@ -35,6 +34,7 @@ from ccl_jax.checkpoints.checkpointer import latest_metadata
 from ccl_jax.checkpoints.find import BAD_VALUES, read_config
 from ccl_jax.documents import Count, Malformed, Number, check
 from ccl_jax.errors import UsageError
+from ccl_jax.remote.paths import place
 from ccl_jax.sharding import require_devices
 
 WORKDIR = flags.DEFINE_string("workdir", None, "A training run.")
@@ -52,6 +52,7 @@ SCALES = {
   "audio": flags.DEFINE_list("scale_audio", None, "Scale(s) of the sound."),
 }
 NEEDED = ("seed", "model", "objective", "data", "report")  # sections of a run's config
+BUCKETS = "--workdir", "--out"
 flags.mark_flag_as_required("workdir")
 
 
@@ -100,7 +101,7 @@ def read_run(workdir: str) -> ConfigDict:
     config = read_config(workdir)
   except Malformed as e:
     raise UsageError(f"--workdir {workdir} holds no training run: {e}") from e
-  if found := latest_metadata(pathlib.Path(workdir) / "checkpoints"):
+  if found := latest_metadata(place(workdir) / "checkpoints"):
     # The checkpoint says what was trained; what is shown may be set anew.
     shown = {key: config[key] for key in ("report",) if key in config}
     config = config | found[1].get("config", {}) | shown
@@ -157,4 +158,4 @@ def main():
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, BUCKETS)

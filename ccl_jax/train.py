@@ -24,8 +24,7 @@ if __name__ == "__main__":
 import dataclasses
 import functools
 import json
-import pathlib
-import shutil
+import os
 import time
 from typing import Any
 
@@ -49,6 +48,7 @@ from ccl_jax.models.presets import build_model, stored_model
 from ccl_jax.places import hold, require_plain
 from ccl_jax.planning.chips import chip_of
 from ccl_jax.processes import first_process, join_if_asked
+from ccl_jax.remote.paths import Place, place
 from ccl_jax.seeds import noise_key
 from ccl_jax.sharding import make_mesh, require_devices
 from ccl_jax.shipped import checkpoint
@@ -84,6 +84,10 @@ MEET_SECONDS = flags.DEFINE_integer(
 )
 HEARTBEAT_SECONDS = flags.DEFINE_integer(
   "heartbeat_seconds", 30, "Silence after which another process counts as lost.", 1
+)
+BUCKETS = (
+  *("--workdir", "config.data.root", "config.evaluate.root"),
+  *("config.codec.path", "config.init"),
 )
 flags.mark_flags_as_required(["config", "workdir"])
 
@@ -250,7 +254,7 @@ def check(config) -> None:
     check_report(config)
 
 
-def train(config, workdir: str | pathlib.Path, *, allow_changes: bool = False) -> bool:
+def train(config, workdir: str | os.PathLike, *, allow_changes: bool = False) -> bool:
   """Trains to the end, or to a request to stop; returns whether it got to the end.
 
   Args:
@@ -262,8 +266,8 @@ def train(config, workdir: str | pathlib.Path, *, allow_changes: bool = False) -
     UsageError: a wrong setting, data or codecs that do not fit, a folder that another
       process writes, or a loss that is not finite.
   """
-  workdir = pathlib.Path(workdir)
-  require_plain(workdir)
+  require_plain(workdir, arrays=True)
+  workdir = place(workdir)
   require_devices()
   check(config)
   with contextlib.ExitStack() as stack:
@@ -271,17 +275,17 @@ def train(config, workdir: str | pathlib.Path, *, allow_changes: bool = False) -
     first_process(lambda: require_same_run(config, workdir, allow_changes))
     first_process(lambda: files.sweep(workdir))
     codecs = workdir / "codecs"
-    fresh = jax.process_index() == 0 and not codecs.exists()
+    fresh = jax.process_index() == 0 and not files.is_whole_folder(codecs)
     try:
       return _train(config, workdir, stack)
     except UsageError:
       # A run that was never accepted leaves no codecs to one of another config.
       if fresh and not (workdir / "config.json").exists():
-        shutil.rmtree(codecs, ignore_errors=True)
+        files.remove_folder(codecs)
       raise
 
 
-def _train(config, workdir: pathlib.Path, stack: contextlib.ExitStack) -> bool:
+def _train(config, workdir: Place, stack: contextlib.ExitStack) -> bool:
   """As `train`, in a folder that is held; what it opens is closed by `stack`."""
   timer = StepTimer(peak_flops=_peak())
   profile = Profile(workdir / "profile", config.profile)
@@ -452,4 +456,4 @@ def main():
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, BUCKETS)

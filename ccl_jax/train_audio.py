@@ -22,7 +22,6 @@ if __name__ == "__main__":
   progress.starting()  # before the imports that take seconds
 
 import json
-import pathlib
 
 import jax
 from absl import flags
@@ -30,6 +29,7 @@ from ml_collections import config_flags
 
 from ccl_jax import cli
 from ccl_jax.audio_codec.run import train
+from ccl_jax.remote.paths import place
 
 CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Config file of the run, with its arguments: FILE:NAME=VALUE,..."
@@ -42,6 +42,7 @@ ALLOW_CHANGES = flags.DEFINE_bool(
   False,
   "Go on with a run though its config is another; the differences are shown.",
 )
+BUCKETS = "--workdir", "config.vae.path"
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -53,8 +54,8 @@ def main():
   if not done:
     print(json.dumps({"stopped": True, "workdir": WORKDIR.value}))
     return
-  print((pathlib.Path(WORKDIR.value) / "scores.json").read_text(), end="")
+  print((place(WORKDIR.value) / "scores.json").read_text(), end="")
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, BUCKETS)

@@ -14,7 +14,7 @@ COMMANDS = {"train", "generate", "convert", "encode", "eval", "plan", "bench",
 # itself and the foundations. A command may import everything, and nothing imports one.
 FOUNDATIONS = {
   "axes", "errors", "interrupts", "files", "places", "documents", "names", "seeds",
-  "tasks", "sharding", "processes", "ops", "progress", "shipped", "hub",
+  "tasks", "sharding", "processes", "ops", "progress", "shipped", "hub", "remote",
 }  # fmt: skip
 ALLOWED = {
   **dict.fromkeys(FOUNDATIONS, set()),
@@ -41,10 +41,8 @@ ALLOWED["ablation"] = set(ALLOWED) - {"benchmarks"}
 # Calls that give a file its name or put it on the disk, beside those of `files`: these
 # modules rename whole folders.
 FOLDERS = {
-  "checkpoints/checkpointer.py": {"rename"},  # a damaged step is set aside
+  "checkpoints/steps.py": {"rename"},  # a damaged step is set aside
   "checkpoints/folders.py": {"os.replace"},
-  "codecs/bundle.py": {"rename"},
-  "weights/own.py": {"rename"},
 }
 # Heavy or foreign packages, and the only places that may name them.
 FOREIGN = {"torch": {"benchmarks"}, "tensorflow": set(), "configs": set()}

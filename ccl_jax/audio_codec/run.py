@@ -12,7 +12,7 @@ import contextlib
 import functools
 import itertools
 import json
-import pathlib
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -41,6 +41,7 @@ from ccl_jax.ops.stft import log_mel
 from ccl_jax.ops.weight_norm import join
 from ccl_jax.places import hold, require_plain
 from ccl_jax.processes import first_process
+from ccl_jax.remote.paths import Place, place
 from ccl_jax.seeds import noise_key
 from ccl_jax.sharding import global_batch, local_rows, make_mesh, require_devices
 from ccl_jax.training import loop
@@ -268,7 +269,7 @@ def find_vae(path: str) -> PyTree:
   Raises:
     UsageError: there is none of the 16 kHz mode at `path`.
   """
-  folder = pathlib.Path(path)
+  folder = place(path)
   if (folder / "audio-vae").is_dir():
     folder = folder / "audio-vae"
   description = read_description(folder)
@@ -282,7 +283,7 @@ def find_vae(path: str) -> PyTree:
   return audio_vae.folded(restore_converted(folder))
 
 
-def train(config, workdir: str | pathlib.Path, *, allow_changes: bool = False) -> bool:
+def train(config, workdir: str | os.PathLike, *, allow_changes: bool = False) -> bool:
   """Trains to the end, or to a request to stop; returns whether it got to the end.
 
   Then the network and its scores are written.
@@ -296,8 +297,8 @@ def train(config, workdir: str | pathlib.Path, *, allow_changes: bool = False) -
     UsageError: a wrong setting, too little sound, or a folder that another process
       writes.
   """
-  workdir = pathlib.Path(workdir)
-  require_plain(workdir)
+  require_plain(workdir, arrays=True)
+  workdir = place(workdir)
   require_devices()
   check(config)
   with contextlib.ExitStack() as stack:
@@ -307,7 +308,7 @@ def train(config, workdir: str | pathlib.Path, *, allow_changes: bool = False) -
     return _train(config, workdir, stack)
 
 
-def _train(config, workdir: pathlib.Path, stack: contextlib.ExitStack) -> bool:
+def _train(config, workdir: Place, stack: contextlib.ExitStack) -> bool:
   """As `train`, in a folder that is held; what it opens is closed by `stack`."""
   timer, mesh = StepTimer(), make_mesh(config.mesh)
   # Batches are split over both axes; nothing else is sharded here.
@@ -383,7 +384,7 @@ def _train(config, workdir: pathlib.Path, stack: contextlib.ExitStack) -> bool:
   return done
 
 
-def finish(config, task: Task, params, sounds, held_out, workdir: pathlib.Path) -> dict:
+def finish(config, task: Task, params, sounds, held_out, workdir: Place) -> dict:
   """Writes the network and its scores into `workdir`; returns the scores.
 
   Args:
@@ -391,8 +392,8 @@ def finish(config, task: Task, params, sounds, held_out, workdir: pathlib.Path) 
     params: its result.
     sounds, held_out: as of `open_sounds`.
   """
-  place = workdir / task.kind
-  write_network(task.kind, task.sizes, params, place, workdir.absolute().name)
+  folder = workdir / task.kind
+  write_network(task.kind, task.sizes, params, folder, workdir.absolute().name)
   train_windows = _windows(sounds, sounds.train, config.score.samples, None)
   test = list(
     _windows(held_out, held_out.held_out, config.score.samples, config.score.windows)

@@ -1,7 +1,7 @@
 """Checkpoints that notice damage: asynchronous atomic saves, verified restores.
 
 A step is the folder `<directory>/<step>`, which appears by one rename when all of it
-has been written:
+has been written; in a bucket, by its last object, `commit_success.txt`:
   state  the train state's arrays (Orbax; each process writes and reads its own shards)
   meta   JSON: the step, the data iterator's state, the caller's metadata, and for every
          array its shape, dtype and fingerprint; a digest covers the whole
@@ -18,10 +18,8 @@ be there to be opened. Only then may older steps go.
 
 import contextlib
 import hashlib
-import itertools
 import json
 import os
-import pathlib
 import sys
 from collections.abc import Mapping
 
@@ -35,8 +33,18 @@ from jaxtyping import PyTree
 
 from ccl_jax.checkpoints.damage import Damaged, proves_damage, reason, unknown
 from ccl_jax.checkpoints.fingerprint import fingerprints, leaf_paths
+from ccl_jax.checkpoints.steps import (
+  folder_of,
+  require_steps,
+  set_aside,
+  stored_steps,
+  sweep_unfinished,
+)
 from ccl_jax.errors import UsageError, system_error
-from ccl_jax.places import refuse_schemes, require_plain
+from ccl_jax.places import require_plain
+from ccl_jax.processes import first_process
+from ccl_jax.remote.locks import require_held
+from ccl_jax.remote.paths import BucketPath, Place, Unreachable, kvstore
 
 
 class Checkpointer:
@@ -56,22 +64,41 @@ class Checkpointer:
   ):
     if keep < 1:
       raise UsageError(f"keep={keep}: a run must keep at least 1 checkpoint")
-    require_plain(directory)
-    self._directory = _absolute(directory)
+    require_plain(directory, arrays=True)
+    self._directory = folder_of(directory)
     self._keep, self._keep_every = keep, keep_every
+    remote = isinstance(self._directory, BucketPath)
+    if remote:
+      first_process(lambda: sweep_unfinished(self._directory))
     try:
       # It keeps every step: those that may go are removed in `wait`, by their proof.
       self._manager = ocp.CheckpointManager(
-        self._directory,
-        options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True),
+        epath.Path(str(self._directory)),
+        options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=not remote),
       )
     except OSError as e:
       raise UsageError(
-        f"cannot keep checkpoints in {self._directory}: {e.strerror}; give a folder"
-        " that can be written"
+        f"cannot keep checkpoints in {self._directory}: {e.strerror or e}; give a "
+        "folder that can be written"
       ) from e
+    self._require_seen()
     self._last: int | None = None  # the step this run saved or restored last
     self._unproven: int | None = None  # the step that is being saved
+
+  def _require_seen(self) -> None:
+    """Checks that Orbax has seen every step: a store that gives it no answer is an
+    empty one to it.
+
+    Raises:
+      UsageError: it has not.
+    """
+    if isinstance(self._directory, BucketPath):
+      seen = self._manager.all_steps()
+      if unseen := set(stored_steps(self._directory)) - set(seen):
+        raise UsageError(
+          f"{self._directory} has step {max(unseen)}, which was not seen at first: the "
+          "store does not always answer, run the same command again"
+        )
 
   @property
   def latest_step(self) -> int | None:
@@ -97,6 +124,8 @@ class Checkpointer:
         " resume from it, or give an empty folder"
       )
     self.wait()
+    if isinstance(self._directory, BucketPath):
+      require_held(self._directory)
     prints = fingerprints(state)
     meta = make_meta(step, leaf_paths(state), prints, data_state, metadata)
     self._unproven = step
@@ -129,7 +158,7 @@ class Checkpointer:
       return None
     step, state, meta, damaged = _newest_good(self._directory, steps, abstract_state)
     if damaged:
-      error = _set_aside(self._directory, damaged) if jax.process_index() == 0 else None
+      error = set_aside(self._directory, damaged) if jax.process_index() == 0 else None
       if _worst(int(error is not None)):
         cause = reason(error) if error else "see process 0"
         raise UsageError(
@@ -208,8 +237,8 @@ def restore_params(
   Raises:
     UsageError: no such step, none that is good, or arrays of other shapes.
   """
-  folder = _absolute(directory)
-  steps = _steps(folder, step)
+  folder = folder_of(directory)
+  steps = require_steps(folder, step)
   step, tree, meta, _ = _newest_good(folder, steps, {name: abstract}, partial=True)
   # Fingerprints are of the stored dtype, so values are cast after they are verified.
   cast = jax.tree.map(lambda x, a: x.astype(a.dtype), tree[name], abstract)
@@ -222,8 +251,8 @@ def read_metadata(directory: str | os.PathLike, step: int | None = None) -> dict
   Raises:
     UsageError: the step is not there, or its metadata are damaged or cannot be read.
   """
-  folder = _absolute(directory)
-  steps = _steps(folder, step)
+  folder = folder_of(directory)
+  steps = require_steps(folder, step)
   for number in sorted(steps, reverse=True):
     try:
       return read_meta(folder / str(number) / "meta")["metadata"]
@@ -240,25 +269,9 @@ def latest_metadata(directory: str | os.PathLike) -> tuple[int, dict] | None:
   Raises:
     UsageError: none can be read.
   """
-  folder = _absolute(directory)
-  steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
+  folder = folder_of(directory)
+  steps = stored_steps(folder)
   return (max(steps), read_metadata(folder)) if steps else None
-
-
-def _steps(folder: epath.Path, step: int | None) -> list[int]:
-  """The steps of a folder, or the one that is asked for.
-
-  Raises:
-    UsageError: it is not there.
-  """
-  steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
-  if not steps or step not in (None, *steps):
-    raise UsageError(
-      f"{folder} holds no checkpoint"
-      + ("" if step is None else f" of step {step}")
-      + (f", only of steps {sorted(steps)}" if steps else "")
-    )
-  return steps if step is None else [step]
 
 
 def make_meta(
@@ -296,14 +309,14 @@ def make_meta(
   return {"digest": _digest(meta)} | meta
 
 
-def read_meta(folder: epath.Path | pathlib.Path) -> dict:
+def read_meta(folder: Place) -> dict:
   """The `meta` of a step without its digest, from the step's folder `meta`.
 
   Raises:
     Damaged: it is not what was written, or was written as another step; or whatever
       else an unreadable file raises (see damage.py).
   """
-  meta = ocp.JsonCheckpointHandler().restore(folder)
+  meta = json.loads((folder / "metadata").read_text())
   if not isinstance(meta, dict) or meta.pop("digest", None) != _digest(meta):
     raise Damaged(f"{folder} does not match its digest")
   step = folder.parent.name
@@ -312,7 +325,7 @@ def read_meta(folder: epath.Path | pathlib.Path) -> dict:
   return meta
 
 
-def _check_readable(folder: epath.Path) -> None:
+def _check_readable(folder: Place) -> None:
   """Checks that a step's meta is whole, and that each of its arrays can be opened.
 
   Raises:
@@ -320,7 +333,7 @@ def _check_readable(folder: epath.Path) -> None:
   """
   leaves = read_meta(folder / "meta")["leaves"]
   _check_names(folder / "state", leaves)
-  base = {"driver": "file", "path": f"{folder / 'state'}/"}
+  base = kvstore(folder / "state")
   store = ts.KvStore.open({"driver": "ocdbt", "base": base}).result()
   # A key is ARRAY/PIECE, or ARRAY/.zarray, which has the shape of the whole.
   stored = {key.decode().rpartition("/")[0] for key in store.list().result()}
@@ -354,13 +367,19 @@ def _load(folder, abstract, partial):
     UsageError: it could not be read, or is not what was asked for.
   """
   tree, meta, error = None, None, None
-  try:
-    meta = read_meta(folder / "meta")
-    _check_structure(folder, meta["leaves"], abstract, partial)
-    _check_names(folder / "state", meta["leaves"])
-    tree = _read_state(folder / "state", meta["leaves"], abstract, partial)
-  except Exception as e:
-    error = e
+  # Where a store gives no answer Orbax may say that a file is missing: such a proof is
+  # asked for twice, the second time after a store that gives none has said so.
+  for _ in range(2 if isinstance(folder, BucketPath) else 1):
+    try:
+      meta = read_meta(folder / "meta")
+      _check_structure(folder, meta["leaves"], abstract, partial)
+      _check_names(folder / "state", meta["leaves"])
+      tree = _read_state(folder / "state", meta["leaves"], abstract, partial)
+      error = None
+    except Exception as e:
+      error = e
+    if error is None or not proves_damage(error):
+      break
   verdict = _GOOD if error is None else _BAD if proves_damage(error) else _UNKNOWN
   # One process alone may fail to read; all must then turn away from this step, or stop.
   # Arrays of one process are that one's business: the others may not be reading.
@@ -371,7 +390,7 @@ def _load(folder, abstract, partial):
     verdict = _worst(verdict)
   what = f"checkpoint step {folder.name} in {folder.parent}"
   if verdict == _UNKNOWN:
-    if isinstance(error, UsageError):
+    if isinstance(error, UsageError) and not isinstance(error, Unreachable):
       raise error
     if error is None or proves_damage(error):
       raise UsageError(f"{what}: another process stopped at it; nothing was changed")
@@ -407,7 +426,7 @@ def _read_state(folder, leaves, abstract, partial):
     (np.ndarray, ocp.type_handlers.NumpyHandler()),
   )
   return ocp.PyTreeCheckpointHandler(type_handler_registry=registry).restore(
-    folder,
+    epath.Path(str(folder)),
     args=ocp.args.PyTreeRestore(
       item=item,
       restore_args=ocp.checkpoint_utils.construct_restore_args(item),
@@ -446,18 +465,6 @@ def _check_structure(folder, stored, abstract, partial):
       raise UsageError(f"{folder} holds {path}, which was not expected; {advice}")
 
 
-def _set_aside(directory, steps) -> OSError | None:
-  """Renames steps, each to a name that is free; the error that stopped it, if any."""
-  try:
-    for step in steps:
-      names = itertools.chain([""], (f".{i}" for i in itertools.count(1)))
-      targets = (directory / f"{step}.damaged{name}" for name in names)
-      (directory / str(step)).rename(next(t for t in targets if not t.exists()))
-  except OSError as e:
-    return e
-  return None
-
-
 def _digest(meta: dict) -> str:
   return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
@@ -467,8 +474,3 @@ def _worst(verdict: int) -> int:
   if jax.process_count() == 1:
     return verdict
   return int(multihost_utils.process_allgather(np.array(verdict)).max())
-
-
-def _absolute(directory: str | os.PathLike) -> epath.Path:
-  refuse_schemes({"a folder of checkpoints": directory})
-  return epath.Path(os.path.abspath(os.path.expanduser(os.fspath(directory))))

@@ -13,7 +13,6 @@ the bundle of those that are codecs (ccl_jax/codecs/bundle.py).
 
 import math
 import os
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +26,7 @@ from ccl_jax.checkpoints.find import BAD_VALUES, read_config
 from ccl_jax.checkpoints.slices import Shapes, SliceReader
 from ccl_jax.documents import Malformed
 from ccl_jax.errors import UsageError
+from ccl_jax.remote.paths import place
 from ccl_jax.sharding import LOGICAL
 
 PyTree = Any
@@ -105,12 +105,12 @@ def restore_converted(folder: str | os.PathLike, dtype: str = "float32") -> PyTr
     UsageError: the folder holds no converted weights, or damaged ones.
   """
   read_description(folder)
-  shapes = SliceReader(pathlib.Path(folder) / "checkpoints").shapes
+  shapes = SliceReader(place(folder) / "checkpoints").shapes
   shapes = {path: x.update(dtype=jnp.dtype(dtype)) for path, x in shapes.items()}
   mesh = jax.sharding.get_mesh()
   placed = on_one_device(shapes) if mesh.empty else _on_mesh(shapes, mesh)
   tree = traverse_util.unflatten_dict(placed, sep="/")
-  return restore_params(pathlib.Path(folder) / "checkpoints", "params", tree)[1]
+  return restore_params(place(folder) / "checkpoints", "params", tree)[1]
 
 
 def on_one_device(shapes: PyTree) -> PyTree:

@@ -12,7 +12,6 @@ all with checkpoints/STEP beside config.json.
 
 import math
 import os
-import pathlib
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
@@ -29,6 +28,8 @@ from ccl_jax.documents import (
   read_json,
 )
 from ccl_jax.errors import UsageError, bind
+from ccl_jax.files import is_whole_folder, require_whole
+from ccl_jax.remote.paths import BucketPath, Place, place, told
 from ccl_jax.shipped import checkpoint
 
 # What functions raise of values that are not what they were written for.
@@ -83,10 +84,10 @@ class Parameters(NamedTuple):
     codecs: the bundle that belongs to them, if there is one.
   """
 
-  folder: pathlib.Path
+  folder: Place
   name: str
   description: dict[str, Any]
-  codecs: pathlib.Path | None
+  codecs: Place | None
 
   def build(self, section: str, function: Callable[..., Any]) -> Any:
     """The result of a function whose keywords are a section of the description.
@@ -118,18 +119,20 @@ def find_parameters(folder: str | os.PathLike, step: int | None = None) -> Param
   Raises:
     UsageError: the folder is of none of these kinds.
   """
-  place = checkpoint(folder)
+  top = found = checkpoint(folder)
   try:
-    description = read_config(place)
+    description = read_config(found)
   except Malformed as e:
     raise UsageError(f"{folder} holds no model: {e}") from e
   if description.get("kind") in RELEASES:
-    place = place / DIT
-    description = read_config(place)
-  bundle = pathlib.Path(description.get("codecs") or checkpoint(folder) / "codecs")
-  codecs = bundle if bundle.is_dir() else None
+    found = found / DIT
+    description = read_config(found)
+  bundle = top / "codecs"
+  if named := description.get("codecs"):
+    bundle = told(named, found / "config.json")
+  codecs = bundle if is_whole_folder(bundle) else None
   if description.get("kind") in (*TRANSFORMERS, "joint"):
-    return Parameters(place, "params", description, codecs)
+    return Parameters(found, "params", description, codecs)
   if (
     "model" not in description or "kind" in description
   ):  # a kind: a run of train_audio
@@ -138,18 +141,24 @@ def find_parameters(folder: str | os.PathLike, step: int | None = None) -> Param
       "run (--workdir), 'convert wan', 'convert ovi', 'convert wan-dit' or 'convert "
       "join' leave them"
     )
-  return Parameters(place, "ema", read_metadata(place / "checkpoints", step), codecs)
+  return Parameters(found, "ema", read_metadata(found / "checkpoints", step), codecs)
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
   """The config.json of a folder; empty if there is none, or it holds no object.
 
   Raises:
-    UsageError: it is there and cannot be read, or is not what a run or `convert` wrote.
+    UsageError: it is there and cannot be read, or is not what a run or `convert` wrote;
+      or the folder is in a bucket and half uploaded.
   """
-  path = pathlib.Path(folder) / "config.json"
+  require_whole(folder)
+  path = place(folder) / "config.json"
   try:
-    if not os.path.lexists(path):  # a link without an end is there
+    if isinstance(path, BucketPath):
+      there = path.exists()
+    else:
+      there = os.path.lexists(path)  # a link without an end is there
+    if not there:
       return {}
   except OSError as e:
     raise not_read(str(path), e) from e

@@ -2,36 +2,43 @@
 
 import contextlib
 import os
-import pathlib
 import shutil
 from collections.abc import Iterator
 
+from ccl_jax.checkpoints.steps import folder_of
 from ccl_jax.errors import UsageError
-from ccl_jax.files import scratch_folder
-from ccl_jax.places import hold_new, refuse_schemes
+from ccl_jax.files import UNFINISHED, scratch_folder, unfinished
+from ccl_jax.places import hold_new
+from ccl_jax.remote.paths import BucketPath, Place
 
 
 @contextlib.contextmanager
-def new_folder(dst, nbytes: int) -> Iterator[pathlib.Path]:
-  """A folder to write into, which becomes `dst` at the end, or is gone.
+def new_folder(dst: str | os.PathLike, nbytes: int) -> Iterator[Place]:
+  """A folder to write into, which becomes `dst` at the end, or is gone. In a bucket it
+  is `dst` itself, marked as unfinished until then.
 
   What a killed process left of an earlier attempt is swept; one that still writes it
   keeps it.
 
   Args:
-    dst: a local folder that is not there yet, or empty.
-    nbytes: that will be written, 2 % more of which must be free.
+    dst: a folder that is not there yet, or empty.
+    nbytes: that will be written, 2 % more of which must be free on a disk.
 
   Raises:
-    UsageError: `dst` is there already or not local, another process writes it, or its
-      disk lacks the bytes.
+    UsageError: `dst` is there already or is an address that is not understood, another
+      process writes it, or its disk lacks the bytes.
   """
-  refuse_schemes({"a folder to write": dst})
-  dst = pathlib.Path(dst).absolute()
+  dst = folder_of(dst)
   with hold_new(dst):
-    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
-      raise UsageError(f"{dst} is there already: name a new folder")
     try:
+      if isinstance(dst, BucketPath):
+        if dst.exists() and not (dst / UNFINISHED).exists():
+          raise UsageError(f"{dst} is there already: name a new folder")
+        with unfinished(dst):
+          yield dst
+        return
+      if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
+        raise UsageError(f"{dst} is there already: name a new folder")
       with scratch_folder(dst) as fresh:
         free = shutil.disk_usage(fresh).free
         if free < 1.02 * nbytes:

@@ -4,9 +4,8 @@ import hashlib
 import json
 import os
 
-from etils import epath
-
 from ccl_jax.checkpoints.checkpointer import read_meta
+from ccl_jax.remote.paths import place
 
 
 def identity(directory: str | os.PathLike, name: str, step: int) -> str:
@@ -17,7 +16,7 @@ def identity(directory: str | os.PathLike, name: str, step: int) -> str:
     name: of the subtree: "ema" or "params".
     step: one that `restore_params` has read.
   """
-  leaves = read_meta(epath.Path(directory) / str(step) / "meta")["leaves"]
+  leaves = read_meta(place(directory) / str(step) / "meta")["leaves"]
   values = {
     path: [leaf["shape"], leaf["fingerprint"]]
     for path, leaf in leaves.items()

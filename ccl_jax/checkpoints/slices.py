@@ -11,20 +11,20 @@ slots add up to the parameter's (checkpoints/fingerprint.py).
 
 import math
 import os
-import pathlib
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import tensorstore as ts
 
 from ccl_jax.checkpoints.checkpointer import make_meta, read_meta
 from ccl_jax.checkpoints.damage import not_read
 from ccl_jax.checkpoints.fingerprint import host_fingerprint
+from ccl_jax.checkpoints.steps import stored_steps
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json, write_text
+from ccl_jax.remote.paths import Place, kvstore, place
 
 NAME = "params"  # the subtree that `restore_params` asks for
 _PIECE = 1024  # elements along each axis of a piece, at most
@@ -50,7 +50,7 @@ class SliceWriter:
   """
 
   def __init__(self, checkpoints: str | os.PathLike, shapes: Shapes, step: int = 0):
-    self._folder = pathlib.Path(checkpoints).absolute() / str(step)
+    self._folder = place(checkpoints).absolute() / str(step)
     self._shapes, self._arrays = shapes, {}
     self._written = {path: _Slots(x.shape) for path, x in shapes.items()}
     self._pending = None  # what is on its way to disk while the next slice is made
@@ -149,8 +149,8 @@ class SliceReader:
     name: str = NAME,
     step: int | None = None,
   ):
-    folder = pathlib.Path(checkpoints).absolute()
-    steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
+    folder = place(checkpoints).absolute()
+    steps = stored_steps(folder)
     if not steps or step not in (None, *steps):
       raise UsageError(
         f"{folder} holds no checkpoint" + f" of step {step}" * bool(step)
@@ -218,16 +218,14 @@ class _Slots:
     return sum(self._sums.values()) % 2**32
 
 
-def _spec(state: pathlib.Path, path: str, name: str = NAME) -> dict:
+def _spec(state: Place, path: str, name: str = NAME) -> dict:
   """The tensorstore spec that opens a parameter, in either of Orbax's layouts."""
   key = f"{name}.{path.replace('/', '.')}"
   if (state / "manifest.ocdbt").exists():
-    base = {"driver": "file", "path": f"{state}/"}
-    return {
-      "driver": "zarr",
-      "kvstore": {"driver": "ocdbt", "base": base, "path": f"{key}/"},
-    }
-  return {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{state / key}/"}}
+    store = {"driver": "ocdbt", "base": kvstore(state), "path": f"{key}/"}
+  else:
+    store = kvstore(state / key)
+  return {"driver": "zarr", "kvstore": store}
 
 
 def _orbax_tree(shapes: Shapes) -> dict:

@@ -22,8 +22,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple, NotRequired
 
@@ -41,7 +39,13 @@ from ccl_jax.checkpoints import converted
 from ccl_jax.checkpoints.find import BAD_VALUES
 from ccl_jax.documents import Malformed, Sha256, Size, Unreadable, check, read_json
 from ccl_jax.errors import UsageError
-from ccl_jax.files import hidden, scratch_folder, write_json
+from ccl_jax.files import (
+  UNFINISHED,
+  put,
+  require_whole,
+  scratch_folder,
+  write_json,
+)
 from ccl_jax.models.byte_text import ByteText
 from ccl_jax.models.clip_vision import ClipImage
 from ccl_jax.models.linear_codec import LinearAudioCodec, LinearVideoCodec
@@ -49,6 +53,8 @@ from ccl_jax.models.mel_codec import MelAudioCodec
 from ccl_jax.models.tokenizer import Tokenizer
 from ccl_jax.models.umt5 import UMT5Text
 from ccl_jax.models.wan_vae import Wan22VideoCodec, WanVideoCodec
+from ccl_jax.remote.copies import local
+from ccl_jax.remote.paths import Place, place, told
 
 KINDS = {
   "linear_video": LinearVideoCodec,
@@ -80,14 +86,13 @@ def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
   Raises:
     UsageError: the folder holds something else.
   """
-  folder = pathlib.Path(folder).absolute()
+  folder = place(folder).absolute()
   ends = (".json", ".safetensors", ".tokenizer")
-  files = {name + end for name in Codecs._fields for end in ends}
+  names = {name + end for name in Codecs._fields for end in ends} | {UNFINISHED}
   if folder.exists() and not (
-    folder.is_dir() and {p.name for p in folder.iterdir()} <= files
+    folder.is_dir() and {p.name for p in folder.iterdir()} <= names
   ):
     raise UsageError(f"{folder} holds more than codecs: name a new or empty folder")
-  stale = hidden(folder, "old")
   with scratch_folder(folder) as fresh:
     for name, codec in _present(codecs):
       kind, static, links, arrays, tokenizer = _parts(codec)
@@ -96,12 +101,7 @@ def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
       if tokenizer is not None:
         (fresh / f"{name}.tokenizer").write_bytes(tokenizer.file)
       write_json(fresh / f"{name}.json", entry, indent=2)
-    if folder.exists():
-      # Two renames, so that a reader finds the old bundle or the new, for all but an
-      # instant.
-      folder.rename(stale)
-    fresh.rename(folder)
-    shutil.rmtree(stale, ignore_errors=True)
+    put(fresh, folder)
 
 
 def load_codecs(folder: str | os.PathLike) -> Codecs:
@@ -111,7 +111,8 @@ def load_codecs(folder: str | os.PathLike) -> Codecs:
     UsageError: the folder holds no codecs, damaged ones, or links to weights that have
       changed.
   """
-  folder = pathlib.Path(folder)
+  require_whole(folder)
+  folder = place(folder)
   names = [name for name in Codecs._fields if (folder / f"{name}.json").is_file()]
   if not names:
     raise UsageError(
@@ -127,9 +128,10 @@ def stored_digests(folder: str | os.PathLike) -> dict[str, str]:
   Raises:
     UsageError: a file cannot be read as JSON, or names no hash.
   """
+  require_whole(folder)
   out = {}
   for name in Codecs._fields:
-    path = pathlib.Path(folder) / f"{name}.json"
+    path = place(folder) / f"{name}.json"
     if path.is_file():
       entry = check(read_json(path), Stored, path, "put a good copy back")
       out[name] = entry["sha256"]
@@ -213,7 +215,7 @@ def _present(codecs: Codecs) -> list[tuple[str, Any]]:
   return [(name, codec) for name, codec in codecs._asdict().items() if codec]
 
 
-def _load(folder: pathlib.Path, name: str):
+def _load(folder: Place, name: str):
   entry_path, array_path = folder / f"{name}.json", folder / f"{name}.safetensors"
   _require(entry_path, array_path)
   damaged = lambda why: UsageError(
@@ -222,7 +224,8 @@ def _load(folder: pathlib.Path, name: str):
   try:
     entry = check(read_json(entry_path), Entry, entry_path.name, "see bundle.py")
     kind, static, digest = entry["kind"], entry["static"], entry["sha256"]
-    arrays = load_file(array_path)
+    with local(array_path) as file:
+      arrays = load_file(file)
     links = tuple(map(tuple, entry.get("links", ())))
   except (Malformed, ValueError, SafetensorError) as e:
     raise damaged(e) from e
@@ -245,14 +248,15 @@ def _load(folder: pathlib.Path, name: str):
   if links:
     leaves["links"] = links
   fields = {f.name for f in dataclasses.fields(KINDS[kind])}
-  for field, place, sha256 in links:
+  for field, text, sha256 in links:
     if field not in fields:
       raise damaged(f"it links to weights of {field!r}, which no {kind} has")
-    if converted.digest(place) != sha256:
+    weights = told(text, entry_path)
+    if converted.digest(weights) != sha256:
       raise UsageError(
-        f"{entry_path} was made with other weights than those that are in {place} now"
+        f"{entry_path} was made with other weights than those that are in {weights} now"
       )
-    leaves[field] = converted.restore_converted(place, static.get("dtype", "float32"))
+    leaves[field] = converted.restore_converted(weights, static.get("dtype", "float32"))
   try:
     codec = KINDS[kind](**static, **leaves)
     # Of the codec as it was built: a change of any byte, or of a default, shows.
@@ -292,7 +296,7 @@ def _static(kind: str) -> Any:
   return TypedDict(f"{kind} sizes", static)
 
 
-def _require(*paths: pathlib.Path) -> None:
+def _require(*paths: Place) -> None:
   for path in paths:
     if not path.is_file():
       raise UsageError(

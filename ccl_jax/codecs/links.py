@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import pathlib
 from typing import Any
 
 from ccl_jax.checkpoints import converted
@@ -11,6 +10,7 @@ from ccl_jax.codecs.bundle import KINDS
 from ccl_jax.errors import UsageError
 from ccl_jax.models.mel_codec import CHANNELS
 from ccl_jax.models.tokenizer import Tokenizer
+from ccl_jax.remote.paths import Place, place
 
 TOKENIZER = "tokenizer.json"  # of a converted text encoder
 
@@ -31,14 +31,14 @@ def link_codec(*folders: str | os.PathLike, **options):
     raise UsageError(f"{' '.join(map(str, folders))}: expected weights of {known}")
   name, fields, more = LINKED[kinds]
   links = tuple(
-    (field, str(pathlib.Path(folder).absolute()), converted.digest(folder))
+    (field, str(place(folder).absolute()), converted.digest(folder))
     for field, folder in zip(fields, folders)
   )
-  options = more(*map(pathlib.Path, folders)) | options
+  options = more(*map(place, folders)) | options
   return KINDS[name](**dict.fromkeys(fields), links=links, **options)
 
 
-def _tokenizer_of(folder: pathlib.Path) -> dict[str, Any]:
+def _tokenizer_of(folder: Place) -> dict[str, Any]:
   path = folder / TOKENIZER
   if not path.is_file():
     raise UsageError(
@@ -48,7 +48,7 @@ def _tokenizer_of(folder: pathlib.Path) -> dict[str, Any]:
   return {"tokenizer": Tokenizer(path.read_bytes())}
 
 
-def _check_vae(folder: pathlib.Path) -> dict[str, Any]:
+def _check_vae(folder: Place) -> dict[str, Any]:
   """No options: a VAE alone is a codec, with Griffin-Lim."""
   got = converted.of_sizes(folder, lambda x: (x["bands"], x["channels"]))
   if got != (80, CHANNELS):
@@ -59,7 +59,7 @@ def _check_vae(folder: pathlib.Path) -> dict[str, Any]:
   return {}
 
 
-def _generator_of(vae: pathlib.Path, vocoder: pathlib.Path) -> dict[str, Any]:
+def _generator_of(vae: Place, vocoder: Place) -> dict[str, Any]:
   sizes = converted.read_description(vocoder)["sizes"]
   got = converted.of_sizes(vocoder, lambda x: (x["bands"], math.prod(x["rates"])))
   if got != (80, 256):

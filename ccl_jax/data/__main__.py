@@ -13,6 +13,7 @@ from typing import Any
 from ccl_jax import cli
 from ccl_jax.errors import UsageError
 from ccl_jax.places import hold
+from ccl_jax.remote.paths import place
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -21,24 +22,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     prog="python -m ccl_jax.data",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
+    buckets=("set",),
   )
   commands = parser.add_subparsers(
     dest="command", required=True, parser_class=cli.Parser, metavar="COMMAND"
   )
   inspect = commands.add_parser("inspect", help="print what a set of latents holds")
-  inspect.add_argument("set", type=pathlib.Path, help="folder of the set")
+  inspect.add_argument("set", help="folder of the set")
   inspect.add_argument(
     "--clips",
     type=int,
     default=8,
     help="number of clips on the contact sheet; 0: no sheet",
   )
-  inspect.add_argument(
-    "--out", type=pathlib.Path, help="file of the sheet; default: SET/inspect.png"
-  )
+  inspect.add_argument("--out", help="file of the sheet; default: SET/inspect.png")
   build = commands.add_parser("build", help="write a TFDS data set of media")
   build.add_argument("source", help="folder, vggsound, wavcaps or openhumanvid")
-  build.add_argument("dir", type=pathlib.Path, help="folder of media and metadata")
+  build.add_argument("dir", help="folder of media and metadata")
   build.add_argument(
     "options",
     nargs="*",
@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
   add, flag = parser.add_argument, argparse.BooleanOptionalAction
-  add("dir", type=pathlib.Path, help="folder of media of all kinds")
-  add("out", type=pathlib.Path, help="table to write; the same command continues it")
+  add("dir", help="folder of media of all kinds")
+  add("out", help="table to write; the same command continues it")
   add("--shots", action=flag, default=True, help="split at hard cuts")
   add("--crop", action=flag, default=True, help="crop black bars")
   add("--loudness", type=cli.finite, help="target in LUFS for the gain, such as -23")
@@ -86,20 +86,21 @@ def _prepare(args: argparse.Namespace) -> None:
   from ccl_jax.data.preparing.run import Options, prepare
 
   options = Options(**{name: getattr(args, name) for name in Options._fields})
+  out = pathlib.Path(args.out)
   try:
-    prepared = prepare(args.dir, args.out, options, max(args.threads, 1))
+    prepared = prepare(pathlib.Path(args.dir), out, options, max(args.threads, 1))
   except OSError as e:
     raise UsageError(
-      f"cannot write {e.filename or args.out}: {e.strerror or e}; run it again to go on"
+      f"cannot write {e.filename or out}: {e.strerror or e}; run it again to go on"
     ) from e
   print("\n".join(summary(prepared, options, args.max_offset_ms)))
-  print(f"{args.out}: read it as data.options.captions={args.out.absolute()}")
+  print(f"{out}: read it as data.options.captions={out.absolute()}")
 
 
 def _inspect(args: argparse.Namespace) -> None:
   from ccl_jax.encoding.inspect import show
 
-  show(args.set, args.clips, args.out)
+  show(place(args.set), args.clips, pathlib.Path(args.out) if args.out else None)
 
 
 def _build(args: argparse.Namespace) -> None:
@@ -112,10 +113,11 @@ def _build(args: argparse.Namespace) -> None:
       f"{args.source} is no data set of media: it is made where it is used"
     )
   options = _options(args.options, kind)
-  if not args.dir.is_dir():
-    raise UsageError(f"no folder at {args.dir}: give the one with media and metadata")
-  with hold(options.get("data_dir") or args.dir / "tfds"):
-    built = media_set.prepare(kind, args.dir, **options)
+  root = pathlib.Path(args.dir)
+  if not root.is_dir():
+    raise UsageError(f"no folder at {root}: give the one with media and metadata")
+  with hold(options.get("data_dir") or root / "tfds"):
+    built = media_set.prepare(kind, root, **options)
   path = pathlib.Path(built.data_dir)
   counts = [f"{split.num_examples} {name}" for name, split in built.info.splits.items()]
   lines = {n: (path / n).read_text("utf-8").count("\n") for n in _REPORTS}

@@ -9,7 +9,7 @@ is done.
 """
 
 import math
-import pathlib
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,9 +25,10 @@ from ccl_jax.data.sets.summary import read_summary, total
 from ccl_jax.errors import UsageError
 from ccl_jax.files import check_writable, write_text
 from ccl_jax.names import safe_names
+from ccl_jax.remote.paths import Place, place
 
 
-def describe(root: pathlib.Path) -> list[str]:
+def describe(root: Place) -> list[str]:
   """Lines that say what a set holds, from its JSON files alone.
 
   Raises:
@@ -84,7 +85,7 @@ def _decoder(codecs, latents):
   return out | {"video": to_bytes(out["video"])} if "video" in out else out
 
 
-def decode_some(root: str | pathlib.Path, count: int) -> Iterator[pathlib.Path]:
+def decode_some(root: str | os.PathLike, count: int) -> Iterator[Place]:
   """Writes `count` records, spread over the set, into ROOT/check; yields the files.
 
   Raises:
@@ -92,7 +93,7 @@ def decode_some(root: str | pathlib.Path, count: int) -> Iterator[pathlib.Path]:
   """
   from ccl_jax.viz.media import write_mp4, write_png, write_wav
 
-  root = pathlib.Path(root)
+  root = place(root)
   clips = list(some_clips(root, count))
   # Ids may hold slashes, and more that no file's name can.
   names = safe_names(clip["id"] for _, clip in clips)
@@ -112,9 +113,7 @@ def decode_some(root: str | pathlib.Path, count: int) -> Iterator[pathlib.Path]:
     yield path
 
 
-def some_clips(
-  root: pathlib.Path, count: int
-) -> Iterator[tuple[Bucket, dict[str, Any]]]:
+def some_clips(root: Place, count: int) -> Iterator[tuple[Bucket, dict[str, Any]]]:
   """Decodes `count` records: one of every bucket first, the others evenly spread."""
   records, codecs = RecordSet(root), load_codecs(root / "codecs")
   # The index at which each bucket begins.
@@ -125,7 +124,7 @@ def some_clips(
     yield bucket, decode(codecs, record)
 
 
-def contact_sheet(root: pathlib.Path, path: pathlib.Path, count: int) -> None:
+def contact_sheet(root: Place, path: Place, count: int) -> None:
   """Draws `count` decoded records of a set, with their sound, into a PNG at `path`."""
   from ccl_jax.viz.panels import contact_sheet
 
@@ -156,7 +155,7 @@ def _numbers(values: list[float]) -> str:
   return " ".join(f"{v:6.2f}" for v in values)
 
 
-def show(root: pathlib.Path, clips: int, sheet: pathlib.Path | None) -> None:
+def show(root: Place, clips: int, sheet: Place | None) -> None:
   """Prints what a set holds, and draws `clips` records of a finished one.
 
   Args:

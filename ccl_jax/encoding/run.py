@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import pathlib
 import time
 from collections.abc import Iterator, Mapping
 from concurrent import futures
@@ -24,6 +23,7 @@ from ccl_jax.data.sources.option_rules import option_rules
 from ccl_jax.encoding.shards import encode_shard, make_encoder
 from ccl_jax.errors import UsageError, bind, check_settings, number, whole
 from ccl_jax.places import LOCK, hold, require_plain
+from ccl_jax.remote.paths import Place, place
 
 _PATIENCE = 3600.0  # seconds to wait for process 0 to list the media
 
@@ -41,7 +41,7 @@ def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
   check(config)
   if not 0 <= index < count:
     raise UsageError(f"process_index {index} of process_count {count}: expected less")
-  out = pathlib.Path(config.out)
+  out = place(config.out)
   specs = [parse_spec(text) for text in config.clips]
   media = bind("data", config.data, open_items, specs=specs)
   with _disk(out), hold(out, f"-{index}"):
@@ -86,7 +86,7 @@ def check(config) -> None:
 
 
 def prepare(
-  config, media: ItemSource, out: pathlib.Path, index: int
+  config, media: ItemSource, out: Place, index: int
 ) -> tuple[plan.Plan, Codecs]:
   """The plan and the codecs of the set; process 0 makes what is not there.
 
@@ -104,7 +104,7 @@ def prepare(
     **{k: config.data[k] for k in ("source", "split")},
     "loudness": config.data.get("loudness"),
     "video_std": config.video_std or None,  # None: as in plans that lack it
-    "root": root if hub.is_address(root) else str(pathlib.Path(root).absolute()),
+    "root": root if hub.is_address(root) else str(place(root).absolute()),
     "options": config.data.options.to_dict(),
     "clips": list(config.clips),
     "shard_clips": config.shard_clips,
@@ -131,7 +131,7 @@ def prepare(
 
 
 def make_plan(
-  config, settings: Mapping[str, Any], media: ItemSource, out: pathlib.Path
+  config, settings: Mapping[str, Any], media: ItemSource, out: Place
 ) -> tuple[plan.Plan, Codecs]:
   """Lists the media, and loads or fits the codecs; writes plan.json last.
 
@@ -197,9 +197,11 @@ def _check_encoders(set_plan: plan.Plan, codecs: Codecs, where: Any, out: Any) -
 
 
 @contextlib.contextmanager
-def _disk(out: pathlib.Path) -> Iterator[None]:
+def _disk(out: Place) -> Iterator[None]:
   try:
     yield
+  except UsageError:
+    raise
   except OSError as e:
     raise UsageError(
       f"cannot write {e.filename or out}: {e.strerror or e}; the shards that are done "

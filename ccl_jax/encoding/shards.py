@@ -2,7 +2,6 @@
 
 import collections
 import functools
-import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
@@ -20,6 +19,7 @@ from ccl_jax.data.sets import plan, records
 from ccl_jax.data.sets.writer import new_shard
 from ccl_jax.data.sources.items import ItemSource
 from ccl_jax.errors import UsageError
+from ccl_jax.remote.paths import Place
 
 _SILENT = 1e-3  # -60 dBFS
 
@@ -81,7 +81,7 @@ def make_encoder(
 
 
 def encode_shard(
-  out: pathlib.Path,
+  out: Place,
   shard: plan.Shard,
   encoders: Mapping[str, str],
   media: ItemSource,

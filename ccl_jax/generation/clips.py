@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from ccl_jax.generation.sampling import Sampling
 from ccl_jax.generation.settings import describe, read_about
 from ccl_jax.generation.sizes import spec_for
 from ccl_jax.generation.windows import Watch
+from ccl_jax.remote.paths import Place
 from ccl_jax.viz.media import write_mp4, write_wav
 
 # What tells two clips of one name apart, beside where their parameters come from.
@@ -47,7 +47,7 @@ class Maker(NamedTuple):
   sampling: Sampling
   negative: Mapping[str, Sequence[str] | None]
   spec: ClipSpec
-  out: pathlib.Path
+  out: Place
   own_size: bool = False
   loras: Sequence[str] = ()
   watch: Watch | None = None
@@ -72,7 +72,7 @@ class Maker(NamedTuple):
     negative: Mapping[str, Sequence[str]] | None = None,
     *,
     numbered: bool = False,
-  ) -> list[pathlib.Path]:
+  ) -> list[Place]:
     """Makes a batch of clips, and writes OUT/NAME.mp4 or, of sound alone, OUT/NAME.wav
     of those that `names` has, each after its NAME.json. Returns what it wrote; of
     several processes that make clips together the first one writes.
@@ -156,7 +156,7 @@ class Maker(NamedTuple):
         return free
     raise AssertionError("unreachable: numbers do not end")
 
-  def _write(self, name: str, clip: Mapping[str, np.ndarray], about) -> pathlib.Path:
+  def _write(self, name: str, clip: Mapping[str, np.ndarray], about) -> Place:
     text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
     write_text(self.out / f"{name}.json", text)
     if "video" in clip:

@@ -1,7 +1,7 @@
 """What a checkpoint says of itself, and so what can be made with it."""
 
 import dataclasses
-import pathlib
+import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -13,6 +13,7 @@ from ccl_jax.generation.release import ANY, Release, release_of
 from ccl_jax.generation.sampling import Sampling
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import with_default_kernel
+from ccl_jax.remote.paths import Place
 from ccl_jax.shipped import checkpoint
 from ccl_jax.tasks import GENERATIONS, Generation, check_inputs
 from ccl_jax.weights import transformers, wan
@@ -38,7 +39,7 @@ class Description:
   model: JointDiT
   spec: ClipSpec
   guidance: Mapping[str, Any]
-  place: pathlib.Path | None = None
+  place: Place | None = None
   found: Parameters | None = None
   trained_shift: float | None = None
   release: Release = ANY
@@ -106,7 +107,7 @@ class Description:
     return completed(sampling, self.model, self.shift(spec), self.guidance)
 
 
-def describe(folder: str | pathlib.Path, step: int | None = None) -> Description:
+def describe(folder: str | os.PathLike, step: int | None = None) -> Description:
   """What a training run, a joined model or a converted release says of itself.
 
   Args:

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import logging
 import math
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -25,8 +24,9 @@ from ccl_jax.data.media.decode import (
 from ccl_jax.data.sources.windows import probe_with_sound
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
+from ccl_jax.remote.paths import Place
 
-Files = Mapping[str, Sequence[pathlib.Path]]  # by input, a file for every clip
+Files = Mapping[str, Sequence[Place]]  # by input, a file for every clip
 KEPT = 0.95  # share of a picture below which a cut is worth a warning
 _log = logging.getLogger(__name__)
 
@@ -60,20 +60,20 @@ def read_inputs(
   return out
 
 
-def _read_still(path: pathlib.Path, spec: ClipSpec, fit: str) -> np.ndarray:
+def _read_still(path: Place, spec: ClipSpec, fit: str) -> np.ndarray:
   size, squeeze = image_size(path), fit == "squeeze"
   (_warn_of_squeeze if squeeze else _warn_of_crop)("image", path, size, spec)
   return read_image(path, spec.height, spec.width, squeeze=squeeze)
 
 
-def _read_film(path: pathlib.Path, spec: ClipSpec) -> np.ndarray:
+def _read_film(path: Place, spec: ClipSpec) -> np.ndarray:
   pixels = read_video(path, spec)
   _warn_of_crop("video", path, picture_size(path), spec)
   _warn_of_rest("video", path, spec)
   return pixels
 
 
-def _read_sound(path: pathlib.Path, spec: ClipSpec) -> np.ndarray:
+def _read_sound(path: Place, spec: ClipSpec) -> np.ndarray:
   # The first block alone: a sound of hours costs no more than a short one.
   with contextlib.closing(read_blocks(path, size=spec.samples)) as blocks:
     wave = next(blocks)

@@ -1,6 +1,6 @@
 """Clips of a whole manifest: each once, each whole, shared among processes."""
 
-import pathlib
+import os
 from collections.abc import Callable, Iterator
 
 import jax
@@ -16,14 +16,15 @@ from ccl_jax.diffusion.guidance import GUIDANCE, Guidance
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.inputs import Files
 from ccl_jax.processes import agreed
+from ccl_jax.remote.paths import Place, told
 from ccl_jax.seeds import whole_seed
 from ccl_jax.tasks import INPUTS, check_inputs
 
 
 def make_set(
   make: Callable[[list[Line], Files], None],
-  manifest: str | pathlib.Path,
-  out: pathlib.Path,
+  manifest: str | os.PathLike,
+  out: Place,
   task: str,
   index: int = 0,
   count: int = 1,
@@ -59,8 +60,8 @@ def make_set(
     )
   if batch < 1:
     raise UsageError(f"--batch is {batch}; expected 1 at least")
-  folder, lines = local_manifest(manifest).parent, read_lines(manifest, task, seed)
-  files = {line.id: _files(line, folder) for line in lines}
+  lines = read_lines(manifest, task, seed)
+  files = {line.id: _files(line, local_manifest(manifest)) for line in lines}
   for line in lines:
     try:
       whole_seed(line.seed)
@@ -101,7 +102,7 @@ def make_set(
   return len(left)
 
 
-def read_lines(manifest: str | pathlib.Path, task: str, seed: int = 0) -> list[Line]:
+def read_lines(manifest: str | os.PathLike, task: str, seed: int = 0) -> list[Line]:
   """The lines of a manifest or, of a file that ends in .txt, its prompts: one a line,
   its clip TASK_SEED_LINE.
 
@@ -120,13 +121,13 @@ def read_lines(manifest: str | pathlib.Path, task: str, seed: int = 0) -> list[L
   return [Line(f"{task}_{seed}_{n}", text.strip(), seed=seed) for n, text in prompts]
 
 
-def _files(line: Line, folder: pathlib.Path) -> dict[str, pathlib.Path]:
+def _files(line: Line, manifest: Place) -> dict[str, Place]:
   named = {name: getattr(line, name) for name in INPUTS}
-  return {name: folder / path for name, path in named.items() if path is not None}
+  return {name: told(path, manifest) for name, path in named.items() if path}
 
 
 def _batches(
-  lines: list[Line], files: dict[str, dict[str, pathlib.Path]], size: int
+  lines: list[Line], files: dict[str, dict[str, Place]], size: int
 ) -> Iterator[list[Line]]:
   sorts = {tuple(files[line.id]) for line in lines}
   for sort in sorted(sorts, reverse=True):

@@ -10,6 +10,7 @@ from ccl_jax.checkpoints.find import Parameters, find_parameters
 from ccl_jax.checkpoints.identity import identity
 from ccl_jax.errors import UsageError
 from ccl_jax.models.adapter import Adapter
+from ccl_jax.remote.paths import told
 from ccl_jax.sharding import parameter_shardings
 
 PyTree = Any
@@ -59,8 +60,9 @@ def _read_part(found: Parameters, weights: str, step: int | None, placed, mesh: 
     UsageError: the model is gone, or has other parameters than when it was trained.
   """
   base = found.description["base"]
-  place = find_parameters(base["folder"], base["step"])
-  _, params, _, prints = _read_all(place, "ema", base["step"], placed)
+  folder = told(base["folder"], found.folder / "checkpoints")
+  whole = find_parameters(folder, base["step"])
+  _, params, _, prints = _read_all(whole, "ema", base["step"], placed)
   if prints != base["identity"]:
     raise UsageError(
       f"{base['folder']} has other parameters than those that {found.folder} was "

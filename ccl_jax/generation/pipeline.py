@@ -7,7 +7,7 @@ what is not (`sampling.py`), decode.
 import dataclasses
 import functools
 import itertools
-import pathlib
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -44,6 +44,7 @@ from ccl_jax.generation.windows import Watch, sample_windows, windows_of
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import parameter_shapes
+from ccl_jax.remote.paths import place
 from ccl_jax.seeds import seed_bits
 from ccl_jax.sharding import constrain
 from ccl_jax.tasks import Generation
@@ -105,13 +106,13 @@ class Pipeline:
   @classmethod
   def load(
     cls,
-    folder: str | pathlib.Path,
+    folder: str | os.PathLike,
     *,
-    codecs: str | pathlib.Path | None = None,
+    codecs: str | os.PathLike | None = None,
     weights: str = "ema",
     step: int | None = None,
     mesh: Mesh | None = None,
-    loras: Sequence[str | tuple[str | pathlib.Path, float]] = (),
+    loras: Sequence[str | tuple[str | os.PathLike, float]] = (),
   ) -> "Pipeline":
     """Reads a training run, a joined model or a converted release.
 
@@ -147,7 +148,7 @@ class Pipeline:
     step, params, metadata, prints = read_parameters(found, weights, step, shapes, mesh)
     channels = {s: c.out_channels for s, c in model.streams}
     require_fit(bundle, channels, told.spec.stride)
-    absolute = lambda path: path and str(pathlib.Path(path).absolute())
+    absolute = lambda path: path and str(place(path).absolute())
     origin = {
       "ckpt": str(told.place),
       "codecs": absolute(codecs),

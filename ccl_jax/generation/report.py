@@ -8,7 +8,7 @@ A report that was stopped goes on at the set of clips where it was.
 """
 
 import json
-import pathlib
+import os
 import sys
 import time
 from typing import Any
@@ -33,6 +33,8 @@ from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import build_model
 from ccl_jax.ops.patchify import in_tokens
 from ccl_jax.places import hold
+from ccl_jax.remote.copies import built_data
+from ccl_jax.remote.paths import place
 from ccl_jax.seeds import SEED
 from ccl_jax.tasks import GENERATIONS, Route
 from ccl_jax.viz import panels
@@ -92,7 +94,7 @@ def _scales(config, form: Guidance) -> dict[str, dict[str, float]]:
 
 
 def report(
-  config, workdir: str | pathlib.Path, out: str | pathlib.Path | None = None
+  config, workdir: str | os.PathLike, out: str | os.PathLike | None = None
 ) -> dict:
   """Writes a report and prints its table; returns the scores.
 
@@ -105,12 +107,12 @@ def report(
     UsageError: there is no such run, its clips cannot be read, or `out` has another
       report.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = place(workdir)
   progress.phase("loading")
   pipeline = Pipeline.load(workdir)
   about = settings_of(config, pipeline)
   clips = held_out(config, pipeline.spec, workdir)
-  out = free_folder(workdir, about) if out is None else pathlib.Path(out)
+  out = free_folder(workdir, about) if out is None else place(out)
   with hold(out):
     sweep(out)
     return _write(config, workdir, out, about, pipeline, clips)
@@ -197,7 +199,7 @@ def held_out(config, spec, workdir) -> list[dict]:
     raise UsageError(
       "config.data.source: got 'records'; expected films, which a report shows"
     )
-  root = config.data.root or workdir / "data"
+  root = config.data.root or built_data(workdir)
   split = "train" if config.data.source == "folder" else "test"
   source = open_source(config.data.source, spec, root, split, **config.data.options)
   n = min(config.report.clips, len(source))

@@ -3,16 +3,16 @@ takes the place of another, and one that was stopped is known again.
 """
 
 import itertools
-import pathlib
 from typing import Any
 
 from ccl_jax import documents
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
 from ccl_jax.places import LOCK
+from ccl_jax.remote.paths import Place
 
 
-def free_folder(workdir: pathlib.Path, about: dict[str, Any]) -> pathlib.Path:
+def free_folder(workdir: Place, about: dict[str, Any]) -> Place:
   """The first of WORKDIR/report, report_2, ... that has this report, or none yet.
 
   Args:
@@ -22,7 +22,7 @@ def free_folder(workdir: pathlib.Path, about: dict[str, Any]) -> pathlib.Path:
   return next(f for f in (workdir / name for name in names) if not _other(f, about))
 
 
-def claim(out: pathlib.Path, about: dict[str, Any]) -> None:
+def claim(out: Place, about: dict[str, Any]) -> None:
   """Makes the folder, and says in it what the report is made with.
 
   Raises:
@@ -34,7 +34,7 @@ def claim(out: pathlib.Path, about: dict[str, Any]) -> None:
   write_json(out / "settings.json", about, indent=2)
 
 
-def _other(folder: pathlib.Path, about: dict[str, Any]) -> str:
+def _other(folder: Place, about: dict[str, Any]) -> str:
   """How a folder's report differs from this one; "" if it is this, or none."""
   if not folder.exists() or (
     folder.is_dir() and not any(p.name != LOCK for p in folder.iterdir())
@@ -50,6 +50,6 @@ def _other(folder: pathlib.Path, about: dict[str, Any]) -> str:
   return ", ".join(f"{k}: {found.get(k)} there, {about[k]} here" for k in differ)
 
 
-def read_json(path: pathlib.Path) -> Any:
+def read_json(path: Place) -> Any:
   """A JSON file; None if there is none."""
   return documents.read_json(path) if path.is_file() else None

@@ -11,7 +11,7 @@ batch's: `batch` has the prompts, seeds and files of all, and which of them this
 import dataclasses
 import hashlib
 import logging
-import pathlib
+import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ from ccl_jax.errors import UsageError
 from ccl_jax.generation.inputs import Files
 from ccl_jax.generation.sampling import Sampling
 from ccl_jax.generation.step_cache import parse_cache
+from ccl_jax.remote.copies import local
+from ccl_jax.remote.paths import Place
 from ccl_jax.tasks import INPUTS
 
 _log = logging.getLogger(__name__)
@@ -131,7 +133,7 @@ def describe(
   return out
 
 
-def read_settings(path: str | pathlib.Path, given: Collection[str]) -> Settings:
+def read_settings(path: str | os.PathLike, given: Collection[str]) -> Settings:
   """The settings in a NAME.json, but for those that are `given` anew.
 
   Raises:
@@ -174,7 +176,7 @@ def _settings(about: Mapping[str, Any], given: frozenset[str]) -> Settings:
   return Settings(values, index, dict(about["fingerprints"]), given)
 
 
-def read_about(path: pathlib.Path) -> dict[str, Any] | None:
+def read_about(path: Place) -> dict[str, Any] | None:
   """The settings beside a clip; None if there are none that can be read."""
   try:
     about = read_json(path)
@@ -183,7 +185,7 @@ def read_about(path: pathlib.Path) -> dict[str, Any] | None:
   return about if isinstance(about, dict) else None
 
 
-def file_digest(path: str | pathlib.Path) -> str:
+def file_digest(path: str | os.PathLike) -> str:
   """The SHA-256 of a file's bytes, in hexadecimal."""
-  with open(path, "rb") as file:
+  with local(path) as copy, open(copy, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()

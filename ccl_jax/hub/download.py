@@ -28,6 +28,7 @@ from ccl_jax.hub.repository import (
   open_repository,
 )
 from ccl_jax.places import hold
+from ccl_jax.remote.paths import Place, place
 
 _THREADS = 4  # files that come at a time
 _alone = functools.cache(lambda blob: threading.Lock())
@@ -88,18 +89,19 @@ def bring(
       files.write_text(storage / "refs" / revision, repository.commit)
 
 
-def local(text: Any, patterns: Sequence[str] = ("*",)) -> pathlib.Path:
-  """The folder or file of this disk that a path stands for, which may be an address.
+def local(text: Any, patterns: Sequence[str] = ("*",)) -> Place:
+  """The folder or file that a path stands for: itself, or what is downloaded of an
+  address of the hub.
 
   Args:
-    text: a path of this disk, or an address.
+    text: a path of this disk or of a bucket, or an address.
     patterns: names, below the folder of an address, of the files that are wanted.
 
   Raises:
     UsageError: see `open_repository` and `download`.
   """
   if not is_address(text):
-    return pathlib.Path(text)
+    return place(text)
   repository = open_repository(str(text))
   download([(repository, repository.below(repository.address.path, patterns))])
   return repository.place

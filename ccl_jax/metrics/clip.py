@@ -8,7 +8,7 @@ as SyncNet's reference has them.
 
 import functools
 import math
-import pathlib
+import os
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from ccl_jax.data.media.tracks import main_track, probe
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.fps import fps_indices
 from ccl_jax.metrics.resample import resample
+from ccl_jax.remote.paths import place
 
 MOST, MOST_SOUND = 8e9, 1e9  # bytes of a clip's pixels and samples, held as a whole
 
@@ -68,12 +69,12 @@ class Clip:
 
   def __init__(
     self,
-    path: str | pathlib.Path,
+    path: str | os.PathLike,
     name: str = "",
     fields: Mapping[str, Any] = {},
     needs: frozenset[str] = frozenset({"picture", "sound"}),
   ):
-    self.path, self.name, self.fields = pathlib.Path(path), name, fields
+    self.path, self.name, self.fields = place(path), name, fields
     self._needs = needs
 
   @functools.cached_property
@@ -169,7 +170,7 @@ class Clip:
     return np.concatenate([p.to_ndarray()[0] for p in pieces if p])
 
 
-def decode(path: str | pathlib.Path, needs: frozenset[str]) -> dict[str, Any]:
+def decode(path: str | os.PathLike, needs: frozenset[str]) -> dict[str, Any]:
   """Picture and sound of a file, in one pass.
 
   Args:

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from ccl_jax.errors import UsageError
 from ccl_jax.files import new_file
 from ccl_jax.metrics.base import Unscorable
+from ccl_jax.remote.copies import local
 
 MOST = 2**33  # bytes of arrays in a file
 # What NumPy raises of files that hold none.
@@ -161,7 +162,7 @@ def read_moments(path: str | os.PathLike) -> Moments:
   """
   wanted = "expected one array (n, d), or mu (d,) and sigma (d, d)"
   try:
-    with np.load(path, allow_pickle=False) as held:
+    with local(path) as file, np.load(file, allow_pickle=False) as held:
       size = sum(entry.file_size for entry in held.zip.infolist())
       if size > MOST:  # of a file that is small: zeros take no room in a zip
         raise UsageError(f"{path} holds {size} bytes; expected at most {MOST}")

@@ -16,6 +16,8 @@ from ccl_jax.files import write_text
 from ccl_jax.metrics.columns import ABOUT, COLUMNS
 from ccl_jax.metrics.summary import Scores, parts_of
 from ccl_jax.metrics.tables import all_rows, cell_of, label, notes, numbers, shown
+from ccl_jax.remote.copies import local
+from ccl_jax.remote.paths import Place
 
 WORST = 3
 WIDTH, ROW = 640, 34
@@ -81,7 +83,7 @@ def write_html(
   summary: Mapping[str, Any],
   scores: Mapping[str, Scores],
   subsets: Mapping[str, Sequence[str]],
-  files: Mapping[str, pathlib.Path],
+  files: Mapping[str, Place],
   name: str,
 ) -> None:
   """Writes report.html and copies of the worst clips.
@@ -132,11 +134,12 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
   return "".join(f"<tr>{x}</tr>" for x in lines)
 
 
-def _figure(out: pathlib.Path, name: str, file: pathlib.Path, value: str) -> str:
+def _figure(out: pathlib.Path, name: str, file: Place, value: str) -> str:
   copy = out / "worst" / (name + file.suffix)
   copy.parent.mkdir(exist_ok=True)
   if not copy.exists():
-    shutil.copyfile(file, copy)
+    with local(file) as here:
+      shutil.copyfile(here, copy)
   shown_name = html.escape(name, quote=True)
   source = f"worst/{urllib.parse.quote(copy.name)}"
   return (

@@ -7,6 +7,7 @@ records.jsonl has those of earlier settings and manifests too.
 
 import importlib.metadata
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NotRequired
@@ -41,6 +42,7 @@ from ccl_jax.metrics.tables import (
   notes,
   paper_table,
 )
+from ccl_jax.remote.paths import place
 
 FILE = "per_clip.jsonl"
 PACKAGES = ("ccl_jax", "jax", "flax", "numpy", "av", "pillow", "opencv-python-headless")
@@ -58,7 +60,7 @@ def versions() -> dict[str, str | None]:
 
 
 def read_reference(
-  folder: str | pathlib.Path | None, names: Sequence[str]
+  folder: str | os.PathLike | None, names: Sequence[str]
 ) -> dict[str, Moments]:
   """The features of real clips, by metric.
 
@@ -71,7 +73,7 @@ def read_reference(
   """
   if folder is None or not names:
     return {}
-  folder = pathlib.Path(folder)
+  folder = place(folder)
   places = {n: [folder / f"{n}.npz", folder / "features" / f"{n}.npz"] for n in names}
   found = {n: next((p for p in ps if p.is_file()), None) for n, ps in places.items()}
   if not any(found.values()):
@@ -220,13 +222,13 @@ class Row(TypedDict):
   scores: NotRequired[dict[str, Any]]
 
 
-def read_run(folder: str | pathlib.Path) -> Run:
+def read_run(folder: str | os.PathLike) -> Run:
   """Reads the results of a finished run.
 
   Raises:
     UsageError: the folder holds none.
   """
-  folder = pathlib.Path(folder)
+  folder = place(folder)
   try:
     file = folder / "summary.json"
     summary = documents.check(documents.read_json(file), Summary, file, "score again")
@@ -245,7 +247,7 @@ def read_run(folder: str | pathlib.Path) -> Run:
 
 
 def compare(
-  a: str | pathlib.Path, b: str | pathlib.Path, names: Sequence[str] = ()
+  a: str | os.PathLike, b: str | os.PathLike, names: Sequence[str] = ()
 ) -> dict[str, Any]:
   """Two finished runs side by side, with differences on the clips that both have.
 
@@ -276,7 +278,7 @@ def compare(
   ]
   common = {m for m in protocols[0] if protocols[0][m] and protocols[1].get(m)}
   own = [run.summary.get("name") for run in runs]
-  folders = [pathlib.Path(x).absolute().name for x in (a, b)]
+  folders = [place(x).absolute().name for x in (a, b)]
   choices = [list(names), own, folders]
   named = (x for x in choices if len(set(x)) > 1 and all(x))
   return {

@@ -25,6 +25,8 @@ from ccl_jax.documents import Malformed, check, parse, read_bytes
 from ccl_jax.errors import UsageError
 from ccl_jax.files import append_line, new_file
 from ccl_jax.names import inside
+from ccl_jax.remote.copies import local
+from ccl_jax.remote.paths import place
 
 Record = dict[str, Any]
 FILE = "records.jsonl"
@@ -48,14 +50,14 @@ def digest(*parts: Any) -> str:
 
 def sha256(path: str | os.PathLike) -> str:
   """The SHA-256 of a file; of a folder, of the names and hashes of its files."""
-  path = pathlib.Path(path)
+  path = place(path)
   if path.is_dir():
     files = sorted(p for p in path.rglob("*") if p.is_file())
     names = [p.relative_to(path) for p in files]
     shown = [(n, p) for n, p in zip(names, files) if n.parts[0][0] != "."]
     lines = [f"{n.as_posix()} {sha256(p)}\n" for n, p in shown]
     return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
-  with open(path, "rb") as f:
+  with local(path) as file, open(file, "rb") as f:
     return hashlib.file_digest(f, "sha256").hexdigest()
 
 

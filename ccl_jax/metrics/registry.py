@@ -17,6 +17,8 @@ from ccl_jax.errors import UsageError
 from ccl_jax.metrics.base import Metric, Unscorable
 from ccl_jax.metrics.packages import need
 from ccl_jax.metrics.records import sha256
+from ccl_jax.remote.copies import kept_tree
+from ccl_jax.remote.paths import place
 from ccl_jax.weights.download import fetched
 from ccl_jax.weights.sources import SOURCES
 
@@ -69,18 +71,18 @@ class Folders:
 
   def __init__(self, places: Sequence[str | pathlib.Path] = ()):
     self._folders, self._named = [], {}
-    for place in map(str, places):
-      network, equals, source = place.partition("=")
+    for text in map(str, places):
+      network, equals, source = text.partition("=")
       if equals and network in RELEASED:
         if network in self._named:
           raise UsageError(f"--weights: {network}= is there twice; expected one place")
         self._named[network] = source
         continue
-      self._folders.append(place)
-      if not hub.is_address(place) and not pathlib.Path(place).is_dir():
-        raise UsageError(f"--weights: no folder {place}")
+      self._folders.append(text)
+      if not hub.is_address(text) and not place(text).is_dir():
+        raise UsageError(f"--weights: no folder {text}")
     for network, source in self._named.items():
-      if not hub.is_address(source) and not pathlib.Path(source).exists():
+      if not hub.is_address(source) and not place(source).exists():
         raise UsageError(f"--weights: {network}={source}: no such file or folder")
 
   def find(self, network: str) -> pathlib.Path:
@@ -109,7 +111,7 @@ class Folders:
     folder, path = places[0]
     if hub.is_address(folder):
       return _usable(network, fetched(network, f"{folder.rstrip('/')}/{path}"))
-    return _usable(network, pathlib.Path(folder, path))
+    return _usable(network, kept_tree(place(folder) / path))
 
   def load(self, network: str) -> Any:
     """The network with its parameters, in float32 on the device.
@@ -143,7 +145,7 @@ def _places(folder: str, patterns: Sequence[str]) -> list[str]:
     below = repository.below(repository.address.path)
     names = {name[len(top) :].partition("/")[0] for name in below}
   else:
-    names = {p.name for p in pathlib.Path(folder).iterdir()}
+    names = {p.name for p in place(folder).iterdir()}
   return sorted(n for n in names if any(fnmatch.fnmatchcase(n, p) for p in patterns))
 
 

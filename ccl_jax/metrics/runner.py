@@ -5,7 +5,6 @@ read its networks. What cannot be scored is a record with its reason; what went 
 accident (memory, a defect) is reported and tried again by the next run.
 """
 
-import pathlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from ccl_jax.interrupts import kept_interrupts
 from ccl_jax.metrics.base import Metric, Unscorable
 from ccl_jax.metrics.clip import Clip
 from ccl_jax.metrics.records import Record, Records, digest, sha256
+from ccl_jax.remote.paths import Place
 
 
 class Item(NamedTuple):
@@ -28,7 +28,7 @@ class Item(NamedTuple):
   """
 
   name: str
-  path: pathlib.Path
+  path: Place
   fields: Mapping[str, Any]
 
 

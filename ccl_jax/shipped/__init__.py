@@ -10,6 +10,7 @@ import sys
 
 from ccl_jax import hub
 from ccl_jax.errors import UsageError
+from ccl_jax.remote.paths import Place
 
 _HERE = pathlib.Path(__file__).parent
 CONFIGS, CHECKPOINTS = _HERE / "configs", _HERE / "checkpoints"
@@ -51,17 +52,14 @@ def make_configs_importable() -> None:
     sys.path.append(str(_HERE))  # last: a folder configs of the user's comes first
 
 
-def checkpoint(folder: str | os.PathLike) -> pathlib.Path:
+def checkpoint(folder: str | os.PathLike) -> Place:
   """The folder that `--ckpt` names: one of the user's, a shipped one by its name, or
   one of the hub by its address.
 
   Raises:
     UsageError: it cannot be downloaded.
   """
-  if hub.is_address(folder):
-    return hub.local(folder)
-  place = pathlib.Path(folder)
-  named = CHECKPOINTS / place
-  if not place.exists() and place.name == str(folder) and named.is_dir():
-    return named
-  return place
+  own = hub.local(folder)
+  if own.name == str(folder) and not own.exists() and (CHECKPOINTS / own).is_dir():
+    return CHECKPOINTS / own
+  return own

@@ -7,7 +7,6 @@ and refused unless they are allowed (`--allow_changes`).
 """
 
 import json
-import pathlib
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +14,8 @@ from typing import Any
 from ccl_jax.checkpoints.checkpointer import latest_metadata
 from ccl_jax.checkpoints.find import read_config
 from ccl_jax.errors import UsageError
+from ccl_jax.files import is_whole_folder
+from ccl_jax.remote.paths import Place
 
 # How long and how often; what is shown; the machine and how it is used. A name stands
 # for all keys below it too.
@@ -34,9 +35,7 @@ def plain(config: Any) -> dict[str, Any]:
   return json.loads(config.to_json_best_effort())
 
 
-def require_same_run(
-  config: Any, workdir: pathlib.Path, allow_changes: bool = False
-) -> None:
+def require_same_run(config: Any, workdir: Place, allow_changes: bool = False) -> None:
   """Checks that a run which was begun goes on as it is, or as it may.
 
   Nothing is written. The codecs, which are files, are compared where they are loaded.
@@ -53,7 +52,7 @@ def require_same_run(
   found = latest_metadata(workdir / "checkpoints")
   if found is None:
     # Before its first checkpoint a run has its codecs, which are of its config.
-    before = read_config(workdir) if (workdir / "codecs").is_dir() else {}
+    before = read_config(workdir) if is_whole_folder(workdir / "codecs") else {}
   else:
     done, metadata = found
     before = metadata.get("config") or read_config(workdir)  # of an earlier version
@@ -62,7 +61,7 @@ def require_same_run(
         f"config.steps: got {config.steps}; {workdir} has done {done}: give as many at "
         "least, or name a new workdir"
       )
-    if "codecs" in metadata and not (workdir / "codecs").is_dir():
+    if "codecs" in metadata and not is_whole_folder(workdir / "codecs"):
       raise UsageError(
         f"{workdir} has checkpoints and no folder codecs: put back the one it was "
         "trained with, for others would make other latents, or name a new workdir"

@@ -1,6 +1,5 @@
 """The feed of a run: its batches, and the codecs and clip sizes that belong to them."""
 
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +13,8 @@ from ccl_jax.codecs.embedded import fit_codecs
 from ccl_jax.codecs.texts import fitting_length
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
+from ccl_jax.files import is_whole_folder
+from ccl_jax.remote.paths import Place, place
 
 
 class Feed(NamedTuple):
@@ -42,13 +43,13 @@ class Feed(NamedTuple):
 NEEDED = ("video", "audio", "text")  # codecs of a run on films
 
 
-def _own_codecs(config, own: pathlib.Path, needed: Sequence[str]) -> Codecs:
+def _own_codecs(config, own: Place, needed: Sequence[str]) -> Codecs:
   """The codecs in a run's folder.
 
   Raises:
     UsageError: one of `needed` is not there, or the config names others.
   """
-  if config.codec.path and pathlib.Path(config.codec.path).is_dir():
+  if config.codec.path and place(config.codec.path).is_dir():
     here, named = stored_digests(own), stored_digests(config.codec.path)
     if other := [name for name in here if named.get(name, here[name]) != here[name]]:
       name = other[0]
@@ -67,7 +68,7 @@ def _own_codecs(config, own: pathlib.Path, needed: Sequence[str]) -> Codecs:
 
 
 def open_codecs(
-  config, workdir: pathlib.Path, *, path: str = "", clips=None, texts=None
+  config, workdir: Place, *, path: str = "", clips=None, texts=None
 ) -> Codecs:
   """The codecs of a run, saved in its folder.
 
@@ -87,7 +88,7 @@ def open_codecs(
       are not whole, or not those that the config names.
   """
   own = workdir / "codecs"
-  if own.is_dir():
+  if is_whole_folder(own):
     return _own_codecs(config, own, ("text",) if clips is None else NEEDED)
   path = config.codec.path or path
   if not path and config.init:

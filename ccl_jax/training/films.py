@@ -1,7 +1,5 @@
 """Feeds a run from films: clips go through the codecs, on the devices."""
 
-import pathlib
-
 import jax
 
 from ccl_jax.codecs.bundle import null_text, require_fit
@@ -12,12 +10,14 @@ from ccl_jax.data.sources.open import Cached, open_source
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.processes import first_process_first
+from ccl_jax.remote.copies import built_data
+from ccl_jax.remote.paths import Place
 from ccl_jax.sharding import batch_sharding, global_batch, local_rows
 from ccl_jax.training.feed import Feed, open_codecs
 
 
 def open_films(
-  config, model, recipe, mesh, workdir: pathlib.Path, *, root: str = "", split="train"
+  config, model, recipe, mesh, workdir: Place, *, root: str = "", split="train"
 ) -> Feed:
   """Batches of the clips that `config.data` names.
 
@@ -31,7 +31,7 @@ def open_films(
   """
   del recipe  # every task can be made of a film with sound
   spec = bind("clip", config.clip, ClipSpec)
-  root = root or config.data.root or workdir / "data"
+  root = root or config.data.root or built_data(workdir)
   clips = first_process_first(
     lambda: open_source(config.data.source, spec, root, split, **config.data.options)
   )

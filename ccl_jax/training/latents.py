@@ -1,7 +1,6 @@
 """Feeds a run from records: sets of latents, on the devices."""
 
 import dataclasses
-import pathlib
 
 from jax.sharding import Mesh
 
@@ -12,6 +11,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.processes import first_process, first_process_first
+from ccl_jax.remote.paths import Place
 from ccl_jax.sharding import local_rows
 from ccl_jax.tasks import servable
 from ccl_jax.training.feed import Feed, open_codecs
@@ -24,7 +24,7 @@ def open_latents(
   model: JointDiT,
   recipe: Recipe,
   mesh: Mesh,
-  workdir: pathlib.Path,
+  workdir: Place,
   *,
   root: str = "",
 ) -> Feed:

@@ -3,7 +3,8 @@ wall time.
 
 `metrics.jsonl` holds one object per logged step, {"step": 0, "loss/video": 1.25, ...},
 on disk as soon as it is written; steps count from 0. A run that resumes at step k first
-drops the lines of the steps from k on, which it will take again.
+drops the lines of the steps from k on, which it will take again. In a bucket lines are
+there within half a minute, and before a checkpoint of a later step (`flush`).
 """
 
 import contextlib
@@ -17,9 +18,12 @@ from collections.abc import Iterator, Mapping
 
 from ccl_jax import progress
 from ccl_jax.documents import metric_rows
-from ccl_jax.errors import UsageError
 from ccl_jax.files import write_text
+from ccl_jax.remote.mirror import Mirror
+from ccl_jax.remote.paths import place
 from ccl_jax.training.trackers import Tracker, close, tell
+
+FILE = "metrics.jsonl"
 
 
 class MetricLog:
@@ -28,14 +32,11 @@ class MetricLog:
   Made in every process, with `enabled` in one (process 0): the others write nothing.
 
   Args:
-    workdir: a local folder.
+    workdir: of the run.
     total_steps: of the run, for the progress.
     start_step: the first step of this process; later lines of the log are dropped.
     enabled: whether this process writes.
     trackers: that are told too, by name; see `open_trackers`.
-
-  Raises:
-    UsageError: the folder is not local.
   """
 
   def __init__(
@@ -50,18 +51,13 @@ class MetricLog:
     self._enabled, self._trackers = enabled, dict(trackers or {})
     if not enabled:
       return
-    if "://" in os.fspath(workdir):
-      raise UsageError(
-        f"metrics cannot go to {workdir}: object stores cannot append lines; give a"
-        " local folder"
-      )
     from tensorboardX import SummaryWriter
 
-    folder = pathlib.Path(workdir)
+    self._mirror = Mirror(place(workdir), (FILE,))
+    folder = self._mirror.folder
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "metrics.jsonl"
-    _drop_steps_from(start_step, path)
-    self._lines = path.open("a")
+    _drop_steps_from(start_step, folder / FILE)
+    self._lines = (folder / FILE).open("a")
     self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step)
     self._total = total_steps
 
@@ -89,7 +85,19 @@ class MetricLog:
     for name, value in values.items():
       self._board.add_scalar(name, value, step)
     tell(self._trackers, step, values)
+    self._mirror.push_soon()
     return values
+
+  def flush(self) -> None:
+    """Puts all lines where they belong: a run that goes on from a checkpoint which is
+    saved next finds them.
+
+    Raises:
+      Unreachable: the log is in a bucket, which does not take it.
+    """
+    if self._enabled:
+      self._board.flush()
+      self._mirror.push()
 
   def close(self) -> None:
     """Closes the files of the log, and the runs on trackers."""
@@ -97,6 +105,7 @@ class MetricLog:
       close(self._trackers)
       self._lines.close()
       self._board.close()
+      self._mirror.close()
 
 
 class StepTimer:

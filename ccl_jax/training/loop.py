@@ -1,11 +1,11 @@
 """The training loop: one line of events, in a stated order.
 
 At step n, before anything moves: if a save is due, the metrics of step n - 1 are read
-and checked, then the state and the data iterator are saved as they stand, which is
-"after n updates". If an evaluation is due, it sees the same state. Then the iterator
-gives batch n, step n is dispatched, and while it runs the metrics of step n - 1 are
-read, checked and logged. A loss or an update that is not finite therefore never reaches
-a checkpoint.
+and checked, the log is put where it belongs, then the state and the data iterator are
+saved as they stand, which is "after n updates". If an evaluation is due, it sees the
+same state. Then the iterator gives batch n, step n is dispatched, and while it runs the
+metrics of step n - 1 are read, checked and logged. A loss or an update that is not
+finite therefore never reaches a checkpoint.
 
 Between the host's batch and the metrics nothing moves unasked: a transfer that is not
 explicit (`jax.device_put`, `jax.device_get`) would make every step wait, and raises.
@@ -94,6 +94,7 @@ def train(
 
   def save(step):
     with timer("save"):
+      log.flush()
       checkpointer.save(step, state, batches.get_state(), metadata)
 
   def measure(step):

@@ -1,11 +1,12 @@
 """Profiles some steps of a run: traces for xprof, TensorBoard and Perfetto."""
 
-import pathlib
 from collections.abc import Sequence
 
 import jax
 
 from ccl_jax.errors import UsageError
+from ccl_jax.remote.mirror import Mirror
+from ccl_jax.remote.paths import Place
 
 
 class Profile:
@@ -22,12 +23,12 @@ class Profile:
     UsageError: `steps` is neither.
   """
 
-  def __init__(self, folder: pathlib.Path, steps: Sequence[int] = ()):
+  def __init__(self, folder: Place, steps: Sequence[int] = ()):
     if steps and (len(steps) != 2 or not 0 <= steps[0] <= steps[1]):
       raise UsageError(
         f"config.profile: got {tuple(steps)}; expected (first, last) step, as (10, 12)"
       )
-    self._folder = folder
+    self._folder, self._mirror = folder, None
     self._first, self._last = steps or (-1, -1)
     self._running = False
 
@@ -39,7 +40,8 @@ class Profile:
     """
     if step == self._first:
       jax.block_until_ready(state)
-      jax.profiler.start_trace(self._folder)
+      self._mirror = Mirror(self._folder)
+      jax.profiler.start_trace(self._mirror.folder)
       self._running = True
 
   def end(self, step: int, state) -> None:
@@ -57,3 +59,4 @@ class Profile:
     if self._running:
       jax.profiler.stop_trace()
       self._running = False
+      self._mirror.close()

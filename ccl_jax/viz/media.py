@@ -1,7 +1,7 @@
 """Writes a clip as mp4, a sound as wav, a picture as png; every file appears whole."""
 
 import fractions
-import pathlib
+import os
 import wave
 
 import numpy as np
@@ -10,7 +10,7 @@ from jaxtyping import Float32, UInt8
 from ccl_jax.errors import UsageError
 from ccl_jax.files import new_file
 
-Path = str | pathlib.Path
+Path = str | os.PathLike
 _PICTURE = {"crf": "14", "preset": "medium"}  # x264: visually lossless
 _SOUND_BITS = 192_000  # per second; AAC lowers it where the sample rate allows less
 

@@ -1,6 +1,6 @@
 """Draws pictures of a run: loss curves, clips with sound, attention on context."""
 
-import pathlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +18,7 @@ def _figure(rows: int, columns: int, width: float, height: float):
 
 
 def loss_curves(
-  path: pathlib.Path, rows: Sequence[Mapping[str, float | int | None]]
+  path: str | os.PathLike, rows: Sequence[Mapping[str, float | int | None]]
 ) -> None:
   """Draws loss against step, one line for each task and stream.
 
@@ -55,7 +55,7 @@ def loss_curves(
 
 
 def contact_sheet(
-  path: pathlib.Path,
+  path: str | os.PathLike,
   clips: Sequence[Mapping[str, Any]],
   titles: Sequence[str],
   seconds: Sequence[float],
@@ -92,7 +92,7 @@ def contact_sheet(
 
 
 def attention_panel(
-  path: pathlib.Path,
+  path: str | os.PathLike,
   frames: np.ndarray,
   video_share: np.ndarray,
   audio_share: np.ndarray,

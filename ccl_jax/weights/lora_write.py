@@ -22,6 +22,8 @@ from ccl_jax.checkpoints.find import Parameters, find_parameters
 from ccl_jax.checkpoints.slices import SliceReader
 from ccl_jax.errors import UsageError
 from ccl_jax.files import new_file
+from ccl_jax.remote.copies import local_tree
+from ccl_jax.remote.paths import place, told
 from ccl_jax.weights.lora import NOTE, Layer, Lora
 from ccl_jax.weights.lora_names import OURS, Names, layer_and_part
 from ccl_jax.weights.writer import Spec, write_file
@@ -71,25 +73,27 @@ def convert_lora(src, dst, *, model=None, form: str) -> str:
     UsageError: `src` is no LoRA of this model, `form` has no name for what it changes,
       or `dst` is there already.
   """
-  dst = pathlib.Path(dst)
+  dst = place(dst)
   if form not in PREFIXES:
     raise UsageError(f"--format {form}: expected one of {', '.join(PREFIXES)}")
   if dst.suffix != ".safetensors":
     raise UsageError(f"--dst {dst}: expected the name of a file, *.safetensors")
   if dst.exists():
     raise UsageError(f"{dst} is there already: name a new file")
-  run = (pathlib.Path(src) / "checkpoints").is_dir()
+  run = (place(src) / "checkpoints").is_dir()
   with new_file(dst) as part:
     if not run:
-      return _write(src, part, _names_of(model), form)
+      with local_tree(src) as file:
+        return _write(file, part, _names_of(model), form)
     found = find_parameters(src)
     if "base" not in found.description:
       raise UsageError(
         f"{src} has trained a whole model, no part of one; expected the file of a LoRA "
         "or a run of configs/lora.py"
       )
-    names = _names_of(model or found.description["base"]["folder"])
-    with tempfile.TemporaryDirectory(dir=dst.parent, prefix=f".{dst.name}.") as folder:
+    base = told(found.description["base"]["folder"], found.folder / "checkpoints")
+    names = _names_of(model or base)
+    with tempfile.TemporaryDirectory(dir=part.parent, prefix=f".{dst.name}.") as folder:
       ours = pathlib.Path(folder) / "ours.safetensors"
       _write_run(found, ours, names)
       return _write(ours, part, names, form)

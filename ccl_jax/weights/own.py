@@ -5,8 +5,6 @@ that a folder of ours is in no way different from one of theirs: same layout, sa
 hashes, every tensor accounted for. Only the licence is another.
 """
 
-import pathlib
-import shutil
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,8 @@ from flax import traverse_util
 
 from ccl_jax.checkpoints.converted import read_description
 from ccl_jax.errors import UsageError
-from ccl_jax.files import scratch_folder, write_json
+from ccl_jax.files import put, scratch_folder, write_json
+from ccl_jax.remote.paths import Place
 from ccl_jax.weights.rules import expected_tensors
 from ccl_jax.weights.transfer import import_weights
 from ccl_jax.weights.upstream import get_upstream
@@ -24,7 +23,7 @@ LICENCE = "your own training: the terms are yours, as far as those of your data 
 
 
 def write_network(
-  kind: str, sizes: dict[str, Any], params: Any, dst: pathlib.Path, name: str
+  kind: str, sizes: dict[str, Any], params: Any, dst: Place, name: str
 ) -> dict[str, Any]:
   """Writes a network into the folder `dst`; returns its config.json.
 
@@ -58,7 +57,5 @@ def write_network(
     if config:
       write_json(source / "config.json", config)
     description = import_weights(kind, source, fresh, licence=LICENCE)
-    if dst.exists():
-      shutil.rmtree(dst)
-    fresh.rename(dst)
+    put(fresh, dst)
   return description

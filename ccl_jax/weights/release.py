@@ -19,6 +19,8 @@ from ccl_jax.codecs.links import link_codec
 from ccl_jax.documents import check, read_json
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
+from ccl_jax.remote.copies import local_tree
+from ccl_jax.remote.paths import Place, place
 from ccl_jax.weights.download import source_name, wanted_files
 from ccl_jax.weights.transfer import import_weights, open_source
 from ccl_jax.weights.upstream import Sizes
@@ -108,17 +110,32 @@ def convert_release(
   Raises:
     UsageError: a network is missing or not what it should be; nothing is written then.
   """
-  dst, download = pathlib.Path(dst), DOWNLOADS[kind]
+  dst, download = place(dst), DOWNLOADS[kind]
   if (dst / "config.json").exists():
     raise UsageError(f"{dst} is there already: name a new folder")
   if hub.is_address(src):
-    src, folders = _fetch(src, download)
-  else:
-    src = pathlib.Path(src)
-    root = _root(src, download)
+    folder, folders = _fetch(src, download)
+    request = {"src": source_name(folder), "dtype": dtype}
+    return _convert(folder, folders, dst, download, request, kind, verify)
+  src = place(src)
+  with local_tree(src) as folder:
+    request = {"src": hub.origin(folder) or str(src.absolute()), "dtype": dtype}
+    root = _root(folder, download)
     folders = {part.place: root / part.place for part in download.parts.values()}
-  name = source_name(src)
-  request = {"src": name if hub.origin(src) else str(src.absolute()), "dtype": dtype}
+    return _convert(folder, folders, dst, download, request, kind, verify)
+
+
+def _convert(
+  src: pathlib.Path,
+  folders: Mapping[str, pathlib.Path],
+  dst: Place,
+  download: Download,
+  request: dict[str, Any],
+  kind: str,
+  verify: bool,
+) -> dict[str, str]:
+  """As `convert_release`, of folders of this machine."""
+  dtype, name = request["dtype"], source_name(src)
   dit = open_source(download.dit, src)
   parts = {n: part for n, part in download.parts.items() if part.needed(dit.sizes)}
   sources = {n: _open_part(folders, n, part, download) for n, part in parts.items()}
@@ -161,9 +178,9 @@ def _fetch(
   if inside in main.files:
     inside = str(pathlib.PurePosixPath(inside).parent).strip(".")
   repositories, tops = {"": main}, {"": inside}
-  for place in {part.place for part in download.parts.values()} - {""}:
-    repositories[place] = hub.open_repository(hub.SCHEME + download.hubs[place])
-    tops[place] = ""
+  for top in {part.place for part in download.parts.values()} - {""}:
+    repositories[top] = hub.open_repository(hub.SCHEME + download.hubs[top])
+    tops[top] = ""
   wanted = {"": wanted_files(download.dit, main, main.address.path)}
   found, lacking = set(), {}
   for name, part in download.parts.items():
@@ -204,7 +221,7 @@ def _open_part(
   return src
 
 
-def _begin(dst: pathlib.Path, request: dict) -> None:
+def _begin(dst: Place, request: dict) -> None:
   """Notes what is asked for, so that only the same command goes on with it.
 
   Raises:
@@ -223,7 +240,7 @@ def _begin(dst: pathlib.Path, request: dict) -> None:
   write_json(path, request)
 
 
-def _import_once(kind: str, src, dst: pathlib.Path, dtype, verify) -> None:
+def _import_once(kind: str, src, dst: Place, dtype, verify) -> None:
   if not (dst / "config.json").is_file():
     import_weights(kind, src, dst, dtype=dtype, verify=verify)
 

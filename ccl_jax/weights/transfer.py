@@ -19,7 +19,9 @@ from ccl_jax.checkpoints.folders import new_folder
 from ccl_jax.checkpoints.usage import Usage, stated
 from ccl_jax.documents import check
 from ccl_jax.errors import UsageError
-from ccl_jax.files import write_json
+from ccl_jax.files import new_file, write_json
+from ccl_jax.remote.copies import local_tree
+from ccl_jax.remote.paths import Place
 from ccl_jax.shipped import checkpoint
 from ccl_jax.weights.download import fetched, source_name
 from ccl_jax.weights.reader import Weights, open_weights, read_config
@@ -130,6 +132,13 @@ def import_weights(
   Raises:
     UsageError: `src` is not what it should be, or `dst` is there already.
   """
+  with local_tree(src) as source:
+    options = {"dtype": dtype, "verify": verify, "licence": licence}
+    return _import_weights(kind, source, dst, **options)
+
+
+def _import_weights(kind: str, src: pathlib.Path, dst, *, dtype, verify, licence):
+  """As `import_weights`, of a file or folder of this machine."""
   from ccl_jax.checkpoints.slices import SliceReader, SliceWriter
 
   src = fetched(kind, src)
@@ -195,7 +204,8 @@ def import_weights(
         if said := compared(file):
           print(said, file=sys.stderr)
     for name, file in _beside(src, upstream):
-      shutil.copyfile(file, fresh / name)
+      with new_file(fresh / name) as part:
+        shutil.copyfile(file, part)
     write_json(fresh / "tensors.json", hashes, indent=2)
     write_json(fresh / "config.json", config, indent=2)
   return config
@@ -279,15 +289,15 @@ def export_weights(
     if config:
       write_json(fresh / "config.json", config, indent=2)
     if verify:
-      written = open_weights(fresh, fp8=True)
-      with _bar(total, "verify") as bar:
+      with local_tree(fresh) as folder, _bar(total, "verify") as bar:
+        written = open_weights(folder, fp8=True)
         for m in matches:
           _check(written.read(m.name), hashes[m.name], m.name, dst)
           bar.update(written.nbytes(m.name))
   return config
 
 
-def _exportable(src: pathlib.Path):
+def _exportable(src: Place):
   """(kind, sizes, reader, usage) of a folder with parameters."""
   from ccl_jax.checkpoints.slices import SliceReader
   from ccl_jax.weights import transformers

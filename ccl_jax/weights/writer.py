@@ -4,16 +4,17 @@ A file is 8 bytes with the header's length, the header (JSON: dtype, shape and p
 every tensor), and the tensors' bytes in that order.
 """
 
+import contextlib
 import json
 import math
-import pathlib
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ccl_jax.files import write_json
+from ccl_jax.files import new_file, write_json
+from ccl_jax.remote.paths import BucketPath, Place
 from ccl_jax.weights.safetensors_header import DTYPES
 
 SHARD_BYTES = 10 * 10**9
@@ -34,12 +35,12 @@ class Spec(NamedTuple):
 
 
 def write_safetensors(
-  folder: pathlib.Path,
+  folder: Place,
   stem: str,
   specs: Sequence[Spec],
   tensors: Iterable[np.ndarray],
   shard_bytes: int = SHARD_BYTES,
-) -> list[pathlib.Path]:
+) -> list[Place]:
   """Writes tensors into one file, or into shards with an index; holds one at a time.
 
   Args:
@@ -69,7 +70,7 @@ def write_safetensors(
 
 
 def write_file(
-  path: pathlib.Path,
+  path: Place,
   specs: Sequence[Spec],
   tensors: Iterable[np.ndarray],
   notes: Mapping[str, str] | None = None,
@@ -83,7 +84,10 @@ def write_file(
     notes: texts by name that go into the header, as `__metadata__`.
   """
   tensors = iter(tensors)
-  with open(path, "wb") as f:
+  with contextlib.ExitStack() as stack:
+    if isinstance(path, BucketPath):
+      path = stack.enter_context(new_file(path))
+    f = stack.enter_context(open(path, "wb"))
     f.write(_header(specs, notes or {}))
     for spec in specs:
       array = next(tensors)

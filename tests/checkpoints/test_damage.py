@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pathlib
 import shutil
 
 import jax
@@ -232,7 +233,7 @@ def test_a_folder_that_cannot_be_renamed_stops_the_run(run, monkeypatch):
   (run / "20" / "meta" / "metadata").unlink()
   before = files(run)
   denied = OSError(errno.EROFS, "Read-only file system")
-  monkeypatch.setattr(type(checkpointer._absolute(run)), "rename", refuse(denied))
+  monkeypatch.setattr(pathlib.Path, "rename", refuse(denied))
   with pytest.raises(UsageError, match=r"steps \[20\] .*Read-only"):
     restore(run)
   assert files(run) == before

@@ -81,7 +81,7 @@ def test_what_is_there_already_is_left_alone(tmp_path):
   for name, reason in (
     ("empty", "is there already"),
     ("file", "is there already"),
-    ("gs://x", "is not supported"),
+    ("hdfs://x", "is not supported"),
   ):
     dst = name if "://" in name else tmp_path / name
     with pytest.raises(UsageError, match=reason), new_folder(dst, 0):

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -51,10 +53,18 @@ def _ask(*request):
 class Command:
   """A process that runs `python -m MODULE FLAGS` on virtual devices."""
 
-  def __init__(self, module: str, flags: list[str], devices: int = 1):
+  def __init__(
+    self,
+    module: str,
+    flags: list[str],
+    devices: int = 1,
+    environment: Mapping[str, str] = MappingProxyType({}),
+  ):
     self._file = tempfile.NamedTemporaryFile("r")  # noqa: SIM115
     self._code = None
-    self._pid = _ask("start", module, flags, devices, self._file.name)
+    self._pid = _ask(
+      "start", module, flags, devices, self._file.name, dict(environment)
+    )
 
   def output(self) -> str:
     """What it has printed so far."""
@@ -81,9 +91,11 @@ class Command:
       os.kill(self._pid, how)
 
 
-def finish(module: str, flags: list[str]) -> tuple[int, str]:
-  """Exit code and output of a command."""
-  command = Command(module, flags)
+def finish(
+  module: str, flags: list[str], environment: Mapping[str, str] = MappingProxyType({})
+) -> tuple[int, str]:
+  """Exit code and output of a command, with more in its environment."""
+  command = Command(module, flags, environment=environment)
   return command.wait(), command.output()
 
 

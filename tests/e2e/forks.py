@@ -2,10 +2,10 @@
 
 Reads a request a line from stdin, a JSON list, and answers it by a line of JSON:
 
-  ["start", MODULE, FLAGS, DEVICES, FILE]  the id of a process that runs
-                                           `python -m MODULE FLAGS` on so many virtual
-                                           devices, with its output in FILE
-  ["poll", ID]                             its exit code; null while it runs
+  ["start", MODULE, FLAGS, DEVICES, FILE, ENVIRONMENT]
+                the id of a process that runs `python -m MODULE FLAGS` on so many
+                virtual devices, with its output in FILE and more in its environment
+  ["poll", ID]  its exit code; null while it runs
 
 A fork imports the command itself and ends as any script does. When stdin ends, the
 processes that still run are killed.
@@ -38,7 +38,7 @@ LIBRARIES = (
 )
 
 
-def become(flags: list[str], devices: int, file: str) -> None:
+def become(flags: list[str], devices: int, file: str, environment: dict) -> None:
   """Makes this process one that a shell would start."""
   os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
   out = os.open(file, os.O_WRONLY | os.O_APPEND)
@@ -47,6 +47,7 @@ def become(flags: list[str], devices: int, file: str) -> None:
   # A shell's background job ignores the keyboard, and so does all that it starts.
   signal.signal(signal.SIGINT, signal.default_int_handler)
   jax.config.update("jax_num_cpu_devices", devices)
+  os.environ.update(environment)
   sys.argv[1:] = flags
 
 

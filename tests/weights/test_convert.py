@@ -222,8 +222,8 @@ def test_a_flipped_bit_is_noticed(tmp_path, source, monkeypatch):
 def test_mistakes_of_the_user(tmp_path, source, imported, monkeypatch):
   with pytest.raises(UsageError, match="is there already"):
     import_weights("wan-dit", source, imported)
-  with pytest.raises(UsageError, match="got gs://b/w; gs:// is not supported"):
-    import_weights("wan-dit", source, "gs://b/w")
+  with pytest.raises(UsageError, match="got hdfs://b/w; hdfs:// is not supported"):
+    import_weights("wan-dit", source, "hdfs://b/w")
   with pytest.raises(UsageError, match="no file or folder"):
     import_weights("wan-dit", tmp_path / "x", tmp_path / "in")
   with pytest.raises(UsageError, match="neither converted weights nor a run"):

@@ -1,15 +1,15 @@
 """The one door to users' films and sounds: nothing else opens one for reading.
 
 FFmpeg takes URLs, devices and lists of other files where a name is given, and guesses
-among hundreds of formats. Here it gets `file:` and the absolute path of a regular file,
-may use no other protocol, reads the formats in `DEMUXERS` alone, and gives up after
-`LIMIT` seconds without a result. Whatever fails is a `MediaError` that names the file.
+among hundreds of formats. Here it gets `file:` and the absolute path of a regular file
+(of one in a bucket, that of its copy), may use no other protocol, reads the formats in
+`DEMUXERS` alone, and gives up after `LIMIT` seconds without a result. Whatever fails is
+a `MediaError` that names the file.
 """
 
 import atexit
 import contextlib
 import os
-import pathlib
 import stat
 import threading
 import time
@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import av
+
+from ccl_jax.remote.copies import local
 
 LIMIT = 30.0  # seconds without a packet or a frame
 PIXELS = 2**26  # of a frame: 8192 x 8192
@@ -27,11 +29,27 @@ DEMUXERS = (
   *("ac3", "eac3", "amr", "wv", "tta"),
 )
 
-Path = str | pathlib.Path
+Path = str | os.PathLike
 
 
 class MediaError(ValueError):
   """A media file cannot be read as asked; the message names it and says why."""
+
+
+@contextlib.contextmanager
+def on_disk(path: Path) -> Iterator[Path]:
+  """The file itself or, of one in a bucket, its copy, as long as the block runs.
+
+  Raises:
+    MediaError: there is none in the bucket.
+    UsageError: the store does not give it, which says nothing of the file.
+  """
+  with contextlib.ExitStack() as stack:
+    try:
+      file = stack.enter_context(local(path))
+    except FileNotFoundError as e:
+      raise MediaError(f"{path}: {e.strerror}") from e
+    yield file
 
 
 @contextlib.contextmanager
@@ -40,10 +58,18 @@ def opened(path: Path) -> Iterator[Any]:
 
   Raises:
     MediaError: it is no regular file, of no format in `DEMUXERS`, or damaged.
+    UsageError: see `on_disk`.
   """
-  url = f"file:{os.path.abspath(path)}"
+  with on_disk(path) as file, _opened(path, file) as container:
+    yield container
+
+
+@contextlib.contextmanager
+def _opened(path: Path, file: Path) -> Iterator[Any]:
+  """As `opened`, of a file of this machine that the user knows as `path`."""
+  url = f"file:{os.path.abspath(file)}"
   try:
-    check_regular(path)
+    check_regular(file)
     with _counted(), open_url(url) as container:
       yield container
   except MediaError as e:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ccl_jax.data.media.door import MediaError, Path, check_regular
+from ccl_jax.data.media.door import MediaError, Path, check_regular, on_disk
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 PIXELS = 2**26  # of a still: 8192 x 8192
@@ -31,12 +31,20 @@ def opened_image(path: Path) -> Iterator[Any]:
 
   Raises:
     MediaError: it is no regular file, of no format in `FORMATS`, damaged or too large.
+    UsageError: see `on_disk`.
   """
+  with on_disk(path) as file, _opened_image(path, file) as image:
+    yield image
+
+
+@contextlib.contextmanager
+def _opened_image(path: Path, file: Path) -> Iterator[Any]:
+  """As `opened_image`, of a file of this machine that the user knows as `path`."""
   from PIL import Image
 
-  check_regular(path)
+  check_regular(file)
   try:
-    with Image.open(path, formats=FORMATS) as image:
+    with Image.open(file, formats=FORMATS) as image:
       if image.width * image.height > PIXELS:
         raise MediaError(
           f"{path}: {image.width} x {image.height} pixels, expected {PIXELS} at most"
@@ -49,7 +57,7 @@ def opened_image(path: Path) -> Iterator[Any]:
       f"{path}: not a readable image, expected one of {', '.join(FORMATS)}"
     ) from e
   except Exception as e:  # Pillow's plugins raise what they come upon
-    reason = str(e).removeprefix(f"{path}: ") or type(e).__name__
+    reason = str(e).removeprefix(f"{file}: ") or type(e).__name__
     raise MediaError(f"{path}: not a readable image ({reason})") from e
 
 

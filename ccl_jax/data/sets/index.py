@@ -5,7 +5,7 @@ believed by all that plans ahead (the order of a run is drawn over all records),
 must agree with one another and with the sizes of the files.
 """
 
-import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from typing_extensions import TypedDict
@@ -15,6 +15,7 @@ from ccl_jax.data.sets.shards import require_once
 from ccl_jax.documents import DOCUMENT, Count, Number, Sha256, Size, check, read_json
 from ccl_jax.errors import UsageError
 from ccl_jax.names import flaw
+from ccl_jax.remote.paths import BucketPath, Place
 
 FORMAT = "ccl_jax latents 1"
 ADVICE = "copy or encode the set again"
@@ -73,7 +74,7 @@ class Index(TypedDict):
   shards: list[ShardEntry]
 
 
-def read_index(root: pathlib.Path) -> dict[str, Any]:
+def read_index(root: Place) -> dict[str, Any]:
   """The content of index.json of a finished set.
 
   Raises:
@@ -104,10 +105,12 @@ def read_index(root: pathlib.Path) -> dict[str, Any]:
   return index
 
 
-def _check_sums(root: pathlib.Path, index: dict[str, Any]) -> None:
+def _check_sums(root: Place, index: dict[str, Any]) -> None:
   """Checks that counts agree, and that files are as large as they must be."""
   path, buckets, shards = root / "index.json", index["buckets"], index["shards"]
   require_once(root, shards)
+  # Of a bucket one question: a set may have thousands of shards.
+  sizes = _sizes(root)
   for name, entry in buckets.items():
     if Bucket(**entry["shape"]).name != name:
       raise _false(path, f"the bucket {name} has the shape of another")
@@ -117,9 +120,9 @@ def _check_sums(root: pathlib.Path, index: dict[str, Any]) -> None:
       raise _false(path, f"{name[:60]!r} is no file of the set")
     if shard["bucket"] not in buckets:
       raise _false(path, f"{name} is of no bucket, {shard['bucket'][:60]!r}")
-    if not (root / name).is_file():
+    size = sizes(name)
+    if size is None:
       raise UsageError(f"{root} lacks {name}: copy the set again")
-    size = (root / name).stat().st_size
     if not shard["records"] * _LEAST <= shard["bytes"] <= size:
       raise _false(
         path,
@@ -137,5 +140,14 @@ def _check_sums(root: pathlib.Path, index: dict[str, Any]) -> None:
       raise _false(path, f"{index[key]} {key}, the shards have {found}")
 
 
-def _false(path: pathlib.Path, what: str) -> UsageError:
+def _sizes(root: Place) -> Callable[[str], int | None]:
+  """A function from the name of a file of a set to its size; None without it."""
+  if isinstance(root, BucketPath):
+    found = {name: status.st_size for name, status in root.listing().items()}
+    return found.get
+  size = lambda path: path.stat().st_size if path.is_file() else None
+  return lambda name: size(root / name)
+
+
+def _false(path: Place, what: str) -> UsageError:
   return UsageError(f"{path} is damaged ({what}): {ADVICE}")

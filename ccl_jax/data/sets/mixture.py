@@ -20,7 +20,6 @@ import fractions
 import hashlib
 import json
 import math
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -29,6 +28,7 @@ from ccl_jax.data.sets.record_set import RecordSet
 from ccl_jax.data.sets.shuffle import key_of, shuffled_index
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
+from ccl_jax.remote.paths import place
 
 
 class Row(NamedTuple):
@@ -228,8 +228,8 @@ def open_mixture(
       the first; or a name is no bucket's.
   """
   paths, weights = zip(*map(_parse, [root] if _is_dir(root) else root.split("+")))
-  places = [str(pathlib.Path(path).resolve()) for path in paths]
-  if twice := [path for path, place in zip(paths, places) if places.count(place) > 1]:
+  whole = [str(place(path).resolve()) for path in paths]
+  if twice := [path for path, one in zip(paths, whole) if whole.count(one) > 1]:
     raise UsageError(
       f"{twice[0]} is named twice in {root}: give it once, with a weight"
     )
@@ -259,7 +259,7 @@ def _parse(text: str) -> tuple[str, float]:
 
 
 def _is_dir(root: str) -> bool:
-  return pathlib.Path(root).is_dir()
+  return place(root).is_dir()
 
 
 def _check_encoders(sets: Sequence[RecordSet]) -> None:

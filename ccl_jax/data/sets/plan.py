@@ -8,7 +8,6 @@ import collections
 import dataclasses
 import json
 import math
-import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from ccl_jax.documents import TABLE, check, read_json
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
 from ccl_jax.names import flaw, inside
+from ccl_jax.remote.paths import Place
 
 FILE = "plan.json"
 
@@ -85,13 +85,13 @@ def make(
   return Plan(dict(settings), dict(encoders), catalogue.skipped, shards)
 
 
-def write(plan: Plan, root: pathlib.Path) -> None:
+def write(plan: Plan, root: Place) -> None:
   """Writes a plan into the folder `root` of its set."""
   shards = [(n, dataclasses.asdict(b), items) for n, b, items in plan.shards]
   write_json(root / FILE, plan._replace(shards=shards)._asdict())
 
 
-def read(root: pathlib.Path) -> Plan | None:
+def read(root: Place) -> Plan | None:
   """The plan of the set in the folder `root`; None if it has none.
 
   Raises:
@@ -129,7 +129,7 @@ def _shard(name: str, bucket: dict[str, Any], items: list) -> Shard:
   return Shard(name, Bucket(**bucket), read)
 
 
-def check_same(plan: Plan, settings: Mapping[str, Any], root: pathlib.Path) -> None:
+def check_same(plan: Plan, settings: Mapping[str, Any], root: Place) -> None:
   """Checks that a set that was begun is continued with the same settings.
 
   Raises:

@@ -10,11 +10,14 @@ same one, so the order of a run stays a function of the files; it is counted and
 `writer.py` makes such folders.
 """
 
+import bisect
+import functools
+import itertools
 import logging
-import pathlib
+import os
 import resource
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -23,8 +26,10 @@ from ccl_jax import hub
 from ccl_jax.data.sets import shards
 from ccl_jax.data.sets.buckets import Bucket
 from ccl_jax.data.sets.index import read_index
-from ccl_jax.data.sets.records import DamagedRecord, unpack
+from ccl_jax.data.sets.records import DamagedRecord, is_of_system, unpack
 from ccl_jax.errors import UsageError
+from ccl_jax.remote import copies
+from ccl_jax.remote.paths import Place
 
 _log = logging.getLogger(__name__)
 # What is read of a set, of whatever lies beside it in a repository.
@@ -34,7 +39,7 @@ FILES = ("index.json", "shard-*", "codecs/*")
 class Shard(NamedTuple):
   """A shard's file, and the number of records in it."""
 
-  path: pathlib.Path
+  path: Place
   records: int
 
 
@@ -49,7 +54,7 @@ class Records:
     self._shards = list(shards)
     self._count = sum(s.records for s in self._shards)
     # With the counts given, no file is opened before it is read from.
-    self._source = ArrayRecordDataSource([f"{p}[0:{n}]" for p, n in self._shards])
+    self._source = _open(self._shards)
     self.damaged: dict[int, str] = {}
     self._lock = threading.Lock()
 
@@ -75,9 +80,7 @@ class Records:
     try:
       return self._source[index]
     except RuntimeError as e:
-      if "() failed" in str(
-        e
-      ):  # of the system: the file may be fine, elsewhere or later
+      if is_of_system(e):
         raise OSError(str(e)) from e
       raise DamagedRecord(str(e)) from e
 
@@ -95,6 +98,35 @@ class Records:
       )
 
 
+def _open(shards: Sequence[Shard]) -> Any:
+  """The bytes of the records of shards, by index: ArrayRecord reads files of this
+  machine and of gs:// where they are, a record at a time.
+  """
+  if any(copies.needs_copy(path) for path, _ in shards):
+    return _Copies(shards)
+  return ArrayRecordDataSource([f"{path}[0:{n}]" for path, n in shards])
+
+
+class _Copies:
+  """As `ArrayRecordDataSource`, of shards that are copied when they are first read."""
+
+  def __init__(self, shards: Sequence[Shard]):
+    self._shards = list(shards)
+    self._ends = list(itertools.accumulate(n for _, n in shards))
+    self._open = functools.cache(self._opened)
+    self._turn = threading.Lock()
+
+  def __getitem__(self, index: int) -> bytes:
+    at = bisect.bisect_right(self._ends, index)
+    with self._turn:
+      source = self._open(at)
+    return source[index - self._ends[at] + self._shards[at].records]
+
+  def _opened(self, at: int) -> ArrayRecordDataSource:
+    path, n = self._shards[at]
+    return ArrayRecordDataSource([f"{copies.kept(path)}[0:{n}]"])
+
+
 class RecordSet:
   """A finished set of latents, with random access to its records.
 
@@ -108,9 +140,10 @@ class RecordSet:
       its index is damaged.
   """
 
-  def __init__(self, root: str | pathlib.Path):
+  def __init__(self, root: str | os.PathLike):
     self.root = hub.local(root, FILES)
     self.index = read_index(self.root)
+    require_room(self.root)
     self.encoders: dict[str, str] = self.index["encoders"]
     by_bucket: dict[Bucket, list[Shard]] = {}
     for entry in self.index["shards"]:
@@ -152,6 +185,22 @@ class RecordSet:
   def text_rows(self, bucket: Bucket) -> int:
     """Rows of the longest text embedding in a bucket."""
     return self.index["buckets"][bucket.name]["text_rows"]
+
+
+def require_room(root: Place) -> None:
+  """Checks that a set whose shards are copied to this machine may be.
+
+  Raises:
+    UsageError: it is larger than copies may be.
+  """
+  if copies.needs_copy(root):
+    size = sum(x.st_size for x in root.listing().values())
+    if size > copies.limit():
+      raise UsageError(
+        f"{root} has {size / 1e9:.1f} GB, all of which a run reads, and copies of "
+        f"files in buckets may have {copies.limit() / 1e9:g} GB together: set "
+        f"{copies.LIMIT}, or copy the set to gs:// or to this machine"
+      )
 
 
 def allow_open_files(count: int) -> None:

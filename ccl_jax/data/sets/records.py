@@ -32,6 +32,7 @@ from safetensors.numpy import save
 
 from ccl_jax.documents import Malformed, parse
 from ccl_jax.files import new_file
+from ccl_jax.remote.paths import Place
 
 DTYPES = {
   "video": ml_dtypes.bfloat16,
@@ -88,7 +89,7 @@ def unpack(data: bytes) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def new_shard(path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
+def new_shard(path: Place) -> Iterator[Callable[[bytes], None]]:
   """A function that adds a record to the shard `path`, which appears when the block
   ends, whole and on the disk; after an error there is nothing.
 
@@ -117,6 +118,13 @@ def new_shard(path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
       raise OSError(errno.EIO, f"{written} of {count} records were written", str(path))
 
 
+def is_of_system(error: RuntimeError) -> bool:
+  """Whether an error of ArrayRecord is of the disk or the store, which did not give
+  what was asked: the file may be fine, elsewhere or later.
+  """
+  return "() failed" in str(error) or "reading gs://" in str(error)
+
+
 def count_records(path: pathlib.Path) -> int:
   """The number of records in an ArrayRecord file."""
   reader = ArrayRecordReader(str(path))
@@ -127,7 +135,7 @@ def count_records(path: pathlib.Path) -> int:
 
 
 @contextlib.contextmanager
-def _as_os_error(path: pathlib.Path) -> Iterator[None]:
+def _as_os_error(path: Place) -> Iterator[None]:
   """ArrayRecord's one kind of error as the system's error that it quotes."""
   try:
     yield

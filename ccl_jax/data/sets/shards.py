@@ -11,20 +11,20 @@ records is not refused for them: readers pass over these, and say so.
 import bisect
 import hashlib
 import itertools
-import os
-import pathlib
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader
 
-from ccl_jax.data.sets.records import DamagedRecord, unpack
+from ccl_jax.data.sets.records import DamagedRecord, is_of_system, unpack
 from ccl_jax.documents import read_json
 from ccl_jax.errors import UsageError
 from ccl_jax.files import WriteError, write_json
+from ccl_jax.remote.copies import kept, needs_copy
+from ccl_jax.remote.paths import BucketPath, Place
 
 CHECKED = ".checked.json"
 _THREADS = 4
@@ -34,7 +34,7 @@ MOST = 100 * 10**9  # bytes that one start reads: some minutes
 Entry = Mapping[str, Any]
 
 
-def require_once(root: pathlib.Path, entries: Sequence[Entry]) -> None:
+def require_once(root: Place, entries: Sequence[Entry]) -> None:
   """Checks that no shard is listed twice, by its name or by what is in it.
 
   Args:
@@ -55,7 +55,7 @@ def require_once(root: pathlib.Path, entries: Sequence[Entry]) -> None:
       )
 
 
-def require_whole(root: pathlib.Path, entries: Sequence[Entry]) -> None:
+def require_whole(root: Place, entries: Sequence[Entry]) -> None:
   """Reads shards that have changed since they were last read, `MOST` bytes of them, and
   compares them with the index.
 
@@ -72,7 +72,8 @@ def require_whole(root: pathlib.Path, entries: Sequence[Entry]) -> None:
   except UsageError:
     noted = {}
   noted = noted if isinstance(noted, dict) else {}
-  marks = {e["file"]: [*_mark(root / e["file"]), e["sha256"]] for e in entries}
+  mark = _marks(root)
+  marks = {e["file"]: [*mark(e["file"]), e["sha256"]] for e in entries}
   new = [e for e in entries if noted.get(e["file"]) != marks[e["file"]]]
   if not new:
     return
@@ -102,10 +103,11 @@ def require_whole(root: pathlib.Path, entries: Sequence[Entry]) -> None:
     return
 
 
-def _is_its_own(root: pathlib.Path, entry: Entry) -> bool:
+def _is_its_own(root: Place, entry: Entry) -> bool:
   digest = hashlib.sha256()
   try:
-    reader = ArrayRecordReader(str(root / entry["file"]))
+    file = root / entry["file"]
+    reader = ArrayRecordReader(str(kept(file) if needs_copy(file) else file))
     try:
       if reader.num_records() != entry["records"]:
         return False
@@ -115,11 +117,24 @@ def _is_its_own(root: pathlib.Path, entry: Entry) -> bool:
         digest.update(data)
     finally:
       reader.close()
-  except (RuntimeError, IndexError, ValueError, DamagedRecord):
+  except (RuntimeError, IndexError, ValueError, DamagedRecord) as e:
+    if isinstance(e, RuntimeError) and is_of_system(e):
+      raise UsageError(
+        f"{root}/{entry['file']} cannot be read ({' '.join(str(e).split())[:200]}): "
+        "mend that, then run the same command again"
+      ) from e
     return True  # damaged: whoever reads it passes over the records
   return digest.hexdigest() == entry["sha256"]
 
 
-def _mark(path: pathlib.Path) -> tuple[int, int]:
-  stat = os.stat(path)
-  return stat.st_size, stat.st_mtime_ns
+def _marks(root: Place) -> Callable[[str], tuple[int, int | str]]:
+  """A function from a shard's name to its size and what changes when it is written."""
+  if isinstance(root, BucketPath):
+    found = root.listing()
+    return lambda name: (found[name].st_size, found[name].mark)
+
+  def mark(name):
+    status = (root / name).stat()
+    return status.st_size, status.st_mtime_ns
+
+  return mark

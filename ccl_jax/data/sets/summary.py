@@ -7,7 +7,6 @@ set. Moments are of the stored numbers, by channel:
 """
 
 import hashlib
-import pathlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
@@ -19,6 +18,7 @@ from typing_extensions import TypedDict
 from ccl_jax.axes import STREAMS
 from ccl_jax.documents import DOCUMENT, Count, Number, Sha256, check, read_json
 from ccl_jax.errors import UsageError
+from ccl_jax.remote.paths import Place
 
 LATENTS = (*STREAMS, "video_std")  # the arrays that moments are taken of
 
@@ -43,7 +43,7 @@ class ShardFile(TypedDict):
   caption_words: Histogram
 
 
-def read_summary(path: pathlib.Path) -> dict[str, Any]:
+def read_summary(path: Place) -> dict[str, Any]:
   """The summary of a shard that is done.
 
   Raises:

@@ -14,7 +14,6 @@ Any latents can become a set to train from:
 import contextlib
 import dataclasses
 import json
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ from ccl_jax.data.sets import plan, records
 from ccl_jax.data.sets.buckets import Bucket
 from ccl_jax.data.sets.index import FORMAT
 from ccl_jax.data.sets.summary import Summary, read_summary, total
+from ccl_jax.remote.paths import Place
 
 
 class ShardRecords:
@@ -66,7 +66,7 @@ class ShardRecords:
 
 @contextlib.contextmanager
 def new_shard(
-  root: pathlib.Path, shard: plan.Shard, encoders: Mapping[str, str]
+  root: Place, shard: plan.Shard, encoders: Mapping[str, str]
 ) -> Iterator[ShardRecords]:
   """Writes one shard and, last, the JSON file that says it is done.
 
@@ -94,12 +94,12 @@ def new_shard(
   )
 
 
-def is_done(root: pathlib.Path, shard: plan.Shard) -> bool:
+def is_done(root: Place, shard: plan.Shard) -> bool:
   """Whether a shard of the set in the folder `root` is written."""
   return _summary_path(root, shard).is_file()
 
 
-def finish(root: pathlib.Path, set_plan: plan.Plan) -> dict[str, Any] | None:
+def finish(root: Place, set_plan: plan.Plan) -> dict[str, Any] | None:
   """Writes report.jsonl and index.json once all shards are done.
 
   Returns:
@@ -126,7 +126,7 @@ def finish(root: pathlib.Path, set_plan: plan.Plan) -> dict[str, Any] | None:
   return index
 
 
-def _summary_path(root: pathlib.Path, shard: plan.Shard) -> pathlib.Path:
+def _summary_path(root: Place, shard: plan.Shard) -> Place:
   return root / f"{shard.name}.json"
 
 

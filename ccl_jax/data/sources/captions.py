@@ -25,6 +25,7 @@ from ccl_jax import documents
 from ccl_jax.data.media.tracks import MediaError
 from ccl_jax.errors import UsageError
 from ccl_jax.names import inside
+from ccl_jax.remote.paths import Place, place
 
 KEYS, TEXTS = ("file", "id"), ("prompt", "caption", "text")
 # Fields that name files, and so may hold what is no Unicode.
@@ -53,7 +54,7 @@ class Caption(NamedTuple):
   crop: tuple[int, ...] = ()
   gain: float | int = 0.0
 
-  def sound(self, root: pathlib.Path) -> pathlib.Path | None:
+  def sound(self, root: Place) -> Place | None:
     """The path of the file with the sound, below `root`; None: it is the same file."""
     return root / self.audio if self.audio else None
 
@@ -67,7 +68,7 @@ class Row(NamedTuple):
 
 
 def read_captions(
-  root: pathlib.Path, names: Iterable[str], table: str = ""
+  root: Place, names: Iterable[str], table: str = ""
 ) -> tuple[dict[str, list[Caption]], list[str]]:
   """The captions of files.
 
@@ -89,7 +90,7 @@ def read_captions(
 
 
 def read_rows(
-  root: pathlib.Path, names: Iterable[str], table: str = ""
+  root: Place, names: Iterable[str], table: str = ""
 ) -> tuple[dict[str, list[Row]], list[str]]:
   """As `read_captions`, with all fields of the rows.
 
@@ -121,7 +122,7 @@ def read_rows(
 
 
 def read_table(
-  path: pathlib.Path, required: Sequence[str] = (), columns: Sequence[str] = ()
+  path: Place, required: Sequence[str] = (), columns: Sequence[str] = ()
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   """(place, fields) of every row of a .jsonl or .csv file; empty fields are left out.
 
@@ -144,7 +145,7 @@ def read_table(
     yield where, row
 
 
-def sidecar(path: pathlib.Path) -> str:
+def sidecar(path: Place) -> str:
   """The text of NAME.txt beside a file; "" where there is none.
 
   Raises:
@@ -159,10 +160,10 @@ def sidecar(path: pathlib.Path) -> str:
     raise MediaError(f"{path}: its caption: {e}") from e
 
 
-def _tables(root: pathlib.Path, table: str) -> list[pathlib.Path]:
+def _tables(root: Place, table: str) -> list[Place]:
   if not table:
     return sorted([*root.glob("*.jsonl"), *root.glob("*.csv")])
-  for path in (root / table, pathlib.Path(table)):
+  for path in (root / table, place(table)):
     if path.is_file():
       return [path]
   raise UsageError(f"no table of captions {table}, in {root} or as a path: name a file")

@@ -6,6 +6,7 @@ millions is a file; `read` decodes one.
 """
 
 import logging
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
@@ -33,6 +34,7 @@ from ccl_jax.data.sources.windows import (
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.names import printable
+from ccl_jax.remote.paths import Place, place
 
 MEDIA = (*IMAGES, *SOUNDS, *SUFFIXES)
 _log = logging.getLogger(__name__)
@@ -66,7 +68,7 @@ class Catalogue(NamedTuple):
 
 
 def scan(
-  root: str | pathlib.Path,
+  root: str | os.PathLike,
   specs: Sequence[ClipSpec],
   *,
   hop: float | int | None = None,
@@ -85,14 +87,14 @@ def scan(
   Raises:
     UsageError: a wrong setting, or no file that can be used.
   """
-  root = pathlib.Path(root)
+  root = place(root)
   rows = list_media(root, captions)
   found = scan_rows(root, rows, specs, hop=hop, kinds=kinds)
   others = warn_of_unread(root, MEDIA)
   return found._replace(skipped=[*found.skipped, *others])
 
 
-def list_media(root: pathlib.Path, captions: str = "") -> dict[str, list[Caption]]:
+def list_media(root: Place, captions: str = "") -> dict[str, list[Caption]]:
   """All media below `root`, in order, with their captions.
 
   Args:
@@ -103,7 +105,7 @@ def list_media(root: pathlib.Path, captions: str = "") -> dict[str, list[Caption
   return without_soundtracks({name: rows.get(name, [Caption()]) for name in names})
 
 
-def media_names(root: pathlib.Path) -> list[str]:
+def media_names(root: Place) -> list[str]:
   """Names of all media below `root`, films last.
 
   So a caption without a suffix means a film rather than its soundtrack or its
@@ -127,7 +129,7 @@ def without_soundtracks(
 
 
 def scan_rows(
-  root: str | pathlib.Path,
+  root: str | os.PathLike,
   rows: Mapping[str, Sequence[Caption]],
   specs: Sequence[ClipSpec],
   *,
@@ -135,7 +137,7 @@ def scan_rows(
   kinds: Iterable[str] = KINDS,
 ) -> Catalogue:
   """As `scan`, of the files in `rows` with their captions."""
-  root = pathlib.Path(root)
+  root = place(root)
   check_specs(specs)
   if hop is not None:
     check_hop(hop)
@@ -178,7 +180,7 @@ def scan_rows(
   return Catalogue(dict(sorted(buckets.items())), skipped)
 
 
-def read(root: str | pathlib.Path, bucket: Bucket, item: Item) -> dict[str, Any]:
+def read(root: str | os.PathLike, bucket: Bucket, item: Item) -> dict[str, Any]:
   """Decodes an item of a catalogue.
 
   Returns:
@@ -188,7 +190,7 @@ def read(root: str | pathlib.Path, bucket: Bucket, item: Item) -> dict[str, Any]
   Raises:
     MediaError: it cannot be read.
   """
-  path, crop = pathlib.Path(root) / item.path, tuple(item.crop)
+  path, crop = place(root) / item.path, tuple(item.crop)
   clip = {"id": item.id, "text": item.text}
   if bucket.kind == "image":
     # A still is a film of one frame.
@@ -199,7 +201,7 @@ def read(root: str | pathlib.Path, bucket: Bucket, item: Item) -> dict[str, Any]
   if bucket.kind == "sound":
     audio = media.read_audio(path, bucket.samples, start=item.start)
   else:
-    sound = None if item.sound is None else pathlib.Path(root) / item.sound
+    sound = None if item.sound is None else place(root) / item.sound
     clip["video"], audio = media.read_clip(path, bucket.spec(), item.start, sound, crop)
   return clip | {"audio": apply_gain(audio, item.gain)}
 
@@ -210,8 +212,8 @@ def _rank(name: str) -> tuple[int, str]:
 
 
 def _cut(
-  root: pathlib.Path,
-  path: pathlib.Path,
+  root: Place,
+  path: Place,
   row: Caption,
   specs: Sequence[ClipSpec],
   hop: float | int | None,

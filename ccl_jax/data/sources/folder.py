@@ -6,7 +6,7 @@ those of `captions.py`; a film without one has "".
 
 import logging
 import mimetypes
-import pathlib
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent import futures
@@ -19,6 +19,7 @@ from ccl_jax.data.sources.windows import cached_probe, check_hop, label, window_
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.names import printable
+from ccl_jax.remote.paths import BucketPath, Place, place
 
 SUFFIXES = (
   *(".mp4", ".mov", ".mkv", ".webm", ".m4v", ".avi", ".ts", ".mts", ".m2ts", ".mpg"),
@@ -69,13 +70,13 @@ class FilmSource:
 
   def __init__(
     self,
-    root: str | pathlib.Path,
+    root: str | os.PathLike,
     spec: ClipSpec,
     rows: Mapping[str, Sequence[Caption]],
     hop: float | int | None = None,
   ):
     """`rows` are the captions of every film below `root`; a film has at least one."""
-    self.root, self.spec = pathlib.Path(root), spec
+    self.root, self.spec = place(root), spec
     self.skipped: list[tuple[str, str]] = []
     self.failed: dict[str, str] = {}
     self._lock = threading.Lock()
@@ -163,12 +164,12 @@ class FolderSource(FilmSource):
 
   def __init__(
     self,
-    root: str | pathlib.Path,
+    root: str | os.PathLike,
     spec: ClipSpec,
     hop: float | int | None = None,
     captions: str = "",
   ):
-    root = pathlib.Path(root)
+    root = place(root)
     names = [relative(path, root) for path in files_of(root, SUFFIXES)]
     if not names:
       raise UsageError(f"no films in {root}: expected {' '.join(SUFFIXES)} files")
@@ -179,12 +180,12 @@ class FolderSource(FilmSource):
       _log.info("%s: %d captions lack a film", root, len(self.unmatched))
 
 
-def relative(path: pathlib.Path, root: pathlib.Path) -> str:
+def relative(path: Place, root: Place) -> str:
   """The path below `root`, with "/" on every system."""
   return path.relative_to(root).as_posix()
 
 
-def files_of(root: pathlib.Path, suffixes: tuple[str, ...]) -> list[pathlib.Path]:
+def files_of(root: Place, suffixes: tuple[str, ...]) -> list[Place]:
   """All files below a folder with one of the suffixes, in order, but for hidden ones.
 
   Raises:
@@ -196,11 +197,16 @@ def files_of(root: pathlib.Path, suffixes: tuple[str, ...]) -> list[pathlib.Path
   return [
     path
     for path in sorted(root.rglob("*"))
-    if path.suffix.lower() in suffixes and path.name[0] != "." and path.is_file()
+    if path.suffix.lower() in suffixes and path.name[0] != "." and _is_file(path)
   ]
 
 
-def unread(root: pathlib.Path, suffixes: tuple[str, ...]) -> list[tuple[str, str]]:
+def _is_file(path: Place) -> bool:
+  """Whether what was listed is a file: in a bucket nothing else is."""
+  return isinstance(path, BucketPath) or path.is_file()
+
+
+def unread(root: Place, suffixes: tuple[str, ...]) -> list[tuple[str, str]]:
   """(name, reason) of files below a folder that are media by their names, and are none
   of those that are read.
 
@@ -214,15 +220,13 @@ def unread(root: pathlib.Path, suffixes: tuple[str, ...]) -> list[tuple[str, str
     suffix = path.suffix.lower()
     kind = kinds.guess_type(f"x{suffix}")[0] or ""
     known = kind.startswith(("video/", "audio/", "image/")) or suffix in _MORE
-    if known and suffix not in suffixes and path.name[0] != "." and path.is_file():
+    if known and suffix not in suffixes and path.name[0] != "." and _is_file(path):
       reason = f"files that end in {suffix} are not read: make an mp4, wav or png of it"
       out.append((relative(path, root), reason))
   return out
 
 
-def warn_of_unread(
-  root: pathlib.Path, suffixes: tuple[str, ...]
-) -> list[tuple[str, str]]:
+def warn_of_unread(root: Place, suffixes: tuple[str, ...]) -> list[tuple[str, str]]:
   """As `unread`, and a warning for each."""
   found = unread(root, suffixes)
   for name, reason in found:

@@ -5,7 +5,7 @@ other source of `open.py` gives clips of one shape. All read an item without hav
 the list, so a process that goes on with a plan starts at once.
 """
 
-import pathlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +31,7 @@ class FolderItems:
 
   def __init__(
     self,
-    root: str | pathlib.Path,
+    root: str | os.PathLike,
     specs: Sequence[ClipSpec],
     options: Any,
   ):
@@ -69,7 +69,7 @@ class MediaItems:
   def __init__(
     self,
     kind: str,
-    root: str | pathlib.Path,
+    root: str | os.PathLike,
     specs: Sequence[ClipSpec],
     split: str,
     options: Any,
@@ -111,7 +111,7 @@ class SourceItems:
   def __init__(
     self,
     kind: str,
-    root: str | pathlib.Path,
+    root: str | os.PathLike,
     spec: ClipSpec,
     split: str,
     options: Any,
@@ -174,7 +174,7 @@ ItemSource = FolderItems | MediaItems | SourceItems | NormalisedItems
 
 def open_items(
   source: str,
-  root: str | pathlib.Path,
+  root: str | os.PathLike,
   split: str,
   options: Any,
   specs: Sequence[ClipSpec],
@@ -202,7 +202,7 @@ def open_items(
 
 def _open(
   source: str,
-  root: str | pathlib.Path,
+  root: str | os.PathLike,
   split: str,
   options: Any,
   specs: Sequence[ClipSpec],

@@ -8,7 +8,7 @@ data set lists media that stay where they are.
 
 import importlib
 import inspect
-import pathlib
+import os
 import pkgutil
 from typing import Any
 
@@ -20,12 +20,13 @@ from ccl_jax.data.sources import media_set, tfds_set
 from ccl_jax.data.sources.folder import FilmSource, FolderSource
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
+from ccl_jax.remote.paths import is_remote
 
 
 def open_source(
   kind: str,
   spec: ClipSpec,
-  root: str | pathlib.Path,
+  root: str | os.PathLike,
   split: str = "train",
   **options: Any,
 ) -> Any:
@@ -69,16 +70,21 @@ def builder(kind: str) -> Any:
   return importlib.import_module(f"{builders.__name__}.{kind}")
 
 
-def is_media(kind: str, root: str | pathlib.Path) -> bool:
+def is_media(kind: str, root: str | os.PathLike) -> bool:
   """Whether the source lists media that stay where they are, in their folder."""
+  if is_remote(root):
+    raise UsageError(
+      f"the source {kind} reads folders of this machine, got {root}: expected the "
+      "source folder, or records (of encode), which read buckets"
+    )
   if kind == "tfds":
     return tfds_set.media_root(root) is not None
   return hasattr(builder(kind), "BUILDER")
 
 
 def open_media(
-  kind: str, root: str | pathlib.Path, split: str, **options: Any
-) -> tuple[str | pathlib.Path, media_set.Rows]:
+  kind: str, root: str | os.PathLike, split: str, **options: Any
+) -> tuple[str | os.PathLike, media_set.Rows]:
   """A source of media: the media's folder, and the captions of every file.
 
   Raises:
@@ -117,9 +123,7 @@ class Cached:
     return clip
 
 
-def _call(
-  kind: str, make: Any, root: str | pathlib.Path, spec: ClipSpec, options: dict
-):
+def _call(kind: str, make: Any, root: str | os.PathLike, spec: ClipSpec, options: dict):
   try:
     inspect.signature(make).bind(root, spec, **options)
   except TypeError as e:
@@ -133,7 +137,7 @@ def _of_split(kind: str, splits: dict[str, Any], split: str) -> Any:
   return splits[split]
 
 
-def _tfds_splits(root: str | pathlib.Path, spec: ClipSpec) -> dict[str, Any]:
+def _tfds_splits(root: str | os.PathLike, spec: ClipSpec) -> dict[str, Any]:
   splits = tfds_set.open_set(root)
   for name, source in splits.items():
     if not len(source):

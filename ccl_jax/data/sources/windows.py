@@ -3,17 +3,15 @@
 import dataclasses
 import functools
 import math
-import pathlib
 from collections.abc import Callable
 
 from ccl_jax.data.media import decode as media
 from ccl_jax.data.sources.captions import Caption
 from ccl_jax.errors import UsageError
+from ccl_jax.remote.paths import Place
 
 
-def probe_with_sound(
-  path: pathlib.Path, sound: pathlib.Path | None = None
-) -> media.MediaInfo:
+def probe_with_sound(path: Place, sound: Place | None = None) -> media.MediaInfo:
   """The headers of a file, with the sound of another file if that is named.
 
   Args:
@@ -113,6 +111,6 @@ def check_hop(hop: float | int) -> None:
     raise UsageError(f"hop is the seconds between clips, got {hop}: use more than 0")
 
 
-def _probe(path: pathlib.Path) -> media.MediaInfo:
+def _probe(path: Place) -> media.MediaInfo:
   info = media.probe(path)
   return info if info.end is not None else media.measure(path)
