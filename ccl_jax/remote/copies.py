@@ -21,7 +21,8 @@ from collections.abc import Iterator
 
 from ccl_jax.errors import UsageError
 from ccl_jax.files import WriteError, new_file, scratch_folder, sweep
-from ccl_jax.remote.paths import BucketPath, Named, Place, Unreachable, place
+from ccl_jax.remote.paths import BucketPath, Named, Place, place
+from ccl_jax.remote.stores import Unreachable
 
 FOLDER, LIMIT = "CCL_CACHE", "CCL_CACHE_GB"  # names in the environment
 _DEFAULT = 50.0  # GB

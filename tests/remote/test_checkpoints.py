@@ -21,7 +21,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.files import UNFINISHED
 from ccl_jax.places import LOCK, hold
 from ccl_jax.remote import locks
-from ccl_jax.remote.paths import Unreachable
+from ccl_jax.remote.stores import Unreachable
 from tests.remote.buckets import emptied
 
 # A failed read leaves Orbax's other reads unfinished.

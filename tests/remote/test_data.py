@@ -22,7 +22,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.files import UNFINISHED
 from ccl_jax.remote import copies, mirror
-from ccl_jax.remote.paths import Unreachable
+from ccl_jax.remote.stores import Unreachable
 from ccl_jax.training.log import MetricLog
 from ccl_jax.viz.media import write_mp4, write_png
 from tests.data.latent_sets import FILM, SOUND, make_set
