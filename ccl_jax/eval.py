@@ -218,8 +218,8 @@ def score(args: argparse.Namespace) -> int:
   items, missing = read_items(args, transcripts)
   if args.fvd_frames is not None and args.fvd_frames < 1:
     raise UsageError(f"--fvd-frames is {args.fvd_frames}; expected 1 at least")
-  if args.sync_scale <= 0:
-    raise UsageError(f"--sync-scale is {args.sync_scale}; expected a number above 0")
+  if not 0 < args.sync_scale <= 4:
+    raise UsageError(f"--sync-scale is {args.sync_scale}; expected above 0, to 4")
   for flag in ("min_track", "min_face_size"):
     if getattr(args, flag) < 0:
       name = flag.replace("_", "-")

@@ -177,7 +177,11 @@ def _take(lock: pathlib.Path, what: str, wait: bool) -> int:
       # Its last holder may have removed it between the two calls.
       with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(os.fstat(number), os.stat(lock)):
-          _sign(number, lock)
+          try:
+            _sign(number, lock)
+          except BaseException:
+            lock.unlink(missing_ok=True)  # while it is held
+            raise
           return number
     except BaseException:
       os.close(number)

@@ -44,7 +44,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from ccl_jax import cli, documents
-from ccl_jax.errors import UsageError
+from ccl_jax.errors import UsageError, whole
 from ccl_jax.files import check_writable, write_json
 from ccl_jax.planning.chips import GIB
 from ccl_jax.planning.compile import plan, sweep
@@ -82,7 +82,11 @@ flags.mark_flags_as_required(["config"])
 def main():
   """Plans by the flags, and prints the reports."""
   stay_on_the_host()
-  config = CONFIG.value
+  config = cli.require_config(
+    CONFIG.value, ("model.attention", "objective", "clip", "optim"), "configs/joint.py"
+  )
+  if BATCH.present and not whole(1).holds(BATCH.value):
+    raise UsageError(f"--batch: got {BATCH.value}; expected {whole(1).words}")
   if config.model.attention == "auto":
     with config.unlocked():
       on_host = TOPOLOGY.value.startswith("cpu")

@@ -109,7 +109,8 @@ def make_mesh(
   fixed = math.prod(n for n in sizes if n != -1)
   if sizes.count(-1) == 1 and fixed and len(devices) % fixed == 0:
     sizes[sizes.index(-1)] = len(devices) // fixed
-  if len(sizes) != len(AXES) or math.prod(sizes) != len(devices):
+  wrong = len(sizes) != len(AXES) or any(n < 1 for n in sizes)
+  if wrong or math.prod(sizes) != len(devices):
     raise UsageError(
       f"mesh {tuple(shape)} over {AXES}: expected four sizes with product "
       f"{len(devices)} (the devices); try 1,{len(devices)},1,1"

@@ -444,8 +444,10 @@ def join() -> None:
 
 def main():
   """Trains by the flags, then writes the report."""
+  config = cli.require_config(
+    CONFIG.value, ("model.preset", "objective", "tasks", "optim"), "configs/joint.py"
+  )
   join()
-  config = CONFIG.value
   done = train(config, WORKDIR.value, allow_changes=ALLOW_CHANGES.value)
   if done and config.report.tasks:
     from ccl_jax.generation.report import report

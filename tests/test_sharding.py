@@ -34,7 +34,16 @@ def test_mesh_fills_one_axis():
 
 
 @pytest.mark.parametrize(
-  "shape", [(1, 3, 1, 1), (8, 1, 1), (-1, -1, 1, 1), (2, 2, 1, 1)]
+  "shape",
+  # The product of two that are negative is the number of devices too.
+  [
+    (1, 3, 1, 1),
+    (8, 1, 1),
+    (-1, -1, 1, 1),
+    (-1, -1, 8, 1),
+    (-2, -4, 1, 1),
+    (2, 2, 1, 1),
+  ],
 )
 def test_a_mesh_that_does_not_fit_names_one_that_does(shape):
   with pytest.raises(UsageError, match="1,8,1,1"):

@@ -38,12 +38,13 @@ from typing_extensions import TypedDict
 from ccl_jax.checkpoints import converted
 from ccl_jax.checkpoints.find import BAD_VALUES
 from ccl_jax.documents import Malformed, Sha256, Size, Unreadable, check, read_json
-from ccl_jax.errors import UsageError
+from ccl_jax.errors import UsageError, system_error
 from ccl_jax.files import (
   UNFINISHED,
   put,
   require_whole,
   scratch_folder,
+  write_error,
   write_json,
 )
 from ccl_jax.models.byte_text import ByteText
@@ -85,6 +86,7 @@ def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
 
   Raises:
     UsageError: the folder holds something else.
+    WriteError: the system refused.
   """
   folder = place(folder).absolute()
   ends = (".json", ".safetensors", ".tokenizer")
@@ -97,7 +99,12 @@ def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
     for name, codec in _present(codecs):
       kind, static, links, arrays, tokenizer = _parts(codec)
       entry = {"kind": kind, "static": static, "links": links, "sha256": _digest(codec)}
-      save_file(arrays, fresh / f"{name}.safetensors")
+      try:
+        save_file(arrays, fresh / f"{name}.safetensors")
+      except SafetensorError as e:
+        if (error := system_error(e)) is None:
+          raise
+        raise write_error(error, folder) from e
       if tokenizer is not None:
         (fresh / f"{name}.tokenizer").write_bytes(tokenizer.file)
       write_json(fresh / f"{name}.json", entry, indent=2)

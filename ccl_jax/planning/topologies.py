@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import re
 
 import jax
 
@@ -50,7 +51,8 @@ def parse_topology(name: str, slices: int = 1) -> tuple[Chip, list]:
         f"JAX_NUM_CPU_DEVICES={shape}"
       )
     return CHIPS[kind], devices[: int(shape)]
-  if kind not in TPUS or not shape:
+  # A side of 0 ends the process within libtpu.
+  if kind not in TPUS or not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){1,2}", shape):
     raise UsageError(
       f"--topology {name}: expected KIND:AxB or AxBxC with KIND one of "
       f"{', '.join(TPUS)}, e.g. v5p:4x4x4 or v6e:8x8; or cpu:8"

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 
 from ccl_jax import progress
 from ccl_jax.documents import metric_rows
-from ccl_jax.files import write_text
+from ccl_jax.files import write_error, write_text
 from ccl_jax.remote.mirror import Mirror
 from ccl_jax.remote.paths import place
 from ccl_jax.training.trackers import Tracker, close, tell
@@ -56,8 +56,9 @@ class MetricLog:
     self._mirror = Mirror(place(workdir), (FILE,))
     folder = self._mirror.folder
     folder.mkdir(parents=True, exist_ok=True)
-    _drop_steps_from(start_step, folder / FILE)
-    self._lines = (folder / FILE).open("a")
+    self._path = folder / FILE
+    _drop_steps_from(start_step, self._path)
+    self._lines = self._path.open("a")
     self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step)
     self._total = total_steps
 
@@ -80,8 +81,11 @@ class MetricLog:
     values = {name: float(value) for name, value in metrics.items()}
     # JSON has no NaN: a value that is not finite is null.
     finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
-    self._lines.write(json.dumps({"step": step} | finite) + "\n")
-    self._lines.flush()
+    try:
+      self._lines.write(json.dumps({"step": step} | finite) + "\n")
+      self._lines.flush()
+    except OSError as e:
+      raise write_error(e, self._path) from e
     for name, value in values.items():
       self._board.add_scalar(name, value, step)
     tell(self._trackers, step, values)
@@ -103,7 +107,9 @@ class MetricLog:
     """Closes the files of the log, and the runs on trackers."""
     if self._enabled:
       close(self._trackers)
-      self._lines.close()
+      # Of a disk that is full the step has told; what was not written stays unwritten.
+      with contextlib.suppress(OSError):
+        self._lines.close()
       self._board.close()
       self._mirror.close()
 

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from ccl_jax.codecs.bundle import (
   fingerprint,
@@ -15,6 +16,7 @@ from ccl_jax.codecs.embedded import fit_codecs
 from ccl_jax.data.scenes.talking import draw_clip
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
+from ccl_jax.files import WriteError
 
 
 def clips(seed=0, count=3):
@@ -124,6 +126,14 @@ def test_a_failed_save_leaves_the_old_folder_whole(codecs, tmp_path, monkeypatch
   monkeypatch.setattr("ccl_jax.codecs.bundle.save_file", full_disk)
   with pytest.raises(OSError, match="no space"):
     save_codecs(codecs._replace(text=codecs.text.replace(length=9)), folder)
+  assert load_codecs(folder).text.length == 24
+
+  def full_in_its_words(*_):
+    raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+  monkeypatch.setattr("ccl_jax.codecs.bundle.save_file", full_in_its_words)
+  with pytest.raises(WriteError, match=f"cannot write {folder}: No space left on dev"):
+    save_codecs(codecs, folder)
   assert load_codecs(folder).text.length == 24
   assert [p.name for p in tmp_path.iterdir()] == ["codecs"]
 

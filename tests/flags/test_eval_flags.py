@@ -169,10 +169,14 @@ def test_names_of_a_comparison_and_flags_that_do_nothing(monkeypatch):
 
 
 def test_mistakes(told, tmp_path):
+  (tmp_path / "none.jsonl").touch()
   for argv, words in (
     (["--fvd-frames", "0"], "--fvd-frames is 0"),
     (["--videos", tmp_path / "none"], "no folder"),
     (["--videos", tmp_path], "no mp4 in"),
+    (["--sync-scale", "0"], "--sync-scale is 0.0; expected above 0, to 4"),
+    (["--sync-scale", "1e300"], "--sync-scale is 1e.300"),
+    (["--transcripts", tmp_path / "none.jsonl"], "none.jsonl has no lines"),
   ):
     with pytest.raises(UsageError, match=words):
       told.main(*argv)

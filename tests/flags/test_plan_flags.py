@@ -113,6 +113,9 @@ def test_mistakes(told, capsys):
   for flags, words in (
     (["--mesh=1,two,1,1"], "expected four numbers"),
     (["--batch=many"], "batch"),
+    (["--batch=0"], "--batch: got 0; expected a whole number from 1 on"),
+    (["--batch=-1"], "--batch: got -1"),
+    (["--batch=1000000000000000000"], "below 2^31"),
     (["--slices=two"], "slices"),
     (["--compare=no-such.json"], "no-such.json"),
   ):

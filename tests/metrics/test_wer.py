@@ -56,6 +56,42 @@ def test_words_of_languages(normaliser, language, name, text, expected):
   assert words(text, language) == expected
 
 
+@pytest.mark.parametrize(
+  ("language", "wanted", "heard", "errors", "count"),
+  [
+    # Numbers in words and in digits are one; the words are those of the digits.
+    ("en", "fifty turns", "50 turns", 0, 2),
+    ("en", "thirty six", "36", 0, 1),
+    ("en", "one hundred twenty three", "123", 0, 1),
+    ("en", "two thousand and twenty six", "2026", 0, 1),
+    ("en", "twenty dollars", "$20", 0, 1),
+    ("en", "it's five o'clock", "it is 5 o'clock", 0, 4),
+    # An ordinal is not the number: "3rd 1871" against "3 1871", and June.
+    ("en", "June third eighteen seventy one", "June 3, 1871", 1, 3),
+    # A possessive is "mario is" to Whisper's authors: "marios" lacks a word, too.
+    ("en", "Mario's castle", "Mario's castle", 0, 3),
+    ("en", "Mario's castle", "Marios castle", 2, 3),
+    # Both scripts of Chinese are one, and its numbers.
+    ("zh", "你到底有没有在听我讲", "你到底有沒有在聽我講", 0, 10),
+    ("zh", "今天天气很好", "今天天氣很好", 0, 6),
+    ("zh", "二零二六年", "2026年", 0, 5),
+    ("zh", "一百二十三", "123", 0, 3),
+    # Whatever the language is called; one character of six is another.
+    *((name, "今天天气很好", "今天天气真好", 1, 6)
+      for name in ("Chinese", "chinese", "zh-CN", "cmn", "zh-Hans", "Mandarin")),
+    ("Japanese", "今日は良い天気です", "今日は悪い天気です", 1, 9),
+    ("English", "fifty turns", "50 turns", 0, 2),
+    ("eng", "fifty turns", "50 turns", 0, 2),
+  ],
+)  # fmt: skip
+def test_what_was_said_against_what_was_heard(
+  normaliser, language, wanted, heard, errors, count
+):
+  got = scores_of(wanted, heard, language)
+  name = "wer" if language.lower().startswith("en") else "cer"
+  assert (got[f"{name}_errors"], got[f"{name}_words"]) == (errors, count)
+
+
 def test_thai_is_counted_by_character(normaliser):
   assert rate_name("th") == "cer"
   assert words("สวัสดี", "th") == ["ส", "วั", "ส", "ดี"]  # each with its marks

@@ -81,6 +81,11 @@ def test_what_does_not_divide_names_what_does(shape, batch, words):
   [
     ("v9:2x2", "expected KIND:AxB or AxBxC with KIND one of v4, v5e, v5p, v6e"),
     ("v5p", "expected KIND:AxB"),
+    ("v5p:0x0x0", "expected KIND:AxB"),  # which ends a process within libtpu
+    ("v5p:2x2x0", "expected KIND:AxB"),
+    ("v6e:axb", "expected KIND:AxB"),
+    ("v5e:4", "expected KIND:AxB"),
+    ("v5e:99999x4", "expected KIND:AxB"),
     ("cpu:512", "shows 8 devices; set JAX_NUM_CPU_DEVICES=512"),
   ],
 )
