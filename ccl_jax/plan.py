@@ -98,10 +98,13 @@ def main():
     found = documents.read_json(COMPARE.value)
     advice = "name a file that --out wrote"
     earlier = documents.check(found, Earlier, COMPARE.value, advice)
-  chip, devices = parse_topology(TOPOLOGY.value, SLICES.value)
+  slices = SLICES.value
+  if slices > 1:  # programs of several slices are written to caches but not read
+    jax.config.update("jax_enable_compilation_cache", False)
+  chip, devices = parse_topology(TOPOLOGY.value, slices)
   batch = BATCH.value or len(devices)
   if SWEEP.value:
-    reports = list(sweep(config, TOPOLOGY.value, batch, GENERATE.value, SLICES.value))
+    reports = list(sweep(config, TOPOLOGY.value, batch, GENERATE.value, slices))
     good = sorted((r for r in reports if r.fits), key=lambda r: r.rank)
     print(f"{len(good)} of {len(reports)} fit {chip.hbm / GIB:.0f} GiB; fastest first:")
     for r in good:
@@ -112,7 +115,6 @@ def main():
     if OUT.value:
       _write([dataclasses.asdict(r) for r in reports])
     return
-  slices = SLICES.value
   shape = cli.mesh_sizes(MESH.value) or (slices, len(devices) // slices, 1, 1)
   try:
     report = plan(config, TOPOLOGY.value, shape, batch, GENERATE.value, slices)

@@ -36,6 +36,7 @@ _BLOCKS = flags.DEFINE_list(
 )
 
 WIDTH = 128  # of a head, in all presets from "lab" on
+HEADS = 8  # more than the cores of a chip: a grid of one step has no loop
 # Queries and keys: a long clip's, whose keys fill their blocks or do not; its text's
 # and image's; a sound's, and its text's.
 LENGTHS = ((4096, 4096), (4096, 4090), (4096, 512), (4096, 257), (158, 158), (158, 512))
@@ -147,7 +148,7 @@ def compile_kernels(folder: str, chip: str, blocks: str) -> None:
   jax.config.update("jax_enable_compilation_cache", False)
   kernel, placed = kernel_of(json.loads(blocks)), one_chip(chip)
   tokens = lambda n: jax.ShapeDtypeStruct(
-    (1, n, 2, WIDTH), jnp.bfloat16, sharding=placed
+    (1, n, HEADS, WIDTH), jnp.bfloat16, sharding=placed
   )
   inputs = [(tokens(q), tokens(k)) for q, k in LENGTHS]
   attend = lambda inputs: [jax.vjp(kernel, q, k, k)[1](q) for q, k in inputs]

@@ -12,18 +12,19 @@ from ccl_jax.planning.chips import CHIPS, Chip
 TPUS = tuple(name for name in CHIPS if name.startswith("v"))
 
 
+# The compiler runs on this host, and asks nobody where it is.
+_ALONE = {
+  "TPU_SKIP_MDS_QUERY": "1",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "TPU_WORKER_ID": "0",
+}
+
+
 def stay_on_the_host() -> None:
-  """The compiler runs on this host, whatever it compiles for, and asks nobody where.
-  To be called before anything is compiled.
-  """
+  """Arrays of this process lie on this host, whatever it compiles for."""
   # JAX has read JAX_PLATFORMS when it was imported.
   jax.config.update("jax_platforms", "cpu")
-  os.environ |= {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-  }
 
 
 def parse_topology(name: str, slices: int = 1) -> tuple[Chip, list]:
@@ -59,6 +60,7 @@ def parse_topology(name: str, slices: int = 1) -> tuple[Chip, list]:
     )
   from jax.experimental import topologies
 
+  os.environ |= _ALONE
   # Both cores of a chip are one device, as on pods; of a v4 only if asked for.
   asked = {"chip_config_name": "megacore"} if CHIPS[kind].cores > 1 else {}
   if slices > 1:
