@@ -75,7 +75,6 @@ own seed.
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import math
 import pathlib
@@ -168,6 +167,10 @@ STEPS = flags.DEFINE_integer("steps", 50, "Sampling steps.")
 SHIFT = flags.DEFINE_float(
   "shift", None, "Schedule shift; as in training if not given."
 )
+VAE_TILE = flags.DEFINE_string(
+  "vae_tile", "auto", "Side of the tiles that the video is decoded by, in pixels, as "
+  "256; they overlap by a quarter. off: by none; auto: only where memory asks for it."
+)  # fmt: skip
 SOLVER = flags.DEFINE_enum("solver", "unipc", ["unipc", "dpmpp", "euler"], "Sampler.")
 SEQUENTIAL = flags.DEFINE_bool(
   "sequential", False, "Evaluations of a step one after the other: half the memory."
@@ -232,6 +235,7 @@ def check_flags() -> None:
   Raises:
     UsageError: flags that do not go together, or values out of range.
   """
+  from ccl_jax.generation.decoding import AUTO, OFF, size_of
   from ccl_jax.seeds import whole_seed
   from ccl_jax.weights.lora_open import absolute
 
@@ -245,6 +249,8 @@ def check_flags() -> None:
     raise UsageError("--prompt is empty; expected a description, e.g. 'a red face'")
   if STEPS.value < 1:
     raise UsageError(f"--steps: got {STEPS.value}; expected at least 1")
+  if VAE_TILE.value not in (AUTO, OFF):
+    size_of(VAE_TILE.value)
   out = pathlib.Path(OUT.value)
   if out.exists() and not out.is_dir():
     raise UsageError(f"--out {out} is a file; expected a folder")
@@ -369,20 +375,28 @@ def open_maker(given):
   rows = clips * most_together(guidance, kind, sampling)
   mesh = mesh_for(about.model, spec, rows, cli.mesh_sizes(MESH.value))
 
-  @functools.cache
-  def load():
+  loaded = []
+
+  def load(texts):
+    if loaded:
+      return loaded[0]
     if mesh.size > 1:
       axes = ", ".join(f"{name} {n}" for name, n in mesh.shape.items())
       progress.say(f"mesh of {mesh.size} devices: {axes}")
     progress.phase("loading")
-    return pipeline.Pipeline.load(
-      CKPT.value,
-      codecs=CODECS.value,
-      weights=WEIGHTS.value,
-      step=STEP.value,
-      mesh=mesh,
-      loras=loras,
+    loaded.append(
+      pipeline.Pipeline.load(
+        CKPT.value,
+        codecs=CODECS.value,
+        weights=WEIGHTS.value,
+        step=STEP.value,
+        mesh=mesh,
+        loras=loras,
+        texts=texts,
+        tile=VAE_TILE.value,
+      )
     )
+    return loaded[0]
 
   return Maker(load, about, task, sampling, negative, spec, out, own_size, loras)
 
@@ -396,25 +410,25 @@ def held(out, name):
 def make_manifest(maker) -> None:
   """Makes the clips of --manifest that are not there yet."""
   from ccl_jax.diffusion.guidance import GUIDANCE as FORMS
-  from ccl_jax.generation.manifests import make_set, read_lines
+  from ccl_jax.generation.manifests import make_set
 
   def negative_of(line, stream):
     own = getattr(line, f"negative_prompt_{stream}")
     own = line.negative_prompt if own is None else own
     return maker.negatives()[stream][0] if own is None else own
 
-  def make(lines, files):
-    maker.load().note_cut(prompts())  # of all lines: it speaks of each once
-    names = dict(enumerate(line.id for line in lines))
+  def texts_of(lines):
     negative = {s: [negative_of(line, s) for line in lines] for s in NEGATIVES}
-    maker.make(
-      [x.prompt for x in lines], [x.seed for x in lines], files, names, negative
-    )
+    return [line.prompt for line in lines], negative
 
-  @functools.cache
-  def prompts():
-    lines = read_lines(MANIFEST.value, TASK.value, SEED.value[0])
-    return [line.prompt for line in lines]
+  def begin(lines):
+    prompts, negative = texts_of(lines)
+    maker.open(prompts, negative).note_cut(prompts)  # it speaks of each once
+
+  def make(lines, files):
+    names = dict(enumerate(line.id for line in lines))
+    prompts, negative = texts_of(lines)
+    maker.make(prompts, [x.seed for x in lines], files, names, negative)
 
   part = INDEX.value, COUNT.value, BATCH.value
   # Other manifests, and other parts of this one, may be made into the folder meanwhile.
@@ -426,6 +440,7 @@ def make_manifest(maker) -> None:
       form=FORMS[maker.sampling.guidance],
       seed=SEED.value[0],
       differs=maker.differs,
+      begin=begin,
     )  # fmt: skip
 
 
@@ -444,7 +459,7 @@ def make_prompts(maker, settings) -> None:
   if settings is not None:
     loras = [pathlib.Path(parse_lora(text)[0]) for text in maker.loras]
     settings.check_files({"lora": loras} if loras else {})
-    settings.check_origin(maker.load().origin)
+    settings.check_origin(maker.open(prompts).origin)
     settings.check_files(files)
     names = {i: name for i, name in names.items() if settings.index in (i, None)}
   paths = maker.make(prompts, SEED.value, files, names, numbered=True)

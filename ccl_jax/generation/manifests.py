@@ -28,6 +28,7 @@ def make_set(
   form: Guidance = GUIDANCE["none"],
   seed: int = 0,
   differs: Callable[[str, str, int, Files], str] = lambda *_: "",
+  begin: Callable[[list[Line]], None] = lambda _: None,
 ) -> int:
   """Calls `make` with the lines that have no clip in `out` yet, up to `batch` at once,
   and with the files that they are made from; lines with the same sorts of files are
@@ -41,6 +42,7 @@ def make_set(
     seed: of the clips of a list of prompts, a .txt.
     differs: how the clip of an id in `out` was made otherwise than by this prompt, seed
       and files; "" if it was not.
+    begin: called with all lines that are to be made, before the first of them is.
 
   Raises:
     UsageError: the manifest is not what it should be, lacks what the task needs or has
@@ -85,6 +87,8 @@ def make_set(
       "once for this guidance: give another --batch or other lines"
     )
   done = len(mine) - len(left)
+  if left:
+    begin(left)
   for lines in batches:
     progress.part("clips", done, len(mine))
     make(lines, {n: [files[x.id][n] for x in lines] for n in files[lines[0].id]})

@@ -40,12 +40,14 @@ def sample_windows(
   reuse_keys: bool = True,
   clip: Geometry | None = None,
   progress: Callable[[int], None] | None = None,
+  measured: Callable[[Any], None] | None = None,
 ) -> dict[str, jax.Array]:
   """Latents of the generated streams: `sample_latents`, from the host.
 
   Args:
     programs: what was jitted so far; it gets what is jitted now.
     progress: called with the index of each step, when its window is done.
+    measured: called with the compiled program of a window.
 
   Raises:
     UsageError: see `sample_latents`.
@@ -64,6 +66,8 @@ def sample_windows(
   for first in range(0, sampling.steps, size):
     rows = {name: column[first : first + size] for name, column in table.items()}
     carry = advance(params, carry, rows, conditions, keys, scales)
+    if first == 0 and measured is not None:
+      measured(advance.lower(params, carry, rows, conditions, keys, scales).compile())
     if progress is not None:
       jax.block_until_ready(carry)
       for step in range(first, first + size):
