@@ -4,7 +4,7 @@ The video codec works on rows and columns of pixels: the devices share them, or,
 the clip is decoded by tiles, each has tiles of its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -101,6 +101,24 @@ def checked_tile(codecs: Codecs, tile: str | int | None) -> str | int | None:
       f"video codec: {near}"
     )
   return pixels
+
+
+def chosen_tile(
+  asked: str | int | None, codecs: Codecs, room: Callable[[], bool]
+) -> int | None:
+  """The tiles that a video is decoded by, in pixels; None: by none.
+
+  Args:
+    asked: of `checked_tile`.
+    codecs: the bundle, which may state tiles of its own.
+    room: whether there is memory without tiles; asked only where it matters.
+  """
+  if asked != AUTO:
+    return asked
+  own = tile_of(codecs.video)
+  if own is not None or not hasattr(codecs.video, "tile"):
+    return own
+  return None if room() else TILE
 
 
 def size_of(tile: str | int) -> int:

@@ -9,6 +9,7 @@ The phases of a generation need
 and so a device needs the most of the three, not their sum.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,18 +21,22 @@ GIB = 2.0**30
 ROOM = 0.9  # of what is free, for a program: some is in pieces
 
 
-def taken(compiled: Any) -> int:
-  """Bytes that a compiled program takes: arguments, results and what it works in."""
+def worked_in(compiled: Any) -> int:
+  """Bytes that a compiled program takes beside its arguments: results, temporaries."""
   m = compiled.memory_analysis()
-  new = m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
-  return m.argument_size_in_bytes + new
+  return m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
 
 
 def held(*trees: Any) -> int:
-  """Bytes of a device that arrays take, or would take by their shardings."""
-  arrays = [x for x in jax.tree.leaves(trees) if hasattr(x, "sharding")]
-  local = [(x.sharding.shard_shape(x.shape), x.dtype) for x in arrays]
-  return sum(jax.ShapeDtypeStruct(*of).size * of[1].itemsize for of in local)
+  """Bytes of a device that arrays take, or would take by their shardings; without one,
+  whole.
+  """
+  total = 0
+  for x in (x for x in jax.tree.leaves(trees) if hasattr(x, "shape")):
+    sharding = getattr(x, "sharding", None)
+    shape = x.shape if sharding is None else sharding.shard_shape(x.shape)
+    total += math.prod(shape) * x.dtype.itemsize
+  return total
 
 
 def device_memory() -> int | None:
@@ -60,8 +65,7 @@ def fits(program: Any, *args: Any, together: bool) -> bool:
   try:
     compiled = program.lower(*args).compile()
     free = free_memory()
-    new = taken(compiled) - compiled.memory_analysis().argument_size_in_bytes
-    enough = free is None or new <= ROOM * free
+    enough = free is None or worked_in(compiled) <= ROOM * free
   except jax.errors.JaxRuntimeError as e:
     if "RESOURCE_EXHAUSTED" not in str(e):
       raise
@@ -69,7 +73,7 @@ def fits(program: Any, *args: Any, together: bool) -> bool:
   return agreed(lambda: enough) if together else enough
 
 
-def summary(phases: Mapping[str, int], limit: float | None) -> str:
+def summary(phases: Mapping[str, int], limit: int | float | None) -> str:
   """What the phases need, as a line for people.
 
   Args:

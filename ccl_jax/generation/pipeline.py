@@ -32,15 +32,14 @@ from ccl_jax.generation.conditions import conditions_of, noise_of
 from ccl_jax.generation.decoding import (
   AUTO,
   OFF,
-  TILE,
   checked_tile,
+  chosen_tile,
   decode,
-  tile_of,
   with_tile,
 )
 from ccl_jax.generation.description import Description, describe
 from ccl_jax.generation.inputs import check_arrays
-from ccl_jax.generation.memory import device_memory, fits, held, summary, taken
+from ccl_jax.generation.memory import device_memory, fits, held, summary, worked_in
 from ccl_jax.generation.meshes import alone
 from ccl_jax.generation.parameters import read_parameters
 from ccl_jax.generation.prompts import as_texts, texts_of
@@ -324,7 +323,7 @@ class Pipeline:
       )
     with jax.set_mesh(finest(self.mesh)):
       conditions = encode(nulls, codecs, noise, rows, inputs)
-    measured = self._measured("sampling", self.codecs) if new else None
+    measured = functools.partial(self._measure, "sampling") if new else None
     with jax.set_mesh(self.mesh):
       latents = sample_windows(
         self._compiled, self.model, self.params, kind, noise, conditions, sampling,
@@ -341,33 +340,27 @@ class Pipeline:
     if "video" in latents:
       key = "tile", *(x.shape for x in jax.tree.leaves(latents))
       if key not in self._compiled:
-        self._compiled[key] = self._tile_for(program, codecs, latents)
+        together = self.mesh.is_multi_process
+        room = lambda: fits(program, codecs, latents, together=together)
+        self._compiled[key] = chosen_tile(self._tile, codecs, room)
       tile = self._compiled[key]
       codecs, self.made = with_tile(codecs, tile), {"vae_tile": str(tile or OFF)}
     out = program(codecs, latents)
     if new:
       compiled = program.lower(codecs, latents).compile()
-      self._measured("decoding", self.params, self.codecs.text)(compiled)
+      self._measure("decoding", compiled, latents)
       self._say_memory()
     return out
 
-  def _tile_for(self, program: Callable, codecs: Codecs, latents) -> int | None:
-    """The tiles that latents are decoded by."""
-    if self._tile != AUTO:
-      return self._tile
-    own = tile_of(codecs.video)  # of the bundle
-    if own is not None or not hasattr(codecs.video, "tile"):
-      return own
-    together = self.mesh.is_multi_process
-    return None if fits(program, codecs, latents, together=together) else TILE
+  def _measure(self, phase: str, compiled: Any, given: PyTree) -> None:
+    """Keeps what a phase needs.
 
-  def _measured(self, phase: str, *beside: PyTree) -> Callable[[Any], None]:
-    """Keeps what a phase needs: its compiled program, and what is held beside it."""
-
-    def keep(compiled):
-      self.memory[phase] = taken(compiled) + held(*beside)
-
-    return keep
+    Args:
+      phase: its name.
+      compiled: its program.
+      given: arguments beside the model and the codecs.
+    """
+    self.memory[phase] = held(self.params, self.codecs, given) + worked_in(compiled)
 
   def _say_memory(self) -> None:
     if display.is_shown():

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
 from ccl_jax import progress
-from ccl_jax.generation.memory import taken
+from ccl_jax.generation.memory import held, worked_in
 
 
 class Texts:
@@ -60,6 +60,7 @@ class Texts:
         last = np.flatnonzero(mask[0]).max(initial=-1)
         self._rows[text] = len(rows), rows[: last + 1].copy()
       if self.memory is None:
-        self.memory = taken(self._program.lower(self.codec, ids, mask).compile())
+        compiled = self._program.lower(self.codec, ids, mask).compile()
+        self.memory = held(self.codec, ids, mask) + worked_in(compiled)
     if self._again is not None:
       self.codec, self._there = jax.tree.map(lambda _: None, self.codec), False

@@ -40,14 +40,15 @@ def sample_windows(
   reuse_keys: bool = True,
   clip: Geometry | None = None,
   progress: Callable[[int], None] | None = None,
-  measured: Callable[[Any], None] | None = None,
+  measured: Callable[[Any, Any], None] | None = None,
 ) -> dict[str, jax.Array]:
   """Latents of the generated streams: `sample_latents`, from the host.
 
   Args:
     programs: what was jitted so far; it gets what is jitted now.
     progress: called with the index of each step, when its window is done.
-    measured: called with the compiled program of a window.
+    measured: called with the compiled program of a window, and its arguments beside
+      the parameters.
 
   Raises:
     UsageError: see `sample_latents`.
@@ -67,7 +68,8 @@ def sample_windows(
     rows = {name: column[first : first + size] for name, column in table.items()}
     carry = advance(params, carry, rows, conditions, keys, scales)
     if first == 0 and measured is not None:
-      measured(advance.lower(params, carry, rows, conditions, keys, scales).compile())
+      rest = carry, rows, conditions, keys, scales
+      measured(advance.lower(params, *rest).compile(), rest)
     if progress is not None:
       jax.block_until_ready(carry)
       for step in range(first, first + size):

@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 import time
-from typing import Annotated
+from typing import Annotated, NotRequired
 
 import jax
 import pydantic
@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.documents import Number
 from ccl_jax.errors import UsageError, bind
+from ccl_jax.generation.memory import held, worked_in
 from ccl_jax.generation.sampling import Sampling, sample_latents
 from ccl_jax.models.byte_text import LENGTHS
 from ccl_jax.models.flops import forward_flops
@@ -22,6 +23,7 @@ from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import build_model, parameter_shapes
 from ccl_jax.models.stream import CLIP_TOKENS, CLIP_WIDTH
 from ccl_jax.planning.chips import CHIPS, GIB, Chip
+from ccl_jax.planning.phases import Phase, codec_shapes, decoding_phase, text_phase
 from ccl_jax.planning.traffic import collectives, table
 from ccl_jax.sharding import batch_sharding, make_mesh, parameter_shardings
 from ccl_jax.tasks import GENERATIONS
@@ -45,6 +47,7 @@ class Report:
     seconds: floors of a step: "arithmetic", "memory", "network".
     mfu: if nothing overlaps, and if everything does.
     compile_seconds: of the compiler.
+    phases: of a generation, what each needs, in the order in which they run.
   """
 
   topology: str
@@ -62,11 +65,13 @@ class Report:
   seconds: dict[str, float]
   mfu: tuple[float, float]
   compile_seconds: float
+  phases: dict[str, Phase] = dataclasses.field(default_factory=dict)
 
   @property
   def fits(self) -> bool:
-    """Whether the program's peak memory is within the chip's."""
-    return self.hbm_bytes <= self.hbm_limit
+    """Whether the program, and every phase of a generation, is within the memory."""
+    needs = [self.hbm_bytes, *(phase.bytes for phase in self.phases.values())]
+    return max(needs) <= self.hbm_limit
 
 
 def parse_topology(name: str) -> tuple[Chip, list]:
@@ -157,16 +162,49 @@ def compile_generate(config, mesh, batch: int):
       Sampling(guidance=guidance, steps=50, shift=5.0),
     )
 
-  shapes = stored_as(parameter_shapes(model, text, batch=batch), model.dtype)
-  shapes = jax.tree.map(
-    lambda x, s: x.update(sharding=s), shapes, parameter_shardings(shapes, mesh)
-  )
+  shapes = _parameters(model, text, mesh, batch)
   # Conditional and null prompt, as guidance stacks them.
   texts = _array((2, batch, *text), jax.NamedSharding(mesh, jax.P(None, "data")))
   noise = _latents(model, spec, batch, mesh)
   with jax.set_mesh(mesh):
     image = _image(model, spec, batch, mesh)
     return jax.jit(program).lower(shapes, noise, texts, image).compile()
+
+
+def compile_phases(
+  config, mesh, batch: int, limit: float, sampling
+) -> dict[str, Phase]:
+  """What the phases of a generation need of a chip: those beside its sampling are
+  compiled.
+
+  Args:
+    config, mesh, batch: of the run to plan.
+    limit: bytes of a chip.
+    sampling: of `compile_generate`.
+  """
+  spec = bind("clip", config.clip, ClipSpec)
+  model = bind("model", config.model, build_model)
+  text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
+  codecs = codec_shapes(model, text, mesh)
+  rest = held(codecs._replace(text=None))
+  parameters = held(_parameters(model, text, mesh, batch))
+  return {
+    "text": text_phase(codecs, text[0], mesh),
+    # All its arguments are used: it makes every stream of the model.
+    "sampling": Phase(
+      sampling.memory_analysis().argument_size_in_bytes + worked_in(sampling) + rest,
+      rest,
+    ),
+    "decoding": decoding_phase(codecs, spec, batch, mesh, parameters, limit),
+  }
+
+
+def _parameters(model, text, mesh, batch: int):
+  """Shapes of a model's parameters for generation, spread over a mesh."""
+  shapes = stored_as(parameter_shapes(model, text, batch=batch), model.dtype)
+  return jax.tree.map(
+    lambda x, s: x.update(sharding=s), shapes, parameter_shardings(shapes, mesh)
+  )
 
 
 def _latents(model, spec: ClipSpec, batch: int, mesh):
@@ -212,6 +250,9 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
   check(config, mesh, batch)
   start = time.perf_counter()
   compiled = (compile_generate if generate else compile_train)(config, mesh, batch)
+  phases = {}
+  if generate:
+    phases = compile_phases(config, mesh, batch, chip.hbm, compiled)
   took = time.perf_counter() - start
   memory = compiled.memory_analysis()
   instructions = collectives(compiled.as_text())
@@ -258,6 +299,7 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
     # all at once (PaLM, appendix B).
     mfu=(ideal / sum(seconds.values()), ideal / max(seconds.values())),
     compile_seconds=took,
+    phases=phases,
   )
 
 
@@ -307,6 +349,7 @@ def show(r: Report) -> str:
     f"{r.hardware_flops / 1e12:.1f}",
     f"  network     {r.traffic_bytes / 1e9:.2f} GB a chip; largest {r.largest}",
   ]
+  lines += [f"  {name:12}{phase}" for name, phase in r.phases.items()]
   for kind, count, size in r.collectives:
     lines.append(f"    {kind:20} x {count:<6} {size / 1e9:9.3f} GB")
   floors = ", ".join(f"{k} {v:.3f} s" for k, v in r.seconds.items())
@@ -331,6 +374,7 @@ class Earlier(TypedDict):
   hbm_bytes: Annotated[float, pydantic.Field(gt=0)]
   traffic_bytes: Number
   hardware_flops: Annotated[float, pydantic.Field(gt=0)]
+  phases: NotRequired[dict[str, dict[str, int | None]]]
 
 
 def regressions(new: Report, old: dict) -> list[str]:
@@ -348,10 +392,15 @@ def regressions(new: Report, old: dict) -> list[str]:
     value = getattr(new, key)
     if json.loads(json.dumps(value)) != old[key]:
       raise UsageError(f"--compare: that report has {key} {old[key]}, this one {value}")
+  names = ("hbm_bytes", "traffic_bytes", "hardware_flops")
+  pairs = {key: (old[key], getattr(new, key)) for key in names}
+  then = old.get("phases", {})
+  for name in (name for name in new.phases if name in then):
+    pairs[f"bytes of {name}"] = then[name]["bytes"], new.phases[name].bytes
   return [
-    f"{key}: {old[key]} -> {getattr(new, key)} ({getattr(new, key) / old[key]:.3f}x)"
-    for key in ("hbm_bytes", "traffic_bytes", "hardware_flops")
-    if getattr(new, key) > WORSE * old[key]
+    f"{key}: {before} -> {now} ({now / before:.3f}x)"
+    for key, (before, now) in pairs.items()
+    if now > WORSE * before
   ]
 
 
