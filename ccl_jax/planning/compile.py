@@ -15,6 +15,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.documents import Number
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.generation.memory import held, worked_in
+from ccl_jax.generation.meshes import chosen_shape
 from ccl_jax.generation.sampling import Sampling, sample_latents
 from ccl_jax.models.byte_text import LENGTHS
 from ccl_jax.models.flops import forward_flops
@@ -22,7 +23,7 @@ from ccl_jax.models.joint import geometry_of
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import build_model, parameter_shapes
 from ccl_jax.models.stream import CLIP_TOKENS, CLIP_WIDTH
-from ccl_jax.planning.chips import CHIPS, GIB, Chip
+from ccl_jax.planning.chips import CHIPS, GIB, STAND_INS, Chip
 from ccl_jax.planning.phases import Phase, codec_shapes, decoding_phase, text_phase
 from ccl_jax.planning.traffic import collectives, table
 from ccl_jax.sharding import batch_sharding, make_mesh, parameter_shardings
@@ -78,7 +79,7 @@ def parse_topology(name: str) -> tuple[Chip, list]:
   """The chip, and the devices that the topology has.
 
   Args:
-    name: KIND:AxB or KIND:AxBxC of TPUs, or cpu:N.
+    name: KIND:AxB or KIND:AxBxC of TPUs, a GPU such as H100:1, or cpu:N.
 
   Raises:
     UsageError: no such kind or arrangement, or no libtpu.
@@ -93,15 +94,19 @@ def parse_topology(name: str) -> tuple[Chip, list]:
       )
     return CHIPS[kind], devices[: int(shape)]
   kinds = [k for k in CHIPS if k.startswith("v")]
-  if kind not in kinds or not shape:
+  stand_in = kind in STAND_INS and STAND_INS[kind].get(shape)
+  if not stand_in and (kind not in kinds or not shape):
     raise UsageError(
       f"--topology {name}: expected KIND:AxB or AxBxC with KIND one of "
-      f"{', '.join(kinds)}, e.g. v5p:4x4x4 or v6e:8x8; or cpu:8"
+      f"{', '.join(kinds)}, e.g. v5p:4x4x4 or v6e:8x8; or cpu:8; or a GPU as H100:1, "
+      f"with 1, 4 or 8 of {', '.join(STAND_INS)}"
     )
   from jax.experimental import topologies
 
   try:
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    topology = topologies.get_topology_desc(
+      platform="tpu", topology_name=stand_in or name
+    )
   except Exception as e:  # the compiler's own, of several types
     text = str(e).splitlines()[0][:200]
     if "libtpu" in str(e).lower() and "topology" not in str(e).lower():
@@ -120,8 +125,9 @@ def lower_train(config, mesh, batch: int):
   text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
   run = build_run(config, mesh, text, batch=batch)
   spec = bind("clip", config.clip, ClipSpec)
-  data = _latents(run.model, spec, batch, mesh) | _image(run.model, spec, batch, mesh)
-  data["text"] = _array((batch, *text), batch_sharding(mesh))
+  rows = batch_sharding(mesh)
+  data = _latents(run.model, spec, batch, rows) | _image(run.model, spec, batch, rows)
+  data["text"] = _array((batch, *text), rows)
   data["null_text"] = _array(text, jax.NamedSharding(mesh, jax.P()))
   _, step = run.step_of(0, data)
   with jax.set_mesh(mesh):  # from here on nothing may be computed, only traced
@@ -163,11 +169,13 @@ def compile_generate(config, mesh, batch: int):
     )
 
   shapes = _parameters(model, text, mesh, batch)
-  # Conditional and null prompt, as guidance stacks them.
-  texts = _array((2, batch, *text), jax.NamedSharding(mesh, jax.P(None, "data")))
-  noise = _latents(model, spec, batch, mesh)
+  # Conditional and null prompt, as guidance stacks them; whole on every device, as
+  # `Pipeline.generate` has them.
+  whole = jax.NamedSharding(mesh, jax.P())
+  texts = _array((2, batch, *text), whole)
+  noise = _latents(model, spec, batch, whole)
   with jax.set_mesh(mesh):
-    image = _image(model, spec, batch, mesh)
+    image = _image(model, spec, batch, whole)
     return jax.jit(program).lower(shapes, noise, texts, image).compile()
 
 
@@ -207,15 +215,12 @@ def _parameters(model, text, mesh, batch: int):
   )
 
 
-def _latents(model, spec: ClipSpec, batch: int, mesh):
+def _latents(model, spec: ClipSpec, batch: int, rows):
   sizes = {"video": spec.latent_shape, "audio": (spec.audio_tokens,)}
-  return {
-    s: _array((batch, *sizes[s], c.out_channels), batch_sharding(mesh))
-    for s, c in model.streams
-  }
+  return {s: _array((batch, *sizes[s], c.out_channels), rows) for s, c in model.streams}
 
 
-def _image(model, spec: ClipSpec, batch: int, mesh):
+def _image(model, spec: ClipSpec, batch: int, rows):
   """Shapes of a model's image condition beside the latents, {} if it takes none: the
   mask with the image's latent, and CLIP tokens (`codecs.images.image_condition`).
   """
@@ -224,7 +229,6 @@ def _image(model, spec: ClipSpec, batch: int, mesh):
     return {}
   condition = (batch, *spec.latent_shape, video.in_channels - video.out_channels)
   tokens = (batch, CLIP_TOKENS, CLIP_WIDTH)
-  rows = batch_sharding(mesh)
   return {"condition": _array(condition, rows), "image": _array(tokens, rows)}
 
 
@@ -238,7 +242,7 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
   Args:
     config: of the run.
     topology: see `parse_topology`.
-    shape: of the mesh.
+    shape: of the mesh; None: see `default_mesh`.
     batch: clips, over all chips.
     generate: a sampling step, in place of a train step.
 
@@ -246,8 +250,10 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
     UsageError: the mesh, the batch or the clip do not fit one another.
   """
   chip, devices = parse_topology(topology)
+  if shape is None:
+    shape = default_mesh(config, chip, len(devices), batch, generate)
   mesh = make_mesh(shape, devices, tuple(config.slices))
-  check(config, mesh, batch)
+  check(config, mesh, batch, generate)
   start = time.perf_counter()
   compiled = (compile_generate if generate else compile_train)(config, mesh, batch)
   phases = {}
@@ -303,14 +309,36 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
   )
 
 
-def check(config, mesh, batch: int) -> None:
+def default_mesh(
+  config, chip: Chip, devices: int, batch: int, generate: bool
+) -> tuple[int, ...]:
+  """The sizes of a mesh that nobody names: of a train step all chips are fsdp, of a
+  generation as `generate` has it on such chips.
+
+  Args:
+    config, batch, generate: see `plan`.
+    chip: one of them, and `devices` how many there are.
+  """
+  if not generate:
+    return 1, devices, 1, 1
+  model = bind("model", config.model, build_model)
+  spec = bind("clip", config.clip, ClipSpec)
+  # With a negative evaluation a clip.
+  return chosen_shape(model, spec, 2 * batch, devices, int(chip.hbm))
+
+
+def check(config, mesh, batch: int, generate: bool = False) -> None:
   """Checks that clips and model divide as the mesh asks.
+
+  Args:
+    config, batch, generate: see `plan`.
+    mesh: of the chips.
 
   Raises:
     UsageError: they do not; it names the nearest sizes that do.
   """
   rows = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate
-  if batch % rows:
+  if batch % rows and not generate:
     below = batch // rows * rows
     near = " or ".join(str(n) for n in (below, below + rows) if n)
     raise UsageError(

@@ -7,6 +7,7 @@ the width of the text is another than UMT5's.
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -34,7 +35,7 @@ from ccl_jax.models.linear_codec import (
 )
 from ccl_jax.models.mel_codec import CHANNELS, MelAudioCodec
 from ccl_jax.models.umt5 import UMT5Encoder, UMT5Text
-from ccl_jax.models.wan_vae import Wan22VideoCodec, WanVideoCodec
+from ccl_jax.models.wan_vae import WAN22, Wan22VideoCodec, WanVideoCodec
 from ccl_jax.sharding import finest
 
 HIDDEN = 384  # of MMAudio's 16 kHz VAE
@@ -62,7 +63,7 @@ class Phase:
 
 
 def codec_shapes(model: JointDiT, text: tuple[int, int], mesh: Mesh) -> Codecs:
-  """The codecs that a model's sizes tell, of shapes on a mesh, as they are loaded.
+  """The codecs that a model's sizes tell, of shapes on a mesh, as they are read.
 
   Args:
     model: the network.
@@ -70,41 +71,51 @@ def codec_shapes(model: JointDiT, text: tuple[int, int], mesh: Mesh) -> Codecs:
     mesh: that generates.
   """
   channels = {s: c.out_channels for s, c in model.streams}
-  published = text[1] == TEXT_WIDTH
+  codecs = _published(text[0], mesh) if text[1] == TEXT_WIDTH else _embedded(text, mesh)
+  coded = {s: codecs[s](channels[s]) for s in channels}
+  return Codecs(**coded, text=codecs["text"]())
+
+
+def _embedded(text: tuple[int, int], mesh: Mesh) -> dict[str, Callable]:
+  """By name, a function that gives the embedded codec."""
+
+  def linear(kind, p):
+    shapes = {"mean": (p,), "basis": (p, kind.channels), "scale": (kind.channels,)}
+    shapes = {k: jax.ShapeDtypeStruct(x, "float32") for k, x in shapes.items()}
+    return kind(**_placed(shapes, "float32", mesh))
+
+  return {
+    "video": lambda _: linear(LinearVideoCodec, GROUP * PATCH**2 * COLOURS),
+    "audio": lambda _: linear(LinearAudioCodec, PAIR * BANDS),
+    "text": lambda: ByteText(*text),
+  }
+
+
+def _published(length: int, mesh: Mesh) -> dict[str, Callable]:
+  """By name, a function that gives the codec of published weights."""
   key = jax.random.key(0)
-  place = lambda tree, dtype="float32": _placed(tree, dtype, mesh)
-  ids = jnp.zeros((1, text[0]), jnp.int32)
-  if not published:
+  shapes = lambda init, *args: jax.eval_shape(lambda k: init(k, *args), key)
 
-    def linear(kind, p):
-      shapes = {"mean": (p,), "basis": (p, kind.channels), "scale": (kind.channels,)}
-      return kind(
-        **place({k: jax.ShapeDtypeStruct(x, "float32") for k, x in shapes.items()})
-      )
+  def video(channels):
+    kind = Wan22VideoCodec if channels == WAN22.channels else WanVideoCodec
+    weights = shapes(lambda k: wan_vae.init_params(k, release=kind.release))
+    return kind(_placed(weights, "float32", mesh))
 
-    video = linear(LinearVideoCodec, GROUP * PATCH**2 * COLOURS)
-    codecs = Codecs(video, linear(LinearAudioCodec, PAIR * BANDS), ByteText(*text))
-  else:
-    kind = Wan22VideoCodec if channels.get("video") == 48 else WanVideoCodec
-    weights = jax.eval_shape(
-      lambda k: wan_vae.init_params(k, release=kind.release), key
-    )
+  def audio(_):
     sizes = {"bands": BANDS, "channels": CHANNELS, "hidden": HIDDEN}
-    mel = jax.eval_shape(lambda k: audio_vae.init_params(k, **sizes), key)
     generator = vocoder.Generator(BANDS)
-    waves = jax.eval_shape(lambda k: vocoder.init_params(k, generator), key)
+    vae = shapes(lambda k: audio_vae.init_params(k, **sizes))
+    waves = shapes(vocoder.init_params, generator)
     fields = json.dumps(vocoder.sizes_of(generator))
-    encoder = jax.eval_shape(UMT5Encoder().init, key, ids, ids > 0)["params"]
-    codecs = Codecs(
-      kind(place(weights)),
-      MelAudioCodec(place(mel), place(waves), fields),
-      UMT5Text(place(encoder, "bfloat16"), None, text[0]),
-    )
-  return Codecs(
-    video=codecs.video if "video" in channels else None,
-    audio=codecs.audio if "audio" in channels else None,
-    text=codecs.text,
-  )
+    place = lambda tree: _placed(tree, "float32", mesh)
+    return MelAudioCodec(place(vae), place(waves), fields)
+
+  def text():
+    ids = jnp.zeros((1, length), jnp.int32)
+    weights = shapes(UMT5Encoder().init, ids, ids > 0)["params"]
+    return UMT5Text(_placed(weights, "bfloat16", mesh), None, length)
+
+  return {"video": video, "audio": audio, "text": text}
 
 
 def text_phase(codecs: Codecs, length: int, mesh: Mesh) -> Phase:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from ccl_jax.planning.compile import Report
+from ccl_jax.planning.phases import Phase
 from tests.flags.command import command
 from tests.flags.recording import Recorder
 
@@ -16,6 +17,7 @@ REPORT = Report(
   hbm_bytes=1000, hbm_limit=2000.0, model_flops=3e12, hardware_flops=4e12,
   traffic_bytes=500, collectives=[], largest="none",
   seconds={"arithmetic": 3.0, "memory": 1.0}, mfu=(0.1, 0.2), compile_seconds=1.0,
+  phases={"text": Phase(1000), "decoding": Phase(1500, 500, 256)},
 )  # fmt: skip
 
 
@@ -36,9 +38,11 @@ def test_defaults(told):
   command("plan").run(CONFIG)
   assert told.last("parse_topology").args == ("v5p:4x4x4",)
   config, topology, mesh, batch, generate = told.last("plan").args
-  assert (topology, mesh, batch, generate) == ("v5p:4x4x4", (1, 6, 1, 1), 6, False)
+  assert (topology, mesh, batch, generate) == ("v5p:4x4x4", None, 6, False)
   assert config.model.preset == "tiny" and config.model.attention == "splash"
   assert not told.calls["sweep"]
+  command("plan").run(CONFIG, "--generate")  # of one clip
+  assert told.last("plan").args[2:] == (None, 1, True)
 
 
 def test_each_flag(told):
@@ -86,6 +90,13 @@ def test_out_and_compare(told, capsys, tmp_path):
     assert e.value.code == code, (key, factor)
     said = capsys.readouterr().out.splitlines()[-1]
     assert said.startswith(key if code else "no worse than")
+  for before, code in ((990, 0), (970, 1)):
+    then = old["phases"] | {"text": {"bytes": before}}
+    path.write_text(json.dumps(old | {"phases": then}))
+    with pytest.raises(SystemExit) as e:
+      command("plan").run(CONFIG, f"--compare={path}")
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert e.value.code == code and ("bytes of text: 970 -> 1000" in said) == bool(code)
 
 
 def test_mistakes(told, capsys):

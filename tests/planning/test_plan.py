@@ -13,6 +13,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.presets import build_model
+from ccl_jax.planning.chips import CHIPS
 from ccl_jax.planning.compile import (
   check,
   compile_generate,
@@ -83,6 +84,7 @@ def test_what_does_not_divide_names_what_does(shape, batch, words):
     ("v9:2x2", "expected KIND:AxB or AxBxC with KIND one of v4, v5e, v5p, v6e"),
     ("v5p", "expected KIND:AxB"),
     ("cpu:512", "shows 8 devices; set JAX_NUM_CPU_DEVICES=512"),
+    ("H100:3", "or a GPU as H100:1, with 1, 4 or 8 of A100, H100"),
   ],
 )
 def test_an_unknown_topology(name, words):
@@ -95,6 +97,13 @@ def test_the_real_compiler_for_a_tpu():
   pytest.importorskip("libtpu", reason="needs the extra [tpu]")
   report = plan(tiny(attention="splash"), "v5e:2x2", (1, 2, 2, 1), 2, generate=False)
   assert report.fits and report.traffic_bytes > 0
+
+
+def test_a_gpu_is_planned_on_a_chip_of_more_memory():
+  pytest.importorskip("libtpu", reason="needs the extra [tpu]")
+  chip, devices = parse_topology("H100:4")
+  assert (chip.hbm, len(devices)) == (80 * 2**30, 4)
+  assert chip.hbm < CHIPS["v5p"].hbm and devices[0].platform == "tpu"
 
 
 @pytest.mark.parametrize(
