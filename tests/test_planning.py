@@ -73,6 +73,7 @@ def compiled(monkeypatch):
 
   monkeypatch.setattr(planning, "compile_train", compiler("train"))
   monkeypatch.setattr(planning, "compile_generate", compiler("generate"))
+  monkeypatch.setattr(planning, "compile_phases", lambda *_: {})
   flops = lambda *_: {"linear": 3e9, "cross": 1e9}
   monkeypatch.setattr(planning, "forward_flops", flops)
   return calls

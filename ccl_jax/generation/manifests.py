@@ -69,16 +69,22 @@ def make_set(
         raise UsageError(f"{manifest}: {name} of {line.id}: no file {path}")
   ending = ".mp4" if "video" in kind.generated + kind.given else ".wav"
   mine = lines[index::count]
-  # As the first process finds it, which writes while others may still be looking.
-  there = agreed(lambda: [(out / (line.id + ending)).is_file() for line in mine])
-  left = [line for line, done in zip(mine, there) if not done]
-  for line in (line for line in mine if line not in left):
+
+  def is_there(line: Line) -> bool:
+    clip = out / (line.id + ending)
+    if not clip.is_file():
+      return False
     paths = {name: [path] for name, path in files[line.id].items()}
     if other := differs(line.id, line.prompt, line.seed, paths):
       raise UsageError(
-        f"{out / (line.id + ending)} was made otherwise ({other}): name another --out, "
-        "or remove it"
+        f"{clip} was made otherwise ({other}): name another --out, or remove it"
       )
+    return True
+
+  # As the first process finds it, which writes while others may still be looking; the
+  # folder may be its own.
+  there = agreed(lambda: [is_there(line) for line in mine])
+  left = [line for line, done in zip(mine, there) if not done]
   batches = list(_batches(left, files, batch))
   least = form.least(kind.generated, kind.generated + kind.given)
   for few in (lines for lines in batches if len(lines) < least):

@@ -80,7 +80,11 @@ def summary(phases: Mapping[str, int], limit: int | float | None) -> str:
     phases: bytes by name of a phase.
     limit: bytes that a device has; None: unknown.
   """
-  needs = ", ".join(f"{name} {n / GIB:.3g}" for name, n in phases.items())
+  needs = ", ".join(f"{name} {_in_units(n)}" for name, n in phases.items())
   return f"memory of a device: {needs}" + (
-    " GiB" if limit is None else f" of {limit / GIB:.3g} GiB"
+    "" if limit is None else f"; it has {_in_units(limit)}"
   )
+
+
+def _in_units(n: int | float) -> str:
+  return f"{n / GIB:.3g} GiB" if n >= GIB / 10 else f"{n / 2**20:.3g} MiB"

@@ -12,9 +12,11 @@ from jax.sharding import Mesh
 
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
+from ccl_jax.generation.memory import device_memory
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import parameter_shapes
+from ccl_jax.processes import agreed
 from ccl_jax.sharding import AXES, make_mesh
 
 ROOM = 0.5  # of a device's memory, for parameters
@@ -89,7 +91,8 @@ def mesh_for(
     return alone()
   geometry, space = geometry_of(model, spec), _space(model, spec)
   if shape is None:
-    memory = (devices[0].memory_stats() or {}).get("bytes_limit")
+    # Of a device of the first process: all take the same mesh.
+    memory = agreed(device_memory)
     shape = chosen_shape(model, spec, rows, len(devices), memory)
   mesh = make_mesh(shape, devices)
   if space % mesh.shape["context"]:

@@ -154,8 +154,9 @@ def test_bytes_of_a_device():
   result = 4 * 64 * 64
   assert result <= memory.worked_in(product) <= 2 * result
   said = memory.summary({"text": 2**30, "sampling": 5 * 2**29}, 2**34)
-  assert said == "memory of a device: text 1, sampling 2.5 of 16 GiB"
-  assert memory.summary({"text": 2**29}, None) == "memory of a device: text 0.5 GiB"
+  expected = "memory of a device: text 1 GiB, sampling 2.5 GiB"
+  assert said == f"{expected}; it has 16 GiB"
+  assert memory.summary({"text": 2**23}, None) == "memory of a device: text 8 MiB"
 
 
 class Program:
