@@ -71,6 +71,10 @@ on. A manifest that ends in .txt has a prompt a line and nothing else: its clips
 TASK_SEED_LINE, with the seed of --seed. Several processes share a set by
 --process_index and --process_count; --batch lines are made at a time, each from its
 own seed.
+
+All texts of a command are encoded first, and the text encoder is dropped before the
+model is read. Long or large videos for which a device has no room are decoded by tiles;
+--vae_tile=off decodes in one, --vae_tile=256 by tiles of that side (docs/scale.md).
 """
 
 import contextlib
