@@ -79,6 +79,7 @@ def compiled(monkeypatch):
     return WORK
 
   monkeypatch.setattr(planning, "arithmetic", arithmetic)
+  monkeypatch.setattr(planning, "compile_phases", lambda *_: {})
   return calls
 
 
