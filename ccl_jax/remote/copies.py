@@ -32,7 +32,7 @@ atexit.register(_kept.close)
 
 
 def cache_folder() -> pathlib.Path:
-  """The folder of the copies."""
+  """The folder that holds all copies on this machine."""
   if own := os.environ.get(FOLDER):
     return pathlib.Path(own).expanduser().absolute()
   home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
