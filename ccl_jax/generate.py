@@ -205,7 +205,6 @@ VAE_TILE = flags.DEFINE_string(
   "vae_tile", "auto", "Side of the tiles that the video is decoded by, in pixels, as "
   "256; they overlap by a quarter. off: by none; auto: only where memory asks for it."
 )  # fmt: skip
-SOLVER = flags.DEFINE_enum("solver", "unipc", ["unipc", "dpmpp", "euler"], "Sampler.")
 SEQUENTIAL = flags.DEFINE_bool(
   "sequential", False, "Evaluations of a step one after the other: half the memory."
 )

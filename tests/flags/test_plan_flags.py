@@ -50,7 +50,7 @@ def test_defaults(told):
   assert config.model.preset == "tiny" and config.model.attention == "splash"
   assert not told.calls["sweep"]
   command("plan").run(CONFIG, "--generate")  # of one clip
-  assert told.last("plan").args[2:] == (None, 1, True)
+  assert told.last("plan").args[2:] == (None, 1, True, 1)
 
 
 def test_each_flag(told):
@@ -65,10 +65,9 @@ def test_each_flag(told):
   assert config.model.attention == "chunked" and config.clip.frames == 33
   command("plan").run(CONFIG, "--topology=cpu:6", "--config.model.attention=dense")
   assert told.told("plan", 0).model.attention == "dense"
-  # Slices are data, and their chips fsdp.
   command("plan").run(CONFIG, "--topology=v6e:2x2", "--slices=2")
   assert told.last("parse_topology").args == ("v6e:2x2", 2)
-  assert told.last("plan").args[1:] == ("v6e:2x2", (2, 3, 1, 1), 6, False, 2)
+  assert told.last("plan").args[1:] == ("v6e:2x2", None, 6, False, 2)
 
 
 def test_sweep_shows_what_fits_and_the_fastest_first(told, capsys, tmp_path):
