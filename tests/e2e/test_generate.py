@@ -87,7 +87,9 @@ def test_a_manifest_in_two_parts(files, undisturbed):
 
 
 def test_two_processes_go_on_with_a_set_of_one(files, undisturbed):
-  """Eight devices of two processes make what one device has left; the first writes."""
+  """Eight devices of two processes (--distributed) make what one device has left; the
+  first writes.
+  """
   text = "".join(
     json.dumps({"id": name, "prompt": f"a {name} face", "audio": "long.wav"}) + "\n"
     for name in ("red", "green")
