@@ -87,8 +87,8 @@ def test_a_manifest_in_two_parts(files, undisturbed):
 
 
 def test_two_processes_go_on_with_a_set_of_one(files, undisturbed):
-  """Eight devices of two processes (--distributed) make what one device has left; the
-  first writes.
+  """Eight devices of two processes (--distributed, --coordinator, --num_processes,
+  --process_id) make what one device has left; the first writes.
   """
   text = "".join(
     json.dumps({"id": name, "prompt": f"a {name} face", "audio": "long.wav"}) + "\n"

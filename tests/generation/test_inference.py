@@ -664,7 +664,7 @@ def test_a_trained_part_is_put_into_its_model(folder, monkeypatch):
   monkeypatch.setattr(inference.jax, "jit", lambda f, **_: f)  # nothing is donated
   made = Pipeline.load("run", weights="params")
   (_, step, base), (name, newest, part) = read
-  assert asked[-1] == ("B", 5) and step == 5
+  assert asked[-1] == (pathlib.Path("there", "B"), 5) and step == 5
   assert (name, newest, made.origin["step"]) == ("params", None, 7)
   q = lambda tree: kept(tree["blocks"]["audio_to_video"]["q"]["kernel"])
   ab = q(part["adapted"])["a"].astype(np.float64) @ q(part["adapted"])["b"]

@@ -220,7 +220,7 @@ def test_what_a_caller_leaves_out_is_the_runs_own(own, asked, form, scales, shif
 @pytest.fixture
 def latents(monkeypatch):
   """Clips are their latents: a sound of theirs magnifies rounding."""
-  monkeypatch.setattr(module, "_decode", lambda codecs, latents: latents)
+  monkeypatch.setattr(module, "decode", lambda codecs, latents: latents)
 
 
 def test_a_calibration_and_what_it_saves(pipeline, tmp_path, monkeypatch, latents):
