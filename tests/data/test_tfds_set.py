@@ -118,6 +118,38 @@ def test_media_are_local(copy, place):
   refused(copy, "metadata.json: media_root: got")
 
 
+RECORD = {
+  "text": b"a", "path": b"a.wav", "audio": b"", "crop": np.zeros(4, np.int32),
+  "start": np.float64(0), "end": np.float64(1), "gain": np.float64(0),
+}  # fmt: skip
+
+
+def records_of(change):
+  return tfds_set.Records([RECORD | change], pathlib.Path("set"), "train")
+
+
+@pytest.mark.parametrize("field", ["path", "audio"])
+@pytest.mark.parametrize(
+  "name", [b"../a.wav", b"/etc/passwd", b"x/../../a.wav", b"http://127.0.0.1:1/x"]
+)
+def test_records_name_files_below_their_folder(field, name):
+  assert list(media_set._rows(records_of({}), "set")) == ["a.wav"]
+  with pytest.raises(UsageError, match="set: record 0.*: got the path .*stays below"):
+    media_set._rows(records_of({field: name}), "set")
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"gain": np.float64(800)}, {"end": np.float64("nan")}, {"start": b"x"},
+    {"crop": np.array([0, 0, 8, 0])}, {"text": 3}, {"path": None}, {"crop": None},
+  ],
+)  # fmt: skip
+def test_records_of_other_values(change):
+  with pytest.raises(UsageError, match="set: record 0"):
+    media_set._rows(records_of(change), "set")
+
+
 def test_shards_are_below_the_set(copy):
   change = lambda v: v["splits"][0].update(filepathTemplate="/etc/{DATASET}")
   edit(copy / "dataset_info.json", change)
