@@ -123,7 +123,7 @@ def test_the_real_compiler_for_a_tpu(libtpu):
   assert ("RoPE",) in found.by("kind")
   # Its heads are 32 wide, and no such kernel was counted.
   assert all("splash_mha" in name and "d 32" in name for name in found.unknown)
-  assert "at least" in show(report) and len(found.unknown) >= 6
+  assert "at least" in show(report) and len(found.unknown) == 3
 
 
 def test_both_cores_of_a_chip_are_one_device(libtpu):
