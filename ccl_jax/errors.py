@@ -19,11 +19,23 @@ class UsageError(Exception):
   """A user's mistake: one line on what was got, what was expected, and what to do.
 
   What it quotes of a file may hold line breaks or be very long: both are mended here.
+
+  Attributes:
+    exit_code: of a command that it ends: 2 or, where the same command may succeed later
+      (a store that gives no answer), 1, after which launch/host.sh starts it again.
   """
+
+  exit_code = 2
 
   def __str__(self) -> str:
     text = re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]+", " ", super().__str__())
     return text if len(text) <= 1500 else f"{text[:1000]} ... {text[-400:]}"
+
+
+def as_grave(error: UsageError, cause: BaseException) -> UsageError:
+  """An error, with the exit code of what it was made of."""
+  error.exit_code = getattr(cause, "exit_code", 2)
+  return error
 
 
 STOPPED = "interrupted: the same command starts again, or goes on where it was"
@@ -83,7 +95,7 @@ def one_line_errors(stopped: str = STOPPED):
     with kept_interrupts():
       yield
   except UsageError as e:
-    _end(f"error: {e}", 2)
+    _end(f"error: {e}", e.exit_code)
   except KeyboardInterrupt:
     # Threads are joined at the end of the process: a second time it ends at once.
     with contextlib.suppress(ValueError):  # not the main thread

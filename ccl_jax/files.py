@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ccl_jax.errors import UsageError
+from ccl_jax.errors import UsageError, as_grave
 from ccl_jax.remote.locks import require_held
 from ccl_jax.remote.paths import BucketPath, place
 
@@ -367,4 +367,5 @@ def write_error(error: OSError, path: Path) -> WriteError:
   """The system's refusal to write `path`; that a folder "exists" means a file does."""
   if isinstance(error, FileExistsError):
     error = OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-  return WriteError(error.errno, error.strerror or str(error), str(path))
+  refused = WriteError(error.errno, error.strerror or str(error), str(path))
+  return as_grave(refused, error)

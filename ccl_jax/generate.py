@@ -82,10 +82,13 @@ on. A manifest that ends in .txt has a prompt a line and nothing else: its clips
 TASK_SEED_LINE, with the seed of --seed. Several processes share a set by
 --process_index and --process_count; --batch lines are made at a time, each from its
 own seed.
+
+All texts of a command are encoded first, and the text encoder is dropped before the
+model is read. Long or large videos for which a device has no room are decoded by tiles;
+--vae_tile=off decodes in one, --vae_tile=256 by tiles of that side (docs/scale.md).
 """
 
 import contextlib
-import functools
 import hashlib
 import math
 
@@ -198,6 +201,10 @@ CACHE = flags.DEFINE_string(
 CALIBRATE = flags.DEFINE_string(
   "calibrate", None, "File for what a clip of all steps measures, for --cache."
 )
+VAE_TILE = flags.DEFINE_string(
+  "vae_tile", "auto", "Side of the tiles that the video is decoded by, in pixels, as "
+  "256; they overlap by a quarter. off: by none; auto: only where memory asks for it."
+)  # fmt: skip
 SEQUENTIAL = flags.DEFINE_bool(
   "sequential", False, "Evaluations of a step one after the other: half the memory."
 )
@@ -268,6 +275,7 @@ def check_flags() -> None:
   Raises:
     UsageError: flags that do not go together, or values out of range.
   """
+  from ccl_jax.generation.decoding import AUTO, OFF, size_of
   from ccl_jax.seeds import whole_seed
   from ccl_jax.weights.lora_open import absolute
 
@@ -288,6 +296,8 @@ def check_flags() -> None:
           f"--calibrate with --{flag.name}: it measures a clip of all steps; leave one "
           "of both out"
         )
+  if VAE_TILE.value not in (AUTO, OFF):
+    size_of(VAE_TILE.value)
   out = place(OUT.value)
   if out.exists() and not out.is_dir():
     raise UsageError(f"--out {out} is a file; expected a folder")
@@ -411,20 +421,28 @@ def open_maker(given, watch=None):
   rows = clips * most_together(guidance, kind, sampling)
   mesh = mesh_for(about.model, spec, rows, cli.mesh_sizes(MESH.value))
 
-  @functools.cache
-  def load():
+  loaded = []
+
+  def load(texts):
+    if loaded:
+      return loaded[0]
     if mesh.size > 1:
       axes = ", ".join(f"{name} {n}" for name, n in mesh.shape.items())
       progress.say(f"mesh of {mesh.size} devices: {axes}")
     progress.phase("loading")
-    return pipeline.Pipeline.load(
-      CKPT.value,
-      codecs=CODECS.value,
-      weights=WEIGHTS.value,
-      step=STEP.value,
-      mesh=mesh,
-      loras=loras,
+    loaded.append(
+      pipeline.Pipeline.load(
+        CKPT.value,
+        codecs=CODECS.value,
+        weights=WEIGHTS.value,
+        step=STEP.value,
+        mesh=mesh,
+        loras=loras,
+        texts=texts,
+        tile=VAE_TILE.value,
+      )
     )
+    return loaded[0]
 
   return Maker(load, about, task, sampling, negative, spec, out, own_size, loras, watch)
 
@@ -438,25 +456,25 @@ def held(out, name):
 def make_manifest(maker) -> None:
   """Makes the clips of --manifest that are not there yet."""
   from ccl_jax.diffusion.guidance import GUIDANCE as FORMS
-  from ccl_jax.generation.manifests import make_set, read_lines
+  from ccl_jax.generation.manifests import make_set
 
   def negative_of(line, stream):
     own = getattr(line, f"negative_prompt_{stream}")
     own = line.negative_prompt if own is None else own
     return maker.negatives()[stream][0] if own is None else own
 
-  def make(lines, files):
-    maker.load().note_cut(prompts())  # of all lines: it speaks of each once
-    names = dict(enumerate(line.id for line in lines))
+  def texts_of(lines):
     negative = {s: [negative_of(line, s) for line in lines] for s in NEGATIVES}
-    maker.make(
-      [x.prompt for x in lines], [x.seed for x in lines], files, names, negative
-    )
+    return [line.prompt for line in lines], negative
 
-  @functools.cache
-  def prompts():
-    lines = read_lines(MANIFEST.value, TASK.value, SEED.value[0])
-    return [line.prompt for line in lines]
+  def begin(lines):
+    prompts, negative = texts_of(lines)
+    maker.open(prompts, negative).note_cut(prompts)  # it speaks of each once
+
+  def make(lines, files):
+    names = dict(enumerate(line.id for line in lines))
+    prompts, negative = texts_of(lines)
+    maker.make(prompts, [x.seed for x in lines], files, names, negative)
 
   part = INDEX.value, COUNT.value, BATCH.value
   # Other manifests, and other parts of this one, may be made into the folder meanwhile.
@@ -468,6 +486,7 @@ def make_manifest(maker) -> None:
       form=FORMS[maker.sampling.guidance],
       seed=SEED.value[0],
       differs=maker.differs,
+      begin=begin,
     )  # fmt: skip
 
 
@@ -489,7 +508,7 @@ def make_prompts(maker, settings) -> None:
     caches = [maker.sampling.cache] if maker.sampling.cache else []
     caches = [place(parse_cache(text)[0]) for text in caches]
     settings.check_files({"lora": loras, "cache": caches})
-    settings.check_origin(maker.load().origin)
+    settings.check_origin(maker.open(prompts).origin)
     settings.check_files(files)
     names = {i: name for i, name in names.items() if settings.index in (i, None)}
   paths = maker.make(prompts, SEED.value, files, names, numbered=True)
@@ -525,7 +544,7 @@ def main():
   else:
     make_prompts(maker, settings)
   if recorder is not None and not jax.process_index():
-    params = maker.load().origin["fingerprints"].get("params")
+    params = maker.open(PROMPT.value).origin["fingerprints"].get("params")
     recorder.write(CALIBRATE.value, maker.task, maker.sampling.guidance, params)
 
 

@@ -22,14 +22,8 @@ from typing import Any
 from ccl_jax.errors import UsageError
 from ccl_jax.files import WriteError, write_error
 from ccl_jax.remote import locks
-from ccl_jax.remote.paths import (
-  BucketPath,
-  Place,
-  Unreachable,
-  is_remote,
-  place,
-  require_buckets,
-)
+from ccl_jax.remote.paths import BucketPath, Place, is_remote, place, require_buckets
+from ccl_jax.remote.stores import Unreachable
 
 _log = logging.getLogger(__name__)
 

@@ -3,15 +3,17 @@
   python -m ccl_jax.plan --config=configs/joint.py:size=14b --topology v5p:4x4x4 \\
       --mesh 1,64,1,1 --batch 64 --config.clip.frames=81 --config.clip.height=480 \\
       --config.clip.width=832
-  python -m ccl_jax.plan ... --generate            a sampling step, bf16 parameters
+  python -m ccl_jax.plan ... --generate            a sampling step, bf16 parameters; and
+                                                   the memory of text and decoding
   python -m ccl_jax.plan ... --slices 2            two of them, by a data-centre network
   python -m ccl_jax.plan ... --sweep               all meshes and remat policies
   python -m ccl_jax.plan ... --out docs/plans/14b.json --compare docs/plans/old.json
 
 TOPOLOGY is a kind of chip and their arrangement: v5p:4x4x4, v6e:8x8, v5e:4x4, v4:2x2x2;
-or cpu:8, virtual devices of this host (JAX_NUM_CPU_DEVICES=8), to try a plan quickly.
-TPUs need the package libtpu, pip install 'ccl_jax[tpu]', and no TPU. The 14b preset
-takes minutes, whatever its depth.
+H100:1 or A100:8, GPUs of 80 GB, by what v5p chips in their place would need; or cpu:8,
+virtual devices of this host (JAX_NUM_CPU_DEVICES=8), to try a plan quickly.
+TPUs and GPUs need the package libtpu, pip install 'ccl_jax[tpu]', and no TPU. The 14b
+preset takes minutes, whatever its depth.
 
 Reported: bytes of a chip's memory against its limit; FLOPs by formula, since the
 compiler counts a scan's body once and kernels not at all; what is moved between chips,
@@ -63,12 +65,13 @@ SLICES = flags.DEFINE_integer(
 MESH = flags.DEFINE_list(
   "mesh",
   None,
-  "Sizes of the axes data,fsdp,context,tensor; default: slices on data, chips on fsdp.",
+  "Sizes of the axes data,fsdp,context,tensor; default: slices on data, chips on fsdp, "
+  "or as generate chooses them.",
 )
-BATCH = flags.DEFINE_integer("batch", None, "Clips per step; default: one per chip.")
-GENERATE = flags.DEFINE_bool(
-  "generate", False, "Plan a sampling step, not a train step."
+BATCH = flags.DEFINE_integer(
+  "batch", None, "Clips; default: one per chip, or one with --generate."
 )
+GENERATE = flags.DEFINE_bool("generate", False, "Plan a generation, not a train step.")
 SWEEP = flags.DEFINE_bool("sweep", False, "Compare all meshes and remat policies.")
 OUT = flags.DEFINE_string("out", None, "JSON file to write the report to.")
 COMPARE = flags.DEFINE_string(
@@ -98,10 +101,13 @@ def main():
     found = documents.read_json(COMPARE.value)
     advice = "name a file that --out wrote"
     earlier = documents.check(found, Earlier, COMPARE.value, advice)
-  chip, devices = parse_topology(TOPOLOGY.value, SLICES.value)
-  batch = BATCH.value or len(devices)
+  slices = SLICES.value
+  if slices > 1:  # programs of several slices are written to caches but not read
+    jax.config.update("jax_enable_compilation_cache", False)
+  chip, devices = parse_topology(TOPOLOGY.value, slices)
+  batch = BATCH.value or (1 if GENERATE.value else len(devices))
   if SWEEP.value:
-    reports = list(sweep(config, TOPOLOGY.value, batch, GENERATE.value, SLICES.value))
+    reports = list(sweep(config, TOPOLOGY.value, batch, GENERATE.value, slices))
     good = sorted((r for r in reports if r.fits), key=lambda r: r.rank)
     print(f"{len(good)} of {len(reports)} fit {chip.hbm / GIB:.0f} GiB; fastest first:")
     for r in good:
@@ -112,8 +118,7 @@ def main():
     if OUT.value:
       _write([dataclasses.asdict(r) for r in reports])
     return
-  slices = SLICES.value
-  shape = cli.mesh_sizes(MESH.value) or (slices, len(devices) // slices, 1, 1)
+  shape = cli.mesh_sizes(MESH.value)
   try:
     report = plan(config, TOPOLOGY.value, shape, batch, GENERATE.value, slices)
   except jax.errors.JaxRuntimeError as e:

@@ -136,14 +136,16 @@ def first_process(make: Callable[[], Any]) -> Any:
   store = distributed.global_state.client
   key = f"ccl_jax/first/{next(_turns)}"
   if jax.process_index():
-    error = store.blocking_key_value_get(key, _FOR_EVER)
-    if error != "done":
-      raise UsageError(error)
+    code, _, text = store.blocking_key_value_get(key, _FOR_EVER).partition(" ")
+    if code != "done":
+      error = UsageError(text)
+      error.exit_code = int(code)
+      raise error
     return None
   try:
     result = make()
   except UsageError as e:
-    store.key_value_set(key, str(e))
+    store.key_value_set(key, f"{e.exit_code} {e}")
     raise
   store.key_value_set(key, "done")
   return result

@@ -3,10 +3,11 @@
 #
 #   launch/host.sh --workdir DIR [options] -- python -m ccl_jax.train --workdir=DIR ...
 #
-#   --workdir DIR     where the run lives; logs go to DIR/logs
+#   --workdir DIR     where the run lives; logs go to DIR/logs or, of a run in a bucket,
+#                     to ~/.cache/ccl_jax/runs/BUCKET_FOLDER/logs
 #   --name NAME       of the log, by default the host's and Slurm's task number
-#   --cache DIR       compiled programs, by default DIR/xla_cache
-#   --free_gb N       least free space in DIR, default 20
+#   --cache DIR       compiled programs, by default xla_cache beside the logs
+#   --free_gb N       least free space there, default 20
 #   --devices N       accelerators this process must see; 0: any number
 #   --failures N      give up after so many quick failures in a row, default 3
 #   --quick SECONDS   a failure is quick if it comes sooner, default 300
@@ -19,21 +20,22 @@
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-workdir='' name='' cache='' free_gb=20 devices=0 failures=3 quick=300 pause=10
+workdir='' name='' cache='' folder='' free_gb=20 devices=0 failures=3 quick=300 pause=10
 options "workdir" "name cache free_gb devices failures quick pause" "$@"
 numbers free_gb devices failures quick pause
 ((${#COMMAND[@]})) || die "no command: give it after --"
 ((failures)) || die "--failures: got 0; expected at least 1"
 [[ -n $name ]] || name=$(hostname)${SLURM_PROCID:+.$SLURM_PROCID}
-log=$workdir/logs/$name.log
-export JAX_COMPILATION_CACHE_DIR=${cache:-$workdir/xla_cache}
+eval "folder=$(on_host "$workdir")"
+log=$folder/logs/$name.log
+export JAX_COMPILATION_CACHE_DIR=${cache:-$folder/xla_cache}
 
 check() {
-  mkdir -p "$workdir/logs" 2>/dev/null || die "cannot make $workdir/logs"
-  [[ -w $workdir/logs ]] || die "cannot write to $workdir/logs"
+  mkdir -p "$folder/logs" 2>/dev/null || die "cannot make $folder/logs"
+  [[ -w $folder/logs ]] || die "cannot write to $folder/logs"
   local free
-  free=$(($(df -Pk "$workdir" | awk 'NR == 2 {print $4}') / 1024 / 1024))
-  ((free >= free_gb)) || die "$workdir has $free GB free, expected $free_gb (--free_gb)"
+  free=$(($(df -Pk "$folder" | awk 'NR == 2 {print $4}') / 1024 / 1024))
+  ((free >= free_gb)) || die "$folder has $free GB free, expected $free_gb (--free_gb)"
   command -v "${COMMAND[0]}" >/dev/null || die "no program ${COMMAND[0]} on this host"
   if ((devices)); then
     local seen
@@ -51,7 +53,7 @@ if [[ $DRY_RUN ]]; then
 fi
 
 check
-echo $$ >"$workdir/logs/$name.pid"
+echo $$ >"$folder/logs/$name.pid"
 child='' stopping=''
 stop() {
   stopping=1

@@ -28,6 +28,18 @@ run() {
   fi
 }
 
+# The folder in which a host keeps the logs and compiled programs of the run in $1, as a
+# shell of that host reads it: $1 or, of a run in a bucket, one in the home folder.
+on_host() {
+  if [[ $1 =~ ^[a-z0-9]+://(.+)$ ]]; then
+    local name=${BASH_REMATCH[1]%/}
+    # shellcheck disable=SC2016  # of that host
+    printf '$HOME/.cache/ccl_jax/runs/%s\n' "$(quoted "${name//\//_}")"
+  else
+    quoted "$1"
+  fi
+}
+
 # options "required ..." "optional ..." "$@": reads --name VALUE or --name=VALUE into the
 # variable NAME, and what follows "--" into COMMAND.
 # shellcheck disable=SC2034  # COMMAND is read by the scripts

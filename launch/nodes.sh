@@ -25,7 +25,7 @@ IFS=, read -ra names <<<"$hosts"
 
 # The log and the process of host number $1.
 logs() {
-  quoted "$workdir/logs/process$1"
+  echo "$(on_host "$workdir")/logs/process$1"
 }
 
 stop_all() {

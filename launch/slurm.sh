@@ -17,7 +17,7 @@
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-nodes='' gpus='' workdir='' job=ccl_jax partition='' account='' time='' cpus=8
+nodes='' gpus='' workdir='' folder='' job=ccl_jax partition='' account='' time='' cpus=8
 grace=300 flags='' failures=3
 options "nodes gpus workdir" "job partition account time cpus grace flags failures" "$@"
 numbers nodes gpus cpus grace failures
@@ -26,8 +26,9 @@ command=$(quoted srun --kill-on-bad-exit=0 launch/host.sh --workdir "$workdir" \
   --failures "$failures" -- \
   python -m ccl_jax.train --distributed --workdir="$workdir" "${COMMAND[@]}")
 [[ -z $flags ]] || command="XLA_FLAGS=$(quoted "$flags") $command"
-run mkdir -p "$workdir/logs"
+eval "folder=$(on_host "$workdir")"
+run mkdir -p "$folder/logs"
 run sbatch --job-name="$job" --nodes="$nodes" --ntasks-per-node="$gpus" \
   --gpus-per-node="$gpus" --cpus-per-task="$cpus" ${partition:+--partition="$partition"} \
   ${account:+--account="$account"} ${time:+--time="$time"} --requeue --open-mode=append \
-  --signal="TERM@$grace" --output="$workdir/logs/slurm-%j.log" --wrap="$command"
+  --signal="TERM@$grace" --output="$folder/logs/slurm-%j.log" --wrap="$command"

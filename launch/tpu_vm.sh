@@ -25,7 +25,7 @@ on_all() {
 }
 
 # Process names differ by host: each finds its own.
-logs="$(quoted "$workdir/logs")/\$(hostname)"
+logs="$(on_host "$workdir")/logs/\$(hostname)"
 case $action in
   run)
     ((${#COMMAND[@]})) || die "no flags of the training: give them after --"

@@ -33,7 +33,7 @@ ALLOWED = {
   },
   "encoding": {"codecs", "data", "viz"},
   "audio_codec": {"models", "data", "checkpoints", "weights", "training"},
-  "planning": {"models", "training", "generation", "data"},
+  "planning": {"models", "training", "generation", "data", "codecs", "checkpoints"},
 }  # fmt: skip
 ALLOWED["__init__"] = set()
 ALLOWED["benchmarks"] = set(ALLOWED)

@@ -11,7 +11,7 @@ from ccl_jax.checkpoints.fingerprint import leaf_paths
 from ccl_jax.errors import UsageError
 from ccl_jax.planning import compile as planning
 from ccl_jax.planning.chips import CHIPS, GIB, chip_of
-from ccl_jax.planning.compile import across, check, meshes, plan, sweep
+from ccl_jax.planning.compile import across, check, default_mesh, meshes, plan, sweep
 from ccl_jax.planning.floors import Arithmetic
 from ccl_jax.planning.predict import Part, Prediction
 from ccl_jax.planning.report import Report, regressions, show
@@ -79,6 +79,7 @@ def compiled(monkeypatch):
     return WORK
 
   monkeypatch.setattr(planning, "arithmetic", arithmetic)
+  monkeypatch.setattr(planning, "compile_phases", lambda *_: {})
   return calls
 
 
@@ -435,3 +436,8 @@ def test_clocks_are_those_that_make_the_peak(name, units):
 def test_chips_by_what_jax_calls_them(kind, name):
   assert chip_of(kind) is CHIPS[name]
   assert chip_of("cpu") is None and chip_of("TPU v3") is None
+
+
+def test_slices_are_data_and_their_chips_share_parameters():
+  assert default_mesh(tiny(), CHIPS["v6e"], 6, 6, False, 2) == (2, 3, 1, 1)
+  assert default_mesh(tiny(), CHIPS["v6e"], 6, 6, False) == (1, 6, 1, 1)

@@ -249,9 +249,25 @@ def test_the_first_process_goes_first(store):
   be(1, 0)
   assert processes.first_process(make) is None and made == [0, 0]
   assert processes.first_process_first(make) == "made" and made == [0, 0, 1]
-  with pytest.raises(UsageError, match="no such folder"):
+  with pytest.raises(UsageError, match="^no such folder$") as e:
     processes.first_process(make)
+  assert e.value.exit_code == 2
   assert store["waited"] == 10 * 24 * 3600 * 1000  # as long as building data may take
+
+
+def test_all_end_with_the_exit_code_of_the_first(store):
+  """1 where a launcher is to start the command again, on every host or on none."""
+
+  def silent():
+    error = UsageError("no answer")
+    error.exit_code = 1
+    raise error
+
+  for rank in (0, 1):
+    store["be"](rank, 0)
+    with pytest.raises(UsageError, match="^no answer$") as e:
+      processes.first_process(silent)
+    assert e.value.exit_code == 1
 
 
 def test_versions_are_those_of_process_0(store):

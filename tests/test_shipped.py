@@ -129,7 +129,8 @@ def test_what_the_wheel_holds():
   assert project["project"]["scripts"] == {"ccl-jax": "ccl_jax.__main__:main"}
   assert (ROOT / "ccl_jax/shipped/configs").resolve() == ROOT / "configs"
   data = project["tool"]["setuptools"]["package-data"]
-  assert data == {"ccl_jax.shipped": ["checkpoints/**", "checkpoints/**/.*"]}
+  shipped = ["checkpoints/**", "checkpoints/**/.*"]
+  assert data == {"ccl_jax.shipped": shipped, "ccl_jax.planning": ["kernels.json"]}
 
 
 def ship():

@@ -22,7 +22,7 @@ from absl import flags
 
 from ccl_jax import cli
 from ccl_jax.errors import UsageError
-from ccl_jax.files import write_json
+from ccl_jax.files import write_json, write_text
 from ccl_jax.ops.kernels import Kernel
 from ccl_jax.planning import kernels
 from ccl_jax.planning.bundles import static_cycles
@@ -36,6 +36,7 @@ _BLOCKS = flags.DEFINE_list(
 )
 
 WIDTH = 128  # of a head, in all presets from "lab" on
+HEADS = 8  # more than the cores of a chip: a grid of one step has no loop
 # Queries and keys: a long clip's, whose keys fill their blocks or do not; its text's
 # and image's; a sound's, and its text's.
 LENGTHS = ((4096, 4096), (4096, 4090), (4096, 512), (4096, 257), (158, 158), (158, 512))
@@ -147,12 +148,12 @@ def compile_kernels(folder: str, chip: str, blocks: str) -> None:
   jax.config.update("jax_enable_compilation_cache", False)
   kernel, placed = kernel_of(json.loads(blocks)), one_chip(chip)
   tokens = lambda n: jax.ShapeDtypeStruct(
-    (1, n, 2, WIDTH), jnp.bfloat16, sharding=placed
+    (1, n, HEADS, WIDTH), jnp.bfloat16, sharding=placed
   )
   inputs = [(tokens(q), tokens(k)) for q, k in LENGTHS]
   attend = lambda inputs: [jax.vjp(kernel, q, k, k)[1](q) for q, k in inputs]
   text = jax.jit(attend).lower(inputs).compile().as_text()
-  pathlib.Path(folder, "program").write_text(text)
+  write_text(pathlib.Path(folder, "program"), text)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ from ccl_jax.errors import UsageError, system_error
 from ccl_jax.places import require_plain
 from ccl_jax.processes import first_process
 from ccl_jax.remote.locks import require_held
-from ccl_jax.remote.paths import BucketPath, Place, Unreachable, kvstore
+from ccl_jax.remote.paths import BucketPath, Place, kvstore
+from ccl_jax.remote.stores import Unreachable
 
 
 class Checkpointer:
@@ -204,13 +205,17 @@ class Checkpointer:
     try:
       yield
     except Exception as e:
-      if (error := system_error(e)) is None:
+      remote = isinstance(self._directory, BucketPath) and not isinstance(e, UsageError)
+      if (error := system_error(e)) is None and not remote:
         raise
-      raise UsageError(
+      told = UsageError(
         f"cannot write checkpoint step {step} in {self._directory}: "
-        f"{error.strerror}; older steps are kept: mend that, then run the same command "
-        "again"
-      ) from e
+        f"{error.strerror if error else reason(e)}; older steps are kept: mend that, "
+        "then run the same command again"
+      )
+      # A store that took no checkpoint now may do so later.
+      told.exit_code = 2 if error else 1
+      raise told from e
 
   def close(self) -> None:
     """Waits for a running save, as `wait`, and ends Orbax's threads."""

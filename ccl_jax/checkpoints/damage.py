@@ -9,7 +9,7 @@ full memory say nothing of the bytes; nor does an error of a kind not known here
 import json
 import re
 
-from ccl_jax.errors import UsageError
+from ccl_jax.errors import UsageError, as_grave
 
 # TensorStore's errors are ValueErrors that begin with a code of absl::Status; with
 # INVALID_ARGUMENT they have none, and begin with what was done. These codes are of the
@@ -58,11 +58,12 @@ def not_read(what: str, error: BaseException) -> UsageError:
 
 def unknown(what: str, error: BaseException) -> UsageError:
   """The error for something stored that could not be read, without proof of damage."""
-  return UsageError(
+  told = UsageError(
     f"{what} cannot be read ({reason(error)}): this does not prove it damaged, and "
     "nothing was changed; mend the cause and run the same command again, or move it "
     "away"
   )
+  return as_grave(told, error)
 
 
 def _cause(error: BaseException) -> BaseException:

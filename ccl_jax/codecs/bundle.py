@@ -22,7 +22,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, NamedTuple, NotRequired
 
 import jax
@@ -111,8 +111,14 @@ def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
     put(fresh, folder)
 
 
-def load_codecs(folder: str | os.PathLike) -> Codecs:
+def load_codecs(
+  folder: str | os.PathLike, only: Collection[str] = Codecs._fields
+) -> Codecs:
   """Reads a folder of `save_codecs`, bit for bit, and the weights that it links to.
+
+  Args:
+    folder: of the bundle.
+    only: names of the codecs that are wanted, of those that it has.
 
   Raises:
     UsageError: the folder holds no codecs, damaged ones, or links to weights that have
@@ -126,7 +132,7 @@ def load_codecs(folder: str | os.PathLike) -> Codecs:
       f"{folder} holds no codecs: expected a folder with video.json, audio.json, "
       "text.json"
     )
-  return Codecs(**{name: _load(folder, name) for name in names})
+  return Codecs(**{name: _load(folder, name) for name in names if name in only})
 
 
 def stored_digests(folder: str | os.PathLike) -> dict[str, str]:
@@ -147,7 +153,13 @@ def stored_digests(folder: str | os.PathLike) -> dict[str, str]:
 
 def fingerprint(codecs: Codecs) -> str:
   """A hash of all codecs: kinds, sizes and arrays. It identifies what made latents."""
-  return hashlib.sha256("".join(fingerprints(codecs).values()).encode()).hexdigest()
+  return joint_fingerprint(fingerprints(codecs))
+
+
+def joint_fingerprint(prints: Mapping[str, str]) -> str:
+  """The hash of all codecs of a bundle, of the hash of each by its name."""
+  ordered = [prints[name] for name in Codecs._fields if name in prints]
+  return hashlib.sha256("".join(ordered).encode()).hexdigest()
 
 
 def fingerprints(codecs: Codecs) -> dict[str, str]:
@@ -156,12 +168,17 @@ def fingerprints(codecs: Codecs) -> dict[str, str]:
 
 
 def require_same(
-  codecs: Codecs, then: Mapping[str, str] | str, advice: str, *, whole: bool = False
+  codecs: Codecs | Mapping[str, str],
+  then: Mapping[str, str] | str,
+  advice: str,
+  *,
+  whole: bool = False,
 ) -> None:
   """Checks that codecs are those whose `fingerprints` were stored.
 
   Args:
-    codecs: the bundle; what only one of both has is not compared.
+    codecs: the bundle, or its `fingerprints`; what only one of both has is not
+      compared.
     then: the stored fingerprints.
     advice: what the user is to do.
     whole: whether all that were stored must be there.
@@ -174,7 +191,7 @@ def require_same(
       "the checkpoint was written by an earlier version, which stored no fingerprint "
       "of each codec: train again, or generate with that version"
     )
-  here = fingerprints(codecs)
+  here = codecs if isinstance(codecs, Mapping) else fingerprints(codecs)
   if whole and (missing := [name for name in then if name not in here]):
     raise UsageError(
       f"there is no {missing[0]} codec, which the checkpoint was trained with: {advice}"

@@ -200,9 +200,10 @@ def _check_encoders(set_plan: plan.Plan, codecs: Codecs, where: Any, out: Any) -
 def _disk(out: Place) -> Iterator[None]:
   try:
     yield
-  except UsageError:
-    raise
   except OSError as e:
+    # What a store says of itself stands.
+    if isinstance(e, UsageError) and not isinstance(e, files.WriteError):
+      raise
     raise UsageError(
       f"cannot write {e.filename or out}: {e.strerror or e}; the shards that are done "
       "are kept: make room, then run the same command again"

@@ -242,12 +242,13 @@ def check_idle(
         f"--{flag} does nothing: guidance {name} evaluates no negative prompt; leave "
         f"it out, or give --guidance {', '.join(users)}"
       )
-  if "video" not in kind.generated + kind.given:
-    for flag in ("height", "width", "size"):
-      if flag in given:
-        raise UsageError(
-          f"--{flag} does nothing: {_others(task, 'video', 'a picture')}"
-        )
+  seen = {
+    **dict.fromkeys(("height", "width", "size"), kind.generated + kind.given),
+    "vae_tile": kind.generated,
+  }
+  for flag, streams in seen.items():
+    if flag in given and "video" not in streams:
+      raise UsageError(f"--{flag} does nothing: {_others(task, 'video', 'a picture')}")
 
 
 def _has_unconditional(form: Guidance) -> bool:

@@ -34,6 +34,7 @@ def make_set(
   form: Guidance = GUIDANCE["none"],
   seed: int = 0,
   differs: Callable[[str, str, int, Files], str] = lambda *_: "",
+  begin: Callable[[list[Line]], None] = lambda _: None,
 ) -> int:
   """Calls `make` with the lines that have no clip in `out` yet, up to `batch` at once,
   and with the files that they are made from; lines with the same sorts of files are
@@ -47,6 +48,7 @@ def make_set(
     seed: of the clips of a list of prompts, a .txt.
     differs: how the clip of an id in `out` was made otherwise than by this prompt, seed
       and files; "" if it was not.
+    begin: called with all lines that are to be made, before the first of them is.
 
   Raises:
     UsageError: the manifest is not what it should be, lacks what the task needs or has
@@ -73,16 +75,22 @@ def make_set(
         raise UsageError(f"{manifest}: {name} of {line.id}: no file {path}")
   ending = ".mp4" if "video" in kind.generated + kind.given else ".wav"
   mine = lines[index::count]
-  # As the first process finds it, which writes while others may still be looking.
-  there = agreed(lambda: [(out / (line.id + ending)).is_file() for line in mine])
-  left = [line for line, done in zip(mine, there) if not done]
-  for line in (line for line in mine if line not in left):
+
+  def is_there(line: Line) -> bool:
+    clip = out / (line.id + ending)
+    if not clip.is_file():
+      return False
     paths = {name: [path] for name, path in files[line.id].items()}
     if other := differs(line.id, line.prompt, line.seed, paths):
       raise UsageError(
-        f"{out / (line.id + ending)} was made otherwise ({other}): name another --out, "
-        "or remove it"
+        f"{clip} was made otherwise ({other}): name another --out, or remove it"
       )
+    return True
+
+  # As the first process finds it, which writes while others may still be looking; the
+  # folder may be its own.
+  there = agreed(lambda: [is_there(line) for line in mine])
+  left = [line for line, done in zip(mine, there) if not done]
   batches = list(_batches(left, files, batch))
   least = form.least(kind.generated, kind.generated + kind.given)
   for few in (lines for lines in batches if len(lines) < least):
@@ -91,6 +99,8 @@ def make_set(
       "once for this guidance: give another --batch or other lines"
     )
   done = len(mine) - len(left)
+  if left:
+    begin(left)
   for lines in batches:
     progress.part("clips", done, len(mine))
     make(lines, {n: [files[x.id][n] for x in lines] for n in files[lines[0].id]})

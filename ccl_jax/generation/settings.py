@@ -33,7 +33,7 @@ _NEEDED = {"task", "prompt", "seed", "scales", "batched", "fingerprints"}
 # What makes a clip: other flags, such as who is to be connected to, are nobody else's.
 _SETTINGS = {
   *("task", "prompt", "seed", "negative_prompt", "sequential", *INPUTS),
-  *("ckpt", "step", "weights", "codecs", "lora"),
+  *("ckpt", "step", "weights", "codecs", "lora", "vae_tile"),
   *(f"{name}_{s}" for name in ("negative_prompt", "scale") for s in STREAMS),
   *(f.name for kind in (Sampling, ClipSpec) for f in dataclasses.fields(kind)),
 }
@@ -103,6 +103,7 @@ def describe(
   sampling: Sampling,
   spec: ClipSpec,
   origin: Mapping[str, Any],
+  made: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
   """The settings of every clip of a batch, as JSON.
 
@@ -110,6 +111,7 @@ def describe(
     seeds: one of all clips, or one for each.
     negative: by stream, one text of all clips, or one for each.
     origin: where parameters and codecs come from; see `Pipeline.origin`.
+    made: what was found out when the clips were made; see `Pipeline.made`.
   """
   paths = {name: [str(p.absolute()) for p in given] for name, given in files.items()}
   digests = {path: file_digest(path) for given in paths.values() for path in given}
@@ -121,6 +123,7 @@ def describe(
     **{name: value for name, value in how.items() if value is not None},
     **dataclasses.asdict(spec),
     **origin,
+    **(made or {}),
     "fingerprints": origin["fingerprints"] | digests,
   }
   texts = {f"negative_prompt_{s}": list(negative[s]) for s in STREAMS}

@@ -60,6 +60,7 @@ def sample_windows(
   clip: Geometry | None = None,
   progress: Callable[[int], None] | None = None,
   watch: Watch | None = None,
+  measured: Callable[[Any, Any], None] | None = None,
 ) -> dict[str, jax.Array]:
   """Latents of the generated streams: `sample_latents`, from the host.
 
@@ -68,6 +69,8 @@ def sample_windows(
     progress: called with the index of each step, when its window is done.
     watch: called after every step with its index and the memory that it handed on, what
       blocks have added among it.
+    measured: called with the compiled program of a window, and its arguments beside
+      the parameters.
 
   Raises:
     UsageError: see `sample_latents`.
@@ -100,6 +103,9 @@ def sample_windows(
     rows = {name: column[first : first + size] for name, column in table.items()}
     advance = jitted(kind, keeps, make=make)
     carry = advance(params, carry, rows, conditions, keys, sampling.scales)
+    if first == 0 and measured is not None:
+      rest = carry, rows, conditions, keys, sampling.scales
+      measured(advance.lower(params, *rest).compile(), rest)
     if watch is not None:
       watch(first, carry[-1])
     if progress is not None:

@@ -12,8 +12,8 @@ not be in memory.
 """
 
 import dataclasses
-import logging
 import os
+import warnings
 import zipfile
 from collections.abc import Iterable
 
@@ -28,7 +28,6 @@ from ccl_jax.remote.copies import local
 MOST = 2**33  # bytes of arrays in a file
 # What NumPy raises of files that hold none.
 _NO_ARRAYS = OSError, ValueError, TypeError, EOFError, MemoryError, zipfile.BadZipFile
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,10 +116,10 @@ def frechet(a: Moments, b: Moments) -> float:
   c1, c2 = a.covariance, b.covariance
   for x in (a, b):
     if x.n < 2 * len(x.mean):
-      _log.warning(
-        "%d features of width %d: with fewer than two per dimension the Frechet "
-        "distance is too large; compare only sets of equal sizes",
-        *(x.n, len(x.mean)),
+      warnings.warn(  # which stands beside the score: see `summary.distance`
+        f"{x.n} features of width {len(x.mean)}: with fewer than two per dimension the "
+        "Frechet distance is too large; compare only sets of equal sizes",
+        stacklevel=2,
       )
   values, vectors = np.linalg.eigh(c1)
   # C1^(1/2), of a symmetric matrix; rounding may leave eigenvalues below 0.

@@ -41,6 +41,10 @@ CHIPS = {
   # A core or two of some server: to try plans on the host's virtual devices.
   "cpu": Chip(1e11, 8 * GIB, 2e10, 1e10),
 }
+# GPUs are planned on TPUs of more memory: no compiler for GPUs runs without one, and
+# that of CPUs makes float32 copies of all parameters.
+_CHIPS = {"1": "v5p:1x1x1", "4": "v5p:2x2x1", "8": "v5p:2x2x2"}
+STAND_INS = {"A100": _CHIPS, "H100": _CHIPS}
 # Names that JAX gives to devices, in part; the first match holds.
 _KINDS = (
   ("H100", "H100"), ("H200", "H200"), ("A100", "A100"), ("TPU v4", "v4"),

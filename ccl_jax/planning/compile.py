@@ -8,13 +8,17 @@ import jax
 
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
+from ccl_jax.generation.memory import held, worked_in
+from ccl_jax.generation.meshes import chosen_shape
 from ccl_jax.generation.sampling import Sampling, sample_latents
 from ccl_jax.models.byte_text import LENGTHS
 from ccl_jax.models.joint import geometry_of
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import build_model, parameter_shapes
 from ccl_jax.models.stream import CLIP_TOKENS, CLIP_WIDTH
+from ccl_jax.planning.chips import Chip
 from ccl_jax.planning.floors import arithmetic
+from ccl_jax.planning.phases import Phase, codec_shapes, decoding_phase, text_phase
 from ccl_jax.planning.predict import predict
 from ccl_jax.planning.program import Program
 from ccl_jax.planning.report import Report, show
@@ -38,8 +42,9 @@ def lower_train(config, mesh, batch: int):
   text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
   run = build_run(config, mesh, text, batch=batch)
   spec = bind("clip", config.clip, ClipSpec)
-  data = _latents(run.model, spec, batch, mesh) | _image(run.model, spec, batch, mesh)
-  data["text"] = _array((batch, *text), batch_sharding(mesh))
+  rows = batch_sharding(mesh)
+  data = _latents(run.model, spec, batch, rows) | _image(run.model, spec, batch, rows)
+  data["text"] = _array((batch, *text), rows)
   data["null_text"] = _array(text, jax.NamedSharding(mesh, jax.P()))
   _, step = run.step_of(0, data)
   with jax.set_mesh(mesh):  # from here on nothing may be computed, only traced
@@ -80,28 +85,60 @@ def compile_generate(config, mesh, batch: int):
       Sampling(guidance=guidance, steps=STEPS, shift=5.0, solver="unipc"),
     )
 
-  shapes = stored_as(parameter_shapes(model, text, batch=batch), model.dtype)
-  shapes = jax.tree.map(
-    lambda x, s: x.update(sharding=s), shapes, parameter_shardings(shapes, mesh)
-  )
-  # Conditional and null prompt, as guidance stacks them.
-  texts = _array((2, batch, *text), jax.NamedSharding(mesh, jax.P(None, "data")))
-  noise = _latents(model, spec, batch, mesh)
+  shapes = _parameters(model, text, mesh, batch)
+  # Conditional and null prompt, as guidance stacks them; whole on every device, as
+  # `Pipeline.generate` has them.
+  whole = jax.NamedSharding(mesh, jax.P())
+  texts = _array((2, batch, *text), whole)
+  noise = _latents(model, spec, batch, whole)
   with jax.set_mesh(mesh):
-    image = _image(model, spec, batch, mesh)
+    image = _image(model, spec, batch, whole)
     jitted = jax.jit(program, compiler_options=compiler_options(mesh))
     return jitted.lower(shapes, noise, texts, image).compile()
 
 
-def _latents(model, spec: ClipSpec, batch: int, mesh):
-  sizes = {"video": spec.latent_shape, "audio": (spec.audio_tokens,)}
+def compile_phases(
+  config, mesh, batch: int, limit: float, sampling
+) -> dict[str, Phase]:
+  """What the phases of a generation need of a chip: those beside its sampling are
+  compiled.
+
+  Args:
+    config, mesh, batch: of the run to plan.
+    limit: bytes of a chip.
+    sampling: of `compile_generate`.
+  """
+  spec = bind("clip", config.clip, ClipSpec)
+  model = bind("model", config.model, build_model)
+  text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
+  codecs = codec_shapes(model, text, mesh)
+  rest = held(codecs._replace(text=None))
+  parameters = held(_parameters(model, text, mesh, batch))
   return {
-    s: _array((batch, *sizes[s], c.out_channels), batch_sharding(mesh))
-    for s, c in model.streams
+    "text": text_phase(codecs, text[0], mesh),
+    # All its arguments are used: it makes every stream of the model.
+    "sampling": Phase(
+      sampling.memory_analysis().argument_size_in_bytes + worked_in(sampling) + rest,
+      rest,
+    ),
+    "decoding": decoding_phase(codecs, spec, batch, mesh, parameters, limit),
   }
 
 
-def _image(model, spec: ClipSpec, batch: int, mesh):
+def _parameters(model, text, mesh, batch: int):
+  """Shapes of a model's parameters for generation, spread over a mesh."""
+  shapes = stored_as(parameter_shapes(model, text, batch=batch), model.dtype)
+  return jax.tree.map(
+    lambda x, s: x.update(sharding=s), shapes, parameter_shardings(shapes, mesh)
+  )
+
+
+def _latents(model, spec: ClipSpec, batch: int, rows):
+  sizes = {"video": spec.latent_shape, "audio": (spec.audio_tokens,)}
+  return {s: _array((batch, *sizes[s], c.out_channels), rows) for s, c in model.streams}
+
+
+def _image(model, spec: ClipSpec, batch: int, rows):
   """Shapes of a model's image condition beside the latents, {} if it takes none: the
   mask with the image's latent, and CLIP tokens (`codecs.images.image_condition`).
   """
@@ -110,7 +147,6 @@ def _image(model, spec: ClipSpec, batch: int, mesh):
     return {}
   condition = (batch, *spec.latent_shape, video.in_channels - video.out_channels)
   tokens = (batch, CLIP_TOKENS, CLIP_WIDTH)
-  rows = batch_sharding(mesh)
   return {"condition": _array(condition, rows), "image": _array(tokens, rows)}
 
 
@@ -126,7 +162,7 @@ def plan(
   Args:
     config: of the run.
     topology, slices: see `parse_topology`.
-    shape: of the mesh.
+    shape: of the mesh; None: see `default_mesh`.
     batch: clips, over all chips.
     generate: a sampling step, in place of a train step.
 
@@ -134,10 +170,15 @@ def plan(
     UsageError: the mesh, the batch or the clip do not fit one another.
   """
   chip, devices = parse_topology(topology, slices)
+  if shape is None:
+    shape = default_mesh(config, chip, len(devices), batch, generate, slices)
   mesh = make_mesh(shape, devices, across(slices, shape, tuple(config.slices)))
-  check(config, mesh, batch)
+  check(config, mesh, batch, generate)
   start = time.perf_counter()
   compiled = (compile_generate if generate else compile_train)(config, mesh, batch)
+  phases = {}
+  if generate:
+    phases = compile_phases(config, mesh, batch, chip.hbm, compiled)
   took = time.perf_counter() - start
   memory = compiled.memory_analysis()
   program = Program(compiled.as_text())
@@ -184,6 +225,7 @@ def plan(
     # all at once (PaLM, appendix B).
     mfu=(ideal / sum(seconds.values()), ideal / max(seconds.values())),
     compile_seconds=took,
+    phases=phases,
     slices=slices,
     prediction=prediction,
     predicted_mfu=prediction and (ideal / prediction.est, ideal / prediction.low),
@@ -205,14 +247,36 @@ def across(slices: int, shape, asked: tuple[int, ...]) -> tuple[int, ...]:
   return (slices, 1, 1, 1) if shape[0] % slices == 0 else (1, slices, 1, 1)
 
 
-def check(config, mesh, batch: int) -> None:
+def default_mesh(
+  config, chip: Chip, devices: int, batch: int, generate: bool, slices: int = 1
+) -> tuple[int, ...]:
+  """The sizes of a mesh that nobody names: of a train step all chips of a
+  slice are fsdp, of a generation as `generate` has it on such chips.
+
+  Args:
+    config, batch, generate: see `plan`.
+    chip: one of them, and `devices` how many there are, in so many `slices`.
+  """
+  if not generate:
+    return slices, devices // slices, 1, 1
+  model = bind("model", config.model, build_model)
+  spec = bind("clip", config.clip, ClipSpec)
+  # With a negative evaluation a clip.
+  return chosen_shape(model, spec, 2 * batch, devices, int(chip.hbm))
+
+
+def check(config, mesh, batch: int, generate: bool = False) -> None:
   """Checks that clips and model divide as the mesh asks.
+
+  Args:
+    config, batch, generate: see `plan`.
+    mesh: of the chips.
 
   Raises:
     UsageError: they do not; it names the nearest sizes that do.
   """
   rows = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate
-  if batch % rows:
+  if batch % rows and not generate:
     below = batch // rows * rows
     near = " or ".join(str(n) for n in (below, below + rows) if n)
     raise UsageError(

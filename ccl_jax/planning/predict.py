@@ -46,7 +46,7 @@ _HINTS = {"AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "Shar
 
 
 class Time(NamedTuple):
-  """Seconds, by both sums."""
+  """Seconds of a part, by both sums: the compiler's and the low one."""
 
   est: float
   low: float

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 from ccl_jax.documents import Number
 from ccl_jax.errors import UsageError
 from ccl_jax.planning.chips import GIB
+from ccl_jax.planning.phases import Phase
 from ccl_jax.planning.predict import KINDS, MEASURED_OVER_PREDICTED, Prediction, Time
 
 # Of an earlier report's memory, traffic or FLOPs, and of its predicted time: more is a
@@ -35,6 +36,7 @@ class Report:
     prediction: the time of a step by the compiler's estimates; None if it makes none.
     predicted_mfu: by both sums of the prediction.
     compiler: versions of the packages that compiled it.
+    phases: of a generation, what each needs, in the order in which they run.
   """
 
   topology: str
@@ -56,11 +58,13 @@ class Report:
   prediction: Prediction | None = None
   predicted_mfu: tuple[float, float] | None = None
   compiler: str = ""
+  phases: dict[str, Phase] = dataclasses.field(default_factory=dict)
 
   @property
   def fits(self) -> bool:
-    """Whether the program's peak memory is within the chip's."""
-    return self.hbm_bytes <= self.hbm_limit
+    """Whether the program, and every phase of a generation, is within the memory."""
+    needs = [self.hbm_bytes, *(phase.bytes for phase in self.phases.values())]
+    return max(needs) <= self.hbm_limit
 
   @property
   def rank(self) -> tuple[bool, float]:
@@ -85,6 +89,7 @@ def show(r: Report) -> str:
     f"{r.hardware_flops / 1e12:.1f}",
     f"  network     {r.traffic_bytes / 1e9:.2f} GB a chip; largest {r.largest}",
   ]
+  lines += [f"  {name:12}{phase}" for name, phase in r.phases.items()]
   for kind, count, size in r.collectives:
     lines.append(f"    {kind:20} x {count:<6} {size / 1e9:9.3f} GB")
   floors = ", ".join(f"{k} {v:.3f} s" for k, v in r.seconds.items())
@@ -152,6 +157,7 @@ class Earlier(TypedDict):
   traffic_bytes: Number
   hardware_flops: Annotated[float, pydantic.Field(gt=0)]
   slices: NotRequired[int]
+  phases: NotRequired[dict[str, dict[str, int | None]]]
   prediction: NotRequired[EarlierPrediction | None]
 
 
@@ -175,6 +181,9 @@ def regressions(new: Report, old: dict) -> list[str]:
     key: (old[key], getattr(new, key), WORSE)
     for key in ("hbm_bytes", "traffic_bytes", "hardware_flops")
   }
+  then = old.get("phases", {})
+  for name in (name for name in new.phases if name in then):
+    pairs[f"bytes of {name}"] = then[name]["bytes"], new.phases[name].bytes, WORSE
   lines = []
   if old["prediction"] and new.prediction:
     before, now = old["prediction"], new.prediction

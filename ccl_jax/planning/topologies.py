@@ -7,30 +7,31 @@ import re
 import jax
 
 from ccl_jax.errors import UsageError
-from ccl_jax.planning.chips import CHIPS, Chip
+from ccl_jax.planning.chips import CHIPS, STAND_INS, Chip
 
 TPUS = tuple(name for name in CHIPS if name.startswith("v"))
 
 
+# The compiler runs on this host, and asks nobody where it is.
+_ALONE = {
+  "TPU_SKIP_MDS_QUERY": "1",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "TPU_WORKER_ID": "0",
+}
+
+
 def stay_on_the_host() -> None:
-  """The compiler runs on this host, whatever it compiles for, and asks nobody where.
-  To be called before anything is compiled.
-  """
+  """Arrays of this process lie on this host, whatever it compiles for."""
   # JAX has read JAX_PLATFORMS when it was imported.
   jax.config.update("jax_platforms", "cpu")
-  os.environ |= {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-  }
 
 
 def parse_topology(name: str, slices: int = 1) -> tuple[Chip, list]:
   """The chip, and the devices that the topology has.
 
   Args:
-    name: KIND:AxB or KIND:AxBxC of TPUs, or cpu:N.
+    name: KIND:AxB or KIND:AxBxC of TPUs, a GPU such as H100:1, or cpu:N.
     slices: how many of them a data-centre network joins.
 
   Raises:
@@ -51,20 +52,28 @@ def parse_topology(name: str, slices: int = 1) -> tuple[Chip, list]:
         f"JAX_NUM_CPU_DEVICES={shape}"
       )
     return CHIPS[kind], devices[: int(shape)]
+  stand_in = STAND_INS.get(kind, {}).get(shape)
   # A side of 0 ends the process within libtpu.
-  if kind not in TPUS or not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){1,2}", shape):
+  if not stand_in and (
+    kind not in TPUS or not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){1,2}", shape)
+  ):
     raise UsageError(
       f"--topology {name}: expected KIND:AxB or AxBxC with KIND one of "
-      f"{', '.join(TPUS)}, e.g. v5p:4x4x4 or v6e:8x8; or cpu:8"
+      f"{', '.join(TPUS)}, e.g. v5p:4x4x4 or v6e:8x8; or cpu:8; or a GPU as H100:1, "
+      f"with 1, 4 or 8 of {', '.join(STAND_INS)}"
     )
   from jax.experimental import topologies
 
+  os.environ |= _ALONE
   # Both cores of a chip are one device, as on pods; of a v4 only if asked for.
-  asked = {"chip_config_name": "megacore"} if CHIPS[kind].cores > 1 else {}
+  cores = CHIPS[(stand_in or name).partition(":")[0]].cores
+  asked = {"chip_config_name": "megacore"} if cores > 1 else {}
   if slices > 1:
     asked["num_slices"] = slices
   try:
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=name, **asked)
+    topology = topologies.get_topology_desc(
+      platform="tpu", topology_name=stand_in or name, **asked
+    )
   except Exception as e:  # the compiler's own, of several types
     text = str(e).splitlines()[0][:200]
     if "libtpu" in str(e).lower() and "topology" not in str(e).lower():

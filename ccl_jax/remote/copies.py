@@ -21,7 +21,8 @@ from collections.abc import Iterator
 
 from ccl_jax.errors import UsageError
 from ccl_jax.files import WriteError, new_file, scratch_folder, sweep
-from ccl_jax.remote.paths import BucketPath, Named, Place, Unreachable, place
+from ccl_jax.remote.paths import BucketPath, Named, Place, place
+from ccl_jax.remote.stores import Unreachable
 
 FOLDER, LIMIT = "CCL_CACHE", "CCL_CACHE_GB"  # names in the environment
 _DEFAULT = 50.0  # GB
@@ -31,7 +32,7 @@ atexit.register(_kept.close)
 
 
 def cache_folder() -> pathlib.Path:
-  """The folder of the copies."""
+  """The folder that holds all copies on this machine."""
   if own := os.environ.get(FOLDER):
     return pathlib.Path(own).expanduser().absolute()
   home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"

@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ccl_jax.errors import UsageError
-from ccl_jax.remote.paths import BucketPath, Unreachable, kvstore
+from ccl_jax.remote.paths import BucketPath, kvstore
+from ccl_jax.remote.stores import Unreachable, no_answer
 
 BEAT = 20.0  # seconds between two signs of life
 PATIENCE = 90.0  # seconds without one after which a holder counts as dead
@@ -160,7 +161,7 @@ class _Lock:
       return getattr(store, name)(self._path.name.encode(), *args, **options).result()
     except (ValueError, OSError, RuntimeError) as e:
       text = " ".join(str(e).split())[:300]
-      raise Unreachable(None, f"its lock cannot be used ({text})", self.what) from e
+      raise no_answer(f"its lock cannot be used ({text})", self.what) from e
 
 
 def _process(number: int) -> dict[str, Any]:

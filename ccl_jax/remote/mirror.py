@@ -12,7 +12,8 @@ import threading
 import time
 
 from ccl_jax.remote.locks import require_held
-from ccl_jax.remote.paths import BucketPath, Place, Unreachable
+from ccl_jax.remote.paths import BucketPath, Place
+from ccl_jax.remote.stores import Unreachable
 
 SECONDS = 30.0
 

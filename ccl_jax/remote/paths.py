@@ -16,8 +16,6 @@ through `told`, which opens none of buckets that the user has not named.
 import contextlib
 import errno
 import fnmatch
-import functools
-import importlib
 import io
 import os
 import pathlib
@@ -26,26 +24,21 @@ import stat
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ccl_jax.errors import UsageError
+from ccl_jax.errors import UsageError, as_grave
+from ccl_jax.remote.stores import (
+  SCHEMES,
+  Unreachable,
+  filesystem,
+  refusal,
+  require_package,
+)
 
-# By scheme the package that reads its files, and the name that fsspec knows it by.
-SCHEMES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 TRUSTED = "CCL_BUCKETS"  # environment: buckets that files may name, gs://a s3://b
 _ADDRESS = re.compile(rf"({'|'.join(SCHEMES)})://")
 _BUCKET = re.compile(rf"(?:{'|'.join(SCHEMES)})://[^/\s+:]+")
 # What is wrong with a file of this machine while it is sent or received.
 _OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _named: set[str] = set()  # buckets that the user has named
-
-
-class Unreachable(UsageError, OSError):
-  """A store did not do what it was asked: no rights, no answer, no such bucket.
-
-  It is an `OSError` too, with `errno`, `strerror` and `filename`.
-  """
-
-  def __str__(self) -> str:
-    return f"{self.filename}: {self.strerror}"
 
 
 class Status(NamedTuple):
@@ -388,7 +381,7 @@ class BucketPath:
     except Exception as e:
       if isinstance(e, OSError) and e.errno in _OF_THIS_MACHINE:
         raise
-      raise Unreachable(errno.EIO, _reason(e, self), str(self)) from e
+      raise refusal(e, self._scheme, str(self)) from e
 
 
 Place = pathlib.Path | BucketPath
@@ -444,48 +437,6 @@ def told(path: Named, where: Named) -> Place:
   return found
 
 
-def require_package(scheme: str) -> None:
-  """Checks that the package which reads such buckets is installed.
-
-  Raises:
-    UsageError: it is not; the line says how to get it.
-  """
-  package, _ = SCHEMES[scheme]
-  try:
-    importlib.import_module(package)
-  except ImportError as e:
-    extra = "gcs" if scheme == "gs" else scheme
-    raise UsageError(
-      f"{scheme}:// needs the package {package} ({e}): pip install 'ccl_jax[{extra}]'"
-    ) from e
-
-
-@functools.cache
-def _prepare() -> None:
-  """Settings of fsspec: others write into the same folders, so nothing is remembered
-  of their content.
-  """
-  import fsspec
-
-  for name in ("gcs", "gs", "s3"):
-    fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
-
-
-def filesystem(scheme: str) -> Any:
-  """The store of a scheme, as fsspec has it.
-
-  Raises:
-    UsageError: the package for it is not installed.
-  """
-  require_package(scheme)
-  _prepare()
-  import fsspec
-
-  # As etils asks for it: Orbax and this package then share connections.
-  options = {"finalize_on_close": True} if scheme == "gs" else {}
-  return fsspec.filesystem(SCHEMES[scheme][1], **options)
-
-
 def require_buckets(name: str, text: str) -> None:
   """Checks that every bucket in a text is there and lets itself be looked into.
 
@@ -501,7 +452,7 @@ def require_buckets(name: str, text: str) -> None:
     try:
       there = bucket.exists()
     except Unreachable as e:
-      raise UsageError(f"{name}: got {text}; {e}") from e
+      raise as_grave(UsageError(f"{name}: got {text}; {e}"), e) from e
     if not there:
       raise UsageError(
         f"{name}: got {text}; there is no bucket {address}, or none that you may look "
@@ -532,19 +483,3 @@ def _status(info: dict[str, Any]) -> Status:
   marks = (info.get(k) for k in ("generation", "ETag", "etag", "md5Hash", "mtime"))
   mark = next((str(m) for m in marks if m), "")
   return Status(stat.S_IFREG, int(info["size"]), mark)
-
-
-def _reason(error: Exception, path: BucketPath) -> str:
-  """An error of a store's package in one line: what was got, and what to do."""
-  code = getattr(error, "code", None) or getattr(error, "status", None)
-  text = " ".join(str(error).split())[:300] or type(error).__name__
-  kind = type(error).__name__
-  if kind in ("NoCredentialsError", "DefaultCredentialsError") or code == 401:
-    login = {
-      "gs": "gcloud auth application-default login",
-      "s3": "aws configure",
-    }[path.scheme]
-    return f"no credentials for it ({text}): log in with '{login}'"
-  if isinstance(error, PermissionError) or "Forbidden" in text:
-    return f"no rights to do this ({text}): ask for them, or log in as somebody else"
-  return f"the store gave no answer ({kind}: {text}): try again"

@@ -10,7 +10,6 @@ them twice, metrics.jsonl once.
 import importlib
 import math
 import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +17,7 @@ from ccl_jax import progress
 from ccl_jax.documents import check, read_json
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
+from ccl_jax.remote.paths import Place, is_remote, place
 
 FILE = "trackers.json"
 PROJECT = "ccl_jax"
@@ -44,13 +44,13 @@ class Tracker(Protocol):
 class Wandb:
   """A run of wandb. Its steps are the metric `step`, for wandb's own only ever rise."""
 
-  def __init__(self, module: Any, folder: pathlib.Path, config: dict, id: str | None):
+  def __init__(self, module: Any, folder: Place, config: dict, id: str | None):
     self._run = module.init(
       project=os.environ.get("WANDB_PROJECT", PROJECT),
       name=folder.name,
       id=id,
       resume="allow",
-      dir=str(folder),
+      dir=None if is_remote(folder) else str(folder),
       config=config,
       # The progress line is ours.
       settings=module.Settings(silent=True, console="off"),
@@ -72,7 +72,7 @@ class Wandb:
 class Mlflow:
   """A run of mlflow, whose parameters are the settings by their dotted names."""
 
-  def __init__(self, module: Any, folder: pathlib.Path, config: dict, id: str | None):
+  def __init__(self, module: Any, folder: Place, config: dict, id: str | None):
     self._mlflow = module
     if "MLFLOW_EXPERIMENT_NAME" not in os.environ and id is None:
       module.set_experiment(PROJECT)
@@ -120,7 +120,7 @@ def open_trackers(
   Raises:
     UsageError: a tracker cannot be reached, or asks for something first.
   """
-  folder = pathlib.Path(workdir).absolute()
+  folder = place(workdir).absolute()
   path, ids, out = folder / FILE, {}, {}
   if names and path.is_file():
     advice = "put back what was written, or remove it for new runs on the trackers"

@@ -221,7 +221,9 @@ def test_of_many_warnings_of_one_kind_the_first_are_shown(capfd):
 
 
 def test_no_module_warns_in_a_way_that_commands_silence():
-  """Python's own warnings are for developers: a command ignores them all."""
+  """Python's own warnings are for developers: a command ignores them all, but for those
+  that `metrics.summary` records beside a score.
+  """
   package = pathlib.Path(cli.__file__).parent
   found = [p for p in package.rglob("*.py") if "warnings.warn(" in p.read_text()]
-  assert not found
+  assert found == [package / "metrics" / "frechet.py"]

@@ -99,11 +99,11 @@ def test_options_of_the_metrics(told, tmp_path):
 
 def test_each_option_is_part_of_its_metrics_protocol(tmp_path, monkeypatch):
   """--sync-scale, --min-track, --min-face-size of sync; --fvd-frames of fvd."""
-  monkeypatch.setattr(scoring.Folder, "protocol", lambda *_: {})
+  monkeypatch.setattr(scoring.Folders, "protocol", lambda *_: {})
   monkeypatch.setattr(scoring, "need", lambda *_: None)
   options = scoring.Options(0.5, 7, 33, "transformers", None, 9)
   about = lambda name, options: (
-    scoring.BUILDERS[name](scoring.Folder(tmp_path), options).protocol
+    scoring.BUILDERS[name](scoring.Folders([tmp_path]), options).protocol
   )
   sync = about("sync", options)
   assert (sync["scale"], sync["min_track"], sync["min_face_size"]) == (0.5, 7, 33)

@@ -17,7 +17,7 @@ from flax import struct
 
 from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.data.spec import ClipSpec
-from ccl_jax.generation import clips
+from ccl_jax.generation import clips, decoding
 from ccl_jax.generation import pipeline as inference
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import build_model
@@ -63,7 +63,7 @@ def told(monkeypatch):
   monkeypatch.setattr(JointDiT, "apply", apply)
   monkeypatch.setattr(inference.Pipeline, "load", lambda *_, **__: pipeline)
   monkeypatch.setattr(inference, "describe", lambda *_: pipeline.about)
-  monkeypatch.setattr(inference, "to_bytes", lambda x: x)
+  monkeypatch.setattr(decoding, "to_bytes", lambda x: x)
   keep = lambda path, video, fps, audio: out["made"].append((video, audio, fps))
   monkeypatch.setattr(clips, "write_mp4", keep)
   out["pipeline"] = pipeline

@@ -193,12 +193,41 @@ def test_what_is_loaded(monkeypatch, tmp_path):
   listener = listening(monkeypatch)
   call(listener, tmp_path)
   expected = {"ckpt": str(tmp_path), "codecs": None, "weights": "ema", "step": None}
-  expected |= {"loras": []}
+  # The prompt, and the negative prompts of the video and the sound.
+  expected |= {"loras": [], "texts": ["a cat", "blurred", ""], "tile": "auto"}
   loaded = lambda: {k: v for k, v in listener.loaded.items() if k != "mesh"}
   assert loaded() == expected
   call(listener, tmp_path, "--codecs=bundle", "--weights=params", "--step=6")
   expected |= {"codecs": "bundle", "weights": "params", "step": 6}
   assert loaded() == expected
+
+
+def test_the_tiles_that_a_video_is_decoded_by(monkeypatch, tmp_path, capsys):
+  """Asked for, and told beside the clip."""
+  listener = listening(monkeypatch)
+  for value in ("64", "off"):
+    call(listener, tmp_path, f"--vae_tile={value}")
+    assert listener.loaded["tile"] == value
+  capsys.readouterr()
+  for argv, words in (
+    (["--vae_tile=big"], "--vae_tile: got big; expected auto, off, or pixels such as"),
+    (["--vae_tile=0"], "--vae_tile: got 0"),
+    (["--vae_tile=-256"], "--vae_tile: got -256"),
+    (["--task=t2a", "--vae_tile=64"], "--vae_tile does nothing: task t2a makes no"),
+  ):
+    listener.loaded = None
+    with pytest.raises(SystemExit) as e:
+      call(listener, tmp_path, *argv)
+    error = capsys.readouterr().err
+    assert e.value.code == 2 and words in error and error.count("\n") == 1
+    assert listener.loaded is None
+  listener.made = {"vae_tile": "64"}
+  call(listener, tmp_path)
+  about = json.loads((tmp_path / "out" / "joint_0_0_2.json").read_text())
+  assert about["vae_tile"] == "64"
+  settings = f"--settings={tmp_path / 'out' / 'joint_0_0_2.json'}"
+  command("generate").run(settings, f"--out={tmp_path / 'again'}")
+  assert listener.loaded["tile"] == "64"
 
 
 def test_the_devices_that_clips_are_made_on(monkeypatch, tmp_path, capsys):
@@ -337,7 +366,7 @@ def test_each_clip_in_its_file_beside_its_prompt(monkeypatch, tmp_path):
       "sample_rate": 16000, "stride": 8, "negative_prompt_video": "blurred",
       "negative_prompt_audio": "", "ckpt": str(tmp_path),
       "codecs": None, "step": 9, "weights": "ema",
-      "fingerprints": {"params": "Pa", "codecs": "Co"},
+      "fingerprints": {"params": "Pa", "codecs": "Co"}, "vae_tile": "off",
       "batch": {
         "index": i, "prompt": ["a dog", "a cat"], "seed": [3],
         "negative_prompt_video": ["blurred"], "negative_prompt_audio": [""],
@@ -443,6 +472,9 @@ def test_a_manifest_in_parts_and_batches(monkeypatch, tmp_path, media):
   given = (f"--manifest={path}", "--negative_prompt=dull", "--steps=5")
   part = ("--process_index=1", "--process_count=2")
   call(listener, tmp_path, *given, *part)
+  # All that these clips are made of, before the first of them; the lines with an image
+  # are made first.
+  assert listener.loaded["texts"] == ["two", "four", "dull", "dull"]
   told = [(c["prompts"], c["seed"], "image" in c) for c in listener.calls]
   assert told == [(["two"], [12], True), (["four"], [14], False)]
   dull = {"video": ["dull"], "audio": ["dull"]}

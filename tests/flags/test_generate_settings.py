@@ -68,8 +68,10 @@ def test_settings_make_the_clip_again(made):
   expected = {"ckpt": str(made.clips.parent), "weights": "params", "step": 7}
   lora = [f"{made.clips.parent / 'x.safetensors'}:0.25"]
   expected |= {"codecs": "bundle", "loras": lora}
-  assert made.listener.loaded == made.loaded
-  assert {k: v for k, v in made.loaded.items() if k != "mesh"} == expected
+  assert made.loaded["tile"] == "auto" and made.listener.loaded["tile"] == "off"
+  assert made.listener.loaded | {"tile": "auto"} == made.loaded
+  other = ("mesh", "texts", "tile")
+  assert {k: v for k, v in made.loaded.items() if k not in other} == expected
   assert told["negative"] == {"video": ["dull"], "audio": ["hum", "hiss"]}
   assert sorted(p.name for p in made.out.iterdir()) == ["a2v_5_1.json", "a2v_5_1.mp4"]
   for name in ("a2v_5_1.json", "a2v_5_1.mp4"):

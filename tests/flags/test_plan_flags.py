@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ccl_jax.planning.phases import Phase
 from ccl_jax.planning.predict import Prediction
 from ccl_jax.planning.report import Report
 from tests.flags.command import command
@@ -17,6 +18,7 @@ REPORT = Report(
   hbm_bytes=1000, hbm_limit=2000.0, model_flops=3e12, hardware_flops=4e12,
   traffic_bytes=500, collectives=[], largest="none",
   seconds={"arithmetic": 3.0, "memory": 1.0}, mfu=(0.1, 0.2), compile_seconds=1.0,
+  phases={"text": Phase(1000), "decoding": Phase(1500, 500, 256)},
 )  # fmt: skip
 
 
@@ -44,9 +46,11 @@ def test_defaults(told):
   command("plan").run(CONFIG)
   assert told.last("parse_topology").args == ("v5p:4x4x4", 1)
   config, *rest = told.last("plan").args
-  assert rest == ["v5p:4x4x4", (1, 6, 1, 1), 6, False, 1]
+  assert rest == ["v5p:4x4x4", None, 6, False, 1]
   assert config.model.preset == "tiny" and config.model.attention == "splash"
   assert not told.calls["sweep"]
+  command("plan").run(CONFIG, "--generate")  # of one clip
+  assert told.last("plan").args[2:] == (None, 1, True, 1)
 
 
 def test_each_flag(told):
@@ -61,10 +65,9 @@ def test_each_flag(told):
   assert config.model.attention == "chunked" and config.clip.frames == 33
   command("plan").run(CONFIG, "--topology=cpu:6", "--config.model.attention=dense")
   assert told.told("plan", 0).model.attention == "dense"
-  # Slices are data, and their chips fsdp.
   command("plan").run(CONFIG, "--topology=v6e:2x2", "--slices=2")
   assert told.last("parse_topology").args == ("v6e:2x2", 2)
-  assert told.last("plan").args[1:] == ("v6e:2x2", (2, 3, 1, 1), 6, False, 2)
+  assert told.last("plan").args[1:] == ("v6e:2x2", None, 6, False, 2)
 
 
 def test_sweep_shows_what_fits_and_the_fastest_first(told, capsys, tmp_path):
@@ -107,6 +110,13 @@ def test_out_and_compare(told, capsys, tmp_path):
     assert e.value.code == code, (key, factor)
     said = capsys.readouterr().out.splitlines()[-1]
     assert said.startswith(key if code else "no worse than")
+  for before, code in ((990, 0), (970, 1)):
+    then = old["phases"] | {"text": {"bytes": before}}
+    path.write_text(json.dumps(old | {"phases": then}))
+    with pytest.raises(SystemExit) as e:
+      command("plan").run(CONFIG, f"--compare={path}")
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert e.value.code == code and ("bytes of text: 970 -> 1000" in said) == bool(code)
 
 
 def test_mistakes(told, capsys):

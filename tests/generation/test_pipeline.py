@@ -155,9 +155,11 @@ def test_steps_are_counted_for_who_looks(pipeline, monkeypatch):
   fresh = Pipeline(pipeline.model, pipeline.params, pipeline.codecs, SPEC, shift=5.0)
   assert [window(n) for n in (1, 3, 16, 50, 47, 48)] == [1, 1, 2, 5, 1, 6]
   steps = [("sampling", 3), 1, ("sampling", 3), 2, ("sampling", 3), 3, ("decoding",)]
-  for first in ("compiling", "encoding"):
+  # The prompt and the negative one; then they are known.
+  texts = [("encoding texts", 2, "")]
+  for first in ([*texts, ("compiling",)], [("encoding",)]):
     sound(fresh)
-    assert told == [(first,), *steps]
+    assert told == [*first, *steps]
     told.clear()
 
 
@@ -218,7 +220,7 @@ def test_what_a_caller_leaves_out_is_the_runs_own(own, asked, form, scales, shif
 @pytest.fixture
 def latents(monkeypatch):
   """Clips are their latents: a sound of theirs magnifies rounding."""
-  monkeypatch.setattr(module, "_decode", lambda codecs, latents: latents)
+  monkeypatch.setattr(module, "decode", lambda codecs, latents: latents)
 
 
 def test_a_calibration_and_what_it_saves(pipeline, tmp_path, monkeypatch, latents):

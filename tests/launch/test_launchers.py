@@ -1,5 +1,6 @@
 """The scripts that start training on many hosts: dry runs, mistakes, restarts."""
 
+import os
 import pathlib
 import re
 import shlex
@@ -67,6 +68,19 @@ DRY = {
   "logs of a pod": (
     [*POD, "--action", "logs"],
     [[*GCLOUD, "--worker=all", "--command=tail -n 20 /run/logs/$(hostname).log"]],
+  ),
+  "logs of a pod whose run is in a bucket": (
+    [*POD[:-1], "--workdir=gs://bucket/my runs/a/", "--action", "logs"],
+    [
+      [
+        *[
+          *GCLOUD,
+          "--worker=all",
+          "--command=tail -n 20 "
+          "$HOME/.cache/ccl_jax/runs/'bucket_my runs_a'/logs/$(hostname).log",
+        ],
+      ]
+    ],
   ),
   "cluster": (
     [*CLUSTER, *SLICES, *FLAGS],
@@ -149,6 +163,19 @@ def test_a_dry_run_of_a_host_touches_nothing(tmp_path):
     *["false", "a b", f">>{tmp_path}/run/logs/n.log", "2>&1"],
   ]
   assert not list(tmp_path.iterdir())
+
+
+def test_a_host_keeps_what_is_its_own_of_a_run_in_a_bucket(tmp_path):
+  program = "import os; print(os.environ['JAX_COMPILATION_CACHE_DIR'])"
+  done = launch(
+    *["host.sh", "--workdir=gs://bucket/runs/a b", "--name=h", "--free_gb=0", "--"],
+    *[sys.executable, "-c", program],
+    env=os.environ | {"HOME": str(tmp_path)},
+  )
+  assert done.returncode == 0, done.stderr
+  folder = tmp_path / ".cache/ccl_jax/runs/bucket_runs_a b"
+  assert str(folder / "xla_cache") in (folder / "logs/h.log").read_text()
+  assert not (ROOT / "gs:").exists()
 
 
 MISTAKES = [

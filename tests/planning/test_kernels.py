@@ -101,7 +101,7 @@ PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
 
 def test_no_kernel_is_faster_than_its_products():
   """Of the table that is shipped; a v6e's units are half idle at d = 128. The kernels
-  of long clips are there for every chip, and take less than 2.2 times the floor.
+  of long clips are there for v5p and v6e, and take less than 2.2 times the floor.
   """
   fast = set()
   for (chip, form), row in kernels.rows().items():
@@ -112,7 +112,7 @@ def test_no_kernel_is_faster_than_its_products():
     assert floor <= row.step, row
     if form.block_q >= 512 and form.block_kv >= 1024 and row.step < 2.2 * floor:
       fast.add((chip, form.kernel.split("_")[2]))
-  assert fast == {(c, k) for c in ("v5e", "v5p", "v6e") for k in PRODUCTS}
+  assert fast == {(c, k) for c in ("v5p", "v6e") for k in PRODUCTS}
 
 
 # Bundles as libtpu writes them: a loop from 0x3 to 0x27, a branch around all of it for

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ccl_jax.checkpoints import checkpointer
 from ccl_jax.checkpoints.checkpointer import (
   Checkpointer,
   latest_metadata,
@@ -21,7 +22,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.files import UNFINISHED
 from ccl_jax.places import LOCK, hold
 from ccl_jax.remote import locks
-from ccl_jax.remote.paths import Unreachable
+from ccl_jax.remote.stores import Unreachable
 from tests.remote.buckets import emptied
 
 # A failed read leaves Orbax's other reads unfinished.
@@ -55,11 +56,11 @@ def same(got, expected):
 
 @contextlib.contextmanager
 def opened(folder, keep=2):
-  checkpointer = Checkpointer(folder, keep=keep)
+  own = Checkpointer(folder, keep=keep)
   try:
-    yield checkpointer
+    yield own
   finally:
-    checkpointer.close()
+    own.close()
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +69,10 @@ def saved(google_store):
   from tests.remote import stores
 
   run = emptied(google_store) / "run"
-  with opened(run) as checkpointer:
+  with opened(run) as own:
     for step in (0, 10, 20):
       data = {"next_batch": step}
-      checkpointer.save(step, state_of(step), data, {"note": f"é {step}"})
+      own.save(step, state_of(step), data, {"note": f"é {step}"})
   return run, stores.content(google_store.server)
 
 
@@ -87,9 +88,9 @@ def run(google_store, saved):
 
 def test_what_is_restored_is_what_was_saved(run):
   assert sorted(stored_steps(run)) == [10, 20]  # two are kept
-  with opened(str(run)) as checkpointer:
-    assert checkpointer.latest_step == 20
-    step, state, data, metadata = checkpointer.restore(abstract(state_of(0)))
+  with opened(str(run)) as own:
+    assert own.latest_step == 20
+    step, state, data, metadata = own.restore(abstract(state_of(0)))
   assert (step, data, metadata) == (20, {"next_batch": 20}, {"note": "é 20"})
   same(state, state_of(20))
   step, params, _ = restore_params(run, "ema", abstract(state_of(0))["ema"], step=10)
@@ -105,10 +106,10 @@ def test_a_save_that_was_killed_is_none(run):
   """Without Orbax's last object a step is not there, and the next start removes it."""
   (run / "20" / "commit_success.txt").unlink()
   assert stored_steps(run) == [10] and latest_metadata(run)[0] == 10
-  with opened(run) as checkpointer:
-    assert checkpointer.restore(abstract(state_of(0)))[0] == 10
+  with opened(run) as own:
+    assert own.restore(abstract(state_of(0)))[0] == 10
     assert not list((run / "20").walk())
-    checkpointer.save(20, state_of(21), {}, {})
+    own.save(20, state_of(21), {}, {})
   same(restore_params(run, "ema", abstract(state_of(0))["ema"])[1], state_of(21)["ema"])
 
 
@@ -147,11 +148,11 @@ def is_cut_short(step):
 def test_a_damaged_step_is_set_aside_and_kept(run, spoil, capsys):
   spoil(run / "20")
   before = [str(p.relative_to(run / "20")) for p in (run / "20").walk()]
-  with opened(run) as checkpointer:
-    step, state, *_ = checkpointer.restore(abstract(state_of(0)))
+  with opened(run) as own:
+    step, state, *_ = own.restore(abstract(state_of(0)))
     assert step == 10
     same(state, state_of(10))
-    checkpointer.save(20, state_of(22), {}, {})
+    own.save(20, state_of(22), {}, {})
   assert "checkpoint step 20 is damaged" in capsys.readouterr().err
   kept = run / "20.damaged"
   assert [str(p.relative_to(kept)) for p in kept.walk()] == before
@@ -162,15 +163,32 @@ def test_a_store_that_does_not_answer_proves_nothing(run):
   from tests.remote.stores import answering
 
   before = [(str(p), p.stat().mark) for p in run.walk()]
-  with opened(run) as checkpointer:
+  with opened(run) as own:
     with answering(403), pytest.raises(UsageError) as e:
-      checkpointer.restore(abstract(state_of(0)))
+      own.restore(abstract(state_of(0)))
     assert "does not prove it damaged" in str(e.value) and "20" in str(e.value)
   with answering(403):
     for read in (stored_steps, latest_metadata, read_metadata):
       with pytest.raises(Unreachable, match="no rights"):
         read(run)
   assert [(str(p), p.stat().mark) for p in run.walk()] == before
+
+
+def test_damage_is_looked_at_twice(run, monkeypatch):
+  """Where a store gives no answer Orbax may say that a file is not there."""
+  read, calls = checkpointer._read_state, []
+
+  def seldom(*args):
+    calls.append(args)
+    if len(calls) == 1:
+      raise FileNotFoundError("manifest.ocdbt")
+    return read(*args)
+
+  monkeypatch.setattr(checkpointer, "_read_state", seldom)
+  with opened(run) as own:
+    step, state, *_ = own.restore(abstract(state_of(0)))
+  assert step == 20 and len(calls) == 2
+  same(state, state_of(20))
 
 
 def test_steps_that_orbax_does_not_see_are_missed(run, monkeypatch):
@@ -184,10 +202,10 @@ def test_steps_that_orbax_does_not_see_are_missed(run, monkeypatch):
 
 def test_a_run_that_was_taken_over_saves_no_more(run, monkeypatch):
   monkeypatch.setattr(locks, "BEAT", 1000)
-  with hold(run.parent), opened(run) as checkpointer:
+  with hold(run.parent), opened(run) as own:
     locks._held[run.parent / LOCK].lost = "process 7 on far"
     with pytest.raises(UsageError, match="taken over by process 7 on far"):
-      checkpointer.save(30, state_of(30), {}, {})
+      own.save(30, state_of(30), {}, {})
   assert sorted(stored_steps(run)) == [10, 20]
 
 

@@ -22,7 +22,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.files import UNFINISHED
 from ccl_jax.remote import copies, mirror
-from ccl_jax.remote.paths import Unreachable
+from ccl_jax.remote.stores import Unreachable
 from ccl_jax.training.log import MetricLog
 from ccl_jax.viz.media import write_mp4, write_png
 from tests.data.latent_sets import FILM, SOUND, make_set
@@ -239,4 +239,5 @@ def test_a_log_is_there_before_the_checkpoint_that_follows_it(folder, monkeypatc
   log.close()
   got = [(x["step"], x["loss"]) for x in lines(folder / "run" / "metrics.jsonl")]
   assert got == [(0, 0), (1, 1), (2, 2), (3, 30)]
-  assert len(list((folder / "run" / "tensorboard").glob("events*"))) == 2
+  # Files are called by the second they begin in.
+  assert len(list((folder / "run" / "tensorboard").glob("events*"))) in (1, 2)

@@ -71,6 +71,9 @@ class Run:
         run.events.append(("log", step))
         run.lines.append((step, metrics))
 
+      def flush(self):
+        run.events.append("flush")
+
     class Traces(Profile):
       def __init__(self):
         pass
@@ -137,9 +140,9 @@ def test_events_come_in_their_order(monkeypatch):
   assert run.names == list(range(3, 10))
   at = lambda n: [("begin", n, n), ("end", n, n + 1)]
   assert run.events == [
-    *at(3), ("save", 4, 4, 4, 1), *at(4), *at(5), *at(6), ("log", 5),
-    *at(7), ("save", 8, 8, 8, 1), *at(8), *at(9), ("log", 8),
-    ("save", 10, 10, 10, 1), "wait", "close", ("log", 9),
+    *at(3), "flush", ("save", 4, 4, 4, 1), *at(4), *at(5), *at(6), ("log", 5),
+    *at(7), "flush", ("save", 8, 8, 8, 1), *at(8), *at(9), ("log", 8),
+    "flush", ("save", 10, 10, 10, 1), "wait", "close", ("log", 9),
   ]  # fmt: skip
 
 
@@ -189,8 +192,8 @@ def test_a_request_to_stop_saves_the_state_and_its_metrics(monkeypatch):
 
   run.update = asked
   assert run() == (6, False)
-  assert run.events[-5:] == [
-    ("end", 5, 6), ("save", 6, 6, 6, 1), "wait", "close", ("log", 5)
+  assert run.events[-6:] == [
+    ("end", 5, 6), "flush", ("save", 6, 6, 6, 1), "wait", "close", ("log", 5)
   ]  # fmt: skip
   assert run.lines == [(5, {"loss": 4, "grad_norm": 1})]
 
@@ -205,7 +208,8 @@ def test_a_step_that_was_restored_is_not_saved_again(monkeypatch):
 def test_a_run_that_is_done_only_saves(monkeypatch):
   run = Run(monkeypatch)
   assert run(first=7, total=7) == (7, True)
-  assert run.events == [("save", 7, 7, 7, 1), "wait", "close"] and not run.lines
+  assert run.events == ["flush", ("save", 7, 7, 7, 1), "wait", "close"]
+  assert not run.lines
 
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])

@@ -61,7 +61,7 @@ def test_every_network_has_a_source(tmp_path, capsys):
   with pytest.raises(SystemExit):
     convert.main(["vocoder", "--help"])
   out = capsys.readouterr().out
-  assert "To get it: hf download hkchengrex/MMAudio ext_weights/best_netG.pt" in out
+  assert "To get it: --src hf:hkchengrex/MMAudio/ext_weights/best_netG.pt" in out
   for network in EVAL:
     with pytest.raises(
       Unscorable, match=f"missing weights of {network}: .*To get it: "

@@ -1,0 +1,96 @@
+"""The stores that hold buckets: their packages, and what they say when they refuse."""
+
+import errno
+import functools
+import importlib
+from typing import Any
+
+from ccl_jax.errors import UsageError
+
+# By scheme the package that reads its files, the name that fsspec knows it by, and how
+# a user gets credentials.
+SCHEMES = {
+  "gs": ("gcsfs", "gcs", "gcloud auth application-default login"),
+  "s3": ("s3fs", "s3", "aws configure"),
+}
+
+
+class Unreachable(UsageError, OSError):
+  """A store did not do what it was asked: no rights, no answer, no such bucket.
+
+  It is an `OSError` too, with `errno`, `strerror` and `filename`. Without an answer
+  there may be one later: `exit_code` is 1 then.
+  """
+
+  def __str__(self) -> str:
+    return f"{self.filename}: {self.strerror}"
+
+
+def require_package(scheme: str) -> None:
+  """Checks that the package which reads such buckets is installed.
+
+  Raises:
+    UsageError: it is not; the line says how to get it.
+  """
+  package, *_ = SCHEMES[scheme]
+  try:
+    importlib.import_module(package)
+  except ImportError as e:
+    extra = "gcs" if scheme == "gs" else scheme
+    raise UsageError(
+      f"{scheme}:// needs the package {package} ({e}): pip install 'ccl_jax[{extra}]'"
+    ) from e
+
+
+@functools.cache
+def _prepare() -> None:
+  """Settings of fsspec: others write into the same folders, so nothing is remembered
+  of their content.
+  """
+  import fsspec
+
+  for name in ("gcs", "gs", "s3"):
+    fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
+
+
+def filesystem(scheme: str) -> Any:
+  """The store of a scheme, as fsspec has it.
+
+  Raises:
+    UsageError: the package for it is not installed.
+  """
+  require_package(scheme)
+  _prepare()
+  import fsspec
+
+  # As etils asks for it: Orbax and this package then share connections.
+  options = {"finalize_on_close": True} if scheme == "gs" else {}
+  return fsspec.filesystem(SCHEMES[scheme][1], **options)
+
+
+def refusal(error: Exception, scheme: str, path: str) -> Unreachable:
+  """An error of a store's package in one line: what was got, and what to do.
+
+  Args:
+    error: of the package.
+    scheme: of the store.
+    path: that it was asked about.
+  """
+  code = getattr(error, "code", None) or getattr(error, "status", None)
+  text = " ".join(str(error).split())[:300] or type(error).__name__
+  kind = type(error).__name__
+  if kind in ("NoCredentialsError", "DefaultCredentialsError") or code == 401:
+    words = f"no credentials for it ({text}): log in with '{SCHEMES[scheme][2]}'"
+  elif isinstance(error, PermissionError) or "Forbidden" in text:
+    words = f"no rights to do this ({text}): ask for them, or log in as somebody else"
+  else:
+    words = f"the store gave no answer ({kind}: {text}): try again"
+    return no_answer(words, path)
+  return Unreachable(errno.EACCES, words, path)
+
+
+def no_answer(words: str, path: str) -> Unreachable:
+  """The error for a store that may give an answer later."""
+  error = Unreachable(errno.EIO, words, path)
+  error.exit_code = 1
+  return error
