@@ -13,7 +13,8 @@ import sys
 
 from ccl_jax import cli
 
-NAMES = ("data", "eval", "parts", "step", "vocoder")  # modules of ccl_jax.benchmarks
+# Modules of ccl_jax.benchmarks.
+NAMES = ("compiler", "data", "eval", "kernels", "parts", "sampling", "step", "vocoder")
 
 
 def main(argv: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Runs a command: flags with a config file, and errors in one line."""
 
 import argparse
+import collections
 import contextlib
 import hashlib
 import logging as standard_logging
@@ -15,12 +16,16 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from ccl_jax import progress, shipped
 from ccl_jax.errors import STOPPED, UsageError, one_line_errors, system_error
 from ccl_jax.places import refuse_schemes
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
+SHOWN_ALIKE = 10  # warnings of one kind that a command prints
+# What Python says of a result that nobody waits for any more.
+_LATE = "Event loop is closed", "cannot schedule new futures after"
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,9 +40,17 @@ class Parser(argparse.ArgumentParser):
     super().__init__(*args, **options)
     self._buckets = {f"--{name}" for name in buckets}
 
-  def parse_args(self, *args, **kwargs):
-    """As argparse's; an address in the place of a path is a mistake too."""
-    found = super().parse_args(*args, **kwargs)
+  def parse_args(self, args=None, namespace=None):
+    """As argparse's; an address in the place of a path is a mistake too, and nothing
+    where something is expected: an empty path is the current folder.
+    """
+    given = sys.argv[1:] if args is None else list(args)
+    found = super().parse_args(given, namespace)
+    for before, arg in zip(["", *given], given):
+      if not arg or (arg.startswith("--") and arg.endswith("=")):
+        name = (arg or before).rstrip("=")
+        where = f"{name}: " if name.startswith("--") else ""
+        self.error(f"{where}got an empty argument; expected a value")
     named = {f"--{name}": value for name, value in vars(found).items()}
     try:
       refuse_schemes(named, self._buckets)
@@ -72,12 +85,16 @@ def _refuse_addresses(buckets: Collection[str]) -> None:
     buckets: flags and config keys that may name what is in a bucket.
 
   Raises:
-    UsageError: one is an address, such as http://host/run, or there is no such bucket.
+    UsageError: one is an address, such as http://host/run, there is no such bucket, or
+      one is empty, as that of a variable of a shell that is not set.
   """
   known = flags.FLAGS
   # A flag --config.KEY is looked at where the config has it.
   others = lambda n: n not in _TEXTS and not n.startswith("config.")
   given = {n: known[n].value for n in known if known[n].present and others(n)}
+  for name, value in given.items():
+    if value in ("", [], [""]):
+      raise UsageError(f"--{name} is empty; expected a value, or leave it out")
   refuse_schemes({f"--{name}": value for name, value in given.items()}, buckets)
   if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
     refuse_schemes(dict(_leaves("config", flags.FLAGS["config"].value)), buckets)
@@ -150,6 +167,29 @@ def process_flags(module: str) -> tuple[flags.FlagHolder, ...]:
   )
 
 
+def require_config(config: Any, keys: Sequence[str], example: str) -> Any:
+  """The config of a command, if it is one.
+
+  Args:
+    config: what --config gives.
+    keys: dotted names that a config of the command has, and others lack.
+    example: files with such configs, for the message.
+
+  Raises:
+    UsageError: it lacks a key: it is a config of another command, or none.
+  """
+  for name in keys:
+    value = config
+    for key in name.split("."):
+      if not isinstance(value, ConfigDict) or key not in value:
+        raise UsageError(
+          f"--config: it has no {name}, so it is none of this command; expected one "
+          f"such as {example}"
+        )
+      value = value[key]
+  return config
+
+
 def mesh_sizes(values: Sequence[str] | None) -> tuple[int, ...] | None:
   """The sizes of a flag --mesh; None where it was not given.
 
@@ -167,17 +207,32 @@ def mesh_sizes(values: Sequence[str] | None) -> tuple[int, ...] | None:
 def quiet_refusals() -> None:
   """Keeps libraries from telling of a full or read-only disk by themselves, thread by
   thread and with a traceback each: the command says it once, in its line of error.
+
+  So with what is still on its way when one write has failed, and comes back to a loop
+  of events or to threads that have ended.
   """
+
+  def is_told(error: BaseException | None) -> bool:
+    late = any(text in str(error) for text in _LATE)
+    return error is not None and (late or system_error(error) is not None)
 
   def is_news(record: Any) -> bool:
     error = record.exc_info[1] if record.exc_info else RuntimeError(record.getMessage())
-    return system_error(error) is None
+    return not is_told(error)
 
   def ended(args: Any) -> None:
-    if args.exc_value is None or system_error(args.exc_value) is None:
+    if not is_told(args.exc_value):
       threading.__excepthook__(args)
 
-  logging.get_absl_logger().addFilter(is_news)
+  def dropped(lost: Any) -> None:
+    if not is_told(lost.exc_value):
+      before(lost)
+
+  before = sys.unraisablehook
+  if getattr(before, "__name__", "") != dropped.__name__:  # of an earlier command
+    sys.unraisablehook = dropped
+  for logger in (logging.get_absl_logger(), standard_logging.getLogger("asyncio")):
+    logger.addFilter(is_news)
   threading.excepthook = ended
 
 
@@ -261,8 +316,55 @@ def working(stopped: str = STOPPED) -> Iterator[None]:
   _quiet()
   quiet_refusals()
   _keep_programs()
-  with one_line_errors(stopped), progress.shown():
+  with one_line_errors(stopped), progress.shown(), warnings_shown():
     yield
+
+
+class _Notes(standard_logging.Handler):
+  """Prints warnings of this package as lines beside the progress; of many that differ
+  in their values alone, such as files that are skipped, the first ones.
+  """
+
+  def __init__(self):
+    super().__init__(standard_logging.WARNING)
+    self._alike = collections.Counter()
+
+  def emit(self, record: standard_logging.LogRecord) -> None:
+    """Prints a record, or counts it."""
+    kind = record.name, record.lineno
+    self._alike[kind] += 1
+    if self._alike[kind] <= SHOWN_ALIKE:
+      progress.say(f"note: {record.getMessage()}")
+    elif self._alike[kind] == SHOWN_ALIKE + 1:
+      progress.say("note: more of these are only counted")
+
+  def close(self) -> None:
+    """Says how many there were of what was only counted."""
+    for (module, _), count in self._alike.items():
+      if count > SHOWN_ALIKE:
+        progress.say(f"note: {count} such notes in all of {module}")
+    super().close()
+
+
+@contextlib.contextmanager
+def warnings_shown() -> Iterator[None]:
+  """A context in which the warnings of this package's modules are lines on standard
+  error, "note: ...", whatever verbosity libraries are held to.
+  """
+  ours = standard_logging.getLogger("ccl_jax")
+  notes, level, spread = _Notes(), ours.level, ours.propagate
+  ours.setLevel(standard_logging.WARNING)
+  ours.addHandler(notes)
+  # Handlers above, absl's or those that a library has set up by now, would print them
+  # once more, each in its own form.
+  ours.propagate = False
+  try:
+    yield
+  finally:
+    ours.removeHandler(notes)
+    ours.setLevel(level)
+    ours.propagate = spread
+    notes.close()
 
 
 def _quiet() -> None:

@@ -1,6 +1,7 @@
 """Brings published weights in, and takes them out again.
 
-  python -m ccl_jax.convert wan --src Wan2.1-T2V-14B --dst weights/t2v-14b --verify
+  python -m ccl_jax.convert wan --src hf:Wan-AI/Wan2.1-T2V-14B \\
+      --dst weights/t2v-14b --verify
   python -m ccl_jax.generate --ckpt weights/t2v-14b --task t2v --out out \\
       --prompt "a cat yawns"
 
@@ -21,10 +22,11 @@ network:
   python -m ccl_jax.convert codecs --dst weights/codecs --video weights/vae \\
       --audio weights/audio-vae weights/vocoder --text weights/umt5
 
-SRC is a folder as it was downloaded, a file, or an index.json: .safetensors or .pth,
-one file or shards, original or diffusers names; in fp8 too, with the scales of ComfyUI,
-LightX2V or musubi, as what it stands for. Nothing is taken on trust: every tensor must
-be known, of the expected shape, and used exactly once.
+SRC is hf:OWNER/NAME[@REVISION][/PATH] of the Hugging Face Hub, of which the files come
+that are read; or a folder as it was downloaded, a file, or an index.json. It may be
+.safetensors or .pth, one file or shards, original or diffusers names; in fp8 too, with
+the scales of ComfyUI, LightX2V or musubi, as what it stands for. Nothing is taken on
+trust: every tensor must be known, of the expected shape, and used exactly once.
 
 DST becomes a folder with config.json (what it is, its sizes, a hash of the source),
 tensors.json (a hash of every tensor) and checkpoints/0, the parameters as training
@@ -38,7 +40,7 @@ import argparse
 import signal
 import sys
 
-from ccl_jax import cli
+from ccl_jax import cli, progress
 from ccl_jax.checkpoints.find import RELEASES
 from ccl_jax.places import hold_new
 from ccl_jax.remote.paths import place
@@ -104,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
       "--src",
       required=True,
-      help="Checkpoint to read: a folder, a file or an index.json.",
+      help="Checkpoint to read: hf:OWNER/NAME, a folder, a file or an index.json.",
     )
     sub.add_argument("--dtype", choices=DTYPES, help=dtype)
     sub.add_argument("--verify", action="store_true", help=verify)
@@ -208,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
 
         note = convert_lora(args.src, args.dst, model=args.model, form=args.format)
         if note:
-          print(f"note: {note}", file=sys.stderr)
+          progress.say(f"note: {note}")
       elif args.command == "codecs":
         from ccl_jax.weights.release import link_codecs
 

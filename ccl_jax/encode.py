@@ -61,9 +61,13 @@ def silence(index):
 
 def main():
   """Encodes by the flags, and prints what the set holds once it is whole."""
+  config = cli.require_config(
+    CONFIG.value, ("data.root", "out", "clips", "codec"), "configs/encode.py:data=DIR"
+  )
+  if CHECK.value < 0:
+    raise UsageError(f"--check is {CHECK.value}; expected a number from 0 on")
   if DISTRIBUTED.value:
     join_processes(instead="--process_index and --process_count in its place")
-  config = CONFIG.value
   for key, value in (("data=DIR", config.data.root), ("out=DIR", config.out)):
     if not value:
       raise UsageError(f"say where: --config=configs/encode.py:{key}")

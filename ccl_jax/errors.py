@@ -55,7 +55,7 @@ def system_error(error: BaseException) -> OSError | None:
     seen.add(id(error))
     if isinstance(error, OSError) and error.errno in _REFUSALS:
       return error
-    if isinstance(error, RuntimeError | ValueError | OSError):
+    if not isinstance(error, LookupError):  # whose text is a key
       for code in _REFUSALS[:6]:
         if os.strerror(code) in str(error):
           return OSError(code, os.strerror(code))
@@ -63,10 +63,25 @@ def system_error(error: BaseException) -> OSError | None:
   return None
 
 
+def memory_error(error: BaseException) -> str | None:
+  """What is said of a lack of memory, of the host or of a device, in one line, if that
+  is the cause of an error.
+  """
+  seen = set()
+  while error is not None and id(error) not in seen:
+    seen.add(id(error))
+    lines = str(error).strip().splitlines() or [""]
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in lines[0]:
+      return lines[0][:300]
+    error = error.__cause__ or error.__context__
+  return None
+
+
 @contextlib.contextmanager
 def one_line_errors(stopped: str = STOPPED):
   """A context that turns what is not the program's fault into one line on stderr: a
-  `UsageError` or what the system says of a file into exit code 2, Ctrl-C into 130.
+  `UsageError`, what the system says of a file or a lack of memory into exit code 2,
+  Ctrl-C into 130.
 
   Anything else is a defect and keeps its traceback. Names of files that are no UTF-8
   are printed with escapes.
@@ -93,6 +108,10 @@ def one_line_errors(stopped: str = STOPPED):
     if refusal is not None:
       place = f" {refusal.filename}" if refusal.filename else " a file"
       _end(f"error: cannot read or write{place}: {refusal.strerror or refusal}", 2)
+    lack = memory_error(e)
+    if lack is not None:
+      advice = "ask for smaller sizes or fewer clips at once, or use more devices"
+      _end(f"error: out of memory{lack and f' ({lack})'}: {advice}", 2)
     raise
 
 

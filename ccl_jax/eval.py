@@ -15,8 +15,14 @@ was stopped goes on where it was, and one that is repeated scores nothing again:
 that was ever scored there is in records.jsonl.
 
 Weights are released files or folders, named syncnet, s3fd, synchformer, imagebind,
-aesthetics, i3d, vggish or whisper, or as they were published; see docs/eval.md. A
-metric that cannot run says why, and the others go on.
+aesthetics, i3d, vggish or whisper, or as they were published; see docs/eval.md. What is
+on the hub is downloaded when a metric needs it:
+
+  python -m ccl_jax.eval --videos out/clips --metrics sync,aesthetics --out scores \\
+      --weights hf:ByteDance/LatentSync-1.6/auxiliary \\
+      aesthetics=hf:facebook/audiobox-aesthetics
+
+A metric that cannot run says why, and the others go on.
 
 Exit code: 0; 1 where videos are missing (but for --allow-missing), a metric could not
 run or a clip failed by accident; 2 for a mistake in the command or the manifest; 130
@@ -26,11 +32,12 @@ for Ctrl-C, after which the same command goes on.
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import os
 import pathlib
 import sys
 
-from ccl_jax import cli, progress
+from ccl_jax import cli, hub, progress
 from ccl_jax.data.manifest import Line, read_manifest, write_manifest
 from ccl_jax.errors import UsageError
 from ccl_jax.files import sweep
@@ -55,7 +62,14 @@ def parser() -> cli.Parser:
   p.add_argument("--videos", help="folder of the clips, <id>.mp4 each")
   p.add_argument("--manifest", help="manifest in JSONL; default: every mp4 of --videos")
   p.add_argument("--metrics", help=f"some of {','.join(BUILDERS)}; default: all")
-  p.add_argument("--weights", help="folder of the networks' released weights")
+  p.add_argument(
+    "--weights",
+    nargs="+",
+    default=[],
+    metavar="PLACE",
+    help="folders of the networks' released weights, on this disk or the hub "
+    "(hf:OWNER/NAME/FOLDER); NETWORK=PLACE of one network",
+  )
   p.add_argument("--out", help="folder for the results")
   p.add_argument(
     "--name",
@@ -121,12 +135,9 @@ def read_items(args: argparse.Namespace, transcripts):
   if not folder.is_dir():
     raise UsageError(f"--videos: no folder {folder}")
   if args.manifest:
-    lines = read_manifest(args.manifest)
+    lines = read_manifest(hub.local(args.manifest))
   else:
-    names = sorted(p.stem for p in folder.glob("*.mp4"))
-    lines = [Line(name, "") for name in names]
-    if not lines:
-      raise UsageError(f"--videos: no mp4 in {folder}")
+    lines = [Line(path.stem, "", clip=path.name) for path in films_of(folder)]
   items = []
   for line in lines:
     fields = {k: v for k, v in dataclasses.asdict(line).items() if v is not None}
@@ -145,6 +156,29 @@ def is_there(folder: Place):
   if not isinstance(folder, BucketPath):
     return lambda path: path.is_file()
   return set(folder.walk()).__contains__
+
+
+def films_of(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The mp4 files of a folder, in order; media of other endings are named in a note.
+
+  Raises:
+    UsageError: there are none, or two of one name.
+  """
+  from ccl_jax.data.sources.folder import unread
+
+  films = sorted(p for p in folder.glob("[!.]*") if p.suffix.lower() == ".mp4")
+  others = [name for name, _ in unread(folder, (".mp4",)) if "/" not in name]
+  if not films:
+    raise UsageError(f"--videos: no mp4 in {folder}")
+  for one, other in itertools.pairwise(films):
+    if one.stem == other.stem:
+      raise UsageError(f"--videos: {one} and {other} are both {one.stem}: rename one")
+  if others:
+    progress.say(
+      f"note: {folder} has {len(others)} media files that are no mp4, such as "
+      f'{others[0]}, which are not scored; a manifest can name films by "clip"'
+    )
+  return films
 
 
 def check_languages(items) -> None:
@@ -184,8 +218,8 @@ def score(args: argparse.Namespace) -> int:
   items, missing = read_items(args, transcripts)
   if args.fvd_frames is not None and args.fvd_frames < 1:
     raise UsageError(f"--fvd-frames is {args.fvd_frames}; expected 1 at least")
-  if args.sync_scale <= 0:
-    raise UsageError(f"--sync-scale is {args.sync_scale}; expected a number above 0")
+  if not 0 < args.sync_scale <= 4:
+    raise UsageError(f"--sync-scale is {args.sync_scale}; expected above 0, to 4")
   for flag in ("min_track", "min_face_size"):
     if getattr(args, flag) < 0:
       name = flag.replace("_", "-")
@@ -283,10 +317,9 @@ def make_manifest(argv: list[str]) -> int:
   spoken = sum(bool(line.transcript) for line in lines)
   strange = sorted({line.language for line in lines} - WHISPER)
   if strange:
-    print(
+    progress.say(
       f"note: Whisper does not know {', '.join(strange)}: lines in these have a word "
-      "error rate by --transcripts only",
-      file=sys.stderr,
+      "error rate by --transcripts only"
     )
   print(
     f"{len(lines)} prompts, {spoken} with speech, {quoted} transcripts taken from "

@@ -64,13 +64,23 @@ def new_file(path: Path) -> Iterator[pathlib.Path]:
       part.touch()
       with _locked(part):
         yield part
-      # Without this order a power cut may leave the new name on an empty file.
-      _sync(part)
-      os.replace(part, path)
-      _sync_folder(path.parent)
+      put_in_place(part, path)
     finally:
       with contextlib.suppress(OSError):
         part.unlink(missing_ok=True)
+
+
+def put_in_place(part: pathlib.Path, path: pathlib.Path) -> None:
+  """Renames a file that is whole to its name, `part` to `path` in the same folder.
+
+  Raises:
+    WriteError: the system refused.
+  """
+  with _one_line(path):
+    # Without this order a power cut may leave the new name on an empty file.
+    _sync(part)
+    os.replace(part, path)
+    _sync_folder(path.parent)
 
 
 @contextlib.contextmanager

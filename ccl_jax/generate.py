@@ -57,6 +57,17 @@ evaluation with these. Its prompts have speech in <S>..<E> or in quotation marks
 describe the sound in <AUDCAP>..<ENDAUDCAP> or in a last sentence "Audio: ..": they are
 turned into what the weights know. It serves all tasks but a2v and v2a.
 
+Fewer evaluations (docs/speed.md): --schedule samples a step-distilled file in its own
+few steps, without guidance; --guidance_interval 0.2,0.9 has no guidance elsewhere,
+--guidance_every 2 computes it at every second step, and
+
+  python -m ccl_jax.generate --ckpt quickstart --calibrate quick.json \\
+      --prompt 'a red face in the middle says "ba do"' --out out
+  python -m ccl_jax.generate --ckpt quickstart --cache quick.json:0.12 \\
+      --prompt 'a red face in the middle says "ba do"' --out out
+
+leave out steps that change little.
+
 --lora FILE:STRENGTH adds a LoRA to the parameters, as
 
   python -m ccl_jax.generate --ckpt weights/t2v --lora style.safetensors:0.8 \\
@@ -71,14 +82,15 @@ on. A manifest that ends in .txt has a prompt a line and nothing else: its clips
 TASK_SEED_LINE, with the seed of --seed. Several processes share a set by
 --process_index and --process_count; --batch lines are made at a time, each from its
 own seed.
+
+All texts of a command are encoded first, and the text encoder is dropped before the
+model is read. Long or large videos for which a device has no room are decoded by tiles;
+--vae_tile=off decodes in one, --vae_tile=256 by tiles of that side (docs/scale.md).
 """
 
 import contextlib
-import dataclasses
-import functools
 import hashlib
 import math
-import re
 
 import jax
 from absl import flags
@@ -164,11 +176,35 @@ SCALE_VIDEO = flags.DEFINE_list(
   "scale_video", None, "Guidance scale(s) of the video, e.g. 5 or 3,5."
 )
 SCALE_AUDIO = flags.DEFINE_list("scale_audio", None, "Guidance scale(s) of the sound.")
-STEPS = flags.DEFINE_integer("steps", 50, "Sampling steps.")
+STEPS = flags.DEFINE_integer(
+  "steps", None, "Sampling steps; 50 if not given, or those of --schedule."
+)
 SHIFT = flags.DEFINE_float(
   "shift", None, "Schedule shift; as in training if not given."
 )
-SOLVER = flags.DEFINE_enum("solver", "unipc", ["unipc", "dpmpp", "euler"], "Sampler.")
+SOLVER = flags.DEFINE_enum(
+  "solver", None, ["unipc", "dpmpp", "euler", "renoise"], "Sampler; unipc if not "
+  "given, or that of --schedule."
+)  # fmt: skip
+SCHEDULE = flags.DEFINE_string(
+  "schedule", None, "Of a step-distilled file: lightx2v, causvid, fastwan or rcm."
+)
+INTERVAL = flags.DEFINE_list(
+  "guidance_interval", None, "LOW,HIGH: guidance where LOW < noise level <= HIGH."
+)
+EVERY = flags.DEFINE_integer(
+  "guidance_every", None, "Of as many steps one computes guidance, the others reuse it."
+)
+CACHE = flags.DEFINE_string(
+  "cache", None, "FILE:THRESHOLD: skip steps by what --calibrate FILE has measured."
+)
+CALIBRATE = flags.DEFINE_string(
+  "calibrate", None, "File for what a clip of all steps measures, for --cache."
+)
+VAE_TILE = flags.DEFINE_string(
+  "vae_tile", "auto", "Side of the tiles that the video is decoded by, in pixels, as "
+  "256; they overlap by a quarter. off: by none; auto: only where memory asks for it."
+)  # fmt: skip
 SEQUENTIAL = flags.DEFINE_bool(
   "sequential", False, "Evaluations of a step one after the other: half the memory."
 )
@@ -239,6 +275,7 @@ def check_flags() -> None:
   Raises:
     UsageError: flags that do not go together, or values out of range.
   """
+  from ccl_jax.generation.decoding import AUTO, OFF, size_of
   from ccl_jax.seeds import whole_seed
   from ccl_jax.weights.lora_open import absolute
 
@@ -250,8 +287,17 @@ def check_flags() -> None:
     absolute(text)
   if any(not p.strip() for p in PROMPT.value or ()):
     raise UsageError("--prompt is empty; expected a description, e.g. 'a red face'")
-  if STEPS.value < 1:
+  if STEPS.value is not None and STEPS.value < 1:
     raise UsageError(f"--steps: got {STEPS.value}; expected at least 1")
+  if CALIBRATE.value is not None:
+    for flag in (SCHEDULE, INTERVAL, EVERY, CACHE, MANIFEST):
+      if flag.value is not None:
+        raise UsageError(
+          f"--calibrate with --{flag.name}: it measures a clip of all steps; leave one "
+          "of both out"
+        )
+  if VAE_TILE.value not in (AUTO, OFF):
+    size_of(VAE_TILE.value)
   out = place(OUT.value)
   if out.exists() and not out.is_dir():
     raise UsageError(f"--out {out} is a file; expected a folder")
@@ -308,27 +354,18 @@ def sized(spec):
   Raises:
     UsageError: sizes that no clip can have.
   """
+  from ccl_jax.generation.sizes import resized
+
   sizes = {"frames": FRAMES.value, "height": HEIGHT.value, "width": WIDTH.value}
-  if SIZE.value is not None:
-    match = re.fullmatch(r"(\d+)[xX](\d+)", SIZE.value)
-    if not match:
-      raise UsageError(f"--size: got {SIZE.value}; expected WxH, as 832x480")
-    sizes |= {"width": int(match[1]), "height": int(match[2])}
-  if SECONDS.value is not None:
-    frames = SECONDS.value * spec.fps
-    if not 0 < frames < 1e6:
-      raise UsageError(f"--seconds: got {SECONDS.value:g}; expected a length above 0")
-    sizes["frames"] = max(4 * round((frames - 1) / 4) + 1, 1)
-  return dataclasses.replace(
-    spec, **{name: size for name, size in sizes.items() if size is not None}
-  )
+  return resized(spec, sizes, SIZE.value, SECONDS.value)
 
 
-def open_maker(given):
+def open_maker(given, watch=None):
   """Fixes how the model that the flags name makes clips; it is loaded with the first.
 
   Args:
     given: names of the flags of the command line.
+    watch: hears of every step of the clips; see `Pipeline.generate`.
 
   Raises:
     UsageError: there is none, or it cannot do what the flags say.
@@ -339,6 +376,7 @@ def open_maker(given):
   from ccl_jax.generation.defaults import check_idle, default_form
   from ccl_jax.generation.meshes import mesh_for
   from ccl_jax.generation.sampling import Sampling, most_together, variant_of
+  from ccl_jax.generation.step_cache import absolute_cache, check_cache
   from ccl_jax.weights.lora_open import absolute
 
   about = pipeline.describe(CKPT.value, STEP.value)
@@ -353,7 +391,7 @@ def open_maker(given):
   # The lines of a manifest are checked one by one.
   kind = about.check(task, inputs) if MANIFEST.value is None else GENERATIONS[task]
   spec = sized(about.spec)
-  name = GUIDANCE.value or default_form(about.model, about.guidance)
+  name = GUIDANCE.value or default_form(about.model, about.guidance, SCHEDULE.value)
   guidance = get_guidance(name, variant_of(about.model))
   check_idle(given, task, kind, name, guidance)
   scales = {"video": SCALE_VIDEO.value, "audio": SCALE_AUDIO.value}
@@ -365,6 +403,11 @@ def open_maker(given):
     solver=SOLVER.value,
     batched=not SEQUENTIAL.value,
     skip_block=SKIP_BLOCK.value,
+    schedule=SCHEDULE.value,
+    guidance_interval=INTERVAL.value
+    and tuple(cli.numbers("guidance_interval", INTERVAL.value)),
+    guidance_every=EVERY.value,
+    cache=CACHE.value and absolute_cache(CACHE.value),
   )
 
   negative = {s: flag.value or NEGATIVE.value for s, flag in NEGATIVES.items()}
@@ -372,26 +415,36 @@ def open_maker(given):
   # A size that is asked for is kept.
   own_size = HEIGHT.value is WIDTH.value is SIZE.value is None
   sampling = about.sampling(asked, spec)
+  if sampling.cache is not None:
+    check_cache(sampling.cache, task, sampling.guidance)
   clips = BATCH.value if MANIFEST.value is not None else len(PROMPT.value)
   rows = clips * most_together(guidance, kind, sampling)
   mesh = mesh_for(about.model, spec, rows, cli.mesh_sizes(MESH.value))
 
-  @functools.cache
-  def load():
+  loaded = []
+
+  def load(texts):
+    if loaded:
+      return loaded[0]
     if mesh.size > 1:
       axes = ", ".join(f"{name} {n}" for name, n in mesh.shape.items())
       progress.say(f"mesh of {mesh.size} devices: {axes}")
     progress.phase("loading")
-    return pipeline.Pipeline.load(
-      CKPT.value,
-      codecs=CODECS.value,
-      weights=WEIGHTS.value,
-      step=STEP.value,
-      mesh=mesh,
-      loras=loras,
+    loaded.append(
+      pipeline.Pipeline.load(
+        CKPT.value,
+        codecs=CODECS.value,
+        weights=WEIGHTS.value,
+        step=STEP.value,
+        mesh=mesh,
+        loras=loras,
+        texts=texts,
+        tile=VAE_TILE.value,
+      )
     )
+    return loaded[0]
 
-  return Maker(load, about, task, sampling, negative, spec, out, own_size, loras)
+  return Maker(load, about, task, sampling, negative, spec, out, own_size, loras, watch)
 
 
 def held(out, name):
@@ -403,25 +456,25 @@ def held(out, name):
 def make_manifest(maker) -> None:
   """Makes the clips of --manifest that are not there yet."""
   from ccl_jax.diffusion.guidance import GUIDANCE as FORMS
-  from ccl_jax.generation.manifests import make_set, read_lines
+  from ccl_jax.generation.manifests import make_set
 
   def negative_of(line, stream):
     own = getattr(line, f"negative_prompt_{stream}")
     own = line.negative_prompt if own is None else own
     return maker.negatives()[stream][0] if own is None else own
 
-  def make(lines, files):
-    maker.load().note_cut(prompts())  # of all lines: it speaks of each once
-    names = dict(enumerate(line.id for line in lines))
+  def texts_of(lines):
     negative = {s: [negative_of(line, s) for line in lines] for s in NEGATIVES}
-    maker.make(
-      [x.prompt for x in lines], [x.seed for x in lines], files, names, negative
-    )
+    return [line.prompt for line in lines], negative
 
-  @functools.cache
-  def prompts():
-    lines = read_lines(MANIFEST.value, TASK.value, SEED.value[0])
-    return [line.prompt for line in lines]
+  def begin(lines):
+    prompts, negative = texts_of(lines)
+    maker.open(prompts, negative).note_cut(prompts)  # it speaks of each once
+
+  def make(lines, files):
+    names = dict(enumerate(line.id for line in lines))
+    prompts, negative = texts_of(lines)
+    maker.make(prompts, [x.seed for x in lines], files, names, negative)
 
   part = INDEX.value, COUNT.value, BATCH.value
   # Other manifests, and other parts of this one, may be made into the folder meanwhile.
@@ -433,11 +486,13 @@ def make_manifest(maker) -> None:
       form=FORMS[maker.sampling.guidance],
       seed=SEED.value[0],
       differs=maker.differs,
+      begin=begin,
     )  # fmt: skip
 
 
 def make_prompts(maker, settings) -> None:
   """Makes the clips of the prompts; with --settings, the one that they are of."""
+  from ccl_jax.generation.step_cache import parse_cache
   from ccl_jax.weights.lora_open import parse_lora
 
   prompts = PROMPT.value
@@ -450,8 +505,10 @@ def make_prompts(maker, settings) -> None:
   names = {i: f"{TASK.value}_{x}_{i}" for i, x in enumerate(spread(SEED.value))}
   if settings is not None:
     loras = [place(parse_lora(text)[0]) for text in maker.loras]
-    settings.check_files({"lora": loras} if loras else {})
-    settings.check_origin(maker.load().origin)
+    caches = [maker.sampling.cache] if maker.sampling.cache else []
+    caches = [place(parse_cache(text)[0]) for text in caches]
+    settings.check_files({"lora": loras, "cache": caches})
+    settings.check_origin(maker.open(prompts).origin)
     settings.check_files(files)
     names = {i: name for i, name in names.items() if settings.index in (i, None)}
   paths = maker.make(prompts, SEED.value, files, names, numbered=True)
@@ -462,6 +519,8 @@ def make_prompts(maker, settings) -> None:
 
 def main():
   """Makes the clips that the flags ask for."""
+  from ccl_jax.generation.step_cache import Recorder
+
   given = given_flags()
   settings = take_settings() if SETTINGS.value is not None else None
   check_flags()
@@ -474,13 +533,19 @@ def main():
   where = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
   join_if_asked(DISTRIBUTED.value, *where)
   files.check_writable(place(OUT.value) / "clip")
+  if CALIBRATE.value is not None:
+    files.check_writable(CALIBRATE.value)
   files.sweep(OUT.value)
   require_devices()
-  maker = open_maker(given)
+  recorder = Recorder() if CALIBRATE.value is not None else None
+  maker = open_maker(given, recorder)
   if MANIFEST.value is not None:
     make_manifest(maker)
   else:
     make_prompts(maker, settings)
+  if recorder is not None and not jax.process_index():
+    params = maker.open(PROMPT.value).origin["fingerprints"].get("params")
+    recorder.write(CALIBRATE.value, maker.task, maker.sampling.guidance, params)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Names that come from outside: as names of files, and as paths below a folder."""
 
 import hashlib
+import math
+import os
 import pathlib
 import re
 from collections.abc import Iterable
@@ -76,3 +78,16 @@ def inside(name: str, where: str) -> str:
       f"{where}: got the path {name!r}; expected one that stays below its folder"
     )
   return name
+
+
+def with_number(text: str, default: float) -> tuple[str, float]:
+  """(file, number) of "FILE:NUMBER", or of "FILE" with the default; the number is NaN
+  where it is none. A file whose own name has a colon is one.
+  """
+  file, colon, number = text.rpartition(":")
+  if not colon or os.path.exists(text):
+    return text, default
+  try:
+    return file, float(number)
+  except ValueError:
+    return file, math.nan

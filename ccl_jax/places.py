@@ -9,6 +9,7 @@ has an object in its place (`remote.locks`).
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import pathlib
 import re
@@ -23,6 +24,8 @@ from ccl_jax.files import WriteError, write_error
 from ccl_jax.remote import locks
 from ccl_jax.remote.paths import BucketPath, Place, is_remote, place, require_buckets
 from ccl_jax.remote.stores import Unreachable
+
+_log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -51,10 +54,14 @@ def refuse_schemes(named: Mapping[str, Any], buckets: Collection[str] = ()) -> N
       if name in buckets and is_remote(text):
         require_buckets(name, text)
       elif found := _SCHEME.match(text):
-        raise UsageError(
-          f"{name}: got {text}; {found[0]} is not supported: expected a path of this "
-          "machine's file system, mount or copy what is elsewhere"
-        )
+        if found[0].lower() == "hf://":
+          expected = "addresses of the hub are written hf:OWNER/NAME"
+        else:
+          expected = (
+            "expected a path of this machine's file system, mount or copy what is "
+            "elsewhere"
+          )
+        raise UsageError(f"{name}: got {text}; {found[0]} is not supported: {expected}")
 
 
 def require_plain(path: str | os.PathLike, *, arrays: bool = False) -> None:
@@ -170,7 +177,11 @@ def _take(lock: pathlib.Path, what: str, wait: bool) -> int:
       # Its last holder may have removed it between the two calls.
       with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(os.fstat(number), os.stat(lock)):
-          _sign(number, lock)
+          try:
+            _sign(number, lock)
+          except BaseException:
+            lock.unlink(missing_ok=True)  # while it is held
+            raise
           return number
     except BaseException:
       os.close(number)
@@ -188,12 +199,12 @@ def _flock(number: int, lock: pathlib.Path, what: str, wait: bool) -> None:
         f"{what} is being written by {holder}: wait until it ends, or name another "
         "place"
       ) from e
-    print(f"waiting for {holder}, which writes {what}", file=sys.stderr, flush=True)
+    _log.warning("waiting for %s, which writes %s", holder, what)
     fcntl.flock(number, fcntl.LOCK_EX)
   except OSError as e:
     if e.errno not in _NO_LOCKS:
       raise
-    print(f"note: {lock.parent} is on a disk without locks", file=sys.stderr)
+    _log.warning("%s is on a disk without locks", lock.parent)
 
 
 def _sign(number: int, lock: pathlib.Path) -> None:

@@ -3,23 +3,34 @@
   python -m ccl_jax.plan --config=configs/joint.py:size=14b --topology v5p:4x4x4 \\
       --mesh 1,64,1,1 --batch 64 --config.clip.frames=81 --config.clip.height=480 \\
       --config.clip.width=832
-  python -m ccl_jax.plan ... --generate            a sampling step, bf16 parameters
+  python -m ccl_jax.plan ... --generate            a sampling step, bf16 parameters; and
+                                                   the memory of text and decoding
+  python -m ccl_jax.plan ... --slices 2            two of them, by a data-centre network
   python -m ccl_jax.plan ... --sweep               all meshes and remat policies
   python -m ccl_jax.plan ... --out docs/plans/14b.json --compare docs/plans/old.json
 
 TOPOLOGY is a kind of chip and their arrangement: v5p:4x4x4, v6e:8x8, v5e:4x4, v4:2x2x2;
-or cpu:8, virtual devices of this host (JAX_NUM_CPU_DEVICES=8), to try a plan quickly.
-TPUs need the package libtpu, pip install 'ccl_jax[tpu]', and no TPU. The 14b preset
-takes minutes, whatever its depth.
+H100:1 or A100:8, GPUs of 80 GB, by what v5p chips in their place would need; or cpu:8,
+virtual devices of this host (JAX_NUM_CPU_DEVICES=8), to try a plan quickly.
+TPUs and GPUs need the package libtpu, pip install 'ccl_jax[tpu]', and no TPU. The 14b
+preset takes minutes, whatever its depth.
 
 Reported: bytes of a chip's memory against its limit; FLOPs by formula, since the
 compiler counts a scan's body once and kernels not at all; what is moved between chips,
-by kind, as often as it runs; three floors of the step's time, and the MFU if nothing
-overlaps and if everything does:
+by kind, as often as it runs; and the time of a step, in two ways.
+
+Floors, below which no program can be, with the MFU if nothing overlaps and if
+everything does:
 
   arithmetic  FLOPs, with those made again for the backward pass, at the chip's peak
   memory      arguments and results once, temporaries written and read, at HBM's rate
   network     results of collectives, at the rate of a chip's links
+
+The prediction, by the compiler's own estimate of each operation (planning/predict.py):
+seconds by module and kind of work. It was never run; "low" takes elementwise operations
+and copies at the memory's rate. `--sweep` ranks by it, and `--compare` fails where it
+grew by more than 5 %. Attention kernels are priced by a table of counted cycles: a form
+that is not in it is named as unknown, and `python -m ccl_jax.bench kernels` counts it.
 """
 
 from ccl_jax import progress
@@ -28,7 +39,6 @@ if __name__ == "__main__":
   progress.starting()  # before the imports that take seconds
 
 import dataclasses
-import os
 import sys
 
 import jax
@@ -36,17 +46,12 @@ from absl import flags
 from ml_collections import config_flags
 
 from ccl_jax import cli, documents
-from ccl_jax.errors import UsageError
+from ccl_jax.errors import UsageError, whole
 from ccl_jax.files import check_writable, write_json
 from ccl_jax.planning.chips import GIB
-from ccl_jax.planning.compile import (
-  Earlier,
-  parse_topology,
-  plan,
-  regressions,
-  show,
-  sweep,
-)
+from ccl_jax.planning.compile import plan, sweep
+from ccl_jax.planning.report import Earlier, regressions, show
+from ccl_jax.planning.topologies import parse_topology, stay_on_the_host
 
 CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Config file of the run to plan."
@@ -54,71 +59,77 @@ CONFIG = config_flags.DEFINE_config_file(
 TOPOLOGY = flags.DEFINE_string(
   "topology", "v5p:4x4x4", "Kind and arrangement of the chips, KIND:AxBxC."
 )
+SLICES = flags.DEFINE_integer(
+  "slices", 1, "Such topologies that a data-centre network joins."
+)
 MESH = flags.DEFINE_list(
   "mesh",
   None,
-  "Sizes of the axes data,fsdp,context,tensor; default: all chips on fsdp.",
+  "Sizes of the axes data,fsdp,context,tensor; default: slices on data, chips on fsdp, "
+  "or as generate chooses them.",
 )
-BATCH = flags.DEFINE_integer("batch", None, "Clips per step; default: one per chip.")
-GENERATE = flags.DEFINE_bool(
-  "generate", False, "Plan a sampling step, not a train step."
+BATCH = flags.DEFINE_integer(
+  "batch", None, "Clips; default: one per chip, or one with --generate."
 )
+GENERATE = flags.DEFINE_bool("generate", False, "Plan a generation, not a train step.")
 SWEEP = flags.DEFINE_bool("sweep", False, "Compare all meshes and remat policies.")
 OUT = flags.DEFINE_string("out", None, "JSON file to write the report to.")
 COMPARE = flags.DEFINE_string(
-  "compare", None, "Earlier report; exit with 1 if memory or traffic grew."
+  "compare",
+  None,
+  "Earlier report; exit with 1 if memory, traffic or predicted time grew.",
 )
 flags.mark_flags_as_required(["config"])
 
 
 def main():
   """Plans by the flags, and prints the reports."""
-  _stay_on_the_host()
-  config = CONFIG.value
+  stay_on_the_host()
+  config = cli.require_config(
+    CONFIG.value, ("model.attention", "objective", "clip", "optim"), "configs/joint.py"
+  )
+  if BATCH.present and not whole(1).holds(BATCH.value):
+    raise UsageError(f"--batch: got {BATCH.value}; expected {whole(1).words}")
   if config.model.attention == "auto":
     with config.unlocked():
       on_host = TOPOLOGY.value.startswith("cpu")
       config.model.attention = "chunked" if on_host else "splash"
   if OUT.value:
     check_writable(OUT.value)
-  chip, devices = parse_topology(TOPOLOGY.value)
-  batch = BATCH.value or len(devices)
+  earlier = None
+  if COMPARE.value:
+    found = documents.read_json(COMPARE.value)
+    advice = "name a file that --out wrote"
+    earlier = documents.check(found, Earlier, COMPARE.value, advice)
+  slices = SLICES.value
+  if slices > 1:  # programs of several slices are written to caches but not read
+    jax.config.update("jax_enable_compilation_cache", False)
+  chip, devices = parse_topology(TOPOLOGY.value, slices)
+  batch = BATCH.value or (1 if GENERATE.value else len(devices))
   if SWEEP.value:
-    reports = list(sweep(config, TOPOLOGY.value, batch, GENERATE.value))
-    good = sorted((r for r in reports if r.fits), key=lambda r: sum(r.seconds.values()))
+    reports = list(sweep(config, TOPOLOGY.value, batch, GENERATE.value, slices))
+    good = sorted((r for r in reports if r.fits), key=lambda r: r.rank)
     print(f"{len(good)} of {len(reports)} fit {chip.hbm / GIB:.0f} GiB; fastest first:")
     for r in good:
+      incomplete, seconds = r.rank
+      by = "predicted" if r.prediction else "sum of floors"
       print(f"  mesh {r.mesh} remat {r.remat}: {r.hbm_bytes / GIB:.1f} GiB, "
-            f"{sum(r.seconds.values()):.2f} s")  # fmt: skip
+            f"{seconds:.2f} s ({by}{', lacks a price' * incomplete})")  # fmt: skip
     if OUT.value:
       _write([dataclasses.asdict(r) for r in reports])
     return
-  shape = cli.mesh_sizes(MESH.value) or (1, len(devices), 1, 1)
+  shape = cli.mesh_sizes(MESH.value)
   try:
-    report = plan(config, TOPOLOGY.value, shape, batch, GENERATE.value)
+    report = plan(config, TOPOLOGY.value, shape, batch, GENERATE.value, slices)
   except jax.errors.JaxRuntimeError as e:
     raise UsageError(f"{TOPOLOGY.value}: {' '.join(str(e).split())[:600]}") from e
   print(show(report))
   if OUT.value:
     _write(dataclasses.asdict(report))
-  if COMPARE.value:
-    found = documents.read_json(COMPARE.value)
-    advice = "name a file that --out wrote"
-    worse = regressions(report, documents.check(found, Earlier, COMPARE.value, advice))
+  if earlier:
+    worse = regressions(report, earlier)
     print("\n".join(worse) or f"no worse than {COMPARE.value}")
     sys.exit(1 if worse else 0)
-
-
-def _stay_on_the_host() -> None:
-  """The compiler runs on this host, whatever it compiles for, and asks nobody where."""
-  # JAX has read JAX_PLATFORMS when it was imported.
-  jax.config.update("jax_platforms", "cpu")
-  os.environ |= {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-  }
 
 
 def _write(value) -> None:

@@ -52,6 +52,23 @@ PARAMETERS = [
 ]
 
 
+# Chips with 128 MiB of vector memory, of which kernels get 16 unless asked: the blocks
+# of `ops.kernels.Kernel` need more, and matrix products gain from it.
+_ROOMY = {"TPU v5", "TPU v5 lite", "TPU v6 lite"}
+_VMEM_KIB = 64 * 1024
+
+
+def compiler_options(mesh: Mesh) -> dict[str, str] | None:
+  """What XLA is told of a program for the mesh's devices; None: nothing.
+
+  Args:
+    mesh: of devices that may be absent, as planning has them.
+  """
+  if not mesh.empty and {x.device_kind for x in mesh.devices.flat} <= _ROOMY:
+    return {"xla_tpu_scoped_vmem_limit_kib": str(_VMEM_KIB)}
+  return None
+
+
 def require_devices() -> None:
   """Finds this process's devices.
 
@@ -92,7 +109,8 @@ def make_mesh(
   fixed = math.prod(n for n in sizes if n != -1)
   if sizes.count(-1) == 1 and fixed and len(devices) % fixed == 0:
     sizes[sizes.index(-1)] = len(devices) // fixed
-  if len(sizes) != len(AXES) or math.prod(sizes) != len(devices):
+  wrong = len(sizes) != len(AXES) or any(n < 1 for n in sizes)
+  if wrong or math.prod(sizes) != len(devices):
     raise UsageError(
       f"mesh {tuple(shape)} over {AXES}: expected four sizes with product "
       f"{len(devices)} (the devices); try 1,{len(devices)},1,1"
@@ -225,3 +243,48 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
   if mesh.empty or mesh.size == 1:
     return x
   return jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh))
+
+
+def devices_here() -> int:
+  """How many devices the current mesh has; 1 without one."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return 1 if mesh.empty else mesh.size
+
+
+def spread(x: jax.Array, units: Mapping[int, int]) -> jax.Array:
+  """Pins an array to all devices of the current mesh, if there is one: each mesh axis
+  splits the first dimension that it divides.
+
+  Args:
+    x: the array.
+    units: by dimension, in their order, so many places that stay together.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if devices_here() == 1:
+    return x
+  left = {dim: x.shape[dim] // unit for dim, unit in units.items()}
+  parts = {dim: [] for dim in units}
+  for name, size in mesh.shape.items():
+    for dim in units:
+      if size > 1 and left[dim] % size == 0:
+        left[dim] //= size
+        parts[dim].append(name)
+        break
+  axes = [tuple(parts.get(dim, ())) or None for dim in range(x.ndim)]
+  return jax.lax.with_sharding_constraint(x, P(*axes))
+
+
+def finest(mesh: Mesh) -> Mesh:
+  """The devices of a mesh in their order, with a mesh axis for each prime factor: what
+  `spread` can split by several dimensions.
+  """
+  sizes = [f for n in mesh.shape.values() for f in _factors(n)] or [1]
+  names = tuple(f"part_{i}" for i in range(len(sizes)))
+  axis_types = (AxisType.Auto,) * len(sizes)
+  return Mesh(mesh.devices.reshape(sizes), names, axis_types=axis_types)
+
+
+def _factors(n: int) -> list[int]:
+  """The prime factors of n, smallest first."""
+  factor = next((f for f in range(2, n + 1) if n % f == 0), None)
+  return [] if factor is None else [factor, *_factors(n // factor)]

@@ -6,9 +6,9 @@
 
 The same command goes on where WORKDIR stopped, on any number of devices. With another
 config it is refused, and told key by key, unless --allow_changes is given. Free are
-steps, log_every, checkpoint, profile, evaluate, report, and what says how the machine
-is used: mesh, slices, accumulate, batch.threads, data.cache_gb, and of the model
-attention, blocks and remat. One process at a time writes a WORKDIR. On several
+steps, log, log_every, checkpoint, profile, evaluate, report, and what says how the
+machine is used: mesh, slices, accumulate, batch.threads, data.cache_gb, and of the
+model attention, blocks and remat. One process at a time writes a WORKDIR. On several
 hosts run it on each with --distributed: the hosts of a TPU pod or a Slurm job find one
 another, elsewhere add --coordinator=HOST:PORT --num_processes=N --process_id=I. All
 must see one WORKDIR.
@@ -63,6 +63,7 @@ from ccl_jax.training.log import MetricLog, StepTimer
 from ccl_jax.training.profile import Profile
 from ccl_jax.training.settings import check_run
 from ccl_jax.training.state import TrainState, new_state
+from ccl_jax.training.trackers import open_trackers
 from ccl_jax.weights.transformers import model_of
 from ccl_jax.weights.wan import usage_of
 
@@ -336,7 +337,11 @@ def _train(config, workdir: Place, stack: contextlib.ExitStack) -> bool:
   # All processes see one folder: one of them writes. The run is accepted now.
   if chief:
     write_json(workdir / "config.json", metadata["config"], indent=2)
-  log = MetricLog(workdir, config.steps, start_step=first, enabled=chief)
+  names = config.log.trackers
+  trackers = first_process(lambda: open_trackers(names, workdir, metadata["config"]))
+  log = MetricLog(
+    workdir, config.steps, start_step=first, enabled=chief, trackers=trackers
+  )
   stack.callback(log.close)
   with jax.set_mesh(mesh):
     _, done = loop.train(
@@ -439,8 +444,10 @@ def join() -> None:
 
 def main():
   """Trains by the flags, then writes the report."""
+  config = cli.require_config(
+    CONFIG.value, ("model.preset", "objective", "tasks", "optim"), "configs/joint.py"
+  )
   join()
-  config = CONFIG.value
   done = train(config, WORKDIR.value, allow_changes=ALLOW_CHANGES.value)
   if done and config.report.tasks:
     from ccl_jax.generation.report import report

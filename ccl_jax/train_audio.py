@@ -48,7 +48,9 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main():
   """Trains by the flags, then prints the scores."""
-  done = train(CONFIG.value, WORKDIR.value, allow_changes=ALLOW_CHANGES.value)
+  example = "configs/audio_vae.py or configs/vocoder.py"
+  config = cli.require_config(CONFIG.value, ("kind", "model", "optim"), example)
+  done = train(config, WORKDIR.value, allow_changes=ALLOW_CHANGES.value)
   if jax.process_index():
     return
   if not done:

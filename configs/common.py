@@ -145,6 +145,8 @@ def base() -> ConfigDict:
       "slices": (1, 1, 1, 1),  # of each, the parts on slices joined by a slow network
       "checkpoint": {"every": 500, "keep": 2},
       "log_every": 10,
+      # Whom to tell beside TensorBoard: "wandb", "mlflow" (ccl_jax.training.trackers).
+      "log": {"trackers": ()},
       # Held-out loss by task and noise level every so many steps (0: never), on `clips`
       # clips of the source's test split or, where it has none, of the data at `root`.
       "evaluate": {
@@ -195,6 +197,7 @@ def audio_network(
       "mesh": (-1, 1, 1, 1),  # data, fsdp, context, tensor
       "checkpoint": {"every": 1000, "keep": 2},
       "log_every": 100,
+      "log": {"trackers": ()},
       "profile": (),  # (first, last) step of an xprof trace in WORKDIR/profile
       # What a finished run is scored on.
       "score": {"windows": 64, "samples": 32_768},

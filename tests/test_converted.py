@@ -25,7 +25,7 @@ def test_only_the_largest_are_split(monkeypatch):
   }
   shapes = {k: jax.ShapeDtypeStruct(x, np.float32) for k, x in shapes.items()}
   spec = lambda mesh: {
-    k: x.sharding.spec for k, x in converted._on_mesh(shapes, make_mesh(mesh)).items()
+    k: x.sharding.spec for k, x in converted.on_mesh(shapes, make_mesh(mesh)).items()
   }
   both = ("fsdp", "context")
   assert spec((1, 4, 2, 1)) == {
@@ -34,7 +34,7 @@ def test_only_the_largest_are_split(monkeypatch):
   }  # fmt: skip
   assert spec((2, 4, 1, 1))["large"] == P(None, None, ("fsdp",))
   assert set(spec((8, 1, 1, 1)).values()) == {P(None, None), P(None, None, None)}
-  assert converted._on_mesh(shapes, make_mesh((8, 1, 1, 1))).keys() == shapes.keys()
+  assert converted.on_mesh(shapes, make_mesh((8, 1, 1, 1))).keys() == shapes.keys()
 
 
 def test_sixteen_million_numbers_are_large():

@@ -136,3 +136,9 @@ def test_the_readme_leads_to_every_page():
   text = (ROOT / "README.md").read_text()
   pages = [p.name for p in ROOT.glob("docs/*.md")]
   assert [name for name in pages if f"(docs/{name})" not in text] == []
+
+
+@every_page
+def test_nothing_is_said_twice(page):
+  blocks = [block for block in page.read_text().split("\n\n") if len(block) > 120]
+  assert len(blocks) == len(set(blocks))

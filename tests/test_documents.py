@@ -1,7 +1,9 @@
 """JSON and text from outside: limits, Unicode, and schemas, by hand."""
 
+import ast
 import json
 import os
+import pathlib
 from typing import NotRequired
 
 import pytest
@@ -143,3 +145,44 @@ def test_a_missing_key_is_named():
 def test_errors_are_one_line_whatever_they_quote():
   error = UsageError("a\nb\r\0c\u2028" + "d" * 10_000)
   assert str(error).startswith("a b c d") and len(str(error)) < 1500
+
+
+# Who parses JSON or reads text beside the two doors, and whose it is.
+OTHERS = {
+  "__main__.py": "the package's own README",
+  "ablation/run.py": "logs of its own children",
+  "ablation/score.py": "the system's /proc, and what it made itself",
+  "benchmarks/eval_rates.py": "the system's /proc",
+  "benchmarks/kernels.py": "what its own compiler has written",
+  "checkpoints/checkpointer.py": "Orbax's list of a step, of which all errors are told",
+  "cli.py": "the system's /proc",
+  "data/__main__.py": "reports that were written just now",
+  "data/preparing/run.py": "settings of its own",
+  "data/sets/plan.py": "settings of its own",
+  "documents.py": "the door",
+  "generation/clips.py": "settings of its own",
+  "generation/report.py": "settings of its own",
+  "hub/repository.py": "a commit in the hub's cache, of hexadecimal digits or none",
+  "models/mel_codec.py": "a field of a codec, under its hash",
+  "places.py": "the line of a lock's holder",
+  "planning/kernels.py": "programs of its own compiler",
+  "planning/report.py": "a report of its own",
+  "processes.py": "what processes of one run tell each other",
+  "audio_codec/run.py": "sizes of its own",
+  "remote/locks.py": "who holds a lock; what is none is somebody",
+  "train_audio.py": "scores that were written just now",
+  "training/changes.py": "a config of its own",
+  "weights/strict_json.py": "the door of weights",
+}
+
+
+def test_nothing_else_reads_text_from_outside():
+  root, found = pathlib.Path(documents.__file__).parent, set()
+  for path in root.rglob("*.py"):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+      if isinstance(node, ast.Call):
+        called = ast.unparse(node.func)
+        read = called.endswith(".read_text") and not called.startswith("documents.")
+        if read or called in ("json.loads", "json.load", "tomllib.load", "yaml.load"):
+          found.add(path.relative_to(root).as_posix())
+  assert found == set(OTHERS)

@@ -1,6 +1,7 @@
 """How commands end: a user's mistake, the system's refusal and Ctrl-C in one line."""
 
 import errno
+import logging as standard_logging
 import math
 import os
 import pathlib
@@ -8,9 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
+import jax
 import pytest
 from absl import logging
+from safetensors import SafetensorError
 
 from ccl_jax import cli
 from ccl_jax.errors import (
@@ -18,6 +22,7 @@ from ccl_jax.errors import (
   UsageError,
   check_settings,
   each,
+  memory_error,
   one_line_errors,
   system_error,
   whole,
@@ -66,6 +71,8 @@ def test_libraries_wrap_it_or_quote_it():
   for kind in (ValueError, RuntimeError):
     quoted = kind("INTERNAL: write: No space left on device [source locations=..]")
     assert system_error(quoted).errno == errno.ENOSPC
+  wrapped = SafetensorError("Error while serializing: No space left on device (os")
+  assert system_error(wrapped).errno == errno.ENOSPC
   for other in (ValueError("wrong"), KeyError("No space left on device"),
                 FileNotFoundError(errno.ENOENT, "x"), ZeroDivisionError()):  # fmt: skip
     assert system_error(other) is None
@@ -75,6 +82,34 @@ def test_libraries_wrap_it_or_quote_it():
 def test_a_defect_keeps_its_traceback(error):
   with pytest.raises(type(error)), one_line_errors():
     raise error
+
+
+@pytest.mark.parametrize(
+  ("error", "words"),
+  [
+    (MemoryError(), "error: out of memory: ask for smaller sizes"),
+    (MemoryError("Unable to allocate 3 TiB"), "of memory (Unable to allocate 3 TiB):"),
+    (
+      jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of HBM\n  buffers: ..."),
+      "error: out of memory (RESOURCE_EXHAUSTED: Ran out of HBM): ask",
+    ),
+  ],
+)
+def test_a_lack_of_memory_is_one_line(capsys, error, words):
+  code, line = ended(capsys, error)
+  assert code == 2 and words in line
+
+
+def test_what_lacks_memory_is_the_cause():
+  try:
+    try:
+      raise MemoryError("a")
+    except MemoryError as e:
+      raise ValueError("b") from e
+  except ValueError as e:
+    assert memory_error(e) == "a"
+  for other in (ValueError("b"), jax.errors.JaxRuntimeError("INTERNAL: c")):
+    assert memory_error(other) is None
 
 
 def test_an_interruption_is_one_line(capsys):
@@ -155,7 +190,11 @@ def test_threads_and_libraries_do_not_tell_of_a_full_disk_too(
 ):
   log = logging.get_absl_logger()
   monkeypatch.setattr(log, "filters", list(log.filters))
+  tasks = standard_logging.getLogger("asyncio")
+  monkeypatch.setattr(tasks, "filters", list(tasks.filters))
   monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+  shown = lambda lost: print(lost.exc_value, file=sys.stderr)
+  monkeypatch.setattr(sys, "unraisablehook", shown)
   cli.quiet_refusals()
   full = refusal(errno.ENOSPC, "x")
   for error in (full, ValueError("RESOURCE_EXHAUSTED: No space left on device [..]")):
@@ -164,11 +203,17 @@ def test_threads_and_libraries_do_not_tell_of_a_full_disk_too(
     except Exception:
       logging.exception("a save failed")
     logging.error("the thread raised an exception: %s", error)
-  for error in (full, KeyError("a defect")):
+  late = RuntimeError("cannot schedule new futures after interpreter shutdown")
+  for error in (full, late, KeyError("a defect")):
     thread = threading.Thread(target=lambda e=error: (_ for _ in ()).throw(e))
     thread.start()
     thread.join()
   logging.error("another error")
+  # As TensorStore's threads and asyncio's tasks tell of it.
+  for error in (RuntimeError("Event loop is closed"), full, KeyError("a lost one")):
+    sys.unraisablehook(SimpleNamespace(exc_type=type(error), exc_value=error))
+  standard_logging.getLogger("asyncio").error("never retrieved", exc_info=full)
   told = capfd.readouterr().err + caplog.text
   assert "No space" not in told and "a save failed" not in told
-  assert "a defect" in told and "another error" in told
+  assert "Event loop" not in told and "schedule" not in told and "never" not in told
+  assert "a defect" in told and "another error" in told and "a lost one" in told

@@ -14,7 +14,7 @@ COMMANDS = {"train", "generate", "convert", "encode", "eval", "plan", "bench",
 # itself and the foundations. A command may import everything, and nothing imports one.
 FOUNDATIONS = {
   "axes", "errors", "interrupts", "files", "places", "documents", "names", "seeds",
-  "tasks", "sharding", "processes", "ops", "progress", "shipped", "remote",
+  "tasks", "sharding", "processes", "ops", "progress", "shipped", "hub", "remote",
 }  # fmt: skip
 ALLOWED = {
   **dict.fromkeys(FOUNDATIONS, set()),
@@ -33,7 +33,7 @@ ALLOWED = {
   },
   "encoding": {"codecs", "data", "viz"},
   "audio_codec": {"models", "data", "checkpoints", "weights", "training"},
-  "planning": {"models", "training", "generation", "data"},
+  "planning": {"models", "training", "generation", "data", "codecs", "checkpoints"},
 }  # fmt: skip
 ALLOWED["__init__"] = set()
 ALLOWED["benchmarks"] = set(ALLOWED)

@@ -1,5 +1,6 @@
 """Which folders may be written, and by whom: one process at a time, whoever dies."""
 
+import errno
 import os
 import pathlib
 import signal
@@ -113,6 +114,19 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     pass
   with pytest.raises(WriteError, match="cannot write /proc"), hold("/proc/none"):
     pass
+
+
+def test_a_lock_that_cannot_be_signed_leaves_nothing(tmp_path, monkeypatch):
+  """On a full disk a file can be made, and nothing be written into it."""
+
+  def full(number, data):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr("ccl_jax.places.os.write", full)
+  for held in (hold(tmp_path / "a"), hold_new(tmp_path / "b")):
+    with pytest.raises(WriteError, match="cannot write .*No space left"), held:
+      pass
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

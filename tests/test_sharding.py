@@ -1,10 +1,12 @@
 """The mesh and the table of rules."""
 
 import re
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from ccl_jax.errors import UsageError
@@ -14,6 +16,7 @@ from ccl_jax.sharding import (
   PARAMETERS,
   _arranged,
   batch_sharding,
+  compiler_options,
   constrain,
   global_batch,
   local_rows,
@@ -31,7 +34,16 @@ def test_mesh_fills_one_axis():
 
 
 @pytest.mark.parametrize(
-  "shape", [(1, 3, 1, 1), (8, 1, 1), (-1, -1, 1, 1), (2, 2, 1, 1)]
+  "shape",
+  # The product of two that are negative is the number of devices too.
+  [
+    (1, 3, 1, 1),
+    (8, 1, 1),
+    (-1, -1, 1, 1),
+    (-1, -1, 8, 1),
+    (-2, -4, 1, 1),
+    (2, 2, 1, 1),
+  ],
 )
 def test_a_mesh_that_does_not_fit_names_one_that_does(shape):
   with pytest.raises(UsageError, match="1,8,1,1"):
@@ -240,6 +252,25 @@ def test_a_number_is_whole_everywhere():
   mesh = make_mesh((1, 8, 1, 1))
   shardings = parameter_shardings({"count": np.float32(3)}, mesh)
   assert shardings["count"].spec == P() and shardings["count"].mesh == mesh
+
+
+@pytest.mark.parametrize(
+  ("kinds", "vmem"),
+  [
+    (["TPU v5", "TPU v5"], "65536"),
+    (["TPU v5 lite"], "65536"),
+    (["TPU v6 lite"], "65536"),
+    (["TPU v4"], None),  # it has 16 MiB for all
+    (["NVIDIA H100 80GB HBM3"], None),
+    (["cpu"], None),
+  ],
+)
+def test_kernels_get_room_where_there_is_some(kinds, vmem):
+  devices = [mock.Mock(device_kind=kind) for kind in kinds]
+  mesh = Mesh(np.array(devices), ("x",))
+  options = compiler_options(mesh) or {}
+  assert options.get("xla_tpu_scoped_vmem_limit_kib") == vmem
+  assert compiler_options(jax.sharding.get_mesh()) is None  # none is in use
 
 
 def test_devices_of_a_mesh_are_in_their_order():

@@ -50,6 +50,7 @@ from ccl_jax.training.log import MetricLog, StepTimer
 from ccl_jax.training.optim import ParamGroup, make_optimizer
 from ccl_jax.training.profile import Profile
 from ccl_jax.training.settings import check_loop
+from ccl_jax.training.trackers import open_trackers
 from ccl_jax.weights.own import write_network
 
 BANDS, CHANNELS = 80, mel_codec.CHANNELS  # of the 16 kHz mode, which codecs are of
@@ -349,7 +350,11 @@ def _train(config, workdir: Place, stack: contextlib.ExitStack) -> bool:
   chief = jax.process_index() == 0
   if chief:
     write_json(workdir / "config.json", plain(config), indent=2)
-  log = MetricLog(workdir, config.steps, start_step=first, enabled=chief)
+  names = config.log.trackers
+  trackers = first_process(lambda: open_trackers(names, workdir, plain(config)))
+  log = MetricLog(
+    workdir, config.steps, start_step=first, enabled=chief, trackers=trackers
+  )
   stack.callback(log.close)
   profile = Profile(workdir / "profile", config.profile)
   stack.callback(profile.close)

@@ -69,7 +69,7 @@ def measure(
 
 
 def _score(names, videos, weights) -> Rate:
-  metrics, skipped = build_metrics(names, weights, Options())
+  metrics, skipped = build_metrics(names, [weights], Options())
   if skipped:
     return Rate(reason="; ".join(skipped.values()))
   items = [Item(path.stem, path, {"prompt": PROMPT}) for path in videos]

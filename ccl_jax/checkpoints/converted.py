@@ -108,7 +108,7 @@ def restore_converted(folder: str | os.PathLike, dtype: str = "float32") -> PyTr
   shapes = SliceReader(place(folder) / "checkpoints").shapes
   shapes = {path: x.update(dtype=jnp.dtype(dtype)) for path, x in shapes.items()}
   mesh = jax.sharding.get_mesh()
-  placed = on_one_device(shapes) if mesh.empty else _on_mesh(shapes, mesh)
+  placed = on_one_device(shapes) if mesh.empty else on_mesh(shapes, mesh)
   tree = traverse_util.unflatten_dict(placed, sep="/")
   return restore_params(place(folder) / "checkpoints", "params", tree)[1]
 
@@ -119,9 +119,9 @@ def on_one_device(shapes: PyTree) -> PyTree:
   return jax.tree.map(lambda x: x.update(sharding=device), shapes)
 
 
-def _on_mesh(shapes: Shapes, mesh: Mesh) -> Shapes:
-  """On every device whole but for the largest, which are split over all devices that
-  may hold different parameters: a text encoder need not fit beside the model.
+def on_mesh(shapes: Shapes, mesh: Mesh) -> Shapes:
+  """Shapes by path with shardings: on every device whole but for the largest, which are
+  split over all devices that may hold different parameters.
   """
   axes = [name for name in LOGICAL["embed"] if mesh.shape[name] > 1]
   parts = math.prod(mesh.shape[name] for name in axes)

@@ -22,7 +22,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, NamedTuple, NotRequired
 
 import jax
@@ -38,12 +38,13 @@ from typing_extensions import TypedDict
 from ccl_jax.checkpoints import converted
 from ccl_jax.checkpoints.find import BAD_VALUES
 from ccl_jax.documents import Malformed, Sha256, Size, Unreadable, check, read_json
-from ccl_jax.errors import UsageError
+from ccl_jax.errors import UsageError, system_error
 from ccl_jax.files import (
   UNFINISHED,
   put,
   require_whole,
   scratch_folder,
+  write_error,
   write_json,
 )
 from ccl_jax.models.byte_text import ByteText
@@ -85,6 +86,7 @@ def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
 
   Raises:
     UsageError: the folder holds something else.
+    WriteError: the system refused.
   """
   folder = place(folder).absolute()
   ends = (".json", ".safetensors", ".tokenizer")
@@ -97,15 +99,26 @@ def save_codecs(codecs: Codecs, folder: str | os.PathLike) -> None:
     for name, codec in _present(codecs):
       kind, static, links, arrays, tokenizer = _parts(codec)
       entry = {"kind": kind, "static": static, "links": links, "sha256": _digest(codec)}
-      save_file(arrays, fresh / f"{name}.safetensors")
+      try:
+        save_file(arrays, fresh / f"{name}.safetensors")
+      except SafetensorError as e:
+        if (error := system_error(e)) is None:
+          raise
+        raise write_error(error, folder) from e
       if tokenizer is not None:
         (fresh / f"{name}.tokenizer").write_bytes(tokenizer.file)
       write_json(fresh / f"{name}.json", entry, indent=2)
     put(fresh, folder)
 
 
-def load_codecs(folder: str | os.PathLike) -> Codecs:
+def load_codecs(
+  folder: str | os.PathLike, only: Collection[str] = Codecs._fields
+) -> Codecs:
   """Reads a folder of `save_codecs`, bit for bit, and the weights that it links to.
+
+  Args:
+    folder: of the bundle.
+    only: names of the codecs that are wanted, of those that it has.
 
   Raises:
     UsageError: the folder holds no codecs, damaged ones, or links to weights that have
@@ -119,30 +132,34 @@ def load_codecs(folder: str | os.PathLike) -> Codecs:
       f"{folder} holds no codecs: expected a folder with video.json, audio.json, "
       "text.json"
     )
-  return Codecs(**{name: _load(folder, name) for name in names})
+  return Codecs(**{name: _load(folder, name) for name in names if name in only})
 
 
 def stored_digests(folder: str | os.PathLike) -> dict[str, str]:
   """The fingerprints that a folder of `save_codecs` names, by codec; none is read.
 
   Raises:
-    UsageError: a file cannot be read as JSON.
+    UsageError: a file cannot be read as JSON, or names no hash.
   """
   require_whole(folder)
   out = {}
   for name in Codecs._fields:
     path = place(folder) / f"{name}.json"
     if path.is_file():
-      try:
-        out[name] = str(json.loads(path.read_text())["sha256"])
-      except (OSError, ValueError, KeyError, TypeError) as e:
-        raise UsageError(f"{path} cannot be read ({e}): put a good copy back") from e
+      entry = check(read_json(path), Stored, path, "put a good copy back")
+      out[name] = entry["sha256"]
   return out
 
 
 def fingerprint(codecs: Codecs) -> str:
   """A hash of all codecs: kinds, sizes and arrays. It identifies what made latents."""
-  return hashlib.sha256("".join(fingerprints(codecs).values()).encode()).hexdigest()
+  return joint_fingerprint(fingerprints(codecs))
+
+
+def joint_fingerprint(prints: Mapping[str, str]) -> str:
+  """The hash of all codecs of a bundle, of the hash of each by its name."""
+  ordered = [prints[name] for name in Codecs._fields if name in prints]
+  return hashlib.sha256("".join(ordered).encode()).hexdigest()
 
 
 def fingerprints(codecs: Codecs) -> dict[str, str]:
@@ -151,12 +168,17 @@ def fingerprints(codecs: Codecs) -> dict[str, str]:
 
 
 def require_same(
-  codecs: Codecs, then: Mapping[str, str] | str, advice: str, *, whole: bool = False
+  codecs: Codecs | Mapping[str, str],
+  then: Mapping[str, str] | str,
+  advice: str,
+  *,
+  whole: bool = False,
 ) -> None:
   """Checks that codecs are those whose `fingerprints` were stored.
 
   Args:
-    codecs: the bundle; what only one of both has is not compared.
+    codecs: the bundle, or its `fingerprints`; what only one of both has is not
+      compared.
     then: the stored fingerprints.
     advice: what the user is to do.
     whole: whether all that were stored must be there.
@@ -169,7 +191,7 @@ def require_same(
       "the checkpoint was written by an earlier version, which stored no fingerprint "
       "of each codec: train again, or generate with that version"
     )
-  here = fingerprints(codecs)
+  here = codecs if isinstance(codecs, Mapping) else fingerprints(codecs)
   if whole and (missing := [name for name in then if name not in here]):
     raise UsageError(
       f"there is no {missing[0]} codec, which the checkpoint was trained with: {advice}"
@@ -268,6 +290,12 @@ def _load(folder: Place, name: str):
   if not same:
     raise damaged("it does not match its hash")
   return codec
+
+
+class Stored(TypedDict):
+  """What of NAME.json is read without the codec."""
+
+  sha256: Sha256
 
 
 class Entry(TypedDict):

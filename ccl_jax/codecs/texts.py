@@ -1,11 +1,13 @@
 """How long texts are for a text codec, which cuts what is longer than its rows."""
 
-import sys
+import logging
 from collections.abc import Iterable
 from typing import Any
 
 from ccl_jax.documents import valid
 from ccl_jax.models.byte_text import LENGTHS
+
+_log = logging.getLogger(__name__)
 
 
 def fitting_length(texts: Iterable[str] | None) -> int:
@@ -22,7 +24,7 @@ def fitting_length(texts: Iterable[str] | None) -> int:
 
 
 def note_cut(codec: Any, texts: Iterable[str], what: str, advice: str = "") -> None:
-  """Says on stderr how many of the texts a text codec cuts; nothing if none.
+  """Warns of how many of the texts a text codec cuts; nothing if none.
 
   Args:
     codec: of texts; `rows_of` says how many rows a text would take.
@@ -37,8 +39,8 @@ def note_cut(codec: Any, texts: Iterable[str], what: str, advice: str = "") -> N
   if not long:
     return
   rows = max(map(codec.rows_of, long))
-  print(
-    f"note: {len(long)} of {len(texts)} {what} are longer than the {codec.length} rows "
-    f"of the text codec (the longest has {rows}): their ends are cut{advice}",
-    file=sys.stderr,
+  _log.warning(
+    "%d of %d %s are longer than the %d rows of the text codec (the longest has %d): "
+    "their ends are cut%s",
+    *(len(long), len(texts), what, codec.length, rows, advice),
   )

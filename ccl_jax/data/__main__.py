@@ -100,6 +100,8 @@ def _prepare(args: argparse.Namespace) -> None:
 def _inspect(args: argparse.Namespace) -> None:
   from ccl_jax.encoding.inspect import show
 
+  if args.clips < 0:
+    raise UsageError(f"--clips is {args.clips}; expected a number from 0 on")
   show(place(args.set), args.clips, pathlib.Path(args.out) if args.out else None)
 
 
@@ -143,6 +145,8 @@ def _options(pairs: Sequence[str], kind: Any) -> dict[str, Any]:
         out[name] = tuple((key, float(least)) for key, _, least in named)
       else:
         out[name] = types[name](value)
+      if out[name] != out[name]:
+        raise ValueError("expected a number")
     except ValueError as e:
       raise UsageError(f"option {pair!r}: {e}") from e
   return out

@@ -15,17 +15,18 @@ A file that ends in .csv is a table of prompts and images (data/prompt_table.py)
 
 import dataclasses
 import json
-import pathlib
+import posixpath
 from collections.abc import Sequence
 from typing import Any
 
-from ccl_jax import names
+from ccl_jax import hub, names
 from ccl_jax.data.prompt_table import read_prompt_table
 from ccl_jax.documents import numbered_lines, parse
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_text
+from ccl_jax.remote.paths import Place, place
 
-Path = str | pathlib.Path
+Path = str | Place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +54,35 @@ _TYPES = {"seed": int} | {
 }
 
 
+def local_manifest(path: Path) -> Place:
+  """The manifest on this disk. One on the hub is downloaded, with the files that its
+  lines name.
+
+  Args:
+    path: of a manifest or a list of prompts (.txt); or its address.
+
+  Raises:
+    UsageError: it is not there, or a file that it names is not in its repository.
+  """
+  found = hub.local(path)
+  if hub.is_address(path) and found.suffix.lower() != ".txt":
+    repository = hub.open_repository(str(path))
+    top = posixpath.dirname(repository.address.path)
+    inputs = [
+      x for line in read_manifest(found) for x in (line.image, line.audio, line.video)
+    ]
+    named = {posixpath.normpath(posixpath.join(top, x)) for x in inputs if x}
+    hub.download([(repository, sorted(named))])
+  return found
+
+
 def read_manifest(path: Path) -> list[Line]:
   """The lines of a manifest, in its order.
 
   Raises:
     UsageError: it cannot be read, has no lines, or a line is not what it should be.
   """
-  if pathlib.Path(path).suffix.lower() == ".csv":
+  if place(path).suffix.lower() == ".csv":
     rows = read_prompt_table(path)
     return [Line(id, prompt, image=image) for id, prompt, image in rows]
   lines, seen = [], {}

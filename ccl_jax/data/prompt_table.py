@@ -14,6 +14,7 @@ import pathlib
 import re
 from collections.abc import Iterator
 
+from ccl_jax.documents import read_text
 from ccl_jax.errors import UsageError
 
 PROMPT, IMAGE = "text_prompt", "image_path"
@@ -28,12 +29,7 @@ def read_prompt_table(
     UsageError: it cannot be read, has no column of prompts, or a row has no prompt.
   """
   path = pathlib.Path(path)
-  try:
-    text = path.read_text("utf-8-sig")
-  except OSError as e:
-    raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
-  except UnicodeDecodeError as e:
-    raise UsageError(f"{path}: not text in UTF-8: {e.reason}") from e
+  text = read_text(path)
   rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
   number, stem = 0, re.sub(r"[^\w.-]+", "_", path.stem)
   try:

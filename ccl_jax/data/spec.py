@@ -25,6 +25,8 @@ import math
 from ccl_jax.errors import UsageError
 
 SAMPLES_PER_TOKEN = 512
+FRAMES, SIDE = 2**20, 2**15  # of a clip, at most: half a day, and four times 8K
+RATES = 0.1, 1000  # frames per second
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,8 @@ class ClipSpec:
         f"a clip's rates are positive, got fps {self.fps} and sample_rate "
         f"{self.sample_rate}"
       )
+    if not RATES[0] <= self.fps <= RATES[1]:
+      raise UsageError(f"fps must be from {RATES[0]} to {RATES[1]}, got {self.fps}")
     if self.audio_rate is not None and not 0 < self.audio_rate < math.inf:
       raise UsageError(
         f"audio_rate must be tokens a second, got {self.audio_rate}: use 31.4 of Ovi, "
@@ -67,6 +71,8 @@ class ClipSpec:
       raise UsageError(
         f"frames must be 4 k + 1, got {self.frames}: use {_near(self.frames, 4, 1)}"
       )
+    if self.frames > FRAMES:
+      raise UsageError(f"frames must be at most {FRAMES}, got {self.frames}")
     if not isinstance(self.stride, int) or self.stride < 1:
       raise UsageError(
         f"stride must be the pixels of a latent's side, got {self.stride}: use 8, or "
@@ -79,6 +85,8 @@ class ClipSpec:
           f"{side} must be a multiple of {self.unit}, got {pixels}: use "
           f"{_near(pixels, self.unit, 0)}"
         )
+      if pixels > SIDE:
+        raise UsageError(f"{side} must be at most {SIDE}, got {pixels}")
     if self.audio_tokens < 1:
       raise UsageError(
         f"{self.frames} frames at {self.fps} fps last less than one audio token "

@@ -191,6 +191,7 @@ class Guidance:
     return guided
 
 
+CONDITIONAL = "cond"  # the name of every form's last evaluation
 _CONDITIONAL = Evaluation()
 _NO_TEXT = Evaluation(text=False)
 _ALONE = Evaluation(cross=False)

@@ -1,6 +1,6 @@
 """Solvers of the probability-flow ODE dx/dsigma = v(x, sigma), from noise to data.
 
-All three are linear in the data prediction m_i = x_i - sigma_i v(x_i, t_i). With
+All are linear in the data prediction m_i = x_i - sigma_i v(x_i, t_i). With
 alpha = 1 - sigma, lambda = log(alpha / sigma), h = lambda_{i+1} - lambda_i, and
 E = alpha_{i+1} (1 - e^{-h}) = alpha_{i+1} - alpha_i sigma_{i+1} / sigma_i:
 
@@ -19,6 +19,13 @@ history, and so is the last, where lambda is infinite: it returns m_{N-1}. The c
 costs no evaluation: it redoes a step once the prediction at its end is there, and that
 prediction, made before the correction, stays in the history.
 
+One more, "renoise", is no solver of the ODE: networks that were distilled into few
+steps predict the data from any noise level, and each step adds fresh noise e_i,
+
+  renoise   x_{i+1} = (1 - sigma_{i+1}) m_i + sigma_{i+1} e_i,   x_0 = sigma_0 noise
+
+(CausVid, FastVideo, rCM; x_0 is the same rule, of data 0.)
+
 So a step is two rows of numbers, computed on the host in float64 and scanned over:
 infinite lambdas (sigma 1 and sigma 0) and changes of order are dealt with there, and
 the compiled step has no branch. States are float32; any tree of latents is one state.
@@ -31,7 +38,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ccl_jax.diffusion.flow import data_prediction
 from ccl_jax.diffusion.schedules import Schedule
@@ -39,9 +46,14 @@ from ccl_jax.errors import UsageError
 
 Latents = Any  # a tree of float arrays, usually {"video": ..., "audio": ...}
 Velocity = Callable[[Latents, Float[Array, ""]], Latents]
+# What a velocity hands on from step to step, by name.
+Memory = dict[str, Array]
+Stateful = Callable[[Latents, Float[Array, ""], Memory], tuple[Latents, Memory]]
+Fresh = Callable[[Int[Array, ""]], Latents]
 
 # method -> (order, corrected)
 METHODS = {"unipc": (2, True), "dpmpp": (2, False), "euler": (1, False)}
+RENOISE = "renoise"
 
 
 def _corrector_weights(r: float, h: float, order: int) -> tuple[float, float]:
@@ -65,19 +77,28 @@ def solver_rows(
 
   Args:
     sigmas: N + 1 strictly decreasing noise levels, the last 0.
-    method: one of METHODS.
+    method: one of METHODS, or "renoise".
 
   Returns:
     correct: (N, 5) over (x_i as predicted, x_{i-1}, m_i, m_{i-1}, m_{i-2}).
     predict: (N, 3) over (x_i, m_i, m_{i-1}).
+    fresh: (N,), of "renoise" alone: the coefficient of e_i.
 
   Raises:
     UsageError: an unknown method.
   """
-  if method not in METHODS:
-    raise UsageError(f"unknown sampler {method!r}; choose one of {', '.join(METHODS)}")
-  max_order, corrected = METHODS[method]
   steps = len(sigmas) - 1
+  if method == RENOISE:
+    return {
+      "correct": np.tile(np.eye(5)[0], (steps, 1)),
+      "predict": np.stack([0 * sigmas[1:], 1 - sigmas[1:], 0 * sigmas[1:]], 1),
+      "fresh": sigmas[1:],
+    }
+  if method not in METHODS:
+    raise UsageError(
+      f"unknown sampler {method!r}; choose one of {', '.join([*METHODS, RENOISE])}"
+    )
+  max_order, corrected = METHODS[method]
   alphas = 1 - sigmas
   with np.errstate(divide="ignore"):
     lambdas = np.log(alphas) - np.log(sigmas)
@@ -110,6 +131,7 @@ def sample(
   schedule: Schedule,
   method: str = "unipc",
   progress: Callable[[Any], None] | None = None,
+  fresh: Fresh | None = None,
 ) -> Latents:
   """Data from noise, one evaluation of `velocity` per step of the schedule.
 
@@ -118,10 +140,13 @@ def sample(
       are at the same noise level. What stays clean belongs in its closure.
     noise: the latents at sigma 1, N(0, 1), batch first.
     schedule: noise levels and timesteps.
-    method: one of METHODS.
+    method: one of METHODS, or "renoise".
     progress: a host function, called with the index of each step.
+    fresh: of "renoise", the noise e_i that follows step i, a tree like the latents.
   """
-  return advance(velocity, begin(noise), table_of(schedule, method), progress)[0]
+  plain = lambda x, timestep, memory: (velocity(x, timestep), memory)
+  carry = begin(noise, schedule, method)
+  return advance(plain, carry, table_of(schedule, method), progress, fresh)[0]
 
 
 def table_of(schedule: Schedule, method: str) -> dict[str, np.ndarray]:
@@ -136,36 +161,46 @@ def table_of(schedule: Schedule, method: str) -> dict[str, np.ndarray]:
   return table | {"index": np.arange(schedule.steps, dtype=np.int32)}
 
 
-def begin(noise: Latents) -> tuple[Latents, ...]:
-  """The state before the first step: latents, and a history that is empty."""
-  noise = jax.tree.map(lambda x: x.astype(jnp.float32), noise)
+def begin(noise: Latents, schedule: Schedule, method: str) -> tuple[Latents, ...]:
+  """The state before the first step: latents, a history and a memory that are empty.
+
+  Args:
+    noise, schedule, method: see `sample`.
+  """
+  scale = schedule.sigmas[0] if method == RENOISE else 1.0
+  noise = jax.tree.map(lambda x: x.astype(jnp.float32) * np.float32(scale), noise)
   zeros = jax.tree.map(jnp.zeros_like, noise)
-  return noise, zeros, zeros, zeros
+  return noise, zeros, zeros, zeros, {}
 
 
 def advance(
-  velocity: Velocity,
+  velocity: Stateful,
   carry: tuple[Latents, ...],
   table: dict[str, Any],
   progress: Callable[[Any], None] | None = None,
+  fresh: Fresh | None = None,
 ) -> tuple[Latents, ...]:
-  """The state after the steps of `table`, whose first part are the latents.
+  """The state after the steps of `table`: latents first, the memory last.
 
   Args:
-    velocity: see `sample`.
+    velocity: (latents, timestep, memory) -> (velocities, memory), with the same names
+      in both memories.
     carry: of `begin`, or of the steps before.
     table: rows of `table_of`, all or some that follow each other.
-    progress: see `sample`.
+    progress, fresh: see `sample`.
   """
 
   def step(carry, at):
-    x, last, m1, m2 = carry
-    v = velocity(x, at["timestep"])
+    x, last, m1, m2, memory = carry
+    v, memory = velocity(x, at["timestep"], memory)
     m = jax.tree.map(functools.partial(data_prediction, sigma=at["sigma"]), x, v)
     x = _combine(at["correct"], x, last, m, m1, m2)
     new = _combine(at["predict"], x, m, m1)
+    if "fresh" in at:
+      noise = fresh(at["index"])
+      new = jax.tree.map(lambda x, e: x + at["fresh"] * e, new, noise)
     if progress is not None:
       jax.debug.callback(progress, at["index"])
-    return (new, x, m, m1), None
+    return (new, x, m, m1, memory), None
 
   return jax.lax.scan(step, carry, jax.tree.map(jnp.asarray, table))[0]

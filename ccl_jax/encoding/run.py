@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ccl_jax import files, progress
+from ccl_jax import files, hub, progress
 from ccl_jax.codecs.bundle import Codecs, fingerprints, load_codecs, save_codecs
 from ccl_jax.codecs.embedded import fit_codecs
 from ccl_jax.codecs.texts import fitting_length, note_cut
@@ -99,11 +99,12 @@ def prepare(
   Raises:
     UsageError: the set was begun with other settings or codecs, or no plan appears.
   """
+  root = config.data.root
   settings = {
     **{k: config.data[k] for k in ("source", "split")},
     "loudness": config.data.get("loudness"),
     "video_std": config.video_std or None,  # None: as in plans that lack it
-    "root": str(place(config.data.root).absolute()),
+    "root": root if hub.is_address(root) else str(place(root).absolute()),
     "options": config.data.options.to_dict(),
     "clips": list(config.clips),
     "shard_clips": config.shard_clips,

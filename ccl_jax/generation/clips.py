@@ -13,16 +13,20 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.files import write_text
 from ccl_jax.generation.inputs import Files, read_inputs
 from ccl_jax.generation.pipeline import Description, Pipeline
+from ccl_jax.generation.prompts import texts_of
 from ccl_jax.generation.sampling import Sampling
 from ccl_jax.generation.settings import describe, read_about
 from ccl_jax.generation.sizes import spec_for
+from ccl_jax.generation.windows import Watch
 from ccl_jax.remote.paths import Place
+from ccl_jax.tasks import GENERATIONS
 from ccl_jax.viz.media import write_mp4, write_wav
 
 # What tells two clips of one name apart, beside where their parameters come from.
 _MADE_WITH = (
   "task", "prompt", "seed", "image", "audio", "video", "guidance", "scales", "steps",
-  "shift", "solver", "frames", "height", "width", "fps", "ckpt", "lora",
+  "shift", "solver", "schedule", "guidance_interval", "guidance_every", "cache",
+  "frames", "height", "width", "fps", "ckpt", "lora",
 )  # fmt: skip
 
 
@@ -30,15 +34,17 @@ class Maker(NamedTuple):
   """What all clips of a command share; see `Pipeline.generate`.
 
   Attributes:
-    load: the pipeline, which is read when it is first asked for.
+    load: the pipeline, which is read when it is first asked for, after the texts that
+      it is asked for with: see `Pipeline.load`.
     about: what its checkpoint says of itself.
     negative: by stream, one text of all clips or one for each; None: the model's own.
     own_size: clips take the aspect ratio of their images, if the model's release has a
       rule for it; else they have the sizes of `spec`.
     loras: each as FILE:STRENGTH, as the settings of a clip have them.
+    watch: hears of every step; see `Pipeline.generate`.
   """
 
-  load: Callable[[], Pipeline]
+  load: Callable[[Sequence[str]], Pipeline]
   about: Description
   task: str
   sampling: Sampling
@@ -47,6 +53,7 @@ class Maker(NamedTuple):
   out: Place
   own_size: bool = False
   loras: Sequence[str] = ()
+  watch: Watch | None = None
 
   def spec_of(self, files: Files) -> ClipSpec:
     """The sizes of clips that are made from such files."""
@@ -56,8 +63,22 @@ class Maker(NamedTuple):
 
   def negatives(self) -> dict[str, Sequence[str]]:
     """The negative prompts by stream, with the model's own where none are given."""
-    own = self.load().negative
-    return {s: texts or [own[s]] for s, texts in self.negative.items()}
+    own = self.about.negative
+    return {s: texts or [own.get(s, "")] for s, texts in self.negative.items()}
+
+  def open(
+    self,
+    prompts: Sequence[str],
+    negative: Mapping[str, Sequence[str]] | None = None,
+  ) -> Any:  # a Pipeline
+    """The pipeline; the first call is to have the prompts of all clips.
+
+    Args:
+      prompts: of clips.
+      negative: of these clips, in place of what all share.
+    """
+    form, kind = self.about.release.sound, GENERATIONS[self.task]
+    return self.load(texts_of(prompts, negative or self.negatives(), kind, form))
 
   def make(
     self,
@@ -86,8 +107,8 @@ class Maker(NamedTuple):
     spec = self.spec_of(files)
     # First: it may be what is wrong.
     inputs = read_inputs(files, spec, self.about.fit)
-    pipeline = self.load()
     negative = negative or self.negatives()
+    pipeline = self.open(prompts, negative)
     clips = pipeline.generate(
       self.task,
       prompts,
@@ -95,6 +116,7 @@ class Maker(NamedTuple):
       seed=seeds,
       negative=negative,
       spec=spec,
+      watch=self.watch,
       **inputs,
     )
     about = describe(
@@ -106,6 +128,7 @@ class Maker(NamedTuple):
       sampling=self.sampling,
       spec=spec,
       origin=pipeline.origin,
+      made=pipeline.made,
     )
     if jax.process_index() and pipeline.mesh.is_multi_process:
       return []

@@ -34,6 +34,8 @@ class Description:
     found: where the parameters are.
     trained_shift: of the schedule; None: Wan2.1's for the clip's size.
     release: what a release says of its use.
+    negative: by stream, the text that its unconditional evaluations are best given; a
+      stream that has none is not there.
   """
 
   model: JointDiT
@@ -43,6 +45,7 @@ class Description:
   found: Parameters | None = None
   trained_shift: float | None = None
   release: Release = ANY
+  negative: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   @property
   def area(self) -> int | None:
@@ -126,4 +129,5 @@ def describe(folder: str | os.PathLike, step: int | None = None) -> Description:
   place = checkpoint(folder).absolute()
   own = usage.get("guidance", {})
   model = with_default_kernel(model)
-  return Description(model, spec, own, place, found, shift, release_of(usage))
+  negative = usage.get("negative") or {}
+  return Description(model, spec, own, place, found, shift, release_of(usage), negative)

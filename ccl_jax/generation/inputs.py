@@ -10,6 +10,7 @@ import functools
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -131,3 +132,29 @@ def _warn_of_rest(name: str, path, spec: ClipSpec) -> None:
       "--frames for more of it",
       *(name, path, whole, spec.seconds),
     )
+
+
+def check_arrays(given: Mapping[str, Any], b: int, spec: ClipSpec) -> None:
+  """Whether what is given to b clips has their sizes.
+
+  Args:
+    given: by name the arrays of `Pipeline.generate`, or None.
+    b: the number of clips.
+    spec: of each.
+
+  Raises:
+    UsageError: an array is of another shape.
+  """
+  picture = (spec.height, spec.width, 3)
+  expected = {
+    "video": (b, spec.frames, *picture),
+    "audio": (b, spec.samples),
+    "image": (b, *picture),
+    "still": (b, *picture),
+  }
+  for name, array in given.items():
+    if array is not None and np.shape(array) != expected[name]:
+      raise UsageError(
+        f"{name}: got an array of shape {np.shape(array)}; expected {expected[name]} "
+        f"for {b} clips of {spec.frames} frames of {spec.width} x {spec.height} pixels"
+      )

@@ -6,12 +6,17 @@ from collections.abc import Callable, Iterator
 import jax
 
 from ccl_jax import progress
-from ccl_jax.data.manifest import Line, numbered_lines, read_manifest
+from ccl_jax.data.manifest import (
+  Line,
+  local_manifest,
+  numbered_lines,
+  read_manifest,
+)
 from ccl_jax.diffusion.guidance import GUIDANCE, Guidance
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.inputs import Files
 from ccl_jax.processes import agreed
-from ccl_jax.remote.paths import Place, place, told
+from ccl_jax.remote.paths import Place, told
 from ccl_jax.seeds import whole_seed
 from ccl_jax.tasks import INPUTS, check_inputs
 
@@ -29,6 +34,7 @@ def make_set(
   form: Guidance = GUIDANCE["none"],
   seed: int = 0,
   differs: Callable[[str, str, int, Files], str] = lambda *_: "",
+  begin: Callable[[list[Line]], None] = lambda _: None,
 ) -> int:
   """Calls `make` with the lines that have no clip in `out` yet, up to `batch` at once,
   and with the files that they are made from; lines with the same sorts of files are
@@ -42,6 +48,7 @@ def make_set(
     seed: of the clips of a list of prompts, a .txt.
     differs: how the clip of an id in `out` was made otherwise than by this prompt, seed
       and files; "" if it was not.
+    begin: called with all lines that are to be made, before the first of them is.
 
   Raises:
     UsageError: the manifest is not what it should be, lacks what the task needs or has
@@ -56,7 +63,7 @@ def make_set(
   if batch < 1:
     raise UsageError(f"--batch is {batch}; expected 1 at least")
   lines = read_lines(manifest, task, seed)
-  files = {line.id: _files(line, place(manifest)) for line in lines}
+  files = {line.id: _files(line, local_manifest(manifest)) for line in lines}
   for line in lines:
     try:
       whole_seed(line.seed)
@@ -68,16 +75,22 @@ def make_set(
         raise UsageError(f"{manifest}: {name} of {line.id}: no file {path}")
   ending = ".mp4" if "video" in kind.generated + kind.given else ".wav"
   mine = lines[index::count]
-  # As the first process finds it, which writes while others may still be looking.
-  there = agreed(lambda: [(out / (line.id + ending)).is_file() for line in mine])
-  left = [line for line, done in zip(mine, there) if not done]
-  for line in (line for line in mine if line not in left):
+
+  def is_there(line: Line) -> bool:
+    clip = out / (line.id + ending)
+    if not clip.is_file():
+      return False
     paths = {name: [path] for name, path in files[line.id].items()}
     if other := differs(line.id, line.prompt, line.seed, paths):
       raise UsageError(
-        f"{out / (line.id + ending)} was made otherwise ({other}): name another --out, "
-        "or remove it"
+        f"{clip} was made otherwise ({other}): name another --out, or remove it"
       )
+    return True
+
+  # As the first process finds it, which writes while others may still be looking; the
+  # folder may be its own.
+  there = agreed(lambda: [is_there(line) for line in mine])
+  left = [line for line, done in zip(mine, there) if not done]
   batches = list(_batches(left, files, batch))
   least = form.least(kind.generated, kind.generated + kind.given)
   for few in (lines for lines in batches if len(lines) < least):
@@ -86,6 +99,8 @@ def make_set(
       "once for this guidance: give another --batch or other lines"
     )
   done = len(mine) - len(left)
+  if left:
+    begin(left)
   for lines in batches:
     progress.part("clips", done, len(mine))
     make(lines, {n: [files[x.id][n] for x in lines] for n in files[lines[0].id]})
@@ -107,7 +122,8 @@ def read_lines(manifest: str | os.PathLike, task: str, seed: int = 0) -> list[Li
   Raises:
     UsageError: it cannot be read, or has no lines.
   """
-  if place(manifest).suffix.lower() != ".txt":
+  manifest = local_manifest(manifest)
+  if manifest.suffix.lower() != ".txt":
     return read_manifest(manifest)
   prompts = numbered_lines(manifest)
   if not prompts:

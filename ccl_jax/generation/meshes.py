@@ -12,9 +12,11 @@ from jax.sharding import Mesh
 
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
+from ccl_jax.generation.memory import device_memory
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import parameter_shapes
+from ccl_jax.processes import agreed
 from ccl_jax.sharding import AXES, make_mesh
 
 ROOM = 0.5  # of a device's memory, for parameters
@@ -50,6 +52,27 @@ def shape_for(
   return data, rest // context, context, 1
 
 
+def chosen_shape(
+  model: JointDiT, spec: ClipSpec, rows: int, devices: int, memory: int | None
+) -> tuple[int, int, int, int]:
+  """`shape_for` clips of a model.
+
+  Args:
+    model, spec: the network and the clip.
+    rows, devices, memory: see `shape_for`.
+  """
+  video = dict(model.streams).get("video")
+  heads = 1 if video is None else video.heads
+  size = 0 if memory is None else parameter_bytes(model)
+  return shape_for(devices, _space(model, spec), heads, rows, size, memory)
+
+
+def _space(model: JointDiT, spec: ClipSpec) -> int:
+  """Tokens of a latent frame of the video; 1 without a video."""
+  geometry = geometry_of(model, spec)
+  return geometry.h * geometry.w if "video" in dict(model.streams) else 1
+
+
 def mesh_for(
   model: JointDiT, spec: ClipSpec, rows: int, shape: tuple[int, ...] | None = None
 ) -> Mesh:
@@ -66,21 +89,20 @@ def mesh_for(
   devices = jax.devices()
   if shape is None and len(devices) == 1:
     return alone()
-  geometry = geometry_of(model, spec)
-  video = dict(model.streams).get("video")
-  space = geometry.h * geometry.w if video is not None else 1
+  geometry, space = geometry_of(model, spec), _space(model, spec)
   if shape is None:
-    memory = (devices[0].memory_stats() or {}).get("bytes_limit")
-    heads = 1 if video is None else video.heads
-    size = 0 if memory is None else parameter_bytes(model)
-    shape = shape_for(len(devices), space, heads, rows, size, memory)
+    # Of a device of the first process: all take the same mesh.
+    memory = agreed(device_memory)
+    shape = chosen_shape(model, spec, rows, len(devices), memory)
   mesh = make_mesh(shape, devices)
   if space % mesh.shape["context"]:
     raise UsageError(
       f"--mesh {','.join(map(str, shape))}: context {mesh.shape['context']} does not "
       f"divide the {space} tokens of a latent frame"
       + (
-        f" ({geometry.h} x {geometry.w})" if video is not None else ", without a video"
+        f" ({geometry.h} x {geometry.w})"
+        if "video" in dict(model.streams)
+        else ", without a video"
       )
       + "; leave --mesh out, and one is chosen"
     )

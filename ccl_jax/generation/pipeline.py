@@ -6,13 +6,11 @@ what is not (`sampling.py`), decode.
 
 import dataclasses
 import functools
-import itertools
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -20,32 +18,46 @@ from ccl_jax import progress as display
 from ccl_jax.axes import STREAMS
 from ccl_jax.codecs.bundle import (
   Codecs,
-  fingerprint,
+  fingerprints,
+  joint_fingerprint,
   load_codecs,
   require_fit,
   require_same,
 )
-from ccl_jax.codecs.images import image_condition, to_bytes, to_unit
 from ccl_jax.codecs.texts import note_cut
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.diffusion.guidance import get_guidance
+from ccl_jax.diffusion.samplers import RENOISE
 from ccl_jax.errors import UsageError
+from ccl_jax.generation.conditions import conditions_of
+from ccl_jax.generation.decoding import (
+  AUTO,
+  OFF,
+  checked_tile,
+  chosen_tile,
+  decode,
+  with_tile,
+)
 from ccl_jax.generation.description import Description, describe
+from ccl_jax.generation.inputs import check_arrays
+from ccl_jax.generation.memory import device_memory, fits, held, summary, worked_in
 from ccl_jax.generation.meshes import alone
+from ccl_jax.generation.noise import first_noise
 from ccl_jax.generation.parameters import read_parameters
-from ccl_jax.generation.prompts import in_form
+from ccl_jax.generation.prompts import as_texts, texts_of
 from ccl_jax.generation.release import ANY, Release
-from ccl_jax.generation.sampling import Sampling, variant_of
+from ccl_jax.generation.sampling import Sampling, Steps, variant_of
 from ccl_jax.generation.settings import file_digest
-from ccl_jax.generation.windows import sample_windows, window
+from ccl_jax.generation.step_cache import check_cache
+from ccl_jax.generation.texts import Texts
+from ccl_jax.generation.windows import Watch, sample_windows, windows_of
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import parameter_shapes
 from ccl_jax.remote.paths import place
-from ccl_jax.seeds import key_of_bits, seed_bits
-from ccl_jax.sharding import constrain
+from ccl_jax.seeds import seed_bits
+from ccl_jax.sharding import finest
 from ccl_jax.tasks import Generation
-from ccl_jax.weights import wan
 from ccl_jax.weights.lora_merge import merge
 from ccl_jax.weights.lora_open import open_loras
 from ccl_jax.weights.rules import flat_shapes
@@ -65,6 +77,11 @@ class Pipeline:
       step, weights, lora), and the fingerprints of its parameters and codecs.
     mesh: of the devices that hold the parameters and make the clips. With a mesh of
       several processes, all of them call `generate`, with the same arguments.
+    texts: the rows of the texts that were encoded.
+    made: {"vae_tile"} of the last clips, if they have a video: the tiles that it was
+      decoded by, in pixels as a text, or "off".
+    memory: bytes of a device that each phase needs, of the programs that were compiled
+      last: see `generation.memory`.
   """
 
   def __init__(
@@ -79,13 +96,27 @@ class Pipeline:
     guidance: Mapping[str, Any] | None = None,
     release: Release = ANY,
     mesh: Mesh | None = None,
+    texts: Texts | None = None,
+    tile: str | int | None = AUTO,
   ):
+    """See the class.
+
+    Args:
+      texts: of the model's text codec, if that is no more among `codecs`.
+      tile: of the video's decoding: see `decoding.checked_tile`.
+
+    Raises:
+      UsageError: the video codec has no such tiles.
+    """
     self.mesh = mesh or alone()
+    self._tile = checked_tile(codecs, tile)
     self.about = Description(
       model, spec, guidance or {}, trained_shift=shift, release=release
     )
     self.model, self.params, self.spec = model, params, spec
     self.codecs = _on_mesh(codecs, self.mesh)
+    self.texts = texts or Texts(self.codecs.text, self.mesh)
+    self.made, self.memory = {}, {}
     self.negative = dict.fromkeys(STREAMS, "") | dict(negative or {})
     self._compiled, self._seen = {}, set()
     self.origin = origin or {"fingerprints": {}}
@@ -110,6 +141,8 @@ class Pipeline:
     step: int | None = None,
     mesh: Mesh | None = None,
     loras: Sequence[str | tuple[str | os.PathLike, float]] = (),
+    texts: Sequence[str] | None = None,
+    tile: str | int | None = AUTO,
   ) -> "Pipeline":
     """Reads a training run, a joined model or a converted release.
 
@@ -122,29 +155,48 @@ class Pipeline:
         the first device of this process.
       loras: files to add to the parameters, with their strengths: ("x.safetensors",
         0.8), or as a text "x.safetensors:0.8"; see `weights.lora`.
+      texts: all that clips will be made with, as `generation.prompts.texts_of` tells:
+        they are encoded first, and the text encoder is out of memory before the model
+        is read. One that is asked for later is encoded too, slowly. None: none is
+        known, and the encoder stays.
+      tile: pixels of the tiles that videos are decoded by, "off", or "auto": in one,
+        where there is room for that.
 
     Raises:
-      UsageError: it is none of these, has no codecs, or no checkpoint that is whole; or
-        a LoRA is damaged, or does not fit the model.
+      UsageError: it is none of these, has no codecs, or no checkpoint that is whole; a
+        LoRA is damaged, or does not fit the model; or there are no such tiles.
     """
     mesh = mesh or alone()
     told = describe(folder, step)
     found, model = told.found, told.model
     about = found.description
-    with jax.set_mesh(mesh):
-      bundle = load_codecs(codecs or found.codecs or _no_codecs(folder))
-    if found.name == "ema":
-      require_same(bundle, about["codecs"], "leave --codecs away, or name those")
-    if bundle.text is None:
+    where = codecs or found.codecs or _no_codecs(folder)
+    read = functools.partial(_read_codecs, where, mesh)
+    encoder = read(["text"])
+    if encoder.text is None:
       raise UsageError(f"the codecs of {folder} have no text codec: see --codecs")
-    text = (bundle.text.length, bundle.text.dim)
+    text = (encoder.text.length, encoder.text.dim)
+    bundle = read([name for name in Codecs._fields if name != "text"])
+    prints = fingerprints(encoder) | fingerprints(bundle)
+    if found.name == "ema":
+      require_same(prints, about["codecs"], "leave --codecs away, or name those")
+    checked_tile(bundle, tile)
     shapes = parameter_shapes(model, text)
     # Before anything large is read.
     opened = open_loras(loras, flat_shapes(shapes))
     shapes = stored_as(shapes, model.dtype)
-    step, params, metadata, prints = read_parameters(found, weights, step, shapes, mesh)
     channels = {s: c.out_channels for s, c in model.streams}
     require_fit(bundle, channels, told.spec.stride)
+    if texts is None:
+      known, bundle = None, bundle._replace(text=encoder.text)
+    else:
+      known = Texts(encoder.text, mesh, lambda: read(["text"]).text)
+      known.rows(texts)
+      display.phase("loading")
+    del encoder  # of its parameters
+    step, params, metadata, identity = read_parameters(
+      found, weights, step, shapes, mesh
+    )
     absolute = lambda path: path and str(place(path).absolute())
     origin = {
       "ckpt": str(told.place),
@@ -152,8 +204,8 @@ class Pipeline:
       "step": step,
       "weights": weights,
       "fingerprints": {
-        "params": prints,
-        "codecs": fingerprint(bundle),
+        "params": identity,
+        "codecs": joint_fingerprint(prints),
       },
     }
     if opened:
@@ -161,18 +213,19 @@ class Pipeline:
       files = [str(lora.file.absolute()) for lora, _ in opened]
       origin["lora"] = [f"{file}:{s!r}" for file, (_, s) in zip(files, opened)]
       origin["fingerprints"] |= {file: file_digest(file) for file in files}
-    negative = wan.usage_of(about).get("negative")
     return cls(
       model,
       params,
       bundle,
       told.spec,
       shift=metadata.get("objective", {}).get("shift", told.trained_shift),
-      negative=negative,
+      negative=told.negative,
       origin=origin,
       guidance=told.guidance,
       release=told.release,
       mesh=mesh,
+      texts=known,
+      tile=tile,
     )
 
   def generate(
@@ -190,6 +243,7 @@ class Pipeline:
     spec: ClipSpec | None = None,
     reuse_keys: bool = True,
     progress: Callable[[Any], None] | None = None,
+    watch: Watch | None = None,
   ) -> dict[str, np.ndarray]:
     """Clips for the prompts.
 
@@ -209,6 +263,7 @@ class Pipeline:
         named has "". The model's own are `Pipeline.negative`.
       still: uint8 (b, H, W, 3), the picture that stands still as null video, for
         guidance by null streams where no picture is given: see `_null_latents`.
+      watch: hears of every step what the blocks have added; see `step_cache.Recorder`.
 
     Returns:
       The generated streams: `video` uint8 (b, F, H, W, 3) and `audio` float32 (b, n).
@@ -219,12 +274,15 @@ class Pipeline:
         clip's, a setting cannot be sampled with, or the guidance needs more clips.
     """
     spec = spec or self.spec
-    prompts = _texts(prompts)
+    prompts = as_texts(prompts)
     sampling = self.about.sampling(sampling or Sampling(), spec)
     given = {"video": video, "audio": audio, "image": image}
     kind = self._check(task, [name for name, x in given.items() if x is not None])
     b = len(prompts)
     check_arrays(given | {"still": still}, b, spec)
+    if sampling.cache is not None:
+      own = self.origin["fingerprints"].get("params")
+      check_cache(sampling.cache, task, sampling.guidance, own)
     if self.takes_channels and "video" in kind.given:
       image = video[:, 0]
     seeds = [seed] if np.ndim(seed) == 0 else seed
@@ -243,10 +301,10 @@ class Pipeline:
       "image": None if image is None else np.asarray(image),
       "still": None if still is None else np.asarray(still),
     }
-    negatives = negative_texts(negative, kind.generated + kind.given, b)
+    texts = texts_of(prompts, negative, kind, self.about.release.sound)
     self.note_cut(prompts)
-    told = [in_form(prompt, self.about.release.sound) for prompt in prompts]
-    tokens = self.codecs.text.tokenize([*told, *itertools.chain(*negatives)])
+    rows = self.texts.rows(texts)
+    rows = rows.reshape(-1, b, *rows.shape[1:])
     # Scales are an argument: one program serves all.
     form = get_guidance(sampling.guidance, variant_of(self.model))
     scales = form.resolve(sampling.scales)
@@ -255,27 +313,71 @@ class Pipeline:
     options = *how, reuse_keys, spec
     # By all that programs are compiled for.
     given = tuple(name for name, x in inputs.items() if x is not None)
-    program = kind, *options, b, window(sampling.steps), given
-    display.phase("encoding" if program in self._seen else "compiling")
+    kinds = Steps(self.model, kind, sampling).kinds
+    windows = frozenset(window[1:] for window in windows_of(kinds))
+    program = kind, *options, b, windows, given, watch is None
+    new = program not in self._seen
+    display.phase("compiling" if new else "encoding")
     self._seen.add(program)
     nulls = tuple(
       e.null
       for e in form.used(kind.generated, kind.generated + kind.given).values()
       if e.null
     )
-    encode = self._jitted("encode", _encode, kind, spec.frames, self.takes_channels)
+    codecs = self.codecs._replace(text=None)
+    encode = self._jitted(
+      "encode", conditions_of, kind, spec.frames, self.takes_channels
+    )
     with jax.set_mesh(self.mesh):
-      noise = self._jitted("noise", _noise, shapes)(
-        tuple(seed_bits(seed) for seed in seeds)
-      )
-      conditions = encode(nulls, self.codecs, noise, tokens, inputs)
+      bits = tuple(seed_bits(seed) for seed in seeds)
+      noise = self._jitted("noise", first_noise, shapes)(bits)
+    with jax.set_mesh(finest(self.mesh)):
+      conditions = encode(nulls, codecs, noise, rows, inputs)
+    if sampling.solver == RENOISE:
+      conditions["seeds"] = np.stack(bits)
+    measured = functools.partial(self._measure, "sampling") if new else None
+    with jax.set_mesh(self.mesh):
       latents = sample_windows(
         self._compiled, self.model, self.params, kind, noise, conditions, sampling,
         reuse_keys=reuse_keys, clip=geometry_of(self.model, spec),
-        progress=_teller(sampling.steps, progress),
+        progress=_teller(sampling.steps, progress), watch=watch, measured=measured,
       )  # fmt: skip
-      display.phase("decoding")
-      return jax.device_get(self._jitted("decode", _decode)(self.codecs, latents))
+    display.phase("decoding")
+    with jax.set_mesh(finest(self.mesh)):
+      return jax.device_get(self._decoded(codecs, latents, new))
+
+  def _decoded(self, codecs: Codecs, latents, new: bool):
+    """Pictures and sound, by tiles where that is asked for or must be."""
+    program, self.made = self._jitted("decode", decode), {}
+    if "video" in latents:
+      key = "tile", *(x.shape for x in jax.tree.leaves(latents))
+      if key not in self._compiled:
+        together = self.mesh.is_multi_process
+        room = lambda: fits(program, codecs, latents, together=together)
+        self._compiled[key] = chosen_tile(self._tile, codecs, room)
+      tile = self._compiled[key]
+      codecs, self.made = with_tile(codecs, tile), {"vae_tile": str(tile or OFF)}
+    out = program(codecs, latents)
+    if new:
+      compiled = program.lower(codecs, latents).compile()
+      self._measure("decoding", compiled, latents)
+      self._say_memory()
+    return out
+
+  def _measure(self, phase: str, compiled: Any, given: PyTree) -> None:
+    """Keeps what a phase needs.
+
+    Args:
+      phase: its name.
+      compiled: its program.
+      given: arguments beside the model and the codecs.
+    """
+    self.memory[phase] = held(self.params, self.codecs, given) + worked_in(compiled)
+
+  def _say_memory(self) -> None:
+    if display.is_shown():
+      text = {} if self.texts.memory is None else {"text": self.texts.memory}
+      display.say(summary(text | self.memory, device_memory()))
 
   def note_cut(self, prompts: Sequence[str]) -> None:
     """Says on stderr how many prompts are longer than the text codec's rows, of those
@@ -283,7 +385,7 @@ class Pipeline:
     """
     new = [text for text in prompts if text not in self._noted]
     self._noted |= set(new)
-    note_cut(self.codecs.text, new, "prompts")
+    note_cut(self.texts.codec, new, "prompts")
 
   def _jitted(self, name: str, function: Callable, *static: Any) -> Callable:
     """The jitted function, its first arguments fixed: one for all calls."""
@@ -332,146 +434,14 @@ def _on_mesh(codecs: Codecs, mesh: Mesh) -> Codecs:
   there = lambda x: isinstance(x, jax.Array) and x.sharding.device_set == devices
   if all(map(there, jax.tree.leaves(codecs))):
     return codecs
-  place = lambda x: x if there(x) else jax.device_put(np.asarray(x), _whole(mesh))
-  return jax.tree.map(place, codecs)
+  put = lambda x: x if there(x) else jax.device_put(np.asarray(x), _whole(mesh))
+  return jax.tree.map(put, codecs)
 
 
-def _noise(shapes, bits):
-  """N(0, 1) by stream, of clips whose seeds have such bits; shapes are of one seed."""
-  keys = [jax.random.split(key_of_bits(x), len(STREAMS)) for x in bits]
-  return {
-    s: jnp.concatenate([jax.random.normal(k[STREAMS.index(s)], shape) for k in keys])
-    for s, shape in shapes
-  }
-
-
-def _encode(kind, frames, takes_channels, nulls, codecs, noise, tokens, inputs):
-  """The conditions of `sample_latents`, of texts and of what is given.
-
-  Args:
-    nulls: streams that guidance wants nulls of, where they are there.
-  """
-  b = len(jax.tree.leaves(noise)[0])
-  inputs = jax.tree.map(jnp.asarray, inputs)
-  text = codecs.text.encode(*tokens)
-  conditions = {"text": text.reshape(-1, b, *text.shape[1:]), "given": {}}
-  if "video" in kind.given:
-    conditions["given"]["video"] = codecs.video.encode(to_unit(inputs["video"]))
-  if "audio" in kind.given:
-    conditions["given"]["audio"] = codecs.audio.encode(inputs["audio"])
-  if inputs["image"] is not None:
-    first = to_unit(inputs["image"])
-    if takes_channels:
-      conditions["condition"], conditions["clip"] = image_condition(
-        codecs, first, frames
-      )
-    else:
-      conditions["image"] = codecs.video.encode(first[:, None])
-  streams = {**noise, **conditions["given"]}
-  shapes = {s: x.shape for s, x in streams.items() if s in nulls}
-  if shapes:
-    conditions["null"] = _null_latents(codecs, shapes, inputs)
-  return conditions
-
-
-def _decode(codecs, latents):
-  """Pictures and sound of latents."""
-  out = {}
-  if "video" in latents:
-    # The codec works on space as well: rows of pixels over the devices of `context`.
-    video = constrain(latents["video"], "batch", None, "space", None, None)
-    out["video"] = to_bytes(codecs.video.decode(video))
-  if "audio" in latents:
-    out["audio"] = codecs.audio.decode(latents["audio"])
-  return out
-
-
-def _texts(prompts: str | Sequence[str]) -> list[str]:
-  """The prompts as a list.
-
-  Raises:
-    UsageError: there are none, or one is no text.
-  """
-  texts = [prompts] if isinstance(prompts, str) else list(prompts)
-  if not texts or not all(isinstance(text, str) for text in texts):
-    raise UsageError(f"prompts: got {prompts!r}; expected a text, or a list of texts")
-  return texts
-
-
-def check_arrays(given: Mapping[str, Any], b: int, spec: ClipSpec) -> None:
-  """Whether what is given to b clips has their sizes.
-
-  Args:
-    given: by name the arrays of `Pipeline.generate`, or None.
-    b: the number of clips.
-    spec: of each.
-
-  Raises:
-    UsageError: an array is of another shape.
-  """
-  picture = (spec.height, spec.width, 3)
-  expected = {
-    "video": (b, spec.frames, *picture),
-    "audio": (b, spec.samples),
-    "image": (b, *picture),
-    "still": (b, *picture),
-  }
-  for name, array in given.items():
-    if array is not None and np.shape(array) != expected[name]:
-      raise UsageError(
-        f"{name}: got an array of shape {np.shape(array)}; expected {expected[name]} "
-        f"for {b} clips of {spec.frames} frames of {spec.width} x {spec.height} pixels"
-      )
-
-
-def negative_texts(
-  negative: str | Mapping[str, str | Sequence[str]], streams: Collection[str], b: int
-) -> list[list[str]]:
-  """The negative prompts of b clips: of both streams, or of the video and the audio
-  where the streams have others.
-
-  Raises:
-    UsageError: a stream has neither one nor b of them.
-  """
-  if isinstance(negative, str):
-    negative = dict.fromkeys(STREAMS, negative)
-  out = []
-  for s in (s for s in STREAMS if s in streams):
-    texts = negative.get(s, "")
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    if len(texts) not in (1, b):
-      raise UsageError(
-        f"{len(texts)} negative prompts of the {s} for {b} prompts; expected one, or "
-        "as many"
-      )
-    out.append(texts * (b // len(texts)))
-  return out[:1] if out[0] == out[-1] else out
-
-
-def _null_latents(codecs, shapes, inputs):
-  """Latents of silence and of a still, for the streams of `shapes`.
-
-  What stands still is a picture of the clip, as far as one is known: the given first
-  frame, or that of the given film. A picture that is yet to be sampled is not known,
-  and to decode and encode an estimate at every step would cost more than the network.
-  It is then the caller's `still`, or else the mean of what the codec was fitted to, the
-  zero latent's picture. All go through the codec as films, as a causal one has other
-  latents for a picture that stays than for one that begins.
-  """
-  null = {}
-  if "audio" in shapes:
-    b, a, _ = shapes["audio"]
-    null["audio"] = codecs.audio.encode(jnp.zeros((b, a * codecs.audio.hop)))
-  if "video" in shapes:
-    b, t, *latent = shapes["video"]
-    given = [inputs["image"], inputs["video"], inputs["still"]]
-    picture = next((x for x in given if x is not None), None)
-    if picture is None:
-      still = codecs.video.decode(jnp.zeros((b, 1, *latent)))
-    else:
-      still = to_unit(picture[:, :1] if picture.ndim == 5 else picture[:, None])
-    null["video"] = codecs.video.encode(jnp.repeat(still, 4 * (t - 1) + 1, 1))
-  return null
+def _read_codecs(folder: Any, mesh: Mesh, names: Sequence[str]) -> Codecs:
+  """Codecs of a bundle, on a mesh."""
+  with jax.set_mesh(mesh):
+    return _on_mesh(load_codecs(folder, names), mesh)
 
 
 def _no_codecs(folder):

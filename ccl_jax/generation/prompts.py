@@ -11,10 +11,14 @@ speech is in tags keeps its quotation marks: they are of something else. Models 
 state no form get prompts as they are.
 """
 
+import itertools
 import re
+from collections.abc import Collection, Mapping, Sequence
 
+from ccl_jax.axes import STREAMS
 from ccl_jax.errors import UsageError
 from ccl_jax.metrics.quotes import QUOTED, STRAIGHT
+from ccl_jax.tasks import Generation
 
 FORMS = ("tags", "sentence")  # of the sound
 SPEECH, SOUND = ("<S>", "<E>"), ("<AUDCAP>", "<ENDAUDCAP>")
@@ -74,3 +78,62 @@ def _sound_in(prompt: str, form: str) -> str:
     return prompt
   before = _TAGGED.sub(" ", prompt).strip()
   return f"{before} Audio: {' '.join(sounds)}".strip()
+
+
+def as_texts(prompts: str | Sequence[str]) -> list[str]:
+  """The prompts as a list.
+
+  Raises:
+    UsageError: there are none, or one is no text.
+  """
+  texts = [prompts] if isinstance(prompts, str) else list(prompts)
+  if not texts or not all(isinstance(text, str) for text in texts):
+    raise UsageError(f"prompts: got {prompts!r}; expected a text, or a list of texts")
+  return texts
+
+
+def texts_of(
+  prompts: Sequence[str],
+  negative: str | Mapping[str, str | Sequence[str]],
+  kind: Generation,
+  form: str | None,
+) -> list[str]:
+  """The texts that clips are made with: the prompts in a model's form, then all clips'
+  negative prompts, of both streams or of the video and then the audio.
+
+  Args:
+    prompts: of b clips.
+    negative: of both streams, or by stream one text or b of them.
+    kind: the task.
+    form: of `in_form`.
+
+  Raises:
+    UsageError: see `in_form`; or a stream has neither one negative prompt nor b.
+  """
+  asked = [in_form(prompt, form) for prompt in prompts]
+  streams = kind.generated + kind.given
+  return [*asked, *itertools.chain(*_negative_texts(negative, streams, len(asked)))]
+
+
+def _negative_texts(
+  negative: str | Mapping[str, str | Sequence[str]], streams: Collection[str], b: int
+) -> list[list[str]]:
+  """The negative prompts of b clips: of both streams, or of the video and the audio
+  where the streams have others.
+
+  Raises:
+    UsageError: a stream has neither one nor b of them.
+  """
+  if isinstance(negative, str):
+    negative = dict.fromkeys(STREAMS, negative)
+  out = []
+  for s in (s for s in STREAMS if s in streams):
+    texts = negative.get(s, "")
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if len(texts) not in (1, b):
+      raise UsageError(
+        f"{len(texts)} negative prompts of the {s} for {b} prompts; expected one, or "
+        "as many"
+      )
+    out.append(texts * (b // len(texts)))
+  return out[:1] if out[0] == out[-1] else out

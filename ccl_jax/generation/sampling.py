@@ -7,7 +7,8 @@ Only the sampled streams change over the steps:
   every step (dynamic context routing makes this exact);
 * a given first frame is written into the video latent before every evaluation, at
   timestep 0; or, for Wan2.1-I2V's form, stands in condition channels beside it;
-* the evaluations of a guidance form run as one batch, or one after the other.
+* the evaluations of a guidance form run as one batch, or one after the other;
+* steps of other kinds than the usual one leave evaluations or blocks out (`shortcuts`).
 """
 
 import dataclasses
@@ -19,7 +20,9 @@ import jax
 import jax.numpy as jnp
 
 from ccl_jax.axes import STREAMS
+from ccl_jax.diffusion.distilled import distilled
 from ccl_jax.diffusion.guidance import (
+  CONDITIONAL,
   Evaluation,
   Guidance,
   Scales,
@@ -30,6 +33,19 @@ from ccl_jax.diffusion.guidance import (
 from ccl_jax.diffusion.samplers import advance, begin, table_of
 from ccl_jax.diffusion.schedules import Schedule, make_schedule
 from ccl_jax.errors import UsageError
+from ccl_jax.generation.noise import fresh_noise
+from ccl_jax.generation.shortcuts import (
+  FULL,
+  HELD,
+  Keeps,
+  Kind,
+  guidance_of,
+  keeps_of,
+  name_of,
+  names_of,
+  runs_of,
+)
+from ccl_jax.generation.step_cache import cached_steps
 from ccl_jax.models.cca import Geometry
 from ccl_jax.models.joint import JointDiT, token_geometry
 from ccl_jax.tasks import Generation, Route
@@ -44,23 +60,35 @@ class Sampling:
   Attributes:
     guidance: a name of `diffusion.guidance.GUIDANCE`; None: see `defaults.completed`.
     scales: overrides of its scales, {stream: {scale: value}}.
-    steps: evaluations of the network in time.
+    steps: evaluations of the network in time; None: 50.
     shift: of the schedule; None: the one of training.
-    solver: "unipc", "dpmpp" or "euler".
+    solver: "unipc", "dpmpp", "euler", or of some schedules "renoise"; None: "unipc".
     batched: all evaluations of a step in one forward pass; else one after the other,
       with less memory.
     skip_block: a block that is left out, of both streams, of the evaluations with the
       negative prompt (skip-layer guidance); -1: none is; None: the model's own, if its
       release has one.
+    schedule: a name of `diffusion.distilled.DISTILLED`, which then says what the four
+      first of these are; None: even steps, shifted.
+    guidance_interval: (low, high), the noise levels low < sigma <= high at which there
+      is guidance: at others the prompt alone is evaluated; None: all.
+    guidance_every: of as many steps with guidance one evaluates the form, and the next
+      ones add what it added to the prompt's evaluation; None: each does.
+    cache: FILE:THRESHOLD of a calibration, by which steps skip the network's blocks:
+      see `step_cache`; None: none does.
   """
 
   guidance: str | None = None
   scales: Scales = dataclasses.field(default_factory=dict)
-  steps: int = 50
+  steps: int | None = None
   shift: float | None = None
-  solver: str = "unipc"
+  solver: str | None = None
   batched: bool = True
   skip_block: int | None = None
+  schedule: str | None = None
+  guidance_interval: Sequence[float | int] | None = None
+  guidance_every: int | None = None
+  cache: str | None = None
 
 
 def variant_of(model: JointDiT) -> str:
@@ -71,7 +99,7 @@ def variant_of(model: JointDiT) -> str:
 def most_together(form: Guidance, task: Generation, sampling: Sampling) -> int:
   """How many evaluations of a form run as one batch, at the most."""
   present = task.generated + task.given
-  used = form.used(task.generated, present, sampling.skip_block not in (None, -1))
+  used = form.used(task.generated, present, _skips(sampling))
   return max(map(len, runs(used, sampling.batched)))
 
 
@@ -95,7 +123,8 @@ def sample_latents(
       of both streams, or the video's and the audio's; clean latents `given` and, for
       guidance by null streams, `null`, by stream; for a given first frame `image`, its
       latent (b, 1, h, w, c), or `condition` (b, t, h, w, 20) with `clip` (b, i, 1280):
-      see `codecs.images.image_condition`.
+      see `codecs.images.image_condition`. For fresh noise of every step, `seeds`: the
+      bits of the clips' seeds (n, 2).
     reuse_keys: compute a given stream once, not at every step. The result is the same.
     clip: token counts of some film: a stream that is neither made nor given is thought
       as long, since where a token is in the exchange's RoPE depends on both.
@@ -106,7 +135,10 @@ def sample_latents(
   how = Steps(model, task, sampling, reuse_keys, clip)
   keys = how.keys(params, noise, conditions)
   table = table_of(how.schedule, sampling.solver)
-  carry = how.advance(params, begin(dict(noise)), table, conditions, keys, progress)
+  carry, keeps = how.begin(noise), keeps_of(how.kinds)
+  for first, count, kind in runs_of(how.kinds):
+    rows = {name: column[first : first + count] for name, column in table.items()}
+    carry = how.advance(params, carry, rows, conditions, keys, progress, kind, keeps)
   return finished(carry, conditions)
 
 
@@ -131,7 +163,31 @@ class Steps(NamedTuple):
   def schedule(self) -> Schedule:
     """Noise levels and timesteps of all steps."""
     s = self.sampling
+    if s.schedule is not None:
+      return distilled(s.schedule).schedule(s.steps)
     return make_schedule(s.solver, s.steps, s.shift)
+
+  @property
+  def kinds(self) -> tuple[Kind, ...]:
+    """What each step leaves out.
+
+    Raises:
+      UsageError: the calibration of a cache cannot be read.
+    """
+    s = self.sampling
+    sigmas = self.schedule.sigmas[:-1]
+    guidance = guidance_of(sigmas, s.guidance_interval, s.guidance_every)
+    if s.cache is None:
+      return tuple(map(Kind, guidance))
+    form = get_guidance(s.guidance, variant_of(self.model))
+    present = self.task.generated + self.task.given
+    used = form.used(self.task.generated, present, _skips(s))
+    wanted = [names_of(g, used, s.batched) for g in guidance]
+    return tuple(map(Kind, guidance, cached_steps(s.cache, wanted)))
+
+  def begin(self, noise: Mapping[str, jax.Array]) -> tuple[Any, ...]:
+    """The state before the first step: see `diffusion.samplers.begin`."""
+    return begin(dict(noise), self.schedule, self.sampling.solver)
 
   def keys(
     self, params: PyTree, noise: Mapping[str, jax.Array], conditions: Mapping[str, Any]
@@ -150,30 +206,85 @@ class Steps(NamedTuple):
     conditions: Mapping[str, Any],
     keys: Sequence[PyTree],
     progress: Callable[[Any], None] | None = None,
+    kind: Kind = Kind(),
+    keeps: Keeps = Keeps(),
   ) -> tuple[Any, ...]:
-    """The state after some steps: see `diffusion.samplers.advance`.
+    """The state after some steps of a kind: see `diffusion.samplers.advance`.
 
     Args:
       params, conditions, progress: see `sample_latents`.
       carry, table: the state before the steps, and their rows.
       keys: of `keys`.
+      kind: what the steps leave out.
+      keeps: what they hand on to later ones.
     """
     parts = _evaluations(*self, params, carry[0], conditions)
-    velocity = guided(
-      functools.partial(parts.evaluate, dict(zip(parts.together, keys))),
-      parts.guidance,
-      self.sampling.scales,
-      batched=self.sampling.batched,
-      present=parts.present,
-      skip=parts.skip,
-    )
-    return advance(velocity, carry, dict(table), progress)
+    form, scales = parts.guidance, self.sampling.scales
+    if kind.guidance != FULL:
+      form, scales = get_guidance("none", variant_of(self.model)), {}
+    prompt = parts.used[CONDITIONAL]
+    rows = _rows(dict(zip(parts.together, keys)), len(jax.tree.leaves(carry[0])[0]))
+
+    def velocity(latents, timestep, memory):
+      kept, seen = dict(memory), {}
+
+      def evaluate(latents, timestep, evaluations):
+        name = name_of(evaluations, parts.used)
+        added = None
+        if kind.cached:
+          added = {s: memory[at] for s in STREAMS if (at := f"{name}/{s}") in memory}
+        each, told = parts.evaluate(
+          rows(evaluations), latents, timestep, evaluations, added, keeps.blocks
+        )
+        kept.update({f"{name}/{s}": x for s, x in told.items()})
+        seen.update(zip(evaluations, each))
+        return each
+
+      v = guided(
+        evaluate,
+        form,
+        scales,
+        batched=self.sampling.batched,
+        present=parts.present,
+        skip=_skips(self.sampling),
+      )(latents, timestep)
+      if kind.guidance == HELD:
+        v = {s: x + memory[f"guidance/{s}"] for s, x in v.items()}
+      elif kind.guidance == FULL and keeps.guidance:
+        kept |= {f"guidance/{s}": x - seen[prompt][s] for s, x in v.items()}
+      return v, kept
+
+    if any(keeps):
+      *state, memory = carry
+      timestep = jnp.asarray(table["timestep"][0])
+      _, after = jax.eval_shape(velocity, carry[0], timestep, memory)
+      # What these steps are the first to keep: every step hands on the same names.
+      empty = {k: jnp.zeros(x.shape, x.dtype) for k, x in after.items()}
+      carry = (*state, empty | memory)
+    noise = None
+    if "fresh" in table:
+      noise = functools.partial(fresh_noise, carry[0], conditions["seeds"])
+    return advance(velocity, carry, dict(table), progress, noise)
+
+
+def _rows(keys: Mapping[tuple[Evaluation, ...], PyTree], b: int):
+  """A function of evaluations to their keys, of those that run together or of one."""
+
+  def of(evaluations):
+    if evaluations in keys:
+      return keys[evaluations]
+    (e,) = evaluations
+    group = next(g for g in keys if e in g)
+    first = b * group.index(e)
+    return jax.tree.map(lambda x: x[:, first : first + b], keys[group])
+
+  return of
 
 
 class _Evaluations(NamedTuple):
   guidance: Guidance
   present: tuple[str, ...]
-  skip: bool
+  used: Mapping[str, Evaluation]
   together: tuple[tuple[Evaluation, ...], ...]
   keys_for: Callable[..., PyTree]
   evaluate: Callable[..., Any]
@@ -195,7 +306,7 @@ def _evaluations(
       f"guidance {sampling.guidance!r} takes the other stream of another clip: got {b} "
       f"clip; expected {least} at least, made together"
     )
-  skip = (-1 if sampling.skip_block is None else sampling.skip_block) != -1
+  skip = _skips(sampling)
   used = guidance.used(tuple(noise), present, skip)
   if skip:
     check_skip(sampling, model.depth, used.values())
@@ -270,7 +381,10 @@ def _evaluations(
       x["audio"], text["audio"] = _next((x["audio"], text["audio"]))
     return conditioned(x), sigma, text, clip, reads
 
-  def evaluate(keys, latents, timestep, evaluations):
+  def evaluate(keys, latents, timestep, evaluations, added, tell_added):
+    """(velocities by evaluation, what the blocks added to the tokens, if it is told)"""
+    options = {} if added is None else {"added": added}
+    options |= {"tell_added": True} if tell_added else {}
     told = [one(latents, timestep, e) for e in evaluations]
     x, sigma, text, image = (joined([each[i] for each in told], 0) for i in range(4))
     reads = {}
@@ -285,19 +399,26 @@ def _evaluations(
       text,
       Route(reads),
       image=image,
-      keys=keys[evaluations],
+      keys=keys,
       geometry=geometry,
       left_out=left_out(evaluations),
+      **options,
     )
+    out, told = out if tell_added else (out, {})
     each = [
       {s: out[s][i * b : (i + 1) * b] for s in latents} for i in range(len(evaluations))
     ]
     for e, v in zip(evaluations, each):
       if e.shuffled and "audio" in v:
         v["audio"] = jnp.roll(v["audio"], 1, 0)  # back beside its own video
-    return each
+    return each, told
 
-  return _Evaluations(guidance, present, skip, together, keys_for, evaluate)
+  return _Evaluations(guidance, present, used, together, keys_for, evaluate)
+
+
+def _skips(sampling: Sampling) -> bool:
+  """Whether negative evaluations leave a block out."""
+  return sampling.skip_block not in (None, -1)
 
 
 def check_skip(

@@ -1,7 +1,8 @@
 """What a clip was made with: written beside it as NAME.json, and read to make it again.
 
 Keys that are flags of `generate` are named like them; paths are absolute. A LoRA is
-FILE:STRENGTH, its file among the fingerprints.
+FILE:STRENGTH and a cache FILE:THRESHOLD, their files among the fingerprints. What is
+not asked for of `schedule` and the other ways to leave steps out is not there.
 Clips that were made together are made together again, as the order of float32 sums is a
 batch's: `batch` has the prompts, seeds and files of all, and which of them this one is.
 `fingerprints` are of the parameters, the codecs and the files that went in.
@@ -9,8 +10,8 @@ batch's: `batch` has the prompts, seeds and files of all, and which of them this
 
 import dataclasses
 import hashlib
+import logging
 import os
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,11 +21,22 @@ from ccl_jax.documents import read_json
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.inputs import Files
 from ccl_jax.generation.sampling import Sampling
+from ccl_jax.generation.step_cache import parse_cache
 from ccl_jax.remote.copies import local
 from ccl_jax.remote.paths import Place
 from ccl_jax.tasks import INPUTS
 
+_log = logging.getLogger(__name__)
+
+OWN_OF_SCHEDULE = ("steps", "shift", "solver", "guidance")
 _NEEDED = {"task", "prompt", "seed", "scales", "batched", "fingerprints"}
+# What makes a clip: other flags, such as who is to be connected to, are nobody else's.
+_SETTINGS = {
+  *("task", "prompt", "seed", "negative_prompt", "sequential", *INPUTS),
+  *("ckpt", "step", "weights", "codecs", "lora", "vae_tile"),
+  *(f"{name}_{s}" for name in ("negative_prompt", "scale") for s in STREAMS),
+  *(f.name for kind in (Sampling, ClipSpec) for f in dataclasses.fields(kind)),
+}
 
 
 class Settings(NamedTuple):
@@ -64,7 +76,7 @@ class Settings(NamedTuple):
           f"{text}: put them back, or name what to use with --ckpt, --step, --weights "
           "or --codecs"
         )
-      print(f"note: {text}", file=sys.stderr)
+      _log.warning(text)
 
   def check_files(self, files: Files) -> None:
     """Whether files are those the clip was made from, where no others were asked for.
@@ -91,6 +103,7 @@ def describe(
   sampling: Sampling,
   spec: ClipSpec,
   origin: Mapping[str, Any],
+  made: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
   """The settings of every clip of a batch, as JSON.
 
@@ -98,13 +111,19 @@ def describe(
     seeds: one of all clips, or one for each.
     negative: by stream, one text of all clips, or one for each.
     origin: where parameters and codecs come from; see `Pipeline.origin`.
+    made: what was found out when the clips were made; see `Pipeline.made`.
   """
   paths = {name: [str(p.absolute()) for p in given] for name, given in files.items()}
   digests = {path: file_digest(path) for given in paths.values() for path in given}
+  if sampling.cache is not None:
+    path, _ = parse_cache(sampling.cache)
+    digests[path] = file_digest(path)
+  how = dataclasses.asdict(sampling)
   shared = {
-    **dataclasses.asdict(sampling),
+    **{name: value for name, value in how.items() if value is not None},
     **dataclasses.asdict(spec),
     **origin,
+    **(made or {}),
     "fingerprints": origin["fingerprints"] | digests,
   }
   texts = {f"negative_prompt_{s}": list(negative[s]) for s in STREAMS}
@@ -148,12 +167,15 @@ def _settings(about: Mapping[str, Any], given: frozenset[str]) -> Settings:
   values["sequential"] = not values["batched"]
   # Of the first versions, which left none out.
   skip = values.pop("skip_block", -1)
-  if "guidance" not in given:  # another form has other scales
+  if "schedule" in given:  # which has all of these itself
+    values = {k: v for k, v in values.items() if k not in OWN_OF_SCHEDULE}
+  elif "guidance" not in given:  # another form has other scales
     scales = {f"scale_{s}": list(x.values()) for s, x in about["scales"].items()}
     values |= scales | {"skip_block": skip}
   if "negative_prompt" in given:  # of both streams
     values = {k: v for k, v in values.items() if not k.startswith("negative_prompt")}
-  values = {k: v for k, v in values.items() if k not in given and v is not None}
+  known = {k: v for k, v in values.items() if k in _SETTINGS}
+  values = {k: v for k, v in known.items() if k not in given and v is not None}
   return Settings(values, index, dict(about["fingerprints"]), given)
 
 

@@ -1,7 +1,9 @@
-"""The size of a clip that takes its aspect ratio from its first frame."""
+"""The size of a clip: that somebody asks for, or that follows its first frame."""
 
 import dataclasses
 import math
+import re
+from collections.abc import Mapping
 
 from ccl_jax.data.media.decode import MediaError, image_size
 from ccl_jax.data.spec import ClipSpec
@@ -102,3 +104,36 @@ def spec_for(
         "two commands, or of a manifest with --batch 1"
       )
   return dataclasses.replace(spec, height=height, width=width)
+
+
+def resized(
+  spec: ClipSpec,
+  sizes: Mapping[str, int | None],
+  size: str | None = None,
+  seconds: float | None = None,
+) -> ClipSpec:
+  """The clip with sizes that somebody asks for, in the words of the flags.
+
+  Args:
+    spec: the clip whose other sizes are kept.
+    sizes: `frames`, `height` and `width`, or None.
+    size: "WxH", in their place.
+    seconds: in place of the frames: the nearest length that a clip can have.
+
+  Raises:
+    UsageError: sizes that no clip can have.
+  """
+  sizes = dict(sizes)
+  if size is not None:
+    match = re.fullmatch(r"(\d+)[xX](\d+)", size)
+    if not match:
+      raise UsageError(f"--size: got {size}; expected WxH, as 832x480")
+    sizes |= {"width": int(match[1]), "height": int(match[2])}
+  if seconds is not None:
+    frames = seconds * spec.fps
+    if not 0 < frames < 1e6:
+      raise UsageError(f"--seconds: got {seconds:g}; expected a length above 0")
+    sizes["frames"] = max(4 * round((frames - 1) / 4) + 1, 1)
+  return dataclasses.replace(
+    spec, **{name: n for name, n in sizes.items() if n is not None}
+  )

@@ -28,7 +28,7 @@ from ccl_jax.metrics.fps import fps_indices
 from ccl_jax.metrics.resample import resample
 from ccl_jax.remote.paths import place
 
-MOST = 8e9  # bytes of a clip's pixels, which are held as a whole
+MOST, MOST_SOUND = 8e9, 1e9  # bytes of a clip's pixels and samples, held as a whole
 
 
 class Picture(NamedTuple):
@@ -141,6 +141,9 @@ class Clip:
     shown = fps_indices(pts, int(picture.end / unit), unit, fps)
     # Frames before time 0 are dropped: clips start where sound or picture starts last.
     early = max(-math.floor(picture.times[0] * Fraction(fps) + Fraction(1, 2)), 0)
+    # Between two frames there may be hours.
+    if len(shown) * picture.frames[0].nbytes > MOST:
+      raise Unscorable(f"too long to be scored, {self.seconds:.0f} s of pictures")
     return picture.frames[shown[early:]]
 
   def sound(self, rate: int) -> Float32[np.ndarray, " n"]:
@@ -195,7 +198,8 @@ def decode(path: str | os.PathLike, needs: frozenset[str]) -> dict[str, Any]:
     got = {kind: [] for kind in wanted}
     if "sound" in wanted:
       s, resampler = wanted["sound"], None
-    scaler, size = VideoReformatter(), 0
+    scaler, size, heard = VideoReformatter(), 0, 0
+    turn = side = None  # of the first frame; later ones are as large
     for frame in decoded(container, *wanted.values()) if wanted else ():
       if frame.pts is None:
         continue
@@ -204,8 +208,8 @@ def decode(path: str | os.PathLike, needs: frozenset[str]) -> dict[str, Any]:
         if frame.is_corrupt:
           raise MediaError(f"{path}: damaged picture at {float(time):.2f} s")
         check_colours(frame, container.name)
-        pixels = rgb_of(frame, frame.width, frame.height, scaler)
-        pixels = orientation_of(frame).apply(pixels)
+        turn, side = turn or orientation_of(frame), side or (frame.width, frame.height)
+        pixels = turn.apply(rgb_of(frame, *side, scaler))
         long = (frame.duration or 0) * frame.time_base
         got["picture"].append((time, long, pixels))
         size += pixels.nbytes
@@ -216,6 +220,10 @@ def decode(path: str | os.PathLike, needs: frozenset[str]) -> dict[str, Any]:
         if resampler is None:
           resampler = av.AudioResampler("flt", frame.layout, s.rate)
         got["sound"] += [(time, channels_of(x)) for x in resampler.resample(frame)]
+        heard += 4 * frame.samples * frame.layout.nb_channels
+        if heard > MOST_SOUND:
+          long = f"{float(time):.0f} s of sound"
+          raise MediaError(f"{path}: too long to be scored, {long}")
     parts = {"picture": None, "sound": None}
     if "picture" in wanted:
       parts["picture"] = _picture(path, got["picture"], wanted["picture"])
@@ -245,6 +253,9 @@ def _sound(frames, rate: int) -> Sound:
     runs[-1][1].append(piece)
     clock += Fraction(piece.shape[1], rate)
   length = max(round(clock * rate), 0) if runs else 0
+  channels = len(frames[0][1]) if frames else 1
+  if 4 * length * channels > MOST_SOUND:
+    raise MediaError(f"too long to be scored, {float(clock):.0f} s of sound")
   placed = ((round(time * rate), pieces) for time, pieces in runs)
-  wave = lay_runs(placed, len(frames[0][1]) if frames else 1, length)
+  wave = lay_runs(placed, channels, length)
   return Sound(np.clip(wave, -1, 1), rate)

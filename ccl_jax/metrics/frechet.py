@@ -25,6 +25,10 @@ from ccl_jax.files import new_file
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.remote.copies import local
 
+MOST = 2**33  # bytes of arrays in a file
+# What NumPy raises of files that hold none.
+_NO_ARRAYS = OSError, ValueError, TypeError, EOFError, MemoryError, zipfile.BadZipFile
+
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
@@ -112,7 +116,7 @@ def frechet(a: Moments, b: Moments) -> float:
   c1, c2 = a.covariance, b.covariance
   for x in (a, b):
     if x.n < 2 * len(x.mean):
-      warnings.warn(
+      warnings.warn(  # which stands beside the score: see `summary.distance`
         f"{x.n} features of width {len(x.mean)}: with fewer than two per dimension the "
         "Frechet distance is too large; compare only sets of equal sizes",
         stacklevel=2,
@@ -135,6 +139,18 @@ def write_features(path: str | os.PathLike, features: Float[np.ndarray, "n d"]) 
     np.savez(f, features=features)
 
 
+def read_features(path: str | os.PathLike) -> np.ndarray:
+  """The array of an .npy that a run has kept.
+
+  Raises:
+    UsageError: it is damaged.
+  """
+  try:
+    return np.load(path, allow_pickle=False)
+  except _NO_ARRAYS as e:
+    raise UsageError(f"{path} is damaged: remove it, and run it again") from e
+
+
 def read_moments(path: str | os.PathLike) -> Moments:
   """Moments of an .npz: of its array (n, d), or of its mu and sigma.
 
@@ -146,18 +162,27 @@ def read_moments(path: str | os.PathLike) -> Moments:
   wanted = "expected one array (n, d), or mu (d,) and sigma (d, d)"
   try:
     with local(path) as file, np.load(file, allow_pickle=False) as held:
+      size = sum(entry.file_size for entry in held.zip.infolist())
+      if size > MOST:  # of a file that is small: zeros take no room in a zip
+        raise UsageError(f"{path} holds {size} bytes; expected at most {MOST}")
       arrays = {name: held[name] for name in held.files}
-  except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as e:
+  except _NO_ARRAYS as e:
     raise UsageError(f"{path} is no .npz of features; {wanted}") from e
   shapes = ", ".join(f"{name} {x.shape}" for name, x in arrays.items())
   if {"mu", "sigma"} <= arrays.keys():
     mean, sigma = arrays["mu"], arrays["sigma"]
-    if mean.ndim == 1 and sigma.shape == 2 * mean.shape:
-      n = int(arrays.get("n", 2 * len(mean)))
+    n = arrays.get("n", np.array(2 * len(mean) if mean.ndim else 0))
+    whole = n.size == 1 and np.issubdtype(n.dtype, np.integer) and n.item() > 0
+    shaped = mean.ndim == 1 and sigma.shape == 2 * mean.shape
+    if shaped and whole and _are_numbers(mean) and _are_numbers(sigma):
       mean, sigma = mean.astype(np.float64), sigma.astype(np.float64)
-      return Moments(n, mean, sigma * max(n - 1, 1))
+      return Moments(n.item(), mean, sigma * max(n.item() - 1, 1))
   elif len(arrays) == 1:
     (features,) = arrays.values()
-    if features.ndim == 2 and np.issubdtype(features.dtype, np.floating):
+    if features.ndim == 2 and len(features) and _are_numbers(features):
       return Moments.of([features])
   raise UsageError(f"{path} holds {shapes}; {wanted}")
+
+
+def _are_numbers(x: np.ndarray) -> bool:
+  return np.issubdtype(x.dtype, np.floating) and bool(np.isfinite(x).all())

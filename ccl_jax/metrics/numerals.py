@@ -36,7 +36,7 @@ def with_digits(text: str, *, japanese: bool = False) -> str:
     text: in any script.
     japanese: 百 and 千 may begin a number.
   """
-  text = "".join(_decimal(c) for c in text)
+  text = plain_digits(text).replace("廿", "二十").replace("卅", "三十")
   text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
   text = _MIXED.sub(_mixed, text)
   parts = re.split(_VERY, text)
@@ -103,6 +103,6 @@ def _mixed(match: re.Match) -> str:
   return str(number.numerator) if number.denominator == 1 else match[0]
 
 
-def _decimal(c: str) -> str:
-  """A digit of any script as one of 0 to 9."""
-  return str(unicodedata.decimal(c)) if c.isdecimal() else c
+def plain_digits(text: str) -> str:
+  """The text with the digits of all scripts as 0 to 9."""
+  return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)

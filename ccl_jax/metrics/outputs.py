@@ -20,7 +20,12 @@ from ccl_jax.errors import UsageError
 from ccl_jax.files import write_text
 from ccl_jax.metrics.base import Metric
 from ccl_jax.metrics.columns import COLUMNS, DISTANCES, Column
-from ccl_jax.metrics.frechet import Moments, read_moments, write_features
+from ccl_jax.metrics.frechet import (
+  Moments,
+  read_features,
+  read_moments,
+  write_features,
+)
 from ccl_jax.metrics.html import write_html
 from ccl_jax.metrics.runner import Item, Results
 from ccl_jax.metrics.summary import (
@@ -137,7 +142,7 @@ def write_outputs(
     summary["accidents"] = results.accidents
   for metric in (m for m in DISTANCES if m in scores):  # of sets, the order varies
     rows = [scores[metric][n] for n in ids if n in scores[metric]]
-    features = [np.load(out / row["features"]["file"]) for row in rows]
+    features = [read_features(out / row["features"]["file"]) for row in rows]
     cell = distance(features, reference.get(metric))
     summary["overall"][metric] = cell | {"n_total": len(items)}
     if features:

@@ -21,7 +21,7 @@ from typing import Any, NotRequired
 import numpy as np
 from typing_extensions import TypedDict
 
-from ccl_jax.documents import Malformed, check, parse
+from ccl_jax.documents import Malformed, check, parse, read_bytes
 from ccl_jax.errors import UsageError
 from ccl_jax.files import append_line, new_file
 from ccl_jax.names import inside
@@ -84,7 +84,7 @@ class Records:
     self._path = self._folder / FILE
     self._by_key: dict[str, Record] = {}
     if self._path.exists():
-      data = self._path.read_bytes()
+      data = read_bytes(self._path)
       whole = data[: data.rfind(b"\n") + 1]
       if len(whole) < len(data):
         os.truncate(self._path, len(whole))

@@ -5,19 +5,21 @@ the weights' files are hashed, and checks that what it needs is there.
 """
 
 import dataclasses
+import fnmatch
 import functools
 import importlib.metadata
-import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ccl_jax import hub
 from ccl_jax.errors import UsageError
 from ccl_jax.metrics.base import Metric, Unscorable
 from ccl_jax.metrics.packages import need
 from ccl_jax.metrics.records import sha256
 from ccl_jax.remote.copies import kept_tree
 from ccl_jax.remote.paths import place
+from ccl_jax.weights.download import fetched
 from ccl_jax.weights.sources import SOURCES
 
 # Names in a folder of weights: as the network is called, or as it was released.
@@ -55,51 +57,61 @@ class Options:
   fvd_frames: int | None = None
 
 
-class Folder:
-  """A folder of the networks' released weights, or none.
+class Folders:
+  """Where the networks' released weights are: folders, addresses of the hub, or none.
+
+  Args:
+    places: each a folder of networks, by the names of `RELEASED`; or NETWORK=PLACE of
+      one of them. Of a place that is an address, a network is downloaded when it is
+      asked for.
 
   Raises:
-    UsageError: there is no such folder.
+    UsageError: there is no such folder, or a network is named twice.
   """
 
-  def __init__(self, path: str | os.PathLike | None):
-    self._path = None if path is None else place(path)
-    if self._path is not None and not self._path.is_dir():
-      raise UsageError(f"--weights: no folder {path}")
+  def __init__(self, places: Sequence[str | pathlib.Path] = ()):
+    self._folders, self._named = [], {}
+    for text in map(str, places):
+      network, equals, source = text.partition("=")
+      if equals and network in RELEASED:
+        if network in self._named:
+          raise UsageError(f"--weights: {network}= is there twice; expected one place")
+        self._named[network] = source
+        continue
+      self._folders.append(text)
+      if not hub.is_address(text) and not place(text).is_dir():
+        raise UsageError(f"--weights: no folder {text}")
+    for network, source in self._named.items():
+      if not hub.is_address(source) and not place(source).exists():
+        raise UsageError(f"--weights: {network}={source}: no such file or folder")
 
   def find(self, network: str) -> pathlib.Path:
-    """The file or folder of a network.
+    """The file or folder of a network, on this disk.
 
     Raises:
       Unscorable: it is not there, is there several times, or was converted.
+      UsageError: it cannot be downloaded.
     """
-    shown = "no --weights given" if self._path is None else f"not in {self._path.name}"
+    if network in self._named:
+      return _usable(network, fetched(network, self._named[network]))
     patterns = RELEASED[network]
-    wanted = f"expected {network}/ or {' or '.join(patterns)}"
-    paths = []
-    if self._path is not None:
-      paths = sorted({p for pattern in patterns for p in self._path.glob(pattern)})
-      # A file of exactly this name is meant, whatever else the patterns match.
-      paths = [p for p in paths if p.stem == network] or paths
-    if not paths:
+    places = [(x, p) for x in self._folders for p in _places(x, patterns)]
+    # A file of exactly this name is meant, whatever else the patterns match.
+    places = [x for x in places if pathlib.PurePath(x[1]).stem == network] or places
+    if not places:
+      shown = f"not in {', '.join(map(_short, self._folders))}"
       raise Unscorable(
-        f"missing weights of {network}: {shown}; {wanted}. To get it: "
-        f"{SOURCES[network]} (docs/eval.md)"
+        f"missing weights of {network}: "
+        f"{shown if self._folders else 'no --weights given'}; expected {network}/ or "
+        f"{' or '.join(patterns)}. To get it: {SOURCES[network]} (docs/eval.md)"
       )
-    if len(paths) > 1:
-      names = ", ".join(p.name for p in paths)
+    if len(places) > 1:
+      names = ", ".join(path for _, path in places)
       raise Unscorable(f"several weights of {network}: {names}; keep one of them")
-    if network == "whisper" and paths[0].suffix == ".pt":  # of openai-whisper
-      raise Unscorable(
-        f"{paths[0].name} is a file; expected Whisper as {SOURCES[network]} "
-        "(docs/eval.md)"
-      )
-    if (paths[0] / "checkpoints").is_dir():
-      raise Unscorable(
-        f"{paths[0].name} is what ccl_jax.convert made of {network}; expected its "
-        "release as it was downloaded, or a folder that `convert export` wrote"
-      )
-    return kept_tree(paths[0])
+    folder, path = places[0]
+    if hub.is_address(folder):
+      return _usable(network, fetched(network, f"{folder.rstrip('/')}/{path}"))
+    return _usable(network, kept_tree(place(folder) / path))
 
   def load(self, network: str) -> Any:
     """The network with its parameters, in float32 on the device.
@@ -121,7 +133,37 @@ class Folder:
     return {"weights": {n: _sha256(self.find(n)) for n in networks}}
 
 
-def _sync(folder: Folder, options: Options) -> Metric:
+def _short(folder: str) -> str:
+  return folder if hub.is_address(folder) else pathlib.Path(folder).name
+
+
+def _places(folder: str, patterns: Sequence[str]) -> list[str]:
+  """The names in a folder, or at an address, that fit a pattern."""
+  if hub.is_address(folder):
+    repository = hub.open_repository(folder)
+    top = repository.address.path and f"{repository.address.path}/"
+    below = repository.below(repository.address.path)
+    names = {name[len(top) :].partition("/")[0] for name in below}
+  else:
+    names = {p.name for p in place(folder).iterdir()}
+  return sorted(n for n in names if any(fnmatch.fnmatchcase(n, p) for p in patterns))
+
+
+def _usable(network: str, path: pathlib.Path) -> pathlib.Path:
+  """The path, unless it is of a form that nothing here reads."""
+  if network == "whisper" and path.suffix == ".pt":  # of openai-whisper
+    raise Unscorable(
+      f"{path.name} is a file; expected Whisper as {SOURCES[network]} (docs/eval.md)"
+    )
+  if (path / "checkpoints").is_dir():
+    raise Unscorable(
+      f"{path.name} is what ccl_jax.convert made of {network}; expected its release as "
+      "it was downloaded, or a folder that `convert export` wrote"
+    )
+  return path
+
+
+def _sync(folder: Folders, options: Options) -> Metric:
   from ccl_jax.metrics import lipsync
 
   sync_protocol = lipsync.SyncProtocol(
@@ -149,7 +191,7 @@ def _sync(folder: Folder, options: Options) -> Metric:
   return Metric("sync", protocol, load, needs=("picture", "sound"))
 
 
-def _desync(folder: Folder, options: Options) -> Metric:
+def _desync(folder: Folders, options: Options) -> Metric:
   def load():
     from ccl_jax.metrics import desync
 
@@ -163,7 +205,7 @@ def _desync(folder: Folder, options: Options) -> Metric:
   return Metric("desync", protocol, load, needs=("picture", "sound"))
 
 
-def _ib(folder: Folder, options: Options) -> Metric:
+def _ib(folder: Folders, options: Options) -> Metric:
   def load():
     from ccl_jax.metrics import imagebind_score as ib
 
@@ -180,7 +222,7 @@ def _ib(folder: Folder, options: Options) -> Metric:
   return Metric("ib", protocol, load, needs=("picture", "sound"))
 
 
-def _aesthetics(folder: Folder, options: Options) -> Metric:
+def _aesthetics(folder: Folders, options: Options) -> Metric:
   def load():
     from ccl_jax.metrics import aesthetics
 
@@ -192,7 +234,7 @@ def _aesthetics(folder: Folder, options: Options) -> Metric:
   return Metric("aesthetics", protocol, load, needs=("sound",))
 
 
-def _av_align(folder: Folder, options: Options) -> Metric:
+def _av_align(folder: Folders, options: Options) -> Metric:
   from ccl_jax.metrics import av_align
 
   need("cv2", "opencv-python-headless")
@@ -210,7 +252,7 @@ def _av_align(folder: Folder, options: Options) -> Metric:
   return Metric("av_align", protocol, lambda: score, needs=("picture", "sound"))
 
 
-def _wer(folder: Folder, options: Options) -> Metric:
+def _wer(folder: Folders, options: Options) -> Metric:
   from ccl_jax.metrics import speech
 
   need("whisper_normalizer.english", "whisper-normalizer")
@@ -219,6 +261,7 @@ def _wer(folder: Folder, options: Options) -> Metric:
     "normaliser": "whisper-normalizer "
     + importlib.metadata.version("whisper-normalizer"),
     "chinese": "simplified by OpenCC, numbers as digits",
+    "marks": "kept with their letters; of Arabic and Hebrew left out",
     "silence": f"nothing is heard where no {speech.BLOCK / speech.RATE:g} s have "
     f"{speech.SILENCE:g} dBFS",
   }
@@ -247,7 +290,7 @@ def _wer(folder: Folder, options: Options) -> Metric:
   return Metric("wer", protocol, load, needs=("sound",), fields=fields)
 
 
-def _film(folder: Folder, options: Options) -> Metric:
+def _film(folder: Folders, options: Options) -> Metric:
   from ccl_jax.metrics import films
   from ccl_jax.metrics.talking_curves import RATE
 
@@ -258,7 +301,7 @@ def _film(folder: Folder, options: Options) -> Metric:
   return Metric("film", protocol, lambda: score, needs=("picture", "sound"))
 
 
-def _talking(folder: Folder, options: Options) -> Metric:
+def _talking(folder: Folders, options: Options) -> Metric:
   from ccl_jax.metrics import talking_scene
   from ccl_jax.metrics.talking_curves import RATE
 
@@ -271,7 +314,7 @@ def _talking(folder: Folder, options: Options) -> Metric:
   return Metric("talking", protocol, load, needs=needs, fields=("prompt",))
 
 
-def _fad(folder: Folder, options: Options) -> Metric:
+def _fad(folder: Folders, options: Options) -> Metric:
   def load():
     from ccl_jax.metrics import fad
 
@@ -282,7 +325,7 @@ def _fad(folder: Folder, options: Options) -> Metric:
   return Metric("fad", protocol, load, needs=("sound",))
 
 
-def _fvd(folder: Folder, options: Options) -> Metric:
+def _fvd(folder: Folders, options: Options) -> Metric:
   def load():
     from ccl_jax.metrics import fvd
 
@@ -298,7 +341,7 @@ def _fvd(folder: Folder, options: Options) -> Metric:
   return Metric("fvd", protocol, load, needs=("picture",))
 
 
-BUILDERS: dict[str, Callable[[Folder, Options], Metric]] = {
+BUILDERS: dict[str, Callable[[Folders, Options], Metric]] = {
   "sync": _sync,
   "desync": _desync,
   "ib": _ib,
@@ -313,14 +356,19 @@ BUILDERS: dict[str, Callable[[Folder, Options], Metric]] = {
 
 
 def build_metrics(
-  names: list[str], weights: str | os.PathLike | None, options: Options
+  names: list[str], weights: Sequence[str | pathlib.Path], options: Options
 ) -> tuple[list[Metric], dict[str, str]]:
   """The metrics that can run here, and of the others why they cannot.
+
+  Args:
+    names: of the metrics.
+    weights: places, as of `Folders`.
+    options: of the metrics.
 
   Raises:
     UsageError: a name is unknown, or an option is out of range.
   """
-  folder, metrics, skipped = Folder(weights), [], {}
+  folder, metrics, skipped = Folders(weights), [], {}
   for name in names:
     if name not in BUILDERS:
       raise UsageError(f"unknown metric {name!r}; expected {', '.join(BUILDERS)}")

@@ -10,12 +10,15 @@ was recognised, fewest in all. Both are normalised first:
   a digit dropped
 
 Chinese, Cantonese, Japanese, Thai, Lao and Burmese do not part words: there a word is a
-character, and the rate is called CER. Whisper's normaliser drops the marks above and
-below letters that Thai writes its vowels with, on both sides.
+character, and the rate is called CER.
+
+Whisper's normaliser makes spaces of the marks that are written above and below letters,
+and so parts of words: here they stay with their letters, as vowels of Hindi and Thai.
 
 What is said can be written in several ways: traditional Chinese is made simplified
-(OpenCC), and Chinese and Japanese numbers digits (metrics/numerals.py). Languages go by
-any name or code (metrics/languages.py).
+(OpenCC), Chinese and Japanese numbers digits (metrics/numerals.py), digits of all
+scripts 0 to 9; vowels that Arabic and Hebrew may leave out are left out, and the dots
+of a Russian ё. Languages go by any name or code (metrics/languages.py).
 
 A clip that was to be silent has no rate; whether it speaks is counted by itself. Of a
 set, all errors over all words stand beside the mean over clips (metrics/columns.py).
@@ -29,12 +32,24 @@ from typing import NamedTuple
 
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.languages import language_code
-from ccl_jax.metrics.numerals import with_digits
+from ccl_jax.metrics.numerals import plain_digits, with_digits
 from ccl_jax.metrics.packages import need
 
 BY_CHARACTER = ("zh", "yue", "ja", "th", "lo", "my")
 CHINESE = ("zh", "yue")
-_STRAIGHT = str.maketrans(dict.fromkeys("‘’‚‛ʼ", "'") | dict.fromkeys("“”„‟", '"'))
+_STRAIGHT = str.maketrans(dict.fromkeys("‘’‚‛ʼ´`′ꞌ", "'") | dict.fromkeys("“”„‟", '"'))
+# Vowels and other marks of Hebrew and Arabic, and the stroke that makes a word longer.
+_OPTIONAL = re.compile(
+  "[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u065f"
+  "\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed\ufe00-\ufe0f]"
+)
+# By language, letters that lower() or a writer does not tell apart.
+_LETTERS = {
+  "ru": str.maketrans("ёЁ", "еЕ"),
+  "tr": str.maketrans("Iİ", "ıi"),
+  "az": str.maketrans("Iİ", "ıi"),
+}
+_PRIVATE = 0xF0000  # code points of nobody's, in which marks are no marks
 _LABEL = re.compile(r"\bspeaker\s*\d+\s*:", re.IGNORECASE)
 
 
@@ -78,16 +93,52 @@ def words(text: str, language: str = "en") -> list[str]:
     Unscorable: whisper-normalizer or, for Chinese, OpenCC is not installed.
     UsageError: there is no such language.
   """
-  text = unicodedata.normalize("NFKC", text).translate(_STRAIGHT)
   code = language_code(language)
-  text = _LABEL.sub(" ", text)
+  # NFKC makes an accent of an apostrophe that leans the other way.
+  text = unicodedata.normalize("NFKC", text.translate(_STRAIGHT)).translate(_STRAIGHT)
+  text = _LABEL.sub(" ", text).translate(_LETTERS.get(code, {}))
+  text = "".join(c for c in text if unicodedata.category(c) != "Cf")  # of direction
+  text = plain_digits(_OPTIONAL.sub("", text))
   if code in CHINESE:
     text = _simplifier().convert(text)
   if code in (*CHINESE, "ja"):
     text = with_digits(text, japanese=code == "ja")
-  text = _normaliser(code)(text)
-  parts = list(text) if rate_name(language) == "cer" else text.split()
+  if code == "en":
+    text = _normaliser(code)(text)
+  else:
+    text = _bare_marks(_normaliser(code)(_kept_marks(text)))
+  parts = _characters(text) if rate_name(language) == "cer" else text.split()
   return [part for part in parts if any(map(str.isalnum, part))]
+
+
+def _kept_marks(text: str) -> str:
+  """The text with its marks as characters that a normaliser leaves alone."""
+  return "".join(
+    chr(_PRIVATE + ord(c)) if _is_mark(c) and ord(c) < 0xFFFE else c for c in text
+  )
+
+
+def _bare_marks(text: str) -> str:
+  """What `_kept_marks` made, back."""
+  most = _PRIVATE + 0xFFFE
+  return "".join(
+    chr(ord(c) - _PRIVATE) if _PRIVATE <= ord(c) < most else c for c in text
+  )
+
+
+def _characters(text: str) -> list[str]:
+  """The characters of a text, each with the marks that belong to it."""
+  out: list[str] = []
+  for c in text:
+    if out and _is_mark(c):
+      out[-1] += c
+    else:
+      out.append(c)
+  return out
+
+
+def _is_mark(c: str) -> bool:
+  return unicodedata.category(c)[0] == "M"
 
 
 def edits(reference: Sequence[str], heard: Sequence[str]) -> Errors:

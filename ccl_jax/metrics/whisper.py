@@ -136,6 +136,8 @@ def read_transcripts(path: str | os.PathLike) -> dict[str, str]:
     if name in texts:
       raise UsageError(f"{path}, line {i}: {name} is there twice")
     texts[name] = text
+  if not texts:
+    raise UsageError(f"{path} has no lines; expected an object for each clip")
   return texts
 
 

@@ -86,15 +86,15 @@ class Geometry(NamedTuple):
   a: int
 
   def cross_table(self, stream: str, d: int, config: CrossConfig):
-    """RoPE (t s p 2) of a stream's tokens in cross-modal attention."""
+    """RoPE (2 t s d) of a stream's tokens in cross-modal attention."""
     times, unit = config.times, config.rope_unit
     rate = tarp.tokens_per_frame(self.t, self.a, times) if unit == "token" else 1.0
     if stream == "video":
       spatial = config.cross_rope == "3d"
       return rope.grid(self.t, self.h, self.w, d, spatial, rate)
     if unit == "index":
-      return rope.temporal(np.arange(self.a), d)[:, None]
-    return rope.temporal(rate * tarp.audio_time(self.t, self.a, times), d)[:, None]
+      return rope.temporal(np.arange(self.a), d)[:, :, None]
+    return rope.temporal(rate * tarp.audio_time(self.t, self.a, times), d)[:, :, None]
 
   def audio_windows(self, config: CrossConfig) -> tarp.Windows:
     """The audio tokens that every latent frame sees."""
@@ -140,17 +140,17 @@ class CrossAttention(nn.Module):
       self.context = self.param("context", start, (r, self.other_width))
 
   def keys(
-    self, x_other: Float[Array, "b u v e"], table: Float[Array, "u v p 2"]
+    self, x_other: Float[Array, "b u v e"], table: Float[Array, "2 u v d"]
   ) -> Keys:
     """Keys and values of the other stream's tokens, ready to be attended."""
     x = self.ln_kv(x_other)
-    k = rope.rotate(heads(self.norm_k(self.k(x)), self.heads), table)
-    return k.astype(self.dtype), heads(self.v(x), self.heads)
+    k = heads(self.norm_k(self.k(x)), self.heads)
+    return rope.rotate(k, table, self.dtype), heads(self.v(x), self.heads)
 
   def __call__(
     self,
     x: Float[Array, "b t s c"],
-    table: Float[Array, "t s p 2"],
+    table: Float[Array, "2 t s d"],
     geometry: Geometry,
     keys: Keys | None,
     reads: Bool[Array, "b"] | None,
@@ -167,8 +167,8 @@ class CrossAttention(nn.Module):
     tokens = self.config.context_tokens(other(self.into))
     if not tokens and keys is None:
       return jnp.zeros_like(x)
-    q = rope.rotate(heads(self.norm_q(self.q(self.ln_q(x))), self.heads), table)
-    q = q.astype(self.dtype)
+    q = heads(self.norm_q(self.q(self.ln_q(x))), self.heads)
+    q = rope.rotate(q, table, self.dtype)
     context = None
     if tokens:
       k = heads(self.norm_k(self.k(self.context)), self.heads).astype(self.dtype)

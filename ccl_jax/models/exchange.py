@@ -81,7 +81,7 @@ class Exchange:
     self,
     x: Mapping[str, Tokens],
     read: Mapping[str, Read],
-    tables: Mapping[str, Float[Array, "t s p 2"]],
+    tables: Mapping[str, Float[Array, "2 t s d"]],
     keys: Mapping[str, Keys],
     sight: Sight,
   ) -> tuple[dict[str, Tokens], dict[str, Keys]]:

@@ -40,11 +40,11 @@ class FusedKeys(nn.Module):
 
   @nn.compact
   def __call__(
-    self, y: Float[Array, "b u v e"], table: Float[Array, "u v p 2"]
+    self, y: Float[Array, "b u v e"], table: Float[Array, "2 u v d"]
   ) -> Keys:
     y = LayerNorm(affine=True, name="ln_kv")(y)
     k = RMSNorm(name="norm_k")(dense(self.width, self.dtype, "k")(y))
-    k = rope.rotate(heads(k, self.heads), table).astype(self.dtype)
+    k = rope.rotate(heads(k, self.heads), table, self.dtype)
     v = dense(self.width, self.dtype, "v", kernel_init=nn.initializers.zeros)(y)
     return k, heads(v, self.heads)
 
@@ -72,7 +72,7 @@ class FusedExchange(Exchange):
     k, v = (x.reshape(x.shape[0], -1, *x.shape[3:]) for x in keys)
 
     def attend(q):
-      q = rope.rotate(q, table).astype(self.dtype)
+      q = rope.rotate(q, table, self.dtype)
       out = text_attention(q, k, v, self.kernel)
       if reads is None:
         return out

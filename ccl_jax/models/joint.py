@@ -139,6 +139,8 @@ class JointDiT(nn.Module):
     collect: bool = False,
     geometry: Geometry | None = None,
     left_out: Bool[Array, "depth b"] | None = None,
+    added: Mapping[str, Float[Array, "b t s d"]] | None = None,
+    tell_added: bool = False,
   ):
     """Runs the streams that `latents` names.
 
@@ -155,10 +157,13 @@ class JointDiT(nn.Module):
       geometry: token counts of the whole clip, where a stream is absent: where a token
         is in the exchange's RoPE depends on both.
       left_out: the blocks that a sample goes round, in both streams; None: none.
+      added: by stream what the blocks add to the tokens, in place of running them, as
+        `tell_added` returned it.
+      tell_added: also return what the blocks add to the tokens.
 
     Returns:
       Velocities with the shapes of the latents (out_channels), by stream; with
-      `collect`, the pair (velocities, keys).
+      `collect`, the pair (velocities, keys); with `tell_added`, (velocities, added).
 
     Raises:
       ValueError: streams that exchange by places in the clip, one of them absent, and
@@ -186,6 +191,22 @@ class JointDiT(nn.Module):
     geometry = geometry or token_geometry(self.streams, latents)
     if exchange_of(self.cross).placed and not (geometry.t and geometry.a):
       raise ValueError(f"got {geometry}; expected the token counts of both streams")
+    if added is None:
+      before = x
+      x, collected = self._blocks(route, geometry, collect)(
+        x, dict(keys or {}), left_out, e0, tables, context, images, _masks(route)
+      )
+      added = {s: x[s] - before[s] for s in x} if tell_added else None
+    else:
+      x = {s: x[s] + added[s] for s in x}
+    out = {s: parts[s].unembed(x[s], e[s], rows[s]) for s in present}
+    out = {s: from_grid(s, v) for s, v in out.items()}
+    if tell_added:
+      return out, added
+    return (out, collected) if collect else out
+
+  def _blocks(self, route: Route, geometry: Geometry, collect: bool):
+    """All blocks: one scan over depth."""
     scan = nn.scan(
       _rematted(self.remat),
       variable_axes={"params": 0, "intermediates": 0},
@@ -194,23 +215,16 @@ class JointDiT(nn.Module):
       in_axes=(0, 0) + (nn.broadcast,) * 5,
       length=self.depth,
     )
-    static, masks = _split_route(route)
-    blocks = scan(
+    return scan(
       self.streams,
       self.cross,
       geometry,
-      static,
+      _static(route),
       collect,
       self.dtype,
       self.kernel,
       name="blocks",
     )
-    x, collected = blocks(
-      x, dict(keys or {}), left_out, e0, tables, context, images, masks
-    )
-    out = {s: parts[s].unembed(x[s], e[s], rows[s]) for s in present}
-    out = {s: from_grid(s, v) for s, v in out.items()}
-    return (out, collected) if collect else out
 
 
 def as_grid(stream: str, x: Float[Array, "b ..."]) -> Float[Array, "b t h w c"]:
@@ -245,13 +259,17 @@ def token_geometry(streams, latents) -> Geometry:
   return Geometry(t, h, w, a)
 
 
-def _split_route(route: Route):
-  """The static names of a route, and its masks by sample."""
+def _static(route: Route) -> tuple[tuple[str, ...], tuple[str, ...]]:
+  """The streams that a route lets read, and detaches, as far as this is static."""
   # A mask by sample counts as reading: some sample may.
-  named = lambda d: tuple(s for s, v in d.items() if v is not False)
+  reads = tuple(s for s, v in route.reads.items() if v is not False)
+  return reads, tuple(s for s, v in route.detached.items() if v is True)
+
+
+def _masks(route: Route) -> Route:
+  """The masks by sample of a route."""
   masks = lambda d: {s: v for s, v in d.items() if not isinstance(v, bool)}
-  static = named(route.reads), tuple(s for s, v in route.detached.items() if v is True)
-  return static, Route(masks(route.reads), masks(route.detached))
+  return Route(masks(route.reads), masks(route.detached))
 
 
 def _rematted(policy: str):

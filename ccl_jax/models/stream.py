@@ -84,12 +84,12 @@ class StreamConfig:
     """d, the channels of an attention head: width / heads."""
     return self.width // self.heads
 
-  def rope_table(self, t: int, h: int, w: int) -> Float[Array, "t s p 2"]:
-    """(cos, sin) of the positions of t x h x w tokens in self-attention, p = d/2."""
+  def rope_table(self, t: int, h: int, w: int) -> Float[Array, "2 t s d"]:
+    """(cos, sin) of the positions of t x h x w tokens in self-attention."""
     if self.positions == "grid":
       return rope.grid(t, h, w, self.head_width, rate=self.rate)
     turn = {"line": rope.line, "time": rope.temporal}[self.positions]
-    return turn(self.rate * np.arange(t), self.head_width)[:, None]
+    return turn(self.rate * np.arange(t), self.head_width)[:, :, None]
 
 
 class SelfAttention(nn.Module):
@@ -108,14 +108,14 @@ class SelfAttention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b t s c"], table: Float[Array, "t s p 2"]
+    self, x: Float[Array, "b t s c"], table: Float[Array, "2 t s d"]
   ) -> Float[Array, "b t s c"]:
     project = lambda name: dense(self.width, self.dtype, name)(x)
     # Wan2.1 norms q and k over all heads together, then rotates head by head.
-    q = rope.rotate(heads(RMSNorm(name="norm_q")(project("q")), self.heads), table)
-    k = rope.rotate(heads(RMSNorm(name="norm_k")(project("k")), self.heads), table)
+    q = heads(RMSNorm(name="norm_q")(project("q")), self.heads)
+    k = heads(RMSNorm(name="norm_k")(project("k")), self.heads)
+    q, k = (rope.rotate(x, table, self.dtype) for x in (q, k))
     v = heads(project("v"), self.heads)
-    q, k = q.astype(self.dtype), k.astype(self.dtype)
     return dense(self.width, self.dtype, "o")(
       merge(self_attention(q, k, v, self.kernel))
     )
@@ -186,7 +186,7 @@ class Block(nn.Module):
     self,
     x: Float[Array, "b t s c"],
     e: Float[Array, "b f 6 c"],
-    table: Float[Array, "t s p 2"],
+    table: Float[Array, "2 t s d"],
   ) -> Float[Array, "b t s c"]:
     """First part of the block: self-attention.
 

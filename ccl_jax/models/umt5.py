@@ -168,14 +168,14 @@ class UMT5Text(struct.PyTreeNode):
 
   Attributes:
     params: of `UMT5Encoder`; its sizes are theirs.
-    tokenizer: of the same release.
+    tokenizer: of the same release; None: ids come from elsewhere.
     length: rows of a prompt; longer ones are cut (Wan2.1: 512).
     dtype: of matrix products, and of the parameters in memory.
     links: where the parameters are stored; see ccl_jax/codecs/bundle.py.
   """
 
   params: Any  # not typed as arrays: transformations put shapes, shardings here
-  tokenizer: Tokenizer = struct.field(pytree_node=False)
+  tokenizer: Tokenizer | None = struct.field(pytree_node=False)
   length: int = struct.field(pytree_node=False, default=512)
   dtype: str = struct.field(pytree_node=False, default="bfloat16")
   links: tuple = struct.field(pytree_node=False, default=())

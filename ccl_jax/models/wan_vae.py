@@ -16,8 +16,8 @@ ways to need less memory than the whole clip at once:
   chunk   so many latent frames at a time, the first call taking frame 0 and what is
           left over, the others a scan that carries the last two inputs of every
           convolution: the same numbers, up to rounding
-  tile    squares of so many pixels, blended where they overlap: not the same numbers,
-          as a tile does not see beyond its border
+  tile    squares of so many pixels, blended where they overlap as diffusers does: not
+          the same numbers as without, as a tile does not see beyond its border
 """
 
 from collections.abc import Callable
@@ -164,10 +164,12 @@ class WanVideoCodec(struct.PyTreeNode):
     if self.tile is None:
       return
     side = self.stride[1]
-    if self.tile % side or self.overlap % side or not 0 <= self.overlap < self.tile:
+    if (
+      self.tile % side or self.overlap % side or not 0 <= self.overlap <= self.tile / 2
+    ):
       raise UsageError(
         f"got tiles of {self.tile} pixels that overlap by {self.overlap}, expected "
-        f"multiples of {side}, the overlap less than the tile: use 256 and 64"
+        f"multiples of {side}, the overlap half a tile at most: use 256 and 64"
       )
 
   @property
@@ -204,13 +206,21 @@ class WanVideoCodec(struct.PyTreeNode):
   def decode(self, latent: Float[Array, "b t h w c"]) -> Float[Array, "b F H W 3"]:
     """Pixels in [-1, 1] of latents: F = 4 t - 3 frames."""
     run = lambda x: decode(self.params, x, self.chunk, self.release)
-    return jnp.clip(self._tiled(run, latent, (1, self.stride[1])), -1, 1)
+    # Blended as they leave the network: the pixels of a fold have one weight.
+    pixels = self._tiled(run, latent, (1, self.stride[1]), self.release.fold)
+    return jnp.clip(pixels, -1, 1)
 
-  def _tiled(self, run: Callable[[Array], Array], x: Array, scales: tuple[int, int]):
+  def _tiled(
+    self,
+    run: Callable[[Array], Array],
+    x: Array,
+    scales: tuple[int, int],
+    step: int = 1,
+  ) -> Array:
     if self.tile is None:
       return run(x)
     tile, overlap = self.tile // self.stride[1], self.overlap // self.stride[1]
-    return tiled(run, x, tile=tile, overlap=overlap, scales=scales)
+    return tiled(run, x, tile=tile, overlap=overlap, scales=scales, step=step)
 
 
 class Wan22VideoCodec(WanVideoCodec):

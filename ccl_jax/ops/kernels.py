@@ -14,14 +14,15 @@ ops/context_parallel.py for more.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from ccl_jax.errors import UsageError
+from ccl_jax.ops import splash
 
 NAMES = ("dense", "chunked", "splash", "cudnn", "tokamax")
 SAVED = "attention"  # the name of what remat may keep: outputs and log-sum-exps
@@ -37,18 +38,19 @@ class Kernel:
   Attributes:
     name: one of `NAMES`.
     block_q, block_kv: rows of a block, forward. On a TPU multiples of 128; lengths are
-      padded up to them, so that 32,760 tokens fill 2^15 with any power of two.
+      padded up to them, so that 32,760 tokens fill 2^15 with any power of two. The
+      defaults need `sharding.compiler_options`.
     block_kv_compute: part of a block that is multiplied at once.
     block_q_dkv, block_kv_dkv: of the backward pass.
     interpret: run a TPU kernel on a processor, slowly.
   """
 
   name: str = "dense"
-  block_q: int = 1024
+  block_q: int = 2048
   block_kv: int = 2048
   block_kv_compute: int = 1024
-  block_q_dkv: int = 512
-  block_kv_dkv: int = 1024
+  block_q_dkv: int = 1024
+  block_kv_dkv: int = 2048
   interpret: bool = False
 
   def __post_init__(self):
@@ -96,14 +98,32 @@ def _splash(kernel: Kernel, q: Q, k: K, v: K) -> Q:
   # Blocks of the forward and of the backward pass must both divide the length.
   q_size = _padded(q.shape[1], kernel.block_q, kernel.block_q_dkv)
   k_size = _padded(k.shape[1], kernel.block_kv, kernel.block_kv_dkv)
-  run = _splash_program(kernel, q.shape[2], q_size, k_size, k.shape[1])
-  pad = lambda x, size: jnp.pad(x, ((0, 0), (0, size - x.shape[1]), (0, 0), (0, 0)))
-  heads_first = lambda x, size: pad(x, size).swapaxes(1, 2)
+  fit = lambda block, size: min(block, size)
+  blocks = {
+    "block_q": fit(kernel.block_q, q_size),
+    "block_kv": fit(kernel.block_kv, k_size),
+    "block_kv_compute": fit(kernel.block_kv_compute, k_size),
+    "block_q_dkv": fit(kernel.block_q_dkv, q_size),
+    "block_kv_dkv": fit(kernel.block_kv_dkv, k_size),
+    "block_kv_dkv_compute": fit(kernel.block_q_dkv, k_size),
+    # Fused, the backward pass would keep a query gradient for every block of keys.
+    "block_q_dq": fit(kernel.block_q_dkv, q_size),
+    "block_kv_dq": fit(kernel.block_kv_dkv, k_size),
+  }
+  program = splash.Program(
+    heads=q.shape[2],
+    sizes=(q_size, k_size),
+    valid=k.shape[1],
+    blocks=tuple(blocks.items()),
+    saved=SAVED,
+    interpret=kernel.interpret,
+  )
   # Splash does not scale its logits.
   scaled = q * q.shape[-1] ** -0.5
-  out = jax.vmap(run)(
-    heads_first(scaled, q_size), heads_first(k, k_size), heads_first(v, k_size)
-  )
+  scaled = jnp.pad(scaled, ((0, 0), (0, q_size - q.shape[1]), (0, 0), (0, 0)))
+  heads_first = lambda x: x.swapaxes(1, 2)
+  attend = functools.partial(splash.attend, program)
+  out = jax.vmap(attend)(heads_first(scaled), heads_first(k), heads_first(v))
   return out.swapaxes(1, 2)[:, : q.shape[1]].astype(q.dtype)
 
 
@@ -114,54 +134,6 @@ def _padded(length: int, *blocks: int) -> int:
   lanes = -(-length // 128) * 128
   unit = max((b for b in blocks if b <= lanes), default=lanes)
   return -(-lanes // unit) * unit
-
-
-def _splash_program(kernel: Kernel, heads: int, q_size: int, k_size: int, valid: int):
-  from jax.experimental.pallas.ops.tpu.splash_attention import (
-    splash_attention_kernel as splash,
-  )
-  from jax.experimental.pallas.ops.tpu.splash_attention import (
-    splash_attention_mask as masks,
-  )
-
-  class Valid(masks.Mask):
-    """Keys before `valid`, without an array of all pairs."""
-
-    shape = q_size, k_size
-
-    def __getitem__(self, index):
-      rows, columns = (
-        np.arange(n)[part] for n, part in zip((q_size, k_size), index, strict=True)
-      )
-      return np.broadcast_to(columns[None] < valid, (len(rows), len(columns)))
-
-    def __eq__(self, other):
-      return isinstance(other, Valid)
-
-    def __hash__(self):
-      return hash((q_size, k_size, valid))
-
-  mask = masks.FullMask((q_size, k_size)) if valid == k_size else Valid()
-  fit = lambda block, size: min(block, size)
-  blocks = splash.BlockSizes(
-    block_q=fit(kernel.block_q, q_size),
-    block_kv=fit(kernel.block_kv, k_size),
-    block_kv_compute=fit(kernel.block_kv_compute, k_size),
-    block_q_dkv=fit(kernel.block_q_dkv, q_size),
-    block_kv_dkv=fit(kernel.block_kv_dkv, k_size),
-    block_kv_dkv_compute=fit(kernel.block_q_dkv, k_size),
-    # Fused, the backward pass would keep a query gradient for every block of keys.
-    block_q_dq=fit(kernel.block_q_dkv, q_size),
-    block_kv_dq=fit(kernel.block_kv_dkv, k_size),
-  )
-  return splash.make_splash_mha(
-    masks.MultiHeadMask([mask] * heads),
-    block_sizes=blocks,
-    head_shards=1,
-    q_seq_shards=1,
-    residual_checkpoint_name=SAVED,
-    interpret=kernel.interpret,
-  )
 
 
 def _cudnn(kernel: Kernel, q: Q, k: K, v: K) -> Q:

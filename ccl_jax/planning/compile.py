@@ -1,113 +1,40 @@
 """Compiles programs for chips that may be absent: do they fit, how fast are they?"""
 
-import dataclasses
 import itertools
-import json
 import math
 import time
-from typing import Annotated
 
 import jax
-import pydantic
-from typing_extensions import TypedDict
 
 from ccl_jax.data.spec import ClipSpec
-from ccl_jax.documents import Number
 from ccl_jax.errors import UsageError, bind
+from ccl_jax.generation.memory import held, worked_in
+from ccl_jax.generation.meshes import chosen_shape
 from ccl_jax.generation.sampling import Sampling, sample_latents
 from ccl_jax.models.byte_text import LENGTHS
-from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.joint import geometry_of
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import build_model, parameter_shapes
 from ccl_jax.models.stream import CLIP_TOKENS, CLIP_WIDTH
-from ccl_jax.planning.chips import CHIPS, GIB, Chip
+from ccl_jax.planning.chips import Chip
+from ccl_jax.planning.floors import arithmetic
+from ccl_jax.planning.phases import Phase, codec_shapes, decoding_phase, text_phase
+from ccl_jax.planning.predict import predict
+from ccl_jax.planning.program import Program
+from ccl_jax.planning.report import Report, show
+from ccl_jax.planning.topologies import compiler, parse_topology
 from ccl_jax.planning.traffic import collectives, table
-from ccl_jax.sharding import batch_sharding, make_mesh, parameter_shardings
+from ccl_jax.sharding import (
+  batch_sharding,
+  compiler_options,
+  make_mesh,
+  parameter_shardings,
+)
 from ccl_jax.tasks import GENERATIONS
 from ccl_jax.training.build import build_run
 
-WORSE = 1.02  # of an earlier report's memory or traffic: more is a regression
 POLICIES = ("full", "save_attention")
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-  """The facts about one compiled program; bytes and FLOPs are of one chip.
-
-  Attributes:
-    topology, mesh, batch, program, remat: what was compiled.
-    hbm_bytes, hbm_limit: peak memory, and what the chip has.
-    model_flops, hardware_flops: without and with what is recomputed.
-    traffic_bytes: sent per step.
-    collectives: (kind, runs, bytes sent).
-    largest: the collective that sends most.
-    seconds: floors of a step: "arithmetic", "memory", "network".
-    mfu: if nothing overlaps, and if everything does.
-    compile_seconds: of the compiler.
-  """
-
-  topology: str
-  mesh: tuple[int, ...]
-  batch: int
-  program: str
-  remat: str
-  hbm_bytes: int
-  hbm_limit: float
-  model_flops: float
-  hardware_flops: float
-  traffic_bytes: int
-  collectives: list[tuple[str, int, float]]
-  largest: str
-  seconds: dict[str, float]
-  mfu: tuple[float, float]
-  compile_seconds: float
-
-  @property
-  def fits(self) -> bool:
-    """Whether the program's peak memory is within the chip's."""
-    return self.hbm_bytes <= self.hbm_limit
-
-
-def parse_topology(name: str) -> tuple[Chip, list]:
-  """The chip, and the devices that the topology has.
-
-  Args:
-    name: KIND:AxB or KIND:AxBxC of TPUs, or cpu:N.
-
-  Raises:
-    UsageError: no such kind or arrangement, or no libtpu.
-  """
-  kind, _, shape = name.partition(":")
-  if kind == "cpu" and shape.isdigit():
-    devices = jax.devices("cpu")
-    if len(devices) < int(shape):
-      raise UsageError(
-        f"--topology {name}: this host shows {len(devices)} devices; set "
-        f"JAX_NUM_CPU_DEVICES={shape}"
-      )
-    return CHIPS[kind], devices[: int(shape)]
-  kinds = [k for k in CHIPS if k.startswith("v")]
-  if kind not in kinds or not shape:
-    raise UsageError(
-      f"--topology {name}: expected KIND:AxB or AxBxC with KIND one of "
-      f"{', '.join(kinds)}, e.g. v5p:4x4x4 or v6e:8x8; or cpu:8"
-    )
-  from jax.experimental import topologies
-
-  try:
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
-  except Exception as e:  # the compiler's own, of several types
-    text = str(e).splitlines()[0][:200]
-    if "libtpu" in str(e).lower() and "topology" not in str(e).lower():
-      raise UsageError(
-        f"cannot compile for {name}: {text}; pip install 'ccl_jax[tpu]'"
-      ) from e
-    raise UsageError(
-      f"--topology {name}: {text}; v5p and v4 take AxBxC with sides 2, 4, 8, 12, 16, "
-      "v6e and v5e AxB such as 4x4, 8x8, 16x16"
-    ) from e
-  return CHIPS[kind], topology.devices
+STEPS = 50  # of sampling, in one scan
 
 
 def lower_train(config, mesh, batch: int):
@@ -115,8 +42,9 @@ def lower_train(config, mesh, batch: int):
   text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
   run = build_run(config, mesh, text, batch=batch)
   spec = bind("clip", config.clip, ClipSpec)
-  data = _latents(run.model, spec, batch, mesh) | _image(run.model, spec, batch, mesh)
-  data["text"] = _array((batch, *text), batch_sharding(mesh))
+  rows = batch_sharding(mesh)
+  data = _latents(run.model, spec, batch, rows) | _image(run.model, spec, batch, rows)
+  data["text"] = _array((batch, *text), rows)
   data["null_text"] = _array(text, jax.NamedSharding(mesh, jax.P()))
   _, step = run.step_of(0, data)
   with jax.set_mesh(mesh):  # from here on nothing may be computed, only traced
@@ -134,7 +62,7 @@ def compile_train(config, mesh, batch: int):
 def compile_generate(config, mesh, batch: int):
   """The compiled sampling of `batch` clips, of joint generation with guidance.
 
-  It has 50 steps, in one scan.
+  It has `STEPS` steps, in one scan.
   """
   spec = bind("clip", config.clip, ClipSpec)
   model = bind("model", config.model, build_model)
@@ -154,30 +82,63 @@ def compile_generate(config, mesh, batch: int):
       kind,
       noise,
       conditions,
-      Sampling(guidance=guidance, steps=50, shift=5.0),
+      Sampling(guidance=guidance, steps=STEPS, shift=5.0, solver="unipc"),
     )
 
-  shapes = stored_as(parameter_shapes(model, text, batch=batch), model.dtype)
-  shapes = jax.tree.map(
-    lambda x, s: x.update(sharding=s), shapes, parameter_shardings(shapes, mesh)
-  )
-  # Conditional and null prompt, as guidance stacks them.
-  texts = _array((2, batch, *text), jax.NamedSharding(mesh, jax.P(None, "data")))
-  noise = _latents(model, spec, batch, mesh)
+  shapes = _parameters(model, text, mesh, batch)
+  # Conditional and null prompt, as guidance stacks them; whole on every device, as
+  # `Pipeline.generate` has them.
+  whole = jax.NamedSharding(mesh, jax.P())
+  texts = _array((2, batch, *text), whole)
+  noise = _latents(model, spec, batch, whole)
   with jax.set_mesh(mesh):
-    image = _image(model, spec, batch, mesh)
-    return jax.jit(program).lower(shapes, noise, texts, image).compile()
+    image = _image(model, spec, batch, whole)
+    jitted = jax.jit(program, compiler_options=compiler_options(mesh))
+    return jitted.lower(shapes, noise, texts, image).compile()
 
 
-def _latents(model, spec: ClipSpec, batch: int, mesh):
-  sizes = {"video": spec.latent_shape, "audio": (spec.audio_tokens,)}
+def compile_phases(
+  config, mesh, batch: int, limit: float, sampling
+) -> dict[str, Phase]:
+  """What the phases of a generation need of a chip: those beside its sampling are
+  compiled.
+
+  Args:
+    config, mesh, batch: of the run to plan.
+    limit: bytes of a chip.
+    sampling: of `compile_generate`.
+  """
+  spec = bind("clip", config.clip, ClipSpec)
+  model = bind("model", config.model, build_model)
+  text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
+  codecs = codec_shapes(model, text, mesh)
+  rest = held(codecs._replace(text=None))
+  parameters = held(_parameters(model, text, mesh, batch))
   return {
-    s: _array((batch, *sizes[s], c.out_channels), batch_sharding(mesh))
-    for s, c in model.streams
+    "text": text_phase(codecs, text[0], mesh),
+    # All its arguments are used: it makes every stream of the model.
+    "sampling": Phase(
+      sampling.memory_analysis().argument_size_in_bytes + worked_in(sampling) + rest,
+      rest,
+    ),
+    "decoding": decoding_phase(codecs, spec, batch, mesh, parameters, limit),
   }
 
 
-def _image(model, spec: ClipSpec, batch: int, mesh):
+def _parameters(model, text, mesh, batch: int):
+  """Shapes of a model's parameters for generation, spread over a mesh."""
+  shapes = stored_as(parameter_shapes(model, text, batch=batch), model.dtype)
+  return jax.tree.map(
+    lambda x, s: x.update(sharding=s), shapes, parameter_shardings(shapes, mesh)
+  )
+
+
+def _latents(model, spec: ClipSpec, batch: int, rows):
+  sizes = {"video": spec.latent_shape, "audio": (spec.audio_tokens,)}
+  return {s: _array((batch, *sizes[s], c.out_channels), rows) for s, c in model.streams}
+
+
+def _image(model, spec: ClipSpec, batch: int, rows):
   """Shapes of a model's image condition beside the latents, {} if it takes none: the
   mask with the image's latent, and CLIP tokens (`codecs.images.image_condition`).
   """
@@ -186,7 +147,6 @@ def _image(model, spec: ClipSpec, batch: int, mesh):
     return {}
   condition = (batch, *spec.latent_shape, video.in_channels - video.out_channels)
   tokens = (batch, CLIP_TOKENS, CLIP_WIDTH)
-  rows = batch_sharding(mesh)
   return {"condition": _array(condition, rows), "image": _array(tokens, rows)}
 
 
@@ -194,51 +154,58 @@ def _array(shape, sharding):
   return jax.ShapeDtypeStruct(shape, jax.numpy.float32, sharding=sharding)
 
 
-def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
+def plan(
+  config, topology: str, shape, batch: int, generate: bool, slices: int = 1
+) -> Report:
   """Compiles a program, and reports on it.
 
   Args:
     config: of the run.
-    topology: see `parse_topology`.
-    shape: of the mesh.
+    topology, slices: see `parse_topology`.
+    shape: of the mesh; None: see `default_mesh`.
     batch: clips, over all chips.
     generate: a sampling step, in place of a train step.
 
   Raises:
     UsageError: the mesh, the batch or the clip do not fit one another.
   """
-  chip, devices = parse_topology(topology)
-  mesh = make_mesh(shape, devices, tuple(config.slices))
-  check(config, mesh, batch)
+  chip, devices = parse_topology(topology, slices)
+  if shape is None:
+    shape = default_mesh(config, chip, len(devices), batch, generate, slices)
+  mesh = make_mesh(shape, devices, across(slices, shape, tuple(config.slices)))
+  check(config, mesh, batch, generate)
   start = time.perf_counter()
   compiled = (compile_generate if generate else compile_train)(config, mesh, batch)
+  phases = {}
+  if generate:
+    phases = compile_phases(config, mesh, batch, chip.hbm, compiled)
   took = time.perf_counter() - start
   memory = compiled.memory_analysis()
-  instructions = collectives(compiled.as_text())
+  program = Program(compiled.as_text())
+  steps = STEPS if generate else 1
   model = build_model(**config.model)
   geometry = geometry_of(model, ClipSpec(**config.clip))
   text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
-  forward = sum(forward_flops(model, geometry, *text).values()) * batch / len(devices)
-  # A train step is three forward passes; what remat makes again is a fourth. A step of
-  # guided sampling is two.
-  useful = (2 if generate else 3) * forward
-  again = forward if config.model.remat != "none" and not generate else 0.0
-  traffic = int(sum(c.times * c.moved for c in instructions))
-  if generate:
-    # The scan's trips are in `times`: a step is one of 50.
-    traffic //= 50
+  work = arithmetic(model, geometry, text, batch / len(devices), chip, generate)
   moved = (
     # Bytes through HBM, at the least: arguments in, results out, temporaries both ways.
     memory.argument_size_in_bytes
     + memory.output_size_in_bytes
     + 2 * memory.temp_size_in_bytes
   )
+  instructions = collectives(program)
+  # Of all steps of the program, in one of them: over links, and between slices.
+  sent = lambda between: (
+    sum(c.times * c.moved for c in instructions if c.between == between) / steps
+  )
   seconds = {
-    "arithmetic": (useful + again) / chip.flops,
+    "arithmetic": work.seconds,
     "memory": moved / chip.hbm_rate,
-    "network": traffic / chip.link_rate,
+    "network": sent(False) / chip.link_rate
+    + (sent(True) / chip.network_rate if slices > 1 else 0.0),
   }
-  ideal = useful / chip.flops
+  ideal = work.model / chip.flops
+  prediction = predict(program, topology.partition(":")[0], steps)
   largest = max(instructions, key=lambda c: c.moved, default="none")
   return Report(
     topology=topology,
@@ -248,9 +215,9 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
     remat=config.model.remat,
     hbm_bytes=memory.peak_memory_in_bytes,
     hbm_limit=chip.hbm,
-    model_flops=useful,
-    hardware_flops=useful + again,
-    traffic_bytes=traffic,
+    model_flops=work.model,
+    hardware_flops=work.hardware,
+    traffic_bytes=int(sent(False) + sent(True)),
     collectives=table(instructions),
     largest=str(largest),
     seconds=seconds,
@@ -258,17 +225,58 @@ def plan(config, topology: str, shape, batch: int, generate: bool) -> Report:
     # all at once (PaLM, appendix B).
     mfu=(ideal / sum(seconds.values()), ideal / max(seconds.values())),
     compile_seconds=took,
+    phases=phases,
+    slices=slices,
+    prediction=prediction,
+    predicted_mfu=prediction and (ideal / prediction.est, ideal / prediction.low),
+    compiler=compiler(topology),
   )
 
 
-def check(config, mesh, batch: int) -> None:
+def across(slices: int, shape, asked: tuple[int, ...]) -> tuple[int, ...]:
+  """How many parts of each size of a mesh lie on different slices.
+
+  Args:
+    slices: that there are.
+    shape: of the mesh.
+    asked: `config.slices`; where it asks for none, slices part `data` or, if that does
+      not divide by them, `fsdp`.
+  """
+  if math.prod(asked) > 1 or slices == 1:
+    return asked
+  return (slices, 1, 1, 1) if shape[0] % slices == 0 else (1, slices, 1, 1)
+
+
+def default_mesh(
+  config, chip: Chip, devices: int, batch: int, generate: bool, slices: int = 1
+) -> tuple[int, ...]:
+  """The sizes of a mesh that nobody names: of a train step all chips of a
+  slice are fsdp, of a generation as `generate` has it on such chips.
+
+  Args:
+    config, batch, generate: see `plan`.
+    chip: one of them, and `devices` how many there are, in so many `slices`.
+  """
+  if not generate:
+    return slices, devices // slices, 1, 1
+  model = bind("model", config.model, build_model)
+  spec = bind("clip", config.clip, ClipSpec)
+  # With a negative evaluation a clip.
+  return chosen_shape(model, spec, 2 * batch, devices, int(chip.hbm))
+
+
+def check(config, mesh, batch: int, generate: bool = False) -> None:
   """Checks that clips and model divide as the mesh asks.
+
+  Args:
+    config, batch, generate: see `plan`.
+    mesh: of the chips.
 
   Raises:
     UsageError: they do not; it names the nearest sizes that do.
   """
   rows = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulate
-  if batch % rows:
+  if batch % rows and not generate:
     below = batch // rows * rows
     near = " or ".join(str(n) for n in (below, below + rows) if n)
     raise UsageError(
@@ -295,103 +303,45 @@ def check(config, mesh, batch: int) -> None:
       )
 
 
-def show(r: Report) -> str:
-  """A report as lines of text for people."""
-  verdict = "fits" if r.fits else "DOES NOT FIT"
-  lines = [
-    f"{r.program} on {r.topology}, mesh {r.mesh} (data, fsdp, context, tensor), "
-    f"batch {r.batch}, remat {r.remat}",
-    f"  memory      {r.hbm_bytes / GIB:.2f} of {r.hbm_limit / GIB:.2f} GiB a chip: "
-    f"{verdict}",
-    f"  FLOPs       {r.model_flops / 1e12:.1f} TFLOP a chip, with recomputation "
-    f"{r.hardware_flops / 1e12:.1f}",
-    f"  network     {r.traffic_bytes / 1e9:.2f} GB a chip; largest {r.largest}",
-  ]
-  for kind, count, size in r.collectives:
-    lines.append(f"    {kind:20} x {count:<6} {size / 1e9:9.3f} GB")
-  floors = ", ".join(f"{k} {v:.3f} s" for k, v in r.seconds.items())
-  lines.append(f"  floors      {floors}")
-  lines.append(
-    f"  step        {max(r.seconds.values()):.2f} s if all overlaps, "
-    f"{sum(r.seconds.values()):.2f} s if nothing does: MFU at most {r.mfu[1]:.0%}, "
-    f"{r.mfu[0]:.0%}"
-  )
-  lines.append(f"  compiled in {r.compile_seconds:.0f} s")
-  return "\n".join(lines)
-
-
-class Earlier(TypedDict):
-  """What is read of a report that was written as JSON."""
-
-  topology: str
-  mesh: list[int]
-  batch: int
-  program: str
-  remat: str
-  hbm_bytes: Annotated[float, pydantic.Field(gt=0)]
-  traffic_bytes: Number
-  hardware_flops: Annotated[float, pydantic.Field(gt=0)]
-
-
-def regressions(new: Report, old: dict) -> list[str]:
-  """Lines on what is worse than in an earlier report of the same program.
-
-  Args:
-    new: the report.
-    old: the earlier one, as JSON.
-
-  Raises:
-    UsageError: the reports are of different programs.
-  """
-  same = ("topology", "mesh", "batch", "program", "remat")
-  for key in same:
-    value = getattr(new, key)
-    if json.loads(json.dumps(value)) != old[key]:
-      raise UsageError(f"--compare: that report has {key} {old[key]}, this one {value}")
-  return [
-    f"{key}: {old[key]} -> {getattr(new, key)} ({getattr(new, key) / old[key]:.3f}x)"
-    for key in ("hbm_bytes", "traffic_bytes", "hardware_flops")
-    if getattr(new, key) > WORSE * old[key]
-  ]
-
-
-def meshes(devices: int, batch: int, space: int, heads: int):
+def meshes(devices: int, batch: int, space: int, heads: int, slices: int = 1):
   """Shapes of meshes worth trying.
 
-  All chips are fsdp, but for powers of two of them as context or tensor.
+  A slice's chips are fsdp, but for powers of two of them as context or tensor, and
+  slices are data: between them go gradients alone.
 
   Args:
     devices: chips.
-    batch: clips, which fsdp must divide.
+    batch: clips, which data x fsdp must divide.
     space: tokens of a latent frame, which context must divide.
     heads: which tensor must divide.
+    slices: that the chips are parted in.
   """
   for context, tensor in itertools.product((1, 2, 4, 8), (1, 2, 4)):
-    rows, rest = divmod(devices, context * tensor)
-    if rest or batch % rows or space % context or heads % tensor:
+    rows, rest = divmod(devices, slices * context * tensor)
+    if rest or batch % (slices * rows) or space % context or heads % tensor:
       continue
-    yield (1, rows, context, tensor)
+    yield (slices, rows, context, tensor)
 
 
-def sweep(config, topology: str, batch: int, generate: bool):
+def sweep(config, topology: str, batch: int, generate: bool, slices: int = 1):
   """Yields reports of every mesh and policy that compiles, and prints each.
 
   Args:
-    config, topology, batch, generate: see `plan`.
+    config, topology, batch, generate, slices: see `plan`.
   """
-  _, devices = parse_topology(topology)
+  _, devices = parse_topology(topology, slices)
   model = build_model(**config.model)
   geometry = geometry_of(model, ClipSpec(**config.clip))
   # Tensor parallelism splits heads, of both streams alike.
   heads = math.gcd(*(c.heads for _, c in model.streams))
   policies = (config.model.remat,) if generate else POLICIES
   space = geometry.h * geometry.w
-  for shape in meshes(len(devices), batch, space, heads):
+  for shape in meshes(len(devices), batch, space, heads, slices):
     for policy in policies:
       with config.unlocked():
         config.model.remat = policy
       try:
-        report = plan(config, topology, shape, batch, generate)
+        report = plan(config, topology, shape, batch, generate, slices)
       except Exception as e:  # out of memory, or of what the compiler can do
         if isinstance(e, UsageError) or "RESOURCE_EXHAUSTED" not in str(e):
           raise

@@ -1,8 +1,14 @@
-"""Reads from a compiled program's text what it moves between devices.
+"""Reads from a compiled program what it moves between devices.
 
-XLA's cost analysis does not count communication, so the instructions are read: each has
-a kind, the shape of its result, and a computation that it stands in. The body of a scan
-stands in the text once; the loop around it says how often it runs.
+XLA's cost analysis does not count communication, so the instructions are read. Some are
+not what they are called:
+
+  start and done        what a started collective makes stands at its end; the start's
+                        result holds its operands too, and those of several in one
+  all-reduce-scatter    a fusion of an all-reduce and of the slice that a device keeps:
+                        how compilers for TPUs write a reduce-scatter, and run one
+  send and recv         to the host, for another slice: a part of a collective that the
+                        data-centre network carries
 """
 
 import math
@@ -10,29 +16,20 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
+from ccl_jax.planning.program import BYTES, Instruction, Program, arrays
+
 KINDS = (
   "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute",
 )  # fmt: skip
-_BYTES = {
-  "pred": 1, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1, "s16": 2, "u16": 2,
-  "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8,
-}  # fmt: skip
-_INSTRUCTION = re.compile(
-  r"= (?P<result>\(.*?\)|\S+) (?P<kind>" + "|".join(KINDS) + r")(?P<start>-start)?\("
-)
-_COMPUTATION = re.compile(r"(ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{\s*$")
-_LOOP = re.compile(r" while\(.*condition=%?([\w.\-]+)")
-_LIMIT = re.compile(r"s32\[\]\S* constant\((\d+)\)")
-_CALLED = re.compile(r"(?:body|to_apply|calls|called_computations=\{)=?%?([\w.\-]+)")
-_TRIPS = re.compile(r"known_trip_count[^\d]*(\d+)")
 # Devices that talk to one another: the first of {{0,1},{2,3}}; [n,size]<=[..]; axes
 # of mesh['a'=4,'b'=2] {'a'}. None named: all.
 _GROUPS = re.compile(
   r"replica_groups=(?:\{\{(?P<list>[\d,]*)\}|\[\d+,(?P<size>\d+)\]<="
   r"|mesh\[(?P<mesh>[^\]]*)\] \{(?P<axes>[^}]*)\})"
 )
-_DEVICES = re.compile(r"num_partitions=(\d+)")
-_SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
+# Between slices: the kind, and the slices that take part.
+_BETWEEN = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+_SLICES = re.compile(r'_xla_megascale_target="\{([\d,:]*)\}')
 
 
 class Collective(NamedTuple):
@@ -40,9 +37,10 @@ class Collective(NamedTuple):
 
   Attributes:
     kind: of `KINDS`.
-    dtype, shape: of the largest array it makes on a device.
-    group: devices that take part.
+    dtype, shape: of an array it makes on a device.
+    group: devices that take part; of a collective between slices, slices.
     times: how often it runs.
+    between: over the data-centre network, from slice to slice.
   """
 
   kind: str
@@ -50,16 +48,17 @@ class Collective(NamedTuple):
   shape: tuple[int, ...]
   group: int
   times: int = 1
+  between: bool = False
 
   @property
   def elements(self) -> int:
-    """Elements of the largest array that it makes."""
+    """Elements of the array that it makes."""
     return math.prod(self.shape)
 
   @property
   def nbytes(self) -> int:
-    """Bytes of the largest array that it makes."""
-    return self.elements * _BYTES[self.dtype]
+    """Bytes of the array that it makes."""
+    return self.elements * BYTES[self.dtype]
 
   @property
   def moved(self) -> float:
@@ -78,30 +77,94 @@ class Collective(NamedTuple):
     return float(factor * self.nbytes)
 
   def __str__(self) -> str:
-    return f"{self.kind} {self.dtype}[{','.join(map(str, self.shape))}]"
+    between = " between slices" if self.between else ""
+    return f"{self.kind} {self.dtype}[{','.join(map(str, self.shape))}]{between}"
 
 
-def collectives(text: str) -> list[Collective]:
-  """All collectives in `compiled.as_text()`, in order, with how often they run.
+def collectives(program: Program) -> list[Collective]:
+  """All collectives of a program, in order, with how often they run.
 
   Those of one device are left out.
   """
-  times = _times(text)
-  devices = _DEVICES.search(text)
-  instructions, place = [], ""
-  for line in text.splitlines():
-    header = _COMPUTATION.match(line)
-    if header:
-      place = header["name"]
-    match = _INSTRUCTION.search(line)
-    if match is None:
-      continue
-    group = _group(line) or int(devices[1] if devices else 1)
-    for result in _results(match["result"], bool(match["start"])):
-      instructions.append(
-        Collective(match["kind"], *result, group, times.get(place, 1))
-      )
-  return [c for c in instructions if c.group > 1]
+  return [
+    c._replace(times=program.runs.get(place, 1))
+    for place, instructions in program.computations.items()
+    for instruction in instructions
+    for c in collective(program, instruction)
+  ]
+
+
+def collective(program: Program, instruction: Instruction) -> list[Collective]:
+  """What an instruction moves itself, each array by itself; [] if nothing.
+
+  Args:
+    program: the instruction's.
+    instruction: one that ends a started collective moves nothing; its start does.
+  """
+  kind = instruction.op.removesuffix("-start")
+  if instruction.op == "recv":
+    return _between_slices(program, instruction)
+  if kind not in KINDS:
+    return []
+  made = _made(program, instruction)
+  group = _group(instruction.text) or program.devices
+  if group == 1:
+    return []
+  if kind == "all-reduce" and (kept := _kept(program, instruction)):
+    kind, made = "reduce-scatter", kept
+  return [Collective(kind, x.dtype, x.shape, group) for x in made]
+
+
+def _made(program, instruction):
+  """The arrays that an instruction makes, which a start promises."""
+  if not instruction.op.endswith("-start"):
+    return instruction.arrays
+  if end := program.done.get(instruction.name):
+    return end.arrays
+  # Without an end in sight: operands, results and what else the start may need.
+  parts = _parts(instruction.result)
+  return arrays(parts[1] if len(parts) > 1 else instruction.result)
+
+
+def _kept(program, instruction):
+  """The slices that the fusion around an all-reduce keeps; () if it is no such one."""
+  if instruction.place not in program.fused:
+    return ()
+  users = program.users.get(instruction.name, [])
+  if all(user.op == "get-tuple-element" for user in users):
+    users = [x for user in users for x in program.users.get(user.name, [])]
+  if any(user.op != "dynamic-slice" for user in users):
+    return ()
+  return tuple(x for user in users for x in user.arrays)
+
+
+def _between_slices(program, instruction):
+  kind = _BETWEEN.search(instruction.text)
+  slices = _SLICES.search(instruction.text)
+  kind = kind[1].lower().replace("_", "-") if kind else ""
+  if kind not in KINDS or slices is None:
+    return []
+  group = 0
+  for part in slices[1].split(","):
+    first, _, last = part.partition(":")
+    group += int(last or first) - int(first) + 1
+  return [
+    Collective(kind, x.dtype, x.shape, group, between=True)
+    for x in _made(program, instruction)
+    if x.shape  # beside the array there is a token's counter
+  ]
+
+
+def _parts(text: str) -> list[str]:
+  """The elements of a tuple, by their text."""
+  depth, parts = 0, [""]
+  for letter in text[1:-1]:
+    depth += (letter in "([{") - (letter in ")]}")
+    if letter == "," and not depth:
+      parts.append("")
+    else:
+      parts[-1] += letter
+  return parts
 
 
 def _group(line: str) -> int:
@@ -113,46 +176,6 @@ def _group(line: str) -> int:
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", match["mesh"]))
     return math.prod(int(sizes[a]) for a in re.findall(r"\w+", match["axes"]))
   return int(match["size"] or 0) or len(match["list"].split(","))
-
-
-def _times(text: str) -> dict[str, int]:
-  """Number of runs of each computation: a loop's body counts once per trip."""
-  calls, limits, place, entry = {}, {}, "", None
-  for line in text.splitlines():
-    header = _COMPUTATION.match(line)
-    if header:
-      place = header["name"]
-      entry = place if line.startswith("ENTRY") else entry
-      continue
-    if limit := _LIMIT.search(line):
-      limits.setdefault(place, []).append(int(limit[1]))
-    loop, trips = _LOOP.search(line), _TRIPS.search(line)
-    for name in _CALLED.findall(line):
-      # Compilers for TPUs leave the count to the condition, which compares with it.
-      count = (int(trips[1]) if trips else loop[1]) if loop else 1
-      calls.setdefault(place, []).append((name, count))
-  # The largest constant of the condition is the limit of the loop.
-  known = lambda n: n if isinstance(n, int) else max(limits.get(n, [1]))
-  times, todo = {}, [(entry, 1)]
-  while todo:
-    name, count = todo.pop()
-    times[name] = times.get(name, 0) + count
-    todo += [(callee, count * known(n)) for callee, n in calls.get(name, ())]
-  return times
-
-
-def _results(text: str, started: bool) -> list[tuple[str, tuple[int, ...]]]:
-  """(dtype, shape) of every array an instruction makes. A started one returns its
-  operands and its results: of each pair the larger counts.
-  """
-  shapes = [
-    (dtype, tuple(int(n) for n in dims.split(",") if n))
-    for dtype, dims in _SHAPE.findall(text)
-    if dtype in _BYTES
-  ]
-  if started and len(shapes) > 1:
-    return [max(shapes, key=lambda x: math.prod(x[1]) * _BYTES[x[0]])]
-  return shapes
 
 
 def table(instructions: list[Collective]) -> list[tuple[str, int, float]]:

@@ -197,7 +197,7 @@ def _holder(content: bytes) -> str:
 def _parsed(content: bytes) -> dict[str, Any]:
   try:
     value = json.loads(content)
-  except ValueError:
+  except (ValueError, RecursionError):
     return {}
   return value if isinstance(value, dict) else {}
 

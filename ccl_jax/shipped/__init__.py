@@ -8,8 +8,9 @@ import os
 import pathlib
 import sys
 
+from ccl_jax import hub
 from ccl_jax.errors import UsageError
-from ccl_jax.remote.paths import Place, place
+from ccl_jax.remote.paths import Place
 
 _HERE = pathlib.Path(__file__).parent
 CONFIGS, CHECKPOINTS = _HERE / "configs", _HERE / "checkpoints"
@@ -52,8 +53,13 @@ def make_configs_importable() -> None:
 
 
 def checkpoint(folder: str | os.PathLike) -> Place:
-  """The folder that `--ckpt` names: one of the user's, or a shipped one by its name."""
-  own = place(folder)
+  """The folder that `--ckpt` names: one of the user's, a shipped one by its name, or
+  one of the hub by its address.
+
+  Raises:
+    UsageError: it cannot be downloaded.
+  """
+  own = hub.local(folder)
   if own.name == str(folder) and not own.exists() and (CHECKPOINTS / own).is_dir():
     return CHECKPOINTS / own
   return own

@@ -19,7 +19,7 @@ from ccl_jax.models.adapter import Adapter
 from ccl_jax.models.cca import Geometry
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.presets import build_model, init_params, parameter_shapes
-from ccl_jax.sharding import parameter_shardings
+from ccl_jax.sharding import compiler_options, parameter_shardings
 from ccl_jax.tasks import servable, task_of_step, task_table
 from ccl_jax.training.optim import ParamGroup, make_optimizer
 from ccl_jax.training.state import TrainState, abstract_state, new_state
@@ -180,7 +180,12 @@ def build_steps(config, model, optimizer, recipe, shardings, clip: Geometry):
       clip=clip,
       adapter=make_adapter(config),
     )
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    return jax.jit(
+      step,
+      donate_argnums=0,
+      out_shardings=(shardings, None),
+      compiler_options=compiler_options(jax.tree.leaves(shardings)[0].mesh),
+    )
 
   if config.tasks.draw == "sample":
     # Tasks as masks over the batch: one program serves all mixtures.

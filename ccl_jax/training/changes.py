@@ -20,8 +20,8 @@ from ccl_jax.remote.paths import Place
 # How long and how often; what is shown; the machine and how it is used. A name stands
 # for all keys below it too.
 FREE = (
-  "steps", "log_every", "checkpoint", "profile", "evaluate", "report", "score", "mesh",
-  "slices", "accumulate", "batch.threads", "data.cache_gb", "model.attention",
+  "steps", "log", "log_every", "checkpoint", "profile", "evaluate", "report", "score",
+  "mesh", "slices", "accumulate", "batch.threads", "data.cache_gb", "model.attention",
   "model.blocks", "model.remat",
 )  # fmt: skip
 _ABSENT = "(none)"

@@ -1,4 +1,5 @@
-"""Logs a run: metrics as JSON lines and to TensorBoard, its progress, its wall time.
+"""Logs a run: metrics as JSON lines, to TensorBoard and to trackers, its progress, its
+wall time.
 
 `metrics.jsonl` holds one object per logged step, {"step": 0, "loss/video": 1.25, ...},
 on disk as soon as it is written; steps count from 0. A run that resumes at step k first
@@ -17,9 +18,10 @@ from collections.abc import Iterator, Mapping
 
 from ccl_jax import progress
 from ccl_jax.documents import metric_rows
-from ccl_jax.files import write_text
+from ccl_jax.files import write_error, write_text
 from ccl_jax.remote.mirror import Mirror
 from ccl_jax.remote.paths import place
+from ccl_jax.training.trackers import Tracker, close, tell
 
 FILE = "metrics.jsonl"
 
@@ -34,6 +36,7 @@ class MetricLog:
     total_steps: of the run, for the progress.
     start_step: the first step of this process; later lines of the log are dropped.
     enabled: whether this process writes.
+    trackers: that are told too, by name; see `open_trackers`.
   """
 
   def __init__(
@@ -43,8 +46,9 @@ class MetricLog:
     *,
     start_step: int = 0,
     enabled: bool = True,
+    trackers: Mapping[str, Tracker] | None = None,
   ):
-    self._enabled = enabled
+    self._enabled, self._trackers = enabled, dict(trackers or {})
     if not enabled:
       return
     from tensorboardX import SummaryWriter
@@ -52,8 +56,9 @@ class MetricLog:
     self._mirror = Mirror(place(workdir), (FILE,))
     folder = self._mirror.folder
     folder.mkdir(parents=True, exist_ok=True)
-    _drop_steps_from(start_step, folder / FILE)
-    self._lines = (folder / FILE).open("a")
+    self._path = folder / FILE
+    _drop_steps_from(start_step, self._path)
+    self._lines = self._path.open("a")
     self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step)
     self._total = total_steps
 
@@ -76,10 +81,14 @@ class MetricLog:
     values = {name: float(value) for name, value in metrics.items()}
     # JSON has no NaN: a value that is not finite is null.
     finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
-    self._lines.write(json.dumps({"step": step} | finite) + "\n")
-    self._lines.flush()
+    try:
+      self._lines.write(json.dumps({"step": step} | finite) + "\n")
+      self._lines.flush()
+    except OSError as e:
+      raise write_error(e, self._path) from e
     for name, value in values.items():
       self._board.add_scalar(name, value, step)
+    tell(self._trackers, step, values)
     self._mirror.push_soon()
     return values
 
@@ -95,9 +104,12 @@ class MetricLog:
       self._mirror.push()
 
   def close(self) -> None:
-    """Closes the files of the log."""
+    """Closes the files of the log, and the runs on trackers."""
     if self._enabled:
-      self._lines.close()
+      close(self._trackers)
+      # Of a disk that is full the step has told; what was not written stays unwritten.
+      with contextlib.suppress(OSError):
+        self._lines.close()
       self._board.close()
       self._mirror.close()
 

@@ -17,6 +17,7 @@ from ccl_jax.errors import (
   below,
   bind,
   check_settings,
+  each,
   number,
   one_of,
   positive,
@@ -30,6 +31,7 @@ from ccl_jax.training.build import (
   make_recipe,
   trained_shapes,
 )
+from ccl_jax.training.trackers import TRACKERS, require
 
 _SIZE = whole(1)
 _BOOL = Rule(lambda x: isinstance(x, bool), "True or False")
@@ -85,6 +87,7 @@ LOOP = {
   "checkpoint.every": whole(1),
   "checkpoint.keep": whole(1),
   "log_every": whole(1),
+  "log.trackers": each(one_of(*TRACKERS)),
   "profile": Rule(_window, "(first, last) step, as (10, 12)"),
   "ema_decay": below(1),
   "optim.warmup_steps": whole(0),
@@ -136,9 +139,10 @@ def check_loop(config, rules: Mapping[str, Rule]) -> None:
     rules: for further settings, by dotted name.
 
   Raises:
-    UsageError: a setting is missing, or wrong.
+    UsageError: a setting is missing, or wrong; or a tracker's package is not there.
   """
   check_settings(config, {**LOOP, **rules})
+  require(config.log.trackers)
   if config.profile and config.profile[1] >= config.steps:
     raise UsageError(
       f"config.profile: got {tuple(config.profile)}; expected steps below "

@@ -17,6 +17,7 @@ import numpy as np
 from ccl_jax.errors import UsageError
 from ccl_jax.models.scorers.aesthetics import AXES, Aesthetics, AestheticsNet
 from ccl_jax.models.scorers.wavlm import WavLM
+from ccl_jax.weights.entries import ending
 from ccl_jax.weights.pickles import plain_values
 from ccl_jax.weights.reader import PICKLES, Weights
 from ccl_jax.weights.rules import (
@@ -144,7 +145,7 @@ def _settings(weights: Weights, config: dict) -> tuple[list[list[float]], bool]:
   """((mean, deviation) by axis, whether embeddings are normalised)."""
   # The pickle of the release has the settings in it; safetensors have a config.json.
   file = weights.file_of(_FIRST)
-  if "target_transform" not in config and file.suffix in PICKLES:
+  if "target_transform" not in config and ending(file) in PICKLES:
     values = plain_values(file)
     scale = {"target_transform": values.get("target_transform")}
     config = (values.get("model_cfg") or {}) | scale

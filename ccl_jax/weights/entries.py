@@ -46,6 +46,16 @@ class Entry(NamedTuple):
   stored: Stored | None = None
   scale: "Entry | None" = None
 
+  @property
+  def is_plain(self) -> bool:
+    """Whether the tensor lies there as it is: without gaps, and without a scale."""
+    return self.strides is None and self.scale is None
+
+
+def ending(path: pathlib.Path) -> str:
+  """The ending of a file's name, such as ".safetensors", in small letters."""
+  return path.suffix.lower()
+
 
 def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
   """Elements from the first to the last one of a strided tensor, both counted."""

@@ -8,6 +8,8 @@ import pathlib
 import re
 from collections.abc import Collection
 
+from ccl_jax.weights.entries import ending
+
 # What adapters call their parts: A and B, up and down, of LoRA, LoHa, LoKr, DoRA, OFT.
 _ADAPTER = re.compile(
   r"(^|[._])(lora|lycoris|loha|lokr|hada|dora|b?oft|glora|ia3|vera)(_|\.|$)"
@@ -33,6 +35,10 @@ _QUANTISED = (
     "bitsandbytes'",
   ),
   (r"wscales|wtscale|wcscales|smooth_factor(_orig)?", "Nunchaku's"),
+  (r"weight\._(data|scale|shift)", "Quanto's"),
+  (r"weight_(packed|zero_point)", "compressed-tensors'"),
+  (r"W_q", "HQQ's"),
+  (r"(weight|input)_quantizer\..*", "ModelOpt's"),
 )
 # How a file begins, or its name ends -> what it is.
 _MAGIC = (
@@ -41,7 +47,10 @@ _MAGIC = (
   (b"\x1f\x8b", "a gzip archive"),
   (b"7z\xbc\xaf", "a 7z archive"),
   (b"Rar!", "a RAR archive"),
-)
+  *((start, "a web page, such as one that tells of a failed download")
+    for start in (b"<!DOCTYPE", b"<!doctype", b"<html", b"<?xml")),
+  (b'{"error', "a message that tells of a failed download"),
+)  # fmt: skip
 _ENDINGS = {
   ".gguf": "a GGUF file, of quantised weights",
   ".onnx": "an ONNX file",
@@ -57,9 +66,10 @@ _ENDINGS = {
 def foreign_file(path: pathlib.Path, start: bytes) -> str | None:
   """What a file is, by its name and first bytes, if it can be no file of weights."""
   for magic, what in _MAGIC:
-    if start.startswith(magic):
+    # The length of a header of safetensors may begin with the same two bytes.
+    if start.startswith(magic) and start[8:9] != b"{":
       return what
-  return _ENDINGS.get(path.suffix.lower())
+  return _ENDINGS.get(ending(path))
 
 
 def foreign_tensors(names: Collection[str]) -> str | None:

@@ -27,6 +27,8 @@ from typing_extensions import TypedDict
 
 from ccl_jax import documents
 from ccl_jax.errors import UsageError
+from ccl_jax.weights.download import fetched
+from ccl_jax.weights.entries import ending
 from ccl_jax.weights.lora_names import Names, bare, split_name
 from ccl_jax.weights.reader import Weights, open_adapter
 from ccl_jax.weights.rules import Match, Slot
@@ -93,7 +95,7 @@ class Lora:
   """A file that changes a model, held to account by its headers and its alphas.
 
   Args:
-    path: a file, or a folder that holds one.
+    path: a file, or a folder that holds one, or an address of the hub.
     names: of the model's tensors.
 
   Attributes:
@@ -106,7 +108,7 @@ class Lora:
   """
 
   def __init__(self, path: str | os.PathLike, names: Names):
-    self.weights = open_adapter(path)
+    self.weights = open_adapter(fetched("lora", path))
     self.file = self.weights.file_of(self.weights.names()[0])
     self.left: list[str] = []
     self._told = _read_told(self.weights)
@@ -420,7 +422,7 @@ def _magnitude(x: np.ndarray, target: Match) -> np.ndarray:
 def _read_told(weights: Weights) -> Told:
   """What is said of ranks and scales: in the header, or in a file beside it."""
   file = weights.file_of(weights.names()[0])
-  notes = safetensors_metadata(file) if file.suffix == ".safetensors" else {}
+  notes = safetensors_metadata(file) if ending(file) == ".safetensors" else {}
   where, found = f"{file}, {NOTE} of its header", {}
   if NOTE in notes:
     found = documents.parse(notes[NOTE], where)

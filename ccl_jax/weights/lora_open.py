@@ -1,15 +1,20 @@
-"""LoRAs as a command line names them: FILE:STRENGTH."""
+"""LoRAs as a command line names them: FILE:STRENGTH, or hf:OWNER/NAME/FILE:STRENGTH."""
 
+import logging
 import math
 import os
-import sys
 from collections.abc import Sequence
 
 from ccl_jax.errors import UsageError
+from ccl_jax.hub import SCHEME
+from ccl_jax.names import with_number
+from ccl_jax.weights.download import fetched
 from ccl_jax.weights.lora import Lora
 from ccl_jax.weights.lora_names import Names
 from ccl_jax.weights.reader import open_adapter
 from ccl_jax.weights.rules import Shapes
+
+_log = logging.getLogger(__name__)
 
 
 def open_loras(
@@ -31,7 +36,7 @@ def open_loras(
     path, strength = parse_lora(text) if isinstance(text, str) else text
     lora = Lora(path, names)
     if note := lora.note():
-      print(f"note: {note}", file=sys.stderr)
+      _log.warning(note)
     out.append((lora, float(strength)))
   return out
 
@@ -43,7 +48,7 @@ def absolute(text: str) -> str:
     UsageError: see `parse_lora`; or there is no such file, or one that is damaged.
   """
   path, strength = parse_lora(text)
-  weights = open_adapter(path)
+  weights = open_adapter(fetched("lora", path))
   return f"{weights.file_of(weights.names()[0]).absolute()}:{strength!r}"
 
 
@@ -53,13 +58,9 @@ def parse_lora(text: str) -> tuple[str, float]:
   Raises:
     UsageError: there is no file, or the strength is no finite number.
   """
-  file, colon, number = text.rpartition(":")
-  if not colon or os.path.exists(text):
-    file, number = text, "1"
-  try:
-    strength = float(number)
-  except ValueError:
-    strength = math.nan
+  file, strength = with_number(text, 1.0)
+  if f"{file}:" == SCHEME:  # the colon is that of an address
+    file, strength = text, 1.0
   if not file or not math.isfinite(strength):
     raise UsageError(
       f"--lora {text}: expected FILE:STRENGTH, as lora.safetensors:0.8, with a finite "

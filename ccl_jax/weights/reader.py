@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ccl_jax.errors import UsageError
-from ccl_jax.weights.entries import Entry, Stored, extent, sane, shown
+from ccl_jax.weights.entries import Entry, Stored, ending, extent, sane, shown
 from ccl_jax.weights.foreign import foreign_file, foreign_tensors
 from ccl_jax.weights.pickles import pickle_entries
 from ccl_jax.weights.safetensors_header import safetensors_entries
@@ -31,6 +31,8 @@ from ccl_jax.weights.strict_json import read_object
 PREFIXES = ("model.diffusion_model.", "module.")
 PICKLES = (".pth", ".pt", ".bin")
 NAMED_PICKLES = (".model",)  # tokenizers end so too: only if asked for by name
+# Names of a LoRA's file in a folder, in order of preference.
+ADAPTERS = ("adapter_model*", "pytorch_lora_weights*", "*")
 _LFS = b"version https://git-lfs"
 
 
@@ -149,6 +151,14 @@ class Weights:
       entries[rename(name)] = entry
     return Weights(self.path, entries, self.layout, self.notes)
 
+  def reshaped(self, name: str, shape: tuple[int, ...]) -> "Weights":
+    """The same tensors, one of them in another shape of as many elements."""
+    entry = self._entries[name]
+    if not entry.is_plain or math.prod(shape) != math.prod(entry.shape):
+      raise ValueError(f"{name} of shape {entry.shape} has no shape {shape}")
+    entries = self._entries | {name: entry._replace(shape=shape)}
+    return Weights(self.path, entries, self.layout, self.notes)
+
 
 def open_weights(
   path: str | os.PathLike,
@@ -205,8 +215,7 @@ def open_adapter(path: str | os.PathLike) -> Weights:
   path = pathlib.Path(path)
   if not path.exists():
     raise UsageError(f"no file or folder {path}; expected a LoRA")
-  places, files = ("",), ("adapter_model*", "pytorch_lora_weights*", "*")
-  file = _choose(path, places, files) if path.is_dir() else path
+  file = _choose(path, ("",), ADAPTERS) if path.is_dir() else path
   weights = Weights(path, dict(_read_entries(file)))
   if not weights.names():
     raise UsageError(f"{file} holds no tensors; expected a LoRA")
@@ -237,17 +246,27 @@ def read_config(path: str | os.PathLike, places: Sequence[str] = ("",)) -> dict:
   return {}
 
 
-def _choose(folder, places, files) -> pathlib.Path:
-  """The one checkpoint of a folder: an index, numbered shards, or a single file."""
+def choose(
+  folder: pathlib.Path, places: Sequence[str], files: Sequence[str]
+) -> pathlib.Path | None:
+  """The one checkpoint of a folder: an index, numbered shards, or a single file; None
+  where there is none. Names alone tell: no file is opened.
+
+  Args:
+    folder, places, files: as in `open_weights`.
+
+  Raises:
+    UsageError: there are several.
+  """
   for place in places:
     candidates = sorted(p for p in (folder / place).glob("*") if p.is_file())
     for pattern in files:
       # The patterns are in order of preference: the first with a match decides.
       matching = [p for p in candidates if fnmatch.fnmatch(p.name, pattern)]
       indices = [p for p in matching if p.name.endswith(".index.json")]
-      tensors = [p for p in matching if p.suffix == ".safetensors"]
+      tensors = [p for p in matching if ending(p) == ".safetensors"]
       tensors = tensors or [
-        p for p in matching if p.suffix in PICKLES or p.name == pattern
+        p for p in matching if ending(p) in PICKLES or p.name == pattern
       ]
       groups = {_first_shard(p) for p in tensors}
       # An index lists all shards, so it stands for the files beside it.
@@ -257,22 +276,36 @@ def _choose(folder, places, files) -> pathlib.Path:
       if choices:
         names = ", ".join(p.name for p in choices)
         raise UsageError(f"{folder / place} holds {names}: name the one to read")
-  _name_others([folder / place for place in places])
+  return None
+
+
+def no_checkpoint(
+  folder: pathlib.Path, places: Sequence[str], files: Sequence[str]
+) -> UsageError:
+  """The error of a folder in which `choose` finds nothing: what was expected there."""
   expected = ".safetensors, .pth or an index.json"
   if "*" not in files:
     expected += f" named {' or '.join(files)}"
-  raise UsageError(
+  return UsageError(
     f"{folder} holds no checkpoint: expected {expected} there"
     + "".join(f" or in {p}/" for p in places if p)
     + "; or name the file itself"
   )
 
 
+def _choose(folder, places, files) -> pathlib.Path:
+  checkpoint = choose(folder, places, files)
+  if checkpoint is None:
+    _name_others([folder / place for place in places])
+    raise no_checkpoint(folder, places, files)
+  return checkpoint
+
+
 def _name_others(folders: Sequence[pathlib.Path]) -> None:
   """Raises UsageError where folders hold files of another sort of weights."""
   for folder in folders:
     for path in sorted(folder.glob("*")):
-      if path.suffix in (".gguf", ".safetensors", *PICKLES) and path.is_file():
+      if ending(path) in (".gguf", ".safetensors", *PICKLES) and path.is_file():
         _with_scales(Weights(path, dict(_file_entries(path))))
 
 
@@ -286,21 +319,32 @@ def _first_shard(path: pathlib.Path) -> pathlib.Path:
   return path.with_name(numbered[1] + "1".zfill(len(numbered[2])) + numbered[3])
 
 
-def _entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
+def files_of(path: pathlib.Path) -> list[pathlib.Path]:
+  """The files of a checkpoint, of which `path` is the index, a shard or all there is;
+  its index, which is the only one that is opened, is the first.
+
+  Raises:
+    UsageError: it is an index, and is damaged or names files outside its folder.
+  """
   if path.name.endswith(".index.json"):
-    return _indexed(path)
+    return [path, *dict.fromkeys(_indexed_files(path).values())]
   numbered = _SHARD.fullmatch(path.name)
   if numbered is None or int(numbered[4]) == 1:
-    return _file_entries(path)
+    return [path]
   index = path.with_name(f"{numbered[1][:-1]}{path.suffix}.index.json")
   if index.is_file():
-    return _indexed(index)
-  count = int(numbered[4])
-  shards = [
+    return files_of(index)
+  return [
     path.with_name(numbered[1] + str(i).zfill(len(numbered[2])) + numbered[3])
-    for i in range(1, count + 1)
+    for i in range(1, int(numbered[4]) + 1)
   ]
-  return _union(shards)
+
+
+def _entries(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
+  first, *others = files_of(path)
+  if first.name.endswith(".index.json"):
+    return _indexed(first)
+  return _union([first, *others])
 
 
 def _union(files: Iterable[pathlib.Path]) -> Iterator[tuple[str, Entry]]:
@@ -313,19 +357,23 @@ def _union(files: Iterable[pathlib.Path]) -> Iterator[tuple[str, Entry]]:
       yield name, entry
 
 
-def _indexed(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
-  index = read_object(path)
-  places = index.get("weight_map")
+def _indexed_files(path: pathlib.Path) -> dict[str, pathlib.Path]:
+  """The file of every tensor that an index lists, by the tensor's name."""
+  places = read_object(path).get("weight_map")
   if not isinstance(places, dict):
     raise UsageError(f"{path} is no index of shards: expected a weight_map in it")
-  shards = {}
   for name, file in places.items():
     if not _is_inside(file):
       raise UsageError(
         f"{path} expects {shown(name)} in {shown(file)}; expected the name of a file "
         "in its folder"
       )
-    file = path.parent / file
+  return {name: path.parent / file for name, file in places.items()}
+
+
+def _indexed(path: pathlib.Path) -> Iterator[tuple[str, Entry]]:
+  shards = {}
+  for name, file in _indexed_files(path).items():
     if file not in shards:
       if not file.is_file():
         raise UsageError(
@@ -373,9 +421,9 @@ def _read_entries(path: pathlib.Path) -> list[tuple[str, Entry]]:
     )
   if what := foreign_file(path, start):
     raise UsageError(f"{path} is {what}; {EXPECTED}, as .safetensors or .pth")
-  if path.suffix == ".safetensors":
+  if ending(path) == ".safetensors":
     entries = safetensors_entries(path)
-  elif path.suffix in PICKLES + NAMED_PICKLES:
+  elif ending(path) in PICKLES + NAMED_PICKLES:
     entries = pickle_entries(path)
   else:
     raise UsageError(f"{path} is not a weight file: expected .safetensors or .pth")

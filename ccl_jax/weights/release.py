@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ccl_jax import hub
 from ccl_jax.checkpoints.find import DIT
 from ccl_jax.codecs.bundle import Codecs, save_codecs
 from ccl_jax.codecs.links import link_codec
@@ -20,6 +21,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
 from ccl_jax.remote.copies import local_tree
 from ccl_jax.remote.paths import Place, place
+from ccl_jax.weights.download import source_name, wanted_files
 from ccl_jax.weights.transfer import import_weights, open_source
 from ccl_jax.weights.upstream import Sizes
 
@@ -35,6 +37,7 @@ class Part(NamedTuple):
     dtype: that it is kept in; None: that of the source. The text encoder runs in
       bfloat16, whatever its files are in.
     place: the folder of the download that has it.
+    file: in it, where files of several such networks may be.
     needed: whether a transformer of these sizes needs it.
   """
 
@@ -42,6 +45,7 @@ class Part(NamedTuple):
   codec: str
   dtype: str | None = None
   place: str = ""
+  file: str = ""
   needed: Callable[[Sizes], bool] = lambda dit: True
 
 
@@ -76,7 +80,9 @@ DOWNLOADS = {
     {
       "wan22-vae": Part("vae", "video", place=_TI2V),
       "umt5": Part("umt5", "text", "bfloat16", place=_TI2V),
-      "audio-vae": Part("audio-vae", "audio", place=_MMAUDIO),
+      "audio-vae": Part(
+        "audio-vae", "audio", place=_MMAUDIO, file="ext_weights/v1-16.pth"
+      ),
       "vocoder": Part("vocoder", "audio", place=_MMAUDIO),
     },
     {
@@ -94,7 +100,8 @@ def convert_release(
   """Converts the download `src` into the folder `dst`; returns its config.json.
 
   Args:
-    src: the folder of the download, or of several transformers in it the file of one.
+    src: the folder of the download, or of several transformers in it the file of one;
+      or the address on the hub of either.
     dst: a new folder, or one that the same command has begun.
     kind: of `DOWNLOADS`.
     dtype: to store the transformer in; as it is in the source if not given.
@@ -103,38 +110,44 @@ def convert_release(
   Raises:
     UsageError: a network is missing or not what it should be; nothing is written then.
   """
-  src, dst = place(src), place(dst)
+  dst, download = place(dst), DOWNLOADS[kind]
   if (dst / "config.json").exists():
     raise UsageError(f"{dst} is there already: name a new folder")
-  request = {"src": str(src.absolute()), "dtype": dtype}
+  if hub.is_address(src):
+    folder, folders = _fetch(src, download)
+    request = {"src": source_name(folder), "dtype": dtype}
+    return _convert(folder, folders, dst, download, request, kind, verify)
+  src = place(src)
   with local_tree(src) as folder:
-    return _convert(folder, dst, DOWNLOADS[kind], request, kind, verify)
+    request = {"src": hub.origin(folder) or str(src.absolute()), "dtype": dtype}
+    root = _root(folder, download)
+    folders = {part.place: root / part.place for part in download.parts.values()}
+    return _convert(folder, folders, dst, download, request, kind, verify)
 
 
 def _convert(
   src: pathlib.Path,
+  folders: Mapping[str, pathlib.Path],
   dst: Place,
   download: Download,
   request: dict[str, Any],
   kind: str,
   verify: bool,
 ) -> dict[str, str]:
-  """As `convert_release`, of a folder of this machine."""
-  dtype = request["dtype"]
-  root = _root(src, download)
+  """As `convert_release`, of folders of this machine."""
+  dtype, name = request["dtype"], source_name(src)
   dit = open_source(download.dit, src)
   parts = {n: part for n, part in download.parts.items() if part.needed(dit.sizes)}
-  for name, part in parts.items():
-    _open_part(root, name, part, download)
+  sources = {n: _open_part(folders, n, part, download) for n, part in parts.items()}
   _begin(dst, request)
-  for name, part in parts.items():
-    _import_once(name, root / part.place, dst / part.folder, part.dtype, verify)
+  for n, part in parts.items():
+    _import_once(n, sources[n], dst / part.folder, part.dtype, verify)
   _import_once(download.dit, src, dst / DIT, dtype, verify)
   codecs = {}
   for part in parts.values():
     codecs.setdefault(part.codec, []).append(dst / part.folder)
   link_codecs(dst / "codecs", **codecs)
-  config = {"kind": kind, "name": src.absolute().name}
+  config = {"kind": kind, "name": name}
   write_json(dst / "config.json", config, indent=2)
   (dst / UNFINISHED).unlink()
   return config
@@ -145,23 +158,67 @@ def _root(src: pathlib.Path, download: Download) -> pathlib.Path:
   if not download.hubs:
     return src if src.is_dir() else src.parent
   near = [src, *src.absolute().parents[:2]]
-  has = lambda folder: any((folder / hub).is_dir() for hub in download.hubs)
+  has = lambda folder: any((folder / name).is_dir() for name in download.hubs)
   return next((folder for folder in near if has(folder)), src)
 
 
-def _open_part(root: pathlib.Path, name: str, part: Part, download: Download) -> None:
-  """Holds a codec to account.
+def _fetch(
+  src: str, download: Download
+) -> tuple[pathlib.Path, dict[str, pathlib.Path]]:
+  """The transformer of a release on the hub, and the folders of its codecs by place.
+
+  All repositories are looked through before a large file comes.
+
+  Raises:
+    UsageError: the transformer, or a codec that every one of the release needs, is not
+      there; see `hub.download`.
+  """
+  main = hub.open_repository(str(src))
+  inside = main.address.path
+  if inside in main.files:
+    inside = str(pathlib.PurePosixPath(inside).parent).strip(".")
+  repositories, tops = {"": main}, {"": inside}
+  for top in {part.place for part in download.parts.values()} - {""}:
+    repositories[top] = hub.open_repository(hub.SCHEME + download.hubs[top])
+    tops[top] = ""
+  wanted = {"": wanted_files(download.dit, main, main.address.path)}
+  found, lacking = set(), {}
+  for name, part in download.parts.items():
+    path = "/".join(filter(None, (tops[part.place], part.file)))
+    try:
+      files = wanted_files(name, repositories[part.place], path)
+    except UsageError as e:
+      lacking.setdefault(part.folder, e)
+    else:
+      found.add(part.folder)
+      wanted.setdefault(part.place, []).extend(files)
+  for folder, error in lacking.items():
+    # Of two VAEs one is there; only some transformers see a picture.
+    if folder not in found and folder != "clip":
+      raise error
+  hub.download([(repositories[p], sorted(set(wanted[p]))) for p in wanted])
+  return main.place, {p: r.folder / tops[p] for p, r in repositories.items()}
+
+
+def _open_part(
+  folders: Mapping[str, pathlib.Path], name: str, part: Part, download: Download
+) -> pathlib.Path:
+  """The folder or file of a codec, which is held to account.
 
   Raises:
     UsageError: it is missing, or not what it should be.
   """
-  if part.place and not (root / part.place).is_dir():
-    folders = ", ".join(f"{place} ({hub})" for place, hub in download.hubs.items())
+  folder = folders[part.place]
+  if part.place and not folder.is_dir():
+    expected = ", ".join(f"{p} ({hub_name})" for p, hub_name in download.hubs.items())
     raise UsageError(
-      f"{root} has no folder {part.place}, which has the {name} of the download; "
-      f"expected in it the folders {folders}"
+      f"{folder.parent} has no folder {part.place}, which has the {name} of the "
+      f"download; expected in it the folders {expected}"
     )
-  open_source(name, root / part.place)
+  file = folder / part.file
+  src = file if part.file and file.is_file() else folder
+  open_source(name, src)
+  return src
 
 
 def _begin(dst: Place, request: dict) -> None:

@@ -9,6 +9,7 @@ import pathlib
 from typing import NamedTuple
 
 from ccl_jax.errors import UsageError
+from ccl_jax.hub import digest_of, origin
 
 
 class Released(NamedTuple):
@@ -49,22 +50,32 @@ RELEASED = {
 
 
 def compared(path: pathlib.Path) -> str | None:
-  """What a comparison with the release's file of this name says; None: there is none.
+  """What a comparison with the release's file of this name says, or of a file of the
+  hub with the digest that it has there; None: there is none.
 
   Raises:
     UsageError: the file cannot be read.
   """
   known = RELEASED.get(path.name)
   try:
-    if known is None or known.size not in (None, path.stat().st_size):
-      return None  # of another model, or in another precision
-    with open(path, "rb") as f:
-      digest = hashlib.file_digest(f, known.algorithm).hexdigest()
+    if known and known.size not in (None, path.stat().st_size):
+      known = None  # of another model, or in another precision
+    if known is None:
+      digest, address = digest_of(path), origin(path)
+      if digest is None or _digest(path, "sha256") == digest:
+        return digest and f"{path.name} is {address}, byte for byte"
+      return f"{path.name} has other bytes than {address}: it is damaged"
+    same = _digest(path, known.algorithm) == known.digest
   except OSError as e:
     raise UsageError(f"cannot read {path}: {e.strerror}") from e
-  if digest == known.digest:
+  if same:
     return f"{path.name} is the file of {known.of}'s release, byte for byte"
   return (
     f"{path.name} has the name of a file of {known.of}'s release, but other bytes: it "
     "is damaged, or of another training"
   )
+
+
+def _digest(path: pathlib.Path, algorithm: str) -> str:
+  with open(path, "rb") as f:
+    return hashlib.file_digest(f, algorithm).hexdigest()

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ccl_jax.errors import UsageError
-from ccl_jax.weights.entries import Entry, shown
+from ccl_jax.weights.entries import Entry, ending, shown
 from ccl_jax.weights.safetensors_header import safetensors_metadata
 from ccl_jax.weights.strict_json import parse
 
@@ -146,7 +146,7 @@ def _declared(entries, parts, read, prefixes) -> dict[str, tuple[Any, str]]:
   found = {}
   # Only quantised files have tensors of one byte.
   files = {e.file for e in entries.values() if e.dtype.itemsize == 1}
-  for file in sorted(f for f in files if f.suffix == ".safetensors"):
+  for file in sorted(f for f in files if ending(f) == ".safetensors"):
     about = safetensors_metadata(file).get("_quantization_metadata")
     if about is not None:
       for layer, form in _parsed(file, "_quantization_metadata", about).items():

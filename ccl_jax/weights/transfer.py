@@ -21,7 +21,9 @@ from ccl_jax.documents import check
 from ccl_jax.errors import UsageError
 from ccl_jax.files import new_file, write_json
 from ccl_jax.remote.copies import local_tree
-from ccl_jax.remote.paths import Place, place
+from ccl_jax.remote.paths import Place
+from ccl_jax.shipped import checkpoint
+from ccl_jax.weights.download import fetched, source_name
 from ccl_jax.weights.reader import Weights, open_weights, read_config
 from ccl_jax.weights.released import compared
 from ccl_jax.weights.rules import Match, Shapes, expected_tensors, match
@@ -61,19 +63,19 @@ def open_source(kind: str, src) -> Source:
 
   Args:
     kind: a name of `weights.upstream.MODULES`.
-    src: a file or folder.
+    src: a file or folder, or an address of the hub.
 
   Raises:
     UsageError: it is not what it should be.
   """
-  upstream = get_upstream(kind)
-  other = upstream.other(pathlib.Path(src))
+  upstream, src = get_upstream(kind), fetched(kind, src)
+  other = upstream.other(src)
   try:
     weights = open_weights(src, upstream.places, upstream.files, fp8=upstream.plain_fp8)
     weights = upstream.view(weights)
   except UsageError:
     # Which file of a folder is meant may be unclear; a file says itself what it is.
-    if other and pathlib.Path(src).is_dir():
+    if other and src.is_dir():
       raise UsageError(f"{src} is {other}") from None
     raise
   if other and not upstream.certain(weights):
@@ -120,7 +122,7 @@ def import_weights(
 
   Args:
     kind: a name of `weights.upstream.MODULES`.
-    src: a file or folder.
+    src: a file or folder, or an address of the hub.
     dst: a new folder.
     dtype: to store everything in; as it is in the source if not given.
     verify: read everything back, and compare it tensor by tensor; say whether the
@@ -139,6 +141,7 @@ def _import_weights(kind: str, src: pathlib.Path, dst, *, dtype, verify, licence
   """As `import_weights`, of a file or folder of this machine."""
   from ccl_jax.checkpoints.slices import SliceReader, SliceWriter
 
+  src = fetched(kind, src)
   upstream, weights, form, sizes, shapes, matches, usage = open_source(kind, src)
   for note in weights.notes:
     print(note, file=sys.stderr)
@@ -180,7 +183,7 @@ def _import_weights(kind: str, src: pathlib.Path, dst, *, dtype, verify, licence
       "dtype": kinds.pop() if len(kinds) == 1 else "mixed",
       "parameters": sum(x.size for x in shapes.values()),
       "source": {
-        "name": pathlib.Path(src).absolute().name,
+        "name": source_name(src),
         "format": form,
         "sha256": source.hexdigest(),
         **({"scales": weights.layout} if weights.layout else {}),
@@ -208,10 +211,11 @@ def _import_weights(kind: str, src: pathlib.Path, dst, *, dtype, verify, licence
   return config
 
 
-def _beside(src, upstream: Upstream) -> Iterator[tuple[str, pathlib.Path]]:
+def _beside(
+  src: pathlib.Path, upstream: Upstream
+) -> Iterator[tuple[str, pathlib.Path]]:
   """Files that belong to the weights, where they are found."""
-  folder = pathlib.Path(src)
-  folder = folder if folder.is_dir() else folder.parent
+  folder = src if src.is_dir() else src.parent
   for name, places in upstream.beside.items():
     file = next((f for p in places if (f := folder / p / name).is_file()), None)
     if file is None:
@@ -240,7 +244,8 @@ def export_weights(
   Raises:
     UsageError: `src` is no such folder, or is damaged, or `dst` is there already.
   """
-  kind, sizes, reader, usage = _exportable(place(src))
+  src = checkpoint(src)
+  kind, sizes, reader, usage = _exportable(src)
   upstream = get_upstream(kind)
   if form not in upstream.tables:
     raise UsageError(f"--format {form}: {kind} has {', '.join(upstream.tables)}")

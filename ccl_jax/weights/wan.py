@@ -35,6 +35,7 @@ from ccl_jax.weights.wan_names import DIFFUSERS, NATIVE, PATCH
 from ccl_jax.weights.wan_others import EXPECTED, is_ti2v, other_names, other_tensors
 
 HEAD_WIDTH = 128
+WRAPPED = ("model.", "net.")
 
 # Channels that go in and come out.
 CHANNELS = {(16, 16): "Wan2.1 T2V", (36, 16): "Wan2.1 I2V", (48, 48): "Wan2.2 TI2V-5B"}
@@ -53,6 +54,22 @@ NEGATIVE = (
   "毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
 )
 NEGATIVE_IMAGE = "镜头晃动，"
+
+
+def as_released(weights: Weights) -> Weights:
+  """A checkpoint as Wan's own programs write it: step-distilled ones were saved from
+  within another module (CausVid: "model.", rCM: "net."), and rCM's patch embedding is a
+  matrix, of the same numbers in the same order.
+  """
+  for prefix in WRAPPED:
+    if f"{prefix}patch_embedding.weight" in weights:
+      weights = weights.renamed(lambda name, p=prefix: name.removeprefix(p))
+  name, patch = "patch_embedding.weight", math.prod(PATCH)
+  if name in weights and weights.place(name).is_plain:
+    shape = weights.shape(name)
+    if len(shape) == 2 and shape[1] % patch == 0:
+      weights = weights.reshaped(name, (shape[0], shape[1] // patch, *PATCH))
+  return weights
 
 
 def format_of(weights: Weights) -> str:
@@ -274,6 +291,7 @@ UPSTREAM = Upstream(
   places=("", "transformer"),
   files=("diffusion_pytorch_model*", "*"),
   stem="diffusion_pytorch_model",
+  view=as_released,
   config=config_of,
   other=other_names,
   certain=is_ti2v,

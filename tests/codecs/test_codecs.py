@@ -3,12 +3,20 @@
 import jax
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
-from ccl_jax.codecs.bundle import fingerprint, load_codecs, save_codecs
+from ccl_jax.codecs.bundle import (
+  fingerprint,
+  fingerprints,
+  load_codecs,
+  save_codecs,
+  stored_digests,
+)
 from ccl_jax.codecs.embedded import fit_codecs
 from ccl_jax.data.scenes.talking import draw_clip
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
+from ccl_jax.files import WriteError
 
 
 def clips(seed=0, count=3):
@@ -119,6 +127,14 @@ def test_a_failed_save_leaves_the_old_folder_whole(codecs, tmp_path, monkeypatch
   with pytest.raises(OSError, match="no space"):
     save_codecs(codecs._replace(text=codecs.text.replace(length=9)), folder)
   assert load_codecs(folder).text.length == 24
+
+  def full_in_its_words(*_):
+    raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+  monkeypatch.setattr("ccl_jax.codecs.bundle.save_file", full_in_its_words)
+  with pytest.raises(WriteError, match=f"cannot write {folder}: No space left on dev"):
+    save_codecs(codecs, folder)
+  assert load_codecs(folder).text.length == 24
   assert [p.name for p in tmp_path.iterdir()] == ["codecs"]
 
 
@@ -127,6 +143,15 @@ def test_a_folder_with_other_files_is_not_replaced(codecs, tmp_path):
   with pytest.raises(UsageError, match="holds more than codecs"):
     save_codecs(codecs, tmp_path)
   assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_hashes_are_read_without_the_codecs(codecs, tmp_path):
+  save_codecs(codecs, tmp_path / "c")
+  assert stored_digests(tmp_path / "c") == fingerprints(codecs)
+  for text in ("[" * 100_000, "", "[]", "{}", '{"sha256": 3}', '{"sha256": "0"}'):
+    (tmp_path / "c" / "text.json").write_text(text)
+    with pytest.raises(UsageError, match=r"text\.json"):
+      stored_digests(tmp_path / "c")
 
 
 def test_mistakes_are_one_line(codecs, tmp_path):

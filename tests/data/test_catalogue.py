@@ -2,11 +2,13 @@ import fractions
 import json
 import logging
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ccl_jax.data.builders.folder import Folder
 from ccl_jax.data.media.decode import MediaError, image_size, picture_size
 from ccl_jax.data.sets.buckets import Bucket, parse_spec
 from ccl_jax.data.sources import catalogue
@@ -249,7 +251,9 @@ def test_a_gif_is_a_silent_film(tmp_path):
 def test_media_that_are_not_read_are_named(tmp_path, caplog):
   film(tmp_path / "a.mp4")
   (tmp_path / "below").mkdir()
-  others = ["b.rm", "c.heic", "below/d.RMVB"]
+  # Some that Python's table of types has, and more that it has not.
+  others = ["b.rm", "c.heic", "below/d.RMVB", "e.jfif", "f.Y4M", "g.m4b", "h.cr2"]
+  others += ["i.h264", "j.ogm", "k.jp2", "l.ape", "m.qt", "n.m1v", "o.ra", "p.ico"]
   for name in (*others, "notes.txt", "table.json", "z.zip", ".hidden.rm", "README"):
     (tmp_path / name).write_bytes(b"x")
   found = scan(tmp_path, [WIDE])
@@ -258,6 +262,11 @@ def test_media_that_are_not_read_are_named(tmp_path, caplog):
   assert "skipped b.rm: files that end in .rm are not read" in caplog.text
   caplog.clear()
   FolderSource(tmp_path, WIDE)
+  assert "skipped c.heic: files that end in .heic" in caplog.text
+  caplog.clear()
+  builder = SimpleNamespace(builder_config=SimpleNamespace(captions=""))
+  (entry,) = Folder.entries(builder, SimpleNamespace(root=tmp_path))
+  assert entry.names == ("a.mp4",)
   assert "skipped c.heic: files that end in .heic" in caplog.text
 
 

@@ -19,7 +19,9 @@ from ccl_jax.data.media import decode as media
 from ccl_jax.data.media import door, tracks
 from ccl_jax.data.media.decode import MediaError, probe, read_audio, read_clip
 from ccl_jax.data.preparing.run import Options, prepare
+from ccl_jax.data.sources import catalogue
 from ccl_jax.data.spec import ClipSpec
+from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.clip import Clip
 from tests.data.films import film
 
@@ -168,6 +170,13 @@ def test_one_film_that_cannot_be_decoded_ends_no_folder(good, tmp_path):
   assert why["a.rm"].startswith("files that end in .rm are not read")
   with pytest.raises(MediaError, match="locked.mp4: the video track is encrypted"):
     read_clip(tmp_path / "locked.mp4", SPEC)  # not its noise
+  found = catalogue.scan(tmp_path, [SPEC])  # for encode
+  assert {item.path for items in found.buckets.values() for item in items} == {"a.mp4"}
+  assert {name for name, _ in found.skipped} == set(why)
+  for name in ("sound.mp4", "picture.mp4", "locked.mp4"):
+    clip = Clip(tmp_path / name)
+    with pytest.raises(Unscorable, match=f"cannot be decoded: {name}: "):
+      clip.check(frozenset(["picture", "sound"]))
 
 
 def test_large_and_odd_pictures_are_refused_by_their_headers():
@@ -268,7 +277,9 @@ def test_channels_in_any_order_do_not_crash(tmp_path):
   for name, tag in ORDERS.items():
     raw[at : at + 4] = struct.pack(">I", tag)
     (tmp_path / f"{name}.mov").write_bytes(raw)
+  surround(tmp_path / "sixteen.mov", "hexadecagonal")
   surround(tmp_path / "eight.mkv", "7.1", "flac")
+  surround(tmp_path / "eight.webm", "7.1", "libopus")
   surround(tmp_path / "eight.mp4", "7.1", "aac")
   program = (
     "import sys, numpy as np\n"
@@ -277,16 +288,18 @@ def test_channels_in_any_order_do_not_crash(tmp_path):
     "  for _ in range(20): wave = read_audio(path)\n"
     "  print(round(float(np.median(np.abs(wave))), 3))"
   )
-  paths = sorted(map(str, tmp_path.glob("*.m*")))
+  paths = sorted(map(str, tmp_path.iterdir()))
   done = subprocess.run(
     [sys.executable, "-c", program, *paths], cwd=ROOT, capture_output=True, text=True
   )
   assert done.returncode == 0, (done.returncode, done.stderr[-500:])
   got = dict(zip([pathlib.Path(p).name for p in paths], done.stdout.split()))
   six, level = round(16000 / 32768 / 6, 3), 16000 / 32768 / 8
+  assert float(got.pop("sixteen.mov")) == pytest.approx(16000 / 32768 / 16, abs=1e-3)
   assert {k: float(v) for k, v in got.items() if k.endswith("mov")} == dict.fromkeys(
     [f"{name}.mov" for name in (*ORDERS, "own")], six
   )
+  assert float(got["eight.webm"]) > 0  # a constant, of which Opus keeps little
   assert float(got["eight.mkv"]) == pytest.approx(level, abs=1e-3)
   # A constant is nothing that AAC keeps well.
   assert float(got["eight.mp4"]) == pytest.approx(level, abs=0.02)

@@ -2,11 +2,17 @@
 
 import struct
 
+import av
 import numpy as np
 import pytest
+from av.bitstream import BitStreamFilterContext
 
 from ccl_jax.data.media.decode import picture_size, read_video
-from ccl_jax.data.media.orientation import Orientation, orientation
+from ccl_jax.data.media.orientation import (
+  Orientation,
+  orientation,
+  orientation_of,
+)
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.metrics.clip import Clip
 from tests.data.films import film
@@ -63,6 +69,46 @@ def turned(path, matrix):
   raw[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
   path.write_bytes(raw)
   return path
+
+
+def test_what_the_first_frame_says_is_of_all(tmp_path):
+  """H.264 may say it in the stream, of its first frame alone."""
+  film(tmp_path / "plain.mp4", seconds=0.6, event=0.2, size=(W, H), pixels=picture())
+  with (
+    av.open(str(tmp_path / "plain.mp4")) as source,
+    av.open(str(tmp_path / "a.mp4"), "w") as out,
+  ):
+    track, sound = source.streams.video[0], source.streams.audio[0]
+    copies = {s: out.add_stream_from_template(s) for s in (track, sound)}
+    says = "h264_metadata=display_orientation=insert:rotate=90:flip=horizontal"
+    turning = BitStreamFilterContext(says, track)
+    for packet in source.demux(track, sound):
+      stream = copies[packet.stream]
+      for made in turning.filter(packet) if packet.stream is track else [packet]:
+        if made.dts is not None:
+          made.stream = stream
+          out.mux(made)
+  with av.open(str(tmp_path / "a.mp4")) as made:
+    said = [orientation_of(frame) for frame in made.decode(video=0)]
+  # Its matrix is that of a quarter turn, mirrored; the other frames have none.
+  assert said[0].swapped and set(said[1:]) == {Orientation()}
+  right = said[0].apply(picture())
+  assert picture_size(tmp_path / "a.mp4") == right.shape[:2] == (W, H)
+  clip = read_video(tmp_path / "a.mp4", ClipSpec(5, W, H, 25))
+  scored = Clip(tmp_path / "a.mp4", needs=frozenset(["picture"])).frames()
+  for got in (*clip, *scored):
+    for y in (W // 4, 3 * W // 4):
+      for x in (H // 4, 3 * H // 4):
+        np.testing.assert_allclose(got[y, x], right[y, x], atol=25)
+
+
+def test_a_film_that_changes_its_size_is_scored_in_its_first(tmp_path):
+  for name, size in (("a.ts", (W, H)), ("b.ts", (2 * W, 2 * H))):
+    film(tmp_path / name, seconds=0.4, event=0.2, size=size)
+  both = (tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes()
+  (tmp_path / "c.ts").write_bytes(both)
+  got = Clip(tmp_path / "c.ts", needs=frozenset(["picture"])).frames()
+  assert got.shape[1:] == (H, W, 3) and len(got) > 15
 
 
 @pytest.mark.parametrize("matrix", [*EIGHT[1:], OTHERS[0], OTHERS[1]])

@@ -1,5 +1,7 @@
 """Tables of prompts and images, as manifests."""
 
+import os
+
 import pytest
 
 from ccl_jax.data.manifest import Line, read_manifest
@@ -56,6 +58,9 @@ def test_what_is_no_table(tmp_path, text, words):
 def test_a_table_that_cannot_be_read(tmp_path):
   with pytest.raises(UsageError, match="cannot be read"):
     read_manifest(tmp_path / "none.csv")
+  os.mkfifo(tmp_path / "pipe.csv")
+  with pytest.raises(UsageError, match="pipe.csv is a pipe"):
+    read_manifest(tmp_path / "pipe.csv")
   (tmp_path / "t.csv").write_bytes(b"text_prompt\n\xff\xfe\n")
-  with pytest.raises(UsageError, match="not text in UTF-8"):
+  with pytest.raises(UsageError, match="t.csv line 2 is not UTF-8"):
     read_manifest(tmp_path / "t.csv")

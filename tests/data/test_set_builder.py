@@ -1,5 +1,6 @@
 """TFDS sets of any size: records in order, shard by shard, without TensorFlow."""
 
+import errno
 import importlib
 import io
 import pathlib
@@ -135,3 +136,32 @@ def test_what_a_dead_process_left_is_swept(tmp_path):
   prepared(make(tmp_path), tmp_path)
   assert not left.exists()
   assert not list(tmp_path.glob(".lock*"))
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    OSError(errno.ENOSPC, "No space left on device"),
+    RuntimeError("INTERNAL: write: No space left on device"),  # as ArrayRecord says it
+  ],
+)
+def test_a_full_disk_is_named(tmp_path, error):
+  class Full(Numbers, skip_registration=True):
+    def record(self, split, item):
+      raise error
+
+  with pytest.raises(UsageError, match=f"cannot write {tmp_path}: No space left on"):
+    prepared(make(tmp_path, Full), tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_defect_of_a_builder_is_none_of_the_disk(tmp_path):
+  class Broken(Numbers, skip_registration=True):
+    def record(self, split, item):
+      raise ZeroDivisionError
+
+  prepared(make(tmp_path), tmp_path)
+  before = sorted(tmp_path.rglob("*"))
+  with pytest.raises(ZeroDivisionError):
+    prepared(make(tmp_path, Broken), tmp_path)
+  assert sorted(tmp_path.rglob("*")) == before  # what was there before stays

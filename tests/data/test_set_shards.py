@@ -36,6 +36,17 @@ def test_a_whole_set_is_read_once(root, monkeypatch):
   assert read == [files(root)[1].name]
 
 
+@pytest.mark.parametrize(
+  "text", ["[" * 100_000, "", "null", '{"a": 3}', "\0", "9" * 9999]
+)
+def test_a_note_of_what_was_read_that_is_none(root, text):
+  """It is made again: nothing hangs on it."""
+  (root / shards.CHECKED).write_text(text)
+  RecordSet(root).require_whole()
+  noted = json.loads((root / shards.CHECKED).read_text())
+  assert set(noted) == {p.name for p in files(root)}
+
+
 def test_a_large_set_is_read_over_several_starts(root, monkeypatch):
   """As much as fits, but one shard at least: 1, 1 and 1 of three."""
   monkeypatch.setattr(shards, "MOST", files(root)[0].stat().st_size + 1)

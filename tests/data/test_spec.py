@@ -96,6 +96,14 @@ def test_ntsc_rate_is_a_fraction():
     ({"audio_rate": float("inf")}, "got inf"),
     ({"height": 48, "stride": 16}, "multiple of 32, got 48: use 32 or 64"),
     ({"width": 16, "stride": 16}, "multiple of 32, got 16: use 32"),
+    ({"fps": 1e-300}, "fps must be from 0.1 to 1000, got 1e-300"),
+    ({"fps": 1001}, "fps must be from 0.1 to 1000, got 1001"),
+    ({"fps": float("nan")}, "fps must be"),
+    ({"fps": float("inf")}, "fps must be"),
+    ({"frames": 2**20 + 1}, "frames must be at most 1048576, got 1048577"),
+    ({"frames": 2**62 + 1}, "frames must be at most"),
+    ({"height": 2**15 + 16}, "height must be at most 32768, got 32784"),
+    ({"width": 2**40}, "width must be at most"),
   ],
 )
 def test_wrong_sizes_name_the_right_ones(change, hint):

@@ -90,8 +90,21 @@ def test_names_that_are_no_feature(copy, name):
   refused(copy, "no feature of TFDS")
 
 
+@pytest.mark.parametrize(
+  "name", ["image_feature.Image", "labeled_image.LabeledImage", "video_feature.Video"]
+)
+def test_no_picture_is_handed_to_a_library(copy, name):
+  """Without OpenCV, TFDS opens pictures by Pillow, which runs Ghostscript on an EPS."""
+  inner = {"pythonClassName": f"tensorflow_datasets.core.features.{name}"}
+  edit(
+    copy / "features.json",
+    lambda v: v["featuresDict"]["features"].update(video={"sequence": {"x": inner}}),
+  )
+  refused(copy, f"features.json names {name.partition('.')[2]}: .*expected features of")
+
+
 def test_a_class_that_tfds_does_not_have(copy):
-  name = "tensorflow_datasets.core.features.nothing.Feature"
+  name = "tensorflow_datasets.core.features.nothing.Tensor"
   edit(copy / "features.json", lambda v: v.update(pythonClassName=name))
   refused(copy, "cannot be read .*Unrecognized")
 
@@ -103,6 +116,38 @@ def test_a_class_that_tfds_does_not_have(copy):
 def test_media_are_local(copy, place):
   edit(copy / "metadata.json", lambda v: v.update(media_root=place))
   refused(copy, "metadata.json: media_root: got")
+
+
+RECORD = {
+  "text": b"a", "path": b"a.wav", "audio": b"", "crop": np.zeros(4, np.int32),
+  "start": np.float64(0), "end": np.float64(1), "gain": np.float64(0),
+}  # fmt: skip
+
+
+def records_of(change):
+  return tfds_set.Records([RECORD | change], pathlib.Path("set"), "train")
+
+
+@pytest.mark.parametrize("field", ["path", "audio"])
+@pytest.mark.parametrize(
+  "name", [b"../a.wav", b"/etc/passwd", b"x/../../a.wav", b"http://127.0.0.1:1/x"]
+)
+def test_records_name_files_below_their_folder(field, name):
+  assert list(media_set._rows(records_of({}), "set")) == ["a.wav"]
+  with pytest.raises(UsageError, match="set: record 0.*: got the path .*stays below"):
+    media_set._rows(records_of({field: name}), "set")
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"gain": np.float64(800)}, {"end": np.float64("nan")}, {"start": b"x"},
+    {"crop": np.array([0, 0, 8, 0])}, {"text": 3}, {"path": None}, {"crop": None},
+  ],
+)  # fmt: skip
+def test_records_of_other_values(change):
+  with pytest.raises(UsageError, match="set: record 0"):
+    media_set._rows(records_of(change), "set")
 
 
 def test_shards_are_below_the_set(copy):

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -89,6 +90,17 @@ class Command:
   def send_signal(self, how: signal.Signals) -> None:
     if self.poll() is None:
       os.kill(self._pid, how)
+
+
+def meeting(count: int) -> list[list[str]]:
+  """By process, the flags with which so many meet; none of one alone."""
+  if count == 1:
+    return [[]]
+  with socket.socket() as s:
+    s.bind(("localhost", 0))
+    address = f"localhost:{s.getsockname()[1]}"
+  several = ["--distributed", f"--coordinator={address}", f"--num_processes={count}"]
+  return [[*several, f"--process_id={i}"] for i in range(count)]
 
 
 def finish(

@@ -1,6 +1,7 @@
 """Clips from a checkpoint by the command line, and the mistakes one makes there."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from ccl_jax.data.media.decode import read_audio, read_clip
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.viz.media import write_mp4, write_png, write_wav
-from tests.e2e.commands import finish
+from tests.e2e.commands import Command, finish, meeting
 
 MODULE = "ccl_jax.generate"
 SPEC = ClipSpec(17, 32, 32, 25.0)
@@ -83,6 +84,47 @@ def test_a_manifest_in_two_parts(files, undisturbed):
   videos = [read_clip(out / f"{x}.mp4", SPEC)[0] for x in ("one", "two")]
   assert (videos[0] != videos[1]).any()  # another seed
   assert json.loads((out / "two.json").read_text())["seed"] == 3
+
+
+def test_two_processes_go_on_with_a_set_of_one(files, undisturbed):
+  """Eight devices of two processes (--distributed, --coordinator, --num_processes,
+  --process_id) make what one device has left; the first writes.
+  """
+  text = "".join(
+    json.dumps({"id": name, "prompt": f"a {name} face", "audio": "long.wav"}) + "\n"
+    for name in ("red", "green")
+  )
+  (files / "faces.jsonl").write_text(text)
+  given = [
+    f"--ckpt={undisturbed}", "--steps=2", "--task=a2v",
+    f"--manifest={files / 'faces.jsonl'}",
+  ]  # fmt: skip
+  alone, pair = files / "alone", [files / f"pair{i}" for i in range(2)]
+  code, printed = finish(MODULE, [*given, f"--out={alone}"])
+  assert code == 0 and "2 of 2 clips made" in printed, printed
+  shutil.copytree(alone, pair[0], ignore=shutil.ignore_patterns("green.*"))
+  before = (pair[0] / "red.mp4").stat().st_mtime_ns
+  both = [
+    Command(MODULE, [*given, *which, f"--out={out}"], devices=4)
+    for which, out in zip(meeting(2), pair)
+  ]
+  codes = [command.wait() for command in both]
+  assert codes == [0, 0], [command.output() for command in both]
+  first, second = (command.output() for command in both)
+  assert "mesh of 8 devices" in first and "memory of a device: text" in first
+  assert "1 of 2 clips made" in first and "clips made" not in second
+  made = lambda folder: sorted(p.name for p in folder.glob("[!.]*"))
+  assert (
+    made(pair[0]) == made(alone) == ["green.json", "green.mp4", "red.json", "red.mp4"]
+  )
+  assert made(pair[1]) == []
+  assert (pair[0] / "red.mp4").stat().st_mtime_ns == before
+  settings = [(folder / "green.json").read_text() for folder in (alone, pair[0])]
+  assert settings[0] == settings[1]
+  (a, sound), (b, same) = (read_clip(x / "green.mp4", SPEC) for x in (alone, pair[0]))
+  np.testing.assert_array_equal(sound, same)
+  # Sums in another order: at most a level of a pixel, before the film is compressed.
+  assert np.abs(a.astype(int) - b.astype(int)).mean() < 0.1 and a.std() > 1
 
 
 CASES = [

@@ -4,12 +4,11 @@ killed, is asked to stop, and ends where a run ends that nothing disturbed.
 
 import json
 import signal
-import socket
 import time
 
 import pytest
 
-from tests.e2e.commands import Command
+from tests.e2e.commands import Command, meeting
 from tests.e2e.conftest import train_flags
 from tests.e2e.test_run import logged, saved
 
@@ -33,16 +32,11 @@ class Processes:
   """A run on `count` processes that share eight devices."""
 
   def __init__(self, workdir, count, *flags):
-    with socket.socket() as s:
-      s.bind(("localhost", 0))
-      address = f"localhost:{s.getsockname()[1]}"
-    several = ["--distributed", f"--coordinator={address}", f"--num_processes={count}"]
-    several += ["--heartbeat_seconds=5"]
     self._workdir = workdir
     self.all = []
-    for i in range(count):
-      which = [*several, f"--process_id={i}"] if count > 1 else []
-      line = train_flags(workdir, *SMALL, *flags, *which)
+    for which in meeting(count):
+      pace = ["--heartbeat_seconds=5"] if which else []
+      line = train_flags(workdir, *SMALL, *flags, *which, *pace)
       self.all.append(Command("ccl_jax.train", line, devices=8 // count))
 
   def __enter__(self):

@@ -26,8 +26,11 @@ MODULES = {  # commands whose flags are absl's
   "report": "ccl_jax.report",
   "encode": "ccl_jax.encode",
   "plan": "ccl_jax.plan",
+  "bench compiler": "ccl_jax.benchmarks.compiler",
   "bench data": "ccl_jax.benchmarks.data",
   "bench eval": "ccl_jax.benchmarks.eval",
+  "bench kernels": "ccl_jax.benchmarks.kernels",
+  "bench sampling": "ccl_jax.benchmarks.sampling",
   "bench step": "ccl_jax.benchmarks.step",
   "bench vocoder": "ccl_jax.benchmarks.vocoder",
 }

@@ -30,6 +30,7 @@ class Listener:
 
   spec, takes_channels, found = TRAINED, False, None
   negative = {"video": "blurred", "audio": ""}
+  made = {"vae_tile": "off"}
   prints = {"params": "Pa", "codecs": "Co"}
 
   def __init__(self, model):
@@ -39,7 +40,8 @@ class Listener:
   def describe(self, folder, step=None):
     """What a checkpoint says of itself; the shift is another for every size."""
     place = pathlib.Path(folder)
-    return Told(self.model, TRAINED, self.guidance, place, release=self.release)
+    options = {"release": self.release, "negative": self.negative}
+    return Told(self.model, TRAINED, self.guidance, place, **options)
 
   def load(self, folder, **options):
     self.loaded = {"ckpt": folder, **options}
@@ -48,7 +50,8 @@ class Listener:
   @property
   def origin(self):
     """As a run whose newest checkpoint is of step 9."""
-    told = {name: value for name, value in self.loaded.items() if name != "mesh"}
+    other = ("mesh", "texts", "tile")
+    told = {name: value for name, value in self.loaded.items() if name not in other}
     told["step"] = told["step"] or 9
     loras = told.pop("loras")
     prints = {p: file_digest(p) for p in (x.rpartition(":")[0] for x in loras)}

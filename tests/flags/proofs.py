@@ -30,7 +30,21 @@ PROOFS: dict[str, list[str]] = {
     "generate",
     "task seed steps shift solver sequential guidance scale_video scale_audio frames "
     "height width seconds size negative_prompt negative_prompt_video "
-    "negative_prompt_audio prompt skip_block",
+    "negative_prompt_audio prompt skip_block schedule guidance_interval "
+    "guidance_every",
+  ),
+  HERE + "test_generate_flags.py::test_a_calibration_is_measured_and_used": _flags(
+    "generate", "calibrate cache"
+  ),
+  HERE + "test_generate_effects.py::test_schedules_of_few_steps": _flags(
+    "generate", "schedule"
+  ),
+  HERE + "test_generate_effects.py::"
+  "test_guidance_on_an_interval_and_at_some_steps": _flags(
+    "generate", "guidance_interval guidance_every"
+  ),
+  HERE + "test_generate_settings.py::test_another_calibration_must_be_asked_for": (
+    _flags("generate", "cache settings")
   ),
   HERE + "test_generate_effects.py::test_prompts_pull_and_negative_prompts_push": (
     _flags("generate", "prompt negative_prompt negative_prompt_video "
@@ -77,6 +91,12 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_generate_flags.py::test_the_devices_that_clips_are_made_on": _flags(
     "generate", "mesh"
   ),
+  HERE + "test_generate_flags.py::test_the_tiles_that_a_video_is_decoded_by": _flags(
+    "generate", "vae_tile settings"
+  ),
+  "tests/e2e/test_generate.py::test_two_processes_go_on_with_a_set_of_one": _flags(
+    "generate", "distributed coordinator num_processes process_id manifest"
+  ),
   HERE + "test_generate_flags.py::test_processes_that_make_a_clip_together": _flags(
     "generate", "distributed coordinator num_processes process_id"
   ),
@@ -105,7 +125,7 @@ PROOFS: dict[str, list[str]] = {
     "seed steps clip.frames clip.height clip.width clip.fps clip.stride "
     "clip.audio_rate data.source data.root data.options data.cache_gb batch.size "
     "batch.threads codec.fit_clips codec.text_length codec.text_dim mesh slices "
-    "checkpoint.every checkpoint.keep log_every profile",
+    "checkpoint.every checkpoint.keep log_every log.trackers profile",
   ),
   HERE + "test_train_flags.py::test_codecs_that_are_named_or_belong_to_the_start": (
     _keys("train", "codec.path")
@@ -238,7 +258,7 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_train_audio_flags.py::test_sections_reach_their_functions": _keys(
     "train_audio",
     "seed steps window batch.size batch.threads data.root data.cache_gb mesh "
-    "checkpoint.every checkpoint.keep log_every profile",
+    "checkpoint.every checkpoint.keep log_every log.trackers profile",
   ),
   HERE + "test_train_audio_flags.py::test_what_is_scored": _keys(
     "train_audio", "score.windows score.samples"
@@ -296,10 +316,10 @@ PROOFS: dict[str, list[str]] = {
   # Plans.
   HERE + "test_plan_flags.py::test_defaults": _flags("plan", "config"),
   HERE + "test_plan_flags.py::test_each_flag": _flags(
-    "plan", "topology mesh batch generate"
+    "plan", "topology slices mesh batch generate"
   ),
   HERE + "test_plan_flags.py::test_sweep_shows_what_fits_and_the_fastest_first": (
-    _flags("plan", "sweep out")
+    _flags("plan", "sweep slices out")
   ),
   HERE + "test_plan_flags.py::test_out_and_compare": _flags("plan", "out compare"),
   # Conversion.
@@ -380,6 +400,8 @@ PROOFS: dict[str, list[str]] = {
     "data build source", "data build dir", "data build options"
   ],
   # Benchmarks.
+  HERE + "test_bench_flags.py::test_compiler": _flags("bench compiler", "chips"),
+  HERE + "test_bench_flags.py::test_kernels": _flags("bench kernels", "chips blocks"),
   HERE + "test_bench_flags.py::test_data": _flags(
     "bench data", "records batch threads folder"
   ),
@@ -391,6 +413,9 @@ PROOFS: dict[str, list[str]] = {
   ),
   HERE + "test_bench_flags.py::test_vocoder": _flags(
     "bench vocoder", "preset seconds chunk rounds"
+  ),
+  HERE + "test_bench_flags.py::test_sampling": _flags(
+    "bench sampling", "ckpt prompt steps clips rounds"
   ),
   HERE + "test_bench_flags.py::test_step": _flags(
     "bench step",

@@ -1,5 +1,6 @@
 """What each benchmark is made of, by its flags; nothing is timed here."""
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -11,8 +12,10 @@ import pytest
 
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.models.flops import forward_flops
+from ccl_jax.models.presets import build_model
 from tests.flags.command import BENCH, BORROWED, MODULES, command
 from tests.flags.recording import Recorder
+from tests.planning.test_kernels import FORM
 
 
 @pytest.fixture
@@ -40,7 +43,8 @@ def test_names_are_the_benchmarks(r, monkeypatch, capsys):
     ("main", ["/x/step.py", "--depth=2", "--nopeer"]),
   ]
   bench.main(["bench", "--help"])
-  assert "NAME is one of data, eval, parts, step, vocoder" in capsys.readouterr().out
+  names = "compiler, data, eval, kernels, parts, sampling, step, vocoder"
+  assert f"NAME is one of {names}" in " ".join(capsys.readouterr().out.split())
   with pytest.raises(SystemExit) as e:
     bench.main(["bench", "stepp"])
   assert e.value.code == 2 and "no benchmark 'stepp'" in capsys.readouterr().err
@@ -121,6 +125,61 @@ def test_eval_of_given_clips_and_weights(scored, tmp_path, capsys):
     assert e.value.code == 2 and words in capsys.readouterr().err
 
 
+def test_compiler(r, capsys):
+  """--chips: a column each; products first, then passes."""
+  compiler = command("bench compiler").module
+  r.replace(compiler, "stay_on_the_host")
+  shares = {"v5e": 0.5, "v5p": 0.625, "v6e": 0.75}
+  r.replace(compiler, "product_share", lambda chip, size: shares[chip] + size[2] / 1e6)
+  r.replace(compiler, "pass_share", lambda chip, dtype: shares[chip] / 2)
+  command("bench compiler").run()
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0].startswith("jax ") and lines[1] == ""
+  assert lines[2:5] == [
+    "| share of peak | v5p | v6e | v5e |",
+    "|---|---|---|---|",
+    "| product 8192 x 8192 x 8192 | 0.63 | 0.76 | 0.51 |",
+  ]
+  assert (
+    lines[-1] == "| pass over bfloat16, of the memory's rate | 0.31 | 0.38 | 0.25 |"
+  )
+  assert len(lines) == 4 + len(compiler.PRODUCTS) + len(compiler.PASSES)
+  command("bench compiler").run("--chips=v6e")
+  assert "| share of peak | v6e |" in capsys.readouterr().out.splitlines()
+  with pytest.raises(SystemExit) as e:
+    command("bench compiler").run("--chips=v6e,v7")
+  assert e.value.code == 2 and "--chips v7: expected of v4" in capsys.readouterr().err
+
+
+def test_kernels(r, monkeypatch, tmp_path, capsys):
+  """--chips and --blocks; rows are printed, and written after each chip."""
+  kernels = command("bench kernels").module
+  row = lambda chip: kernels.kernels.Row(chip, FORM, 5, 6, "0")
+  r.replace(kernels, "count", lambda chip, blocks: [row(chip)])
+  monkeypatch.setattr(kernels.kernels, "FILE", tmp_path / "kernels.json")
+  kernels.kernels.rows.cache_clear()
+  run = command("bench kernels").run
+  try:
+    run("--chips=v6e,v5p")
+    assert [c.args for c in r.calls["count"]] == [("v6e", {}), ("v5p", {})]
+    assert f"v6e {row('v6e')}\nv5p {row('v5p')}\n" == capsys.readouterr().out
+    run("--blocks=block_q=2048,block_kv=512")
+    assert [c.args for c in r.calls["count"]][2:] == [
+      (chip, {"block_q": 2048, "block_kv": 512}) for chip in ("v5e", "v5p", "v6e")
+    ]
+    assert {key[0] for key in kernels.kernels.rows()} == {"v5e", "v5p", "v6e"}
+  finally:
+    kernels.kernels.rows.cache_clear()
+  for flag, words in (
+    ("--chips=v7", "--chips v7: expected of v4"),
+    ("--blocks=block_q", "expected NAME=SIZE"),
+    ("--blocks=blocks=4", "unexpected keyword argument 'blocks'"),
+  ):
+    with pytest.raises(SystemExit) as e:
+      run(flag)
+    assert e.value.code == 2 and words in capsys.readouterr().err
+
+
 def test_vocoder(r):
   """--preset, --seconds, --chunk and --rounds."""
   vocoder = command("bench vocoder").module
@@ -133,6 +192,88 @@ def test_vocoder(r):
     "--preset=44k", "--seconds=1.5", "--chunk=9", "--rounds=2"
   )
   assert r.last("run") == (("44k",), {"seconds": 1.5, "chunk": 9, "rounds": 2})
+
+
+@pytest.fixture
+def sampled(r, monkeypatch):
+  """The benchmark of sampling, whose pipeline makes a clip a level apart for each of
+  its evaluations, and takes a second for each.
+  """
+  module = command("bench sampling").module
+  about = SimpleNamespace(
+    sampling=lambda how, spec: dataclasses.replace(
+      how, guidance="ucg2", shift=5.0, solver="euler"
+    )
+  )
+
+  def generate(task, prompts, *, sampling, seed, negative, watch=None):
+    r.calls["made"].append((task, prompts, sampling, seed, negative))
+    if watch is not None:
+      for i in range(sampling.steps):
+        watch(i, {"context+cond/video": jnp.full((2, 1, 1, 1), 0.99**i)})
+    level = module.evaluations(pipeline, sampling)[1]
+    video = np.full((len(prompts), 2, 2, 2, 3), level, np.uint8)
+    return {"video": video, "audio": np.full((len(prompts), 9), 0.01 * level)}
+
+  def in_turn(programs, rounds):
+    r.calls["rounds"].append(rounds)
+    for run in programs.values():
+      run()
+    wholes = [call[2] for call in r.calls["made"][1:]]
+    cost = [float(module.evaluations(pipeline, how)[1]) for how in wholes]
+    return {name: [c] * rounds for name, c in zip(programs, cost, strict=True)}
+
+  pipeline = SimpleNamespace(
+    model=build_model("tiny"), about=about, spec=None, negative="dull",
+    origin={"fingerprints": {"params": "Pa"}}, generate=generate,
+  )  # fmt: skip
+  load = lambda ckpt: r.calls["loaded"].append(ckpt) or pipeline
+  monkeypatch.setattr(module.Pipeline, "load", load)
+  monkeypatch.setattr(module, "in_turn", in_turn)
+  shown = lambda about, rows: r.calls["shown"].append((about, list(rows)))
+  monkeypatch.setattr(module, "show", shown)
+  r.pipeline = pipeline
+  return r
+
+
+def test_sampling(sampled):
+  """--ckpt, --prompt, --steps, --clips and --rounds; the calibration's clips are other
+  ones than those that are compared.
+  """
+  command("bench sampling").run(
+    "--ckpt=C", "--prompt=p", "--steps=10", "--clips=2", "--rounds=3"
+  )
+  assert sampled.calls["loaded"] == ["C"] and sampled.calls["rounds"] == [3]
+  first, *others = sampled.calls["made"]
+  assert first[3] == [1000, 1001] and all(call[3] == [0, 1] for call in others)
+  assert {(t, *p, n) for t, p, _, _, n in others} == {("joint", "p", "p", "dull")}
+  about, rows = sampled.calls["shown"][-1]
+  assert about["ckpt"] == "C" and about["clips"] == 2
+  by = {row["what"]: row for row in rows}
+  count = lambda name: (by[name]["evaluations"], by[name]["with blocks"])
+  assert count("plain") == (20, 20) and count("half of the steps") == (10, 10)
+  assert count("guidance_every 2") == (15, 15) and count("guidance_every 4") == (13, 13)
+  assert count("guidance_interval 0.5,1") == (19, 19)  # the last level is 0.36
+  assert count("cache 0.24") == (20, 8)  # steps 0, 1, 4 and 7
+  plain, half = by["plain"], by["half of the steps"]
+  assert (plain["faster"], half["faster"]) == (1.0, 2.0)
+  assert plain["picture dB"] == plain["sound dB"] == float("inf")
+  assert half["picture dB"] == pytest.approx(20 * np.log10(255 / 10))
+  assert half["sound dB"] == pytest.approx(20 * np.log10(20 / 10))
+  sampled.calls["made"].clear()
+  command("bench sampling").run()
+  assert (
+    sampled.calls["loaded"][-1] == "quickstart" and sampled.calls["rounds"][-1] == 5
+  )
+  assert sampled.calls["made"][1][3] == [0, 1, 2, 3]
+  assert sampled.calls["made"][1][2].steps == 50
+
+
+def test_sampling_of_one_stream(sampled, capsys):
+  sampled.pipeline.model = build_model("tiny", streams=("video",))
+  with pytest.raises(SystemExit) as e:
+    command("bench sampling").run()
+  assert e.value.code == 2 and "expected a joint model" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -37,6 +37,9 @@ def test_inspect(told):
   told.main("inspect", "SET", "--clips=3", "--out=S.png")
   expected = (pathlib.Path("SET"), 3, pathlib.Path("S.png"))
   assert told.last("show").args == expected
+  with pytest.raises(SystemExit) as e:
+    told.main("inspect", "SET", "--clips=-1")
+  assert e.value.code == 2 and len(told.calls["show"]) == 2
 
 
 def test_prepare(told, capsys):
@@ -99,6 +102,7 @@ def test_build(told, capsys, tmp_path, monkeypatch):
     ("openhumanvid", "min_side=big", "big"),
     ("talking_scene", "n_train=3", "is no data set of media"),
     ("nowhere", "a=1", "no data source"),
+    ("folder", "min_seconds=nan", "option 'min_seconds=nan': expected a number"),
   ):
     with pytest.raises(SystemExit) as e:
       told.main("build", source, "DIR", option)

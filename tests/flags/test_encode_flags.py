@@ -215,6 +215,13 @@ def test_the_flags_of_encode(told, capsys):
   assert met.args == () and "--process_index" in met.kwargs["instead"]
 
 
+def test_a_check_of_fewer_than_no_records(told, capsys):
+  with pytest.raises(SystemExit) as e:
+    command("encode").run(CONFIG, "--check=-1")
+  assert e.value.code == 2 and "--check is -1; expected" in capsys.readouterr().err
+  assert not told.calls["encode"]
+
+
 def test_how_many_films_are_silent_is_said(told, capsys):
   told.done |= {"silent": 2, "buckets": buckets_of(film=4, silent=3, sound=1, image=9)}
   command("encode").run(CONFIG)

@@ -53,7 +53,7 @@ def test_without_a_manifest_every_film_of_the_folder(told, tmp_path):
   assert items(told)["a"].path == tmp_path / "videos/a.mp4"
   assert told.told("evaluate", 2) == f"records of {tmp_path / 'out'}"
   names, weights, options = told.last("build_metrics").args
-  assert names == list(scoring.BUILDERS) and weights is None
+  assert names == list(scoring.BUILDERS) and weights == []
   assert options == scoring.Options(0.25, 50, 100, "transformers", None, None)
   written = told.last("write_outputs").args
   assert written[0] == tmp_path / "out" and written[2] == []
@@ -61,17 +61,34 @@ def test_without_a_manifest_every_film_of_the_folder(told, tmp_path):
   assert told.last("read_reference").args == (None, ["fad", "fvd"])
 
 
+def test_films_by_any_spelling_and_what_is_no_mp4(told, tmp_path, capsys):
+  """What is not scored is named; the others of the folder are no media."""
+  videos = tmp_path / "videos"
+  for name in ("B.MP4", "d.mov", "e.wav", "a.json", ".hidden.mp4"):
+    (videos / name).touch()
+  (videos / "below").mkdir()
+  (videos / "below/f.mp4").touch()
+  assert told.main() == 0
+  assert list(items(told)) == ["B", "a", "c", "other", "stray"]
+  assert items(told)["B"].path == videos / "B.MP4"
+  note = "has 2 media files that are no mp4, such as d.mov, which are not scored"
+  assert note in capsys.readouterr().err
+  (videos / "a.MP4").touch()
+  with pytest.raises(UsageError, match="a.MP4 and .*a.mp4 are both a: rename one"):
+    told.main()
+
+
 def test_options_of_the_metrics(told, tmp_path):
   """Each of its own: none is another's."""
   (tmp_path / "heard.jsonl").write_text('{"id": "a", "text": "so"}\n')
   told.main(
-    "--metrics", "fvd, wer,fvd", "--weights", "W", "--sync-scale", "0.5",
+    "--metrics", "fvd, wer,fvd", "--weights", "W", "whisper=X", "--sync-scale", "0.5",
     "--min-track", "7", "--min-face-size", "33", "--recogniser", "faster-whisper",
     "--fvd-frames", "9", "--transcripts", tmp_path / "heard.jsonl", "--name", "mine",
     "--reference", "R",
   )  # fmt: skip
   names, weights, options = told.last("build_metrics").args
-  assert (names, weights) == (["fvd", "wer"], "W")
+  assert (names, weights) == (["fvd", "wer"], ["W", "whisper=X"])
   expected = scoring.Options(0.5, 7, 33, "faster-whisper", {"a": "so"}, 9)
   assert options == expected
   assert told.last("read_reference").args == ("R", ["fvd"])
@@ -82,11 +99,11 @@ def test_options_of_the_metrics(told, tmp_path):
 
 def test_each_option_is_part_of_its_metrics_protocol(tmp_path, monkeypatch):
   """--sync-scale, --min-track, --min-face-size of sync; --fvd-frames of fvd."""
-  monkeypatch.setattr(scoring.Folder, "protocol", lambda *_: {})
+  monkeypatch.setattr(scoring.Folders, "protocol", lambda *_: {})
   monkeypatch.setattr(scoring, "need", lambda *_: None)
   options = scoring.Options(0.5, 7, 33, "transformers", None, 9)
   about = lambda name, options: (
-    scoring.BUILDERS[name](scoring.Folder(tmp_path), options).protocol
+    scoring.BUILDERS[name](scoring.Folders([tmp_path]), options).protocol
   )
   sync = about("sync", options)
   assert (sync["scale"], sync["min_track"], sync["min_face_size"]) == (0.5, 7, 33)
@@ -152,10 +169,14 @@ def test_names_of_a_comparison_and_flags_that_do_nothing(monkeypatch):
 
 
 def test_mistakes(told, tmp_path):
+  (tmp_path / "none.jsonl").touch()
   for argv, words in (
     (["--fvd-frames", "0"], "--fvd-frames is 0"),
     (["--videos", tmp_path / "none"], "no folder"),
     (["--videos", tmp_path], "no mp4 in"),
+    (["--sync-scale", "0"], "--sync-scale is 0.0; expected above 0, to 4"),
+    (["--sync-scale", "1e300"], "--sync-scale is 1e.300"),
+    (["--transcripts", tmp_path / "none.jsonl"], "none.jsonl has no lines"),
   ):
     with pytest.raises(UsageError, match=words):
       told.main(*argv)

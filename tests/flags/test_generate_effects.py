@@ -17,7 +17,7 @@ from flax import struct
 
 from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.data.spec import ClipSpec
-from ccl_jax.generation import clips
+from ccl_jax.generation import clips, decoding
 from ccl_jax.generation import pipeline as inference
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import build_model
@@ -36,10 +36,10 @@ class Bare(struct.PyTreeNode):
 
 
 class Letters(struct.PyTreeNode):
-  """A text is the place of its first letter in the alphabet."""
+  """A text is the place of its first letter in the alphabet, none is 0."""
 
   def tokenize(self, texts):
-    return np.array([[ord(t[0]) - ord("a") + 1] for t in texts]), np.ones(
+    return np.array([[ord(t[0]) - ord("a") + 1 if t else 0] for t in texts]), np.ones(
       (len(texts), 1)
     )
 
@@ -63,7 +63,7 @@ def told(monkeypatch):
   monkeypatch.setattr(JointDiT, "apply", apply)
   monkeypatch.setattr(inference.Pipeline, "load", lambda *_, **__: pipeline)
   monkeypatch.setattr(inference, "describe", lambda *_: pipeline.about)
-  monkeypatch.setattr(inference, "to_bytes", lambda x: x)
+  monkeypatch.setattr(decoding, "to_bytes", lambda x: x)
   keep = lambda path, video, fps, audio: out["made"].append((video, audio, fps))
   monkeypatch.setattr(clips, "write_mp4", keep)
   out["pipeline"] = pipeline
@@ -142,6 +142,47 @@ def test_steps_and_shift_are_the_times_that_the_network_is_told(
   assert len(times) == n and np.abs(np.subtract(expected, times)).max() < whole + 1e-3
   if whole:
     assert times == [int(t) for t in times]
+
+
+def test_schedules_of_few_steps(told, tmp_path):
+  """The network is told the timesteps of the file, once each and with the prompt alone.
+  Re-noised, x_i = (1 - sigma_i) (x_{i-1} - sigma_{i-1} p) + sigma_i e_i: of noise and
+  prompt of step i the factors 1 - sigma of later ones are left.
+  """
+  for name, times in (
+    ("lightx2v", [1000, 937.5, 833.33, 625]),
+    ("causvid", [1000, 757, 522]),
+    ("rcm", [987.65, 933.78, 852.90, 608.98]),
+  ):
+    told["calls"].clear(), told["made"].clear()
+    given = "--ckpt=x", f"--out={tmp_path}", "--prompt=d", f"--schedule={name}"
+    command("generate").run(*given)
+    jax.effects_barrier()
+    np.testing.assert_allclose([time for time, _ in told["calls"]], times, atol=0.005)
+    assert {batch for _, batch in told["calls"]} == {1}
+    s = np.array(times) / 1000
+    left = s * [np.prod(1 - s[i + 1 :]) for i in range(len(s))]
+    noise, mean = np.linalg.norm(left), -4 * left.sum()
+    if name == "lightx2v":  # Euler: one noise, and the way from sigma 1 to 0
+      noise, mean = 1, -4
+    video = np.asarray(told["made"][-1][0], float)
+    assert abs(video.mean() - mean) < 0.1 and abs(video.std() / noise - 1) < 0.1
+
+
+def test_guidance_on_an_interval_and_at_some_steps(told, tmp_path):
+  """What is left out is not evaluated; the latent is as by hand. Of prompts d (4) and a
+  (1) and scale 2: 7 with guidance, and 4 without. Levels of four steps without a shift
+  are 1, 0.75, 0.5 and 0.25.
+  """
+  four = ("--steps=4", "--shift=1")
+  ((video, _),) = latents(told, tmp_path, *four)
+  noise = video + 7
+  ((got, _),) = latents(told, tmp_path, *four, "--guidance_interval=0.25,0.75")
+  assert [batch for _, batch in told["calls"]] == [1, 2, 2, 1]
+  np.testing.assert_allclose(got, noise - (7 + 4) / 2, atol=1e-4)
+  ((got, _),) = latents(told, tmp_path, *four, "--guidance_every=3")
+  assert [batch for _, batch in told["calls"]] == [2, 1, 1, 2]
+  np.testing.assert_allclose(got, video, atol=1e-4)  # what it adds is always the same
 
 
 def test_sequential_evaluations_are_alone_and_of_equal_result(told, tmp_path):

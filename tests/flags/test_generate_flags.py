@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -63,6 +64,23 @@ SETTINGS = [
   ([], "sampling.solver", "unipc"),
   (["--solver=dpmpp"], "sampling.solver", "dpmpp"),
   (["--solver=euler"], "sampling.solver", "euler"),
+  ([], "sampling.schedule", None),
+  (["--schedule=causvid"], "sampling.schedule", "causvid"),
+  # A schedule has all of these of its own.
+  (["--schedule=lightx2v"], "sampling.steps", 4),
+  (["--schedule=lightx2v"], "sampling.shift", 5.0),
+  (["--schedule=lightx2v"], "sampling.solver", "euler"),
+  (["--schedule=lightx2v", "--solver=renoise"], "sampling.solver", "renoise"),
+  (["--schedule=fastwan"], "sampling.guidance", "none"),
+  (["--schedule=fastwan", "--guidance=none"], "sampling.shift", 1.0),
+  (["--schedule=rcm"], "sampling.solver", "renoise"),
+  (["--schedule=rcm"], "sampling.steps", 4),
+  (["--schedule=rcm", "--steps=2"], "sampling.steps", 2),
+  ([], "sampling.guidance_interval", None),
+  (["--guidance_interval=0.25,0.9"], "sampling.guidance_interval", (0.25, 0.9)),
+  ([], "sampling.guidance_every", None),
+  (["--guidance_every=3"], "sampling.guidance_every", 3),
+  ([], "sampling.cache", None),
   ([], "sampling.batched", True),
   (["--sequential"], "sampling.batched", False),
   ([], "sampling.guidance", "ucg2"),
@@ -175,12 +193,41 @@ def test_what_is_loaded(monkeypatch, tmp_path):
   listener = listening(monkeypatch)
   call(listener, tmp_path)
   expected = {"ckpt": str(tmp_path), "codecs": None, "weights": "ema", "step": None}
-  expected |= {"loras": []}
+  # The prompt, and the negative prompts of the video and the sound.
+  expected |= {"loras": [], "texts": ["a cat", "blurred", ""], "tile": "auto"}
   loaded = lambda: {k: v for k, v in listener.loaded.items() if k != "mesh"}
   assert loaded() == expected
   call(listener, tmp_path, "--codecs=bundle", "--weights=params", "--step=6")
   expected |= {"codecs": "bundle", "weights": "params", "step": 6}
   assert loaded() == expected
+
+
+def test_the_tiles_that_a_video_is_decoded_by(monkeypatch, tmp_path, capsys):
+  """Asked for, and told beside the clip."""
+  listener = listening(monkeypatch)
+  for value in ("64", "off"):
+    call(listener, tmp_path, f"--vae_tile={value}")
+    assert listener.loaded["tile"] == value
+  capsys.readouterr()
+  for argv, words in (
+    (["--vae_tile=big"], "--vae_tile: got big; expected auto, off, or pixels such as"),
+    (["--vae_tile=0"], "--vae_tile: got 0"),
+    (["--vae_tile=-256"], "--vae_tile: got -256"),
+    (["--task=t2a", "--vae_tile=64"], "--vae_tile does nothing: task t2a makes no"),
+  ):
+    listener.loaded = None
+    with pytest.raises(SystemExit) as e:
+      call(listener, tmp_path, *argv)
+    error = capsys.readouterr().err
+    assert e.value.code == 2 and words in error and error.count("\n") == 1
+    assert listener.loaded is None
+  listener.made = {"vae_tile": "64"}
+  call(listener, tmp_path)
+  about = json.loads((tmp_path / "out" / "joint_0_0_2.json").read_text())
+  assert about["vae_tile"] == "64"
+  settings = f"--settings={tmp_path / 'out' / 'joint_0_0_2.json'}"
+  command("generate").run(settings, f"--out={tmp_path / 'again'}")
+  assert listener.loaded["tile"] == "64"
 
 
 def test_the_devices_that_clips_are_made_on(monkeypatch, tmp_path, capsys):
@@ -221,6 +268,47 @@ def test_processes_that_make_a_clip_together(monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit) as e:
       call(listener, tmp_path, *argv)
     assert e.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_a_calibration_is_measured_and_used(monkeypatch, tmp_path, capsys):
+  """--calibrate watches the clip's steps and writes what it measures; --cache is told
+  with its whole path, and refused for another task or form of guidance.
+  """
+  listener, file = listening(monkeypatch), tmp_path / "c.json"
+  ratios = {"context": {"video": [1.0, 0.5]}, "cond": {"video": [1.0, 0.25]}}
+
+  def watched(*args, watch, **given):
+    if watch is not None:
+      row = lambda a, b: {"context+cond/video": jnp.array([a, b]).reshape(2, 1, 1, 1)}
+      watch(0, row(4.0, 4.0))
+      watch(1, row(2.0, 1.0))
+    return type(listener).generate(listener, *args, **given)
+
+  monkeypatch.setattr(listener, "generate", watched)
+  call(listener, tmp_path, f"--calibrate={file}", "--task=joint")
+  about = {"task": "joint", "guidance": "ucg2", "params": "Pa", "ratios": ratios}
+  assert json.loads(file.read_text()) == about
+  monkeypatch.chdir(tmp_path)
+  told = call(listener, tmp_path, "--cache=c.json:0.50")["sampling"]
+  assert told.cache == f"{file}:0.5"
+  about = json.loads((tmp_path / "out" / "joint_0_0_2.json").read_text())
+  assert about["cache"] == f"{file}:0.5"
+  digest = hashlib.sha256(file.read_bytes()).hexdigest()
+  assert about["fingerprints"][str(file)] == digest
+  assert call(listener, tmp_path, "--cache=c.json")["sampling"].cache == f"{file}:0.12"
+  capsys.readouterr()
+  for argv, words in (
+    (["--guidance=sync"], "measured with guidance ucg2, and this is sync"),
+    (["--task=t2a"], "measured with task joint, and this is t2a"),
+    (["--schedule=rcm"], "--cache does nothing with --schedule rcm"),
+    (["--calibrate=d.json"], "--calibrate with --cache"),
+  ):
+    count = len(listener.calls)
+    with pytest.raises(SystemExit) as e:
+      call(listener, tmp_path, "--cache=c.json", *argv)
+    error = capsys.readouterr().err
+    assert e.value.code == 2 and words in error and error.count("\n") == 1
+    assert len(listener.calls) == count
 
 
 def test_loras_are_added_and_told(monkeypatch, tmp_path, capsys):
@@ -278,7 +366,7 @@ def test_each_clip_in_its_file_beside_its_prompt(monkeypatch, tmp_path):
       "sample_rate": 16000, "stride": 8, "negative_prompt_video": "blurred",
       "negative_prompt_audio": "", "ckpt": str(tmp_path),
       "codecs": None, "step": 9, "weights": "ema",
-      "fingerprints": {"params": "Pa", "codecs": "Co"},
+      "fingerprints": {"params": "Pa", "codecs": "Co"}, "vae_tile": "off",
       "batch": {
         "index": i, "prompt": ["a dog", "a cat"], "seed": [3],
         "negative_prompt_video": ["blurred"], "negative_prompt_audio": [""],
@@ -384,6 +472,9 @@ def test_a_manifest_in_parts_and_batches(monkeypatch, tmp_path, media):
   given = (f"--manifest={path}", "--negative_prompt=dull", "--steps=5")
   part = ("--process_index=1", "--process_count=2")
   call(listener, tmp_path, *given, *part)
+  # All that these clips are made of, before the first of them; the lines with an image
+  # are made first.
+  assert listener.loaded["texts"] == ["two", "four", "dull", "dull"]
   told = [(c["prompts"], c["seed"], "image" in c) for c in listener.calls]
   assert told == [(["two"], [12], True), (["four"], [14], False)]
   dull = {"video": ["dull"], "audio": ["dull"]}
@@ -437,6 +528,34 @@ REFUSED = [
     "--negative_prompt with --manifest",
   ),
   (["--scale_audio=loud"], "--scale_audio: got loud"),
+  (["--schedule=lcm"], "--schedule: got lcm; expected one of lightx2v, causvid"),
+  (
+    ["--schedule=rcm", "--steps=5"],
+    "--steps 5 contradicts --schedule rcm, which has 4",
+  ),
+  (["--schedule=lightx2v", "--steps=3"], "which has 4: leave --steps out"),
+  (["--schedule=causvid", "--guidance=text"], "--guidance text contradicts --schedule"),
+  (["--schedule=causvid", "--solver=unipc"], "which has renoise: leave --solver out"),
+  (["--schedule=lightx2v", "--shift=8"], "--shift 8.0 contradicts --schedule lightx2v"),
+  (["--schedule=rcm", "--scale_video=4"], "guidance none has no scales"),
+  (["--schedule=rcm", "--negative_prompt=x"], "none evaluates no negative prompt"),
+  (["--schedule=rcm", "--guidance_every=2"], "nothing with guidance none"),
+  (["--solver=renoise"], "--solver renoise needs the --schedule"),
+  (["--guidance_every=0"], "--guidance_every: got 0"),
+  (["--guidance=none", "--guidance_interval=0,1"], "nothing with guidance none"),
+  (["--guidance_interval=0.5"], "--guidance_interval: got 0.5; expected LOW,HIGH"),
+  (["--guidance_interval=0.9,0.2"], "--guidance_interval: got 0.9,0.2; expected LOW"),
+  (["--guidance_interval=-1,0.2"], "--guidance_interval: got -1.0,0.2; expected LOW"),
+  (["--guidance_interval=low,1"], "--guidance_interval: got low,1"),
+  (
+    ["--steps=2", "--shift=1", "--guidance_interval=0.1,0.2"],
+    "has none of the 2 steps, whose noise levels are 0.999, 0.5: widen it",
+  ),
+  (["--cache=none.json"], "none.json"),
+  (["--cache=none.json:0"], "expected FILE:THRESHOLD"),
+  (["--calibrate=c.json", "--guidance_every=2"], "--calibrate with --guidance_every"),
+  (["--calibrate=c.json", "--schedule=rcm"], "--calibrate with --schedule"),
+  (["--manifest=x.jsonl", "--calibrate=c.json"], "--calibrate with --manifest"),
 ]
 
 

@@ -68,8 +68,10 @@ def test_settings_make_the_clip_again(made):
   expected = {"ckpt": str(made.clips.parent), "weights": "params", "step": 7}
   lora = [f"{made.clips.parent / 'x.safetensors'}:0.25"]
   expected |= {"codecs": "bundle", "loras": lora}
-  assert made.listener.loaded == made.loaded
-  assert {k: v for k, v in made.loaded.items() if k != "mesh"} == expected
+  assert made.loaded["tile"] == "auto" and made.listener.loaded["tile"] == "off"
+  assert made.listener.loaded | {"tile": "auto"} == made.loaded
+  other = ("mesh", "texts", "tile")
+  assert {k: v for k, v in made.loaded.items() if k not in other} == expected
   assert told["negative"] == {"video": ["dull"], "audio": ["hum", "hiss"]}
   assert sorted(p.name for p in made.out.iterdir()) == ["a2v_5_1.json", "a2v_5_1.mp4"]
   for name in ("a2v_5_1.json", "a2v_5_1.mp4"):
@@ -145,6 +147,22 @@ def test_settings_of_one_negative_prompt_are_of_both_streams(made):
   assert made.again()["negative"] == {"video": ["old"], "audio": ["old"]}
 
 
+def test_settings_are_those_of_clips_alone(made):
+  """Who hands on a file of settings says neither who is connected to nor what else is
+  read or written.
+  """
+  path = made.clips / "a2v_5_1.json"
+  others = {
+    "distributed": True, "coordinator": "127.0.0.1:1", "num_processes": 2,
+    "process_id": 1, "manifest": "/etc/passwd", "out": str(made.clips / "elsewhere"),
+    "flagfile": "/etc/passwd", "mesh": ["2", "1", "1", "1"], "batch_size": 3,
+  }  # fmt: skip
+  path.write_text(json.dumps(json.loads(path.read_text()) | others))
+  assert plain(made.again()) == plain(made.first)
+  assert (made.out / "a2v_5_1.mp4").exists()
+  assert not (made.clips / "elsewhere").exists()
+
+
 def test_another_checkpoint_must_be_asked_for(made, monkeypatch, capsys):
   count = len(made.listener.calls)
   monkeypatch.setattr(type(made.listener), "prints", {"params": "New", "codecs": "Co"})
@@ -184,3 +202,67 @@ def test_another_file_must_be_asked_for(made, capsys):
   assert len(made.listener.calls) == count and not made.out.exists()
   made.again(f"--audio={made.sounds[1]}")
   assert len(made.listener.calls) == count + 1
+
+
+FEW = [
+  (["--schedule=lightx2v", "--solver=renoise"], {}),
+  (["--schedule=rcm", "--steps=2"], {"steps": 2, "shift": 1.0, "solver": "renoise"}),
+  (["--guidance_interval=0.1,0.75", "--guidance_every=2", "--steps=8"], {}),
+]
+
+
+@pytest.mark.parametrize(("flags", "about"), FEW)
+def test_settings_of_fewer_evaluations(monkeypatch, tmp_path, flags, about):
+  """They are told, and make the clip again; another schedule beside them has all of its
+  own.
+  """
+  listener = listening(monkeypatch)
+  first = call(listener, tmp_path, *flags)
+  path = tmp_path / "out" / "joint_0_0.json"
+  told = json.loads(path.read_text())
+  assert {name: told[name] for name in about} == about
+  names = {"schedule", "guidance_interval", "guidance_every", "cache"}
+  given = {flag[2:].partition("=")[0] for flag in flags}
+  assert names & told.keys() == names & given
+  command("generate").run(f"--settings={path}", f"--out={tmp_path / 'again'}")
+  again = listener.calls[-1]["sampling"]
+  interval = lambda s: s.guidance_interval and tuple(s.guidance_interval)
+  assert interval(again) == interval(first["sampling"])
+  same = {"guidance_interval": None}
+  assert vars(again) | same == vars(first["sampling"]) | same
+  assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_schedule_beside_settings_has_all_of_its_own(made):
+  told = made.again("--schedule=fastwan")["sampling"]
+  own = {
+    "steps": 3,
+    "shift": 1.0,
+    "solver": "renoise",
+    "guidance": "none",
+    "scales": {},
+  }
+  assert {name: getattr(told, name) for name in own} == own
+  assert not told.batched  # what is no part of a schedule stays
+
+
+def test_another_calibration_must_be_asked_for(monkeypatch, tmp_path, capsys):
+  listener, file = listening(monkeypatch), tmp_path / "c.json"
+  about = {"task": "joint", "guidance": "ucg2", "params": None}
+  about["ratios"] = {e: {"video": [1.0, 1.0]} for e in ("context", "cond")}
+  file.write_text(json.dumps(about))
+  call(listener, tmp_path, f"--cache={file}:0.3")
+  again = lambda *flags: command("generate").run(
+    f"--settings={tmp_path / 'out' / 'joint_0_0.json'}", f"--out={tmp_path}", *flags
+  )
+  again()
+  assert listener.calls[-1]["sampling"].cache == f"{file}:0.3"
+  file.write_text(json.dumps(about, indent=1))
+  count = len(listener.calls)
+  with pytest.raises(SystemExit):
+    again()
+  error = capsys.readouterr().err
+  assert f"{file} is not the file" in error and "with --cache" in error
+  assert len(listener.calls) == count
+  again(f"--cache={file}:0.2")
+  assert listener.calls[-1]["sampling"].cache == f"{file}:0.2"

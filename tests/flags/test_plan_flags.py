@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ccl_jax.planning.compile import Report
+from ccl_jax.planning.phases import Phase
+from ccl_jax.planning.predict import Prediction
+from ccl_jax.planning.report import Report
 from tests.flags.command import command
 from tests.flags.recording import Recorder
 
@@ -16,6 +18,7 @@ REPORT = Report(
   hbm_bytes=1000, hbm_limit=2000.0, model_flops=3e12, hardware_flops=4e12,
   traffic_bytes=500, collectives=[], largest="none",
   seconds={"arithmetic": 3.0, "memory": 1.0}, mfu=(0.1, 0.2), compile_seconds=1.0,
+  phases={"text": Phase(1000), "decoding": Phase(1500, 500, 256)},
 )  # fmt: skip
 
 
@@ -27,43 +30,64 @@ def told(monkeypatch):
   r.replace(plan, "plan", REPORT)
   slow = dataclasses.replace(REPORT, seconds={"arithmetic": 9.0}, remat="slow")
   large = dataclasses.replace(REPORT, hbm_bytes=2001, remat="large")
-  r.replace(plan, "sweep", [slow, large, REPORT])
+  # Its floors say more than those of all others, its prediction less.
+  foreseen = dataclasses.replace(
+    slow, remat="foreseen", prediction=Prediction(2.5, 2.0, [], [], [])
+  )
+  vague = dataclasses.replace(
+    slow, remat="vague", prediction=Prediction(0.5, 0.5, [], [], ["kernel x"])
+  )
+  r.replace(plan, "sweep", [slow, vague, large, REPORT, foreseen])
   return r
 
 
 def test_defaults(told):
   """All chips share parameters; a clip a chip; a train step by the TPU's kernel."""
   command("plan").run(CONFIG)
-  assert told.last("parse_topology").args == ("v5p:4x4x4",)
-  config, topology, mesh, batch, generate = told.last("plan").args
-  assert (topology, mesh, batch, generate) == ("v5p:4x4x4", (1, 6, 1, 1), 6, False)
+  assert told.last("parse_topology").args == ("v5p:4x4x4", 1)
+  config, *rest = told.last("plan").args
+  assert rest == ["v5p:4x4x4", None, 6, False, 1]
   assert config.model.preset == "tiny" and config.model.attention == "splash"
   assert not told.calls["sweep"]
+  command("plan").run(CONFIG, "--generate")  # of one clip
+  assert told.last("plan").args[2:] == (None, 1, True, 1)
 
 
 def test_each_flag(told):
-  """--topology, --mesh (data, fsdp, context, tensor), --batch and --generate."""
+  """--topology, --mesh (data, fsdp, context, tensor), --batch, --generate, --slices."""
   command("plan").run(
     CONFIG, "--topology=cpu:6", "--mesh=2,3,5,7", "--batch=12", "--generate",
     "--config.clip.frames=33",
   )  # fmt: skip
-  assert told.last("parse_topology").args == ("cpu:6",)
+  assert told.last("parse_topology").args == ("cpu:6", 1)
   config, *rest = told.last("plan").args
-  assert rest == ["cpu:6", (2, 3, 5, 7), 12, True]
+  assert rest == ["cpu:6", (2, 3, 5, 7), 12, True, 1]
   assert config.model.attention == "chunked" and config.clip.frames == 33
   command("plan").run(CONFIG, "--topology=cpu:6", "--config.model.attention=dense")
   assert told.told("plan", 0).model.attention == "dense"
+  command("plan").run(CONFIG, "--topology=v6e:2x2", "--slices=2")
+  assert told.last("parse_topology").args == ("v6e:2x2", 2)
+  assert told.last("plan").args[1:] == ("v6e:2x2", None, 6, False, 2)
 
 
 def test_sweep_shows_what_fits_and_the_fastest_first(told, capsys, tmp_path):
   out = tmp_path / "new" / "sweep.json"
-  command("plan").run(CONFIG, "--sweep", "--batch=9", "--generate", f"--out={out}")
-  assert told.last("sweep").args[1:] == ("v5p:4x4x4", 9, True)
+  command("plan").run(
+    CONFIG, "--sweep", "--batch=9", "--generate", "--slices=3", f"--out={out}"
+  )
+  assert told.last("sweep").args[1:] == ("v5p:4x4x4", 9, True, 3)
   assert not told.calls["plan"]
   head, *rows = capsys.readouterr().out.splitlines()
-  assert head.startswith("2 of 3 fit")
-  assert [row.split("remat ")[1].split(":")[0] for row in rows] == ["full", "slow"]
-  assert [r["remat"] for r in json.loads(out.read_text())] == ["slow", "large", "full"]
+  assert head.startswith("4 of 5 fit")
+  assert [row.split("remat ")[1].split(": 0.0 GiB, ") for row in rows] == [
+    ["foreseen", "2.50 s (predicted)"],
+    ["full", "4.00 s (sum of floors)"],
+    ["slow", "9.00 s (sum of floors)"],
+    ["vague", "0.50 s (predicted, lacks a price)"],
+  ]
+  assert [r["remat"] for r in json.loads(out.read_text())] == [
+    "slow", "vague", "large", "full", "foreseen"
+  ]  # fmt: skip
 
 
 def test_out_and_compare(told, capsys, tmp_path):
@@ -86,12 +110,24 @@ def test_out_and_compare(told, capsys, tmp_path):
     assert e.value.code == code, (key, factor)
     said = capsys.readouterr().out.splitlines()[-1]
     assert said.startswith(key if code else "no worse than")
+  for before, code in ((990, 0), (970, 1)):
+    then = old["phases"] | {"text": {"bytes": before}}
+    path.write_text(json.dumps(old | {"phases": then}))
+    with pytest.raises(SystemExit) as e:
+      command("plan").run(CONFIG, f"--compare={path}")
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert e.value.code == code and ("bytes of text: 970 -> 1000" in said) == bool(code)
 
 
 def test_mistakes(told, capsys):
   for flags, words in (
     (["--mesh=1,two,1,1"], "expected four numbers"),
     (["--batch=many"], "batch"),
+    (["--batch=0"], "--batch: got 0; expected a whole number from 1 on"),
+    (["--batch=-1"], "--batch: got -1"),
+    (["--batch=1000000000000000000"], "below 2^31"),
+    (["--slices=two"], "slices"),
+    (["--compare=no-such.json"], "no-such.json"),
   ):
     with pytest.raises(SystemExit) as e:
       command("plan").run(CONFIG, *flags)

@@ -106,7 +106,7 @@ def test_a_config_from_before_streams_had_scales(told, tmp_path):
     (["--scale_audio=loud"], "--scale_audio: got loud; expected numbers"),
     (["--scale_audio=-1"], "scales.audio: got (-1.0,); expected numbers from 0 on"),
     (["--tasks=t2v"], "'t2v'"),
-    (["--tasks="], "--tasks is missing"),
+    (["--tasks="], "--tasks is empty"),
     (["--clips=0"], "report.clips: got 0"),
     (["--guidance=ucg2_shuffled", "--clips=1"], "report.clips: got 1; expected 2"),
   ],

@@ -16,7 +16,7 @@ from ccl_jax.audio_codec import run as audio_training
 from ccl_jax.data.sources.sounds import Sounds, Span
 from ccl_jax.errors import UsageError
 from ccl_jax.sharding import make_mesh
-from ccl_jax.training import changes
+from ccl_jax.training import changes, settings
 from tests.flags.command import command
 from tests.flags.config_keys import get
 from tests.flags.recording import Recorder
@@ -77,6 +77,8 @@ def parts(monkeypatch, tmp_path):
   monkeypatch.setattr(a, "Profile", r.stub(profile, "Profile"))
   log = SimpleNamespace(close=r.stub(None, "log closed"))
   monkeypatch.setattr(a, "MetricLog", r.stub(log, "MetricLog"))
+  r.replace(settings, "require")
+  r.replace(a, "open_trackers", {"wandb": "a run"})
   checkpoints = SimpleNamespace(
     restore=lambda _: r.restored, close=r.stub(None, "checkpoints closed")
   )
@@ -105,8 +107,8 @@ def parts(monkeypatch, tmp_path):
 OWN = {
   "seed": 11, "steps": 77, "window": 5120, "batch__size": 6, "batch__threads": 3,
   "data__cache_gb": 2.5, "mesh": (1, -1, 1, 1), "checkpoint__every": 13,
-  "checkpoint__keep": 5, "log_every": 4, "profile": (3, 4), "score__windows": 3,
-  "score__samples": 4096,
+  "checkpoint__keep": 5, "log_every": 4, "log__trackers": ("wandb",),
+  "profile": (3, 4), "score__windows": 3, "score__samples": 4096,
 }  # fmt: skip
 
 
@@ -121,8 +123,10 @@ def test_sections_reach_their_functions(parts, tmp_path):
   assert made == {"samples": 5120, "rows": list(range(6)), "seed": 11, "threads": 3}
   assert parts.last("Checkpointer") == ((tmp_path / "checkpoints",), {"keep": 5})
   assert parts.last("Profile").args == (tmp_path / "profile", (3, 4))
-  expected = ((tmp_path, 77), {"start_step": 0, "enabled": True})
-  assert parts.last("MetricLog") == expected
+  told = json.loads(config.to_json_best_effort())
+  assert parts.last("open_trackers").args == (("wandb",), tmp_path, told)
+  expected = {"start_step": 0, "enabled": True, "trackers": {"wandb": "a run"}}
+  assert parts.last("MetricLog") == ((tmp_path, 77), expected)
   loop = parts.last("loop")
   expected = {
     "save_every": 13, "log_every": 4, "total_steps": 77, "first_step": 0, "tasks": (),

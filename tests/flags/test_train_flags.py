@@ -23,7 +23,7 @@ from ccl_jax.models.adapter import Adapter
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.presets import build_model
 from ccl_jax.training import build as building
-from ccl_jax.training import feed, films
+from ccl_jax.training import feed, films, settings
 from configs import common
 from tests.flags.command import command
 from tests.flags.recording import Recorder
@@ -117,6 +117,8 @@ def parts(monkeypatch, tmp_path):
   loop = r.stub(lambda *_, **__: (None, r.done), "loop")
   monkeypatch.setattr(train, "Checkpointer", r.stub(checkpoints, "Checkpointer"))
   monkeypatch.setattr(train, "MetricLog", r.stub(log, "MetricLog"))
+  r.replace(settings, "require")
+  r.replace(train, "open_trackers", {"wandb": "a run"})
   monkeypatch.setattr(train.loop, "train", loop)
   r.run = lambda config: train.train(config, tmp_path)
   return r
@@ -140,7 +142,8 @@ OWN = {
   "data__options": {"min_side": 9}, "batch__size": 6, "batch__threads": 3,
   "codec__fit_clips": 2, "codec__text_length": 9, "codec__text_dim": 33,
   "mesh": (1, 1, -1, 1), "slices": (2, 1, 1, 1), "checkpoint__every": 13,
-  "checkpoint__keep": 5, "log_every": 4, "profile": (3, 4), "optim__warmup_steps": 5,
+  "checkpoint__keep": 5, "log_every": 4, "log__trackers": ("wandb",),
+  "profile": (3, 4), "optim__warmup_steps": 5,
 }  # fmt: skip
 
 
@@ -171,7 +174,12 @@ def test_sections_reach_their_functions(parts, tmp_path):
   assert told("make_encoder", 0) == CODECS and told("make_encoder", 4) == 6
   assert told("build_steps", 0) is config
   log = parts.last("MetricLog")
-  assert log == ((tmp_path, 77), {"start_step": 0, "enabled": True})
+  assert parts.last("open_trackers").args[:2] == (("wandb",), tmp_path)
+  assert told("open_trackers", 2) == json.loads(config.to_json_best_effort())
+  trackers = {"wandb": "a run"}
+  assert log == (
+    (tmp_path, 77), {"start_step": 0, "enabled": True, "trackers": trackers}
+  )  # fmt: skip
   loop = parts.last("loop").kwargs
   expected = {
     "save_every": 13, "log_every": 4, "total_steps": 77, "first_step": 0,

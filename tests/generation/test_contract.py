@@ -496,8 +496,9 @@ def test_the_timesteps_of_every_solver(solver, expected):
 def test_what_sampling_starts_from():
   """The settings of a caller who gives none."""
   assert dataclasses.asdict(Sampling()) == {
-    "guidance": None, "scales": {}, "steps": 50, "shift": None, "solver": "unipc",
-    "batched": True, "skip_block": None,  # None: the model's own
+    "guidance": None, "scales": {}, "steps": None, "shift": None, "solver": None,
+    "batched": True, "skip_block": None,  # None: the model's own, or what fits
+    "schedule": None, "guidance_interval": None, "guidance_every": None, "cache": None,
   }  # fmt: skip
 
 

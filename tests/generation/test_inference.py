@@ -466,7 +466,8 @@ def test_every_setting_reaches_the_sampler_though_programs_are_kept(calls):
     sampling = more.get("sampling", Sampling())
     scales = {s: {"s": 5.0} for s in ("video", "audio")} | sampling.scales
     # The shift of small clips of a model with an image.
-    own = {"guidance": "ucg2", "shift": 3.0, "skip_block": -1}
+    own = {"guidance": "ucg2", "shift": 3.0, "skip_block": -1, "solver": "unipc"}
+    own["steps"] = sampling.steps or 50
     assert call.sampling == dataclasses.replace(sampling, scales=scales, **own)
     assert call.options["reuse_keys"] == more.get("reuse_keys", True)
     assert (call.options["progress"] is not None) == ("progress" in more)
@@ -560,15 +561,16 @@ def folder(monkeypatch):
       read.update(place=place, part=part, abstract=abstract, step=step)
       return 0, "parameters", metadata or {}
 
-    def load(place):
+    def load(place, only):
       read["codecs"] = place
-      return codecs
+      return Codecs(**{name: getattr(codecs, name) for name in only})
 
     found = Parameters(pathlib.Path("there"), name, about, bundle)
     for module in (description, parameters):
       monkeypatch.setattr(module, "find_parameters", lambda *_: found)
     monkeypatch.setattr(parameters, "identity", lambda *_: "fingerprint")
-    monkeypatch.setattr(inference, "fingerprint", lambda _: "fingerprint")
+    prints = lambda codecs: {n: n for n, x in codecs._asdict().items() if x}
+    monkeypatch.setattr(inference, "fingerprints", prints)
     monkeypatch.setattr(inference, "require_same", lambda *given: checked.append(given))
     monkeypatch.setattr(inference, "require_fit", lambda *given: fits.append(given))
     monkeypatch.setattr(parameters, "restore_params", restore)
@@ -588,8 +590,9 @@ def test_a_run_is_read_as_it_was_trained(folder):
   made = Pipeline.load("run")
   assert read["place"] == pathlib.Path("there/checkpoints")
   assert (read["part"], read["step"]) == ("ema", None)
-  assert read["codecs"] == pathlib.Path("own") and made.codecs is CODECS
-  assert read["checked"][0][:2] == (CODECS, {"video": "a"})  # the same as in training
+  assert read["codecs"] == pathlib.Path("own") and made.codecs == CODECS
+  prints = {name: name for name in Codecs._fields}
+  assert read["checked"][0][:2] == (prints, {"video": "a"})  # the same as in training
   assert made.params == "parameters" and made.negative == NO_NEGATIVE
   assert made.spec == ClipSpec(17, 32, 64, 24.0)
   assert made.shift(made.spec) == 2.0
@@ -661,7 +664,7 @@ def test_a_trained_part_is_put_into_its_model(folder, monkeypatch):
   monkeypatch.setattr(inference.jax, "jit", lambda f, **_: f)  # nothing is donated
   made = Pipeline.load("run", weights="params")
   (_, step, base), (name, newest, part) = read
-  assert asked[-1] == ("B", 5) and step == 5
+  assert asked[-1] == (pathlib.Path("there", "B"), 5) and step == 5
   assert (name, newest, made.origin["step"]) == ("params", None, 7)
   q = lambda tree: kept(tree["blocks"]["audio_to_video"]["q"]["kernel"])
   ab = q(part["adapted"])["a"].astype(np.float64) @ q(part["adapted"])["b"]
@@ -721,7 +724,7 @@ def test_a_converted_ti2v_has_its_own_clip(folder):
   assert (made.shift(made.spec), made.about.area) == (5.0, 704 * 1280)
   assert made.shift(ClipSpec(121, 448, 800, 24.0, stride=16)) == 5.0
   assert made.negative["video"].startswith("色调艳丽") and not made.takes_channels
-  assert read["fits"] == [(CODECS, {"video": 48}, 16)]
+  assert read["fits"] == [(CODECS._replace(text=None), {"video": 48}, 16)]
   folder({"kind": "joint", "model": TINY, "clip": CLIP_OF_RUN}, "params")
   made = Pipeline.load("joined")
   assert made.spec == ClipSpec(17, 32, 64, 24.0) and made.about.area is None

@@ -22,15 +22,18 @@ def load(monkeypatch, about):
   """The model of a folder described by `about`, without its parameters."""
   found = Parameters(pathlib.Path("run"), "ema", about, pathlib.Path("codecs"))
   monkeypatch.setattr(description, "find_parameters", lambda *args: found)
-  monkeypatch.setattr(pipeline, "load_codecs", lambda folder: Codecs(text=TEXT))
+  monkeypatch.setattr(pipeline, "load_codecs", lambda folder, names: Codecs(text=TEXT))
   monkeypatch.setattr(
     parameters, "restore_params", lambda *args, **kwargs: (0, None, {"objective": {}})
   )
   monkeypatch.setattr(pipeline, "parameter_shapes", lambda *args: {})
   for module, name in (  # of what is not there
-    (pipeline, "require_same"), (pipeline, "fingerprint"), (parameters, "identity"),
-  ):  # fmt: skip
+    (pipeline, "require_same"),
+    (pipeline, "joint_fingerprint"),
+    (parameters, "identity"),
+  ):
     monkeypatch.setattr(module, name, lambda *args: "")
+  monkeypatch.setattr(pipeline, "fingerprints", lambda *args: {})
   return pipeline.Pipeline.load("run").model
 
 
@@ -77,6 +80,6 @@ def test_so_does_a_converted_transformer(monkeypatch):
     "width": 128, "ffn": 256, "heads": 1, "depth": 2, "in_channels": 16,
     "out_channels": 16, "frequencies": 256, "text_dim": 16, "image_tokens": False,
   }  # fmt: skip
-  monkeypatch.setattr(pipeline.wan, "negative_prompt", lambda sizes: "")
+  monkeypatch.setattr(description.wan, "negative_prompt", lambda sizes: "")
   model = load(monkeypatch, {"kind": "wan-dit", "sizes": sizes, "codecs": {}})
   assert model.kernel == Kernel("splash")

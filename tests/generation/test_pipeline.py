@@ -1,6 +1,7 @@
 """The pipeline: what a task takes, progress, and seeds, with an untrained model."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -11,9 +12,11 @@ from ccl_jax.errors import UsageError
 from ccl_jax.generation import pipeline as module
 from ccl_jax.generation.pipeline import Description, Pipeline
 from ccl_jax.generation.sampling import Sampling, Steps, sample_latents
+from ccl_jax.generation.step_cache import Recorder
 from ccl_jax.generation.windows import sample_windows, window
 from ccl_jax.models.presets import build_model
 from ccl_jax.tasks import GENERATIONS, INPUTS, check_inputs
+from tests.close import difference
 from tests.generation.parts import small_parts
 
 SPEC = ClipSpec(5, 16, 16, 25.0)
@@ -152,9 +155,11 @@ def test_steps_are_counted_for_who_looks(pipeline, monkeypatch):
   fresh = Pipeline(pipeline.model, pipeline.params, pipeline.codecs, SPEC, shift=5.0)
   assert [window(n) for n in (1, 3, 16, 50, 47, 48)] == [1, 1, 2, 5, 1, 6]
   steps = [("sampling", 3), 1, ("sampling", 3), 2, ("sampling", 3), 3, ("decoding",)]
-  for first in ("compiling", "encoding"):
+  # The prompt and the negative one; then they are known.
+  texts = [("encoding texts", 2, "")]
+  for first in ([*texts, ("compiling",)], [("encoding",)]):
     sound(fresh)
-    assert told == [(first,), *steps]
+    assert told == [*first, *steps]
     told.clear()
 
 
@@ -210,3 +215,61 @@ def test_what_a_caller_leaves_out_is_the_runs_own(own, asked, form, scales, shif
   about = Description(build_model("tiny"), SPEC, own, trained_shift=2.5)
   got = about.sampling(asked, SPEC)
   assert (got.guidance, got.scales, got.shift, got.steps) == (form, scales, shift, 50)
+
+
+@pytest.fixture
+def latents(monkeypatch):
+  """Clips are their latents: a sound of theirs magnifies rounding."""
+  monkeypatch.setattr(module, "decode", lambda codecs, latents: latents)
+
+
+def test_a_calibration_and_what_it_saves(pipeline, tmp_path, monkeypatch, latents):
+  """By two runs: one that measures, and one that runs as many blocks as it should."""
+  parts = pipeline.model, pipeline.params, pipeline.codecs, SPEC
+  origin = {"fingerprints": {"params": "abc"}}
+  recorder, file = Recorder(), tmp_path / "c.json"
+  how = Sampling("ucg2", steps=6, solver="euler")
+  make = lambda how, **more: Pipeline(*parts, shift=5.0, origin=origin).generate(
+    "t2a", ["a"], sampling=how, **more
+  )["audio"]
+  plain = make(how, watch=recorder)
+  np.testing.assert_allclose(make(how), plain, atol=1e-5)
+  recorder.write(file, "t2a", "ucg2", "abc")
+  about = json.loads(file.read_text())
+  assert about["ratios"].keys() == {"context", "cond"}
+  for streams in about["ratios"].values():
+    assert streams.keys() == {"audio"} and len(streams["audio"]) == 6
+    assert streams["audio"][0] == 1.0 and len(set(streams["audio"])) == 6
+
+  ran, real = [], type(pipeline.model).apply
+
+  def apply(self, *args, added=None, **kwargs):
+    jax.debug.callback(lambda whole=added is None: ran.append(whole), ordered=True)
+    kwargs |= {} if added is None else {"added": added}
+    return real(self, *args, **kwargs)
+
+  monkeypatch.setattr(type(pipeline.model), "apply", apply)
+  cached = dataclasses.replace(how, cache=f"{file}:9")
+  out = make(cached)
+  jax.effects_barrier()
+  assert ran == [True, False, False, True, False, False]
+  assert 1e-3 < difference(out, plain) < 1
+  with pytest.raises(UsageError, match="guidance ucg2, and this is none"):
+    make(dataclasses.replace(cached, guidance="none"))
+  file.write_text(file.read_text().replace('"abc"', '"xyz"'))
+  with pytest.raises(UsageError, match="params xyz, and this is abc"):
+    make(cached)
+
+
+def test_fresh_noise_is_a_clips_own(pipeline, latents):
+  """A clip that is re-noised at every step is the same alone and beside others."""
+  how = Sampling(schedule="rcm", steps=2)
+  parts = pipeline.model, pipeline.params, pipeline.codecs, SPEC
+  fresh = Pipeline(*parts, shift=5.0)
+  make = lambda seeds: fresh.generate(
+    "t2a", ["a"] * len(seeds), sampling=how, seed=seeds
+  )["audio"]
+  both = make([3, 2**40])
+  for i, seed in enumerate((3, 2**40)):
+    np.testing.assert_allclose(make([seed])[0], both[i], atol=1e-5)
+  assert difference(both[0], both[1]) > 0.5

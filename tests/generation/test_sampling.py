@@ -140,3 +140,13 @@ def test_one_stream_runs_alone(world):
   full = run(world, "t2v")
   assert set(alone) == {"video"}
   assert_close(alone, full, EXACT)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_step_without_guidance_has_the_prompts_own_keys(world, batched):
+  """Of a given sound, of which a batch of evaluations has a row for each: no step with
+  guidance to speak of is a run without any.
+  """
+  some = dataclasses.replace(EULER, batched=batched, guidance_interval=(0.0, 0.1))
+  none = dataclasses.replace(EULER, guidance="none")
+  assert_close(run(world, "a2v", some), run(world, "a2v", none), EXACT)

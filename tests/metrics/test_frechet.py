@@ -1,6 +1,8 @@
 """Frechet distance: closed forms, scipy's matrix root, chunks, files."""
 
+import io
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -8,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ccl_jax.errors import UsageError
+from ccl_jax.metrics import frechet as module
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.frechet import (
   Moments,
   frechet,
+  read_features,
   read_moments,
   write_features,
 )
@@ -160,3 +164,52 @@ def test_mistakes_about_files(tmp_path):
   for name in ("flat", "two", "odd"):
     with pytest.raises(UsageError, match=rf"{name}.npz holds .*; expected one array"):
       read_moments(tmp_path / f"{name}.npz")
+
+
+@pytest.mark.parametrize(
+  "arrays",
+  [
+    {"mu": np.zeros(3), "sigma": np.eye(3), "n": np.array([3, 4])},
+    {"mu": np.zeros(3), "sigma": np.eye(3), "n": np.array("many")},
+    {"mu": np.zeros(3), "sigma": np.eye(3), "n": np.array(0)},
+    {"mu": np.array(3.0), "sigma": np.eye(3)},
+    {"mu": np.array(["a", "b", "c"]), "sigma": np.eye(3)},
+    {"mu": np.full(3, np.nan), "sigma": np.eye(3)},
+    {"mu": np.zeros(3), "sigma": np.full((3, 3), np.inf)},
+    {"x": np.zeros((0, 3))},
+    {"x": np.full((4, 3), np.nan)},
+    {"x": np.zeros((4, 3), object)},
+  ],
+)
+def test_arrays_that_are_no_features(tmp_path, arrays):
+  np.savez(tmp_path / "x.npz", **arrays)
+  with pytest.raises(UsageError, match=r"x\.npz .*; expected one array"):
+    read_moments(tmp_path / "x.npz")
+
+
+def test_small_files_of_large_arrays(tmp_path, monkeypatch):
+  """A header that asks for terabytes, and zeros, which take no room in a zip."""
+  head = io.BytesIO()
+  np.lib.format.write_array_header_1_0(
+    head, {"descr": "<f4", "fortran_order": False, "shape": (10**9, 10**6)}
+  )
+  with zipfile.ZipFile(tmp_path / "x.npz", "w") as z:
+    z.writestr("x.npy", head.getvalue())
+  with pytest.raises(UsageError, match=r"x\.npz is no \.npz of features"):
+    read_moments(tmp_path / "x.npz")
+  np.savez_compressed(tmp_path / "y.npz", np.zeros((1000, 100)))
+  read_moments(tmp_path / "y.npz")
+  monkeypatch.setattr(module, "MOST", 8 * 100 * 1000)
+  with pytest.raises(UsageError, match=r"y\.npz holds 800128 bytes; expected at most"):
+    read_moments(tmp_path / "y.npz")
+
+
+def test_features_that_a_disk_has_damaged(tmp_path):
+  """Those that a run has kept for its next start."""
+  np.save(tmp_path / "a.npy", np.ones((2, 3), np.float32))
+  np.testing.assert_array_equal(read_features(tmp_path / "a.npy"), np.ones((2, 3)))
+  whole = (tmp_path / "a.npy").read_bytes()
+  for bad in (b"", whole[:50], whole[:-1], b"x" + whole[1:]):
+    (tmp_path / "a.npy").write_bytes(bad)
+    with pytest.raises(UsageError, match=r"a\.npy is damaged: remove it"):
+      read_features(tmp_path / "a.npy")

@@ -21,7 +21,7 @@ from ccl_jax.metrics import (
 from ccl_jax.metrics import registry as scoring
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.clip import Clip
-from ccl_jax.metrics.registry import BUILDERS, Folder, Options, build_metrics
+from ccl_jax.metrics.registry import BUILDERS, Folders, Options, build_metrics
 from ccl_jax.metrics.speech import reference_text, sound_scorer, transcript_scorer
 
 
@@ -95,7 +95,7 @@ def test_what_a_metric_sees_and_hears(weights, monkeypatch, name):
     return np.zeros(3) if function == "features" else {"x": 1}
 
   monkeypatch.setattr(module, function, score)
-  ((metric,), skipped) = build_metrics([name], weights, Options())
+  ((metric,), skipped) = build_metrics([name], [weights], Options())
   clip = Shown()
   got = metric.score(clip)
   assert not skipped and clip.needs == NEEDS.get(name, SOUND | PICTURE)
@@ -116,13 +116,13 @@ def test_what_a_metric_sees_and_hears(weights, monkeypatch, name):
 
 def test_what_is_asked_for_is_in_the_protocol(weights):
   options = Options(sync_scale=0.5, min_track=20, min_face_size=60, fvd_frames=16)
-  (sync, fvd_), _ = build_metrics(["sync", "fvd"], weights, options)
+  (sync, fvd_), _ = build_metrics(["sync", "fvd"], [weights], options)
   assert sync.protocol.items() >= {
     "scale": 0.5, "min_track": 20, "min_face_size": 60, "confidence": 0.9,
     "max_gap": 25, "vshift": 15, "fps": 25,
   }.items()  # fmt: skip
   assert fvd_.protocol["frames"] == 16
-  (whole,), _ = build_metrics(["fvd"], weights, Options())
+  (whole,), _ = build_metrics(["fvd"], [weights], Options())
   assert whole.protocol["frames"] == "all"
   assert dataclasses.astuple(Options()) == (0.25, 50, 100, "transformers", None, None)
 
@@ -132,15 +132,15 @@ def test_only_the_first_frames_are_seen_where_so_many_are_asked_for(
 ):
   seen = []
   monkeypatch.setattr(fvd, "features", lambda x, net: seen.append(x) or np.zeros(2))
-  (metric,), _ = build_metrics(["fvd"], weights, Options(fvd_frames=16))
+  (metric,), _ = build_metrics(["fvd"], [weights], Options(fvd_frames=16))
   metric.score(Shown())
   assert seen == [(None, 16)]
 
 
 def test_words_hang_on_the_manifest_and_on_who_heard_them(weights):
   pytest.importorskip("whisper_normalizer")
-  (heard,), _ = build_metrics(["wer"], weights, Options())
-  (given,), _ = build_metrics(["wer"], None, Options(transcripts={"a": "good day"}))
+  (heard,), _ = build_metrics(["wer"], [weights], Options())
+  (given,), _ = build_metrics(["wer"], [], Options(transcripts={"a": "good day"}))
   assert heard.needs == {"sound"} and given.needs == frozenset()
   assert heard.fields == ("prompt", "transcript", "language")
   assert given.fields == (*heard.fields, "hypothesis")
@@ -187,11 +187,11 @@ def test_the_recogniser_hears_16_khz_in_the_clips_language(monkeypatch):
 
 
 def test_where_weights_are(tmp_path):
-  folder = Folder(tmp_path)
+  folder = Folders([tmp_path])
   with pytest.raises(Unscorable, match=r"missing weights of s3fd: not in .*sfd_face"):
     folder.find("s3fd")
   with pytest.raises(Unscorable, match="no --weights given"):
-    Folder(None).find("s3fd")
+    Folders().find("s3fd")
   released = tmp_path / "sfd_face.pth"
   released.touch()
   assert folder.find("s3fd") == released
@@ -204,15 +204,15 @@ def test_where_weights_are(tmp_path):
   with pytest.raises(Unscorable, match="what ccl_jax.convert made of s3fd"):
     folder.find("s3fd")
   with pytest.raises(UsageError, match="no folder"):
-    Folder(tmp_path / "none")
+    Folders([tmp_path / "none"])
 
 
 def test_what_cannot_run_is_told_and_what_is_unknown_is_a_mistake(tmp_path):
-  metrics, skipped = build_metrics(["film", "ib"], tmp_path, Options())
+  metrics, skipped = build_metrics(["film", "ib"], [tmp_path], Options())
   assert [m.name for m in metrics] == ["film"] and list(skipped) == ["ib"]
   assert skipped["ib"].startswith("missing weights of imagebind")
   with pytest.raises(UsageError, match="unknown metric 'dance'; expected sync, desync"):
-    build_metrics(["dance"], None, Options())
+    build_metrics(["dance"], [], Options())
   built = {n: BUILDERS[n] for n in ("film", "talking")}
   for name, builder in built.items():
-    assert builder(Folder(None), Options()).name == name
+    assert builder(Folders(), Options()).name == name

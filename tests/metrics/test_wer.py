@@ -29,6 +29,7 @@ SAME = [
   ("well ... fine", "well fine"),
   ("Speaker1: hello. Speaker 2: hi", "hello hi"),
   ("ﬁne", "fine"),
+  ("I´m sure it`s fine", "I'm sure it's fine"),
 ]
 
 
@@ -55,10 +56,85 @@ def test_words_of_languages(normaliser, language, name, text, expected):
   assert words(text, language) == expected
 
 
+@pytest.mark.parametrize(
+  ("language", "wanted", "heard", "errors", "count"),
+  [
+    # Numbers in words and in digits are one; the words are those of the digits.
+    ("en", "fifty turns", "50 turns", 0, 2),
+    ("en", "thirty six", "36", 0, 1),
+    ("en", "one hundred twenty three", "123", 0, 1),
+    ("en", "two thousand and twenty six", "2026", 0, 1),
+    ("en", "twenty dollars", "$20", 0, 1),
+    ("en", "it's five o'clock", "it is 5 o'clock", 0, 4),
+    # An ordinal is not the number: "3rd 1871" against "3 1871", and June.
+    ("en", "June third eighteen seventy one", "June 3, 1871", 1, 3),
+    # A possessive is "mario is" to Whisper's authors: "marios" lacks a word, too.
+    ("en", "Mario's castle", "Mario's castle", 0, 3),
+    ("en", "Mario's castle", "Marios castle", 2, 3),
+    # Both scripts of Chinese are one, and its numbers.
+    ("zh", "你到底有没有在听我讲", "你到底有沒有在聽我講", 0, 10),
+    ("zh", "今天天气很好", "今天天氣很好", 0, 6),
+    ("zh", "二零二六年", "2026年", 0, 5),
+    ("zh", "一百二十三", "123", 0, 3),
+    # Whatever the language is called; one character of six is another.
+    *((name, "今天天气很好", "今天天气真好", 1, 6)
+      for name in ("Chinese", "chinese", "zh-CN", "cmn", "zh-Hans", "Mandarin")),
+    ("Japanese", "今日は良い天気です", "今日は悪い天気です", 1, 9),
+    ("English", "fifty turns", "50 turns", 0, 2),
+    ("eng", "fifty turns", "50 turns", 0, 2),
+  ],
+)  # fmt: skip
+def test_what_was_said_against_what_was_heard(
+  normaliser, language, wanted, heard, errors, count
+):
+  got = scores_of(wanted, heard, language)
+  name = "wer" if language.lower().startswith("en") else "cer"
+  assert (got[f"{name}_errors"], got[f"{name}_words"]) == (errors, count)
+
+
 def test_thai_is_counted_by_character(normaliser):
   assert rate_name("th") == "cer"
-  assert len(words("สวัสดี", "th")) == 4  # without its marks
-  assert speech_errors("สวัสดี", "สวัสด", "th").total == 0
+  assert words("สวัสดี", "th") == ["ส", "วั", "ส", "ดี"]  # each with its marks
+  assert speech_errors("สวัสดี", "สวัสด", "th")[:4] == (1, 0, 0, 4)
+
+
+@pytest.mark.parametrize(
+  ("language", "one", "other", "count"),
+  [
+    ("ar", "مَرْحَبًا بِكَ", "مرحبا بك", 2),  # vowels that may be left out
+    ("ar", "عـــام ٢٠٢٦", "عام 2026", 2),  # a word made longer, digits
+    ("he", "שָׁלוֹם עוֹלָם", "שלום עולם", 2),
+    ("he", "\u200fשלום\u200e", "שלום", 1),  # marks of direction
+    ("fa", "۱۲ نفر", "12 نفر", 2),
+    ("hi", "हिन्दी में २०२६", "हिन्दी में 2026", 3),
+    ("bn", "আমি বাংলা বলি", "আমি বাংলা বলি", 3),
+    ("ta", "தமிழ் மொழி", "தமிழ் மொழி", 2),
+    ("ru", "Ещё ёлка.", "еще елка", 2),
+    ("tr", "İstanbul'da IŞIK", "istanbul'da ışık", 3),
+    ("vi", "tie\u0302\u0301ng Vie\u0323\u0302t", "tiếng việt", 2),  # in parts
+    ("fr", "l´été", "l'été", 2),
+    ("yo", "ọ̀rẹ́ mi", "Ọ̀rẹ́ mi", 2),  # letters that have no code of their own
+    ("zh", "廿三日，卅人", "23日30人", 6),
+    ("ja", "がっこう", "か\u3099っこう", 4),
+  ],
+)
+def test_one_text_in_several_ways_of_writing(normaliser, language, one, other, count):
+  assert speech_errors(one, other, language) == (0, 0, 0, count)
+
+
+@pytest.mark.parametrize(
+  ("language", "one", "other", "errors"),
+  [
+    ("hi", "राम की किताब", "राम का किताब", (1, 0, 0, 3)),  # a vowel
+    ("th", "ปา", "ป่า", (1, 0, 0, 2)),  # a tone
+    ("el", "πότε", "ποτέ", (1, 0, 0, 1)),
+    ("tr", "ısı", "isi", (1, 0, 0, 1)),
+    ("de", "schon", "schön", (1, 0, 0, 1)),
+    ("my", "ကာ", "ကိ", (1, 0, 0, 1)),
+  ],
+)
+def test_marks_that_make_another_word_count(normaliser, language, one, other, errors):
+  assert speech_errors(one, other, language)[:4] == errors
 
 
 def test_rates(normaliser):

@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ccl_jax.models.cca import CrossAttention, CrossConfig, Geometry
+from ccl_jax.planning.program import Program
 from ccl_jax.planning.traffic import collectives
 from ccl_jax.sharding import make_mesh
 from tests.close import assert_close
@@ -67,7 +68,7 @@ def test_forward_and_gradient(into, frames):
   # Sums over four parts in another order; gradients of parameters, over all tokens.
   assert_close(jax.device_get(parted), jax.device_get(whole), 2e-5)
 
-  found = [c for c in collectives(compiled.as_text()) if c.elements > 1]
+  found = [c for c in collectives(Program(compiled.as_text())) if c.elements > 1]
   assert found, "expected sums over the parts"
   t, s = tokens("video")
   # One device's part of the video at the narrower width; more than any parameter.

@@ -235,3 +235,47 @@ def test_the_program_does_not_grow_with_depth(inputs):
     return len(jax.jit(gradient).lower(shapes).as_text().splitlines())
 
   assert lines(2) == lines(5)
+
+
+def test_what_the_blocks_add_stands_for_them(model, params, inputs):
+  """The same velocity from it; and another one from another input of the network, whose
+  own patches, time and head are computed.
+  """
+  # Jitted once each: what is changed below is an argument.
+  whole = jax.jit(lambda p, x: model.apply({"params": p}, **x, tell_added=True))
+  ends = jax.jit(lambda p, x, added: model.apply({"params": p}, **x, added=added))
+  out, added = whole(params, inputs)
+  assert_close(ends(params, inputs, added), out, EXACT)
+  assert {s: x.shape for s, x in added.items()} == {
+    "video": (2, 4, 6, 48), "audio": (2, 11, 1, 36),
+  }  # fmt: skip
+  for name in ("latents", "timesteps"):
+    changed = inputs | {name: jax.tree.map(lambda x: x + 0.5, inputs[name])}
+    moved = ends(params, changed, added)
+    assert all(difference(moved[s], out[s]) > 1e-3 for s in out), name
+  without = ends(params, inputs, jax.tree.map(jnp.zeros_like, added))
+  assert all(difference(without[s], out[s]) > 0.1 for s in out)
+
+
+def test_without_blocks_only_the_ends_are_computed(model, params, inputs):
+  """Products and FLOPs of patches, time and head, by hand; no loop over blocks is in
+  the program.
+  """
+  run = lambda p, x, **how: model.apply({"params": p}, **x, **how)
+  _, added = jax.eval_shape(lambda p, x: run(p, x, tell_added=True), params, inputs)
+  lower = lambda f, *args: jax.jit(f).lower(*args)
+  cached = lower(lambda p, x, a: run(p, x, added=a), params, inputs, added)
+  count = lambda lowered, what: lowered.as_text().count(f"stablehlo.{what}")
+  # In and out, and two for time, of both streams.
+  assert (count(cached, "dot_general"), count(cached, "while")) == (8, 0)
+  whole = lower(run, params, inputs)
+  assert count(whole, "dot_general") > 50 and count(whole, "while") == 1
+
+  def ends(tokens, channels, frames, width):
+    patches = tokens * channels * width  # in, and the same out
+    time = frames * (256 * width + width * width)
+    return 2 * 2 * (2 * patches + time)  # FLOPs of two clips
+
+  by_hand = ends(4 * 6, 6 * 4, 4, 48) + ends(11, 5, 1, 36)
+  flops = cached.compile().cost_analysis()["flops"]
+  assert by_hand < flops < 1.15 * by_hand  # norms, modulation and the sum beside it

@@ -29,6 +29,7 @@ PRODUCTS = [
     HALF,
   ),
   ("/ffn/(in|out)$", HALF, HALF),
+  ("(self_attn|_to_(audio|video)(.keys)?)/rope$", FULL, FULL),
 ]
 # Sums and products of single numbers in bfloat16: biases of matrices, activations
 # between two of them, and what text and image are added up to before theirs.

@@ -11,6 +11,7 @@ from ccl_jax.ops.context_parallel import (
   text_attention,
 )
 from ccl_jax.ops.kernels import Kernel
+from ccl_jax.planning.program import Program
 from ccl_jax.planning.traffic import collectives
 from ccl_jax.sharding import make_mesh
 
@@ -56,7 +57,7 @@ def test_self_attention(shape, heads, kinds):
   attend = lambda q, k, v: (self_attention(q, k, v, CHUNKED),)
   whole, parted, text = on_mesh(attend, (w,), shape, q, k, v)
   assert_close(parted, whole)
-  seen = {c.kind for c in collectives(text) if c.elements > 1}
+  seen = {c.kind for c in collectives(Program(text)) if c.elements > 1}
   assert kinds <= seen and not seen & ({"all-to-all", "collective-permute"} - kinds)
 
 
@@ -66,10 +67,10 @@ def test_text_keys_stay_where_they_are():
   attend = lambda q, k, v: (text_attention(q, k, v, CHUNKED),)
   whole, parted, text = on_mesh(attend, (w,), (1, 2, 4, 1), q, k, v)
   assert_close(parted, whole)
-  kinds = {c.kind for c in collectives(text) if c.elements > 1}
+  kinds = {c.kind for c in collectives(Program(text)) if c.elements > 1}
   assert kinds <= {"all-gather", "all-reduce"}
   # What enters and leaves the program aside, the gradients of the text are summed.
-  reduced = [c for c in collectives(text) if c.kind == "all-reduce"]
+  reduced = [c for c in collectives(Program(text)) if c.kind == "all-reduce"]
   assert max(c.elements for c in reduced) <= k.size
 
 

@@ -26,20 +26,22 @@ def arrays():
 
 
 def value_and_gradients(attend, arrays):
-  weights = normal(3, 2, Q, HEADS, WIDTH)
+  weights = normal(3, *arrays[0].shape)
   loss = lambda q, k, v: (attend(q, k, v) * weights).sum()
   out = jax.jit(attend)(*arrays)
   return out, *jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*arrays)
 
 
+def definition(q, k, v):
+  scale = q.shape[-1] ** -0.5
+  logits = scale * jnp.einsum("bqnd,bknd->bnqk", q, k, precision="highest")
+  weights = jnp.exp(logits - logits.max(-1, keepdims=True))
+  weights /= weights.sum(-1, keepdims=True)
+  return jnp.einsum("bnqk,bknd->bqnd", weights, v, precision="highest")
+
+
 @pytest.fixture(scope="module")
 def expected(arrays):
-  def definition(q, k, v):
-    logits = jnp.einsum("bqnd,bknd->bnqk", q, k, precision="highest") / WIDTH**0.5
-    weights = jnp.exp(logits - logits.max(-1, keepdims=True))
-    weights /= weights.sum(-1, keepdims=True)
-    return jnp.einsum("bnqk,bknd->bqnd", weights, v, precision="highest")
-
   return value_and_gradients(definition, arrays)
 
 
@@ -51,6 +53,31 @@ def expected(arrays):
 def test_kernel(kernel, arrays, expected):
   for got, want in zip(value_and_gradients(kernel, arrays), expected):
     assert jnp.abs(got - want).max() < 1e-5 * jnp.abs(want).max()
+
+
+@pytest.mark.parametrize("case", ["far below zero", "one key alone", "whole blocks"])
+def test_splash_without_a_mask(case):
+  """Padding takes nothing, whatever the logits are.
+
+  A logit has float32's rounding, of its own size; where the key that padding copies has
+  a weight w, the rounding is magnified by 1 + p w.
+  """
+  length, padding = (256, 0) if case == "whole blocks" else (173, 83)
+  q = normal(0, 1, 40, 2, WIDTH)
+  k, v = (normal(i, 1, length, 2, WIDTH) for i in (1, 2))
+  if case == "far below zero":
+    # Logits of -70: beside them padding with a logit of 0 would be all there is.
+    q, k = q.at[..., 0].set(20.0), k.at[..., 0].set(-40.0)
+  if case == "one key alone":
+    k = k.at[:, 0].set(3 * q[:, 7])
+  logits = jnp.einsum("bqnd,bknd->bnqk", q, k) * WIDTH**-0.5
+  weight = jax.nn.softmax(logits)[..., 0].max()
+  assert (weight > 0.999) == (case == "one key alone")
+  bound = 8 * 2**-23 * jnp.abs(logits).max() * (1 + padding * weight)
+  assert bound < 4e-3
+  got, wanted = (value_and_gradients(f, (q, k, v)) for f in (SPLASH, definition))
+  for x, y in zip(got, wanted):
+    assert jnp.abs(x - y).max() < bound * jnp.abs(y).max()
 
 
 def test_tokamax(arrays, expected):
@@ -109,7 +136,7 @@ def test_cudnn_is_given_even_lengths_and_sees_no_padding(lengths, monkeypatch):
 
 def test_defaults():
   """Those that the tables of speed were measured with."""
-  assert Kernel() == Kernel("dense", 1024, 2048, 1024, 512, 1024, False)
+  assert Kernel() == Kernel("dense", 2048, 2048, 1024, 1024, 2048, False)
   for platform, name in (("tpu", "splash"), ("gpu", "cudnn"), ("cpu", "dense")):
     assert kernels.default_kernel(platform) == Kernel(name)
 

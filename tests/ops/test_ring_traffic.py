@@ -7,6 +7,7 @@ import pytest
 
 from ccl_jax.ops.context_parallel import self_attention
 from ccl_jax.ops.kernels import Kernel
+from ccl_jax.planning.program import Program
 from ccl_jax.planning.traffic import collectives
 from ccl_jax.sharding import make_mesh
 
@@ -26,7 +27,7 @@ def test_keys_and_values_move_once_less_than_there_are_parts(shape, heads, parts
   def permutations(f):
     with jax.set_mesh(make_mesh(shape)):
       text = jax.jit(f).lower(*tokens).compile().as_text()
-    found = collectives(text)
+    found = collectives(Program(text))
     return sum(c.times for c in found if c.kind == "collective-permute")
 
   assert permutations(attend) == 2 * (parts - 1)

@@ -1,6 +1,5 @@
 """Rotary embedding: Wan's slots, relative positions, the audio side's slow clock."""
 
-import functools
 import math
 
 import jax.numpy as jnp
@@ -22,27 +21,34 @@ def test_slots_are_wans():
 
 def test_tables_by_hand():
   """Heads of 12 channels: slots of 4, each of the rates 1 and 10000^(-2/4) = 0.01."""
-  cos_sin = lambda *angles: [[math.cos(x), math.sin(x)] for x in angles]
-  close = functools.partial(np.testing.assert_allclose, atol=1e-7)
+
+  def close(got, *angles):
+    both = [x for x in angles for _ in range(2)]  # channels of a pair
+    expected = [[math.cos(x) for x in both], [math.sin(x) for x in both]]
+    np.testing.assert_allclose(got, expected, atol=1e-7)
+
   grid = rope.grid(2, 2, 3, 12)
-  assert grid.shape == (2, 6, 6, 2)
-  close(grid[0, 0], cos_sin(0, 0, 0, 0, 0, 0))
-  close(grid[1, 0], cos_sin(1, 0.01, 0, 0, 0, 0))
-  close(grid[1, 5], cos_sin(1, 0.01, 1, 0.01, 2, 0.02))  # row 1, column 2
-  close(rope.grid(2, 2, 3, 12, spatial=False)[1, 5], cos_sin(1, 0.01, 0, 0, 0, 0))
-  close(rope.temporal(np.array([0.75]), 12)[0], cos_sin(0.75, 0.0075, 0, 0, 0, 0))
-  close(rope.line(np.array([3.0]), 4)[0], cos_sin(3, 0.03))
+  assert grid.shape == (2, 2, 6, 12)
+  close(grid[:, 0, 0], 0, 0, 0, 0, 0, 0)
+  close(grid[:, 1, 0], 1, 0.01, 0, 0, 0, 0)
+  close(grid[:, 1, 5], 1, 0.01, 1, 0.01, 2, 0.02)  # row 1, column 2
+  close(rope.grid(2, 2, 3, 12, spatial=False)[:, 1, 5], 1, 0.01, 0, 0, 0, 0)
+  close(rope.temporal(np.array([0.75]), 12)[:, 0], 0.75, 0.0075, 0, 0, 0, 0)
+  close(rope.line(np.array([3.0]), 4)[:, 0], 3, 0.03)
   assert rope.slots(16) == (8, 4, 4)
 
 
 def test_a_quarter_turn_takes_each_pair_counterclockwise():
   """Pairs are neighbours: (1, 0) becomes (0, 1), and the half-angle of it (r, r)."""
   r = 0.5**0.5
-  table = jnp.asarray([[[0.0, 1.0], [r, r]]])  # one token, two pairs
+  # Cosines and sines of one token, two pairs.
+  table = jnp.asarray([[[0.0, 0.0, r, r]], [[1.0, 1.0, r, r]]])
   x = jnp.asarray([[[[1.0, 0.0, 1.0, 0.0], [0.0, 2.0, 0.0, 2.0]]]])  # two heads
   expected = [[0, 1, r, r], [-2, 0, -2 * r, 2 * r]]
   np.testing.assert_allclose(rope.rotate(x, table)[0, 0], expected, atol=1e-6)
-  assert rope.rotate(x.astype(jnp.bfloat16), table).dtype == jnp.float32
+  small = x.astype(jnp.bfloat16)
+  assert rope.rotate(small, table).dtype == jnp.float32
+  assert rope.rotate(x, table, jnp.bfloat16).dtype == jnp.bfloat16
 
 
 def test_rotation_is_complex_multiplication_by_axis():
@@ -60,6 +66,18 @@ def test_rotation_is_complex_multiplication_by_axis():
   z = z * np.exp(1j * np.concatenate(phase, -1))[None, :, :, :, None]
   expected = np.stack([z.real, z.imag], -1).reshape(x.shape)
   np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_the_rotation_is_float32_whatever_comes_out():
+  """In bfloat16 it is the float32 one, rounded once."""
+  x = 100 * normal(2, 3, 4, 2, 128)
+  table = rope.grid(3, 2, 2, 128)
+  exact = rope.rotate(x, table)
+  np.testing.assert_array_equal(
+    rope.rotate(x, table, jnp.bfloat16), exact.astype(jnp.bfloat16)
+  )
+  lengths = lambda x: jnp.linalg.norm(x, axis=-1)
+  np.testing.assert_allclose(lengths(exact), lengths(x), rtol=1e-6)
 
 
 def test_only_relative_positions_matter_on_a_line():
@@ -81,8 +99,8 @@ def test_whole_frame_shifts_of_both_streams_leave_cross_logits():
   q, k = normal(1, 1, h * w, 2, D), normal(1, 1, 2, D, seed=1)
 
   def logits(frame, token):
-    a = rope.rotate(q, video[frame : frame + 1])
-    b = rope.rotate(k, audio[token : token + 1])
+    a = rope.rotate(q, video[:, frame : frame + 1])
+    b = rope.rotate(k, audio[:, token : token + 1])
     return np.einsum("btsnd,bknd->bsnk", a, b)
 
   still = logits(2, 11)
@@ -93,19 +111,19 @@ def test_whole_frame_shifts_of_both_streams_leave_cross_logits():
 def test_a_rate_is_the_time_of_a_frame():
   """Frame i at time 5 i; rows and columns stay."""
   slow, fast = rope.grid(11, 2, 3, D), rope.grid(3, 2, 3, D, rate=5.0)
-  np.testing.assert_allclose(fast, slow[::5], atol=1e-6)
+  np.testing.assert_allclose(fast, slow[:, ::5], atol=1e-6)
 
 
 def test_temporal_slot_is_the_videos_own():
   """An audio token at a whole frame's time is rotated as that frame's first token."""
   video = rope.grid(4, 2, 2, D)
   audio = rope.temporal(np.arange(4.0), D)
-  time = rope.slots(D)[0] // 2
-  np.testing.assert_array_equal(audio[:, :time], video[:, 0, :time])
-  np.testing.assert_array_equal(audio[:, time:, 0], 1.0)
-  np.testing.assert_array_equal(audio[:, time:, 1], 0.0)
+  time = rope.slots(D)[0]
+  np.testing.assert_array_equal(audio[..., :time], video[:, :, 0, :time])
+  np.testing.assert_array_equal(audio[0, :, time:], 1.0)
+  np.testing.assert_array_equal(audio[1, :, time:], 0.0)
 
 
 def test_time_only_rotation_has_no_place():
   table = rope.grid(3, 2, 2, D, spatial=False)
-  np.testing.assert_array_equal(table, jnp.broadcast_to(table[:, :1], table.shape))
+  np.testing.assert_array_equal(table, jnp.broadcast_to(table[:, :, :1], table.shape))

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +15,18 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.presets import build_model
-from ccl_jax.planning.compile import (
-  check,
-  compile_generate,
-  geometry_of,
-  parse_topology,
-  plan,
-  regressions,
-  show,
-)
+from ccl_jax.planning.chips import CHIPS
+from ccl_jax.planning.compile import check, compile_generate, geometry_of, plan
+from ccl_jax.planning.floors import attention_flops
+from ccl_jax.planning.modules import PASSES
+from ccl_jax.planning.program import Program
+from ccl_jax.planning.report import regressions, show
+from ccl_jax.planning.topologies import parse_topology
 from ccl_jax.planning.traffic import collectives
-from ccl_jax.sharding import make_mesh
+from ccl_jax.sharding import compiler_options, make_mesh
 from configs import joint
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def tiny(**model):
@@ -44,7 +46,9 @@ def test_what_a_plan_tells(report):
   spec = ClipSpec(**config.clip)
   forward = sum(forward_flops(model, geometry_of(model, spec), 16, 32).values())
   assert report.model_flops == pytest.approx(3 * forward * 4 / 8)
-  assert report.hardware_flops == pytest.approx(4 * forward * 4 / 8)  # full remat
+  # Full remat: a fourth pass, and chunked attention makes its logits again.
+  attention = sum(attention_flops(model, geometry_of(model, spec), 16).values())
+  assert report.hardware_flops == pytest.approx((4 * forward + attention) * 4 / 8)
   kinds = {kind: count for kind, count, _ in report.collectives}
   # Parameters are gathered in every block, forward and backward; Ulysses trades space
   # for heads in every block, too.
@@ -82,7 +86,13 @@ def test_what_does_not_divide_names_what_does(shape, batch, words):
   [
     ("v9:2x2", "expected KIND:AxB or AxBxC with KIND one of v4, v5e, v5p, v6e"),
     ("v5p", "expected KIND:AxB"),
+    ("v5p:0x0x0", "expected KIND:AxB"),  # which ends a process within libtpu
+    ("v5p:2x2x0", "expected KIND:AxB"),
+    ("v6e:axb", "expected KIND:AxB"),
+    ("v5e:4", "expected KIND:AxB"),
+    ("v5e:99999x4", "expected KIND:AxB"),
     ("cpu:512", "shows 8 devices; set JAX_NUM_CPU_DEVICES=512"),
+    ("H100:3", "or a GPU as H100:1, with 1, 4 or 8 of A100, H100"),
   ],
 )
 def test_an_unknown_topology(name, words):
@@ -90,22 +100,88 @@ def test_an_unknown_topology(name, words):
     parse_topology(name)
 
 
-def test_the_real_compiler_for_a_tpu():
+@pytest.mark.parametrize(
+  ("name", "slices"), [("v6e:2x2", 0), ("cpu:2", 2), ("v4:2x2x1", 2)]
+)
+def test_slices_of_what_has_no_network_of_known_rate(name, slices):
+  words = (
+    f"--slices {slices} of --topology {name}: expected 1 or, of v5e, v5p, v6e, more"
+  )
+  with pytest.raises(UsageError, match=words):
+    parse_topology(name, slices)
+
+
+def test_the_real_compiler_for_a_tpu(libtpu):
   """Splash attention and all, where libtpu is installed."""
-  pytest.importorskip("libtpu", reason="needs the extra [tpu]")
   report = plan(tiny(attention="splash"), "v5e:2x2", (1, 2, 2, 1), 2, generate=False)
   assert report.fits and report.traffic_bytes > 0
+  found = report.prediction
+  assert found.est > found.low > 0 and report.predicted_mfu[1] < 1
+  modules = {module for (module,) in found.by("module")}
+  assert {"self-attention", "FFN", "video to audio", "optimizer, average"} <= modules
+  assert {step for (step,) in found.by("step")} == set(PASSES)
+  assert ("RoPE",) in found.by("kind")
+  # Its heads are 32 wide, and no such kernel was counted.
+  assert all("splash_mha" in name and "d 32" in name for name in found.unknown)
+  assert "at least" in show(report) and len(found.unknown) == 3
+
+
+def test_both_cores_of_a_chip_are_one_device(libtpu):
+  for name in ("v4:2x2x1", "v5p:2x2x1", "v5e:2x2", "v6e:2x2"):
+    chip, devices = parse_topology(name)
+    assert len(devices) == 4 and {d.num_cores for d in devices} == {chip.cores}
+
+
+def test_between_two_slices_goes_a_chips_part_of_the_gradient(libtpu, monkeypatch):
+  """Data parallel slices: within them a gradient is summed into parts of a fourth, and
+  these are summed over both slices.
+  """
+  # For slices libtpu reads these too, and ends the process at one it does not know.
+  monkeypatch.delenv("XLA_FLAGS", raising=False)
+  chip, devices = parse_topology("v6e:2x2", 2)
+  assert len(devices) == 8 and chip.network_rate > 0
+  mesh = make_mesh((2, 4, 1, 1), devices, (2, 1, 1, 1))
+  assert [len({d.slice_index for d in row.flat}) for row in mesh.devices] == [1, 1]
+  array = lambda spec, *shape: jax.ShapeDtypeStruct(
+    shape, jnp.bfloat16, sharding=NamedSharding(mesh, spec)
+  )
+  x, w = array(P(("data", "fsdp")), 8, 256, 256), array(P("fsdp"), 256, 1024)
+  loss = lambda w, x: jnp.tanh(x @ w).astype(jnp.float32).sum()
+  program = jax.jit(jax.grad(loss), out_shardings=w.sharding).lower(w, x)
+  found = collectives(Program(program.compile().as_text()))
+  between = [c for c in found if c.between]
+  assert {(c.kind, c.group) for c in between} == {("all-reduce", 2)}
+  assert sum(c.elements for c in between) == 256 * 1024 / 4
+
+
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_the_flags_of_the_docs_are_taken_by_the_compiler(libtpu, topology):
+  page = (ROOT / "docs" / "launch.md").read_text().partition("## Compiler flags")[2]
+  rows = re.findall(r"^\| (v\d.*) \| (.*) \|$", page, re.M)
+  (own,) = [text for chips, text in rows if topology.split(":")[0] in chips]
+  flags = dict(re.findall(r"--(xla_\w+)=(\w+)", page.split("```")[1] + own))
+  assert len(flags) == (7 if topology.startswith("v5e") else 4)
+  mesh = make_mesh((1, 1, 1, 1), parse_topology(topology)[1][:1])
+  x = jax.ShapeDtypeStruct((256, 256), jnp.float32, sharding=NamedSharding(mesh, P()))
+  options = flags | (compiler_options(mesh) or {})
+  jax.jit(lambda x: x @ x, compiler_options=options).lower(x).compile()
+
+
+def test_a_gpu_is_planned_on_a_chip_of_more_memory():
+  pytest.importorskip("libtpu", reason="needs the extra [tpu]")
+  chip, devices = parse_topology("H100:4")
+  assert (chip.hbm, len(devices)) == (80 * 2**30, 4)
+  assert chip.hbm < CHIPS["v5p"].hbm and devices[0].platform == "tpu"
 
 
 @pytest.mark.parametrize(
   ("topology", "kind"),
   [("v5p:2x2x4", "all-gather"), ("v6e:8x8", "all-gather"), ("v5p:4x4x4", "all-reduce")],
 )
-def test_how_a_parameter_is_gathered(topology, kind):
+def test_how_a_parameter_is_gathered(libtpu, topology, kind):
   """Over 64 and more chips in three dimensions libtpu sums parts padded with zeros: a
   plain product of matrices shows it, so it is no doing of the model's.
   """
-  pytest.importorskip("libtpu", reason="needs the extra [tpu]")
   _, devices = parse_topology(topology)
   mesh = make_mesh((1, len(devices), 1, 1), devices)
   array = lambda spec, *shape: jax.ShapeDtypeStruct(
@@ -115,6 +191,6 @@ def test_how_a_parameter_is_gathered(topology, kind):
   blocks = array(P(None, "fsdp"), 4, 5120, 13824)
   block = lambda x, w: (jnp.tanh(jnp.tanh(x @ w) @ w.T), None)
   program = jax.jit(lambda x, blocks: jax.lax.scan(block, x, blocks)[0])
-  found = collectives(program.lower(x, blocks).compile().as_text())
+  found = collectives(Program(program.lower(x, blocks).compile().as_text()))
   assert {(c.kind, c.elements) for c in found} == {(kind, 5120 * 13824)}
   assert {(c.group, c.times) for c in found} == {(len(devices), 4)}

@@ -5,7 +5,8 @@ import pytest
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.presets import build_model
-from ccl_jax.planning.compile import geometry_of, lower_train, parse_topology, plan
+from ccl_jax.planning.compile import geometry_of, lower_train, plan
+from ccl_jax.planning.topologies import parse_topology
 from ccl_jax.sharding import make_mesh
 from configs import joint
 

@@ -6,8 +6,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ccl_jax.planning.traffic import Collective, collectives, table
+from ccl_jax.planning.program import Program
+from ccl_jax.planning.traffic import Collective, table
+from ccl_jax.planning.traffic import collectives as collectives_of
 from ccl_jax.sharding import make_mesh
+
+
+def collectives(text):
+  return collectives_of(Program(text))
+
 
 TEXT = """
 HloModule jit_f, num_partitions=8
@@ -130,3 +137,101 @@ def test_kinds_shapes_and_bytes():
     ("all-to-all", 2, 21),
   ]  # fmt: skip
   assert str(found[0]) == "all-reduce f32[64,8]"
+
+
+STARTED = """
+HloModule m, num_partitions=8
+%wrapped (p: f32[40]) -> f32[10] {
+  ROOT %rs.2 = f32[10] reduce-scatter(%p), replica_groups=[2,4]<=[8], to_apply=%add
+}
+ENTRY %main (x: f32[64]) -> f32[64] {
+  %rs = ((bf16[80,16]{1,0}), bf16[10,16]{1,0}) reduce-scatter-start(%x), replica_groups=[1,8]<=[8]
+  %rs.done = bf16[10,16]{1,0} reduce-scatter-done(%rs)
+  %ag = ((f32[2], bf16[3]{0}), (f32[16], bf16[24]{0})) all-gather-start(%x, %y), replica_groups=[1,8]<=[8]
+  %ag.done = (f32[16], bf16[24]{0}) all-gather-done(%ag)
+  %ar = (f32[5], f32[7]) all-reduce-start(%x, %y), replica_groups=[4,2]<=[8], to_apply=%add
+  %ar.done = (f32[5], f32[7]) all-reduce-done(%ar)
+  %cp = (f32[6]{0}, f32[6]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%x), source_target_pairs={{0,1}}
+  %cp.done = f32[6]{0} collective-permute-done(%cp)
+  %open = (f32[2], f32[16]) all-gather-start(%x), replica_groups=[1,8]<=[8]
+  %as = ((f32[40]), f32[10], u32[]) async-start(%x), calls=%wrapped
+  %as.done = f32[10] async-done(%as), calls=%wrapped
+}
+"""  # noqa: E501
+
+
+def test_a_start_is_what_stands_at_its_end():
+  """Of a reduce-scatter the small result, not the operand; of a combined one every
+  array; a start without an end in sight makes the second of its tuple; what is started
+  by a computation of its own counts once.
+  """
+  assert collectives(STARTED) == [
+    Collective("reduce-scatter", "f32", (10,), 4),
+    Collective("reduce-scatter", "bf16", (10, 16), 8),
+    Collective("all-gather", "f32", (16,), 8),
+    Collective("all-gather", "bf16", (24,), 8),
+    Collective("all-reduce", "f32", (5,), 2),
+    Collective("all-reduce", "f32", (7,), 2),
+    Collective("collective-permute", "f32", (6,), 8),
+    Collective("all-gather", "f32", (16,), 8),
+  ]
+  # 7 of 8 parts go out of what is scattered: 7 x 320 bytes, and 3 x 40 of four.
+  assert (
+    dict((k, b) for k, _, b in table(collectives(STARTED)))["reduce-scatter"]
+    == 7 * 320 + 3 * 40
+  )
+
+
+SCATTERED = """
+HloModule m, num_partitions=8
+%all-reduce-scatter.1 (a: bf16[256,8], b: bf16[128,8]) -> (bf16[64,8], bf16[32,8]) {
+  %all-reduce.2 = (bf16[256,8]{1,0}, bf16[128,8]{1,0}) all-reduce(%a, %b), replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+  %gte.1 = bf16[256,8]{1,0} get-tuple-element(%all-reduce.2), index=0
+  %ds.1 = bf16[64,8]{1,0} dynamic-slice(%gte.1, %i, %z), dynamic_slice_sizes={64,8}
+  %gte.2 = bf16[128,8]{1,0} get-tuple-element(%all-reduce.2), index=1
+  %ds.2 = bf16[32,8]{1,0} dynamic-slice(%gte.2, %i, %z), dynamic_slice_sizes={32,8}
+  ROOT %t = (bf16[64,8], bf16[32,8]) tuple(%ds.1, %ds.2)
+}
+%summed (a: bf16[256,8]) -> bf16[256,8] {
+  %all-reduce.3 = bf16[256,8]{1,0} all-reduce(%a), replica_groups={{0,1}}, to_apply=%add
+  ROOT %n = bf16[256,8]{1,0} negate(%all-reduce.3)
+}
+ENTRY %main (x: f32[64]) -> f32[64] {
+  %f = (bf16[64,8], bf16[32,8]) fusion(%x, %y), kind=kCustom, calls=%all-reduce-scatter.1
+  %g = bf16[256,8] fusion(%x), kind=kCustom, calls=%summed
+  %all-reduce.4 = bf16[256,8]{1,0} all-reduce(%x), replica_groups={{0,1}}, to_apply=%add
+  %own = bf16[128,8]{1,0} dynamic-slice(%all-reduce.4, %i, %z), dynamic_slice_sizes={128,8}
+}
+"""  # noqa: E501
+
+
+def test_a_fused_sum_of_which_a_slice_is_kept_is_a_reduce_scatter():
+  """As libtpu writes it; a sum beside which the slice stands alone is a whole one."""
+  assert collectives(SCATTERED) == [
+    Collective("reduce-scatter", "bf16", (64, 8), 4),
+    Collective("reduce-scatter", "bf16", (32, 8), 4),
+    Collective("all-reduce", "bf16", (256, 8), 2),
+    Collective("all-reduce", "bf16", (256, 8), 2),
+  ]
+
+
+BETWEEN = """
+HloModule m, num_partitions=8
+ENTRY %main (x: f32[64]) -> f32[64] {
+  %send.3 = (bf16[64,8]{1,0}, u32[], token[]) send(%x, %after), is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2,5:7}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv.3 = (bf16[64,8]{1,0}, u32[], token[]) recv(%after), is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2,5:7}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv.4 = (f32[9]{0}, u32[], token[]) recv(%after), is_host_transfer=true
+  %send-done.3 = token[] send-done(%send.3)
+  %recv-done.3 = (bf16[64,8]{1,0}, token[]) recv-done(%recv.3)
+}
+"""  # noqa: E501
+
+
+def test_what_goes_from_slice_to_slice_goes_through_the_host():
+  """It is a part of a collective among the slices that its target names: of five, each
+  sends 2 x 4/5 of 1024 bytes. What a host callback receives is none.
+  """
+  (found,) = collectives(BETWEEN)
+  assert found == Collective("all-reduce", "bf16", (64, 8), 5, between=True)
+  assert found.moved == pytest.approx(1638.4)
+  assert str(found) == "all-reduce bf16[64,8] between slices"

@@ -52,8 +52,9 @@ def test_an_evaluation_is_the_conditional_one():
 
 def test_sampling():
   assert fields(Sampling()) == {
-    "guidance": None, "scales": {}, "steps": 50, "shift": None, "solver": "unipc",
-    "batched": True, "skip_block": None,  # None: the model's own
+    "guidance": None, "scales": {}, "steps": None, "shift": None, "solver": None,
+    "batched": True, "skip_block": None,  # None: the model's own, or what fits
+    "schedule": None, "guidance_interval": None, "guidance_every": None, "cache": None,
   }  # fmt: skip
 
 

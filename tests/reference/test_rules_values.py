@@ -104,8 +104,10 @@ def test_groups(t, a, times):
 
 
 def unit_turns(table):
-  """Angles, as complex numbers of length 1."""
-  return np.asarray(table[..., 0] + 1j * table[..., 1]).reshape(-1, table.shape[-2])
+  """Angles of pairs, as complex numbers of length 1: one for both channels."""
+  turns = np.asarray(table[0] + 1j * table[1]).reshape(-1, table.shape[-1])
+  np.testing.assert_array_equal(turns[:, ::2], turns[:, 1::2])
+  return turns[:, ::2]
 
 
 @pytest.mark.parametrize("d", [128, 16, 10])

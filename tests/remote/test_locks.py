@@ -204,3 +204,10 @@ def test_a_fork_does_not_hold_it(folder):
       os._exit(len(locks._held))
     assert os.waitpid(pid, 0)[1] == 0
     assert (folder / "run" / LOCK).exists()
+
+
+@pytest.mark.parametrize(
+  "content", [b"", b"\xff", b"[" * 100_000, b'{"holder": 3}', b"3"]
+)
+def test_who_holds_a_lock_that_says_nothing(content):
+  assert locks._holder(content) == "somebody" and not locks._is_gone(content)

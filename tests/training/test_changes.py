@@ -33,7 +33,8 @@ def begun(tmp_path, monkeypatch):
 
 
 FREE = [
-  {"steps": 5000}, {"log_every": 3}, {"checkpoint__every": 7}, {"checkpoint__keep": 9},
+  {"steps": 5000}, {"log_every": 3}, {"log__trackers": ("wandb",)},
+  {"checkpoint__every": 7}, {"checkpoint__keep": 9},
   {"profile": (2, 3)}, {"evaluate__every": 5, "evaluate__root": "D"},
   {"report__tasks": ("a2v",)}, {"mesh": (2, 2, 1, 1)}, {"slices": (2, 1, 1, 1)},
   {"accumulate": 2}, {"batch__threads": 1}, {"data__cache_gb": float("inf")},

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from ccl_jax import progress
+from ccl_jax.files import WriteError
 from ccl_jax.progress import Display
 from ccl_jax.training.log import MetricLog, StepTimer
 
@@ -24,6 +25,14 @@ def test_lines_are_on_disk_at_once_and_finite_json(tmp_path):
   assert _read(tmp_path) == [{"step": 0, "loss/video": 1.5, "grad_norm": None}]
   log.close()
   assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path):
+  log = MetricLog(tmp_path, 10)
+  log._lines = open("/dev/full", "a")  # noqa: SIM115
+  with pytest.raises(WriteError, match=r"cannot write .*metrics\.jsonl: No space left"):
+    log.write(0, {"loss": 1.0})
+  log.close()  # what could not be written does not hide the error
 
 
 def test_resume_drops_steps_that_will_be_taken_again(tmp_path):

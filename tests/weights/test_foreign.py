@@ -145,6 +145,10 @@ OTHER = {
     "l.weight.nested_quant_map",
   ],
   "Nunchaku's": ["blocks.0.q.wscales", "l.smooth_factor_orig", "l.wtscale"],
+  "Quanto's": ["l.weight._data", "l.weight._scale"],
+  "compressed-tensors'": ["l.weight_packed", "l.weight_zero_point"],
+  "HQQ's": ["l.W_q"],
+  "ModelOpt's": ["l.weight_quantizer._amax", "l.input_quantizer._scale"],
 }  # fmt: skip
 
 
@@ -162,6 +166,10 @@ FILES = {
   "model.safetensors": (b"GGUF\3\0\0\0", "a GGUF file, of quantised weights"),
   "model.bin": (b"GGUF\3\0\0\0", "a GGUF file, of quantised weights"),
   "model.gguf": (b"other", "a GGUF file"),
+  "MODEL.GGUF": (b"GGUF\3\0\0\0", "a GGUF file"),
+  "page.safetensors": (b"<!DOCTYPE html>", "a web page"),
+  "page.pth": (b'<?xml version="1.0"?><Error>', "a web page"),
+  "error.safetensors": (b'{"error": "denied"}', "a message that tells of a failed"),
   "model.onnx": (b"\x08\x07", "an ONNX file"),
   "model.h5": (b"\x89HDF\r\n", "an HDF5 file"),
   "model.pth": (b"\x1f\x8b\x08", "a gzip archive"),
@@ -176,8 +184,36 @@ def test_files_of_other_programs(tmp_path, refused, name):
   for kind in ("wan-dit", "clip"):
     line = refused(kind, tmp_path / name)
     assert f"{name} is {what}" in line and "expected whole weights in float32" in line
-  if name.endswith(".gguf"):  # alone in a folder
+  if name.lower().endswith(".gguf"):  # alone in a folder
     assert "is a GGUF file" in refused("wan-dit", tmp_path)
+
+
+def test_endings_in_capitals_are_endings(tmp_path):
+  """As some systems write them; the header's scales and settings count too."""
+  name = "blocks.0.ffn.0.weight"
+  about = {"layers": {"blocks.0.ffn.0": {"format": "mxfp8"}}}
+  for part in ("SAFETENSORS", "SafeTensors"):
+    path = tmp_path / f"a.{part}"
+    save_file({name: X}, path)
+    assert open_weights(tmp_path).names() == open_weights(path).names() == [name]
+    save_file(
+      {name: X.astype(FP8["float8_e5m2"])}, path,
+      {"_quantization_metadata": json.dumps(about)},
+    )  # fmt: skip
+    with pytest.raises(UsageError, match=f"a.{part} is mxfp8 weights"):
+      open_weights(path)
+    path.unlink()
+  save_pth(tmp_path / "a.PTH", {name: X})
+  assert open_weights(tmp_path).names() == [name]
+
+
+def test_a_header_as_long_as_another_format_begins_is_a_header(tmp_path):
+  """0x081f8b of little-endian bytes is a gzip archive's start, and a length."""
+  header = json.dumps({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
+  length = int.from_bytes(b"\x1f\x8b\x08", "little")
+  raw = length.to_bytes(8, "little") + header.encode().ljust(length) + bytes(4)
+  (tmp_path / "a.safetensors").write_bytes(raw)
+  assert open_weights(tmp_path).names() == ["x"]
 
 
 def test_no_name_of_a_table_is_taken_for_another_thing():

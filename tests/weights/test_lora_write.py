@@ -197,8 +197,10 @@ def test_what_a_run_has_trained(tmp_path, monkeypatch):
   reader = SimpleNamespace(shapes=trained, read=lambda path, slot: trained[path][slot])
   monkeypatch.setattr(lora_write, "find_parameters", found)
   monkeypatch.setattr(lora_write, "SliceReader", lambda place, name: reader)
-  monkeypatch.setattr(lora_write, "model_names", {"B": Names(shapes)}.__getitem__)
   run, dst = tmp_path / "run", tmp_path / "x.safetensors"
+  # The base is named from the run's folder.
+  named = {run / "B": Names(shapes)}
+  monkeypatch.setattr(lora_write, "model_names", named.__getitem__)
   (run / "checkpoints").mkdir(parents=True)
   lora_write.convert_lora(run, dst, form="ours")
   base = {p: random(*x.shape) for p, x in shapes.items()}

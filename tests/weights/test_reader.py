@@ -163,7 +163,7 @@ def test_a_git_lfs_pointer(tmp_path, name):
 @pytest.mark.parametrize("name", ["model.safetensors", "model.pth", "model.txt"])
 def test_not_a_weight_file(tmp_path, name):
   (tmp_path / name).write_text("<!doctype html> 404: no such file, and so on\n" * 3)
-  with pytest.raises(UsageError, match=f"{name} is not a"):
+  with pytest.raises(UsageError, match=f"{name} is a web page"):
     open_weights(tmp_path / name)
 
 

@@ -7,7 +7,7 @@ import pytest
 from ccl_jax import convert
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.registry import RELEASED as EVAL
-from ccl_jax.metrics.registry import Folder
+from ccl_jax.metrics.registry import Folders
 from ccl_jax.weights import released, transfer
 from ccl_jax.weights.released import RELEASED, Released, compared
 from ccl_jax.weights.sources import SOURCES
@@ -61,14 +61,14 @@ def test_every_network_has_a_source(tmp_path, capsys):
   with pytest.raises(SystemExit):
     convert.main(["vocoder", "--help"])
   out = capsys.readouterr().out
-  assert "To get it: hf download hkchengrex/MMAudio ext_weights/best_netG.pt" in out
+  assert "To get it: --src hf:hkchengrex/MMAudio/ext_weights/best_netG.pt" in out
   for network in EVAL:
     with pytest.raises(
       Unscorable, match=f"missing weights of {network}: .*To get it: "
     ):
-      Folder(tmp_path).find(network)
+      Folders([tmp_path]).find(network)
   (tmp_path / "whisper-large-v3.pt").touch()
   with pytest.raises(
     Unscorable, match="large-v3.pt is a file; expected Whisper as a fol"
   ):
-    Folder(tmp_path).find("whisper")
+    Folders([tmp_path]).find("whisper")

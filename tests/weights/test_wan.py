@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -11,7 +12,16 @@ from ccl_jax.models.presets import build_model
 from ccl_jax.weights import wan
 from ccl_jax.weights.reader import open_weights, read_config
 from ccl_jax.weights.rules import expected_tensors, load_tree, match
-from tests.weights.wan_files import FFN, LAYERS, TEXT, WIDTH, config, wan_tensors
+from ccl_jax.weights.transfer import open_source
+from tests.weights.wan_files import (
+  FFN,
+  LAYERS,
+  TEXT,
+  WIDTH,
+  config,
+  save_pth,
+  wan_tensors,
+)
 
 T2V_14B = {
   "width": 5120, "ffn": 13824, "heads": 40, "in_channels": 16, "out_channels": 16,
@@ -92,6 +102,31 @@ def test_sizes_from_the_tensors(tmp_path, image):
   np.testing.assert_array_equal(
     kernel, wan_tensors(image)["blocks.1.cross_attn.k.weight"].T
   )
+
+
+@pytest.mark.parametrize("wrapped", ["model.", "net."])
+def test_names_of_step_distilled_files(tmp_path, wrapped):
+  """From within another module, under "generator"; with a matrix for patches, whose
+  columns are a patch's channels, rows and columns in the convolution's order.
+  """
+  plain = wan_tensors()
+  matrix = plain["patch_embedding.weight"].reshape(WIDTH, -1)
+  tensors = plain | ({"patch_embedding.weight": matrix} if wrapped == "net." else {})
+  path = tmp_path / "model.pt"
+  inside = "generator" if wrapped == "model." else None
+  save_pth(path, {f"{wrapped}{n}": x for n, x in tensors.items()}, inside=inside)
+  source = open_source("wan-dit", path)
+  assert source.form == "native"
+  got = load_tree(wan.NATIVE, source.weights, wan.shapes_of(source.sizes))
+  want = load_tree(wan.NATIVE, opened(tmp_path, plain), wan.shapes_of(source.sizes))
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_a_patch_embedding_of_no_whole_patches(tmp_path):
+  tensors = wan_tensors() | {"patch_embedding.weight": np.zeros((WIDTH, 63))}
+  save_file(tensors, tmp_path / "x.safetensors")
+  with pytest.raises(UsageError, match=r"patch_embedding.weight is \(256, 63\)"):
+    open_source("wan-dit", tmp_path / "x.safetensors")
 
 
 def test_the_unused_tensor_of_some_exports_is_left_alone(tmp_path):

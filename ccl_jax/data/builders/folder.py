@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from ccl_jax.data.media.tracks import MediaError
 from ccl_jax.data.sources.captions import Caption, read_captions, sidecar
-from ccl_jax.data.sources.catalogue import media_names, without_soundtracks
+from ccl_jax.data.sources.catalogue import MEDIA, media_names, without_soundtracks
+from ccl_jax.data.sources.folder import warn_of_unread
 from ccl_jax.data.sources.media_builder import Entry, MediaBuilder, MediaConfig
 from ccl_jax.data.sources.windows import label
 
@@ -32,6 +33,7 @@ class Folder(MediaBuilder):
   def entries(self, files) -> Iterator[Entry]:
     root = files.root
     names = media_names(root)
+    warn_of_unread(root, MEDIA)
     rows, _ = read_captions(root, names, self.builder_config.captions)
     rows = without_soundtracks({n: rows.get(n, [Caption()]) for n in names})
     for name in rows:

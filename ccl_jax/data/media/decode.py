@@ -21,7 +21,7 @@ from jaxtyping import Float32, UInt8
 from ccl_jax.data.media.colour import check_colours, rgb_of
 from ccl_jax.data.media.door import PIXELS
 from ccl_jax.data.media.image import opened_image, upright_rgb, upright_size
-from ccl_jax.data.media.orientation import orientation_of
+from ccl_jax.data.media.orientation import Orientation, orientation_of
 from ccl_jax.data.media.sound import BLOCK, decode_sound, sound_blocks
 from ccl_jax.data.media.tracks import (
   SHORT_TAIL,
@@ -210,6 +210,7 @@ def _picture(
   out = np.empty((spec.frames, spec.height, spec.width, 3), np.uint8)
   scaler, aspect = VideoReformatter(), pixel_aspect(stream)
   done, held, shown = 0, None, 0.0  # instants written; the frame on screen, since when
+  turn = None  # that of the first frame: those between key frames may not say
 
   def hold_until(switch: float) -> int:
     # Instants k / fps before the switch show the frame on screen.
@@ -219,10 +220,11 @@ def _picture(
         raise MediaError(f"{container.name}: damaged picture at {shown:.2f} s")
       box = _box(held, crop, container.name)
       size = spec.height, spec.width
-      out[done:stop] = _cover(held, box, *size, aspect, scaler, container.name)
+      out[done:stop] = _cover(held, box, *size, aspect, turn, scaler, container.name)
     return stop
 
   for time, frame in frames_from(container, stream, start):
+    turn = orientation_of(frame) if turn is None else turn
     if held is not None:
       # The nearer frame shows, but the next one at most half a period before it
       # appears.
@@ -249,13 +251,19 @@ def _picture(
 
 
 def _cover(
-  frame, box: Crop, height: int, width: int, aspect: float, scaler, name: str
+  frame,
+  box: Crop,
+  height: int,
+  width: int,
+  aspect: float,
+  turn: Orientation,
+  scaler,
+  name: str,
 ) -> UInt8[np.ndarray, "H W 3"]:
-  """RGB pixels, upright: the frame's `box` scaled to cover (height, width), centre cut;
+  """RGB pixels, turned: the frame's `box` scaled to cover (height, width), centre cut;
   `aspect` is a source pixel's width over its height.
   """
   check_colours(frame, name)
-  turn = orientation_of(frame)
   if turn.swapped:
     height, width = width, height
   y, x, h, w = box

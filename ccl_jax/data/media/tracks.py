@@ -32,6 +32,9 @@ ASPECT = 16  # of a pixel's sides, at most; a header with another is damaged
 DOLBY = ("dvh1", "dvhe", "dva1", "dvav")  # pictures in Dolby's own colours alone
 _PREROLL = 0.5  # seconds decoded before a late start: codec delay, reordered frames
 _FIRST = 64  # packets among which each track has one
+# Bytes a second of a file: where headers promise longer times, packets are asked; where
+# packets do, one of them is damaged.
+_SPARSE, _LEAST = 200, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +64,8 @@ class MediaInfo:
 def probe(path: Path) -> MediaInfo:
   """Reads a file's headers and its first packets, and decodes nothing.
 
+  Headers that promise more time than the file has bytes for do not tell its end.
+
   Raises:
     MediaError: it cannot be read, a track is encrypted or has no decoder.
   """
@@ -81,7 +86,7 @@ def measure(path: Path) -> MediaInfo:
   """As `probe`, for a file whose headers lack durations: reads every packet.
 
   Raises:
-    MediaError: it cannot be read.
+    MediaError: it cannot be read, or its time stamps are damaged.
   """
   with opened(path) as container:
     tracks = _main_tracks(container)
@@ -90,7 +95,13 @@ def measure(path: Path) -> MediaInfo:
       if packet.pts is not None:
         end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
         ends[packet.stream.index] = max(ends[packet.stream.index], end)
-    return _info(container, ends)
+    info = _info(container, ends)
+    if _is_longer(container, info.duration, _LEAST):
+      raise MediaError(
+        f"{container.name}: its time stamps say that {container.size} bytes last "
+        f"{info.duration:.0f} s: damaged"
+      )
+    return info
 
 
 def track(container, kind: str) -> Any:
@@ -205,11 +216,18 @@ def _header_end(container, stream) -> float | None:
         f"{container.name}: truncated, {container.size} bytes of at least "
         f"{last.pos + last.size}"
       )
+  start, end = first_time(stream), None
   if stream.duration:
-    return first_time(stream) + float(stream.duration * stream.time_base)
-  if container.duration:
-    return ((container.start_time or 0) + container.duration) / av.time_base
-  return None
+    end = start + float(stream.duration * stream.time_base)
+  elif container.duration:
+    end = ((container.start_time or 0) + container.duration) / av.time_base
+  return None if end is None or _is_longer(container, end - start, _SPARSE) else end
+
+
+def _is_longer(container, seconds: float | None, rate: int) -> bool:
+  """Whether a file of so many seconds has fewer than `rate` bytes a second."""
+  size = container.size or 0
+  return seconds is not None and 0 < size < rate * seconds
 
 
 def _info(container, ends: dict) -> MediaInfo:

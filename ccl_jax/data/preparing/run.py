@@ -27,12 +27,8 @@ from ccl_jax.data.media.tracks import first_time, main_track, opened
 from ccl_jax.data.preparing import shots, sound_checks
 from ccl_jax.data.sources import templates
 from ccl_jax.data.sources.captions import Caption, Row, read_rows, sidecar
-from ccl_jax.data.sources.catalogue import (
-  media_names,
-  unread_media,
-  without_soundtracks,
-)
-from ccl_jax.data.sources.folder import IMAGES
+from ccl_jax.data.sources.catalogue import MEDIA, media_names, without_soundtracks
+from ccl_jax.data.sources.folder import IMAGES, unread
 from ccl_jax.data.sources.windows import cached_probe, part_of
 from ccl_jax.documents import Malformed, check, parse, read_bytes
 from ccl_jax.errors import UsageError
@@ -116,7 +112,7 @@ def _prepare(root, out: pathlib.Path, options: Options, threads: int) -> Prepare
   done = _Journal(out, [str(root.absolute()), list(options)])
   _run(root, [n for n in files if n not in done.files], rows, options, done, threads)
   prepared = done.result(files)
-  prepared = prepared._replace(skipped=[*prepared.skipped, *unread_media(root)])
+  prepared = prepared._replace(skipped=[*prepared.skipped, *unread(root, MEDIA)])
   if not prepared.rows:
     first = ": ".join(prepared.skipped[0])
     raise UsageError(f"no usable file among {len(files)} in {root}, first: {first}")

@@ -22,15 +22,18 @@ from typing import Any, NamedTuple
 
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+from ccl_jax import hub
 from ccl_jax.data.sets import shards
 from ccl_jax.data.sets.buckets import Bucket
 from ccl_jax.data.sets.index import read_index
 from ccl_jax.data.sets.records import DamagedRecord, is_of_system, unpack
 from ccl_jax.errors import UsageError
 from ccl_jax.remote import copies
-from ccl_jax.remote.paths import Place, place
+from ccl_jax.remote.paths import Place
 
 _log = logging.getLogger(__name__)
+# What is read of a set, of whatever lies beside it in a repository.
+FILES = ("index.json", "shard-*", "codecs/*")
 
 
 class Shard(NamedTuple):
@@ -138,7 +141,7 @@ class RecordSet:
   """
 
   def __init__(self, root: str | os.PathLike):
-    self.root = place(root)
+    self.root = hub.local(root, FILES)
     self.index = read_index(self.root)
     require_room(self.root)
     self.encoders: dict[str, str] = self.index["encoders"]

@@ -11,7 +11,6 @@ records is not refused for them: readers pass over these, and say so.
 import bisect
 import hashlib
 import itertools
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 from array_record.python.array_record_module import ArrayRecordReader
 
 from ccl_jax.data.sets.records import DamagedRecord, is_of_system, unpack
+from ccl_jax.documents import read_json
 from ccl_jax.errors import UsageError
 from ccl_jax.files import WriteError, write_json
 from ccl_jax.remote.copies import kept, needs_copy
@@ -68,8 +68,8 @@ def require_whole(root: Place, entries: Sequence[Entry]) -> None:
   """
   path = root / CHECKED
   try:
-    noted = json.loads(path.read_text("utf-8"))
-  except (OSError, ValueError):
+    noted = read_json(path)
+  except UsageError:
     noted = {}
   noted = noted if isinstance(noted, dict) else {}
   mark = _marks(root)

@@ -22,7 +22,7 @@ from ccl_jax.data.sources.folder import (
   SUFFIXES,
   files_of,
   relative,
-  unread,
+  warn_of_unread,
 )
 from ccl_jax.data.sources.windows import (
   cached_probe,
@@ -36,6 +36,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.names import printable
 from ccl_jax.remote.paths import Place, place
 
+MEDIA = (*IMAGES, *SOUNDS, *SUFFIXES)
 _log = logging.getLogger(__name__)
 
 
@@ -89,9 +90,7 @@ def scan(
   root = place(root)
   rows = list_media(root, captions)
   found = scan_rows(root, rows, specs, hop=hop, kinds=kinds)
-  others = unread_media(root)
-  for name, reason in others:
-    _log.warning("skipped %s: %s", name, reason)
+  others = warn_of_unread(root, MEDIA)
   return found._replace(skipped=[*found.skipped, *others])
 
 
@@ -115,16 +114,10 @@ def media_names(root: Place) -> list[str]:
   Raises:
     UsageError: there is no folder, or no media in it.
   """
-  suffixes = (*IMAGES, *SOUNDS, *SUFFIXES)
-  names = [relative(path, root) for path in files_of(root, suffixes)]
+  names = [relative(path, root) for path in files_of(root, MEDIA)]
   if not names:
-    raise UsageError(f"no media in {root}: expected {' '.join(suffixes)} files")
+    raise UsageError(f"no media in {root}: expected {' '.join(MEDIA)} files")
   return sorted(names, key=_rank)
-
-
-def unread_media(root: Place) -> list[tuple[str, str]]:
-  """(name, reason) of the media below `root` that `media_names` does not list."""
-  return unread(root, (*IMAGES, *SOUNDS, *SUFFIXES))
 
 
 def without_soundtracks(
@@ -231,8 +224,6 @@ def _cut(
     height, width = media.image_size(path, row.crop)
     return Bucket.of(choose(specs, height, width, float("inf")), "image"), [0.0]
   info = probe(path, row.sound(root))
-  if not info.has_video and not info.has_audio:
-    raise media.MediaError("no picture and no sound")
   duration = part_of(info, row).duration
   if not info.has_video:
     # Sound has no shape: it takes the longest that fits, or else the shortest.

@@ -26,19 +26,18 @@ SUFFIXES = (
   *(".mpeg", ".vob", ".flv", ".f4v", ".wmv", ".asf", ".3gp", ".3g2", ".ogv", ".mxf"),
   *(".dv", ".gif"),
 )
-# Of media, though Python's own table of types does not have them.
-_MORE = (
-  ".rm",
-  ".rmvb",
-  ".divx",
-  ".heic",
-  ".heif",
-  ".avif",
-  ".jxl",
-  ".dng",
-  ".264",
-  ".265",
-)
+# Films, stills and sounds that Python's own table of types does not have.
+_NOT_IN_THE_TABLE = """
+  .rm .rmvb .divx .mk3d .ogm .ogx .nut .ivf .y4m .yuv .264 .h264 .avc .265 .h265 .hevc
+  .mjpg .mjpeg .mj2 .m2v .mpv .m2p .m2t .evo .trp .tp .wtv .gxf .swf .amv .nsv .f4p
+  .3gp2 .insv .lrv .mod .tod .braw .r3d .mlv .cine
+  .heic .heif .heics .heifs .avif .avifs .jxl .jfif .jif .dib .jp2 .j2k .jpf .jpx .apng
+  .exr .hdr .pfm .dpx .tga .pcx .psd .psb .xcf .eps .dng .cr2 .cr3 .nef .arw .orf .rw2
+  .raf .pef .srw
+  .wave .m4b .m4r .spx .awb .ec3 .mp1 .mpga .ape .shn .dsf .dff .tak .mpc .ofr .dts .thd
+  .mlp .alac .voc .gsm .mid .midi .aa .aax .oma .rf64 .bwf
+"""
+_MORE = frozenset(_NOT_IN_THE_TABLE.split())
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SOUNDS = (
   *(".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus", ".oga", ".weba", ".mka"),
@@ -175,8 +174,7 @@ class FolderSource(FilmSource):
     if not names:
       raise UsageError(f"no films in {root}: expected {' '.join(SUFFIXES)} files")
     rows, self.unmatched = read_captions(root, names, captions)
-    for name, reason in unread(root, (*SUFFIXES, *IMAGES, *SOUNDS)):
-      _log.warning("skipped %s: %s", name, reason)
+    warn_of_unread(root, (*SUFFIXES, *IMAGES, *SOUNDS))
     super().__init__(root, spec, {n: rows.get(n, [Caption()]) for n in names}, hop)
     if self.unmatched:
       _log.info("%s: %d captions lack a film", root, len(self.unmatched))
@@ -226,3 +224,11 @@ def unread(root: Place, suffixes: tuple[str, ...]) -> list[tuple[str, str]]:
       reason = f"files that end in {suffix} are not read: make an mp4, wav or png of it"
       out.append((relative(path, root), reason))
   return out
+
+
+def warn_of_unread(root: Place, suffixes: tuple[str, ...]) -> list[tuple[str, str]]:
+  """As `unread`, and a warning for each."""
+  found = unread(root, suffixes)
+  for name, reason in found:
+    _log.warning("skipped %s: %s", name, reason)
+  return found

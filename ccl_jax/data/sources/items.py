@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from ccl_jax import hub
 from ccl_jax.data.media.loudness import apply_gain, gain_to
 from ccl_jax.data.sets.buckets import Bucket
 from ccl_jax.data.sources import catalogue, tfds_set
@@ -183,13 +184,14 @@ def open_items(
 
   Args:
     source: "folder", "tfds", or the name of a builder.
-    root, split, options: of the source.
+    root, split, options: of the source; the root may be an address of the hub.
     specs: clip shapes on offer.
     loudness: LUFS that every clip is brought to; None: as it is recorded.
 
   Raises:
     UsageError: a wrong setting, or several shapes where the source has one.
   """
+  root = hub.local(root)
   if loudness is None:
     return _open(source, root, split, options, specs)
   # -70 LUFS is the gate of BS.1770: below it there is no loudness.

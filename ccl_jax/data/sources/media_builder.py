@@ -178,18 +178,18 @@ class MediaBuilder(SetBuilder, skip_registration=True):
     # All metadata is read before any media: its mistakes show in seconds.
     entries = _unique(self.entries(files))
     kept, missing, skipped = self._join(root, files, entries)
-    _log.log(
-      logging.WARNING if missing or skipped else logging.INFO,
-      "%s: %d clips; %d files are missing, %d left out: see missing.txt and "
-      "skipped.jsonl below %s",
-      *(root, len(kept), len(missing), len(skipped), data_dir.parent),
-    )
     if not kept:
       first = skipped[0] if skipped else missing[0]
       raise UsageError(
         f"no clip of the {len(entries)} in the metadata of {self.name} is usable, "
         f"{len(missing)} have no file below {root}; the first: {': '.join(first)}"
       )
+    _log.log(
+      logging.WARNING if missing or skipped else logging.INFO,
+      "%s: %d clips; %d files are missing, %d left out: see missing.txt and "
+      "skipped.jsonl below %s",
+      *(root, len(kept), len(missing), len(skipped), data_dir.parent),
+    )
     lines = ("\t".join(entry) + "\n" for entry in missing)
     write_text(data_dir / "missing.txt", "".join(lines))
     rows = (json.dumps({"id": name, "reason": why}) for name, why in skipped)

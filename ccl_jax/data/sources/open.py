@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ccl_jax import hub
 from ccl_jax.data import builders
 from ccl_jax.data.sources import media_set, tfds_set
 from ccl_jax.data.sources.folder import FilmSource, FolderSource
@@ -35,7 +36,8 @@ def open_source(
     kind: "folder" (films below `root`), "tfds" (a built data set, of media or with
       video, audio and text), or the name of a builder.
     spec: sizes of the clips.
-    root: folder of films or media, or the directory of the data set's version.
+    root: folder of films or media, or the directory of the data set's version; or the
+      address of either on the hub.
     split: of a data set.
     options: of `FolderSource` or of the builder; for media those of
       `media_set.prepare` and `hop`.
@@ -43,6 +45,7 @@ def open_source(
   Raises:
     UsageError: an unknown source, split or option, or data that do not fit.
   """
+  root = hub.local(root)
   if kind == "folder":
     return _call(kind, FolderSource, root, spec, options)
   if is_media(kind, root):
@@ -87,6 +90,7 @@ def open_media(
   Raises:
     UsageError: an unknown source, split or option.
   """
+  root = hub.local(root)
   if kind == "tfds":
     if options:
       raise UsageError(f"a built data set has no options, got {', '.join(options)}")

@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from ccl_jax import progress
-from ccl_jax.errors import UsageError
+from ccl_jax.errors import UsageError, system_error
 from ccl_jax.places import hold, require_plain
 
 
@@ -53,13 +53,14 @@ class SetBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 
 def prepared(make: Callable[[], tfds.core.DatasetBuilder], data_dir: Any, **options):
-  """The builder that `make` gives, its set written unless it is there; options as of
-  `download_and_prepare`. Of several processes that want one set the first one writes
-  it, and the others wait.
+  """The builder that `make` gives, its set written unless it is there, and nothing left
+  of one that fails; options as of `download_and_prepare`. Of several processes that
+  want one set the first one writes it, and the others wait.
 
   Raises:
     UsageError: it cannot be written.
   """
+  data_dir = pathlib.Path(data_dir)
   builder = make()
   written = pathlib.Path(builder.data_dir) / "dataset_info.json"
   if written.is_file():
@@ -72,12 +73,21 @@ def prepared(make: Callable[[], tfds.core.DatasetBuilder], data_dir: Any, **opti
     # Where the folder is held, what is incomplete is a dead process's.
     for left in written.parent.parent.glob("incomplete.*"):
       shutil.rmtree(left, ignore_errors=True)
+    below = written.relative_to(data_dir).parts
+    folders = [pathlib.Path(data_dir, *below[:i]) for i in range(1, len(below))]
+    made = [p for p in (*folders, data_dir / "downloads") if not p.exists()]
     try:
       builder.download_and_prepare(**options)
-    except OSError as e:
-      if written.is_file():  # it was first all the same, on a disk without locks
-        return make()
+    except BaseException as e:
+      if isinstance(e, OSError) and written.is_file():
+        return make()  # it was first all the same, on a disk without locks
+      for folder in made:  # what TFDS has made on the way to nothing
+        shutil.rmtree(folder, ignore_errors=True)
+      error = e if isinstance(e, OSError) else system_error(e)
+      if error is None:
+        raise
       raise UsageError(
-        f"cannot write {data_dir}: {e.strerror or e}; name another data_dir"
+        f"cannot write {data_dir}: {error.strerror or error}; make room, or name "
+        "another data_dir"
       ) from e
   return builder

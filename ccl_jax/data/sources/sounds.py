@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
+from ccl_jax import hub
 from ccl_jax.data.media import decode as media
 from ccl_jax.data.media.sound import BLOCK
 from ccl_jax.data.sources.folder import SOUNDS, SUFFIXES, files_of, relative
@@ -73,7 +74,7 @@ class Sounds:
     Raises:
       UsageError: no folder, no media, or no sound in it that is long enough.
     """
-    self.root, self.shortest = pathlib.Path(root), shortest
+    self.root, self.shortest = hub.local(root), shortest
     files = files_of(self.root, (*SOUNDS, *SUFFIXES))
     if not files:
       kinds = " ".join((*SOUNDS, *SUFFIXES))

@@ -16,8 +16,13 @@ from typing_extensions import TypedDict
 from ccl_jax.documents import Malformed, check, parse, read_json
 from ccl_jax.errors import UsageError
 
-# The classes that may be named: those of TFDS's own features.
-_OWN = re.compile(r"tensorflow_datasets\.core\.features\.\w+\.\w+")
+# The classes that may be named: TFDS's own, and of these the ones that hold plain
+# values. It hands pictures to OpenCV or to Pillow, with all formats that they know.
+_OWN = re.compile(r"tensorflow_datasets\.core\.features\.\w+\.(\w+)")
+_PLAIN = {
+  *("FeaturesDict", "Sequence", "Dataset", "Tensor", "Scalar", "Text", "ClassLabel"),
+  *("Audio", "BBoxFeature", "Translation", "TranslationVariableLanguages"),
+}
 _ADVICE = "copy or build the data set again"
 
 
@@ -121,10 +126,17 @@ def _check_info(path: pathlib.Path) -> None:
 def _check_features(path: pathlib.Path) -> None:
   named = [*_values(read_json(path), "pythonclassname", "type")]
   for found in named:
-    if not isinstance(found, str) or not _OWN.fullmatch(found):
+    own = _OWN.fullmatch(found) if isinstance(found, str) else None
+    if own is None:
       raise UsageError(
         f"{path} names {str(found)[:80]!r}, which is no feature of TFDS: the data set "
         "cannot be read, as its code would have to be run"
+      )
+    if own[1] not in _PLAIN:
+      raise UsageError(
+        f"{path} names {own[1][:80]}: files within records, such as pictures, are not "
+        "decoded; expected features of plain values, such as Tensor: build the data "
+        "set with its pixels"
       )
 
 

@@ -19,9 +19,12 @@ def probe_with_sound(path: Place, sound: Place | None = None) -> media.MediaInfo
     sound: of the file with the film's sound, on the same clock.
 
   Raises:
-    MediaError: a file cannot be read, or `sound` has no audio.
+    MediaError: a file cannot be read, has neither picture nor sound, or `sound` has no
+      audio.
   """
   info = _probe(path)
+  if not info.has_video and not info.has_audio:
+    raise media.MediaError(f"{path}: no picture and no sound")
   if sound is None or not info.has_video:
     return info
   other = _probe(sound)

@@ -89,6 +89,36 @@ def test_the_posterior(pair, codec):
   assert relative_error(np.asarray(std), last(expected.std) / scale) < 1e-4
 
 
+def test_tiles(pair, codec):
+  """Of 4 latents that overlap by 1: two rows of them, and three columns; the last ones
+  lie in the overlap. Diffusers blends in place; its encoder of Wan2.2 counts by twos.
+  """
+  import torch
+
+  vae = pair.reference
+  side, fold = vae.config.scale_factor_spatial, vae.config.patch_size or 1
+  rng = np.random.default_rng(0)
+  latent = rng.standard_normal((1, vae.config.z_dim, 1, 4, 7), np.float32)
+  pixels = rng.uniform(-1, 1, (1, 3, 1, 3 * side, 7 * side)).astype(np.float32)
+  mean, std = statistics(vae)
+
+  def tiled(run, side):
+    vae.enable_tiling(4 * side, 4 * side, 3 * side, 3 * side)
+    try:
+      with torch.no_grad():
+        return last(run().numpy())
+    finally:
+      vae.disable_tiling()
+
+  ours = codec(tile=4 * side, overlap=side)
+  got = np.asarray(to_pixels(ours, last(latent)))
+  z = torch.tensor(latent) * std + mean
+  assert relative_error(got, tiled(lambda: vae.decode(z).sample, side)) < 1e-4
+  got = np.asarray(to_latent(ours, last(pixels)))
+  mode = lambda: (vae.encode(torch.tensor(pixels)).latent_dist.mode() - mean) / std
+  assert relative_error(got, tiled(mode, side // fold)) < 1e-4
+
+
 def test_gradients(kind, pair, codec):
   """Of a projection of latents and pixels, by every tensor and both inputs."""
   import torch

@@ -1,0 +1,91 @@
+"""Arithmetic of a step by formula, and the least time that a chip takes for it.
+
+Attention counts in units of one product of all queries with all keys, 2 n m d FLOPs.
+Its forward pass has two: q k^T, and the weights with v. Its backward pass has four, and
+those that a kernel makes again since it keeps no weights: splash is two kernels, for dq
+
+  q k^T, do v^T, ds k   and for dk and dv   q k^T, do v^T, p^T do, ds^T q,
+
+so that a train step that rematerialises blocks has 2 + 2 + 7 = 11.
+"""
+
+from typing import NamedTuple
+
+from ccl_jax.models.cca import Geometry
+from ccl_jax.models.flops import forward_flops
+from ccl_jax.models.joint import JointDiT
+from ccl_jax.models.stream import CLIP_TOKENS
+from ccl_jax.planning.chips import Chip
+
+FORWARD = 2  # units of attention
+BACKWARD = {"dense": 4, "chunked": 6, "splash": 7, "cudnn": 5, "tokamax": 5}
+
+
+class Arithmetic(NamedTuple):
+  """The work of a step on one chip.
+
+  Attributes:
+    model: FLOPs that the model needs, by which MFU is counted.
+    hardware: FLOPs with those that are made again.
+    seconds: of these at the chip's peak. A product with heads narrower than a matrix
+      unit leaves a part of it idle.
+  """
+
+  model: float
+  hardware: float
+  seconds: float
+
+
+def attention_flops(
+  model: JointDiT, geometry: Geometry, text_length: int
+) -> dict[str, float]:
+  """FLOPs of the products of queries with keys in a forward pass, by stream.
+
+  Args:
+    model: the network.
+    geometry: token counts of a clip.
+    text_length: rows of the text embeddings.
+  """
+  tokens = {"video": geometry.t * geometry.h * geometry.w, "audio": geometry.a}
+  found = {}
+  for s, c in model.streams:
+    keys = tokens[s] + text_length + CLIP_TOKENS * c.image_tokens
+    found[s] = float(model.depth * FORWARD * 2 * tokens[s] * keys * c.width)
+  return found
+
+
+def arithmetic(
+  model: JointDiT,
+  geometry: Geometry,
+  text: tuple[int, int],
+  clips: float,
+  chip: Chip,
+  sampling: bool = False,
+) -> Arithmetic:
+  """The work of a train step, three passes and what is made again, or of a sampling
+  step with guidance, two passes.
+
+  Args:
+    model: the network, with its kernel and its policy of rematerialisation.
+    geometry: token counts of a clip.
+    text: rows and width of the text embeddings.
+    clips: on the chip.
+    chip: its ceilings.
+    sampling: a sampling step, in place of a train step.
+  """
+  useful = 2 if sampling else 3
+  # What the policy does not keep is made again; one of them keeps attention alone.
+  again = model.remat != "none" and not sampling
+  attention_again = again and model.remat != "save_attention"
+  passes, units = useful + again, useful * FORWARD
+  if not sampling:
+    units = FORWARD + BACKWARD[model.kernel.name] + FORWARD * attention_again
+  forward = clips * sum(forward_flops(model, geometry, *text).values())
+  attention = attention_flops(model, geometry, text[0])
+  rest = forward - clips * sum(attention.values())
+  hardware, seconds = passes * rest, passes * rest / chip.flops
+  for s, c in model.streams:
+    work = units / FORWARD * clips * attention[s]
+    hardware += work
+    seconds += work / (chip.flops * min(1.0, c.head_width / chip.mxu))
+  return Arithmetic(useful * forward, hardware, seconds)

@@ -1,0 +1,100 @@
+"""Devices of machines that are not there, for the compiler to compile for."""
+
+import importlib.metadata
+import os
+import re
+
+import jax
+
+from ccl_jax.errors import UsageError
+from ccl_jax.planning.chips import CHIPS, STAND_INS, Chip
+
+TPUS = tuple(name for name in CHIPS if name.startswith("v"))
+
+
+# The compiler runs on this host, and asks nobody where it is.
+_ALONE = {
+  "TPU_SKIP_MDS_QUERY": "1",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "TPU_WORKER_ID": "0",
+}
+
+
+def stay_on_the_host() -> None:
+  """Arrays of this process lie on this host, whatever it compiles for."""
+  # JAX has read JAX_PLATFORMS when it was imported.
+  jax.config.update("jax_platforms", "cpu")
+
+
+def parse_topology(name: str, slices: int = 1) -> tuple[Chip, list]:
+  """The chip, and the devices that the topology has.
+
+  Args:
+    name: KIND:AxB or KIND:AxBxC of TPUs, a GPU such as H100:1, or cpu:N.
+    slices: how many of them a data-centre network joins.
+
+  Raises:
+    UsageError: no such kind or arrangement, or no libtpu.
+  """
+  kind, _, shape = name.partition(":")
+  joined = [k for k in TPUS if CHIPS[k].network_rate]
+  if slices < 1 or (slices > 1 and kind not in joined):
+    raise UsageError(
+      f"--slices {slices} of --topology {name}: expected 1 or, of "
+      f"{', '.join(joined)}, more"
+    )
+  if kind == "cpu" and shape.isdigit():
+    devices = jax.devices("cpu")
+    if len(devices) < int(shape):
+      raise UsageError(
+        f"--topology {name}: this host shows {len(devices)} devices; set "
+        f"JAX_NUM_CPU_DEVICES={shape}"
+      )
+    return CHIPS[kind], devices[: int(shape)]
+  stand_in = STAND_INS.get(kind, {}).get(shape)
+  # A side of 0 ends the process within libtpu.
+  if not stand_in and (
+    kind not in TPUS or not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){1,2}", shape)
+  ):
+    raise UsageError(
+      f"--topology {name}: expected KIND:AxB or AxBxC with KIND one of "
+      f"{', '.join(TPUS)}, e.g. v5p:4x4x4 or v6e:8x8; or cpu:8; or a GPU as H100:1, "
+      f"with 1, 4 or 8 of {', '.join(STAND_INS)}"
+    )
+  from jax.experimental import topologies
+
+  os.environ |= _ALONE
+  # Both cores of a chip are one device, as on pods; of a v4 only if asked for.
+  cores = CHIPS[(stand_in or name).partition(":")[0]].cores
+  asked = {"chip_config_name": "megacore"} if cores > 1 else {}
+  if slices > 1:
+    asked["num_slices"] = slices
+  try:
+    topology = topologies.get_topology_desc(
+      platform="tpu", topology_name=stand_in or name, **asked
+    )
+  except Exception as e:  # the compiler's own, of several types
+    text = str(e).splitlines()[0][:200]
+    if "libtpu" in str(e).lower() and "topology" not in str(e).lower():
+      raise UsageError(
+        f"cannot compile for {name}: {text}; pip install 'ccl_jax[tpu]'"
+      ) from e
+    raise UsageError(
+      f"--topology {name}: {text}; v5p and v4 take AxBxC with sides 2, 4, 8, 12, 16, "
+      "v6e and v5e AxB such as 4x4, 8x8, 16x16"
+    ) from e
+  return CHIPS[kind], topology.devices
+
+
+def compiler(topology: str) -> str:
+  """The packages that compile for a topology, with their versions."""
+  names = ["jax"] if topology.startswith("cpu") else ["jax", "libtpu"]
+  return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+
+
+def one_chip(kind: str):
+  """A sharding on one TPU of a kind, to compile a single operation for."""
+  shape = "1x1" if kind in ("v5e", "v6e") else "1x1x1"
+  _, devices = parse_topology(f"{kind}:{shape}")
+  return jax.sharding.SingleDeviceSharding(devices[0])
