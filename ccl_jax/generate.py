@@ -99,7 +99,7 @@ from ccl_jax import cli, files, progress
 from ccl_jax.errors import UsageError
 from ccl_jax.places import hold
 from ccl_jax.processes import join_if_asked
-from ccl_jax.remote.paths import place, trusted
+from ccl_jax.remote.paths import place, told
 from ccl_jax.sharding import require_devices
 from ccl_jax.tasks import GENERATIONS, check_inputs
 
@@ -257,7 +257,7 @@ def take_settings():
       try:
         if f"--{name}" in BUCKETS:
           for path in value if isinstance(value, list) else [value]:
-            trusted(path, place(SETTINGS.value))
+            told(path, place(SETTINGS.value))
         flags.FLAGS[name].parse(value)
       except (flags.Error, TypeError, ValueError) as e:
         raise UsageError(f"--settings {SETTINGS.value}: {name}: {e}") from e

@@ -29,7 +29,7 @@ from ccl_jax.documents import (
 )
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.files import is_whole_folder, require_whole
-from ccl_jax.remote.paths import BucketPath, Place, place, trusted
+from ccl_jax.remote.paths import BucketPath, Place, place, told
 from ccl_jax.shipped import checkpoint
 
 # What functions raise of values that are not what they were written for.
@@ -129,7 +129,7 @@ def find_parameters(folder: str | os.PathLike, step: int | None = None) -> Param
     description = read_config(found)
   bundle = top / "codecs"
   if named := description.get("codecs"):
-    bundle = place(trusted(named, found / "config.json"))
+    bundle = told(named, found / "config.json")
   codecs = bundle if is_whole_folder(bundle) else None
   if description.get("kind") in (*TRANSFORMERS, "joint"):
     return Parameters(found, "params", description, codecs)

@@ -55,7 +55,7 @@ from ccl_jax.models.tokenizer import Tokenizer
 from ccl_jax.models.umt5 import UMT5Text
 from ccl_jax.models.wan_vae import Wan22VideoCodec, WanVideoCodec
 from ccl_jax.remote.copies import local
-from ccl_jax.remote.paths import Place, place, trusted
+from ccl_jax.remote.paths import Place, place, told
 
 KINDS = {
   "linear_video": LinearVideoCodec,
@@ -275,7 +275,7 @@ def _load(folder: Place, name: str):
   for field, text, sha256 in links:
     if field not in fields:
       raise damaged(f"it links to weights of {field!r}, which no {kind} has")
-    weights = trusted(text, entry_path)
+    weights = told(text, entry_path)
     if converted.digest(weights) != sha256:
       raise UsageError(
         f"{entry_path} was made with other weights than those that are in {weights} now"

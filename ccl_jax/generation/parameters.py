@@ -10,7 +10,7 @@ from ccl_jax.checkpoints.find import Parameters, find_parameters
 from ccl_jax.checkpoints.identity import identity
 from ccl_jax.errors import UsageError
 from ccl_jax.models.adapter import Adapter
-from ccl_jax.remote.paths import trusted
+from ccl_jax.remote.paths import told
 from ccl_jax.sharding import parameter_shardings
 
 PyTree = Any
@@ -60,7 +60,7 @@ def _read_part(found: Parameters, weights: str, step: int | None, placed, mesh: 
     UsageError: the model is gone, or has other parameters than when it was trained.
   """
   base = found.description["base"]
-  folder = trusted(base["folder"], found.folder / "checkpoints")
+  folder = told(base["folder"], found.folder / "checkpoints")
   whole = find_parameters(folder, base["step"])
   _, params, _, prints = _read_all(whole, "ema", base["step"], placed)
   if prints != base["identity"]:

@@ -10,7 +10,7 @@ store and not answered is an error, never "it is not there": whoever believed th
 begin a run anew on top of another.
 
 What files say is not what the user said: a path in a bucket that stands in a file goes
-through `trusted`, which opens none of buckets that the user has not named.
+through `told`, which opens none of buckets that the user has not named.
 """
 
 import contextlib
@@ -417,29 +417,13 @@ def told(path: Named, where: Named) -> Place:
     where: the file.
 
   Raises:
-    UsageError: see `trusted`.
-  """
-  found = trusted(path, where)
-  if isinstance(found, BucketPath):
-    return found
-  folder = where.parent if isinstance(where, BucketPath) else pathlib.Path(where).parent
-  return folder / found
-
-
-def trusted(path: Named, where: Named) -> Named:
-  """A whole path that stands in a file; of one in a bucket the `BucketPath`.
-
-  Args:
-    path: as it stands there.
-    where: the file.
-
-  Raises:
     UsageError: it is in a bucket that is neither the file's own nor one that the user
       has named.
   """
+  folder = where.parent if isinstance(where, BucketPath) else pathlib.Path(where).parent
   if not is_remote(path):
-    return path
-  found = path if isinstance(path, BucketPath) else BucketPath(os.fspath(path))
+    return folder / path
+  found = BucketPath(str(path))
   bucket = f"{found.scheme}://{found.bucket}"
   known = {*_named, *os.environ.get(TRUSTED, "").split()}
   if isinstance(where, BucketPath):

@@ -23,7 +23,7 @@ from ccl_jax.checkpoints.slices import SliceReader
 from ccl_jax.errors import UsageError
 from ccl_jax.files import new_file
 from ccl_jax.remote.copies import local_tree
-from ccl_jax.remote.paths import place, trusted
+from ccl_jax.remote.paths import place, told
 from ccl_jax.weights.lora import NOTE, Layer, Lora
 from ccl_jax.weights.lora_names import OURS, Names, layer_and_part
 from ccl_jax.weights.writer import Spec, write_file
@@ -91,8 +91,7 @@ def convert_lora(src, dst, *, model=None, form: str) -> str:
         f"{src} has trained a whole model, no part of one; expected the file of a LoRA "
         "or a run of configs/lora.py"
       )
-    named = found.description["base"]["folder"]
-    base = trusted(named, found.folder / "checkpoints")
+    base = told(found.description["base"]["folder"], found.folder / "checkpoints")
     names = _names_of(model or base)
     with tempfile.TemporaryDirectory(dir=part.parent, prefix=f".{dst.name}.") as folder:
       ours = pathlib.Path(folder) / "ours.safetensors"

@@ -8,7 +8,7 @@ import pytest
 
 from ccl_jax.errors import UsageError
 from ccl_jax.remote import paths
-from ccl_jax.remote.paths import BucketPath, is_remote, kvstore, place, told, trusted
+from ccl_jax.remote.paths import BucketPath, is_remote, kvstore, place, told
 
 RUN = BucketPath("gs://b/runs//a/./x/../run.v1")
 
@@ -107,7 +107,6 @@ def test_a_file_names_its_own_bucket_and_paths_of_this_machine(nothing_named):
   assert str(told("vae", where)) == "gs://b/codecs/vae"
   assert told("/data/vae", where) == pathlib.Path("/data/vae")
   assert told("vae", "/x/video.json") == pathlib.Path("/x/vae")
-  assert trusted("vae", where) == "vae"
 
 
 @pytest.mark.parametrize("where", ["/x/video.json", BucketPath("gs://b/video.json")])
@@ -117,8 +116,6 @@ def test_a_file_names_no_bucket_that_nobody_has_named(
 ):
   with pytest.raises(UsageError, match="bucket that you have not named.*CCL_BUCKETS"):
     told(text, where)
-  with pytest.raises(UsageError, match="bucket that you have not named"):
-    trusted(text, where)
   bucket = "/".join(text.split("/")[:3])
   monkeypatch.setenv(paths.TRUSTED, f"gs://other {bucket}")
   assert str(told(text, where)) == text
