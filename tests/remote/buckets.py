@@ -76,8 +76,7 @@ def emptied(store: Store):
   """The bucket of a store, without what an earlier test left in it."""
   found = place(store.address)
   if found.scheme == "gs":
-    # The emulator writes its whole list, and that of what was removed, with each file.
-    store.server.wipe(keep_buckets=True)
+    store.server.wipe(keep_buckets=True)  # what was removed too, which it keeps
   elif list(found.walk()):
     found.remove_all()
   return found
