@@ -1,5 +1,6 @@
 """Joint audio-video diffusion transformers with Cross-Modal Context Learning."""
 
+import importlib
 import sys
 from typing import Any
 
@@ -17,7 +18,5 @@ if sys.argv[:1] == ["-m"]:
 def __getattr__(name: str) -> Any:
   """`Pipeline` of `generation.api`, which is imported when it is first asked for."""
   if name == "Pipeline":
-    from ccl_jax.generation.api import Pipeline
-
-    return Pipeline
+    return importlib.import_module("ccl_jax.generation.api").Pipeline
   raise AttributeError(f"module 'ccl_jax' has no attribute {name!r}")

@@ -209,7 +209,7 @@ class Pipeline:
     if self._loaded is not None and self._with == loras:
       return self._loaded
     self._loaded = None  # not two of them
-    if mesh.size > 1:
+    if mesh.size > 1 and progress.is_shown():
       axes = ", ".join(f"{name} {n}" for name, n in mesh.shape.items())
       progress.say(f"mesh of {mesh.size} devices: {axes}")
     progress.phase("loading")
