@@ -134,6 +134,7 @@ class Maker(NamedTuple):
         sound=None if audio is None else (audio[i], spec.sample_rate),
         settings=json.loads(json.dumps(about[i])),
         fps=spec.fps,
+        given={s: files[s][i] for s in GENERATIONS[self.task].given},
       )
       for i in range(len(prompts))
     ]
