@@ -3,6 +3,7 @@
 import html
 import os
 import time
+import typing
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from ccl_jax.page.work import (
   said,
   without_folders,
 )
-from ccl_jax.tasks import GENERATIONS, INPUTS
+from ccl_jax.tasks import GENERATIONS
 
 WORDS = {
   "joint": "picture and sound",
@@ -98,7 +99,7 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
           visible="image" in GENERATIONS[tasks[0]].takes,
         )  # fmt: skip
         audio = gr.Audio(
-          label="Sound", type="filepath", sources=["upload", "microphone"],
+          label="Sound", type="filepath", sources=["upload"],
           visible=False, elem_id="audio",
         )  # fmt: skip
         video = gr.Video(
@@ -179,10 +180,14 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
 
     def choose(name: str):
       kind = GENERATIONS[name]
-      out = [gr.update(visible=n in kind.takes) for n in INPUTS]
-      needed = kind.needs(pipe.about.takes_channels)
-      return [gr.update(visible="image" in kind.takes, label=_frame(needed)), *out[1:]]
+      label = _frame(kind.needs(pipe.about.takes_channels))
+      return {
+        image: gr.update(visible="image" in kind.takes, label=label),
+        audio: gr.update(visible="audio" in kind.takes),
+        video: gr.update(visible="video" in kind.takes),
+      }
 
+    @typing.no_type_check  # it must look like the generator that it is
     def make(
       prompt, task, image, audio, video, seed, steps, guidance, solver, scale_video,
       scale_audio, negative, seconds, size, lora,

@@ -21,7 +21,7 @@ FLAGS = (
   *("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
   *("--disable-background-networking", "--disable-component-update"),
 )
-LONG = 90_000  # milliseconds that a clip may take
+LONG = 240_000  # milliseconds that a clip may take
 
 
 @pytest.fixture(scope="module")
