@@ -3,6 +3,7 @@
 import html
 import os
 import time
+import traceback
 import typing
 from collections.abc import Sequence
 from typing import Any
@@ -238,6 +239,11 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
       except Failed as e:
         text = without_folders(str(e), uploads)
         yield {status: _error(text) + noted(notes, uploads), **done}
+        return
+      except Exception as e:  # a defect: whoever runs the server reads of it
+        traceback.print_exc()
+        text = f"the program has failed ({type(e).__name__}): its log has more"
+        yield {status: _error(text), **done}
         return
       finally:
         events.close()
