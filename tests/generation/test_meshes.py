@@ -87,7 +87,7 @@ def parts():
 def latents_of(parts, monkeypatch):
   """A function of a task and a mesh to the latents of two clips."""
   model, params, codecs, clips = parts
-  monkeypatch.setattr(pipeline, "_decode", lambda codecs, latents: latents)
+  monkeypatch.setattr(pipeline, "decode", lambda codecs, latents: latents)
   stack = {s: np.stack([c[s] for c in clips[:2]]) for s in ("video", "audio")}
   stack["image"] = stack["video"][:, 0]
 
