@@ -94,9 +94,6 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_generate_flags.py::test_the_tiles_that_a_video_is_decoded_by": _flags(
     "generate", "vae_tile settings"
   ),
-  "tests/e2e/test_generate.py::test_two_processes_go_on_with_a_set_of_one": _flags(
-    "generate", "distributed coordinator num_processes process_id manifest"
-  ),
   HERE + "test_generate_flags.py::test_processes_that_make_a_clip_together": _flags(
     "generate", "distributed coordinator num_processes process_id"
   ),
