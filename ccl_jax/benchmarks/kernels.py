@@ -22,7 +22,7 @@ from absl import flags
 
 from ccl_jax import cli
 from ccl_jax.errors import UsageError
-from ccl_jax.files import write_json
+from ccl_jax.files import write_json, write_text
 from ccl_jax.ops.kernels import Kernel
 from ccl_jax.planning import kernels
 from ccl_jax.planning.bundles import static_cycles
@@ -153,7 +153,7 @@ def compile_kernels(folder: str, chip: str, blocks: str) -> None:
   inputs = [(tokens(q), tokens(k)) for q, k in LENGTHS]
   attend = lambda inputs: [jax.vjp(kernel, q, k, k)[1](q) for q, k in inputs]
   text = jax.jit(attend).lower(inputs).compile().as_text()
-  pathlib.Path(folder, "program").write_text(text)
+  write_text(pathlib.Path(folder, "program"), text)
 
 
 if __name__ == "__main__":

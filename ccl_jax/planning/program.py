@@ -55,7 +55,7 @@ class Array(NamedTuple):
 
   @property
   def elements(self) -> int:
-    """The number of its elements."""
+    """The number of elements, without padding."""
     return math.prod(self.shape)
 
   @property
@@ -115,7 +115,7 @@ class Instruction:
 
   @functools.cached_property
   def arrays(self) -> tuple[Array, ...]:
-    """What it makes."""
+    """What it makes, the arrays of a tuple each."""
     return arrays(self.result)
 
   @functools.cached_property
@@ -138,7 +138,7 @@ class Instruction:
 
   @functools.cached_property
   def called(self) -> tuple[str, ...]:
-    """The computations that it runs."""
+    """Names of the computations that it runs."""
     lists = _CALLED.findall(self.text)
     return tuple(name.lstrip("%") for names in lists for name in names.split(", "))
 
@@ -185,7 +185,7 @@ class Program:
 
   @functools.cached_property
   def by_name(self) -> dict[str, Instruction]:
-    """All instructions by name."""
+    """All instructions of the program by name."""
     return {i.name: i for c in self.computations.values() for i in c}
 
   @functools.cached_property
