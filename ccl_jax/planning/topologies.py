@@ -95,6 +95,7 @@ def compiler(topology: str) -> str:
 
 def one_chip(kind: str):
   """A sharding on one TPU of a kind, to compile a single operation for."""
-  shape = "1x1" if kind in ("v5e", "v6e") else "1x1x1"
+  # One of a host's four: a topology of one chip is none to every version of libtpu.
+  shape = "2x2" if kind in ("v5e", "v6e") else "2x2x1"
   _, devices = parse_topology(f"{kind}:{shape}")
   return jax.sharding.SingleDeviceSharding(devices[0])

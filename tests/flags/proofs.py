@@ -319,6 +319,9 @@ PROOFS: dict[str, list[str]] = {
     _flags("plan", "sweep slices out")
   ),
   HERE + "test_plan_flags.py::test_out_and_compare": _flags("plan", "out compare"),
+  HERE + "test_plan_flags.py::test_compare_reads_the_prediction": _flags(
+    "plan", "compare"
+  ),
   # Conversion.
   HERE + "test_convert_flags.py::test_a_network": [
     flag for kind in NETWORKS for flag in _flags(f"convert {kind}",
