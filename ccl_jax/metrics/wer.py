@@ -37,6 +37,7 @@ from ccl_jax.metrics.packages import need
 
 BY_CHARACTER = ("zh", "yue", "ja", "th", "lo", "my")
 CHINESE = ("zh", "yue")
+MOST = 3e7  # pairs of words that are compared: an hour of speech against as much
 _STRAIGHT = str.maketrans(dict.fromkeys("‘’‚‛ʼ´`′ꞌ", "'") | dict.fromkeys("“”„‟", '"'))
 # Vowels and other marks of Hebrew and Arabic, and the stroke that makes a word longer.
 _OPTIONAL = re.compile(
@@ -145,7 +146,14 @@ def edits(reference: Sequence[str], heard: Sequence[str]) -> Errors:
   """The fewest edits from `reference` to `heard`.
 
   Of equally few, those with the fewest substitutions.
+
+  Raises:
+    Unscorable: the texts are so long that it would take minutes.
   """
+  if len(reference) * len(heard) > MOST:
+    raise Unscorable(
+      f"{len(reference)} words against {len(heard)}: too long to be compared"
+    )
   row = [(j, 0, 0, j) for j in range(len(heard) + 1)]  # total, S, D, I
   for i, word in enumerate(reference, 1):
     diagonal, row[0] = row[0], (i, 0, i, 0)
