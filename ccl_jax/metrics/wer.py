@@ -37,7 +37,8 @@ from ccl_jax.metrics.packages import need
 
 BY_CHARACTER = ("zh", "yue", "ja", "th", "lo", "my")
 CHINESE = ("zh", "yue")
-MOST = 3e7  # pairs of words that are compared: an hour of speech against as much
+LONGEST = 50_000  # characters of a text, some 50 minutes of speech
+MOST = 3e7  # pairs of words that are compared
 _STRAIGHT = str.maketrans(dict.fromkeys("‘’‚‛ʼ´`′ꞌ", "'") | dict.fromkeys("“”„‟", '"'))
 # Vowels and other marks of Hebrew and Arabic, and the stroke that makes a word longer.
 _OPTIONAL = re.compile(
@@ -91,9 +92,12 @@ def words(text: str, language: str = "en") -> list[str]:
   """The words of a text that count, normalised; characters where there are no words.
 
   Raises:
-    Unscorable: whisper-normalizer or, for Chinese, OpenCC is not installed.
+    Unscorable: whisper-normalizer or, for Chinese, OpenCC is not installed; or the text
+      is too long, or none that the normaliser takes.
     UsageError: there is no such language.
   """
+  if len(text) > LONGEST:  # expressions of the normaliser's grow by its square
+    raise Unscorable(f"a text of {len(text)} characters: too long to be compared")
   code = language_code(language)
   # NFKC makes an accent of an apostrophe that leans the other way.
   text = unicodedata.normalize("NFKC", text.translate(_STRAIGHT)).translate(_STRAIGHT)
@@ -104,10 +108,14 @@ def words(text: str, language: str = "en") -> list[str]:
     text = _simplifier().convert(text)
   if code in (*CHINESE, "ja"):
     text = with_digits(text, japanese=code == "ja")
-  if code == "en":
-    text = _normaliser(code)(text)
-  else:
-    text = _bare_marks(_normaliser(code)(_kept_marks(text)))
+  normalise = _normaliser(code)
+  try:
+    if code == "en":
+      text = normalise(text)
+    else:
+      text = _bare_marks(normalise(_kept_marks(text)))
+  except (AssertionError, ArithmeticError, ValueError) as e:  # of numbers without end
+    raise Unscorable(f"a text that cannot be normalised ({type(e).__name__})") from e
   parts = _characters(text) if rate_name(language) == "cer" else text.split()
   return [part for part in parts if any(map(str.isalnum, part))]
 

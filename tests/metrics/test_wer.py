@@ -183,6 +183,14 @@ def test_texts_without_end_are_not_compared(monkeypatch):
     edits("abcd", "ab")
 
 
+def test_texts_that_no_normaliser_takes(normaliser):
+  with pytest.raises(Unscorable, match="a text of 50001 characters: too long to be"):
+    words("[" * 50_001)
+  with pytest.raises(Unscorable, match="cannot be normalised"):
+    words("9" * 5000)  # more digits than Python makes a number of
+  assert words("9" * 400) == ["9" * 400]
+
+
 def test_marks_and_tags_without_end_cost_little():
   """Each once asked for a look at all that follows, and a file of them for hours."""
   began = time.process_time()
