@@ -372,9 +372,6 @@ def _quiet() -> None:
   logging.set_verbosity(logging.ERROR)
   for name in ("jax", "orbax", "etils"):
     standard_logging.getLogger(name).setLevel(standard_logging.ERROR)
-  # What a store's package could not do it raises, too, and `remote` says it in a line.
-  for name in ("gcsfs", "s3fs", "fsspec", "botocore", "google"):
-    standard_logging.getLogger(name).setLevel(standard_logging.CRITICAL)
   if not sys.warnoptions:
     warnings.simplefilter("ignore")
 

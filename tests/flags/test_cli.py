@@ -202,8 +202,6 @@ def test_warnings_of_the_package_are_notes_of_a_command(capfd):
     ours.warning("skipped %s: %s", "a.mov", "no picture")
     ours.info("not said")
     others.warning("of a library")
-    for store in ("gcsfs", "s3fs", "fsspec", "botocore.x", "google.x"):
-      logging.getLogger(store).error("what the command says itself, in one line")
     logging.getLogger().removeHandler(library)
   assert capfd.readouterr().err == "note: skipped a.mov: no picture\n"
   ours.warning("of a program that imports the package")
