@@ -41,7 +41,7 @@ def test_what_a_store_s_package_logs_is_not_shown(folder, caplog):
   assert not (folder / "none").exists()
   for name in ("gcsfs", "s3fs", "botocore.endpoint"):
     logging.getLogger(name).error("out of retries")
-  assert caplog.records == []
+  assert "out of retries" not in caplog.messages
 
 
 def test_what_is_not_there(folder):
