@@ -117,18 +117,21 @@ def rows_of(chip: str, folder: pathlib.Path) -> list[kernels.Row]:
     folder: where libtpu has dumped.
   """
   version = importlib.metadata.version("libtpu")
-  program, found = Program((folder / "program").read_text()), {}
+  program, found, forms = Program((folder / "program").read_text()), {}, set()
   for instruction in program.by_name.values():
     call = kernels.call_of(instruction)
     if call is None:
       continue
-    (file,) = (
-      f
-      for f in folder.glob(f"*-{instruction.name}-*-final_bundles.txt")
-      if "analysis" not in f.name
+    forms.add(call.form)
+    # Of kernels that are equal but for their names, libtpu makes and dumps one.
+    for file in folder.glob(f"*-{instruction.name}-*-final_bundles.txt"):
+      if "analysis" not in file.name:
+        cycles = static_cycles(file.read_text(errors="replace"), CHIPS[chip])
+        found[call.form] = kernels.Row(chip, call.form, *cycles, version)
+  if missing := forms - set(found):
+    raise RuntimeError(
+      f"libtpu {version} dumped nothing of {', '.join(map(str, missing))}"
     )
-    cycles = static_cycles(file.read_text(errors="replace"), CHIPS[chip])
-    found[call.form] = kernels.Row(chip, call.form, *cycles, version)
   return list(found.values())
 
 
