@@ -28,7 +28,7 @@ from ccl_jax.planning import kernels
 from ccl_jax.planning.bundles import static_cycles
 from ccl_jax.planning.chips import CHIPS
 from ccl_jax.planning.program import Program
-from ccl_jax.planning.topologies import TPUS, one_chip, stay_on_the_host
+from ccl_jax.planning.topologies import TPUS, compiler, one_chip, stay_on_the_host
 
 _CHIPS = flags.DEFINE_list("chips", ["v5e", "v5p", "v6e"], "Kinds of TPU.")
 _BLOCKS = flags.DEFINE_list(
@@ -46,7 +46,7 @@ def main() -> None:
   """Counts for the chips and blocks of the flags, and writes the rows.
 
   Raises:
-    UsageError: a chip or a size that there is none of.
+    UsageError: a chip or a size that there is none of, or no libtpu.
   """
   blocks = {}
   for text in _BLOCKS.value:
@@ -57,6 +57,7 @@ def main() -> None:
   if unknown := set(_CHIPS.value) - set(TPUS):
     raise UsageError(f"--chips {','.join(unknown)}: expected of {', '.join(TPUS)}")
   kernel_of(blocks)
+  compiler("tpu")
   for chip in _CHIPS.value:
     found = count(chip, blocks)
     for row in found:

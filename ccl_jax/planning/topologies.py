@@ -88,9 +88,18 @@ def parse_topology(name: str, slices: int = 1) -> tuple[Chip, list]:
 
 
 def compiler(topology: str) -> str:
-  """The packages that compile for a topology, with their versions."""
+  """The packages that compile for a topology, with their versions.
+
+  Raises:
+    UsageError: one of them is not installed.
+  """
   names = ["jax"] if topology.startswith("cpu") else ["jax", "libtpu"]
-  return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+  try:
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+  except importlib.metadata.PackageNotFoundError as e:
+    raise UsageError(
+      f"the compiler of TPUs is missing ({e}): pip install 'ccl_jax[tpu]'"
+    ) from e
 
 
 def one_chip(kind: str):
