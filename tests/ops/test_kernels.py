@@ -56,9 +56,7 @@ def test_kernel(kernel, arrays, expected):
 
 
 @pytest.mark.parametrize("heads", [1, 2])
-def test_splash_backward_by_some_heads_at_a_time(
-  heads, arrays, expected, monkeypatch
-):
+def test_splash_backward_by_some_heads_at_a_time(heads, arrays, expected, monkeypatch):
   """So many that parts of the gradient of queries fit: one for each block of keys."""
   parts = 2 * 4 * 384 * WIDTH * 4  # bytes of a head: 2 samples, 389 keys in 4 blocks
   monkeypatch.setattr(kernels, "PARTS", heads * parts)
