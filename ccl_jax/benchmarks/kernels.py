@@ -29,6 +29,7 @@ from ccl_jax.planning.bundles import static_cycles
 from ccl_jax.planning.chips import CHIPS
 from ccl_jax.planning.program import Program
 from ccl_jax.planning.topologies import TPUS, compiler, one_chip, stay_on_the_host
+from ccl_jax.sharding import compiler_options
 
 _CHIPS = flags.DEFINE_list("chips", ["v5e", "v5p", "v6e"], "Kinds of TPU.")
 _BLOCKS = flags.DEFINE_list(
@@ -156,7 +157,8 @@ def compile_kernels(folder: str, chip: str, blocks: str) -> None:
   )
   inputs = [(tokens(q), tokens(k)) for q, k in LENGTHS]
   attend = lambda inputs: [jax.vjp(kernel, q, k, k)[1](q) for q, k in inputs]
-  text = jax.jit(attend).lower(inputs).compile().as_text()
+  options = compiler_options(jax.sharding.Mesh([*placed.device_set], "x"))
+  text = jax.jit(attend, compiler_options=options).lower(inputs).compile().as_text()
   write_text(pathlib.Path(folder, "program"), text)
 
 
