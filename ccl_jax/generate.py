@@ -83,6 +83,10 @@ TASK_SEED_LINE, with the seed of --seed. Several processes share a set by
 --process_index and --process_count; --batch lines are made at a time, each from its
 own seed.
 
+--best_of 4 --score talking makes four clips of each prompt, from SEED on, scores them
+as 'eval' does, and names the best; best_TASK_SEED_NUMBER.json has the scores. Networks
+of sync, desync and ib are found by --score_weights.
+
 All texts of a command are encoded first, and the text encoder is dropped before the
 model is read. Long or large videos for which a device has no room are decoded by tiles;
 --vae_tile=off decodes in one, --vae_tile=256 by tiles of that side (docs/scale.md).
@@ -212,6 +216,16 @@ SKIP_BLOCK = flags.DEFINE_integer(
   "skip_block", None, "Block, from 0, that evaluations with the negative prompt leave "
   "out, of both streams; -1 for none. If not given that of the release, as Ovi's 11."
 )  # fmt: skip
+BEST_OF = flags.DEFINE_integer(
+  "best_of", None, "As many clips of each prompt, of which --score names the best."
+)
+SCORE = flags.DEFINE_string(
+  "score", None, "What clips of --best_of are compared by: talking (scenes of the "
+  "quickstart), film (motion against loudness), av_align, sync, desync or ib."
+)  # fmt: skip
+SCORE_WEIGHTS = flags.DEFINE_multi_string(
+  "score_weights", None, "Where the score's networks are, as of eval --weights."
+)
 SEED = flags.DEFINE_multi_integer("seed", [0], "Seed of the noise, below 2^64.")
 OUT = flags.DEFINE_string("out", None, "Folder for the results.")
 BUCKETS = (
@@ -295,14 +309,22 @@ def check_flags(asked) -> None:
     UsageError: flags that do not go together, or values out of range.
   """
   from ccl_jax.generation.api import check_options
+  from ccl_jax.generation.best import check_best
 
   if CKPT.value is None:
     raise UsageError("--ckpt is missing: expected a training run or converted weights")
   if (PROMPT.value is None) == (MANIFEST.value is None):
     raise UsageError("expected --prompt or --manifest, and one of them only")
   check_options(LORA.value or (), VAE_TILE.value)
+  check_best(
+    BEST_OF.value,
+    SCORE.value,
+    SCORE_WEIGHTS.value,
+    asked,
+    settings=SETTINGS.value is not None,
+  )
   if CALIBRATE.value is not None:
-    for flag in (SCHEDULE, INTERVAL, EVERY, CACHE, MANIFEST):
+    for flag in (SCHEDULE, INTERVAL, EVERY, CACHE, MANIFEST, BEST_OF):
       if flag.value is not None:
         raise UsageError(
           f"--calibrate with --{flag.name}: it measures a clip of all steps; leave one "
@@ -430,6 +452,19 @@ def make_prompts(maker, asked, settings) -> None:
     print(path)
 
 
+def make_best_of(maker, asked) -> None:
+  """Makes the clips of --best_of, and prints them with their scores."""
+  from ccl_jax.generation.best import judge_of, made_and_scored
+
+  judge = judge_of(SCORE.value, SCORE_WEIGHTS.value or ())
+  found = made_and_scored(maker, asked, judge, BEST_OF.value)
+  progress.end()
+  for scored in found:
+    print(*scored.lines(), sep="\n")
+  for scored in found:
+    scored.require_best()
+
+
 def main():
   """Makes the clips that the flags ask for."""
   from ccl_jax.generation.step_cache import Recorder
@@ -455,6 +490,8 @@ def main():
   maker = open_maker(asked, given, recorder)
   if MANIFEST.value is not None:
     make_manifest(maker)
+  elif BEST_OF.value is not None:
+    make_best_of(maker, asked)
   else:
     make_prompts(maker, asked, settings)
   if recorder is not None and not jax.process_index():
