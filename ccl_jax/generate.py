@@ -209,6 +209,9 @@ VAE_TILE = flags.DEFINE_string(
   "vae_tile", "auto", "Side of the tiles that the video is decoded by, in pixels, as "
   "256; they overlap by a quarter. off: by none; auto: only where memory asks for it."
 )  # fmt: skip
+QUANTIZE = flags.DEFINE_string(
+  "quantize", None, "int8 or fp8: matrices of the blocks in 8 bits (docs/speed.md)."
+)
 SEQUENTIAL = flags.DEFINE_bool(
   "sequential", False, "Evaluations of a step one after the other: half the memory."
 )
@@ -315,7 +318,7 @@ def check_flags(asked) -> None:
     raise UsageError("--ckpt is missing: expected a training run or converted weights")
   if (PROMPT.value is None) == (MANIFEST.value is None):
     raise UsageError("expected --prompt or --manifest, and one of them only")
-  check_options(LORA.value or (), VAE_TILE.value)
+  check_options(LORA.value or (), VAE_TILE.value, QUANTIZE.value)
   check_best(
     BEST_OF.value,
     SCORE.value,
@@ -379,6 +382,7 @@ def open_maker(asked, given: Collection[str], watch=None):
     lora=LORA.value or (),
     mesh=cli.mesh_sizes(MESH.value),
     vae_tile=VAE_TILE.value,
+    quantize=QUANTIZE.value,
   )
   clips = BATCH.value if MANIFEST.value is not None else len(PROMPT.value)
   return pipeline.maker(

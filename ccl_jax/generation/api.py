@@ -20,6 +20,7 @@ from ccl_jax.generation.decoding import AUTO, OFF, size_of
 from ccl_jax.generation.given import given_files, without_names
 from ccl_jax.generation.meshes import mesh_for
 from ccl_jax.generation.previews import Listener, heard_by
+from ccl_jax.generation.quantized import check_kind
 from ccl_jax.generation.request import Request
 from ccl_jax.generation.sampling import most_together
 from ccl_jax.generation.windows import Watch
@@ -48,6 +49,7 @@ class Pipeline:
     mesh: a mesh of JAX, or the sizes of its axes data, fsdp, context, tensor; None: all
       devices, as they suit the model and the first clip.
     vae_tile: pixels of the tiles that videos are decoded by, "off", or "auto".
+    quantize: "int8" or "fp8": the blocks' matrices in half of bfloat16's memory.
 
   Raises:
     UsageError: it is no checkpoint, or cannot be loaded like this.
@@ -63,12 +65,13 @@ class Pipeline:
     lora: Any = (),
     mesh: Mesh | Sequence[int] | None = None,
     vae_tile: str | int = AUTO,
+    quantize: str | None = None,
   ):
     """Reads what the checkpoint says of itself; parameters are read for the first clip,
     after its texts are encoded, and the text encoder does not stay in memory.
     """
     loras = _texts("lora", lora) or []
-    check_options(loras, vae_tile)
+    check_options(loras, vae_tile, quantize)
     if weights not in (None, "ema", "params"):
       raise UsageError(f"--weights: got {weights!r}; expected ema or params")
     self.about = pipeline.describe(ckpt, step)
@@ -79,7 +82,7 @@ class Pipeline:
       )
     self._ckpt = ckpt
     self._options = {"codecs": codecs, "weights": weights or "ema", "step": step}
-    self._options["tile"] = vae_tile
+    self._options |= {"tile": vae_tile, "quantize": quantize}
     self._loras = [absolute(text) for text in loras]
     self._mesh = mesh
     self._stays = False  # whether the text encoder does
@@ -200,6 +203,7 @@ class Pipeline:
       out,
       plan.own_size,
       loras,
+      self._options["quantize"],
       watch,
       preview,
     )
@@ -221,8 +225,11 @@ class Pipeline:
     return self._loaded
 
 
-def check_options(loras: Sequence[str], vae_tile: str | int) -> None:
-  """Checks what needs no model: how LoRAs and tiles are named, and whether files exist.
+def check_options(
+  loras: Sequence[str], vae_tile: str | int, quantize: str | None = None
+) -> None:
+  """Checks what needs no model: how LoRAs, tiles and quantization are named, and
+  whether files exist.
 
   Raises:
     UsageError: one is not as it should be.
@@ -231,6 +238,7 @@ def check_options(loras: Sequence[str], vae_tile: str | int) -> None:
     absolute(text)
   if vae_tile not in (AUTO, OFF):
     size_of(vae_tile)
+  check_kind(quantize)
 
 
 def _listed(value: Any) -> list[Any]:

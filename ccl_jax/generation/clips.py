@@ -25,7 +25,7 @@ from ccl_jax.tasks import GENERATIONS
 _MADE_WITH = (
   "task", "prompt", "seed", "image", "audio", "video", "guidance", "scales", "steps",
   "shift", "solver", "schedule", "guidance_interval", "guidance_every", "cache",
-  "frames", "height", "width", "fps", "ckpt", "lora",
+  "frames", "height", "width", "fps", "ckpt", "lora", "quantize",
 )  # fmt: skip
 
 
@@ -41,6 +41,7 @@ class Maker(NamedTuple):
     own_size: clips take the aspect ratio of their images, if the model's release has a
       rule for it; else they have the sizes of `spec`.
     loras: each as FILE:STRENGTH, as the settings of a clip have them.
+    quantize: a kind of `quantized`, or None.
     watch, preview: hear of every step; see `pipeline.Pipeline.generate`.
   """
 
@@ -53,6 +54,7 @@ class Maker(NamedTuple):
   out: Place | None = None
   own_size: bool = False
   loras: Sequence[str] = ()
+  quantize: str | None = None
   watch: Watch | None = None
   preview: Listener | None = None
 
@@ -180,6 +182,8 @@ class Maker(NamedTuple):
     origin = {"ckpt": str(self.about.place), "fingerprints": {}}
     if self.loras:
       origin["lora"] = list(self.loras)
+    if self.quantize is not None:
+      origin["quantize"] = self.quantize
     negative = {s: texts or [""] for s, texts in self.negative.items()}
     spec = self.spec_of(files)
     options = {"sampling": self.sampling, "spec": spec, "origin": origin}

@@ -52,6 +52,7 @@ from ccl_jax.generation.previews import (
   squares,
 )
 from ccl_jax.generation.prompts import as_texts, texts_of
+from ccl_jax.generation.quantized import check_kind, dequantized, quantized
 from ccl_jax.generation.release import ANY, Release
 from ccl_jax.generation.sampling import Sampling, Steps, variant_of
 from ccl_jax.generation.settings import file_digest
@@ -151,6 +152,7 @@ class Pipeline:
     loras: Sequence[str | tuple[str | os.PathLike, float]] = (),
     texts: Sequence[str] | None = None,
     tile: str | int | None = AUTO,
+    quantize: str | None = None,
   ) -> "Pipeline":
     """Reads a training run, a joined model or a converted release.
 
@@ -169,11 +171,13 @@ class Pipeline:
         known, and the encoder stays.
       tile: pixels of the tiles that videos are decoded by, "off", or "auto": in one,
         where there is room for that.
+      quantize: hold the blocks' matrices in 8 bits: "int8" or "fp8"; see `quantized`.
 
     Raises:
       UsageError: it is none of these, has no codecs, or no checkpoint that is whole; a
         LoRA is damaged, or does not fit the model; or there are no such tiles.
     """
+    check_kind(quantize)
     mesh = mesh or alone()
     told = describe(folder, step)
     found, model = told.found, told.model
@@ -221,6 +225,9 @@ class Pipeline:
       files = [str(lora.file.absolute()) for lora, _ in opened]
       origin["lora"] = [f"{file}:{s!r}" for file, (_, s) in zip(files, opened)]
       origin["fingerprints"] |= {file: file_digest(file) for file in files}
+    if quantize is not None:
+      params, model = quantized(params, quantize), model.clone(stored=dequantized)
+      origin["quantize"] = quantize
     return cls(
       model,
       params,

@@ -36,6 +36,9 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_generate_flags.py::test_a_calibration_is_measured_and_used": _flags(
     "generate", "calibrate cache"
   ),
+  "tests/generation/test_quantized.py::test_the_command": _flags(
+    "generate", "quantize"
+  ),
   "tests/generation/test_best.py::test_the_command": _flags(
     "generate", "best_of score"
   ),
