@@ -123,20 +123,6 @@ def finite(text: str) -> float:
   return value
 
 
-def numbers(flag: str, values: Sequence[str | float] | None) -> list[float]:
-  """The values of a list of numbers; none where the flag was not given.
-
-  Raises:
-    UsageError: one is no finite number.
-  """
-  try:
-    return [finite(str(v)) for v in values or ()]
-  except argparse.ArgumentTypeError as e:
-    raise UsageError(
-      f"--{flag}: got {','.join(map(str, values))}; expected numbers, all finite"
-    ) from e
-
-
 def process_flags(module: str) -> tuple[flags.FlagHolder, ...]:
   """Defines the flags of a command that several processes run together: --distributed,
   --coordinator, --num_processes and --process_id.

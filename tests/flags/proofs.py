@@ -36,6 +36,15 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_generate_flags.py::test_a_calibration_is_measured_and_used": _flags(
     "generate", "calibrate cache"
   ),
+  "tests/generation/test_quantized.py::test_the_command": _flags(
+    "generate", "quantize"
+  ),
+  "tests/generation/test_best.py::test_the_command": _flags(
+    "generate", "best_of score"
+  ),
+  "tests/generation/test_best.py::test_the_score_s_networks": _flags(
+    "generate", "score_weights"
+  ),
   HERE + "test_generate_effects.py::test_schedules_of_few_steps": _flags(
     "generate", "schedule"
   ),
