@@ -33,7 +33,7 @@ def quotations(text: str) -> Iterator[tuple[int, int]]:
 
 
 def tagged(text: str, first: str = "<S>", last: str = "<E>") -> Iterator[str]:
-  """What stands between tags."""
+  """The pieces of a text that stand between two tags."""
   at = 0
   while (begin := text.find(first, at)) >= 0:
     end = text.find(last, begin + len(first))
