@@ -48,6 +48,20 @@ def test_joint_writes_a_film_with_sound(files, undisturbed):
   assert out.startswith("loading") and "sampling 2/2" in out
 
 
+def test_a_second_start_compiles_nothing(files, undisturbed, tmp_path):
+  """Of the same shapes with another seed: all programs are in the cache."""
+  cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+  programs = lambda: {p.name for p in tmp_path.iterdir() if p.name.endswith("-cache")}
+  made = []
+  for seed in (1, 2):
+    code, out = finish(MODULE, flags(files, undisturbed, f"--seed={seed}"), cache)
+    assert code == 0, out
+    made.append(programs())
+  assert made[0] == made[1]
+  # The steps of sampling are among them.
+  assert any(name.startswith("jit_advance") for name in made[0]), made[0]
+
+
 def test_given_sound_and_no_picture(files, undisturbed):
   given = flags(files, undisturbed, "--task=a2v", f"--audio={files / 'long.wav'}")
   code, out = finish(MODULE, given)
