@@ -9,7 +9,7 @@ import pytest
 from ccl_jax.data.media.decode import read_audio, read_clip
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.viz.media import write_mp4, write_png, write_wav
-from tests.e2e.commands import Command, finish, meeting
+from tests.e2e.commands import Command, finish, finish_alone, meeting
 
 MODULE = "ccl_jax.generate"
 SPEC = ClipSpec(17, 32, 32, 25.0)
@@ -54,7 +54,8 @@ def test_a_second_start_compiles_nothing(files, undisturbed, tmp_path):
   programs = lambda: {p.name for p in tmp_path.iterdir() if p.name.endswith("-cache")}
   made = []
   for seed in (1, 2):
-    code, out = finish(MODULE, flags(files, undisturbed, f"--seed={seed}"), cache)
+    given = flags(files, undisturbed, f"--seed={seed}")
+    code, out = finish_alone(MODULE, given, cache)
     assert code == 0, out
     made.append(programs())
   assert made[0] == made[1]
