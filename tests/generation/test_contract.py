@@ -241,7 +241,9 @@ def sampled(
   if channels:
     conditions |= {"condition": CONDITION, "clip": CLIP}
   elif image:
-    conditions["image"] = IMAGE
+    held = jnp.zeros_like(NOISE["video"]).at[:, :1].set(IMAGE)
+    mask = jnp.zeros(held.shape[:2], bool).at[:, 0].set(True)
+    conditions["held"] = {"video": {"latent": held, "mask": mask}}
   noise = {s: NOISE[s] for s in noised}
   sampling = dataclasses.replace(sampling, guidance=form)
   with jax.disable_jit():

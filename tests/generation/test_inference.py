@@ -235,8 +235,10 @@ def test_a_seed_for_each_clip_makes_it_as_if_alone(calls):
       np.testing.assert_array_equal(calls[0].noise[s][i : i + 1], alone.noise[s])
     text = calls[0].conditions["text"]
     np.testing.assert_array_equal(text[:, i : i + 1], alone.conditions["text"])
-    image = calls[0].conditions["image"]
-    np.testing.assert_array_equal(image[i : i + 1], alone.conditions["image"])
+    image = calls[0].conditions["held"]["video"]["latent"]
+    np.testing.assert_array_equal(
+      image[i : i + 1], alone.conditions["held"]["video"]["latent"]
+    )
 
 
 def test_seeds_are_one_or_as_many_as_prompts(calls):
@@ -270,7 +272,7 @@ def test_given_streams_are_encoded_and_the_made_ones_decoded(calls):
   out = generate(pipeline(), "a2v", ["a", "b"], audio=audio)
   np.testing.assert_allclose(calls[1].conditions["given"]["audio"], 0.425, rtol=1e-5)
   assert calls[1].conditions["given"]["audio"].dtype == np.float32
-  assert set(out) == {"video"} and "image" not in calls[1].conditions
+  assert set(out) == {"video"} and "held" not in calls[1].conditions
   assert out["video"].shape == (2, 9, 32, 48, 3) and out["video"].dtype == np.uint8
   latent = calls[1].noise["video"][..., 0]
   pixel = np.clip((latent - 0.25) * 2, -1, 1)
@@ -285,9 +287,11 @@ def test_an_image_is_the_first_latent_frame(calls, task):
   audio = {"audio": np.zeros((2, 11 * 512), np.float32)} if task == "a2v" else {}
   generate(pipeline(), task, ["a", "b"], image=pictures(255, 0), **audio)
   conditions = calls[0].conditions
-  assert conditions["image"].shape == (2, 1, 4, 6, 16)
-  np.testing.assert_allclose(conditions["image"][0], 0.75)
-  np.testing.assert_allclose(conditions["image"][1], -0.25)
+  held = conditions["held"]
+  assert held.keys() == {"video"} and held["video"]["latent"].shape == (2, 3, 4, 6, 16)
+  np.testing.assert_array_equal(held["video"]["mask"], [[True, False, False]] * 2)
+  np.testing.assert_allclose(held["video"]["latent"][0, 0], 0.75)
+  np.testing.assert_allclose(held["video"]["latent"][1, 0], -0.25)
   assert not {"condition", "clip", "null"} & set(conditions)
 
 
@@ -295,7 +299,7 @@ def test_a_model_of_condition_channels_gets_them_and_clip_tokens(calls):
   made = pipeline(channels=True)
   generate(made, "i2v", ["a", "b"], image=pictures(255, 0))
   conditions = calls[0].conditions
-  assert "image" not in conditions
+  assert "held" not in conditions
   np.testing.assert_allclose(
     conditions["clip"], [[[1.0] * 1280] * 9, [[-1.0] * 1280] * 9]
   )
@@ -326,7 +330,7 @@ def test_a_given_film_is_its_own_image(calls):
   assert_condition(calls[0].conditions["condition"], first=[0.75, 0.75])
   np.testing.assert_allclose(calls[0].conditions["clip"], 1)
   generate(pipeline(), "v2a", ["a", "b"], video=film)
-  assert not {"condition", "clip", "image"} & set(calls[1].conditions)
+  assert not {"condition", "clip", "held"} & set(calls[1].conditions)
 
 
 def test_another_size_of_clip_is_another_size_of_noise(calls):
