@@ -154,8 +154,9 @@ def check_inputs(task: str, names: Collection[str], *, channels: int = 0) -> Gen
   kind = GENERATIONS[task]
   for name in kind.needs(channels):
     if name not in names:
-      made = ["image to video", "videos between a first and a last frame"]
-      why = "" if name in kind.needs() else f"; this model makes {made[channels - 1]}"
+      made = ("image to video", "videos between a first and a last frame")
+      own = name not in kind.needs()
+      why = f"; this model was made for {made[channels - 1]}" if own else ""
       raise UsageError(
         f"task {task} needs {name}: give --{name} FILE, or {name!r} on every line of a "
         f"manifest{why}"

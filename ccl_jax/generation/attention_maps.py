@@ -80,14 +80,14 @@ def _maps(module: CrossAttention, x, table, geometry, keys, reads):
   t, s = x.shape[1:3]
   u, v = keys[0].shape[1:3]
   q = rope.rotate(heads(module.norm_q(module.q(module.ln_q(x))), module.heads), table)
-  numbers = lambda f, p: jnp.arange(f * p).reshape(1, f, p, 1, 1)
+  numbers = lambda f, p: jnp.arange(float(f * p)).reshape(1, f, p, 1, 1)
   by_frame = lambda q, k: module._by_frame(q, (k, k), geometry)
   q, (k, _), valid, restore = by_frame(q, keys[0].astype(jnp.float32))
   # The same way for numbers: which query and which key each of them is.
   _, (key_of, _), _, _ = by_frame(numbers(t, s), numbers(u, v))
-  key_of = key_of[0, ..., 0, 0]  # (f, k)
-  places = jnp.arange(q.shape[1] * q.shape[2]).reshape(1, *q.shape[1:3], 1)
-  at = restore(places)[0, ..., 0].reshape(-1)  # of each query, without padding
+  key_of = key_of[0, ..., 0, 0].astype(int)  # (f, k)
+  places = jnp.arange(float(q.shape[1] * q.shape[2])).reshape(1, *q.shape[1:3], 1)
+  at = restore(places)[0, ..., 0].reshape(-1).astype(int)  # without padding
   scale = q.shape[-1] ** -0.5
   logits = scale * jnp.einsum("bfqnd,bfknd->bfqnk", q, k)
   if valid is not None:

@@ -16,7 +16,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.files import write_text
 from ccl_jax.generation.extension import read_extension
 from ccl_jax.generation.inputs import Files, read_inputs
-from ccl_jax.generation.lengths import default_overlap
+from ccl_jax.generation.lengths import check_window, default_overlap
 from ccl_jax.generation.pipeline import Description, Pipeline
 from ccl_jax.generation.prompts import texts_of
 from ccl_jax.generation.sampling import Sampling
@@ -125,6 +125,7 @@ class Maker(NamedTuple):
     Raises:
       UsageError: a file cannot be read, or see `Pipeline.generate`.
     """
+    check_window(self.sampling.window or 0, self.sampling.overlap)
     spec = self.spec_of(files)
     # First: it may be what is wrong.
     given = {name: paths for name, paths in files.items() if name != "extend"}

@@ -18,10 +18,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from ccl_jax.data.spec import SAMPLES_PER_TOKEN, ClipSpec
 from ccl_jax.errors import UsageError
@@ -84,7 +83,7 @@ class Join(NamedTuple):
     np.add.at(total, self.index(stream), weights)
     return (weights / total[self.index(stream)]).astype(np.float32)
 
-  def split(self, stream: str, x: Float[Array, "b n ..."]) -> Float[Array, "bk m ..."]:
+  def split(self, stream: str, x: Shaped[Array, "b n ..."]) -> Array:
     """The parts of latents that have `sizes`."""
     rows = x[:, self.index(stream)]
     return rows.reshape(-1, *rows.shape[2:])
@@ -94,7 +93,7 @@ class Join(NamedTuple):
   ) -> Float[Array, "b n ..."]:
     """Latents of clips, of `sizes`, from their parts."""
     rows = rows.reshape(-1, self.parts, *rows.shape[1:])
-    w = self.weights(stream).reshape(self.parts, -1, *[1] * (rows.ndim - 3))
+    w = self.weights(stream).reshape(1, self.parts, -1, *[1] * (rows.ndim - 3))
     out = jnp.zeros((rows.shape[0], self.sizes[stream], *rows.shape[3:]), rows.dtype)
     return out.at[:, self.index(stream)].add(rows * w)
 
@@ -220,9 +219,8 @@ def spread_noise(fresh, latents, join: Join | None, seeds, step) -> dict[str, Ar
   """
   if join is None:
     return fresh(latents, seeds, step)
-  merge = lambda x: {s: join.merged(s, v) for s, v in x.items()}
-  shapes = jax.eval_shape(merge, dict(latents))
-  return join.split_all(fresh(shapes, seeds, step))
+  whole = {s: join.merged(s, x) for s, x in latents.items()}
+  return join.split_all(fresh(whole, seeds, step))
 
 
 def repeated(x: np.ndarray, join: Join | None, axis: int = 0) -> np.ndarray:

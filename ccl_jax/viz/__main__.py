@@ -100,7 +100,6 @@ def _attention(args: argparse.Namespace) -> list[Place]:
   from ccl_jax.generation.pipeline import Pipeline
   from ccl_jax.generation.sampling import Sampling
   from ccl_jax.generation.settings import read_about
-  from ccl_jax.ops.stft import mel_spectrogram
   from ccl_jax.viz.maps import by_head, over_clip
 
   out, prompt = place(args.out), args.prompt
@@ -152,7 +151,7 @@ def _attention(args: argparse.Namespace) -> list[Place]:
   of = [f"{name} {value}" if value is not None else f"all {name}s"
         for name, value in (("block", args.block), ("head", args.head))]  # fmt: skip
   frames = video[:: pipeline.codecs.video.stride[0]]
-  mel = np.asarray(mel_spectrogram(audio[None])[0])
+  mel = _mel(audio)
   paths = [out / "attention_steps.png"]
   over_clip(paths[0], frames, mel, spec.seconds, rows, ", ".join(of))
   middle = at[len(at) // 2]
@@ -160,6 +159,15 @@ def _attention(args: argparse.Namespace) -> list[Place]:
     paths.append(out / f"attention_into_{stream}.png")
     by_head(paths[-1], stream, maps.time, rows[len(at) // 2][0])
   return paths
+
+
+def _mel(audio: np.ndarray) -> np.ndarray:
+  """Mel amplitudes (m, bands) of a sound."""
+  import jax.numpy as jnp
+
+  from ccl_jax.ops.stft import mel_spectrogram
+
+  return np.asarray(mel_spectrogram(jnp.asarray(audio)[None])[0])
 
 
 def _heads(model) -> int:
@@ -272,7 +280,6 @@ def _decoded(path: Place) -> dict[str, Any]:
 def _lag(args: argparse.Namespace) -> list[Place]:
   from ccl_jax.metrics.base import Unscorable
   from ccl_jax.metrics.films import loudness_curve, motion_curve, score
-  from ccl_jax.ops.stft import mel_spectrogram
   from ccl_jax.viz.runs import motion_and_mel
 
   films = []
@@ -291,7 +298,7 @@ def _lag(args: argparse.Namespace) -> list[Place]:
       f"sound {abs(lag):.0f} ms {'late' if lag > 0 else 'early'}"
     )  # fmt: skip
     title = f"{path.name}: {late}, correlation {row['sync_r0']:.2f} as it is"
-    mel = np.asarray(mel_spectrogram(film["audio"][None])[0])
+    mel = _mel(film["audio"])
     films.append({
       "title": title, "seconds": film["seconds"], "mel": mel,
       "motion": motion_curve(film["video"]), "loudness": loudness_curve(film["audio"]),

@@ -51,12 +51,14 @@ def runs_curves(path: Path, runs: Mapping[str, Rows], smooth: int = 1) -> None:
           y = _running(y, smooth)
         ax.plot(x, y, style, color=f"C{i % 10}", lw=1.4)
     ax.set(yscale="log")
+    for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+      axis("{x:.3g}")  # 0.47, and not 4.7 x 10^-1
     ax.set_title(literal(title), fontsize=10)
     ax.grid(alpha=0.3, which="both")
     ax.tick_params(labelsize=8, which="both")
   for ax in list(axes.flat)[len(plots) :]:
     ax.remove()
-  for ax in axes[-1]:
+  for ax in list(axes.flat)[max(len(plots) - columns, 0) : len(plots)]:
     ax.set_xlabel("step", fontsize=9)
   handles = [
     figure.axes[0].plot([], [], color=f"C{i % 10}", label=literal(name))[0]

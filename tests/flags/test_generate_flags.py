@@ -107,6 +107,12 @@ SETTINGS = [
   (["--height=64"], "spec", ClipSpec(17, 64, 48, 25.0)),
   (["--width=16"], "spec", ClipSpec(17, 32, 16, 25.0)),
   (["--size=64x16"], "spec", ClipSpec(17, 16, 64, 25.0)),  # WxH
+  (["--size=auto"], "spec", TRAINED),  # there is no image
+  ([], "sampling.window", None),
+  (["--window=0"], "sampling.window", 0),
+  (["--frames=37", "--window=17"], "sampling.window", 17),
+  ([], "sampling.overlap", None),
+  (["--frames=37", "--overlap=4"], "sampling.overlap", 4),
   (["--seconds=1.3"], "spec", ClipSpec(33, 32, 48, 25.0)),  # of 29, 33: 32.5 is nearer
   (["--seconds=1.2"], "spec", ClipSpec(29, 32, 48, 25.0)),  # of 30 frames
 ]

@@ -501,6 +501,7 @@ def test_what_sampling_starts_from():
     "guidance": None, "scales": {}, "steps": None, "shift": None, "solver": None,
     "batched": True, "skip_block": None,  # None: the model's own, or what fits
     "schedule": None, "guidance_interval": None, "guidance_every": None, "cache": None,
+    "window": None, "overlap": None,
   }  # fmt: skip
 
 

@@ -82,7 +82,7 @@ TAKES = {
 def test_one_place_says_what_a_task_takes(pipeline, task):
   needed, welcome, useless = (names.split() for names in TAKES[task])
   assert sorted([*needed, *welcome, *useless]) == sorted(INPUTS)
-  given = dict.fromkeys(INPUTS, np.zeros(1))
+  given = dict.fromkeys(INPUTS, np.zeros(1)) | {"extend": {}}
   make = lambda names: pipeline.generate(
     task, ["a"], sampling=FAST, **{name: given[name] for name in names}
   )

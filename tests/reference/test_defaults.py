@@ -62,6 +62,7 @@ def test_recipe():
   assert fields(Recipe(("joint",), (1.0,))) == {
     "names": ("joint",), "probabilities": (1.0,), "sigma": "uniform", "shift": 5.0,
     "loss_weights": (1.0, 1.0), "text_dropout": 0.1, "image_probability": 0.0,
+    "last_image_probability": 0.0,
     "shared_sigma": True, "detach": True,
   }  # fmt: skip
   assert keywords(make_train_step) == {
