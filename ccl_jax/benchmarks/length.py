@@ -55,7 +55,7 @@ class Maker:
     steps: of sampling.
   """
 
-  def __init__(self, pipeline: Pipeline, fold: int, steps: int):
+  def __init__(self, pipeline, fold: int, steps: int):
     self._pipeline, self._steps = pipeline, steps
     trained = pipeline.spec
     self.frames = trained.frames
@@ -134,11 +134,11 @@ def _hue(seed: int) -> str:
   return list(HUES)[seed % len(HUES)]
 
 
-def rows(pipeline: Pipeline, out) -> Iterator[dict]:
+def rows(pipeline, out) -> Iterator[dict]:
   """Figures of every way, one after the other.
 
   Args:
-    pipeline: of a joint model of talking faces.
+    pipeline: a `Pipeline` of a joint model of talking faces.
     out: the folder for clips, or None.
   """
   maker = Maker(pipeline, FOLD.value, STEPS.value)

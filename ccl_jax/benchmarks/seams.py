@@ -12,7 +12,9 @@ between these:
   level   |dB of the 0.25 s of sound before - of those after|, silence being -60 dB
 
 What moves or speaks has such steps everywhere: a join is good where it has no more than
-the insides.
+the insides. And of the clip as a whole
+
+  drift   |mean colour of its first frames - of its last|, as many as a trained clip has
 """
 
 import itertools
@@ -48,14 +50,18 @@ class Clip(NamedTuple):
 
 
 def insides(joins: Sequence[int], frames: int) -> list[int]:
-  """The frames half-way between joins, and between these and the clip's ends.
+  """The frames half-way between joins, and between these and the clip's ends: of as
+  many, the next that is as far from the beginning of a latent frame as a join is, since
+  pictures differ more from one latent frame to the next than within.
 
   Args:
     joins: frames.
     frames: of the clip.
   """
   ends = [0, *joins, frames]
-  return [(a + b) // 2 for a, b in itertools.pairwise(ends)]
+  middles = [(a + b) // 2 for a, b in itertools.pairwise(ends)]
+  phases = [*joins, joins[-1]]
+  return [x + (join - x) % 4 for x, join in zip(middles, phases)]
 
 
 def steps_at(clip: Clip, at: int, fps: float) -> dict[str, float]:
@@ -100,10 +106,12 @@ def seams(clips: Sequence[Clip], frames: int, fps: float) -> dict[str, float]:
     fps: frames per second.
 
   Returns:
-    {"STEP join", "STEP inside"} of each step, {"r0 ...", "lag ms ...", "lag sem ..."};
-    a lag that has no summit is not there.
+    {"drift", "STEP join", "STEP inside"} of each step, {"r0 ...", "lag ms ...",
+    "lag sem ..."}; a lag that has no summit is not there.
   """
-  out: dict[str, float] = {}
+  colour = lambda x: x.mean((0, 1, 2), dtype=np.float64)
+  ends = [(colour(c.video[:frames]), colour(c.video[-frames:])) for c in clips]
+  out = {"drift": float(np.mean([np.abs(a - b).mean() for a, b in ends]))}
   of = {"join": lambda c: c.joins, "inside": lambda c: insides(c.joins, len(c.video))}
   for where, places in of.items():
     rows = [steps_at(c, at, fps) for c in clips for at in places(c)]

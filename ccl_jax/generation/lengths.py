@@ -49,7 +49,7 @@ class Join(NamedTuple):
 
   @property
   def parts(self) -> int:
-    """K, the number of parts."""
+    """K, the number of parts that cover the clip."""
     return len(self.starts)
 
   @property
@@ -102,7 +102,7 @@ class Join(NamedTuple):
     return {s: self.split(s, self.merged(s, x)) for s, x in rows.items()}
 
   def split_all(self, latents: Mapping[str, Array]) -> dict[str, Array]:
-    """`split` of every stream."""
+    """The parts of the latents of every stream: see `split`."""
     return {s: self.split(s, x) for s, x in latents.items()}
 
   def joined(self, rows: Mapping[str, Array]) -> dict[str, Array]:

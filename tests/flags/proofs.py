@@ -86,7 +86,7 @@ PROOFS: dict[str, list[str]] = {
     "generate", "audio frames"
   ),
   HERE + "test_generate_length.py::test_a_size_that_an_image_gives": _flags(
-    "generate", "size image last_image"
+    "generate", "size image"
   ),
   HERE + "test_generate_flags.py::"
   "test_each_prompt_may_have_a_seed_and_a_file_of_its_own": _flags(
