@@ -87,17 +87,22 @@ def _read_sound(path: Place, spec: ClipSpec) -> np.ndarray:
   # The first block alone: a sound of hours costs no more than a short one.
   with contextlib.closing(read_blocks(path, size=spec.samples)) as blocks:
     wave = next(blocks)
-  # Sound as long as the picture is enough: Ovi's last token may end after both.
-  enough = min(spec.samples, math.floor(spec.seconds * spec.sample_rate))
-  if len(wave) < enough:
+  if len(wave) < enough(spec):
     raise UsageError(
       f"audio: {path} lasts {len(wave) / spec.sample_rate:.2f} s; expected at least "
-      f"{enough / spec.sample_rate:.2f} s for {spec.frames} frames: give longer "
+      f"{enough(spec) / spec.sample_rate:.2f} s for {spec.frames} frames: give longer "
       "sound or fewer frames"
     )
   wave = np.pad(wave, (0, spec.samples - len(wave)))
   _warn_of_rest("audio", path, spec)
   return wave
+
+
+def enough(spec: ClipSpec) -> int:
+  """Samples that a given sound must have: sound as long as the picture is enough, as
+  Ovi's last token may end after both.
+  """
+  return min(spec.samples, math.floor(spec.seconds * spec.sample_rate))
 
 
 def _warn_of_crop(name: str, path, size: tuple[int, int], spec: ClipSpec) -> None:

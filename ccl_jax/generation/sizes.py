@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ccl_jax.data.media.decode import MediaError, image_size, read_blocks
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
-from ccl_jax.generation.inputs import Files
+from ccl_jax.generation.inputs import Files, enough
 
 
 def size_for_area(height: int, width: int, area: int, unit: int) -> tuple[int, int]:
@@ -132,6 +132,9 @@ def as_long_as_sound(spec: ClipSpec, files: Files) -> ClipSpec:
       raise UsageError(f"audio: {e}") from e
     whole = math.floor(samples * spec.rate / spec.sample_rate)
     frames[path] = 4 * ((whole - 1) // 4) + 1
+    longer = dataclasses.replace(spec, frames=max(frames[path], 1) + 4)
+    if enough(longer) <= samples:  # whole tokens may end a little before the picture
+      frames[path] = longer.frames
     lasts = samples / spec.sample_rate
     if whole < 1:
       raise UsageError(

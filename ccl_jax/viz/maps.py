@@ -33,11 +33,13 @@ def over_clip(
       frames and (a,) over audio tokens).
     title: above all.
   """
+  from matplotlib.cm import ScalarMappable
+  from matplotlib.colors import Normalize
   from matplotlib.figure import Figure
 
   shown = np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).astype(int)
   figure = Figure(
-    figsize=(13.0, 0.9 + 2.0 * 2 * len(rows)), dpi=110, layout="constrained"
+    figsize=(13.0, 0.9 + 1.45 * 2 * len(rows)), dpi=110, layout="constrained"
   )
   figure.suptitle(title, fontsize=11)
   widths = [1.0] * len(shown) + [0.12, 4.2]
@@ -54,7 +56,7 @@ def over_clip(
         if line == 0:
           ax.set_title(f"latent {frame}", fontsize=8)
       bar = figure.add_subplot(grid[line, len(shown)])
-      image = ax.images[-1]
+      image = ScalarMappable(Normalize(low, high), HEAT)  # as the maps, none the denser
       figure.colorbar(image, cax=bar).ax.tick_params(labelsize=7)
       ax = figure.add_subplot(grid[line, len(shown) + 1])
       mel_picture(ax, mel, seconds)
@@ -73,13 +75,13 @@ def over_clip(
 
 
 def _blend(ax, frame: np.ndarray, share: np.ndarray, low: float, high: float) -> None:
-  """A frame in grey, and over it the shares of its places."""
+  """A frame, and over it the shares of its places, the denser the larger they are."""
   h, w = frame.shape[:2]
-  grey = frame.mean(-1)
-  ax.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=(0, w, h, 0))
+  ax.imshow(frame, extent=(0, w, h, 0))
+  dense = 0.25 + 0.55 * (share - low) / max(high - low, 1e-12)
   ax.imshow(
-    share, cmap=HEAT, vmin=low, vmax=high, alpha=0.6, extent=(0, w, h, 0),
-    interpolation="nearest",
+    share, cmap=HEAT, vmin=low, vmax=high, alpha=dense.clip(0, 1),
+    extent=(0, w, h, 0), interpolation="nearest",
   )  # fmt: skip
   ax.set(xticks=[], yticks=[])
 
@@ -104,6 +106,7 @@ def by_head(path: str | os.PathLike, stream: str, time: np.ndarray, title: str) 
     time: (blocks, heads, i, j), the shares that queries of frame i give keys of j.
     title: above all.
   """
+  from matplotlib.colors import PowerNorm
   from matplotlib.figure import Figure
 
   blocks, heads = (_some(n) for n in time.shape[:2])
@@ -120,8 +123,8 @@ def by_head(path: str | os.PathLike, stream: str, time: np.ndarray, title: str) 
   for line, block in zip(axes, blocks):
     for ax, head in zip(line, heads):
       image: Any = ax.imshow(
-        time[block, head], aspect="auto", cmap=HEAT, vmin=0, vmax=high,
-        interpolation="nearest",
+        time[block, head], aspect="auto", cmap=HEAT, interpolation="nearest",
+        norm=PowerNorm(0.5, 0, high),  # a little is seen beside much
       )  # fmt: skip
       ax.tick_params(labelsize=7)
       mean = time[block, head].sum(-1).mean()
