@@ -307,6 +307,7 @@ def check_flags() -> None:
     UsageError: flags that do not go together, or values out of range.
   """
   from ccl_jax.generation.decoding import AUTO, OFF, size_of
+  from ccl_jax.generation.sizes import AUTO as AUTO_SIZE
   from ccl_jax.seeds import whole_seed
   from ccl_jax.weights.lora_open import absolute
 
@@ -365,6 +366,11 @@ def check_flags() -> None:
     if flags.FLAGS[name].present:
       raise UsageError(f"--{name} does nothing without --manifest: leave it out")
   check_inputs(TASK.value, given)
+  if SIZE.value == AUTO_SIZE and not given.keys() & {"image", "last_image"}:
+    raise UsageError(
+      f"--size {AUTO_SIZE} takes the aspect ratio of --image or --last_image: give "
+      "one, or a size, as 832x480"
+    )
   for name, values in (given | negatives | {"seed": SEED.value}).items():
     if len(values) not in (1, len(PROMPT.value)):
       raise UsageError(

@@ -308,7 +308,7 @@ class Stream(nn.Module):
   def embed_image(self, clip: Float[Array, "b i 1280"]) -> Float[Array, "b i c"]:
     """CLIP tokens (257 an image) to the stream's width."""
     if self.config.image_positions:
-      clip = clip + self.image_positions  # MLPProj of Wan2.1 FLF2V
+      clip = clip + self.image_positions[None]  # MLPProj of Wan2.1 FLF2V
     return self.image_norm_out(self.image_embedding(self.image_norm_in(clip)))
 
   def split_context(

@@ -107,7 +107,6 @@ SETTINGS = [
   (["--height=64"], "spec", ClipSpec(17, 64, 48, 25.0)),
   (["--width=16"], "spec", ClipSpec(17, 32, 16, 25.0)),
   (["--size=64x16"], "spec", ClipSpec(17, 16, 64, 25.0)),  # WxH
-  (["--size=auto"], "spec", TRAINED),  # there is no image
   ([], "sampling.window", None),
   (["--window=0"], "sampling.window", 0),
   (["--frames=37", "--window=17"], "sampling.window", 17),

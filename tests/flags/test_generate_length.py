@@ -73,6 +73,8 @@ def test_a_size_that_an_image_gives(monkeypatch, tmp_path, capsys):
   told = call(listener, tmp_path, "--task=i2v", image, "--size=auto")
   assert told["spec"] == ClipSpec(17, 48, 32, 25.0)
   assert told["image"].shape == (1, 48, 32, 3)
+  words = refused(capsys, listener, tmp_path, "--size=auto")
+  assert "--size auto takes the aspect ratio of --image or --last_image" in words
   words = refused(capsys, listener, tmp_path, "--size=auto", "--width=32")
   assert "--size and --width" in words
   for size in ("big", "12", "x"):

@@ -47,7 +47,9 @@ def workdir(path, losses, held_out=None):
 
 
 def test_losses_of_runs(tmp_path, drawn, capsys):
-  """A plot of all and one a task, a colour a run; --smooth is a running mean."""
+  """A plot of all and one a task, and each of the runs has a colour; --smooth is a
+  running mean.
+  """
   a = workdir(tmp_path / "a", [4.0, 2.0, 1.0, 1.0], held_out=3.0)
   b = workdir(tmp_path / "b", [8.0, 8.0])
   out = tmp_path / "loss.png"
@@ -81,7 +83,7 @@ def clip(folder, name, prompt, level, frames=9, sound=True):
 
 
 def test_clips_side_by_side(tmp_path, drawn, capsys):
-  """By prompt and model, those that most models have first; at most --prompts."""
+  """By prompt and model: prompts that most models have come first; at most --prompts."""
   a, b = tmp_path / "a", tmp_path / "b"
   clip(a, "x0", "only a", 20)
   clip(a, "x1", "both $x$", 60)
@@ -122,7 +124,7 @@ def film(path, late, sound=True):
 
 
 def test_a_lag_is_seen(tmp_path, drawn, capsys):
-  """Motion and loudness on one axis; the title tells how late the sound is."""
+  """Of films, motion and loudness on one axis; the title tells how late the sound is."""
   now, late = film(tmp_path / "now.mp4", 0.0), film(tmp_path / "late.mp4", 0.2)
   out = tmp_path / "lag.png"
   assert run("lag", now, late, "--out", out) == 0
