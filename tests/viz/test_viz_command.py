@@ -83,7 +83,7 @@ def clip(folder, name, prompt, level, frames=9, sound=True):
 
 
 def test_clips_side_by_side(tmp_path, drawn, capsys):
-  """By prompt and model: prompts that most models have come first; at most --prompts."""
+  """By prompt and model: what most models have comes first; at most --prompts."""
   a, b = tmp_path / "a", tmp_path / "b"
   clip(a, "x0", "only a", 20)
   clip(a, "x1", "both $x$", 60)
@@ -124,7 +124,7 @@ def film(path, late, sound=True):
 
 
 def test_a_lag_is_seen(tmp_path, drawn, capsys):
-  """Of films, motion and loudness on one axis; the title tells how late the sound is."""
+  """Of films, motion and loudness on one axis; the title tells how late a sound is."""
   now, late = film(tmp_path / "now.mp4", 0.0), film(tmp_path / "late.mp4", 0.2)
   out = tmp_path / "lag.png"
   assert run("lag", now, late, "--out", out) == 0
