@@ -251,6 +251,27 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
       yield from _numbers(x, name)
 
 
+def finite_numbers(flag: str, values: Any) -> list[float]:
+  """The values of a list of numbers, or of texts of them, or of one; none of None.
+
+  Args:
+    flag: its name, for the message.
+    values: the list, or a number.
+
+  Raises:
+    UsageError: one is no finite number.
+  """
+  try:
+    given = values if isinstance(values, list | tuple | None) else [values]
+    found = [float(value) for value in given or ()]
+  except (TypeError, ValueError):
+    found = [math.nan]
+  if not all(map(math.isfinite, found)):
+    got = ",".join(map(str, values)) if isinstance(values, list | tuple) else values
+    raise UsageError(f"--{flag}: got {got}; expected numbers, all finite")
+  return found
+
+
 def _finite(x: Any) -> bool:
   real = isinstance(x, numbers.Real) and not isinstance(x, bool)
   return real and math.isfinite(x)

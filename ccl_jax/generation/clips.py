@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from ccl_jax import progress
 from ccl_jax.axes import STREAMS
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
-from ccl_jax.files import write_text
+from ccl_jax.generation.clip import Clip
+from ccl_jax.generation.description import Description
 from ccl_jax.generation.extension import read_extension
 from ccl_jax.generation.inputs import Files, read_inputs
 from ccl_jax.generation.lengths import check_window, default_overlap
-from ccl_jax.generation.pipeline import Description, Pipeline
+from ccl_jax.generation.previews import Listener
 from ccl_jax.generation.prompts import texts_of
 from ccl_jax.generation.sampling import Sampling
 from ccl_jax.generation.settings import describe, read_about
@@ -25,43 +25,46 @@ from ccl_jax.generation.sizes import AUTO, as_long_as_sound, spec_for
 from ccl_jax.generation.windows import Watch
 from ccl_jax.remote.paths import Place
 from ccl_jax.tasks import GENERATIONS
-from ccl_jax.viz.media import write_mp4, write_wav
 
 # What tells two clips of one name apart, beside where their parameters come from.
 _MADE_WITH = (
   "task", "prompt", "seed", "image", "last_image", "extend", "audio", "video",
   "guidance", "scales", "steps", "shift", "solver", "schedule", "guidance_interval",
   "guidance_every", "cache", "window", "overlap",
-  "frames", "height", "width", "fps", "ckpt", "lora",
+  "frames", "height", "width", "fps", "ckpt", "lora", "quantize",
 )  # fmt: skip
 
 
 class Maker(NamedTuple):
-  """What all clips of a command share; see `Pipeline.generate`.
+  """What all clips of a command share; see `pipeline.Pipeline.generate`.
 
   Attributes:
     load: the pipeline, which is read when it is first asked for, after the texts that
-      it is asked for with: see `Pipeline.load`.
+      it is asked for with: see `pipeline.Pipeline.load`.
     about: what its checkpoint says of itself.
     negative: by stream, one text of all clips or one for each; None: the model's own.
+    out: the folder of the clips; None: they are not written.
     own_size: clips take the aspect ratio of their images, if the model's release has a
       rule for it, or if it is "auto"; else they have the sizes of `spec`.
     own_length: nobody has said how long clips are: as long as a sound that is given.
     loras: each as FILE:STRENGTH, as the settings of a clip have them.
-    watch: hears of every step; see `Pipeline.generate`.
+    quantize: a kind of `quantized`, or None.
+    watch, preview: hear of every step; see `pipeline.Pipeline.generate`.
   """
 
-  load: Callable[[Sequence[str]], Pipeline]
+  load: Callable[[Sequence[str]], Any]
   about: Description
   task: str
   sampling: Sampling
   negative: Mapping[str, Sequence[str] | None]
   spec: ClipSpec
-  out: Place
+  out: Place | None = None
   own_size: bool | str = False
   own_length: bool = False
   loras: Sequence[str] = ()
+  quantize: str | None = None
   watch: Watch | None = None
+  preview: Listener | None = None
 
   def spec_of(self, files: Files) -> ClipSpec:
     """The sizes of clips that are made from such files."""
@@ -101,29 +104,23 @@ class Maker(NamedTuple):
     form, kind = self.about.release.sound, GENERATIONS[self.task]
     return self.load(texts_of(prompts, negative or self.negatives(), kind, form))
 
-  def make(
+  def clips(
     self,
     prompts: Sequence[str],
     seeds: Sequence[int],
     files: Files,
-    names: Mapping[int, str],
     negative: Mapping[str, Sequence[str]] | None = None,
-    *,
-    numbered: bool = False,
-  ) -> list[Place]:
-    """Makes a batch of clips, and writes OUT/NAME.mp4 or, of sound alone, OUT/NAME.wav
-    of those that `names` has, each after its NAME.json. Returns what it wrote; of
-    several processes that make clips together the first one writes.
+  ) -> list[Clip]:
+    """A batch of clips.
 
     Args:
+      prompts: of the clips.
       seeds: one of all clips, or one for each.
       files: for each input a file of every clip.
-      names: by number of a clip.
       negative: in place of what all share.
-      numbered: a name that a clip of other settings has gets a number.
 
     Raises:
-      UsageError: a file cannot be read, or see `Pipeline.generate`.
+      UsageError: a file cannot be read, or see `pipeline.Pipeline.generate`.
     """
     check_window(self.sampling.window or 0, self.sampling.overlap)
     spec = self.spec_of(files)
@@ -150,6 +147,7 @@ class Maker(NamedTuple):
       negative=negative,
       spec=whole,
       watch=self.watch,
+      **({} if self.preview is None else {"preview": self.preview}),
       **inputs,
     )
     about = describe(
@@ -163,15 +161,49 @@ class Maker(NamedTuple):
       origin=pipeline.origin,
       made=pipeline.made,
     )
-    if jax.process_index() and pipeline.mesh.is_multi_process:
-      return []
-    progress.phase("writing")
     given = {s: x for s, x in inputs.items() if s in STREAMS}
     made = [{s: x[i] for s, x in (given | clips).items()} for i in range(len(prompts))]
     if extension is not None:
       made = [extension.joined(i, clip) for i, clip in enumerate(made)]
     return [
-      self._write(self._free(name, about[i]) if numbered else name, made[i], about[i])
+      Clip(
+        frames=streams.get("video"),
+        sound=(streams["audio"], spec.sample_rate) if "audio" in streams else None,
+        settings=json.loads(json.dumps(about[i])),
+        fps=spec.fps,
+      )
+      for i, streams in enumerate(made)
+    ]
+
+  def make(
+    self,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    files: Files,
+    names: Mapping[int, str],
+    negative: Mapping[str, Sequence[str]] | None = None,
+    *,
+    numbered: bool = False,
+  ) -> list[Place]:
+    """Makes a batch of clips, and writes OUT/NAME.mp4 or, of sound alone, OUT/NAME.wav
+    of those that `names` has, each after its NAME.json. Returns what it wrote; of
+    several processes that make clips together the first one writes.
+
+    Args:
+      prompts, seeds, files, negative: see `clips`.
+      names: by number of a clip.
+      numbered: a name that a clip of other settings has gets a number.
+
+    Raises:
+      UsageError: see `clips`.
+    """
+    clips = self.clips(prompts, seeds, files, negative)
+    if jax.process_index() and self.open(prompts, negative).mesh.is_multi_process:
+      return []
+    progress.phase("writing")
+    free = self._free if numbered else lambda name, _: name
+    return [
+      clips[i].save(self.out / f"{free(name, clips[i].settings)}{clips[i].suffix}")
       for i, name in names.items()
     ]
 
@@ -185,6 +217,8 @@ class Maker(NamedTuple):
     origin = {"ckpt": str(self.about.place), "fingerprints": {}}
     if self.loras:
       origin["lora"] = list(self.loras)
+    if self.quantize is not None:
+      origin["quantize"] = self.quantize
     negative = {s: texts or [""] for s, texts in self.negative.items()}
     spec = self.spec_of(files)
     options = {"sampling": self.sampling, "spec": spec, "origin": origin}
@@ -197,22 +231,10 @@ class Maker(NamedTuple):
 
   def _free(self, name: str, about: Mapping[str, Any]) -> str:
     """NAME, NAME_2, ...: the first that no clip of other settings has."""
-    wanted = json.loads(json.dumps(about))
     numbers = (f"{name}_{n}" for n in itertools.count(2))
     for free in itertools.chain([name], numbers):
       found = read_about(self.out / f"{free}.json")
       made = [self.out / f"{free}{end}" for end in (".mp4", ".wav")]
-      if found == wanted or (found is None and not any(p.exists() for p in made)):
+      if found == about or (found is None and not any(p.exists() for p in made)):
         return free
     raise AssertionError("unreachable: numbers do not end")
-
-  def _write(self, name: str, clip: Mapping[str, np.ndarray], about) -> Place:
-    text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
-    write_text(self.out / f"{name}.json", text)
-    if "video" in clip:
-      path = self.out / f"{name}.mp4"
-      write_mp4(path, clip["video"], self.spec.fps, clip.get("audio"))
-    else:
-      path = self.out / f"{name}.wav"
-      write_wav(path, clip["audio"], self.spec.sample_rate)
-    return path

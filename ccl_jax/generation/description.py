@@ -112,11 +112,7 @@ class Description:
     have = dict(self.model.streams)
     missing = [s for s in kind.generated + kind.given if s not in have]
     if missing:
-      able = [
-        name
-        for name, other in GENERATIONS.items()
-        if {*other.generated, *other.given} <= have.keys()
-      ]
+      able = self._servable()
       raise UsageError(
         f"task {task} needs the {missing[0]} stream; this model has {', '.join(have)}, "
         f"which serve {', '.join(able)}"
@@ -151,6 +147,17 @@ class Description:
         "clip, and parts are of one: give another --guidance"
       )
     return part, join
+
+  @property
+  def tasks(self) -> tuple[str, ...]:
+    """The tasks that its streams can do and that a release was trained for."""
+    trained = self.release.tasks
+    return tuple(n for n in self._servable() if trained is None or n in trained)
+
+  def _servable(self) -> list[str]:
+    have = dict(self.model.streams).keys()
+    kinds = GENERATIONS.items()
+    return [name for name, x in kinds if {*x.generated, *x.given} <= have]
 
   def sampling(self, sampling: Sampling, spec: ClipSpec) -> Sampling:
     """The sampling with what is the model's own in place of None.

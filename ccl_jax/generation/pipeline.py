@@ -45,7 +45,15 @@ from ccl_jax.generation.memory import device_memory, fits, held, summary, worked
 from ccl_jax.generation.meshes import alone
 from ccl_jax.generation.noise import first_noise
 from ccl_jax.generation.parameters import read_parameters
+from ccl_jax.generation.previews import (
+  Listener,
+  colour_map,
+  encoded,
+  pictures,
+  squares,
+)
 from ccl_jax.generation.prompts import as_texts, texts_of
+from ccl_jax.generation.quantized import check_kind, dequantized, quantized
 from ccl_jax.generation.release import ANY, Release
 from ccl_jax.generation.sampling import Sampling, Steps, variant_of
 from ccl_jax.generation.settings import file_digest
@@ -125,6 +133,7 @@ class Pipeline:
     self._compiled, self._seen = {}, set()
     self.origin = origin or {"fingerprints": {}}
     self._noted: set[str] = set()
+    self._colours = None  # of latents, for previews
 
   @property
   def takes_channels(self) -> int:
@@ -147,6 +156,7 @@ class Pipeline:
     loras: Sequence[str | tuple[str | os.PathLike, float]] = (),
     texts: Sequence[str] | None = None,
     tile: str | int | None = AUTO,
+    quantize: str | None = None,
   ) -> "Pipeline":
     """Reads a training run, a joined model or a converted release.
 
@@ -165,11 +175,13 @@ class Pipeline:
         known, and the encoder stays.
       tile: pixels of the tiles that videos are decoded by, "off", or "auto": in one,
         where there is room for that.
+      quantize: hold the blocks' matrices in 8 bits: "int8" or "fp8"; see `quantized`.
 
     Raises:
       UsageError: it is none of these, has no codecs, or no checkpoint that is whole; a
         LoRA is damaged, or does not fit the model; or there are no such tiles.
     """
+    check_kind(quantize)
     mesh = mesh or alone()
     told = describe(folder, step)
     found, model = told.found, told.model
@@ -217,6 +229,9 @@ class Pipeline:
       files = [str(lora.file.absolute()) for lora, _ in opened]
       origin["lora"] = [f"{file}:{s!r}" for file, (_, s) in zip(files, opened)]
       origin["fingerprints"] |= {file: file_digest(file) for file in files}
+    if quantize is not None:
+      params, model = quantized(params, quantize), model.clone(stored=dequantized)
+      origin["quantize"] = quantize
     return cls(
       model,
       params,
@@ -251,6 +266,7 @@ class Pipeline:
     reuse_keys: bool = True,
     progress: Callable[[Any], None] | None = None,
     watch: Watch | None = None,
+    preview: Listener | None = None,
   ) -> dict[str, np.ndarray]:
     """Clips for the prompts.
 
@@ -274,6 +290,7 @@ class Pipeline:
       still: uint8 (b, H, W, 3), the picture that stands still as null video, for
         guidance by null streams where no picture is given: see `_null_latents`.
       watch: hears of every step what the blocks have added; see `step_cache.Recorder`.
+      preview: hears of every step what the latents look like: see `previews.pictures`.
 
     Returns:
       The generated streams: `video` uint8 (b, F, H, W, 3) and `audio` float32 (b, n).
@@ -338,7 +355,7 @@ class Pipeline:
     given = str(jax.tree.map(np.shape, inputs))
     kinds = Steps(self.model, kind, sampling).kinds
     windows = frozenset(window[1:] for window in windows_of(kinds))
-    program = kind, *options, b, windows, given, watch is None
+    program = kind, *options, b, windows, given, watch is None, preview is None
     new = program not in self._seen
     display.phase("compiling" if new else "encoding")
     self._seen.add(program)
@@ -359,11 +376,13 @@ class Pipeline:
     if sampling.solver == RENOISE:
       conditions["seeds"] = np.stack(bits)
     measured = functools.partial(self._measure, "sampling") if new else None
+    seen = preview and functools.partial(self._preview, preview, sampling.steps)
     with jax.set_mesh(self.mesh):
       latents = sample_windows(
         self._compiled, self.model, self.params, kind, noise, conditions, sampling,
         reuse_keys=reuse_keys, clip=geometry_of(self.model, spec), join=join,
-        progress=_teller(sampling.steps, progress), watch=watch, measured=measured,
+        progress=_teller(sampling.steps, progress), watch=watch, seen=seen,
+        measured=measured,
       )  # fmt: skip
       if join is not None:
         latents = self._jitted("join", type(join).joined, join)(latents)
@@ -388,6 +407,16 @@ class Pipeline:
       self._measure("decoding", compiled, latents)
       self._say_memory()
     return out
+
+  def _preview(self, preview: Listener, steps: int, step: int, latents) -> None:
+    """Tells a listener of a step."""
+    whole = jax.device_get(self._jitted("whole", lambda x: x)(latents))
+    if "video" in latents and self._colours is None:
+      picture = squares(self.codecs.video.stride[1])
+      with jax.set_mesh(finest(self.mesh)):
+        latent = self._jitted("squares", encoded)(self.codecs.video, picture)
+      self._colours = colour_map(jax.device_get(latent), picture)
+    preview(step + 1, steps, pictures(whole, self._colours))
 
   def _measure(self, phase: str, compiled: Any, given: PyTree) -> None:
     """Keeps what a phase needs.

@@ -25,6 +25,7 @@ from ccl_jax.tasks import Generation
 
 WINDOWS = 8  # at least, of as many steps
 Watch = Callable[[int, Mapping[str, jax.Array]], None]
+Seen = Callable[[int, dict[str, jax.Array]], None]
 
 
 def window(*runs: int) -> int:
@@ -62,6 +63,7 @@ def sample_windows(
   join: Join | None = None,
   progress: Callable[[int], None] | None = None,
   watch: Watch | None = None,
+  seen: Seen | None = None,
   measured: Callable[[Any, Any], None] | None = None,
 ) -> dict[str, jax.Array]:
   """Latents of the generated streams: `sample_latents`, from the host.
@@ -72,6 +74,7 @@ def sample_windows(
     progress: called with the index of each step, when its window is done.
     watch: called after every step with its index and the memory that it handed on, what
       blocks have added among it.
+    seen: called after every step with its index and the clean latents that it predicts.
     measured: called with the compiled program of a window, and its arguments beside
       the parameters.
 
@@ -82,6 +85,7 @@ def sample_windows(
   keeps, windows = keeps_of(how.kinds), windows_of(how.kinds)
   if watch is not None:
     keeps = keeps._replace(blocks=True)
+  if watch is not None or seen is not None:
     windows = [(i, 1, kind) for i, kind in enumerate(how.kinds)]
   # Scales and schedules are arguments, and no part of the program.
   plain = dataclasses.replace(
@@ -113,6 +117,8 @@ def sample_windows(
       measured(advance.lower(params, *rest).compile(), rest)
     if watch is not None:
       watch(first, carry[-1])
+    if seen is not None:
+      seen(first, finished(carry[2:], conditions))
     if progress is not None:
       jax.block_until_ready(carry)
       for step in range(first, first + size):

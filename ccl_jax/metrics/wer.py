@@ -37,6 +37,8 @@ from ccl_jax.metrics.packages import need
 
 BY_CHARACTER = ("zh", "yue", "ja", "th", "lo", "my")
 CHINESE = ("zh", "yue")
+LONGEST = 50_000  # characters of a text, some 50 minutes of speech
+MOST = 3e7  # pairs of words that are compared
 _STRAIGHT = str.maketrans(dict.fromkeys("‘’‚‛ʼ´`′ꞌ", "'") | dict.fromkeys("“”„‟", '"'))
 # Vowels and other marks of Hebrew and Arabic, and the stroke that makes a word longer.
 _OPTIONAL = re.compile(
@@ -90,9 +92,12 @@ def words(text: str, language: str = "en") -> list[str]:
   """The words of a text that count, normalised; characters where there are no words.
 
   Raises:
-    Unscorable: whisper-normalizer or, for Chinese, OpenCC is not installed.
+    Unscorable: whisper-normalizer or, for Chinese, OpenCC is not installed; or the text
+      is too long, or none that the normaliser takes.
     UsageError: there is no such language.
   """
+  if len(text) > LONGEST:  # expressions of the normaliser's grow by its square
+    raise Unscorable(f"a text of {len(text)} characters: too long to be compared")
   code = language_code(language)
   # NFKC makes an accent of an apostrophe that leans the other way.
   text = unicodedata.normalize("NFKC", text.translate(_STRAIGHT)).translate(_STRAIGHT)
@@ -103,10 +108,14 @@ def words(text: str, language: str = "en") -> list[str]:
     text = _simplifier().convert(text)
   if code in (*CHINESE, "ja"):
     text = with_digits(text, japanese=code == "ja")
-  if code == "en":
-    text = _normaliser(code)(text)
-  else:
-    text = _bare_marks(_normaliser(code)(_kept_marks(text)))
+  normalise = _normaliser(code)
+  try:
+    if code == "en":
+      text = normalise(text)
+    else:
+      text = _bare_marks(normalise(_kept_marks(text)))
+  except (AssertionError, ArithmeticError, ValueError) as e:  # of numbers without end
+    raise Unscorable(f"a text that cannot be normalised ({type(e).__name__})") from e
   parts = _characters(text) if rate_name(language) == "cer" else text.split()
   return [part for part in parts if any(map(str.isalnum, part))]
 
@@ -145,7 +154,14 @@ def edits(reference: Sequence[str], heard: Sequence[str]) -> Errors:
   """The fewest edits from `reference` to `heard`.
 
   Of equally few, those with the fewest substitutions.
+
+  Raises:
+    Unscorable: the texts are so long that it would take minutes.
   """
+  if len(reference) * len(heard) > MOST:
+    raise Unscorable(
+      f"{len(reference)} words against {len(heard)}: too long to be compared"
+    )
   row = [(j, 0, 0, j) for j in range(len(heard) + 1)]  # total, S, D, I
   for i, word in enumerate(reference, 1):
     diagonal, row[0] = row[0], (i, 0, i, 0)

@@ -92,6 +92,43 @@ def write_wav(
     out.writeframes(samples.tobytes())
 
 
+def write_samples(
+  path: Path, audio: Float32[np.ndarray, "n"], sample_rate: int
+) -> None:
+  """Writes mono sound as a wav file of 32-bit floats: nothing is rounded or clipped."""
+  import av
+
+  with new_file(path) as partial, av.open(str(partial), "w", format="wav") as out:
+    sound = out.add_stream("pcm_f32le", rate=sample_rate, layout="mono")
+    frame = av.AudioFrame.from_ndarray(audio[None], "flt", "mono")
+    frame.sample_rate, frame.pts = sample_rate, 0
+    out.mux(sound.encode(frame))
+    out.mux(sound.encode(None))
+
+
+def write_lossless(
+  path: Path, video: UInt8[np.ndarray, "F H W 3"], fps: float | int
+) -> None:
+  """Writes RGB pictures as they are: FFV1 in a Matroska file.
+
+  Args:
+    path: of the file.
+    video: of any size.
+    fps: frames per second.
+  """
+  import av
+
+  rate = fractions.Fraction(fps).limit_denominator(1001)
+  with new_file(path) as partial, av.open(str(partial), "w", format="matroska") as out:
+    picture = out.add_stream("ffv1", rate=rate)
+    picture.height, picture.width, picture.pix_fmt = *video.shape[1:3], "bgr0"
+    for k, pixels in enumerate(video):
+      frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format="bgr0")
+      frame.pts, frame.time_base = k, 1 / rate
+      out.mux(picture.encode(frame))
+    out.mux(picture.encode(None))
+
+
 def write_png(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
   """Writes an RGB picture as a PNG file."""
   from PIL import Image

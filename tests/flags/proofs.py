@@ -36,6 +36,15 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_generate_flags.py::test_a_calibration_is_measured_and_used": _flags(
     "generate", "calibrate cache"
   ),
+  "tests/generation/test_quantized.py::test_the_command": _flags(
+    "generate", "quantize"
+  ),
+  "tests/generation/test_best.py::test_the_command": _flags(
+    "generate", "best_of score"
+  ),
+  "tests/generation/test_best.py::test_the_score_s_networks": _flags(
+    "generate", "score_weights"
+  ),
   HERE + "test_generate_effects.py::test_schedules_of_few_steps": _flags(
     "generate", "schedule"
   ),
@@ -105,9 +114,6 @@ PROOFS: dict[str, list[str]] = {
   ),
   HERE + "test_generate_flags.py::test_the_tiles_that_a_video_is_decoded_by": _flags(
     "generate", "vae_tile settings"
-  ),
-  "tests/e2e/test_generate.py::test_two_processes_go_on_with_a_set_of_one": _flags(
-    "generate", "distributed coordinator num_processes process_id manifest"
   ),
   HERE + "test_generate_flags.py::test_processes_that_make_a_clip_together": _flags(
     "generate", "distributed coordinator num_processes process_id"
@@ -335,6 +341,9 @@ PROOFS: dict[str, list[str]] = {
     _flags("plan", "sweep slices out")
   ),
   HERE + "test_plan_flags.py::test_out_and_compare": _flags("plan", "out compare"),
+  HERE + "test_plan_flags.py::test_compare_reads_the_prediction": _flags(
+    "plan", "compare"
+  ),
   # Conversion.
   HERE + "test_convert_flags.py::test_a_network": [
     flag for kind in NETWORKS for flag in _flags(f"convert {kind}",

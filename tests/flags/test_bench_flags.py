@@ -1,6 +1,7 @@
 """What each benchmark is made of, by its flags; nothing is timed here."""
 
 import dataclasses
+import importlib.metadata
 import json
 import pathlib
 import sys
@@ -129,12 +130,13 @@ def test_compiler(r, capsys):
   """--chips: a column each; products first, then passes."""
   compiler = command("bench compiler").module
   r.replace(compiler, "stay_on_the_host")
+  r.replace(compiler, "compiler", "jax 0.1, libtpu 0.2")
   shares = {"v5e": 0.5, "v5p": 0.625, "v6e": 0.75}
   r.replace(compiler, "product_share", lambda chip, size: shares[chip] + size[2] / 1e6)
   r.replace(compiler, "pass_share", lambda chip, dtype: shares[chip] / 2)
   command("bench compiler").run()
   lines = capsys.readouterr().out.splitlines()
-  assert lines[0].startswith("jax ") and lines[1] == ""
+  assert lines[:2] == ["jax 0.1, libtpu 0.2", ""]
   assert lines[2:5] == [
     "| share of peak | v5p | v6e | v5e |",
     "|---|---|---|---|",
@@ -151,10 +153,31 @@ def test_compiler(r, capsys):
   assert e.value.code == 2 and "--chips v7: expected of v4" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["compiler", "kernels"])
+def test_without_the_compiler_of_tpus(name, r, capsys, monkeypatch):
+  module = command(f"bench {name}").module
+  for work in ("stay_on_the_host", "count" if name == "kernels" else "product_share"):
+    r.replace(module, work)
+
+  def missing(package):
+    if package == "libtpu":
+      raise importlib.metadata.PackageNotFoundError(package)
+    return "0.1"
+
+  monkeypatch.setattr(importlib.metadata, "version", missing)
+  with pytest.raises(SystemExit) as e:
+    command(f"bench {name}").run()
+  assert e.value.code == 2
+  assert "is missing (No package metadata was found for libtpu): pip install" in (
+    capsys.readouterr().err
+  )
+
+
 def test_kernels(r, monkeypatch, tmp_path, capsys):
   """--chips and --blocks; rows are printed, and written after each chip."""
   kernels = command("bench kernels").module
   row = lambda chip: kernels.kernels.Row(chip, FORM, 5, 6, "0")
+  r.replace(kernels, "compiler")
   r.replace(kernels, "count", lambda chip, blocks: [row(chip)])
   monkeypatch.setattr(kernels.kernels, "FILE", tmp_path / "kernels.json")
   kernels.kernels.rows.cache_clear()

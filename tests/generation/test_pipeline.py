@@ -11,6 +11,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.generation import pipeline as module
 from ccl_jax.generation.pipeline import Description, Pipeline
+from ccl_jax.generation.previews import pictures
 from ccl_jax.generation.sampling import Sampling, Steps, sample_latents
 from ccl_jax.generation.step_cache import Recorder
 from ccl_jax.generation.windows import sample_windows, window
@@ -228,6 +229,31 @@ def test_what_a_caller_leaves_out_is_the_runs_own(own, asked, form, scales, shif
 def latents(monkeypatch):
   """Clips are their latents: a sound of theirs magnifies rounding."""
   monkeypatch.setattr(module, "decode", lambda codecs, latents: latents)
+
+
+def test_every_step_is_shown(pipeline, monkeypatch, latents):
+  """The last prediction is the clip; a given first frame is in every one."""
+  parts = pipeline.model, pipeline.params, pipeline.codecs, SPEC
+  pipeline, seen = Pipeline(*parts, shift=5.0), []
+  given = np.full((1, 16, 16, 3), 200, np.uint8)
+  sampling = dataclasses.replace(FAST, steps=16)
+  made = pipeline.generate(
+    "ti2av", ["a"], sampling=sampling, image=given, preview=lambda *x: seen.append(x)
+  )
+  assert [x[:2] for x in seen] == [(i, 16) for i in range(1, 17)]
+  videos = [x[2]["video"] for x in seen]
+  assert videos[0].shape == (1, 2, 2, 2, 3) and (videos[0] != videos[8]).any()
+  assert all((x[:, 0] == videos[0][:, 0]).all() for x in videos)
+  last = pictures(made, pipeline._colours)
+  for stream, picture in last.items():
+    off = picture.astype(int) - seen[-1][2][stream]
+    assert abs(off).max() <= 1 and picture.std() > 0
+  with pytest.raises(KeyboardInterrupt):  # whoever listens can end it
+    sound(pipeline, preview=_interrupt)
+
+
+def _interrupt(*_):
+  raise KeyboardInterrupt
 
 
 def test_a_calibration_and_what_it_saves(pipeline, tmp_path, monkeypatch, latents):
