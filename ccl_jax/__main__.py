@@ -15,7 +15,7 @@ import sys
 import ccl_jax
 
 COMMANDS = ("generate", "train", "report", "encode", "data", "convert", "eval", "plan",
-            "train_audio", "bench", "ablation")  # fmt: skip
+            "train_audio", "bench", "ablation", "viz")  # fmt: skip
 
 
 def _about(name: str) -> str:

@@ -112,6 +112,8 @@ class Pipeline:
     *,
     task: Any = "joint",
     image: Any = None,
+    last_image: Any = None,
+    extend: Any = None,
     audio: Any = None,
     video: Any = None,
     lora: Any = None,
@@ -126,6 +128,8 @@ class Pipeline:
       task: joint, ti2av, t2v, i2v, t2a, a2v or v2a, as of `generate --help`.
       image: the first frame: a file, uint8 (H, W, 3) or a picture of Pillow; a list of
         these is one for each prompt.
+      last_image: the last frame, likewise.
+      extend: the film that goes on: a file, or a clip of before.
       audio: the sound to be shown: a file, or (samples, samples per second).
       video: the film to be given a sound: a file, or uint8 (F, H, W, 3) at the clip's
         frame rate, or (frames, frames per second).
@@ -136,7 +140,7 @@ class Pipeline:
       settings: as the flags of `generate`: negative_prompt, negative_prompt_video,
         negative_prompt_audio, guidance, scale_video, scale_audio, steps, shift, solver,
         schedule, guidance_interval, guidance_every, cache, skip_block, sequential,
-        frames, height, width, seconds and size.
+        frames, height, width, seconds, size, window and overlap.
 
     Raises:
       UsageError: as of the command line, in the words of its flags.
@@ -148,7 +152,8 @@ class Pipeline:
     for name in settings:
       if name not in SETTINGS:
         raise UsageError(f"no setting {name}; expected one of {', '.join(SETTINGS)}")
-    given = {"image": image, "audio": audio, "video": video}
+    given = {"image": image, "last_image": last_image, "extend": extend}
+    given |= {"audio": audio, "video": video}
     files, scratch = given_files(given, self.about.spec.fps)
     texts = {n: _texts(n, settings.pop(n)) for n in _NEGATIVES if n in settings}
     request = Request(prompts, task, **files, **texts, seed=_listed(seed), **settings)
@@ -202,6 +207,7 @@ class Pipeline:
       plan.spec,
       out,
       plan.own_size,
+      plan.own_length,
       loras,
       self._options["quantize"],
       watch,

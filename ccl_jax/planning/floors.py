@@ -50,7 +50,7 @@ def attention_flops(
   tokens = {"video": geometry.t * geometry.h * geometry.w, "audio": geometry.a}
   found = {}
   for s, c in model.streams:
-    keys = tokens[s] + text_length + CLIP_TOKENS * c.image_tokens
+    keys = tokens[s] + text_length + CLIP_TOKENS * c.images
     found[s] = float(model.depth * FORWARD * 2 * tokens[s] * keys * c.width)
   return found
 

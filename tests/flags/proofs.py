@@ -29,7 +29,7 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_generate_flags.py::test_every_setting_goes_to_its_place": _flags(
     "generate",
     "task seed steps shift solver sequential guidance scale_video scale_audio frames "
-    "height width seconds size negative_prompt negative_prompt_video "
+    "height width seconds size window overlap negative_prompt negative_prompt_video "
     "negative_prompt_audio prompt skip_block schedule guidance_interval "
     "guidance_every",
   ),
@@ -84,6 +84,18 @@ PROOFS: dict[str, list[str]] = {
   ),
   HERE + "test_generate_flags.py::test_what_is_given_is_read_and_kept": _flags(
     "generate", "image audio video"
+  ),
+  HERE + "test_generate_length.py::test_a_last_image": _flags(
+    "generate", "last_image settings"
+  ),
+  HERE + "test_generate_length.py::test_a_film_goes_on": _flags(
+    "generate", "extend overlap frames"
+  ),
+  HERE + "test_generate_length.py::test_a_sound_gives_a_clip_its_length": _flags(
+    "generate", "audio frames"
+  ),
+  HERE + "test_generate_length.py::test_a_size_that_an_image_gives": _flags(
+    "generate", "size image"
   ),
   HERE + "test_generate_flags.py::"
   "test_each_prompt_may_have_a_seed_and_a_file_of_its_own": _flags(
@@ -164,7 +176,8 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_config_sections.py::test_a_key_of_the_objective": _keys(
     "train",
     "objective.sigma objective.shift objective.loss_weights objective.text_dropout "
-    "objective.image_probability objective.shared_sigma objective.detach",
+    "objective.image_probability objective.last_image_probability "
+    "objective.shared_sigma objective.detach",
   ),
   HERE + "test_config_sections.py::test_text_dropout_by_task": _keys(
     "train",
@@ -423,6 +436,9 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_bench_flags.py::test_vocoder": _flags(
     "bench vocoder", "preset seconds chunk rounds"
   ),
+  HERE + "test_bench_flags.py::test_length": _flags(
+    "bench length", "ckpt fold clips steps out"
+  ),
   HERE + "test_bench_flags.py::test_sampling": _flags(
     "bench sampling", "ckpt prompt steps clips rounds"
   ),
@@ -443,6 +459,18 @@ PROOFS: dict[str, list[str]] = {
   ),
   "tests/ablation/test_page.py::test_table": _flags("ablation table", "results out"),
   "tests/ablation/test_page.py::test_plots": _flags("ablation plots", "results out"),
+  "tests/viz/test_viz_command.py::test_attention": _flags(
+    "viz attention", "ckpt prompt film steps at block head seed out"
+  ),
+  "tests/viz/test_viz_command.py::test_losses_of_runs": [
+    *_of("viz loss ", "runs --smooth --out")
+  ],
+  "tests/viz/test_viz_command.py::test_clips_side_by_side": [
+    *_of("viz sheet ", "models --prompts --out")
+  ],
+  "tests/viz/test_viz_command.py::test_a_lag_is_seen": [
+    *_of("viz lag ", "films --out")
+  ],
   # What follows the colon of a config.
   HERE + "test_config_values.py::test_a_training_config": [
     *_of("joint:", "size runlocal data records init image_form variant train"),

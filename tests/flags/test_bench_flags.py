@@ -44,7 +44,7 @@ def test_names_are_the_benchmarks(r, monkeypatch, capsys):
     ("main", ["/x/step.py", "--depth=2", "--nopeer"]),
   ]
   bench.main(["bench", "--help"])
-  names = "compiler, data, eval, kernels, parts, sampling, step, vocoder"
+  names = "compiler, data, eval, kernels, length, parts, sampling, step, vocoder"
   assert f"NAME is one of {names}" in " ".join(capsys.readouterr().out.split())
   with pytest.raises(SystemExit) as e:
     bench.main(["bench", "stepp"])
@@ -296,6 +296,73 @@ def test_sampling_of_one_stream(sampled, capsys):
   sampled.pipeline.model = build_model("tiny", streams=("video",))
   with pytest.raises(SystemExit) as e:
     command("bench sampling").run()
+  assert e.value.code == 2 and "expected a joint model" in capsys.readouterr().err
+
+
+@pytest.fixture
+def long(r, monkeypatch):
+  """The benchmark of lengths, whose pipeline makes clips of a level for each of its
+  seeds, and the tables of its figures.
+  """
+  module = command("bench length").module
+
+  def generate(task, prompt, *, sampling, seed, spec, extend, negative):
+    r.calls["made"].append((prompt, sampling, seed, spec, extend))
+    spec = spec or pipeline.spec
+    video = np.full((1, spec.frames, 16, 16, 3), seed % 256, np.uint8)
+    return {"video": video, "audio": np.zeros((1, spec.samples), np.float32)}
+
+  pipeline = SimpleNamespace(
+    model=build_model("tiny"), takes_channels=0, spec=ClipSpec(33, 16, 16, 25.0),
+    negative="dull", generate=generate,
+  )  # fmt: skip
+  load = lambda ckpt: r.calls["loaded"].append(ckpt) or pipeline
+  monkeypatch.setattr(module.Pipeline, "load", load)
+  figures = lambda clips, frames, fps: r.calls["seams"].append((clips, frames)) or {}
+  monkeypatch.setattr(module, "seams", figures)
+  shown = lambda about, rows: r.calls["shown"].append((about, list(rows)))
+  monkeypatch.setattr(module, "show", shown)
+  written = lambda path, *_: r.calls["written"].append(path.name)
+  monkeypatch.setattr(module, "write_mp4", written)
+  r.pipeline = pipeline
+  return r
+
+
+def test_length(long, tmp_path, capsys):
+  """--ckpt, --fold, --clips, --steps and --out: as long clips by every way, and where
+  their parts meet.
+  """
+  command("bench length").run(
+    "--ckpt=C", "--fold=3", "--clips=2", "--steps=7", f"--out={tmp_path}"
+  )
+  assert long.calls["loaded"] == ["C"]
+  about, rows = long.calls["shown"][-1]
+  assert (about["fold"], about["clips"], about["steps"]) == (3, 2, 7)
+  ways = [row["what"] for row in rows]
+  shared = [8, 16, 24]
+  assert ways == ["cut", "direct", *(f"extended {n}" for n in shared),
+                  *(f"parts {n}" for n in shared)]  # fmt: skip
+  by = {way: clips for way, (clips, _) in zip(ways, long.calls["seams"])}
+  assert all(len(clip.video) == 97 for clips in by.values() for clip in clips)
+  assert {frames for _, frames in long.calls["seams"]} == {33}
+  joins = lambda way: list(by[way][0].joins)
+  assert joins("cut") == joins("direct") == [32, 64]
+  # Each adds 32 frames but for those that it shares, to 97.
+  assert joins("extended 8") == [33, 57, 81]
+  assert joins("extended 24")[:3] == [33, 41, 49]
+  # Latents 0 to 8, 4 to 12, ...: 5 to 8, frames 17 to 32, are shared.
+  assert joins("parts 16") == [25, 41, 57, 73]
+  assert {how.steps for _, how, *_ in long.calls["made"]} == {7}
+  assert {how.window for _, how, *_ in long.calls["made"]} == {None, 0, 33}
+  hues = {seed % 1000: prompt.split()[1] for prompt, _, seed, *_ in long.calls["made"]}
+  assert hues == {0: "red", 1: "yellow"}
+  assert long.calls["written"][:2] == ["cut_0.mp4", "cut_1.mp4"]
+  long.calls["written"].clear()
+  command("bench length").run("--fold=2", "--clips=1")
+  assert long.calls["loaded"][-1] == "quickstart" and not long.calls["written"]
+  long.pipeline.model = build_model("tiny", streams=("video",))
+  with pytest.raises(SystemExit) as e:
+    command("bench length").run()
   assert e.value.code == 2 and "expected a joint model" in capsys.readouterr().err
 
 
