@@ -40,6 +40,7 @@ PARSERS = {  # command lines whose flags are argparse's
   "eval": ("ccl_jax.eval", []),
   "eval make-manifest": ("ccl_jax.eval", ["make-manifest"]),
   "data": ("ccl_jax.data.__main__", []),
+  "app": ("ccl_jax.app", []),
   "ablation": ("ccl_jax.ablation.__main__", []),
   "viz": ("ccl_jax.viz.__main__", []),
 }

@@ -121,6 +121,9 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_generate_flags.py::test_a_manifest_in_parts_and_batches": _flags(
     "generate", "manifest process_index process_count batch"
   ),
+  HERE + "test_app_flags.py::test_what_is_loaded_and_served": _flags(
+    "app", "ckpt codecs step weights lora mesh vae_tile host port"
+  ),
   # Training: flags, then the sections of a config.
   HERE + "test_train_flags.py::"
   "test_the_loop_ends_or_is_stopped_and_the_command_says_so": _flags(
