@@ -185,7 +185,7 @@ def test_what_is_loaded_when(listener, tmp_path):
   told = {k: v for k, v in listener.loaded.items() if k != "mesh"}
   assert told == {
     "ckpt": "here", "codecs": None, "weights": "params", "step": 3, "loras": [],
-    "texts": None, "tile": 64,
+    "texts": None, "tile": 64, "quantize": None,
   }  # fmt: skip
   listener.loaded = None
   pipe = Pipeline("here", mesh=(2, 1, 1, 4))
