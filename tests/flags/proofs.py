@@ -389,7 +389,7 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_data_flags.py::test_prepare": [
     "data prepare dir", "data prepare out",
     *_flags("data prepare", "shots crop loudness speech template captions "
-            "max_offset_ms threads"),
+            "max_offset_ms threads runner"),
   ],
   HERE + "test_data_flags.py::test_what_starts_apart_is_listed_from_max_offset_ms_on":
   _flags("data prepare", "max_offset_ms"),
