@@ -125,7 +125,8 @@ PROOFS: dict[str, list[str]] = {
     "seed steps clip.frames clip.height clip.width clip.fps clip.stride "
     "clip.audio_rate data.source data.root data.options data.cache_gb batch.size "
     "batch.threads codec.fit_clips codec.text_length codec.text_dim mesh slices "
-    "checkpoint.every checkpoint.keep log_every log.trackers profile",
+    "checkpoint.every checkpoint.minutes checkpoint.keep log_every log.trackers "
+    "profile",
   ),
   HERE + "test_train_flags.py::test_codecs_that_are_named_or_belong_to_the_start": (
     _keys("train", "codec.path")
@@ -258,7 +259,8 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_train_audio_flags.py::test_sections_reach_their_functions": _keys(
     "train_audio",
     "seed steps window batch.size batch.threads data.root data.cache_gb mesh "
-    "checkpoint.every checkpoint.keep log_every log.trackers profile",
+    "checkpoint.every checkpoint.minutes checkpoint.keep log_every log.trackers "
+    "profile",
   ),
   HERE + "test_train_audio_flags.py::test_what_is_scored": _keys(
     "train_audio", "score.windows score.samples"
