@@ -14,7 +14,18 @@ import sys
 from ccl_jax import cli
 
 # Modules of ccl_jax.benchmarks.
-NAMES = ("compiler", "data", "eval", "kernels", "parts", "sampling", "step", "vocoder")
+NAMES = (
+  "compiler",
+  "data",
+  "eval",
+  "kernels",
+  "parts",
+  "prepare",
+  "sampling",
+  "scale",
+  "step",
+  "vocoder",
+)
 
 
 def main(argv: list[str]) -> None:

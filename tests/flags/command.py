@@ -30,7 +30,9 @@ MODULES = {  # commands whose flags are absl's
   "bench data": "ccl_jax.benchmarks.data",
   "bench eval": "ccl_jax.benchmarks.eval",
   "bench kernels": "ccl_jax.benchmarks.kernels",
+  "bench prepare": "ccl_jax.benchmarks.prepare",
   "bench sampling": "ccl_jax.benchmarks.sampling",
+  "bench scale": "ccl_jax.benchmarks.scale",
   "bench step": "ccl_jax.benchmarks.step",
   "bench vocoder": "ccl_jax.benchmarks.vocoder",
 }

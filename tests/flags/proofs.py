@@ -403,6 +403,10 @@ PROOFS: dict[str, list[str]] = {
   ],
   # Benchmarks.
   HERE + "test_bench_flags.py::test_compiler": _flags("bench compiler", "chips"),
+  HERE + "test_bench_flags.py::test_prepare": _flags("bench prepare", "seconds rounds"),
+  HERE + "test_bench_flags.py::test_scale": _flags(
+    "bench scale", "clips chips rates cores memory seeds"
+  ),
   HERE + "test_bench_flags.py::test_kernels": _flags("bench kernels", "chips blocks"),
   HERE + "test_bench_flags.py::test_data": _flags(
     "bench data", "records batch threads folder"
