@@ -31,7 +31,9 @@ MODULES = {  # commands whose flags are absl's
   "bench eval": "ccl_jax.benchmarks.eval",
   "bench kernels": "ccl_jax.benchmarks.kernels",
   "bench length": "ccl_jax.benchmarks.length",
+  "bench prepare": "ccl_jax.benchmarks.prepare",
   "bench sampling": "ccl_jax.benchmarks.sampling",
+  "bench scale": "ccl_jax.benchmarks.scale",
   "bench step": "ccl_jax.benchmarks.step",
   "bench vocoder": "ccl_jax.benchmarks.vocoder",
 }
