@@ -6,9 +6,9 @@
 Prints for each size hours, terabytes, what the hosts must read, how often to save, what
 preemptions cost, and what breaks first (`planning.scale`). Bytes of a clip in a plan,
 of a shard in an index and of a row in memory are counted here; the other rates are
-those of docs/results.md and may be given. Then a run is simulated: the loop's own rule of saving
-(`training.saves`) and the loader's own state, under a clock and preemptions that are
-made up, beside what Young and Daly say.
+those of docs/results.md and may be given. Then a run is simulated: the loop's own rule
+of saving (`training.saves`) and the loader's own state, under a clock and preemptions
+that are made up, beside what Young and Daly say.
 """
 
 import json

@@ -161,7 +161,7 @@ REFUSED = [
   ({"task": "a2v", "audio": WAVE}, "--audio: got float32"),
   ({"task": "a2v", "audio": (WAVE, "fast")}, "--audio: got 'fast' samples per second"),
   ({"task": "a2v", "audio": (WAVE + np.inf, 16000)}, "no finite numbers"),
-  ({"task": "a2v", "audio": (WAVE[:100], 16000)}, "less than a frame: give longer sound"),
+  ({"task": "a2v", "audio": (WAVE[:100], 16000)}, "less than a frame"),
 ]  # fmt: skip
 
 
