@@ -14,6 +14,7 @@ that are made up, beside what Young and Daly say.
 import json
 import tracemalloc
 
+import grain
 import numpy as np
 from absl import flags
 
@@ -118,7 +119,9 @@ def simulate(
     seed: of these.
   """
   rng, clock, done, batch = np.random.default_rng(seed), Clock(), 0, 16
-  data = BatchIterator(None, 10**9, batch, (0,), 0, lambda texts: (texts, texts))
+  # Its state alone moves: nothing is read.
+  order = grain.MapDataset.range(batch)
+  data = BatchIterator(order, 10**9, batch, (0,), 0, lambda texts: (texts, texts))
   kept, pending = data.get_state(), None  # the newest whole save, and one on its way
   fails = rng.exponential(mean)
   while True:
