@@ -15,7 +15,7 @@ import sys
 import ccl_jax
 
 COMMANDS = ("generate", "app", "train", "report", "encode", "data", "convert", "eval",
-            "plan", "train_audio", "bench", "ablation")  # fmt: skip
+            "plan", "train_audio", "bench", "ablation", "viz")  # fmt: skip
 
 
 def _about(name: str) -> str:

@@ -356,7 +356,7 @@ def warnings_shown() -> Iterator[None]:
 def _quiet() -> None:
   """Warnings of the libraries are for developers; python -W shows them."""
   logging.set_verbosity(logging.ERROR)
-  for name in ("jax", "orbax", "etils", "gcsfs"):
+  for name in ("jax", "orbax", "etils"):
     standard_logging.getLogger(name).setLevel(standard_logging.ERROR)
   if not sys.warnoptions:
     warnings.simplefilter("ignore")

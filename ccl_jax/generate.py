@@ -8,6 +8,12 @@
       --prompt 'a red face in the middle says "ba do"' --out out
   python -m ccl_jax.generate --ckpt weights/wan-i2v --task i2v --image first.png \\
       --prompt 'a cat yawns' --size 832x480 --seconds 3 --out out
+  python -m ccl_jax.generate --ckpt weights/wan-flf2v --task i2v --image first.png \\
+      --last_image last.png --prompt 'a cat jumps' --size auto --out out
+  python -m ccl_jax.generate --ckpt runs/quickstart --extend out/joint_0_0.mp4 \\
+      --prompt 'a red face on the left says "ba do ba"' --out out
+  python -m ccl_jax.generate --ckpt runs/quickstart --seconds 10 \\
+      --prompt 'a red face on the left says "ba do ba"' --out out
   python -m ccl_jax.generate --ckpt runs/quickstart --task joint \\
       --manifest prompts.txt --out out
 
@@ -20,14 +26,17 @@
   a2v     video            text, --audio
   v2a     sound            text, --video
 
---image is welcome in all that makes a video; an input or a flag that a task does not
-use is an error. CKPT is a training run, a checkpoint that this package ships, by its
-name, or a folder that
-'convert wan', 'convert wan-dit' or 'convert join' wrote; those start from Wan2.1's
-settings: 81 frames of 480 x 832 at 16 fps, its shift and, without sound, its scale; or,
-of Wan2.2-TI2V-5B, 121 frames of 704 x 1280 at 24 fps. Releases that start from --image
-take its aspect ratio, in as many pixels, where no flag gives a size. The video
-of these, and of runs that started from them, has its negative prompt by default.
+--image is welcome in all that makes a video, and so is --last_image, with models that
+were trained with one (config.objective.last_image_probability) and with Wan2.1-FLF2V;
+an input or a flag that a task does not use is an error. CKPT is a training run, a
+checkpoint that this package ships, by its name, or a folder that 'convert wan',
+'convert wan-dit' or 'convert join' wrote; those start from Wan2.1's settings: 81 frames
+of 480 x 832 at 16 fps, its shift and, without sound, its scale; or, of Wan2.1-FLF2V,
+81 frames of 720 x 1280, and of Wan2.2-TI2V-5B, 121 frames of 704 x 1280 at 24 fps.
+Releases that start from --image take its aspect ratio, in as many pixels, where no flag
+gives a size; with --size auto clips of all models do. --audio gives a clip its length,
+where no flag does. The video of these, and of runs that started from them, has its
+negative prompt by default.
 
 Guidance and scales that no flag gives are those of the run's report, if it made one.
 
@@ -37,8 +46,8 @@ TASK_SEED_NUMBER, or where OUT has such a clip of other settings TASK_SEED_NUMBE
 so on: no clip takes the place of another. --settings NAME.json makes the same clip
 again; flags beside it override what it says.
 
---prompt may be given several times, and --seed, --image, --audio, --video and negative
-prompts once, or once for each prompt.
+--prompt may be given several times, and --seed, files and negative prompts once, or
+once for each prompt.
 
 --guidance (diffusion/guidance.py has the equations; scales in this order):
   none
@@ -56,6 +65,13 @@ text 4 for the video and 3 for the sound, its negative prompts, block 11 skipped
 evaluation with these. Its prompts have speech in <S>..<E> or in quotation marks, and
 describe the sound in <AUDCAP>..<ENDAUDCAP> or in a last sentence "Audio: ..": they are
 turned into what the weights know. It serves all tasks but a2v and v2a.
+
+Longer clips (docs/length.md): one of more than twice as many frames as those of
+training is made in parts as long as those, which overlap and are sampled at once;
+--window and --overlap say how long they are and how much they share, --window 0 makes
+it in one. --extend FILE goes on with a film, and its sound, of the clip's size: it is
+written with what is new after it, which --frames or --seconds count from its last
+frame on.
 
 Fewer evaluations (docs/speed.md): --schedule samples a step-distilled file in its own
 few steps, without guidance; --guidance_interval 0.2,0.9 has no guidance elsewhere,
@@ -76,12 +92,16 @@ leave out steps that change little.
 in the names of ComfyUI, diffusers, kohya, musubi, LightX2V, PEFT, LyCORIS or our own
 (docs/lora.md). One that was made for another model is refused.
 
---manifest makes <id>.mp4 of every line (prompt, seed, image, audio, video, negative
-prompts; data/manifest.py), leaving those that are there: a run that was stopped goes
-on. A manifest that ends in .txt has a prompt a line and nothing else: its clips are
-TASK_SEED_LINE, with the seed of --seed. Several processes share a set by
+--manifest makes <id>.mp4 of every line (prompt, seed, image, last_image, extend, audio,
+video, negative prompts; data/manifest.py), leaving those that are there: a run that was
+stopped goes on. A manifest that ends in .txt has a prompt a line and nothing else: its
+clips are TASK_SEED_LINE, with the seed of --seed. Several processes share a set by
 --process_index and --process_count; --batch lines are made at a time, each from its
 own seed.
+
+--best_of 4 --score talking makes four clips of each prompt, from SEED on, scores them
+as 'eval' does, and names the best; best_TASK_SEED_NUMBER.json has the scores. Networks
+of sync, desync and ib are found by --score_weights.
 
 All texts of a command are encoded first, and the text encoder is dropped before the
 model is read. Long or large videos for which a device has no room are decoded by tiles;
@@ -142,6 +162,10 @@ COUNT = flags.DEFINE_integer("process_count", 1, "In how many parts it is made."
 BATCH = flags.DEFINE_integer("batch", 1, "Lines of the manifest made at a time.")
 FILES = {
   "image": flags.DEFINE_multi_string("image", None, "First frame."),
+  "last_image": flags.DEFINE_multi_string("last_image", None, "Last frame."),
+  "extend": flags.DEFINE_multi_string(
+    "extend", None, "Film, or sound, that is to go on: the clip is put after it."
+  ),
   "audio": flags.DEFINE_multi_string(
     "audio", None, "Sound to be shown: any audio or film file."
   ),
@@ -165,7 +189,10 @@ SECONDS = flags.DEFINE_float(
   "seconds", None, "Length in place of --frames: the nearest one that a clip can have."
 )
 SIZE = flags.DEFINE_string(
-  "size", None, "WxH in pixels, as 832x480, in place of --width and --height."
+  "size",
+  None,
+  "WxH in pixels, as 832x480, in place of --width and --height; or auto: "
+  "the aspect ratio of the image, in as many pixels as in training.",
 )
 GUIDANCE = flags.DEFINE_string(
   "guidance", None, "A form of the list above; if not given that of the run's report "
@@ -201,10 +228,21 @@ CACHE = flags.DEFINE_string(
 CALIBRATE = flags.DEFINE_string(
   "calibrate", None, "File for what a clip of all steps measures, for --cache."
 )
+WINDOW = flags.DEFINE_integer(
+  "window", None, "Frames, 4k + 1, of the parts that a long clip is made in; 0: it is "
+  "made in one. If not given, those of training, of clips over twice as long."
+)  # fmt: skip
+OVERLAP = flags.DEFINE_integer(
+  "overlap", None, "Frames, 4k, that parts share, or a clip with the film that it "
+  "extends; about half of those of training if not given."
+)  # fmt: skip
 VAE_TILE = flags.DEFINE_string(
   "vae_tile", "auto", "Side of the tiles that the video is decoded by, in pixels, as "
   "256; they overlap by a quarter. off: by none; auto: only where memory asks for it."
 )  # fmt: skip
+QUANTIZE = flags.DEFINE_string(
+  "quantize", None, "int8 or fp8: matrices of the blocks in 8 bits (docs/speed.md)."
+)
 SEQUENTIAL = flags.DEFINE_bool(
   "sequential", False, "Evaluations of a step one after the other: half the memory."
 )
@@ -212,6 +250,16 @@ SKIP_BLOCK = flags.DEFINE_integer(
   "skip_block", None, "Block, from 0, that evaluations with the negative prompt leave "
   "out, of both streams; -1 for none. If not given that of the release, as Ovi's 11."
 )  # fmt: skip
+BEST_OF = flags.DEFINE_integer(
+  "best_of", None, "As many clips of each prompt, of which --score names the best."
+)
+SCORE = flags.DEFINE_string(
+  "score", None, "What clips of --best_of are compared by: talking (scenes of the "
+  "quickstart), film (motion against loudness), av_align, sync, desync or ib."
+)  # fmt: skip
+SCORE_WEIGHTS = flags.DEFINE_multi_string(
+  "score_weights", None, "Where the score's networks are, as of eval --weights."
+)
 SEED = flags.DEFINE_multi_integer("seed", [0], "Seed of the noise, below 2^64.")
 OUT = flags.DEFINE_string("out", None, "Folder for the results.")
 BUCKETS = (
@@ -280,6 +328,8 @@ def request():
     guidance_every=EVERY.value,
     cache=CACHE.value,
     skip_block=SKIP_BLOCK.value,
+    window=WINDOW.value,
+    overlap=OVERLAP.value,
     sequential=SEQUENTIAL.value,
     manifest=MANIFEST.value is not None,
   )
@@ -295,14 +345,22 @@ def check_flags(asked) -> None:
     UsageError: flags that do not go together, or values out of range.
   """
   from ccl_jax.generation.api import check_options
+  from ccl_jax.generation.best import check_best
 
   if CKPT.value is None:
     raise UsageError("--ckpt is missing: expected a training run or converted weights")
   if (PROMPT.value is None) == (MANIFEST.value is None):
     raise UsageError("expected --prompt or --manifest, and one of them only")
-  check_options(LORA.value or (), VAE_TILE.value)
+  check_options(LORA.value or (), VAE_TILE.value, QUANTIZE.value)
+  check_best(
+    BEST_OF.value,
+    SCORE.value,
+    SCORE_WEIGHTS.value,
+    asked,
+    settings=SETTINGS.value is not None,
+  )
   if CALIBRATE.value is not None:
-    for flag in (SCHEDULE, INTERVAL, EVERY, CACHE, MANIFEST):
+    for flag in (SCHEDULE, INTERVAL, EVERY, CACHE, MANIFEST, BEST_OF):
       if flag.value is not None:
         raise UsageError(
           f"--calibrate with --{flag.name}: it measures a clip of all steps; leave one "
@@ -357,6 +415,7 @@ def open_maker(asked, given: Collection[str], watch=None):
     lora=LORA.value or (),
     mesh=cli.mesh_sizes(MESH.value),
     vae_tile=VAE_TILE.value,
+    quantize=QUANTIZE.value,
   )
   clips = BATCH.value if MANIFEST.value is not None else len(PROMPT.value)
   return pipeline.maker(
@@ -430,6 +489,19 @@ def make_prompts(maker, asked, settings) -> None:
     print(path)
 
 
+def make_best_of(maker, asked) -> None:
+  """Makes the clips of --best_of, and prints them with their scores."""
+  from ccl_jax.generation.best import judge_of, made_and_scored
+
+  judge = judge_of(SCORE.value, SCORE_WEIGHTS.value or ())
+  found = made_and_scored(maker, asked, judge, BEST_OF.value)
+  progress.end()
+  for scored in found:
+    print(*scored.lines(), sep="\n")
+  for scored in found:
+    scored.require_best()
+
+
 def main():
   """Makes the clips that the flags ask for."""
   from ccl_jax.generation.step_cache import Recorder
@@ -455,6 +527,8 @@ def main():
   maker = open_maker(asked, given, recorder)
   if MANIFEST.value is not None:
     make_manifest(maker)
+  elif BEST_OF.value is not None:
+    make_best_of(maker, asked)
   else:
     make_prompts(maker, asked, settings)
   if recorder is not None and not jax.process_index():

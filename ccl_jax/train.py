@@ -352,6 +352,7 @@ def _train(config, workdir: Place, stack: contextlib.ExitStack) -> bool:
       checkpointer=checkpointer,
       metadata=metadata,
       save_every=config.checkpoint.every,
+      save_minutes=config.checkpoint.minutes,
       evaluate=evaluation and evaluate_on(run, base, evaluation),
       evaluate_every=config.evaluate.every,
       log=log,

@@ -21,6 +21,7 @@ from ccl_jax.generation.decoding import AUTO, OFF, size_of
 from ccl_jax.generation.given import given_files, without_names
 from ccl_jax.generation.meshes import mesh_for
 from ccl_jax.generation.previews import Listener, heard_by
+from ccl_jax.generation.quantized import check_kind
 from ccl_jax.generation.request import Request
 from ccl_jax.generation.sampling import most_together
 from ccl_jax.generation.windows import Watch
@@ -49,6 +50,7 @@ class Pipeline:
     mesh: a mesh of JAX, or the sizes of its axes data, fsdp, context, tensor; None: all
       devices, as they suit the model and the first clip.
     vae_tile: pixels of the tiles that videos are decoded by, "off", or "auto".
+    quantize: "int8" or "fp8": the blocks' matrices in half of bfloat16's memory.
 
   Raises:
     UsageError: it is no checkpoint, or cannot be loaded like this.
@@ -64,12 +66,13 @@ class Pipeline:
     lora: Any = (),
     mesh: Mesh | Sequence[int] | None = None,
     vae_tile: str | int = AUTO,
+    quantize: str | None = None,
   ):
     """Reads what the checkpoint says of itself; parameters are read for the first clip,
     after its texts are encoded, and the text encoder does not stay in memory.
     """
     loras = _texts("lora", lora) or []
-    check_options(loras, vae_tile)
+    check_options(loras, vae_tile, quantize)
     if weights not in (None, "ema", "params"):
       raise UsageError(f"--weights: got {weights!r}; expected ema or params")
     self.about = pipeline.describe(ckpt, step)
@@ -80,7 +83,7 @@ class Pipeline:
       )
     self._ckpt = ckpt
     self._options = {"codecs": codecs, "weights": weights or "ema", "step": step}
-    self._options["tile"] = vae_tile
+    self._options |= {"tile": vae_tile, "quantize": quantize}
     self._loras = [absolute(text) for text in loras]
     self._mesh = mesh
     self._stays = False  # whether the text encoder does
@@ -110,6 +113,8 @@ class Pipeline:
     *,
     task: Any = "joint",
     image: Any = None,
+    last_image: Any = None,
+    extend: Any = None,
     audio: Any = None,
     video: Any = None,
     lora: Any = None,
@@ -124,6 +129,8 @@ class Pipeline:
       task: joint, ti2av, t2v, i2v, t2a, a2v or v2a, as of `generate --help`.
       image: the first frame: a file, uint8 (H, W, 3) or a picture of Pillow; a list of
         these is one for each prompt.
+      last_image: the last frame, likewise.
+      extend: the film that goes on: a file, or a clip of before.
       audio: the sound to be shown: a file, or (samples, samples per second).
       video: the film to be given a sound: a file, or uint8 (F, H, W, 3) at the clip's
         frame rate, or (frames, frames per second).
@@ -134,7 +141,7 @@ class Pipeline:
       settings: as the flags of `generate`: negative_prompt, negative_prompt_video,
         negative_prompt_audio, guidance, scale_video, scale_audio, steps, shift, solver,
         schedule, guidance_interval, guidance_every, cache, skip_block, sequential,
-        frames, height, width, seconds and size.
+        frames, height, width, seconds, size, window and overlap.
 
     Raises:
       UsageError: as of the command line, in the words of its flags.
@@ -146,7 +153,8 @@ class Pipeline:
     for name in settings:
       if name not in SETTINGS:
         raise UsageError(f"no setting {name}; expected one of {', '.join(SETTINGS)}")
-    given = {"image": image, "audio": audio, "video": video}
+    given = {"image": image, "last_image": last_image, "extend": extend}
+    given |= {"audio": audio, "video": video}
     files, scratch = given_files(given, self.about.spec.fps)
     texts = {n: _texts(n, settings.pop(n)) for n in _NEGATIVES if n in settings}
     request = Request(prompts, task, **files, **texts, seed=_listed(seed), **settings)
@@ -224,7 +232,9 @@ class Pipeline:
       plan.spec,
       out,
       plan.own_size,
+      plan.own_length,
       loras,
+      self._options["quantize"],
       watch,
       preview,
     )
@@ -246,8 +256,11 @@ class Pipeline:
     return self._loaded
 
 
-def check_options(loras: Sequence[str], vae_tile: str | int) -> None:
-  """Checks what needs no model: how LoRAs and tiles are named, and whether files exist.
+def check_options(
+  loras: Sequence[str], vae_tile: str | int, quantize: str | None = None
+) -> None:
+  """Checks what needs no model: how LoRAs, tiles and quantization are named, and
+  whether files exist.
 
   Raises:
     UsageError: one is not as it should be.
@@ -256,6 +269,7 @@ def check_options(loras: Sequence[str], vae_tile: str | int) -> None:
     absolute(text)
   if vae_tile not in (AUTO, OFF):
     size_of(vae_tile)
+  check_kind(quantize)
 
 
 def _listed(value: Any) -> list[Any]:

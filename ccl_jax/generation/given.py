@@ -4,6 +4,7 @@ So arrays are fitted to a clip, cut and joined as files are.
 """
 
 import dataclasses
+import functools
 import numbers
 import os
 import pathlib
@@ -21,6 +22,8 @@ from ccl_jax.viz.media import write_lossless, write_png, write_samples
 
 _EXPECTED = {
   "image": "a file, uint8 (H, W, 3) or a picture of Pillow",
+  "last_image": "a file, uint8 (H, W, 3) or a picture of Pillow",
+  "extend": "a file, or a clip that was made",
   "audio": "a file, or (samples, samples per second)",
   "video": "a file, uint8 (F, H, W, 3), or (frames, frames per second)",
 }
@@ -52,14 +55,14 @@ def given_files(
   return files, scratch
 
 
-def _image(x: Any, path: pathlib.Path, _) -> pathlib.Path:
+def _image(x: Any, path: pathlib.Path, _, name: str = "image") -> pathlib.Path:
   from PIL import Image
 
   path = path.parent / f"{path.name}.png"
   if isinstance(x, Image.Image):
     x.save(path, format="png")
     return path
-  x = _pixels("image", x, 3)
+  x = _pixels(name, x, 3)
   write_png(path, x)
   return path
 
@@ -89,7 +92,19 @@ def _audio(x: Any, path: pathlib.Path, _) -> pathlib.Path:
   return path
 
 
-_WRITERS = {"image": _image, "audio": _audio, "video": _video}
+def _clip(x: Any, path: pathlib.Path, _) -> pathlib.Path:
+  if not isinstance(x, Clip):
+    raise _wrong("extend", x)
+  return pathlib.Path(x.save(path.parent / f"{path.name}{x.suffix}"))
+
+
+_WRITERS = {
+  "image": _image,
+  "last_image": functools.partial(_image, name="last_image"),
+  "extend": _clip,
+  "audio": _audio,
+  "video": _video,
+}
 
 
 def _pixels(name: str, x: Any, axes: int) -> np.ndarray:

@@ -215,8 +215,9 @@ def generate(config, pipeline, task, clips) -> list[dict]:
   """The task's clips for the captions, sounds or pictures of `clips`."""
   kind = GENERATIONS[task]
   stack = lambda key: np.stack([c[key] for c in clips])
+  frames = {"image": 0, "last_image": -1}
   inputs = {
-    name: stack("video")[:, 0] if name == "image" else stack(name)
+    name: stack("video")[:, frames[name]] if name in frames else stack(name)
     for name in kind.needs(pipeline.takes_channels)
   }
   r = config.report

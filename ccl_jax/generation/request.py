@@ -17,7 +17,7 @@ from ccl_jax.errors import UsageError, finite_numbers
 from ccl_jax.generation.defaults import check_idle, default_form
 from ccl_jax.generation.description import Description
 from ccl_jax.generation.sampling import Sampling, variant_of
-from ccl_jax.generation.sizes import resized
+from ccl_jax.generation.sizes import AUTO, resized
 from ccl_jax.generation.step_cache import absolute_cache, check_cache
 from ccl_jax.remote.paths import Place
 from ccl_jax.seeds import whole_seed
@@ -34,16 +34,17 @@ class Request:
   Attributes:
     prompt: of every clip; None: those of a manifest.
     task: a name of `tasks.GENERATIONS`.
-    image, audio, video: files, one of all clips or one for each.
+    image, last_image, extend, audio, video: files, one of all clips or one for each.
     negative_prompt, negative_prompt_video, negative_prompt_audio: of both streams or of
       one, one text of all clips or one for each.
     seed: one of all clips, or one for each.
     frames, height, width: sizes of the clips.
-    seconds, size: in place of `frames`, and of `width` and `height` as WxH.
+    seconds, size: in place of `frames`, and of `width` and `height` as WxH, or "auto":
+      as an image has it.
     guidance: a form of `diffusion.guidance.GUIDANCE`.
     scale_video, scale_audio: its scales, in the form's order, or one for all.
     steps, shift, solver, schedule, guidance_interval, guidance_every, cache,
-      skip_block: see `sampling.Sampling`.
+      skip_block, window, overlap: see `sampling.Sampling`.
     sequential: evaluations of a step run one after the other.
     manifest: lines of a manifest are made, and checked one by one.
   """
@@ -51,6 +52,8 @@ class Request:
   prompt: Sequence[str] | None = None
   task: Any = "joint"
   image: Sequence[Place] | None = None
+  last_image: Sequence[Place] | None = None
+  extend: Sequence[Place] | None = None
   audio: Sequence[Place] | None = None
   video: Sequence[Place] | None = None
   negative_prompt: Sequence[str] | None = None
@@ -73,6 +76,8 @@ class Request:
   guidance_every: Any = None
   cache: Any = None
   skip_block: Any = None
+  window: Any = None
+  overlap: Any = None
   sequential: bool = False
   manifest: bool = False
 
@@ -94,7 +99,8 @@ class Request:
     """
     if any(not p.strip() for p in self.prompt or ()):
       raise UsageError("--prompt is empty; expected a description, e.g. 'a red face'")
-    for name in (*_SIZES, "steps", "guidance_every", "skip_block"):
+    names = "steps", "guidance_every", "skip_block", "window", "overlap"
+    for name in (*_SIZES, *names):
       value = getattr(self, name)
       whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
       if not (value is None or whole):
@@ -120,6 +126,11 @@ class Request:
       check_inputs(self.task, needed)
       return
     check_inputs(self.task, self.files)
+    if self.size == AUTO and not self.files.keys() & {"image", "last_image"}:
+      raise UsageError(
+        f"--size {AUTO} takes the aspect ratio of --image or --last_image: give one, "
+        "or a size, as 832x480"
+      )
     given = self.files | self.negatives | {"seed": self.seed}
     for name, values in given.items():
       if len(values) not in (1, len(self.prompt)):
@@ -168,6 +179,8 @@ class Request:
       and tuple(finite_numbers("guidance_interval", self.guidance_interval)),
       guidance_every=self.guidance_every,
       cache=self.cache and absolute_cache(self.cache),
+      window=self.window,
+      overlap=self.overlap,
     )
     own = {s: getattr(self, f"negative_prompt_{s}") for s in STREAMS}
     negative = {s: texts or self.negative_prompt for s, texts in own.items()}
@@ -175,8 +188,11 @@ class Request:
     if sampling.cache is not None:
       check_cache(sampling.cache, self.task, sampling.guidance)
     # A size that is asked for is kept.
-    own_size = self.height is self.width is self.size is None
-    return Plan(self.task, kind, form, sampling, negative, spec, own_size)
+    own_size = self.height is self.width is self.size is None or (
+      self.size == AUTO and AUTO
+    )
+    own_length = self.frames is self.seconds is None
+    return Plan(self.task, kind, form, sampling, negative, spec, own_size, own_length)
 
   def _given(self) -> list[str]:
     """Names of the fields that are not as they are by themselves."""
@@ -193,7 +209,7 @@ class Plan(NamedTuple):
     sampling: complete.
     negative: by stream, one text of all clips or one for each; None: the model's own.
     spec: sizes of a clip.
-    own_size: see `clips.Maker`.
+    own_size, own_length: see `clips.Maker`.
   """
 
   task: str
@@ -202,7 +218,8 @@ class Plan(NamedTuple):
   sampling: Sampling
   negative: Mapping[str, Sequence[str] | None]
   spec: ClipSpec
-  own_size: bool
+  own_size: bool | str
+  own_length: bool
 
 
 def parse_scales(

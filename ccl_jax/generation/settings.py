@@ -34,7 +34,7 @@ _NEEDED = {"task", "prompt", "seed", "scales", "batched", "fingerprints"}
 # What makes a clip: other flags, such as who is to be connected to, are nobody else's.
 _SETTINGS = {
   *("task", "prompt", "seed", "negative_prompt", "sequential", *INPUTS),
-  *("ckpt", "step", "weights", "codecs", "lora", "vae_tile"),
+  *("ckpt", "step", "weights", "codecs", "lora", "vae_tile", "quantize"),
   *(f"{name}_{s}" for name in ("negative_prompt", "scale") for s in STREAMS),
   *(f.name for kind in (Sampling, ClipSpec) for f in dataclasses.fields(kind)),
 }

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from ccl_jax.diffusion.samplers import table_of
+from ccl_jax.generation.lengths import Join
 from ccl_jax.generation.sampling import Sampling, Steps, finished
 from ccl_jax.generation.shortcuts import Kind, keeps_of, runs_of
 from ccl_jax.models.cca import Geometry
@@ -59,6 +60,7 @@ def sample_windows(
   *,
   reuse_keys: bool = True,
   clip: Geometry | None = None,
+  join: Join | None = None,
   progress: Callable[[int], None] | None = None,
   watch: Watch | None = None,
   seen: Seen | None = None,
@@ -68,6 +70,7 @@ def sample_windows(
 
   Args:
     programs: what was jitted so far; it gets what is jitted now.
+    join: of parts of clips, which `noise` and `conditions` are then of.
     progress: called with the index of each step, when its window is done.
     watch: called after every step with its index and the memory that it handed on, what
       blocks have added among it.
@@ -78,7 +81,7 @@ def sample_windows(
   Raises:
     UsageError: see `sample_latents`.
   """
-  how = Steps(model, task, sampling, reuse_keys, clip)
+  how = Steps(model, task, sampling, reuse_keys, clip, join)
   keeps, windows = keeps_of(how.kinds), windows_of(how.kinds)
   if watch is not None:
     keeps = keeps._replace(blocks=True)
@@ -87,10 +90,12 @@ def sample_windows(
   # Scales and schedules are arguments, and no part of the program.
   plain = dataclasses.replace(
     sampling, scales={}, steps=1, shift=1.0, schedule=None, guidance_interval=None,
-    guidance_every=None, cache=None,
+    guidance_every=None, cache=None, window=None, overlap=None,
   )  # fmt: skip
-  fixed = functools.partial(Steps, model, task, reuse_keys=reuse_keys, clip=clip)
-  settings = task, json.dumps(dataclasses.asdict(plain)), reuse_keys, clip
+  fixed = functools.partial(
+    Steps, model, task, reuse_keys=reuse_keys, clip=clip, join=join
+  )
+  settings = task, json.dumps(dataclasses.asdict(plain)), reuse_keys, clip, join
   options = compiler_options(jax.sharding.get_mesh())
 
   def jitted(*key, make):

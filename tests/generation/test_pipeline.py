@@ -69,13 +69,13 @@ def test_seeds_of_a_clip(pipeline):
 
 # By task: what it cannot do without, what is welcome, and what it has no use for.
 TAKES = {
-  "joint": ("", "image", "audio video"),
-  "ti2av": ("image", "", "audio video"),
-  "t2v": ("", "image", "audio video"),
-  "i2v": ("image", "", "audio video"),
-  "t2a": ("", "", "image audio video"),
-  "a2v": ("audio", "image", "video"),
-  "v2a": ("video", "", "image audio"),
+  "joint": ("", "image last_image extend", "audio video"),
+  "ti2av": ("image", "last_image", "extend audio video"),
+  "t2v": ("", "image last_image extend", "audio video"),
+  "i2v": ("image", "last_image", "extend audio video"),
+  "t2a": ("", "extend", "image last_image audio video"),
+  "a2v": ("audio", "image last_image", "extend video"),
+  "v2a": ("video", "", "image last_image extend audio"),
 }
 
 
@@ -83,11 +83,15 @@ TAKES = {
 def test_one_place_says_what_a_task_takes(pipeline, task):
   needed, welcome, useless = (names.split() for names in TAKES[task])
   assert sorted([*needed, *welcome, *useless]) == sorted(INPUTS)
-  given = dict.fromkeys(INPUTS, np.zeros(1))
+  given = dict.fromkeys(INPUTS, np.zeros(1)) | {"extend": {}}
   make = lambda names: pipeline.generate(
     task, ["a"], sampling=FAST, **{name: given[name] for name in names}
   )
-  assert check_inputs(task, [*needed, *welcome]) is GENERATIONS[task]
+  images = [name for name in welcome if name != "extend"]
+  assert check_inputs(task, [*needed, *images]) is GENERATIONS[task]
+  for name in images if "extend" in welcome else ():
+    with pytest.raises(UsageError, match=f"{name} and extend: what goes on"):
+      check_inputs(task, [name, "extend"])
   for name in needed:
     with pytest.raises(UsageError, match=f"task {task} needs {name}"):
       make([])
@@ -107,6 +111,9 @@ def test_a_model_of_image_to_video_makes_no_video_without_an_image(task):
   with pytest.raises(UsageError, match="needs image"):
     check_inputs(task, [n for n in needed if n != "image"], channels=True)
   assert check_inputs(task, {*needed, "image"}, channels=True)
+  with pytest.raises(UsageError, match="needs last_image.*a first and a last frame"):
+    check_inputs(task, {*needed, "image"}, channels=2)
+  assert check_inputs(task, {*needed, "image", "last_image"}, channels=2)
 
 
 def test_a_caller_hears_what_the_command_says(pipeline):

@@ -102,7 +102,7 @@ def read_rows(
   by_file, unmatched = {}, []
   for path in _tables(root, table):
     for where, fields in read_table(path, KEYS):
-      key, caption = _parse(fields, where)
+      key, caption = parse_row(fields, where)
       name = names.get(key)
       if name is None:
         unmatched.append(key)
@@ -213,7 +213,12 @@ def _read_csv(
     raise UsageError(f"{path} line {lines.line_num} is not CSV ({e})") from e
 
 
-def _parse(row: dict[str, Any], where: str) -> tuple[str, Caption]:
+def parse_row(row: dict[str, Any], where: str) -> tuple[str, Caption]:
+  """(the file, its caption) of the fields of a row.
+
+  Raises:
+    UsageError: a field is of a wrong type or out of range.
+  """
   key, text = _first_of(row, KEYS), _first_of(row, TEXTS)
   audio = row.get("audio")
   if not all(isinstance(value, str) for value in (key, text or "", audio or "")):
