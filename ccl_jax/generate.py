@@ -12,7 +12,7 @@
       --last_image last.png --prompt 'a cat jumps' --size auto --out out
   python -m ccl_jax.generate --ckpt runs/quickstart --extend out/joint_0_0.mp4 \\
       --prompt 'a red face on the left says "ba do ba"' --out out
-  python -m ccl_jax.generate --ckpt runs/quickstart --seconds 10 \\
+  python -m ccl_jax.generate --ckpt runs/quickstart --seconds 10 --window 33 \\
       --prompt 'a red face on the left says "ba do ba"' --out out
   python -m ccl_jax.generate --ckpt runs/quickstart --task joint \\
       --manifest prompts.txt --out out
@@ -66,10 +66,9 @@ evaluation with these. Its prompts have speech in <S>..<E> or in quotation marks
 describe the sound in <AUDCAP>..<ENDAUDCAP> or in a last sentence "Audio: ..": they are
 turned into what the weights know. It serves all tasks but a2v and v2a.
 
-Longer clips (docs/length.md): one of more than twice as many frames as those of
-training is made in parts as long as those, which overlap and are sampled at once;
---window and --overlap say how long they are and how much they share, --window 0 makes
-it in one. --extend FILE goes on with a film, and its sound, of the clip's size: it is
+Longer clips (docs/length.md): --window makes one in parts of so many frames, as those
+of training, which overlap and are sampled at once; --overlap says how much they share.
+--extend FILE goes on with a film, and its sound, of the clip's size: it is
 written with what is new after it, which --frames or --seconds count from its last
 frame on.
 
@@ -229,12 +228,12 @@ CALIBRATE = flags.DEFINE_string(
   "calibrate", None, "File for what a clip of all steps measures, for --cache."
 )
 WINDOW = flags.DEFINE_integer(
-  "window", None, "Frames, 4k + 1, of the parts that a long clip is made in; 0: it is "
-  "made in one. If not given, those of training, of clips over twice as long."
+  "window", None, "Frames, 4k + 1, of the parts that a long clip is made in; in one if "
+  "not given."
 )  # fmt: skip
 OVERLAP = flags.DEFINE_integer(
-  "overlap", None, "Frames, 4k, that parts share, or a clip with the film that it "
-  "extends; about half of those of training if not given."
+  "overlap", None, "Frames, 4k, that parts share (half of them if not given), or that "
+  "a clip begins with of the film that it extends (a quarter of those of training)."
 )  # fmt: skip
 VAE_TILE = flags.DEFINE_string(
   "vae_tile", "auto", "Side of the tiles that the video is decoded by, in pixels, as "

@@ -83,14 +83,14 @@ class Maker:
 
   def direct(self, seed: int) -> Clip:
     """The network at once on all of the clip."""
-    made = self._make(seed, spec=self.spec, window=0)
+    made = self._make(seed, spec=self.spec)
     return self._clip(made["video"], made["audio"], seed, self._cuts)
 
   def parts(self, seed: int, overlap: int) -> Clip:
     """Parts at once, of which neighbours share `overlap` frames."""
     options = {"window": self.frames, "overlap": overlap}
     made = self._make(seed, spec=self.spec, **options)
-    _, join = join_of(self.spec, self.frames, **options)
+    _, join = join_of(self.spec, **options)
     # Where a part gives way to the next: half-way in what they share.
     ends = [4 * (s + join.frames) - 3 for s in join.starts[:-1]]
     joins = [(4 * s + 1 + end) // 2 for s, end in zip(join.starts[1:], ends)]

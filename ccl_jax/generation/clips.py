@@ -16,7 +16,7 @@ from ccl_jax.generation.clip import Clip
 from ccl_jax.generation.description import Description
 from ccl_jax.generation.extension import read_extension
 from ccl_jax.generation.inputs import Files, read_inputs
-from ccl_jax.generation.lengths import check_window, default_overlap
+from ccl_jax.generation.lengths import check_window, extension_overlap
 from ccl_jax.generation.previews import Listener
 from ccl_jax.generation.prompts import texts_of
 from ccl_jax.generation.sampling import Sampling
@@ -83,7 +83,7 @@ class Maker(NamedTuple):
   @property
   def overlap(self) -> int:
     """Frames that a clip shares with the film that it extends, beside the last one."""
-    return self.sampling.overlap or default_overlap(self.about.spec.frames)
+    return self.sampling.overlap or extension_overlap(self.about.spec.frames)
 
   def negatives(self) -> dict[str, Sequence[str]]:
     """The negative prompts by stream, with the model's own where none are given."""
@@ -122,7 +122,7 @@ class Maker(NamedTuple):
     Raises:
       UsageError: a file cannot be read, or see `pipeline.Pipeline.generate`.
     """
-    check_window(self.sampling.window or 0, self.sampling.overlap)
+    check_window(self.sampling.window, self.sampling.overlap)
     spec = self.spec_of(files)
     # First: it may be what is wrong.
     given = {name: paths for name, paths in files.items() if name != "extend"}

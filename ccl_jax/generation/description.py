@@ -128,13 +128,10 @@ class Description:
       UsageError: there are no such parts, or the model cannot make any.
     """
     window, overlap = sampling.window, sampling.overlap
-    channels = self.takes_channels and "video" in kind.generated
-    if channels and window is None:  # only the first part has a first frame
-      window = 0
-    part, join = join_of(spec, self.spec.frames, window, overlap)
+    part, join = join_of(spec, window, overlap)
     if join is None:
       return part, None
-    if channels:
+    if self.takes_channels and "video" in kind.generated:
       raise UsageError(
         "--window: this model begins every part with a picture, and only the first has "
         "one: leave it out"

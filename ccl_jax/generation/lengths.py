@@ -25,8 +25,6 @@ from jaxtyping import Array, Float, Shaped
 from ccl_jax.data.spec import SAMPLES_PER_TOKEN, ClipSpec
 from ccl_jax.errors import UsageError
 
-LONG = 2  # times as long as a clip of training: longer ones are made in parts
-
 
 class Join(NamedTuple):
   """The parts of a clip; arrays of parts have b K rows, those of a clip side by side.
@@ -132,24 +130,20 @@ class Join(NamedTuple):
 
 
 def join_of(
-  spec: ClipSpec, trained: int, window: int | None = None, overlap: int | None = None
+  spec: ClipSpec, window: int | None = None, overlap: int | None = None
 ) -> tuple[ClipSpec, Join | None]:
   """The clip of a part, and how parts are joined; None: the clip is made in one.
 
   Args:
     spec: of the whole clip.
-    trained: frames of a clip of training.
-    window: frames of a part, 4 k + 1; 0: the clip is in one; None: those of training
-      where it is more than `LONG` times as long, else it is in one.
+    window: frames of a part, 4 k + 1; None: the clip is made in one.
     overlap: frames that parts share at least, a multiple of 4; None: half a part.
 
   Raises:
     UsageError: there are no such parts.
   """
-  if window is None:
-    window = trained if spec.frames > LONG * trained else 0
   check_window(window, overlap)
-  if not window or spec.frames <= window:
+  if window is None or spec.frames <= window:
     return spec, None
   shared = overlap or default_overlap(window)
   part = dataclasses.replace(spec, frames=window)
@@ -173,16 +167,21 @@ def default_overlap(window: int) -> int:
   return max((window - 1) // 8 * 4, 4)
 
 
-def check_window(window: int, overlap: int | None) -> None:
+def extension_overlap(trained: int) -> int:
+  """Frames that a clip begins with of a film that it extends, beside the last one:
+  about a quarter of a trained clip. With more what is made drifts faster (docs/length.md).
+  """
+  return max((trained - 1) // 16 * 4, 4)
+
+
+def check_window(window: int | None, overlap: int | None) -> None:
   """Whether parts of so many frames can overlap by so many.
 
   Raises:
     UsageError: they cannot.
   """
-  if window < 0 or (window % 4 != 1 and window):
-    raise UsageError(f"--window: got {window}; expected 4 k + 1 frames, or 0 for none")
-  if 0 < window < 9:
-    raise UsageError(f"--window: got {window}; expected 9 frames at least, or 0")
+  if window is not None and (window < 9 or window % 4 != 1):
+    raise UsageError(f"--window: got {window}; expected 4 k + 1 frames, 9 at least")
   if overlap is None:
     return
   if overlap < 4 or overlap % 4:

@@ -78,8 +78,7 @@ class Sampling:
       ones add what it added to the prompt's evaluation; None: each does.
     cache: FILE:THRESHOLD of a calibration, by which steps skip the network's blocks:
       see `step_cache`; None: none does.
-    window: frames of the parts that a long clip is made in, 0 for one; None: see
-      `lengths.join_of`.
+    window: frames of the parts that a long clip is made in; None: it is made in one.
     overlap: frames that neighbouring parts share; None: half of them.
   """
 

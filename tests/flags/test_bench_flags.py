@@ -396,7 +396,7 @@ def test_length(long, tmp_path, capsys):
   # Latents 0 to 8, 4 to 12, ...: 5 to 8, frames 17 to 32, are shared.
   assert joins("parts 16") == [25, 41, 57, 73]
   assert {how.steps for _, how, *_ in long.calls["made"]} == {7}
-  assert {how.window for _, how, *_ in long.calls["made"]} == {None, 0, 33}
+  assert {how.window for _, how, *_ in long.calls["made"]} == {None, 33}
   hues = {seed % 1000: prompt.split()[1] for prompt, _, seed, *_ in long.calls["made"]}
   assert hues == {0: "red", 1: "yellow"}
   assert long.calls["written"][:2] == ["cut_0.mp4", "cut_1.mp4"]

@@ -108,10 +108,9 @@ SETTINGS = [
   (["--width=16"], "spec", ClipSpec(17, 32, 16, 25.0)),
   (["--size=64x16"], "spec", ClipSpec(17, 16, 64, 25.0)),  # WxH
   ([], "sampling.window", None),
-  (["--window=0"], "sampling.window", 0),
   (["--frames=37", "--window=17"], "sampling.window", 17),
   ([], "sampling.overlap", None),
-  (["--frames=37", "--overlap=4"], "sampling.overlap", 4),
+  (["--frames=37", "--window=17", "--overlap=4"], "sampling.overlap", 4),
   (["--seconds=1.3"], "spec", ClipSpec(33, 32, 48, 25.0)),  # of 29, 33: 32.5 is nearer
   (["--seconds=1.2"], "spec", ClipSpec(29, 32, 48, 25.0)),  # of 30 frames
 ]

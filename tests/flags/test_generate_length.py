@@ -119,25 +119,25 @@ def test_a_last_image(monkeypatch, tmp_path, capsys):
 
 
 def test_a_film_goes_on(monkeypatch, tmp_path, capsys):
-  """The clip begins with the film's last frames; 8 of 17 are new, and --overlap and
+  """The clip begins with the film's last frames; 12 of 17 are new, and --overlap and
   --frames say otherwise. What is written is the film with what is new.
   """
   listener, path = listening(monkeypatch), film(tmp_path / "a.mp4", 20)
   told = call(listener, tmp_path, f"--extend={path}")
-  assert told["spec"] == TRAINED  # 8 of overlap, the last one, and 8
-  assert told["extend"]["video"].shape == (1, 9, 32, 48, 3)
-  assert told["extend"]["audio"].shape == (1, 11 * 512)
+  assert told["spec"] == TRAINED  # 4 of overlap, the last one, and 12
+  assert told["extend"]["video"].shape == (1, 5, 32, 48, 3)
+  assert told["extend"]["audio"].shape == (1, 6 * 512)
   made = tmp_path / "out" / "joint_0_0.mp4"
   spec = dataclasses.replace(TRAINED, frames=25)
   levels = read_video(made, spec).mean((1, 2, 3))
   assert np.abs(levels[:20] - 10).max() < 3 and np.abs(levels[20:] - 40).max() < 3
   about = json.loads(made.with_suffix(".json").read_text())
-  assert (about["frames"], about["extend"]) == (9, str(path))
-  told = call(listener, tmp_path, f"--extend={path}", "--overlap=4", "--frames=21")
-  assert told["extend"]["video"].shape[1] == 5 and told["spec"].frames == 25
+  assert (about["frames"], about["extend"]) == (13, str(path))
+  told = call(listener, tmp_path, f"--extend={path}", "--overlap=8", "--frames=21")
+  assert told["extend"]["video"].shape[1] == 9 and told["spec"].frames == 29
   settings = f"--settings={tmp_path / 'out' / 'joint_0_0_2.json'}"
   command("generate").run(settings, f"--out={tmp_path / 'again'}")
-  assert listener.calls[-1]["extend"]["video"].shape[1] == 5
+  assert listener.calls[-1]["extend"]["video"].shape[1] == 9
   count = len(listener.calls)
   mute = film(tmp_path / "mute.mp4", 20, audio=False)
   big = film(tmp_path / "big.mp4", 20, size=(64, 64))

@@ -107,6 +107,27 @@ def test_arrays_are_as_good_as_files(pipe, listener, tmp_path):
     command("generate").run(f"--settings={path}", f"--out={tmp_path}")
 
 
+def test_a_clip_goes_on(pipe, listener):
+  """What was made is given again, and comes back with what is new after it; a sound
+  decides the length.
+  """
+  first = pipe("a cat", seed=1)
+  more = pipe("a cat", extend=first, seed=2)
+  told = listener.calls[-1]
+  assert told["extend"]["video"].shape == (1, 5, 32, 48, 3)
+  assert more.frames.shape[0] == 17 + 12  # of 17, 5 were there
+  assert more.settings["extend"] == "array extend 0.mp4"
+  assert pipe("a", task="a2v", audio=(WAVE, 16000)).frames.shape[0] == 25
+  assert pipe("a", frames=37, window=17).frames.shape[0] == 37
+  assert listener.calls[-1]["sampling"].window == 17
+  with pytest.raises(UsageError, match="--extend: got ndarray|--extend: got uint8"):
+    pipe("a", extend=FRAMES)
+  with pytest.raises(UsageError, match="--window: got 1.5; expected a whole number"):
+    pipe("a", window=1.5)
+  with pytest.raises(UsageError, match="last_image: this model was trained without"):
+    pipe("a", last_image=FRAMES[0])
+
+
 def test_settings_of_an_array_ask_for_a_file(pipe, tmp_path, capsys):
   pipe("a cat", task="i2v", image=FRAMES[0]).save(tmp_path / "x")
   given = f"--settings={tmp_path / 'x.json'}", f"--out={tmp_path / 'out'}"

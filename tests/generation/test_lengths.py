@@ -25,7 +25,7 @@ SPEC = ClipSpec(65, 16, 16, 25.0)  # 17 latent frames, 81 tokens
 @pytest.fixture
 def join():
   """Parts of 33 frames, 9 latents and 41 tokens, which share 16 frames, 4 latents."""
-  part, join = join_of(SPEC, 33, 33, 16)
+  part, join = join_of(SPEC, 33, 16)
   assert part == dataclasses.replace(SPEC, frames=33)
   return join
 
@@ -195,7 +195,7 @@ def test_parts_cover_all_and_are_in_step(frames, fps):
   and no latent is without a part.
   """
   spec = ClipSpec(frames, 16, 16, fps)
-  part, join = join_of(spec, 33, 33, 8)
+  part, join = join_of(spec, 33, 8)
   assert join.starts[0] == 0 and join.starts[-1] == spec.latent_frames - 9
   for s, n in join.sizes.items():
     assert set(join.index(s).reshape(-1).tolist()) == set(range(n))
@@ -209,18 +209,16 @@ def test_parts_cover_all_and_are_in_step(frames, fps):
 def test_a_rate_of_tokens_of_its_own():
   """Ovi's 31.4 a second between the first and the last frame."""
   spec = ClipSpec(241, 32, 32, 24.0, stride=16, audio_rate=31.4)
-  part, join = join_of(spec, 121, 121, 40)
+  part, join = join_of(spec, 121, 40)
   assert (part.audio_tokens, spec.audio_tokens) == (157, 314)
   assert join.starts == (0, 15, 30)
   assert join.token_starts == (0, 79, 157)  # 60 frames: 78.5 tokens
 
 
 def test_when_a_clip_is_made_in_parts():
-  of = lambda frames, **o: join_of(ClipSpec(frames, 16, 16, 25.0), 33, **o)[1]
-  assert of(33) is None and of(65) is None  # at most twice as long: in one
-  assert of(69).frames == 9
-  assert of(69, window=0) is None and of(65, window=33).parts == 3
-  assert of(33, window=33) is None
+  of = lambda frames, **o: join_of(ClipSpec(frames, 16, 16, 25.0), **o)[1]
+  assert of(257) is None and of(33, window=33) is None and of(17, window=33) is None
+  assert of(65, window=33).parts == 3
   assert of(65, window=33, overlap=8).starts == (0, 4, 8)
   assert of(65, window=33, overlap=4).starts == (0, 4, 8)
 
@@ -230,7 +228,8 @@ def test_when_a_clip_is_made_in_parts():
   [
     ({"window": 32}, "--window: got 32; expected 4 k"),
     ({"window": -1}, "--window: got -1"),
-    ({"window": 5}, "--window: got 5; expected 9 frames at least"),
+    ({"window": 0}, "--window: got 0"),
+    ({"window": 5}, "--window: got 5; expected 4 k . 1 frames, 9 at least"),
     ({"window": 33, "overlap": 6}, "--overlap: got 6; expected a multiple of 4"),
     ({"window": 33, "overlap": 32}, "--overlap: got 32; expected at most 28"),
     ({"overlap": 0}, "--overlap: got 0"),
@@ -238,13 +237,13 @@ def test_when_a_clip_is_made_in_parts():
 )
 def test_parts_that_cannot_be(options, words):
   with pytest.raises(UsageError, match=words) as e:
-    join_of(SPEC, 33, **options)
+    join_of(SPEC, **options)
   assert "\n" not in str(e.value)
 
 
 def test_jitted_as_it_is(join):
   """It is part of a program's name."""
-  assert hash(join) == hash(join_of(SPEC, 33, 33, 16)[1])
+  assert hash(join) == hash(join_of(SPEC, 33, 16)[1])
   x = noise_of(join)
   rows = jax.jit(type(join).split_all, static_argnums=0)(join, x)
   np.testing.assert_array_equal(rows["audio"][1], x["audio"][0, 20:61])
