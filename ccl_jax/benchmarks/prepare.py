@@ -105,7 +105,7 @@ def measure(path: pathlib.Path, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-  """The benchmark's command."""
+  """Runs the benchmark by the flags of its command."""
   if SECONDS.value < 1 or ROUNDS.value < 1:
     raise UsageError("--seconds and --rounds: expected 1 or more")
   with tempfile.TemporaryDirectory() as folder:

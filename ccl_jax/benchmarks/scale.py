@@ -198,7 +198,7 @@ def _rates(given: list[str]) -> Rates:
 
 
 def main() -> None:
-  """The benchmark's command."""
+  """Runs the benchmark by the flags of its command."""
   rates = _rates(RATES.value)
   clips, chips = cli.numbers("clips", CLIPS.value), cli.numbers("chips", CHIPS.value)
   if min(clips + chips) < 4 or CORES.value < 1 or MEMORY.value <= 0 or SEEDS.value < 2:
