@@ -15,17 +15,9 @@ from ccl_jax import cli
 
 # Modules of ccl_jax.benchmarks.
 NAMES = (
-  "compiler",
-  "data",
-  "eval",
-  "kernels",
-  "parts",
-  "prepare",
-  "sampling",
-  "scale",
-  "step",
-  "vocoder",
-)
+  "compiler", "data", "eval", "kernels", "length", "parts", "prepare", "sampling",
+  "scale", "step", "vocoder",
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> None:

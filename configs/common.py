@@ -122,6 +122,7 @@ def base() -> ConfigDict:
         "loss_weights": (1.0, 1.0),
         "text_dropout": 0.1,
         "image_probability": 0.0,
+        "last_image_probability": 0.0,
         "shared_sigma": True,  # of both streams in the task joint
         "detach": True,  # clean streams, from the loss of the other
       },

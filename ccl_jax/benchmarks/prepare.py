@@ -105,7 +105,11 @@ def measure(path: pathlib.Path, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-  """Runs the benchmark by the flags of its command."""
+  """Prints processor time of each way to look at a film, by turns.
+
+  Raises:
+    UsageError: a film or rounds of less than one.
+  """
   if SECONDS.value < 1 or ROUNDS.value < 1:
     raise UsageError("--seconds and --rounds: expected 1 or more")
   with tempfile.TemporaryDirectory() as folder:

@@ -24,7 +24,7 @@ from ccl_jax.data.sets import plan
 from ccl_jax.data.sets.buckets import Bucket
 from ccl_jax.data.sources.catalogue import Catalogue, Item
 from ccl_jax.data.spec import ClipSpec
-from ccl_jax.errors import UsageError
+from ccl_jax.errors import UsageError, finite_numbers
 from ccl_jax.planning.scale import (
   CLIP_BYTES,
   SHARD_CLIPS,
@@ -191,16 +191,23 @@ def _rates(given: list[str]) -> Rates:
       raise UsageError(
         f"--rates: got {pair!r}, expected NAME=VALUE of {', '.join(values)}"
       )
-    values[name] = cli.numbers("rates", [value])[0]
+    values[name] = finite_numbers("rates", [value])[0]
     if values[name] <= 0:
       raise UsageError(f"--rates: got {pair!r}, expected more than 0")
   return Rates(**values)
 
 
 def main() -> None:
-  """Runs the benchmark by the flags of its command."""
+  """Prints the table, and what the simulated runs lose.
+
+  Raises:
+    UsageError: a size or a rate that cannot be.
+  """
   rates = _rates(RATES.value)
-  clips, chips = cli.numbers("clips", CLIPS.value), cli.numbers("chips", CHIPS.value)
+  clips, chips = (
+    finite_numbers("clips", CLIPS.value),
+    finite_numbers("chips", CHIPS.value),
+  )
   if min(clips + chips) < 4 or CORES.value < 1 or MEMORY.value <= 0 or SEEDS.value < 2:
     raise UsageError("expected 4 clips and chips or more, a core, memory and two seeds")
   sizes = [

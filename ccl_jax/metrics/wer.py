@@ -40,6 +40,8 @@ from ccl_jax.metrics.packages import need
 
 BY_CHARACTER = ("zh", "yue", "ja", "th", "lo", "my")
 CHINESE = ("zh", "yue")
+LONGEST = 50_000  # characters of a text, some 50 minutes of speech
+MOST = 3e7  # pairs of words that are compared
 _STRAIGHT = str.maketrans(dict.fromkeys("‘’‚‛ʼ´`′ꞌ", "'") | dict.fromkeys("“”„‟", '"'))
 # Vowels and other marks of Hebrew and Arabic, and the stroke that makes a word longer.
 _OPTIONAL = re.compile(
@@ -93,9 +95,12 @@ def words(text: str, language: str = "en") -> list[str]:
   """The words of a text that count, normalised; characters where there are no words.
 
   Raises:
-    Unscorable: whisper-normalizer or, for Chinese, OpenCC is not installed.
+    Unscorable: whisper-normalizer or, for Chinese, OpenCC is not installed; or the text
+      is too long, or none that the normaliser takes.
     UsageError: there is no such language.
   """
+  if len(text) > LONGEST:  # expressions of the normaliser's grow by its square
+    raise Unscorable(f"a text of {len(text)} characters: too long to be compared")
   code = language_code(language)
   # NFKC makes an accent of an apostrophe that leans the other way.
   text = unicodedata.normalize("NFKC", text.translate(_STRAIGHT)).translate(_STRAIGHT)
@@ -106,10 +111,14 @@ def words(text: str, language: str = "en") -> list[str]:
     text = _simplifier().convert(text)
   if code in (*CHINESE, "ja"):
     text = with_digits(text, japanese=code == "ja")
-  if code == "en":
-    text = _normaliser(code)(text)
-  else:
-    text = _bare_marks(_normaliser(code)(_kept_marks(text)))
+  normalise = _normaliser(code)
+  try:
+    if code == "en":
+      text = normalise(text)
+    else:
+      text = _bare_marks(normalise(_kept_marks(text)))
+  except (AssertionError, ArithmeticError, ValueError) as e:  # of numbers without end
+    raise Unscorable(f"a text that cannot be normalised ({type(e).__name__})") from e
   parts = _characters(text) if rate_name(language) == "cer" else text.split()
   return [part for part in parts if any(map(str.isalnum, part))]
 
@@ -145,7 +154,15 @@ def _is_mark(c: str) -> bool:
 
 
 def edits(reference: Sequence[str], heard: Sequence[str]) -> Errors:
-  """The fewest edits from `reference` to `heard`; of equally few, rapidfuzz's."""
+  """The fewest edits from `reference` to `heard`; of equally few, rapidfuzz's.
+
+  Raises:
+    Unscorable: the texts are so long that it would take minutes, or gigabytes.
+  """
+  if len(reference) * len(heard) > MOST:
+    raise Unscorable(
+      f"{len(reference)} words against {len(heard)}: too long to be compared"
+    )
   found = Levenshtein.editops(list(reference), list(heard))
   kinds = collections.Counter(edit.tag for edit in found)
   counts = (kinds[tag] for tag in ("replace", "delete", "insert"))

@@ -116,6 +116,7 @@ TRANSFORMER = {
   "objective.loss_weights": Rule(_weights, "two numbers from 0 on, not both 0"),
   "objective.text_dropout": number(0, 1),
   "objective.image_probability": number(0, 1),
+  "objective.last_image_probability": number(0, 1),
   "objective.shared_sigma": _BOOL,
   "objective.detach": _BOOL,
   "optim.groups": Rule(

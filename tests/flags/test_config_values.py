@@ -36,7 +36,8 @@ BASE = {
   "tasks.text_dropout.v2a": None, "tasks.text_dropout.joint": None,
   "objective.sigma": "uniform", "objective.shift": 5.0,
   "objective.loss_weights": (1.0, 1.0), "objective.text_dropout": 0.1,
-  "objective.image_probability": 0.0, "objective.shared_sigma": True,
+  "objective.image_probability": 0.0, "objective.last_image_probability": 0.0,
+  "objective.shared_sigma": True,
   "objective.detach": True,
   # The exchange at 1e-4, all else at 1e-5.
   "optim.groups": ((EXCHANGE, 1e-4, 0.01), (".*", 1e-5, 0.01)),

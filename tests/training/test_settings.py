@@ -50,6 +50,7 @@ NUMBERS = {
   "objective.loss_weights": ((1.0,), (0, 0), (-1, 1), (NAN, 1)),
   "objective.text_dropout": SHARE,
   "objective.image_probability": SHARE,
+  "objective.last_image_probability": SHARE,
   "tasks.probabilities.a2v": FROM_ZERO,
   "tasks.draw": ("never",),
   "tasks.text_dropout.single": (-0.1, 1.1, NAN),
