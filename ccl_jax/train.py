@@ -86,8 +86,8 @@ HEARTBEAT_SECONDS = flags.DEFINE_integer(
   "heartbeat_seconds", 30, "Silence after which another process counts as lost.", 1
 )
 BUCKETS = (
-  *("--workdir", "config.data.root", "config.evaluate.root"),
-  *("config.codec.path", "config.init"),
+  *("--workdir", "config.data.root", "config.data.options.captions"),
+  *("config.evaluate.root", "config.codec.path", "config.init"),
 )
 flags.mark_flags_as_required(["config", "workdir"])
 

@@ -25,7 +25,7 @@ from ccl_jax import documents
 from ccl_jax.data.media.tracks import MediaError
 from ccl_jax.errors import UsageError
 from ccl_jax.names import inside
-from ccl_jax.remote.paths import Place, place
+from ccl_jax.remote.paths import Place, is_remote, place
 
 KEYS, TEXTS = ("file", "id"), ("prompt", "caption", "text")
 # Fields that name files, and so may hold what is no Unicode.
@@ -163,7 +163,7 @@ def sidecar(path: Place) -> str:
 def _tables(root: Place, table: str) -> list[Place]:
   if not table:
     return sorted([*root.glob("*.jsonl"), *root.glob("*.csv")])
-  for path in (root / table, place(table)):
+  for path in [place(table)] if is_remote(table) else [root / table, place(table)]:
     if path.is_file():
       return [path]
   raise UsageError(f"no table of captions {table}, in {root} or as a path: name a file")
