@@ -154,7 +154,7 @@ CASES = [
   (["--task=i2v", "--image={}/text.txt"], ["text.txt"]),
   (["--task=v2a", "--video={}/text.txt"], ["text.txt"]),
   (["--task=a2v", "--audio={}/text.txt"], ["text.txt"]),
-  (["--task=a2v", "--audio={}/short.wav"], ["short.wav", "0.1", "0.6"]),
+  (["--task=a2v", "--audio={}/short.wav", "--frames=17"], ["short.wav", "0.1", "0.6"]),
   (["--height=40"], ["40", "32", "48"]),
   (["--frames=18"], ["18", "17"]),
   (["--scale_video=high"], ["high"]),
