@@ -35,6 +35,8 @@ from ccl_jax.models.presets import (
 from ccl_jax.seeds import noise_key, whole_seed
 from ccl_jax.weights.wan import usage_of
 
+_ENDS = "patch_embedding/kernel", "head/bias"
+
 
 class Part:
   """One stream's parameters in a folder: converted, or of a run (its EMA).
@@ -105,6 +107,15 @@ class Part:
     return dataclasses.asdict(dict(model.streams)[self.stream]) | {"depth": model.depth}
 
 
+def _image_form(video: Part) -> str:
+  """How a video stream is given images, by what it has parameters of."""
+  if "video/image_positions" in video.reader.shapes:
+    return "first_last"
+  kernel, bias = (video.shape(f"video/{x}") for x in _ENDS)
+  # I2V takes mask and image channels beside the latent's.
+  return "channels" if kernel[0] > bias[0] else "first_frame"
+
+
 def join(
   video,
   audio,
@@ -133,17 +144,11 @@ def join(
   """
   whole_seed(seed)
   parts = [Part(video, "video")] + ([Part(audio, "audio")] if audio else [])
-  kernel = "video/patch_embedding/kernel"
   options = {
     "preset": size,
     "variant": variant,
     "times": "causal",
-    # I2V takes mask and image channels beside the latent's.
-    "image_form": "first_last"
-    if parts[0].owns("video/image_positions")
-    else "channels"
-    if parts[0].shape(kernel)[0] > parts[0].shape("video/head/bias")[0]
-    else "first_frame",
+    "image_form": _image_form(parts[0]),
   }
   given = {"video_tokens": video_tokens, "audio_tokens": audio_tokens}
   options |= {name: n for name, n in given.items() if n is not None}
