@@ -140,7 +140,7 @@ def join(
     "times": "causal",
     # I2V takes mask and image channels beside the latent's.
     "image_form": "first_last"
-    if parts[0].owns("video/image_positions")
+    if "video/image_positions" in parts[0].reader.shapes
     else "channels"
     if parts[0].shape(kernel)[0] > parts[0].shape("video/head/bias")[0]
     else "first_frame",
