@@ -14,7 +14,10 @@ import sys
 from ccl_jax import cli
 
 # Modules of ccl_jax.benchmarks.
-NAMES = ("compiler", "data", "eval", "kernels", "parts", "sampling", "step", "vocoder")
+NAMES = (
+  "compiler", "data", "eval", "kernels", "length", "parts", "prepare", "sampling",
+  "scale", "step", "vocoder",
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> None:

@@ -124,20 +124,6 @@ def finite(text: str) -> float:
   return value
 
 
-def numbers(flag: str, values: Sequence[str | float] | None) -> list[float]:
-  """The values of a list of numbers; none where the flag was not given.
-
-  Raises:
-    UsageError: one is no finite number.
-  """
-  try:
-    return [finite(str(v)) for v in values or ()]
-  except argparse.ArgumentTypeError as e:
-    raise UsageError(
-      f"--{flag}: got {','.join(map(str, values))}; expected numbers, all finite"
-    ) from e
-
-
 def process_flags(module: str) -> tuple[flags.FlagHolder, ...]:
   """Defines the flags of a command that several processes run together: --distributed,
   --coordinator, --num_processes and --process_id.
@@ -388,7 +374,7 @@ def warnings_shown() -> Iterator[None]:
 def _quiet() -> None:
   """Warnings of the libraries are for developers; python -W shows them."""
   logging.set_verbosity(logging.ERROR)
-  for name in ("jax", "orbax", "etils", "gcsfs"):
+  for name in ("jax", "orbax", "etils"):
     standard_logging.getLogger(name).setLevel(standard_logging.ERROR)
   if not sys.warnoptions:
     warnings.simplefilter("ignore")

@@ -94,25 +94,33 @@ def one_line_errors(stopped: str = STOPPED):
   try:
     with kept_interrupts():
       yield
-  except UsageError as e:
-    _end(f"error: {e}", e.exit_code)
   except KeyboardInterrupt:
     # Threads are joined at the end of the process: a second time it ends at once.
     with contextlib.suppress(ValueError):  # not the main thread
       signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
     _end(stopped, 128 + signal.SIGINT)
   except Exception as e:
-    refusal = system_error(e)
-    if refusal is None and isinstance(e, OSError) and e.filename is not None:
-      refusal = e
-    if refusal is not None:
-      place = f" {refusal.filename}" if refusal.filename else " a file"
-      _end(f"error: cannot read or write{place}: {refusal.strerror or refusal}", 2)
-    lack = memory_error(e)
-    if lack is not None:
-      advice = "ask for smaller sizes or fewer clips at once, or use more devices"
-      _end(f"error: out of memory{lack and f' ({lack})'}: {advice}", 2)
-    raise
+    line = one_line(e)
+    if line is None:
+      raise
+    _end(f"error: {line}", getattr(e, "exit_code", 2))
+
+
+def one_line(error: BaseException) -> str | None:
+  """What is said of an error that is not the program's fault; None of one that is."""
+  if isinstance(error, UsageError):
+    return str(error)
+  refusal = system_error(error)
+  if refusal is None and isinstance(error, OSError) and error.filename is not None:
+    refusal = error
+  if refusal is not None:
+    place = f" {refusal.filename}" if refusal.filename else " a file"
+    return f"cannot read or write{place}: {refusal.strerror or refusal}"
+  lack = memory_error(error)
+  if lack is not None:
+    advice = "ask for smaller sizes or fewer clips at once, or use more devices"
+    return f"out of memory{lack and f' ({lack})'}: {advice}"
+  return None
 
 
 def end_interrupted(kind: type, error: BaseException, trace: Any) -> None:
@@ -249,6 +257,27 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
   elif isinstance(value, list | tuple):
     for x in value:
       yield from _numbers(x, name)
+
+
+def finite_numbers(flag: str, values: Any) -> list[float]:
+  """The values of a list of numbers, or of texts of them, or of one; none of None.
+
+  Args:
+    flag: its name, for the message.
+    values: the list, or a number.
+
+  Raises:
+    UsageError: one is no finite number.
+  """
+  try:
+    given = values if isinstance(values, list | tuple | None) else [values]
+    found = [float(value) for value in given or ()]
+  except (TypeError, ValueError):
+    found = [math.nan]
+  if not all(map(math.isfinite, found)):
+    got = ",".join(map(str, values)) if isinstance(values, list | tuple) else values
+    raise UsageError(f"--{flag}: got {got}; expected numbers, all finite")
+  return found
 
 
 def _finite(x: Any) -> bool:

@@ -8,6 +8,12 @@
       --prompt 'a red face in the middle says "ba do"' --out out
   python -m ccl_jax.generate --ckpt weights/wan-i2v --task i2v --image first.png \\
       --prompt 'a cat yawns' --size 832x480 --seconds 3 --out out
+  python -m ccl_jax.generate --ckpt weights/wan-flf2v --task i2v --image first.png \\
+      --last_image last.png --prompt 'a cat jumps' --size auto --out out
+  python -m ccl_jax.generate --ckpt runs/quickstart --extend out/joint_0_0.mp4 \\
+      --prompt 'a red face on the left says "ba do ba"' --out out
+  python -m ccl_jax.generate --ckpt runs/quickstart --seconds 10 --window 33 \\
+      --prompt 'a red face on the left says "ba do ba"' --out out
   python -m ccl_jax.generate --ckpt runs/quickstart --task joint \\
       --manifest prompts.txt --out out
 
@@ -20,25 +26,28 @@
   a2v     video            text, --audio
   v2a     sound            text, --video
 
---image is welcome in all that makes a video; an input or a flag that a task does not
-use is an error. CKPT is a training run, a checkpoint that this package ships, by its
-name, or a folder that
-'convert wan', 'convert wan-dit' or 'convert join' wrote; those start from Wan2.1's
-settings: 81 frames of 480 x 832 at 16 fps, its shift and, without sound, its scale; or,
-of Wan2.2-TI2V-5B, 121 frames of 704 x 1280 at 24 fps. Releases that start from --image
-take its aspect ratio, in as many pixels, where no flag gives a size. The video
-of these, and of runs that started from them, has its negative prompt by default.
+--image is welcome in all that makes a video, and so is --last_image, with models that
+were trained with one (config.objective.last_image_probability) and with Wan2.1-FLF2V;
+an input or a flag that a task does not use is an error. CKPT is a training run, a
+checkpoint that this package ships, by its name, or a folder that 'convert wan',
+'convert wan-dit' or 'convert join' wrote; those start from Wan2.1's settings: 81 frames
+of 480 x 832 at 16 fps, its shift and, without sound, its scale; or, of Wan2.1-FLF2V,
+81 frames of 720 x 1280, and of Wan2.2-TI2V-5B, 121 frames of 704 x 1280 at 24 fps.
+Releases that start from --image take its aspect ratio, in as many pixels, where no flag
+gives a size; with --size auto clips of all models do. --audio gives a clip its length,
+where no flag does. The video of these, and of runs that started from them, has its
+negative prompt by default.
 
 Guidance and scales that no flag gives are those of the run's report, if it made one.
 
-Writes NAME.mp4 (H.264 and AAC; with the given sound or picture, where one was given)
-or NAME.wav, and NAME.json: what it was made with. NAME is TASK_SEED_NUMBER, or where
-OUT has such a clip of other settings TASK_SEED_NUMBER_2 and so on: no clip takes the
-place of another. --settings NAME.json makes the same clip again; flags beside it
-override what it says.
+Writes NAME.mp4 (H.264 and AAC; a given sound or picture is in it as it was, but for
+what an mp4 does not hold) or NAME.wav, and NAME.json: what it was made with. NAME is
+TASK_SEED_NUMBER, or where OUT has such a clip of other settings TASK_SEED_NUMBER_2 and
+so on: no clip takes the place of another. --settings NAME.json makes the same clip
+again; flags beside it override what it says.
 
---prompt may be given several times, and --seed, --image, --audio, --video and negative
-prompts once, or once for each prompt.
+--prompt may be given several times, and --seed, files and negative prompts once, or
+once for each prompt.
 
 --guidance (diffusion/guidance.py has the equations; scales in this order):
   none
@@ -56,6 +65,12 @@ text 4 for the video and 3 for the sound, its negative prompts, block 11 skipped
 evaluation with these. Its prompts have speech in <S>..<E> or in quotation marks, and
 describe the sound in <AUDCAP>..<ENDAUDCAP> or in a last sentence "Audio: ..": they are
 turned into what the weights know. It serves all tasks but a2v and v2a.
+
+Longer clips (docs/length.md): --window makes one in parts of so many frames, as those
+of training, which overlap and are sampled at once; --overlap says how much they share.
+--extend FILE goes on with a film, and its sound, of the clip's size: it is
+written with what is new after it, which --frames or --seconds count from its last
+frame on.
 
 Fewer evaluations (docs/speed.md): --schedule samples a step-distilled file in its own
 few steps, without guidance; --guidance_interval 0.2,0.9 has no guidance elsewhere,
@@ -76,12 +91,16 @@ leave out steps that change little.
 in the names of ComfyUI, diffusers, kohya, musubi, LightX2V, PEFT, LyCORIS or our own
 (docs/lora.md). One that was made for another model is refused.
 
---manifest makes <id>.mp4 of every line (prompt, seed, image, audio, video, negative
-prompts; data/manifest.py), leaving those that are there: a run that was stopped goes
-on. A manifest that ends in .txt has a prompt a line and nothing else: its clips are
-TASK_SEED_LINE, with the seed of --seed. Several processes share a set by
+--manifest makes <id>.mp4 of every line (prompt, seed, image, last_image, extend, audio,
+video, negative prompts; data/manifest.py), leaving those that are there: a run that was
+stopped goes on. A manifest that ends in .txt has a prompt a line and nothing else: its
+clips are TASK_SEED_LINE, with the seed of --seed. Several processes share a set by
 --process_index and --process_count; --batch lines are made at a time, each from its
 own seed.
+
+--best_of 4 --score talking makes four clips of each prompt, from SEED on, scores them
+as 'eval' does, and names the best; best_TASK_SEED_NUMBER.json has the scores. Networks
+of sync, desync and ib are found by --score_weights.
 
 All texts of a command are encoded first, and the text encoder is dropped before the
 model is read. Long or large videos for which a device has no room are decoded by tiles;
@@ -90,7 +109,7 @@ model is read. Long or large videos for which a device has no room are decoded b
 
 import contextlib
 import hashlib
-import math
+from collections.abc import Collection
 
 import jax
 from absl import flags
@@ -101,7 +120,7 @@ from ccl_jax.places import hold
 from ccl_jax.processes import join_if_asked
 from ccl_jax.remote.paths import place, told
 from ccl_jax.sharding import require_devices
-from ccl_jax.tasks import GENERATIONS, check_inputs
+from ccl_jax.tasks import GENERATIONS
 
 CKPT = flags.DEFINE_string("ckpt", None, "A training run, or converted weights.")
 CODECS = flags.DEFINE_string(
@@ -142,6 +161,10 @@ COUNT = flags.DEFINE_integer("process_count", 1, "In how many parts it is made."
 BATCH = flags.DEFINE_integer("batch", 1, "Lines of the manifest made at a time.")
 FILES = {
   "image": flags.DEFINE_multi_string("image", None, "First frame."),
+  "last_image": flags.DEFINE_multi_string("last_image", None, "Last frame."),
+  "extend": flags.DEFINE_multi_string(
+    "extend", None, "Film, or sound, that is to go on: the clip is put after it."
+  ),
   "audio": flags.DEFINE_multi_string(
     "audio", None, "Sound to be shown: any audio or film file."
   ),
@@ -165,7 +188,10 @@ SECONDS = flags.DEFINE_float(
   "seconds", None, "Length in place of --frames: the nearest one that a clip can have."
 )
 SIZE = flags.DEFINE_string(
-  "size", None, "WxH in pixels, as 832x480, in place of --width and --height."
+  "size",
+  None,
+  "WxH in pixels, as 832x480, in place of --width and --height; or auto: "
+  "the aspect ratio of the image, in as many pixels as in training.",
 )
 GUIDANCE = flags.DEFINE_string(
   "guidance", None, "A form of the list above; if not given that of the run's report "
@@ -201,10 +227,21 @@ CACHE = flags.DEFINE_string(
 CALIBRATE = flags.DEFINE_string(
   "calibrate", None, "File for what a clip of all steps measures, for --cache."
 )
+WINDOW = flags.DEFINE_integer(
+  "window", None, "Frames, 4k + 1, of the parts that a long clip is made in; in one if "
+  "not given."
+)  # fmt: skip
+OVERLAP = flags.DEFINE_integer(
+  "overlap", None, "Frames, 4k, that parts share (half of them if not given), or that "
+  "a clip begins with of the film that it extends (a quarter of those of training)."
+)  # fmt: skip
 VAE_TILE = flags.DEFINE_string(
   "vae_tile", "auto", "Side of the tiles that the video is decoded by, in pixels, as "
   "256; they overlap by a quarter. off: by none; auto: only where memory asks for it."
 )  # fmt: skip
+QUANTIZE = flags.DEFINE_string(
+  "quantize", None, "int8 or fp8: matrices of the blocks in 8 bits (docs/speed.md)."
+)
 SEQUENTIAL = flags.DEFINE_bool(
   "sequential", False, "Evaluations of a step one after the other: half the memory."
 )
@@ -212,6 +249,16 @@ SKIP_BLOCK = flags.DEFINE_integer(
   "skip_block", None, "Block, from 0, that evaluations with the negative prompt leave "
   "out, of both streams; -1 for none. If not given that of the release, as Ovi's 11."
 )  # fmt: skip
+BEST_OF = flags.DEFINE_integer(
+  "best_of", None, "As many clips of each prompt, of which --score names the best."
+)
+SCORE = flags.DEFINE_string(
+  "score", None, "What clips of --best_of are compared by: talking (scenes of the "
+  "quickstart), film (motion against loudness), av_align, sync, desync or ib."
+)  # fmt: skip
+SCORE_WEIGHTS = flags.DEFINE_multi_string(
+  "score_weights", None, "Where the score's networks are, as of eval --weights."
+)
 SEED = flags.DEFINE_multi_integer("seed", [0], "Seed of the noise, below 2^64.")
 OUT = flags.DEFINE_string("out", None, "Folder for the results.")
 BUCKETS = (
@@ -219,23 +266,6 @@ BUCKETS = (
   *(f"--{name}" for name in FILES),
 )
 flags.mark_flag_as_required("out")
-
-
-def parse_scales(guidance, given):
-  """{stream: {scale: value}} from the flags; one number serves for all scales.
-
-  Args:
-    guidance: the form, which names the scales.
-    given: by stream, the values of its flag or None.
-
-  Raises:
-    UsageError: not numbers, or not as many as the guidance form has scales.
-  """
-  out = {}
-  for stream, values in given.items():
-    numbers = cli.numbers(f"scale_{stream}", values)
-    out[stream] = numbers * (len(guidance.scales) if len(numbers) == 1 else 1)
-  return guidance.named(out, "--scale_")
 
 
 def take_settings():
@@ -269,62 +299,89 @@ def given_flags() -> list[str]:
   return [name for name in flags.FLAGS if flags.FLAGS[name].present]
 
 
-def check_flags() -> None:
+def request():
+  """What the flags ask for; see `generation.request`."""
+  from ccl_jax.generation.request import Request
+
+  listed = lambda flag: None if flag.value is None else list(map(place, flag.value))
+  return Request(
+    prompt=PROMPT.value,
+    task=TASK.value,
+    **{name: listed(flag) for name, flag in FILES.items()},
+    negative_prompt=NEGATIVE.value,
+    **{f"negative_prompt_{s}": flag.value for s, flag in NEGATIVES.items()},
+    seed=SEED.value,
+    frames=FRAMES.value,
+    height=HEIGHT.value,
+    width=WIDTH.value,
+    seconds=SECONDS.value,
+    size=SIZE.value,
+    guidance=GUIDANCE.value,
+    scale_video=SCALE_VIDEO.value,
+    scale_audio=SCALE_AUDIO.value,
+    steps=STEPS.value,
+    shift=SHIFT.value,
+    solver=SOLVER.value,
+    schedule=SCHEDULE.value,
+    guidance_interval=INTERVAL.value,
+    guidance_every=EVERY.value,
+    cache=CACHE.value,
+    skip_block=SKIP_BLOCK.value,
+    window=WINDOW.value,
+    overlap=OVERLAP.value,
+    sequential=SEQUENTIAL.value,
+    manifest=MANIFEST.value is not None,
+  )
+
+
+def check_flags(asked) -> None:
   """Checks the flags before anything is loaded.
+
+  Args:
+    asked: what they ask for.
 
   Raises:
     UsageError: flags that do not go together, or values out of range.
   """
-  from ccl_jax.generation.decoding import AUTO, OFF, size_of
-  from ccl_jax.seeds import whole_seed
-  from ccl_jax.weights.lora_open import absolute
+  from ccl_jax.generation.api import check_options
+  from ccl_jax.generation.best import check_best
 
   if CKPT.value is None:
     raise UsageError("--ckpt is missing: expected a training run or converted weights")
   if (PROMPT.value is None) == (MANIFEST.value is None):
     raise UsageError("expected --prompt or --manifest, and one of them only")
-  for text in LORA.value or ():
-    absolute(text)
-  if any(not p.strip() for p in PROMPT.value or ()):
-    raise UsageError("--prompt is empty; expected a description, e.g. 'a red face'")
-  if STEPS.value is not None and STEPS.value < 1:
-    raise UsageError(f"--steps: got {STEPS.value}; expected at least 1")
+  check_options(LORA.value or (), VAE_TILE.value, QUANTIZE.value)
+  check_best(
+    BEST_OF.value,
+    SCORE.value,
+    SCORE_WEIGHTS.value,
+    asked,
+    settings=SETTINGS.value is not None,
+  )
   if CALIBRATE.value is not None:
-    for flag in (SCHEDULE, INTERVAL, EVERY, CACHE, MANIFEST):
+    for flag in (SCHEDULE, INTERVAL, EVERY, CACHE, MANIFEST, BEST_OF):
       if flag.value is not None:
         raise UsageError(
           f"--calibrate with --{flag.name}: it measures a clip of all steps; leave one "
           "of both out"
         )
-  if VAE_TILE.value not in (AUTO, OFF):
-    size_of(VAE_TILE.value)
   out = place(OUT.value)
   if out.exists() and not out.is_dir():
     raise UsageError(f"--out {out} is a file; expected a folder")
-  for one, others in (("seconds", ("frames",)), ("size", ("width", "height"))):
-    for other in (o for o in others if flags.FLAGS[one].present):
-      if flags.FLAGS[other].present:
-        raise UsageError(f"--{one} and --{other}: expected one of them only")
-  if SHIFT.value is not None and not 0 < SHIFT.value < math.inf:
-    raise UsageError(f"--shift: got {SHIFT.value}; expected a finite number above 0")
-  for stream, flag in (("video", SCALE_VIDEO), ("audio", SCALE_AUDIO)):
-    cli.numbers(f"scale_{stream}", flag.value)
-  present = lambda group: {f.name: f.value for f in group if f.value is not None}
-  given = present(FILES.values())
-  negatives = present([NEGATIVE, *NEGATIVES.values()])
+  asked.check()
   if MANIFEST.value is not None:
-    check_inputs(TASK.value, GENERATIONS.get(TASK.value, GENERATIONS["joint"]).needs())
     is_list = place(MANIFEST.value).suffix.lower() == ".txt"
     if is_list and len(SEED.value) > 1:
       raise UsageError(f"--seed with {MANIFEST.value}: expected one for all lines")
-    if is_list and given:
+    if is_list and asked.files:
+      name = next(iter(asked.files))
       raise UsageError(
-        f"--{next(iter(given))} with {MANIFEST.value}: a .txt list has prompts only; "
+        f"--{name} with {MANIFEST.value}: a .txt list has prompts only; "
         'expected a .jsonl manifest with {"id", "prompt", '
-        f'"{next(iter(given))}"}} on every line'
+        f'"{name}"}} on every line'
       )
-    several = [name for name, texts in negatives.items() if len(texts) > 1]
-    for name in [*given, *(["seed"] * (SEED.present and not is_list)), *several]:
+    several = [name for name, texts in asked.negatives.items() if len(texts) > 1]
+    for name in [*asked.files, *(["seed"] * (SEED.present and not is_list)), *several]:
       raise UsageError(
         f"--{name} with --manifest: expected it in the manifest's lines, as "
         f'{{"id": "a", "prompt": "...", "{name}": ...}}'
@@ -333,118 +390,36 @@ def check_flags() -> None:
   for name in ("process_index", "process_count", "batch"):
     if flags.FLAGS[name].present:
       raise UsageError(f"--{name} does nothing without --manifest: leave it out")
-  check_inputs(TASK.value, given)
-  for name, values in (given | negatives | {"seed": SEED.value}).items():
-    if len(values) not in (1, len(PROMPT.value)):
-      raise UsageError(
-        f"--{name}: got {len(values)} for {len(PROMPT.value)} prompts; expected one, "
-        "or one for each"
-      )
-  for name, paths in given.items():
-    for path in paths:
-      if not place(path).is_file():
-        raise UsageError(f"--{name}: no file {path}")
-  for seed in SEED.value:
-    whole_seed(seed)
 
 
-def sized(spec):
-  """The clip of the model with the sizes that flags give.
-
-  Raises:
-    UsageError: sizes that no clip can have.
-  """
-  from ccl_jax.generation.sizes import resized
-
-  sizes = {"frames": FRAMES.value, "height": HEIGHT.value, "width": WIDTH.value}
-  return resized(spec, sizes, SIZE.value, SECONDS.value)
-
-
-def open_maker(given, watch=None):
+def open_maker(asked, given: Collection[str], watch=None):
   """Fixes how the model that the flags name makes clips; it is loaded with the first.
 
   Args:
+    asked: what the flags ask for.
     given: names of the flags of the command line.
-    watch: hears of every step of the clips; see `Pipeline.generate`.
+    watch: hears of every step of the clips; see `clips.Maker`.
 
   Raises:
     UsageError: there is none, or it cannot do what the flags say.
   """
-  from ccl_jax.diffusion.guidance import get_guidance
-  from ccl_jax.generation import pipeline
-  from ccl_jax.generation.clips import Maker
-  from ccl_jax.generation.defaults import check_idle, default_form
-  from ccl_jax.generation.meshes import mesh_for
-  from ccl_jax.generation.sampling import Sampling, most_together, variant_of
-  from ccl_jax.generation.step_cache import absolute_cache, check_cache
-  from ccl_jax.weights.lora_open import absolute
+  from ccl_jax.generation.api import Pipeline
 
-  about = pipeline.describe(CKPT.value, STEP.value)
-  if "weights" in given and about.found is not None and about.found.name != "ema":
-    raise UsageError(
-      f"--weights does nothing: {CKPT.value} is no training run, and has one set of "
-      "parameters; leave it out"
-    )
-  loras = [absolute(text) for text in LORA.value or ()]
-  inputs = [name for name, flag in FILES.items() if flag.value is not None]
-  task = TASK.value
-  # The lines of a manifest are checked one by one.
-  kind = about.check(task, inputs) if MANIFEST.value is None else GENERATIONS[task]
-  spec = sized(about.spec)
-  name = GUIDANCE.value or default_form(about.model, about.guidance, SCHEDULE.value)
-  guidance = get_guidance(name, variant_of(about.model))
-  check_idle(given, task, kind, name, guidance)
-  scales = {"video": SCALE_VIDEO.value, "audio": SCALE_AUDIO.value}
-  asked = Sampling(
-    guidance=name,
-    scales=parse_scales(guidance, scales),
-    steps=STEPS.value,
-    shift=SHIFT.value,
-    solver=SOLVER.value,
-    batched=not SEQUENTIAL.value,
-    skip_block=SKIP_BLOCK.value,
-    schedule=SCHEDULE.value,
-    guidance_interval=INTERVAL.value
-    and tuple(cli.numbers("guidance_interval", INTERVAL.value)),
-    guidance_every=EVERY.value,
-    cache=CACHE.value and absolute_cache(CACHE.value),
+  chosen = "weights" in given or WEIGHTS.value != WEIGHTS.default
+  pipeline = Pipeline(
+    CKPT.value,
+    codecs=CODECS.value,
+    weights=WEIGHTS.value if chosen else None,
+    step=STEP.value,
+    lora=LORA.value or (),
+    mesh=cli.mesh_sizes(MESH.value),
+    vae_tile=VAE_TILE.value,
+    quantize=QUANTIZE.value,
   )
-
-  negative = {s: flag.value or NEGATIVE.value for s, flag in NEGATIVES.items()}
-  out = place(OUT.value)
-  # A size that is asked for is kept.
-  own_size = HEIGHT.value is WIDTH.value is SIZE.value is None
-  sampling = about.sampling(asked, spec)
-  if sampling.cache is not None:
-    check_cache(sampling.cache, task, sampling.guidance)
   clips = BATCH.value if MANIFEST.value is not None else len(PROMPT.value)
-  rows = clips * most_together(guidance, kind, sampling)
-  mesh = mesh_for(about.model, spec, rows, cli.mesh_sizes(MESH.value))
-
-  loaded = []
-
-  def load(texts):
-    if loaded:
-      return loaded[0]
-    if mesh.size > 1:
-      axes = ", ".join(f"{name} {n}" for name, n in mesh.shape.items())
-      progress.say(f"mesh of {mesh.size} devices: {axes}")
-    progress.phase("loading")
-    loaded.append(
-      pipeline.Pipeline.load(
-        CKPT.value,
-        codecs=CODECS.value,
-        weights=WEIGHTS.value,
-        step=STEP.value,
-        mesh=mesh,
-        loras=loras,
-        texts=texts,
-        tile=VAE_TILE.value,
-      )
-    )
-    return loaded[0]
-
-  return Maker(load, about, task, sampling, negative, spec, out, own_size, loras, watch)
+  return pipeline.maker(
+    asked, given=given, clips=clips, out=place(OUT.value), watch=watch
+  )
 
 
 def held(out, name):
@@ -490,18 +465,14 @@ def make_manifest(maker) -> None:
     )  # fmt: skip
 
 
-def make_prompts(maker, settings) -> None:
+def make_prompts(maker, asked, settings) -> None:
   """Makes the clips of the prompts; with --settings, the one that they are of."""
   from ccl_jax.generation.step_cache import parse_cache
   from ccl_jax.weights.lora_open import parse_lora
 
   prompts = PROMPT.value
   spread = lambda values: values * (len(prompts) // len(values))
-  files = {
-    name: spread([place(path) for path in flag.value])
-    for name, flag in FILES.items()
-    if flag.value is not None
-  }
+  files = {name: spread(paths) for name, paths in asked.files.items()}
   names = {i: f"{TASK.value}_{x}_{i}" for i, x in enumerate(spread(SEED.value))}
   if settings is not None:
     loras = [place(parse_lora(text)[0]) for text in maker.loras]
@@ -517,13 +488,27 @@ def make_prompts(maker, settings) -> None:
     print(path)
 
 
+def make_best_of(maker, asked) -> None:
+  """Makes the clips of --best_of, and prints them with their scores."""
+  from ccl_jax.generation.best import judge_of, made_and_scored
+
+  judge = judge_of(SCORE.value, SCORE_WEIGHTS.value or ())
+  found = made_and_scored(maker, asked, judge, BEST_OF.value)
+  progress.end()
+  for scored in found:
+    print(*scored.lines(), sep="\n")
+  for scored in found:
+    scored.require_best()
+
+
 def main():
   """Makes the clips that the flags ask for."""
   from ccl_jax.generation.step_cache import Recorder
 
   given = given_flags()
   settings = take_settings() if SETTINGS.value is not None else None
-  check_flags()
+  asked = request()
+  check_flags(asked)
   if DISTRIBUTED.value and (INDEX.present or COUNT.present):
     raise UsageError(
       "--process_index and --process_count share out a manifest among processes that "
@@ -538,11 +523,13 @@ def main():
   files.sweep(OUT.value)
   require_devices()
   recorder = Recorder() if CALIBRATE.value is not None else None
-  maker = open_maker(given, recorder)
+  maker = open_maker(asked, given, recorder)
   if MANIFEST.value is not None:
     make_manifest(maker)
+  elif BEST_OF.value is not None:
+    make_best_of(maker, asked)
   else:
-    make_prompts(maker, settings)
+    make_prompts(maker, asked, settings)
   if recorder is not None and not jax.process_index():
     params = maker.open(PROMPT.value).origin["fingerprints"].get("params")
     recorder.write(CALIBRATE.value, maker.task, maker.sampling.guidance, params)

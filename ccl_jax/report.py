@@ -33,7 +33,7 @@ from ccl_jax.axes import STREAMS
 from ccl_jax.checkpoints.checkpointer import latest_metadata
 from ccl_jax.checkpoints.find import BAD_VALUES, read_config
 from ccl_jax.documents import Count, Malformed, Number, check
-from ccl_jax.errors import UsageError
+from ccl_jax.errors import UsageError, finite_numbers
 from ccl_jax.remote.paths import place
 from ccl_jax.sharding import require_devices
 
@@ -127,7 +127,7 @@ def with_flags(config: ConfigDict) -> ConfigDict:
   scales = {s: tuple(old.get(s, ())) for s in STREAMS}
   for stream, flag in SCALES.items():
     if flag.value is not None:
-      scales[stream] = tuple(cli.numbers(flag.name, flag.value))
+      scales[stream] = tuple(finite_numbers(flag.name, flag.value))
   given = {"tasks": TASKS, "clips": CLIPS, "steps": STEPS, "show": SHOW}
   given |= {"guidance": GUIDANCE}
   own = {

@@ -47,7 +47,7 @@ PARAMETERS = [
   (r"/kernel/a", ("embed", None)),  # of an adapter
   (r"/kernel/b", (None, "embed")),
   (r"/context", (None, "embed")),
-  (r"/(modulation|head_modulation)", (None, "embed")),
+  (r"/(modulation|head_modulation|image_positions)", (None, "embed")),
   (r"/(bias|scale)", (None,)),
 ]
 

@@ -73,18 +73,25 @@ class Generation:
 
   @property
   def takes(self) -> tuple[str, ...]:
-    """The inputs beside text that it can use: a first frame serves any video."""
-    return (*self.given, "image") if "video" in self.generated else self.given
+    """The inputs beside text that it can use: a first and a last frame serve any video,
+    and a film to go on with whatever has no other beginning.
+    """
+    images = ("image", "last_image") if "video" in self.generated else ()
+    extend = () if self.given or self.image else ("extend",)
+    return (*self.given, *images, *extend)
 
-  def needs(self, channels: bool = False) -> tuple[str, ...]:
+  def needs(self, channels: int = 0) -> tuple[str, ...]:
     """The inputs beside text that the task cannot do without.
 
     Args:
-      channels: the model takes a first frame as condition channels and CLIP tokens, as
-        Wan2.1-I2V does: it makes no video without one.
+      channels: pictures that the model takes as condition channels and CLIP tokens: a
+        first frame, as Wan2.1-I2V, or a first and a last one, as Wan2.1-FLF2V. It makes
+        no video without them.
     """
-    image = self.image or (channels and "video" in self.generated)
-    return (*self.given, "image") if image else self.given
+    images = ("image", "last_image")[: channels if "video" in self.generated else 0]
+    if self.image and not images:
+      images = ("image",)
+    return (*self.given, *images)
 
   @property
   def reads(self) -> tuple[str, ...]:
@@ -127,12 +134,11 @@ def taught(names: Sequence[str], images: bool) -> tuple[str, ...]:
   )
 
 
-INPUTS = ("image", *STREAMS)  # what a task may be given beside text
+# What a task may be given beside text.
+INPUTS = ("image", "last_image", "extend", *STREAMS)
 
 
-def check_inputs(
-  task: str, names: Collection[str], *, channels: bool = False
-) -> Generation:
+def check_inputs(task: str, names: Collection[str], *, channels: int = 0) -> Generation:
   """The task of that name, if it takes exactly such inputs.
 
   Args:
@@ -148,7 +154,9 @@ def check_inputs(
   kind = GENERATIONS[task]
   for name in kind.needs(channels):
     if name not in names:
-      why = "" if name in kind.needs() else "; this model was made for image to video"
+      made = ("image to video", "videos between a first and a last frame")
+      own = name not in kind.needs()
+      why = f"; this model was made for {made[channels - 1]}" if own else ""
       raise UsageError(
         f"task {task} needs {name}: give --{name} FILE, or {name!r} on every line of a "
         f"manifest{why}"
@@ -159,6 +167,12 @@ def check_inputs(
       raise UsageError(
         f"task {task} makes no use of {name}: leave it out, or choose a task that "
         f"does: {', '.join(users)}"
+      )
+  for name in ("image", "last_image"):
+    if {name, "extend"} <= set(names):
+      raise UsageError(
+        f"{name} and extend: what goes on with a film begins with its last pictures, "
+        "and ends as the prompt has it; leave one of both out"
       )
   return kind
 

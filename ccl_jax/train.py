@@ -93,8 +93,8 @@ HEARTBEAT_SECONDS = flags.DEFINE_integer(
   "heartbeat_seconds", 30, "Silence after which another process counts as lost.", 1
 )
 BUCKETS = (
-  *("--workdir", "config.data.root", "config.evaluate.root"),
-  *("config.codec.path", "config.init"),
+  *("--workdir", "config.data.root", "config.data.options.captions"),
+  *("config.evaluate.root", "config.codec.path", "config.init"),
 )
 flags.mark_flags_as_required(["config", "workdir"])
 
@@ -377,6 +377,7 @@ def _train(config, workdir: Place, stack: contextlib.ExitStack) -> bool:
       checkpointer=checkpointer,
       metadata=metadata,
       save_every=config.checkpoint.every,
+      save_minutes=config.checkpoint.minutes,
       evaluate=evaluation and evaluate_on(run, base, evaluation),
       evaluate_every=config.evaluate.every,
       log=log,

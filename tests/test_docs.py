@@ -1,7 +1,11 @@
 """What README and docs name exists: modules, paths, commands, their flags, configs."""
 
 import ast
+import contextlib
 import importlib.util
+import io
+import itertools
+import json
 import pathlib
 import re
 import shlex
@@ -9,9 +13,9 @@ import shlex
 import numpy as np
 import pytest
 
-from ccl_jax.data.spec import ClipSpec
-from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.shipped import config_names
+from ccl_jax.viz.media import write_mp4, write_png, write_wav
+from tests.flags.listener import listening
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -62,6 +66,7 @@ def test_modules_and_paths_exist(page):
     parts = name.split(".")
     file = ROOT.joinpath(*parts)
     above = file.parent.with_suffix(".py")
+    above = above if above.is_file() else file.parent / "__init__.py"
     inside = above.is_file() and parts[-1] in above.read_text()
     if not (file.is_dir() or file.with_suffix(".py").is_file() or inside):
       missing.append(name)
@@ -81,7 +86,7 @@ def test_flags_of_commands_exist(page):
   for name, *args in commands(page.read_text("utf-8")):
     known = flags_of(name.split(".")[0])
     assert len(known) > 1, f"no command {name}"
-    for arg in args:
+    for arg in itertools.takewhile(lambda a: a != "--", args):  # then another's
       flag = arg.split("=")[0]
       own = re.match(r"--[a-z]", flag) and not flag.startswith("--config.")
       if own and flag not in known:
@@ -112,24 +117,48 @@ def test_configs_take_their_arguments_and_keys(page):
 
 
 def test_the_example_in_python_runs(tmp_path, monkeypatch):
-  """As it is printed, but for the network; it writes the clip that it was given."""
+  """As it is printed, but for the network: it writes the clip that it was given."""
   (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-  spec = ClipSpec(17, 32, 32, 25.0)
-
-  class Stub(Pipeline):
-    def __init__(self):
-      self.spec = spec
-
-    def generate(self, task, prompts, *, seed):
-      assert task == "joint" and isinstance(prompts, str)
-      shape = (1, spec.frames, spec.height, spec.width, 3)
-      sound = np.zeros((1, spec.samples), np.float32)
-      return {"video": np.zeros(shape, np.uint8), "audio": sound}
-
-  monkeypatch.setattr(Pipeline, "load", lambda folder: Stub())
+  listener = listening(monkeypatch)
   monkeypatch.chdir(tmp_path)
   exec(code, {})
-  assert [p.suffix for p in tmp_path.iterdir()] == [".mp4"]
+  assert listener.loaded["ckpt"] == "quickstart"
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.json", "clip.mp4"]
+
+
+def test_the_examples_of_a_page_run(tmp_path, monkeypatch):
+  """All of docs/python.md in its order, but for the network."""
+  listener = listening(monkeypatch)
+  monkeypatch.chdir(tmp_path)
+  write_png("first.png", np.zeros((32, 48, 3), np.uint8))
+  write_wav("voice.wav", np.zeros(16000, np.float32))
+  film = np.zeros((17, 32, 48, 3), np.uint8)
+  write_mp4("film.mp4", film, 25.0, np.zeros(16000, np.float32))
+  text = (ROOT / "docs" / "python.md").read_text()
+  blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+  names = {}
+  for block in blocks:
+    exec(block, names)
+  assert {call["task"] for call in listener.calls} >= {"joint", "i2v", "a2v", "v2a"}
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch):
+  """Cell by cell with the shipped checkpoint; what is stored was printed by them."""
+  book = json.loads((ROOT / "docs" / "pipeline.ipynb").read_text())
+  cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+  monkeypatch.chdir(tmp_path)
+  names, compared = {}, 0
+  for number, cell in enumerate(cells, 1):
+    assert cell["execution_count"] == number
+    printed, source = io.StringIO(), "".join(cell["source"])
+    with contextlib.redirect_stdout(printed):
+      exec(source, names)
+    for output in cell["outputs"]:
+      if output["output_type"] == "stream" and output["name"] == "stdout":
+        assert printed.getvalue() == "".join(output["text"]), source
+        compared += 1
+  assert compared >= 3
+  assert len((ROOT / "docs" / "pipeline.ipynb").read_bytes()) < 200_000
 
 
 def test_the_readme_leads_to_every_page():

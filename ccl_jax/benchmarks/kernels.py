@@ -28,7 +28,8 @@ from ccl_jax.planning import kernels
 from ccl_jax.planning.bundles import static_cycles
 from ccl_jax.planning.chips import CHIPS
 from ccl_jax.planning.program import Program
-from ccl_jax.planning.topologies import TPUS, one_chip, stay_on_the_host
+from ccl_jax.planning.topologies import TPUS, compiler, one_chip, stay_on_the_host
+from ccl_jax.sharding import compiler_options
 
 _CHIPS = flags.DEFINE_list("chips", ["v5e", "v5p", "v6e"], "Kinds of TPU.")
 _BLOCKS = flags.DEFINE_list(
@@ -46,7 +47,7 @@ def main() -> None:
   """Counts for the chips and blocks of the flags, and writes the rows.
 
   Raises:
-    UsageError: a chip or a size that there is none of.
+    UsageError: a chip or a size that there is none of, or no libtpu.
   """
   blocks = {}
   for text in _BLOCKS.value:
@@ -57,6 +58,7 @@ def main() -> None:
   if unknown := set(_CHIPS.value) - set(TPUS):
     raise UsageError(f"--chips {','.join(unknown)}: expected of {', '.join(TPUS)}")
   kernel_of(blocks)
+  compiler("tpu")
   for chip in _CHIPS.value:
     found = count(chip, blocks)
     for row in found:
@@ -117,18 +119,21 @@ def rows_of(chip: str, folder: pathlib.Path) -> list[kernels.Row]:
     folder: where libtpu has dumped.
   """
   version = importlib.metadata.version("libtpu")
-  program, found = Program((folder / "program").read_text()), {}
+  program, found, forms = Program((folder / "program").read_text()), {}, set()
   for instruction in program.by_name.values():
     call = kernels.call_of(instruction)
     if call is None:
       continue
-    (file,) = (
-      f
-      for f in folder.glob(f"*-{instruction.name}-*-final_bundles.txt")
-      if "analysis" not in f.name
+    forms.add(call.form)
+    # Of kernels that are equal but for their names, libtpu makes and dumps one.
+    for file in folder.glob(f"*-{instruction.name}-*-final_bundles.txt"):
+      if "analysis" not in file.name:
+        cycles = static_cycles(file.read_text(errors="replace"), CHIPS[chip])
+        found[call.form] = kernels.Row(chip, call.form, *cycles, version)
+  if missing := forms - set(found):
+    raise RuntimeError(
+      f"libtpu {version} dumped nothing of {', '.join(map(str, missing))}"
     )
-    cycles = static_cycles(file.read_text(errors="replace"), CHIPS[chip])
-    found[call.form] = kernels.Row(chip, call.form, *cycles, version)
   return list(found.values())
 
 
@@ -152,7 +157,8 @@ def compile_kernels(folder: str, chip: str, blocks: str) -> None:
   )
   inputs = [(tokens(q), tokens(k)) for q, k in LENGTHS]
   attend = lambda inputs: [jax.vjp(kernel, q, k, k)[1](q) for q, k in inputs]
-  text = jax.jit(attend).lower(inputs).compile().as_text()
+  options = compiler_options(jax.sharding.Mesh([*placed.device_set], "x"))
+  text = jax.jit(attend, compiler_options=options).lower(inputs).compile().as_text()
   write_text(pathlib.Path(folder, "program"), text)
 
 

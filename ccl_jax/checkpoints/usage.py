@@ -5,7 +5,8 @@ the top of the config.json of converted and joined parameters, and of the metada
 run's checkpoints: whoever samples a run reads nothing but its checkpoint.
 
   clip        sizes of a clip; of a run those it was trained on
-  objective   {"shift"}, of the schedule
+  objective   {"shift"} of the schedule, and {"last_image_probability"} of a run: where
+              it is above 0, clips may be given their last frame
   guidance    {"form", "scales"}, perhaps with the "skip_block" of the negative
               evaluation
   negative    texts of the negative evaluation, by stream
@@ -58,7 +59,8 @@ def stated(about: Mapping[str, Any]) -> dict[str, Any]:
   """
   out = {name: about[name] for name in Usage.__annotations__ if name in about}
   if "objective" in out:  # of a run: all of its training's
-    out["objective"] = {k: v for k, v in out["objective"].items() if k == "shift"}
+    kept = ("shift", "last_image_probability")
+    out["objective"] = {k: v for k, v in out["objective"].items() if k in kept}
   return out
 
 

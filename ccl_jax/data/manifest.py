@@ -5,10 +5,11 @@
 
 Required are id and prompt. An empty transcript wants no speech; without one it is what
 the prompt has in quotation marks. `pair` joins clips of different subsets that are to
-be compared. `image`, `audio` and `video` are what a clip is to be made from; their
-paths are relative to the manifest. `negative_prompt`, or that of one stream,
-`negative_prompt_video` and `negative_prompt_audio`, is what it is to lack. The clip
-that is scored is <videos>/<id>.mp4, or what `clip` names in the folder of videos.
+be compared. `image`, `last_image`, `extend`, `audio` and `video` are what a clip is to
+be made from; their paths are relative to the manifest. `negative_prompt`, or that of
+one stream, `negative_prompt_video` and `negative_prompt_audio`, is what it is to lack.
+The clip that is scored is <videos>/<id>.mp4, or what `clip` names in the folder of
+videos.
 
 A file that ends in .csv is a table of prompts and images (data/prompt_table.py).
 """
@@ -38,6 +39,8 @@ class Line:
   subset: str | None = None
   pair: str | None = None
   image: str | None = None
+  last_image: str | None = None
+  extend: str | None = None
   audio: str | None = None
   video: str | None = None
   transcript: str | None = None
@@ -68,9 +71,8 @@ def local_manifest(path: Path) -> Place:
   if hub.is_address(path) and found.suffix.lower() != ".txt":
     repository = hub.open_repository(str(path))
     top = posixpath.dirname(repository.address.path)
-    inputs = [
-      x for line in read_manifest(found) for x in (line.image, line.audio, line.video)
-    ]
+    names = ("image", "last_image", "extend", "audio", "video")
+    inputs = [getattr(x, name) for x in read_manifest(found) for name in names]
     named = {posixpath.normpath(posixpath.join(top, x)) for x in inputs if x}
     hub.download([(repository, sorted(named))])
   return found

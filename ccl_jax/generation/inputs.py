@@ -23,7 +23,7 @@ from ccl_jax.data.media.decode import (
   read_video,
 )
 from ccl_jax.data.sources.windows import probe_with_sound
-from ccl_jax.data.spec import ClipSpec
+from ccl_jax.data.spec import SAMPLES_PER_TOKEN, ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.remote.paths import Place
 
@@ -35,8 +35,8 @@ _log = logging.getLogger(__name__)
 def read_inputs(
   files: Files, spec: ClipSpec, fit: str = "cover"
 ) -> dict[str, np.ndarray]:
-  """The inputs of `Pipeline.generate`: `image` uint8 (b, H, W, 3), `audio` float32
-  (b, n), `video` uint8 (b, F, H, W, 3).
+  """The inputs of `Pipeline.generate`: `image` and `last_image` uint8 (b, H, W, 3),
+  `audio` float32 (b, n), `video` uint8 (b, F, H, W, 3).
 
   What of a picture is cut off or squeezed, and what of a film or sound comes after the
   clip's end, is said in a warning.
@@ -44,13 +44,20 @@ def read_inputs(
   Args:
     files: by input.
     spec: of the clips.
-    fit: of a still, of `checkpoints.usage.FITS`.
+    fit: of a first frame, of `checkpoints.usage.FITS`; a last one covers the clip, or
+      the video would end in another aspect ratio than it begins in.
 
   Raises:
     UsageError: a file is not there, cannot be decoded, or is too short.
   """
   still = functools.partial(_read_still, fit=fit)
-  readers = {"image": still, "audio": _read_sound, "video": _read_film}
+  last = functools.partial(_read_still, name="last_image", fit="cover")
+  readers = {
+    "image": still,
+    "last_image": last,
+    "audio": _read_sound,
+    "video": _read_film,
+  }
   out = {}
   for name, paths in files.items():
     try:
@@ -61,9 +68,11 @@ def read_inputs(
   return out
 
 
-def _read_still(path: Place, spec: ClipSpec, fit: str) -> np.ndarray:
+def _read_still(
+  path: Place, spec: ClipSpec, fit: str, name: str = "image"
+) -> np.ndarray:
   size, squeeze = image_size(path), fit == "squeeze"
-  (_warn_of_squeeze if squeeze else _warn_of_crop)("image", path, size, spec)
+  (_warn_of_squeeze if squeeze else _warn_of_crop)(name, path, size, spec)
   return read_image(path, spec.height, spec.width, squeeze=squeeze)
 
 
@@ -78,17 +87,22 @@ def _read_sound(path: Place, spec: ClipSpec) -> np.ndarray:
   # The first block alone: a sound of hours costs no more than a short one.
   with contextlib.closing(read_blocks(path, size=spec.samples)) as blocks:
     wave = next(blocks)
-  # Sound as long as the picture is enough: Ovi's last token may end after both.
-  enough = min(spec.samples, math.floor(spec.seconds * spec.sample_rate))
-  if len(wave) < enough:
+  if len(wave) < enough(spec):
     raise UsageError(
       f"audio: {path} lasts {len(wave) / spec.sample_rate:.2f} s; expected at least "
-      f"{enough / spec.sample_rate:.2f} s for {spec.frames} frames: give longer "
+      f"{enough(spec) / spec.sample_rate:.2f} s for {spec.frames} frames: give longer "
       "sound or fewer frames"
     )
   wave = np.pad(wave, (0, spec.samples - len(wave)))
   _warn_of_rest("audio", path, spec)
   return wave
+
+
+def enough(spec: ClipSpec) -> int:
+  """Samples that a given sound must have: sound as long as the picture is enough, as
+  Ovi's last token may end after both.
+  """
+  return min(spec.samples, math.floor(spec.seconds * spec.sample_rate))
 
 
 def _warn_of_crop(name: str, path, size: tuple[int, int], spec: ClipSpec) -> None:
@@ -150,6 +164,7 @@ def check_arrays(given: Mapping[str, Any], b: int, spec: ClipSpec) -> None:
     "video": (b, spec.frames, *picture),
     "audio": (b, spec.samples),
     "image": (b, *picture),
+    "last_image": (b, *picture),
     "still": (b, *picture),
   }
   for name, array in given.items():
@@ -157,4 +172,41 @@ def check_arrays(given: Mapping[str, Any], b: int, spec: ClipSpec) -> None:
       raise UsageError(
         f"{name}: got an array of shape {np.shape(array)}; expected {expected[name]} "
         f"for {b} clips of {spec.frames} frames of {spec.width} x {spec.height} pixels"
+      )
+
+
+def check_before(
+  before: Mapping[str, Any] | None, streams: Sequence[str], b: int, spec: ClipSpec
+) -> None:
+  """Whether clips can begin with this: see `Pipeline.generate`.
+
+  Args:
+    before: by stream, or None.
+    streams: that are generated.
+    b: the number of clips.
+    spec: of each.
+
+  Raises:
+    UsageError: a stream is missing, of another shape, or leaves nothing to be made.
+  """
+  if before is None:
+    return
+  if sorted(before) != sorted(streams):
+    raise UsageError(
+      f"extend: got {', '.join(before) or 'nothing'}; expected {', '.join(streams)}, "
+      "what the task makes"
+    )
+  shapes = {s: np.shape(x) for s, x in before.items()}
+  picture = (spec.height, spec.width, 3)
+  for s, shape in shapes.items():
+    rest, whole, step, first = {
+      "video": (picture, spec.frames, 4, 1),
+      "audio": ((), spec.samples, SAMPLES_PER_TOKEN, 0),
+    }[s]
+    n = shape[1] if len(shape) > 1 else 0
+    fits = shape == (b, n, *rest) and 0 < n < whole and n % step == first
+    if not fits:
+      raise UsageError(
+        f"extend: {s} has the shape {shape}; expected {(b, 'n', *rest)} with n of "
+        f"{step} k{' + 1' * first}, below {whole}"
       )

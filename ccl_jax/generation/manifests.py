@@ -30,7 +30,7 @@ def make_set(
   count: int = 1,
   batch: int = 1,
   *,
-  channels: bool = False,
+  channels: int = 0,
   form: Guidance = GUIDANCE["none"],
   seed: int = 0,
   differs: Callable[[str, str, int, Files], str] = lambda *_: "",

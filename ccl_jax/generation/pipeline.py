@@ -39,12 +39,21 @@ from ccl_jax.generation.decoding import (
   with_tile,
 )
 from ccl_jax.generation.description import Description, describe
-from ccl_jax.generation.inputs import check_arrays
+from ccl_jax.generation.inputs import check_arrays, check_before
+from ccl_jax.generation.lengths import repeated, split_noise
 from ccl_jax.generation.memory import device_memory, fits, held, summary, worked_in
 from ccl_jax.generation.meshes import alone
 from ccl_jax.generation.noise import first_noise
 from ccl_jax.generation.parameters import read_parameters
+from ccl_jax.generation.previews import (
+  Listener,
+  colour_map,
+  encoded,
+  pictures,
+  squares,
+)
 from ccl_jax.generation.prompts import as_texts, texts_of
+from ccl_jax.generation.quantized import check_kind, dequantized, quantized
 from ccl_jax.generation.release import ANY, Release
 from ccl_jax.generation.sampling import Sampling, Steps, variant_of
 from ccl_jax.generation.settings import file_digest
@@ -98,10 +107,12 @@ class Pipeline:
     mesh: Mesh | None = None,
     texts: Texts | None = None,
     tile: str | int | None = AUTO,
+    trained_last: bool = False,
   ):
     """See the class.
 
     Args:
+      trained_last: see `Description`.
       texts: of the model's text codec, if that is no more among `codecs`.
       tile: of the video's decoding: see `decoding.checked_tile`.
 
@@ -111,8 +122,9 @@ class Pipeline:
     self.mesh = mesh or alone()
     self._tile = checked_tile(codecs, tile)
     self.about = Description(
-      model, spec, guidance or {}, trained_shift=shift, release=release
-    )
+      model, spec, guidance or {}, trained_shift=shift, release=release,
+      trained_last=trained_last,
+    )  # fmt: skip
     self.model, self.params, self.spec = model, params, spec
     self.codecs = _on_mesh(codecs, self.mesh)
     self.texts = texts or Texts(self.codecs.text, self.mesh)
@@ -121,10 +133,11 @@ class Pipeline:
     self._compiled, self._seen = {}, set()
     self.origin = origin or {"fingerprints": {}}
     self._noted: set[str] = set()
+    self._colours = None  # of latents, for previews
 
   @property
-  def takes_channels(self) -> bool:
-    """Whether an image is given as condition channels and CLIP tokens (Wan2.1 I2V)."""
+  def takes_channels(self) -> int:
+    """The pictures that are given as condition channels; see `Description`."""
     return self.about.takes_channels
 
   def shift(self, spec: ClipSpec) -> float:
@@ -143,6 +156,7 @@ class Pipeline:
     loras: Sequence[str | tuple[str | os.PathLike, float]] = (),
     texts: Sequence[str] | None = None,
     tile: str | int | None = AUTO,
+    quantize: str | None = None,
   ) -> "Pipeline":
     """Reads a training run, a joined model or a converted release.
 
@@ -161,11 +175,13 @@ class Pipeline:
         known, and the encoder stays.
       tile: pixels of the tiles that videos are decoded by, "off", or "auto": in one,
         where there is room for that.
+      quantize: hold the blocks' matrices in 8 bits: "int8" or "fp8"; see `quantized`.
 
     Raises:
       UsageError: it is none of these, has no codecs, or no checkpoint that is whole; a
         LoRA is damaged, or does not fit the model; or there are no such tiles.
     """
+    check_kind(quantize)
     mesh = mesh or alone()
     told = describe(folder, step)
     found, model = told.found, told.model
@@ -213,6 +229,9 @@ class Pipeline:
       files = [str(lora.file.absolute()) for lora, _ in opened]
       origin["lora"] = [f"{file}:{s!r}" for file, (_, s) in zip(files, opened)]
       origin["fingerprints"] |= {file: file_digest(file) for file in files}
+    if quantize is not None:
+      params, model = quantized(params, quantize), model.clone(stored=dequantized)
+      origin["quantize"] = quantize
     return cls(
       model,
       params,
@@ -226,6 +245,7 @@ class Pipeline:
       mesh=mesh,
       texts=known,
       tile=tile,
+      trained_last=told.trained_last,
     )
 
   def generate(
@@ -239,11 +259,14 @@ class Pipeline:
     video: np.ndarray | None = None,
     audio: np.ndarray | None = None,
     image: np.ndarray | None = None,
+    last_image: np.ndarray | None = None,
+    extend: Mapping[str, np.ndarray] | None = None,
     still: np.ndarray | None = None,
     spec: ClipSpec | None = None,
     reuse_keys: bool = True,
     progress: Callable[[Any], None] | None = None,
     watch: Watch | None = None,
+    preview: Listener | None = None,
   ) -> dict[str, np.ndarray]:
     """Clips for the prompts.
 
@@ -258,12 +281,16 @@ class Pipeline:
       audio: float (b, n) at 16 kHz, for a2v.
       image: uint8 (b, H, W, 3), the first frame: for i2v and ti2av, and welcome in
         whatever makes a video.
+      last_image: uint8 (b, H, W, 3), the last frame.
+      extend: by stream what the clips begin with, 4 p + 1 frames of `video` and 512 q
+        samples of `audio` from the same instant on: of every generated stream.
       negative: the text of the unconditional evaluations, of both streams or by stream;
         by stream it may be a list, with one text for each clip. A stream that is not
         named has "". The model's own are `Pipeline.negative`.
       still: uint8 (b, H, W, 3), the picture that stands still as null video, for
         guidance by null streams where no picture is given: see `_null_latents`.
       watch: hears of every step what the blocks have added; see `step_cache.Recorder`.
+      preview: hears of every step what the latents look like: see `previews.pictures`.
 
     Returns:
       The generated streams: `video` uint8 (b, F, H, W, 3) and `audio` float32 (b, n).
@@ -276,22 +303,30 @@ class Pipeline:
     spec = spec or self.spec
     prompts = as_texts(prompts)
     sampling = self.about.sampling(sampling or Sampling(), spec)
-    given = {"video": video, "audio": audio, "image": image}
-    kind = self._check(task, [name for name, x in given.items() if x is not None])
+    given = {"video": video, "audio": audio, "image": image, "last_image": last_image}
+    names = [name for name, x in given.items() if x is not None]
+    kind = self._check(task, names + ["extend"] * (extend is not None))
     b = len(prompts)
     check_arrays(given | {"still": still}, b, spec)
+    check_before(extend, kind.generated, b, spec)
+    whole = spec
+    spec, join = self.about.join(spec, sampling, kind)
     if sampling.cache is not None:
       own = self.origin["fingerprints"].get("params")
       check_cache(sampling.cache, task, sampling.guidance, own)
     if self.takes_channels and "video" in kind.given:
       image = video[:, 0]
+      last_image = video[:, -1] if self.takes_channels > 1 else None
     seeds = [seed] if np.ndim(seed) == 0 else seed
     if len(seeds) not in (1, b):
       raise UsageError(f"{len(seeds)} seeds for {b} prompts; expected one, or as many")
     shape = {
-      "video": lambda: (*spec.latent_shape, self.codecs.video.channels),
-      "audio": lambda: (spec.audio_tokens, self.codecs.audio.channels),
+      "video": lambda: (sizes["video"], *spec.latent_shape[1:], channels("video")),
+      "audio": lambda: (sizes["audio"], channels("audio")),
     }
+    sizes = {"video": spec.latent_frames, "audio": spec.audio_tokens}
+    sizes = sizes if join is None else join.sizes
+    channels = lambda s: getattr(self.codecs, s).channels
     shapes = tuple((s, (b // len(seeds), *shape[s]())) for s in kind.generated)
     # On the host, as every process has them; float32 and one layout, whatever the
     # caller has.
@@ -299,23 +334,28 @@ class Pipeline:
       "video": None if video is None else np.asarray(video),
       "audio": None if audio is None else np.asarray(audio, np.float32),
       "image": None if image is None else np.asarray(image),
+      "last_image": None if last_image is None else np.asarray(last_image),
       "still": None if still is None else np.asarray(still),
+      "extend": extend and {s: np.asarray(x) for s, x in extend.items()},
     }
+    if join is not None:
+      parts = {s: join.cut(s, inputs[s]) for s in kind.given}
+      inputs |= parts
     texts = texts_of(prompts, negative, kind, self.about.release.sound)
     self.note_cut(prompts)
     rows = self.texts.rows(texts)
-    rows = rows.reshape(-1, b, *rows.shape[1:])
+    rows = repeated(rows.reshape(-1, b, *rows.shape[1:]), join, 1)
     # Scales are an argument: one program serves all.
     form = get_guidance(sampling.guidance, variant_of(self.model))
     scales = form.resolve(sampling.scales)
     sampling = dataclasses.replace(sampling, scales=scales)
     how = sampling.guidance, sampling.solver, sampling.batched, sampling.skip_block
-    options = *how, reuse_keys, spec
+    options = *how, reuse_keys, spec, join
     # By all that programs are compiled for.
-    given = tuple(name for name, x in inputs.items() if x is not None)
+    given = str(jax.tree.map(np.shape, inputs))
     kinds = Steps(self.model, kind, sampling).kinds
     windows = frozenset(window[1:] for window in windows_of(kinds))
-    program = kind, *options, b, windows, given, watch is None
+    program = kind, *options, b, windows, given, watch is None, preview is None
     new = program not in self._seen
     display.phase("compiling" if new else "encoding")
     self._seen.add(program)
@@ -326,22 +366,26 @@ class Pipeline:
     )
     codecs = self.codecs._replace(text=None)
     encode = self._jitted(
-      "encode", conditions_of, kind, spec.frames, self.takes_channels
+      "encode", conditions_of, kind, whole, self.takes_channels, join
     )
     with jax.set_mesh(self.mesh):
       bits = tuple(seed_bits(seed) for seed in seeds)
-      noise = self._jitted("noise", first_noise, shapes)(bits)
+      noise = self._jitted("noise", split_noise, first_noise, shapes, join)(bits)
     with jax.set_mesh(finest(self.mesh)):
       conditions = encode(nulls, codecs, noise, rows, inputs)
     if sampling.solver == RENOISE:
       conditions["seeds"] = np.stack(bits)
     measured = functools.partial(self._measure, "sampling") if new else None
+    seen = preview and functools.partial(self._preview, preview, sampling.steps)
     with jax.set_mesh(self.mesh):
       latents = sample_windows(
         self._compiled, self.model, self.params, kind, noise, conditions, sampling,
-        reuse_keys=reuse_keys, clip=geometry_of(self.model, spec),
-        progress=_teller(sampling.steps, progress), watch=watch, measured=measured,
+        reuse_keys=reuse_keys, clip=geometry_of(self.model, spec), join=join,
+        progress=_teller(sampling.steps, progress), watch=watch, seen=seen,
+        measured=measured,
       )  # fmt: skip
+      if join is not None:
+        latents = self._jitted("join", type(join).joined, join)(latents)
     display.phase("decoding")
     with jax.set_mesh(finest(self.mesh)):
       return jax.device_get(self._decoded(codecs, latents, new))
@@ -363,6 +407,16 @@ class Pipeline:
       self._measure("decoding", compiled, latents)
       self._say_memory()
     return out
+
+  def _preview(self, preview: Listener, steps: int, step: int, latents) -> None:
+    """Tells a listener of a step."""
+    whole = jax.device_get(self._jitted("whole", lambda x: x)(latents))
+    if "video" in latents and self._colours is None:
+      picture = squares(self.codecs.video.stride[1])
+      with jax.set_mesh(finest(self.mesh)):
+        latent = self._jitted("squares", encoded)(self.codecs.video, picture)
+      self._colours = colour_map(jax.device_get(latent), picture)
+    preview(step + 1, steps, pictures(whole, self._colours))
 
   def _measure(self, phase: str, compiled: Any, given: PyTree) -> None:
     """Keeps what a phase needs.

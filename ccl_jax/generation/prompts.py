@@ -17,14 +17,15 @@ from collections.abc import Collection, Mapping, Sequence
 
 from ccl_jax.axes import STREAMS
 from ccl_jax.errors import UsageError
-from ccl_jax.metrics.quotes import QUOTED, STRAIGHT
+from ccl_jax.metrics.quotes import STRAIGHT, quotations
 from ccl_jax.tasks import Generation
 
 FORMS = ("tags", "sentence")  # of the sound
 SPEECH, SOUND = ("<S>", "<E>"), ("<AUDCAP>", "<ENDAUDCAP>")
-_TAGGED = re.compile(r"\s*<AUDCAP>(.*?)<ENDAUDCAP>\s*", re.DOTALL)
+# Begun at no space but the first, or long runs of them would be walked again and again.
+_TAGGED = re.compile(r"(?:(?<!\s)\s+)?<AUDCAP>(.*?)<ENDAUDCAP>\s*", re.DOTALL)
 # A last sentence of its own, or all of the prompt.
-_SENTENCE = re.compile(r"(?:^|(?<=[\s.!?>]))Audio:\s*((?:(?!\bAudio:).)*)\Z", re.DOTALL)
+_SENTENCE = re.compile(r"(?:^|(?<=[\s.!?>]))Audio:((?:(?!\bAudio:).)*)\Z", re.DOTALL)
 
 
 def in_form(prompt: str, form: str | None) -> str:
@@ -58,11 +59,11 @@ def _check_pairs(prompt: str, first: str, last: str) -> None:
 def _speech_in_tags(prompt: str) -> str:
   straight = prompt.translate(STRAIGHT)  # of the same length
   out, end = [], 0
-  for m in QUOTED.finditer(straight):
-    words = prompt[m.start() + 1 : m.end() - 1].strip()
+  for first, last in quotations(straight):
+    words = prompt[first + 1 : last - 1].strip()
     if words:
-      out += [prompt[end : m.start()], SPEECH[0], words, SPEECH[1]]
-      end = m.end()
+      out += [prompt[end:first], SPEECH[0], words, SPEECH[1]]
+      end = last
   return "".join([*out, prompt[end:]])
 
 

@@ -215,8 +215,9 @@ def generate(config, pipeline, task, clips) -> list[dict]:
   """The task's clips for the captions, sounds or pictures of `clips`."""
   kind = GENERATIONS[task]
   stack = lambda key: np.stack([c[key] for c in clips])
+  frames = {"image": 0, "last_image": -1}
   inputs = {
-    name: stack("video")[:, 0] if name == "image" else stack(name)
+    name: stack("video")[:, frames[name]] if name in frames else stack(name)
     for name in kind.needs(pipeline.takes_channels)
   }
   r = config.report
@@ -321,7 +322,9 @@ def attention(pipeline, clips, path) -> dict:
   to_video, to_audio = map(
     np.asarray, shares(pipeline.params, codecs, video, audio, tokens)
   )
-  t, h, w = pipeline.spec.latent_shape
+  stride = pipeline.codecs.video.stride
+  t = (video.shape[1] - 1) // stride[0] + 1
+  h, w = (side // stride[1] for side in video.shape[2:4])
   _, ph, pw = dict(model.streams)["video"].patch
   maps = to_video.reshape(len(clips), t, h // ph, w // pw)
   groups = None

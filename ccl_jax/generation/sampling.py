@@ -5,8 +5,9 @@ Only the sampled streams change over the steps:
 * a given stream is clean, reads context tokens only, and so never changes: its keys are
   computed before the first step, once per text that is read with them, and reused at
   every step (dynamic context routing makes this exact);
-* a given first frame is written into the video latent before every evaluation, at
-  timestep 0; or, for Wan2.1-I2V's form, stands in condition channels beside it;
+* given frames and tokens of a sampled stream are written into its latent before every
+  evaluation, at timestep 0: a first or last frame, or the end of a film that the clip
+  goes on with; of Wan2.1-I2V's form they stand in condition channels beside it;
 * the evaluations of a guidance form run as one batch, or one after the other;
 * steps of other kinds than the usual one leave evaluations or blocks out (`shortcuts`).
 """
@@ -33,6 +34,7 @@ from ccl_jax.diffusion.guidance import (
 from ccl_jax.diffusion.samplers import advance, begin, table_of
 from ccl_jax.diffusion.schedules import Schedule, make_schedule
 from ccl_jax.errors import UsageError
+from ccl_jax.generation.lengths import Join, spread_noise
 from ccl_jax.generation.noise import fresh_noise
 from ccl_jax.generation.shortcuts import (
   FULL,
@@ -76,6 +78,8 @@ class Sampling:
       ones add what it added to the prompt's evaluation; None: each does.
     cache: FILE:THRESHOLD of a calibration, by which steps skip the network's blocks:
       see `step_cache`; None: none does.
+    window: frames of the parts that a long clip is made in; None: it is made in one.
+    overlap: frames that neighbouring parts share; None: half of them.
   """
 
   guidance: str | None = None
@@ -89,6 +93,8 @@ class Sampling:
   guidance_interval: Sequence[float | int] | None = None
   guidance_every: int | None = None
   cache: str | None = None
+  window: int | None = None
+  overlap: int | None = None
 
 
 def variant_of(model: JointDiT) -> str:
@@ -121,10 +127,11 @@ def sample_latents(
     noise: N(0, 1) latents of the generated streams.
     conditions: `text` (2 or 3, b, l, e), the prompt's first, then the negative prompt's
       of both streams, or the video's and the audio's; clean latents `given` and, for
-      guidance by null streams, `null`, by stream; for a given first frame `image`, its
-      latent (b, 1, h, w, c), or `condition` (b, t, h, w, 20) with `clip` (b, i, 1280):
-      see `codecs.images.image_condition`. For fresh noise of every step, `seeds`: the
-      bits of the clips' seeds (n, 2).
+      guidance by null streams, `null`, by stream; for given frames and
+      tokens of sampled streams `held`, by stream {"latent": like the noise, "mask":
+      which are given, bool (b, t) or (b, a)}, or `condition` (b, t, h, w, 20) with
+      `clip` (b, i, 1280): see `codecs.images.image_condition`. For fresh noise of every
+      step, `seeds`: the bits of the clips' seeds (n, 2).
     reuse_keys: compute a given stream once, not at every step. The result is the same.
     clip: token counts of some film: a stream that is neither made nor given is thought
       as long, since where a token is in the exchange's RoPE depends on both.
@@ -143,10 +150,24 @@ def sample_latents(
 
 
 def finished(carry: Sequence[Any], conditions: Mapping[str, Any]) -> dict[str, Any]:
-  """The latents of a state after the last step, a given first frame in its place."""
-  out = dict(carry[0])
-  if "image" in conditions:
-    out["video"] = jnp.concatenate([conditions["image"], out["video"][:, 1:]], 1)
+  """The latents of a state after the last step, what is given in its place."""
+  return with_held(carry[0], conditions)
+
+
+def with_held(
+  latents: Mapping[str, jax.Array], conditions: Mapping[str, Any]
+) -> dict[str, jax.Array]:
+  """The latents of sampled streams with what is given of them in its place.
+
+  Args:
+    latents: by stream; others than those of `held` stay as they are.
+    conditions: see `sample_latents`.
+  """
+  out = dict(latents)
+  for s, held in conditions.get("held", {}).items():
+    if s in out:
+      mask = held["mask"].reshape(*held["mask"].shape, *[1] * (out[s].ndim - 2))
+      out[s] = jnp.where(mask, held["latent"], out[s])
   return out
 
 
@@ -158,6 +179,7 @@ class Steps(NamedTuple):
   sampling: Sampling
   reuse_keys: bool = True
   clip: Geometry | None = None
+  join: Join | None = None
 
   @property
   def schedule(self) -> Schedule:
@@ -195,7 +217,7 @@ class Steps(NamedTuple):
     """The keys of a given stream, for what is evaluated together: before the first
     step, and not in the loop over the steps.
     """
-    parts = _evaluations(*self, params, noise, conditions)
+    parts = _evaluations(*self[:5], params, noise, conditions)
     return tuple(parts.keys_for(evaluations) for evaluations in parts.together)
 
   def advance(
@@ -218,7 +240,7 @@ class Steps(NamedTuple):
       kind: what the steps leave out.
       keeps: what they hand on to later ones.
     """
-    parts = _evaluations(*self, params, carry[0], conditions)
+    parts = _evaluations(*self[:5], params, carry[0], conditions)
     form, scales = parts.guidance, self.sampling.scales
     if kind.guidance != FULL:
       form, scales = get_guidance("none", variant_of(self.model)), {}
@@ -252,7 +274,7 @@ class Steps(NamedTuple):
         v = {s: x + memory[f"guidance/{s}"] for s, x in v.items()}
       elif kind.guidance == FULL and keeps.guidance:
         kept |= {f"guidance/{s}": x - seen[prompt][s] for s, x in v.items()}
-      return v, kept
+      return v if self.join is None else self.join.agreed(v), kept
 
     if any(keeps):
       *state, memory = carry
@@ -263,7 +285,9 @@ class Steps(NamedTuple):
       carry = (*state, empty | memory)
     noise = None
     if "fresh" in table:
-      noise = functools.partial(fresh_noise, carry[0], conditions["seeds"])
+      noise = functools.partial(
+        spread_noise, fresh_noise, carry[0], self.join, conditions["seeds"]
+      )
     return advance(velocity, carry, dict(table), progress, noise)
 
 
@@ -362,23 +386,22 @@ def _evaluations(
 
   def one(latents, timestep, e: Evaluation):
     """Inputs of one evaluation: latents, timesteps, text, image, reads."""
-    x = dict(latents)
+    x = with_held(latents, conditions)
     if not reuse_keys:
       x |= given
     sigma = {s: jnp.broadcast_to(timestep, (b, 1)) for s in latents}
     sigma |= {s: jnp.zeros((b, 1)) for s in x if s in given}
-    if "image" in conditions and "video" in x:
-      t = x["video"].shape[1]
-      x["video"] = jnp.concatenate([conditions["image"], x["video"][:, 1:]], 1)
-      first = jnp.arange(t)[None] == 0
-      sigma["video"] = jnp.where(first, 0.0, jnp.broadcast_to(sigma["video"], (b, t)))
+    for s, held in conditions.get("held", {}).items():
+      if s in sigma:
+        sigma[s] = jnp.where(held["mask"], 0.0, sigma[s])
     if e.null in x:
       x[e.null] = conditions["null"][e.null]
       sigma[e.null] = jnp.zeros_like(sigma[e.null])
     reads = {s: e.cross and s in task.reads and s != e.null for s in STREAMS}
     text = {s: text_of(s, e.text) for s in x}
     if e.shuffled and "audio" in x:
-      x["audio"], text["audio"] = _next((x["audio"], text["audio"]))
+      own = x["audio"], text["audio"], sigma["audio"]
+      x["audio"], text["audio"], sigma["audio"] = _next(own)
     return conditioned(x), sigma, text, clip, reads
 
   def evaluate(keys, latents, timestep, evaluations, added, tell_added):

@@ -28,12 +28,13 @@ from ccl_jax.tasks import INPUTS
 
 _log = logging.getLogger(__name__)
 
+ARRAY = "array"  # begins the name of an input that was no file
 OWN_OF_SCHEDULE = ("steps", "shift", "solver", "guidance")
 _NEEDED = {"task", "prompt", "seed", "scales", "batched", "fingerprints"}
 # What makes a clip: other flags, such as who is to be connected to, are nobody else's.
 _SETTINGS = {
   *("task", "prompt", "seed", "negative_prompt", "sequential", *INPUTS),
-  *("ckpt", "step", "weights", "codecs", "lora", "vae_tile"),
+  *("ckpt", "step", "weights", "codecs", "lora", "vae_tile", "quantize"),
   *(f"{name}_{s}" for name in ("negative_prompt", "scale") for s in STREAMS),
   *(f.name for kind in (Sampling, ClipSpec) for f in dataclasses.fields(kind)),
 }
@@ -176,6 +177,15 @@ def _settings(about: Mapping[str, Any], given: frozenset[str]) -> Settings:
     values = {k: v for k, v in values.items() if not k.startswith("negative_prompt")}
   known = {k: v for k, v in values.items() if k in _SETTINGS}
   values = {k: v for k, v in known.items() if k not in given and v is not None}
+  for name in INPUTS:
+    named = values.get(name, [])
+    if any(
+      x.startswith(f"{ARRAY} ") for x in [named] * isinstance(named, str) or named
+    ):
+      raise UsageError(
+        f"--settings: the {name} of this clip was an array of a program: name a file "
+        f"with --{name}"
+      )
   return Settings(values, index, dict(about["fingerprints"]), given)
 
 

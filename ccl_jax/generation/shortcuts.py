@@ -11,7 +11,8 @@ is in no program and costs nothing, and no step decides anything while it runs.
              last ran stands for it (`step_cache`)
 
 Guidance on an interval: Kynkaanniemi et al., arXiv 2404.07724. What is held is the sum
-of guidance's terms and not an evaluation: it changes more slowly from step to step.
+of guidance's terms and not the other evaluations, which are farther from plain sampling
+in most cases that were measured (docs/results.md).
 """
 
 import itertools

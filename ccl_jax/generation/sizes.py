@@ -1,14 +1,14 @@
-"""The size of a clip: that somebody asks for, or that follows its first frame."""
+"""The size of a clip: that somebody asks for, or that follows what it is made from."""
 
 import dataclasses
 import math
 import re
 from collections.abc import Mapping
 
-from ccl_jax.data.media.decode import MediaError, image_size
+from ccl_jax.data.media.decode import MediaError, image_size, read_blocks
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
-from ccl_jax.generation.inputs import Files
+from ccl_jax.generation.inputs import Files, enough
 
 
 def size_for_area(height: int, width: int, area: int, unit: int) -> tuple[int, int]:
@@ -70,13 +70,16 @@ def each_side(height: int, width: int, area: int, unit: int) -> tuple[int, int]:
   return below(area * height / width), below(area * width / height)
 
 
+AUTO = "auto"
+LONGEST = 32  # times as long as a clip of training, as a sound decides
 RULES = {"within": size_for_area, "nearest": nearest_size, "each": each_side}
 
 
 def spec_for(
   spec: ClipSpec, files: Files, area: int | None, rule: str = "within"
 ) -> ClipSpec:
-  """The spec with the aspect ratio of the clips' first frames.
+  """The spec with the aspect ratio of the clips' first frames or, without any, of their
+  last ones.
 
   Args:
     spec: of clips without an image.
@@ -88,46 +91,93 @@ def spec_for(
     UsageError: an image cannot be read, or clips that are made together need several
       sizes.
   """
-  if area is None or not files.get("image"):
+  name = next((name for name in ("image", "last_image") if files.get(name)), None)
+  if area is None or name is None:
     return spec
   try:
-    shapes = {path: image_size(path) for path in dict.fromkeys(files["image"])}
+    shapes = {path: image_size(path) for path in dict.fromkeys(files[name])}
   except MediaError as e:
-    raise UsageError(f"image: {e}") from e
+    raise UsageError(f"{name}: {e}") from e
   sizes = {path: RULES[rule](*size, area, spec.unit) for path, size in shapes.items()}
   first, (height, width) = next(iter(sizes.items()))
   for path, size in sizes.items():
     if size != (height, width):
       raise UsageError(
-        f"image: {first} needs clips of {height} x {width} pixels (height x width) and "
-        f"{path} of {size[0]} x {size[1]}: give --height and --width, or make them by "
-        "two commands, or of a manifest with --batch 1"
+        f"{name}: {first} needs clips of {height} x {width} pixels (height x width) "
+        f"and {path} of {size[0]} x {size[1]}: give --height and --width, or make them "
+        "by two commands, or of a manifest with --batch 1"
       )
   return dataclasses.replace(spec, height=height, width=width)
+
+
+def as_long_as_sound(spec: ClipSpec, files: Files) -> ClipSpec:
+  """The spec with as many frames as the clips' sounds last, where any are given.
+
+  Args:
+    spec: of a clip of training.
+    files: by input, a file for every clip.
+
+  Raises:
+    UsageError: a sound cannot be read, or is too short or too long for a clip, or clips
+      that are made together need several lengths.
+  """
+  if not files.get("audio"):
+    return spec
+  frames = {}
+  for path in dict.fromkeys(files["audio"]):
+    # Not what the headers promise: a block at a time, however long it is.
+    try:
+      samples = sum(map(len, read_blocks(path)))
+    except MediaError as e:
+      raise UsageError(f"audio: {e}") from e
+    whole = math.floor(samples * spec.rate / spec.sample_rate)
+    frames[path] = 4 * ((whole - 1) // 4) + 1
+    longer = dataclasses.replace(spec, frames=max(frames[path], 1) + 4)
+    if enough(longer) <= samples:  # whole tokens may end a little before the picture
+      frames[path] = longer.frames
+    lasts = samples / spec.sample_rate
+    if whole < 1:
+      raise UsageError(
+        f"audio: {path} lasts {lasts:.3f} s, less than a frame: give longer sound"
+      )
+    if frames[path] > LONGEST * spec.frames:
+      raise UsageError(
+        f"audio: {path} lasts {lasts:.0f} s, and a clip of training {spec.seconds:.3g} "
+        "s: give --seconds for as much of it as you want"
+      )
+  first, n = next(iter(frames.items()))
+  for path, other in frames.items():
+    if other != n:
+      raise UsageError(
+        f"audio: {first} needs clips of {n} frames and {path} of {other}: give "
+        "--frames or --seconds, or make them by two commands, or of a manifest with "
+        "--batch 1"
+      )
+  return dataclasses.replace(spec, frames=n)
 
 
 def resized(
   spec: ClipSpec,
   sizes: Mapping[str, int | None],
   size: str | None = None,
-  seconds: float | None = None,
+  seconds: float | int | None = None,
 ) -> ClipSpec:
   """The clip with sizes that somebody asks for, in the words of the flags.
 
   Args:
     spec: the clip whose other sizes are kept.
     sizes: `frames`, `height` and `width`, or None.
-    size: "WxH", in their place.
+    size: "WxH", in their place; or "auto": the spec's own, until an image tells.
     seconds: in place of the frames: the nearest length that a clip can have.
 
   Raises:
     UsageError: sizes that no clip can have.
   """
   sizes = dict(sizes)
-  if size is not None:
+  if size not in (None, AUTO):
     match = re.fullmatch(r"(\d+)[xX](\d+)", size)
     if not match:
-      raise UsageError(f"--size: got {size}; expected WxH, as 832x480")
+      raise UsageError(f"--size: got {size}; expected WxH, as 832x480, or {AUTO}")
     sizes |= {"width": int(match[1]), "height": int(match[2])}
   if seconds is not None:
     frames = seconds * spec.fps

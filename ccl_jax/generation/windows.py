@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from ccl_jax.diffusion.samplers import table_of
+from ccl_jax.generation.lengths import Join
 from ccl_jax.generation.sampling import Sampling, Steps, finished
 from ccl_jax.generation.shortcuts import Kind, keeps_of, runs_of
 from ccl_jax.models.cca import Geometry
@@ -24,6 +25,7 @@ from ccl_jax.tasks import Generation
 
 WINDOWS = 8  # at least, of as many steps
 Watch = Callable[[int, Mapping[str, jax.Array]], None]
+Seen = Callable[[int, dict[str, jax.Array]], None]
 
 
 def window(*runs: int) -> int:
@@ -58,35 +60,42 @@ def sample_windows(
   *,
   reuse_keys: bool = True,
   clip: Geometry | None = None,
+  join: Join | None = None,
   progress: Callable[[int], None] | None = None,
   watch: Watch | None = None,
+  seen: Seen | None = None,
   measured: Callable[[Any, Any], None] | None = None,
 ) -> dict[str, jax.Array]:
   """Latents of the generated streams: `sample_latents`, from the host.
 
   Args:
     programs: what was jitted so far; it gets what is jitted now.
+    join: of parts of clips, which `noise` and `conditions` are then of.
     progress: called with the index of each step, when its window is done.
     watch: called after every step with its index and the memory that it handed on, what
       blocks have added among it.
+    seen: called after every step with its index and the clean latents that it predicts.
     measured: called with the compiled program of a window, and its arguments beside
       the parameters.
 
   Raises:
     UsageError: see `sample_latents`.
   """
-  how = Steps(model, task, sampling, reuse_keys, clip)
+  how = Steps(model, task, sampling, reuse_keys, clip, join)
   keeps, windows = keeps_of(how.kinds), windows_of(how.kinds)
   if watch is not None:
     keeps = keeps._replace(blocks=True)
+  if watch is not None or seen is not None:
     windows = [(i, 1, kind) for i, kind in enumerate(how.kinds)]
   # Scales and schedules are arguments, and no part of the program.
   plain = dataclasses.replace(
     sampling, scales={}, steps=1, shift=1.0, schedule=None, guidance_interval=None,
-    guidance_every=None, cache=None,
+    guidance_every=None, cache=None, window=None, overlap=None,
   )  # fmt: skip
-  fixed = functools.partial(Steps, model, task, reuse_keys=reuse_keys, clip=clip)
-  settings = task, json.dumps(dataclasses.asdict(plain)), reuse_keys, clip
+  fixed = functools.partial(
+    Steps, model, task, reuse_keys=reuse_keys, clip=clip, join=join
+  )
+  settings = task, json.dumps(dataclasses.asdict(plain)), reuse_keys, clip, join
   options = compiler_options(jax.sharding.get_mesh())
 
   def jitted(*key, make):
@@ -108,6 +117,8 @@ def sample_windows(
       measured(advance.lower(params, *rest).compile(), rest)
     if watch is not None:
       watch(first, carry[-1])
+    if seen is not None:
+      seen(first, finished(carry[2:], conditions))
     if progress is not None:
       jax.block_until_ready(carry)
       for step in range(first, first + size):

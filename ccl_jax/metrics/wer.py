@@ -24,11 +24,14 @@ A clip that was to be silent has no rate; whether it speaks is counted by itself
 set, all errors over all words stand beside the mean over clips (metrics/columns.py).
 """
 
+import collections
 import functools
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+from rapidfuzz.distance import Levenshtein
 
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.languages import language_code
@@ -37,6 +40,8 @@ from ccl_jax.metrics.packages import need
 
 BY_CHARACTER = ("zh", "yue", "ja", "th", "lo", "my")
 CHINESE = ("zh", "yue")
+LONGEST = 50_000  # characters of a text, some 50 minutes of speech
+MOST = 3e7  # pairs of words that are compared
 _STRAIGHT = str.maketrans(dict.fromkeys("‘’‚‛ʼ´`′ꞌ", "'") | dict.fromkeys("“”„‟", '"'))
 # Vowels and other marks of Hebrew and Arabic, and the stroke that makes a word longer.
 _OPTIONAL = re.compile(
@@ -90,9 +95,12 @@ def words(text: str, language: str = "en") -> list[str]:
   """The words of a text that count, normalised; characters where there are no words.
 
   Raises:
-    Unscorable: whisper-normalizer or, for Chinese, OpenCC is not installed.
+    Unscorable: whisper-normalizer or, for Chinese, OpenCC is not installed; or the text
+      is too long, or none that the normaliser takes.
     UsageError: there is no such language.
   """
+  if len(text) > LONGEST:  # expressions of the normaliser's grow by its square
+    raise Unscorable(f"a text of {len(text)} characters: too long to be compared")
   code = language_code(language)
   # NFKC makes an accent of an apostrophe that leans the other way.
   text = unicodedata.normalize("NFKC", text.translate(_STRAIGHT)).translate(_STRAIGHT)
@@ -103,10 +111,14 @@ def words(text: str, language: str = "en") -> list[str]:
     text = _simplifier().convert(text)
   if code in (*CHINESE, "ja"):
     text = with_digits(text, japanese=code == "ja")
-  if code == "en":
-    text = _normaliser(code)(text)
-  else:
-    text = _bare_marks(_normaliser(code)(_kept_marks(text)))
+  normalise = _normaliser(code)
+  try:
+    if code == "en":
+      text = normalise(text)
+    else:
+      text = _bare_marks(normalise(_kept_marks(text)))
+  except (AssertionError, ArithmeticError, ValueError) as e:  # of numbers without end
+    raise Unscorable(f"a text that cannot be normalised ({type(e).__name__})") from e
   parts = _characters(text) if rate_name(language) == "cer" else text.split()
   return [part for part in parts if any(map(str.isalnum, part))]
 
@@ -142,24 +154,19 @@ def _is_mark(c: str) -> bool:
 
 
 def edits(reference: Sequence[str], heard: Sequence[str]) -> Errors:
-  """The fewest edits from `reference` to `heard`.
+  """The fewest edits from `reference` to `heard`; of equally few, rapidfuzz's.
 
-  Of equally few, those with the fewest substitutions.
+  Raises:
+    Unscorable: the texts are so long that it would take minutes, or gigabytes.
   """
-  row = [(j, 0, 0, j) for j in range(len(heard) + 1)]  # total, S, D, I
-  for i, word in enumerate(reference, 1):
-    diagonal, row[0] = row[0], (i, 0, i, 0)
-    for j, other in enumerate(heard, 1):
-      # A substitution, or a word that is right, comes from the diagonal; a deletion
-      # from above, an insertion from the left.
-      (n, s, d, k), wrong = diagonal, word != other
-      above, left, diagonal = row[j], row[j - 1], row[j]
-      row[j] = min(
-        (n + wrong, s + wrong, d, k),
-        (above[0] + 1, above[1], above[2] + 1, above[3]),
-        (left[0] + 1, left[1], left[2], left[3] + 1),
-      )
-  return Errors(*row[-1][1:], len(reference))
+  if len(reference) * len(heard) > MOST:
+    raise Unscorable(
+      f"{len(reference)} words against {len(heard)}: too long to be compared"
+    )
+  found = Levenshtein.editops(list(reference), list(heard))
+  kinds = collections.Counter(edit.tag for edit in found)
+  counts = (kinds[tag] for tag in ("replace", "delete", "insert"))
+  return Errors(*counts, len(reference))
 
 
 def speech_errors(wanted: str, heard: str, language: str = "en") -> Errors:

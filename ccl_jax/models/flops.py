@@ -38,7 +38,7 @@ def forward_flops(
   depth = model.depth
   for s, c in configs.items():
     n, d = tokens[s], c.width
-    context = text_length + CLIP_TOKENS * c.image_tokens
+    context = text_length + CLIP_TOKENS * c.images
     # q, k, v, o of self-attention, q and o of text attention, two of the FFN.
     parts["linear"] += depth * 2 * n * (6 * d * d + 2 * d * c.ffn)
     # Q K^T and its product with V: 2 n n d each.

@@ -15,7 +15,8 @@ with a gate or fusion nothing at all), so it does not change over sampling:
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -116,6 +117,8 @@ class JointDiT(nn.Module):
     residual: dtype of the residual stream from block to block; within one it is
       float32. What full remat keeps is this, so bfloat16 halves it.
     kernel: of self-attention and text cross-attention.
+    stored: makes a block's parameters of what is stored of them, where these are not
+      plain arrays; None: they are.
   """
 
   streams: tuple[tuple[str, StreamConfig], ...]
@@ -125,6 +128,7 @@ class JointDiT(nn.Module):
   dtype: DTypeLike = jnp.float32
   residual: DTypeLike = jnp.float32
   kernel: Kernel = Kernel()
+  stored: Callable[[Any], Any] | None = None
 
   @nn.compact
   def __call__(
@@ -207,8 +211,11 @@ class JointDiT(nn.Module):
 
   def _blocks(self, route: Route, geometry: Geometry, collect: bool):
     """All blocks: one scan over depth."""
+    block = _rematted(self.remat)
+    if self.stored is not None:
+      block = nn.map_variables(block, "params", trans_in_fn=self.stored)
     scan = nn.scan(
-      _rematted(self.remat),
+      block,
       variable_axes={"params": 0, "intermediates": 0},
       # Parameters get a leading axis of depth, and each block draws its own.
       split_rngs={"params": True},

@@ -74,9 +74,10 @@ PRESETS = {
   "1.3b_ovi": Preset(StreamConfig(1536, 8960, 12), _OVI_AUDIO, 30),
   "14b": Preset(StreamConfig(5120, 13824, 40), _audio(1536, 8960, 12), 40),
 }
-# Image conditions of the video stream: the clean first latent frame among the noisy
-# ones, or Wan2.1-I2V's 4 mask and 16 latent channels beside it with CLIP tokens.
-IMAGE_FORMS = ("first_frame", "channels")
+# Image conditions of the video stream: clean latent frames among the noisy ones; or
+# Wan2.1-I2V's 4 mask and 16 latent channels beside them with CLIP tokens, of a first
+# frame or, as Wan2.1-FLF2V has them, of a first and a last one.
+IMAGE_FORMS = ("first_frame", "channels", "first_last")
 VARIANTS = ("context", "gate", "fusion")
 FUSION = CrossConfig("fusion", window=0, video_window=0, rope_unit="index")
 UNITS = ("token", "latent", "index")  # of RoPE in the exchange
@@ -183,12 +184,13 @@ def build_model(
   if patch is not None:
     _one_of("patch", patch, (1, 2))
     configs["video"] = dataclasses.replace(configs["video"], patch=(1, patch, patch))
-  if image_form == "channels":
+  if image_form != "first_frame":
     configs["video"] = dataclasses.replace(
       # The noisy latent, 4 mask channels and the condition: 36 of Wan2.1.
       configs["video"],
       in_channels=2 * size.video.out_channels + 4,
       image_tokens=True,
+      image_positions=2 * CLIP_TOKENS if image_form == "first_last" else 0,
     )
   cross = None
   if len(streams) == 2:
@@ -291,7 +293,7 @@ def init_params(
     latents[s] = jnp.zeros((batch, *shape, c.in_channels))
     timesteps[s] = jnp.zeros((batch, 1))
     if c.image_tokens:
-      image[s] = jnp.zeros((batch, CLIP_TOKENS, CLIP_WIDTH))
+      image[s] = jnp.zeros((batch, c.images * CLIP_TOKENS, CLIP_WIDTH))
   route = Route({s: True for s in configs} if len(configs) == 2 else {})
   variables = model.init(
     key, latents, timesteps, jnp.zeros((batch, *text_shape)), route, image=image

@@ -62,6 +62,8 @@ class StreamConfig:
     taps: frames that a convolutional patch embedding (`layers.ConvEmbedding`) sees, for
       a stream without rows and columns; 0: the embedding is a matrix.
     image_tokens: CLIP image tokens are attended beside the text (Wan2.1 I2V).
+    image_positions: CLIP tokens that have a learned position each, added to them before
+      they are embedded: of Wan2.1 FLF2V 514, those of two images; 0: none have.
     text_tokens: where image and text part, counted from the end: Wan2.1's constant.
     frequencies: width of the time embedding's sinusoid.
   """
@@ -76,6 +78,7 @@ class StreamConfig:
   rate: float = 1.0
   taps: int = 0
   image_tokens: bool = False
+  image_positions: int = 0
   text_tokens: int = 512
   frequencies: int = 256
 
@@ -83,6 +86,11 @@ class StreamConfig:
   def head_width(self) -> int:
     """d, the channels of an attention head: width / heads."""
     return self.width // self.heads
+
+  @property
+  def images(self) -> int:
+    """Pictures whose CLIP tokens it takes: none, a first, or a first and a last one."""
+    return max(self.image_positions // CLIP_TOKENS, 1) if self.image_tokens else 0
 
   def rope_table(self, t: int, h: int, w: int) -> Float[Array, "2 t s d"]:
     """(cos, sin) of the positions of t x h x w tokens in self-attention."""
@@ -255,6 +263,9 @@ class Stream(nn.Module):
     self.time_embedding = MLP(c.width, c.width, jnp.float32, "silu")
     self.time_projection = dense(6 * c.width, jnp.float32, kernel_init=small)
     if c.image_tokens:
+      if n := c.image_positions:
+        normal = nn.initializers.normal(0.02)
+        self.image_positions = self.param("image_positions", normal, (n, CLIP_WIDTH))
       self.image_norm_in = LayerNorm(affine=True, eps=1e-5)
       self.image_embedding = MLP(CLIP_WIDTH, c.width, self.dtype, "gelu")
       self.image_norm_out = LayerNorm(affine=True, eps=1e-5)
@@ -296,6 +307,8 @@ class Stream(nn.Module):
 
   def embed_image(self, clip: Float[Array, "b i 1280"]) -> Float[Array, "b i c"]:
     """CLIP tokens (257 an image) to the stream's width."""
+    if self.config.image_positions:
+      clip = clip + self.image_positions[None]  # MLPProj of Wan2.1 FLF2V
     return self.image_norm_out(self.image_embedding(self.image_norm_in(clip)))
 
   def split_context(

@@ -25,6 +25,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.ops import splash
 
 NAMES = ("dense", "chunked", "splash", "cudnn", "tokamax")
+PARTS = 3 << 29  # bytes that splash's backward pass may take for parts of gradients
 SAVED = "attention"  # the name of what remat may keep: outputs and log-sum-exps
 
 Q = Float[Array, "b q n d"]
@@ -106,12 +107,16 @@ def _splash(kernel: Kernel, q: Q, k: K, v: K) -> Q:
     "block_q_dkv": fit(kernel.block_q_dkv, q_size),
     "block_kv_dkv": fit(kernel.block_kv_dkv, k_size),
     "block_kv_dkv_compute": fit(kernel.block_q_dkv, k_size),
-    # Fused, the backward pass would keep a query gradient for every block of keys.
-    "block_q_dq": fit(kernel.block_q_dkv, q_size),
-    "block_kv_dq": fit(kernel.block_kv_dkv, k_size),
+    # One kernel for all gradients: q k^T and d_out v^T are multiplied once, not twice.
+    "use_fused_bwd_kernel": True,
   }
+  b, _, heads, d = q.shape
+  # It keeps a gradient of the queries for every block of keys.
+  parts = b * (k_size // blocks["block_kv_dkv"]) * q_size * d * q.dtype.itemsize
+  fitting = [n for n in range(1, heads + 1) if heads % n == 0 and n * parts <= PARTS]
   program = splash.Program(
-    heads=q.shape[2],
+    heads=heads,
+    together=max(fitting, default=1),
     sizes=(q_size, k_size),
     valid=k.shape[1],
     blocks=tuple(blocks.items()),

@@ -37,6 +37,7 @@ class Program:
 
   Attributes:
     heads: n.
+    together: heads that the backward pass works on at a time; a divisor of n.
     sizes: of queries and of keys, in whole blocks.
     valid: keys before padding.
     blocks: the arguments of splash's `BlockSizes`, by name.
@@ -45,14 +46,15 @@ class Program:
   """
 
   heads: int
+  together: int
   sizes: tuple[int, int]
   valid: int
-  blocks: tuple[tuple[str, int], ...]
+  blocks: tuple[tuple[str, int | bool], ...]
   saved: str
   interpret: bool
 
-  def kernel(self) -> Any:
-    """Splash over all keys, which returns log-sum-exps beside its output."""
+  def kernel(self, heads: int) -> Any:
+    """Splash of some heads over all keys; returns log-sum-exps beside its output."""
     from jax.experimental.pallas.ops.tpu.splash_attention import (
       splash_attention_kernel as splash,
     )
@@ -61,7 +63,7 @@ class Program:
     )
 
     return splash.make_splash_mha(
-      masks.MultiHeadMask([masks.FullMask(self.sizes)] * self.heads),
+      masks.MultiHeadMask([masks.FullMask(self.sizes)] * heads),
       block_sizes=splash.BlockSizes(**dict(self.blocks)),
       head_shards=1,
       q_seq_shards=1,
@@ -85,7 +87,7 @@ def attend(program: Program, q: Queries, k: Keys, v: Keys) -> Queries:
 def _forward(program: Program, q: Queries, k: Keys, v: Keys):
   padding = program.sizes[1] - program.valid
   k_all, v_all = _padded(k, v, padding)
-  out, (lse,) = program.kernel()(q, k_all, v_all)
+  out, (lse,) = program.kernel(program.heads)(q, k_all, v_all)
   if padding:
     share = padding * jnp.exp(_first_logits(q, k) - lse)
     out = (out / (1 - share)[..., None]).astype(q.dtype)
@@ -96,29 +98,40 @@ def _forward(program: Program, q: Queries, k: Keys, v: Keys):
 
 
 def _backward(program: Program, kept, d_out: Queries):
+  q, k, v, out, lse = kept
+  padding = program.sizes[1] - program.valid
+  arrays = (q, *_padded(k, v, padding), out, lse, d_out)
+  rounds = program.heads // program.together
+  if rounds == 1:
+    dq, dk, dv = _gradients(program, *arrays)
+  else:
+    parts = [x.reshape(rounds, program.together, *x.shape[1:]) for x in arrays]
+    grads = jax.lax.map(lambda some: _gradients(program, *some), tuple(parts))
+    dq, dk, dv = (x.reshape(program.heads, *x.shape[2:]) for x in grads)
+  if padding:
+    d = (out.astype(jnp.float32) * d_out.astype(jnp.float32)).sum(-1)
+    taken = padding * jnp.exp(_first_logits(q, k) - lse) * d
+    dq = dq + (taken[..., None] * k[:, :1].astype(jnp.float32)).astype(dq.dtype)
+  return dq, dk[:, : program.valid], dv[:, : program.valid]
+
+
+def _gradients(program: Program, q, k, v, out, lse, d_out):
+  """Those of queries, and of keys and values with their padding."""
   from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel as splash,
   )
 
-  q, k, v, out, lse = kept
-  padding = program.sizes[1] - program.valid
-  kernel = program.kernel()
-  none = {"segment_ids": None, "sinks": None}
+  kernel = program.kernel(program.together)
+  no_segments = no_sinks = None
   residuals = (
-    q, *_padded(k, v, padding), *none.values(), out, lse, kernel.dq_mask_info,
-    kernel.dkv_mask_info,
+    q, k, v, no_segments, no_sinks, out, lse, kernel.dq_mask_info, kernel.dkv_mask_info,
   )  # fmt: skip
   settings = {"save_residuals": False, "residual_checkpoint_name": None}
   # Public names lead to this function only with log-sum-exps of the kernel's own.
   grads = splash._splash_attention_bwd(
     **(kernel.kwargs | settings), res=residuals, do=d_out
   )
-  dq, dk, dv = grads[3:6]
-  if padding:
-    d = (out.astype(jnp.float32) * d_out.astype(jnp.float32)).sum(-1)
-    taken = padding * jnp.exp(_first_logits(q, k) - lse) * d
-    dq = dq + (taken[..., None] * k[:, :1].astype(jnp.float32)).astype(dq.dtype)
-  return dq, dk[:, : program.valid], dv[:, : program.valid]
+  return grads[3:6]
 
 
 attend.defvjp(_forward, _backward)

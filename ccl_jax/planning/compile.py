@@ -146,7 +146,7 @@ def _image(model, spec: ClipSpec, batch: int, rows):
   if video is None or not video.image_tokens:
     return {}
   condition = (batch, *spec.latent_shape, video.in_channels - video.out_channels)
-  tokens = (batch, CLIP_TOKENS, CLIP_WIDTH)
+  tokens = (batch, video.images * CLIP_TOKENS, CLIP_WIDTH)
   return {"condition": _array(condition, rows), "image": _array(tokens, rows)}
 
 

@@ -2,11 +2,12 @@
 
 Attention counts in units of one product of all queries with all keys, 2 n m d FLOPs.
 Its forward pass has two: q k^T, and the weights with v. Its backward pass has four, and
-those that a kernel makes again since it keeps no weights: splash is two kernels, for dq
+the one that a kernel makes again since it keeps no weights:
 
-  q k^T, do v^T, ds k   and for dk and dv   q k^T, do v^T, p^T do, ds^T q,
+  q k^T, do v^T, p^T do, ds^T q, ds k,
 
-so that a train step that rematerialises blocks has 2 + 2 + 7 = 11.
+so that a train step that rematerialises blocks has 2 + 2 + 5 = 9. Kernels apart for dq
+and for dk and dv, as splash has them too, would make q k^T and do v^T twice.
 """
 
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from ccl_jax.models.stream import CLIP_TOKENS
 from ccl_jax.planning.chips import Chip
 
 FORWARD = 2  # units of attention
-BACKWARD = {"dense": 4, "chunked": 6, "splash": 7, "cudnn": 5, "tokamax": 5}
+BACKWARD = {"dense": 4, "chunked": 6, "splash": 5, "cudnn": 5, "tokamax": 5}
 
 
 class Arithmetic(NamedTuple):
@@ -49,7 +50,7 @@ def attention_flops(
   tokens = {"video": geometry.t * geometry.h * geometry.w, "audio": geometry.a}
   found = {}
   for s, c in model.streams:
-    keys = tokens[s] + text_length + CLIP_TOKENS * c.image_tokens
+    keys = tokens[s] + text_length + CLIP_TOKENS * c.images
     found[s] = float(model.depth * FORWARD * 2 * tokens[s] * keys * c.width)
   return found
 

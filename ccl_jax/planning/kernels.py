@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from ccl_jax import documents
 from ccl_jax.planning.chips import Chip
-from ccl_jax.planning.program import Instruction, arrays
+from ccl_jax.planning.program import Array, Instruction, arrays
 
 FILE = pathlib.Path(__file__).with_name("kernels.json")
 # Splash names its block sizes by the pass that they are of.
@@ -37,7 +37,7 @@ class Form(NamedTuple):
     block_q, block_kv: queries and keys of a step.
     compute: keys of them that are multiplied at once.
     masked: a mask is applied in blocks that let only a part through.
-    results: arrays it makes; a backward pass that is one kernel makes three.
+    fused: of dk and dv, that it makes dq as well.
   """
 
   kernel: str
@@ -47,7 +47,7 @@ class Form(NamedTuple):
   block_kv: int
   compute: int
   masked: bool
-  results: int
+  fused: bool
 
   def __str__(self) -> str:
     mask = ", masked" if self.masked else ""
@@ -115,9 +115,9 @@ def call_of(instruction: Instruction) -> Call | None:
     return None
   block_q, block_kv = sizes
   q, k = tokens[:2]
-  whole = lambda x: len(x.shape) > 2 and x.dtype in ("bf16", "f32")
   # A mask comes as a table of the blocks that are neither full nor empty.
-  masks = [x for x in operands if not whole(x) and x.elements >= block_q * block_kv]
+  others = [x for x in operands if len(x.shape) < 3 or x.dtype not in ("bf16", "f32")]
+  masks = [x for x in others if x.elements >= block_q * block_kv]
   form = Form(
     kernel,
     q.shape[-1],
@@ -126,9 +126,18 @@ def call_of(instruction: Instruction) -> Call | None:
     block_kv,
     blocks.get(f"block_kv{suffix}_compute") or block_kv,
     bool(masks),
-    sum(whole(x) for x in instruction.arrays),
+    "_dkv" in kernel and _gradients(instruction, q, k) > 2,
   )
   return Call(form, math.prod(q.shape[:-2]), q.shape[-2], k.shape[-2])
+
+
+def _gradients(instruction: Instruction, q: Array, k: Array) -> int:
+  """How many of a call's results are as long as queries or keys, in their dtype: the
+  others are what it sums in.
+  """
+  lengths = {q.shape[-2], k.shape[-2]}
+  results = [x for x in instruction.arrays if x.dtype == q.dtype and len(x.shape) > 2]
+  return sum(x.shape[-2] in lengths for x in results)
 
 
 class Row(NamedTuple):

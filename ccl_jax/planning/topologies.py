@@ -88,13 +88,23 @@ def parse_topology(name: str, slices: int = 1) -> tuple[Chip, list]:
 
 
 def compiler(topology: str) -> str:
-  """The packages that compile for a topology, with their versions."""
+  """The packages that compile for a topology, with their versions.
+
+  Raises:
+    UsageError: one of them is not installed.
+  """
   names = ["jax"] if topology.startswith("cpu") else ["jax", "libtpu"]
-  return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+  try:
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+  except importlib.metadata.PackageNotFoundError as e:
+    raise UsageError(
+      f"the compiler of TPUs is missing ({e}): pip install 'ccl_jax[tpu]'"
+    ) from e
 
 
 def one_chip(kind: str):
   """A sharding on one TPU of a kind, to compile a single operation for."""
-  shape = "1x1" if kind in ("v5e", "v6e") else "1x1x1"
+  # One of a host's four: a topology of one chip is none to every version of libtpu.
+  shape = "2x2" if kind in ("v5e", "v6e") else "2x2x1"
   _, devices = parse_topology(f"{kind}:{shape}")
   return jax.sharding.SingleDeviceSharding(devices[0])

@@ -3,6 +3,7 @@
 import errno
 import functools
 import importlib
+import logging
 from typing import Any
 
 from ccl_jax.errors import UsageError
@@ -45,9 +46,13 @@ def require_package(scheme: str) -> None:
 @functools.cache
 def _prepare() -> None:
   """Settings of fsspec: others write into the same folders, so nothing is remembered
-  of their content.
+  of their content. Its packages log whole tracebacks of what they raise as well, which
+  `refusal` says in a line.
   """
   import fsspec
+
+  for name in ("gcsfs", "s3fs", "aiobotocore", "botocore"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
 
   for name in ("gcs", "gs", "s3"):
     fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)

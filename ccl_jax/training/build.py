@@ -37,11 +37,13 @@ def make_recipe(config) -> Recipe:
     raise UsageError(
       f"config.tasks.draw: got {config.tasks.draw!r}; expected 'sample' or 'step'"
     )
-  if config.model.image_form == "channels" and config.objective.image_probability:
-    raise UsageError(
-      f"config.objective.image_probability: got {config.objective.image_probability}; "
-      "expected 0 with image_form=channels, where every video has an image beside it"
-    )
+  form = config.model.image_form
+  for name in ("image_probability", "last_image_probability"):
+    if form != "first_frame" and config.objective[name]:
+      raise UsageError(
+        f"config.objective.{name}: got {config.objective[name]}; expected 0 with "
+        f"image_form={form}, where every video has its images beside it"
+      )
   recipe = bind("objective", config.objective, Recipe, names=names, probabilities=p)
   own = [config.tasks.text_dropout.get(n) for n in names]
   if all(x is None for x in own):

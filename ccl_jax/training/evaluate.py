@@ -5,6 +5,7 @@ two evaluations differ by what was learned between them, and a run that resumes 
 same numbers again.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -30,11 +31,12 @@ def make_losses(
 
   `number` seeds the noise, `task` is an index into the recipe's tasks, both streams are
   at `sigma` where the task generates them, the text is never dropped and no image is
-  given. A stream that is given clean has a loss of zero. `clip`: see `sample_losses`.
+  given; with `last`, a first and a last one are. A stream that is given clean has a
+  loss of zero. `clip`: see `sample_losses`.
   """
 
-  @jax.jit
-  def losses(params, batch, number, task, sigma):
+  @functools.partial(jax.jit, static_argnames="last")
+  def losses(params, batch, number, task, sigma, last=False):
     batch = dict(batch)
     null_text = batch.pop("null_text")
     batch.pop("video_std", None)  # the posterior's mean, as generation gives it
@@ -53,7 +55,8 @@ def make_losses(
         if s in latents
       },
       null_text=jnp.zeros((b,), bool),
-      image=jnp.zeros((b,), bool),
+      image=jnp.full((b,), last),
+      last=jnp.full((b,), last),
     )
     # A model of one stream has no exchange to route.
     route = tasks.route if len(latents) == len(STREAMS) else Route()
@@ -84,10 +87,16 @@ class Evaluation:
     self._recipe, self._feed = recipe, feed
     self._batches, self._sigmas = batches, sigmas
     self._start = feed.batches.get_state()
+    self._groups = [("held_out", False)]
+    if recipe.last_image_probability:
+      self._groups.append(("held_out_last", True))
     self._losses = make_losses(model, recipe, geometry_of(model, feed.clip))
 
   def __call__(self, params: PyTree) -> dict[str, float]:
-    """Metrics held_out/TASK/STREAM, means over noise levels, and .../SIGMA of each."""
+    """Metrics held_out/TASK/STREAM, means over noise levels, and .../SIGMA of each; of
+    a run whose videos may be given their last frame, also held_out_last/TASK/video of
+    frames between a given first and a given last one.
+    """
     # From the beginning: the same clips every time.
     self._feed.batches.set_state(self._start)
     sums: dict[str, list[float]] = {}
@@ -98,12 +107,13 @@ class Evaluation:
       served = [i for i, share in enumerate(p) if share]
       for task, sigma in itertools.product(served, self._sigmas):
         at = jnp.int32(number), jnp.int32(task), jnp.float32(sigma)
-        losses = jax.device_get(self._losses(params, batch, *at))
         name = self._recipe.names[task]
-        for s in TASKS[name].generated:
-          if s in losses:
-            row = sums.setdefault(f"held_out/{name}/{s}/{sigma:g}", [])
-            row.append(float(losses[s]))
+        for group, last in self._groups:
+          losses = jax.device_get(self._losses(params, batch, *at, last=last))
+          for s in TASKS[name].generated:
+            if s in losses and (s == "video" or not last):
+              row = sums.setdefault(f"{group}/{name}/{s}/{sigma:g}", [])
+              row.append(float(losses[s]))
     means = {name: sum(row) / len(row) for name, row in sums.items()}
     overall: dict[str, list[float]] = {}
     for name, value in means.items():

@@ -75,8 +75,8 @@ def make_encoder(codecs, model, mesh, rows, batch_size):
   channels = "video" in streams and streams["video"].image_tokens
   if channels and codecs.image is None:
     raise UsageError(
-      "config.model.image_form=channels needs a CLIP codec, and the bundle has none: "
-      "give config.codec.path one that has"
+      "config.model.image_form: one of channels needs a CLIP codec, and the bundle has "
+      "none: give config.codec.path one that has"
     )
   sharding = batch_sharding(mesh)
   null = null_text(codecs)
@@ -90,8 +90,9 @@ def make_encoder(codecs, model, mesh, rows, batch_size):
     if "audio" in streams:
       out["audio"] = codecs.audio.encode(batch["audio"])
     if channels:
+      last = pixels[:, -1] if streams["video"].images == 2 else None
       out["condition"], out["image"] = image_condition(
-        codecs, pixels[:, 0], pixels.shape[1]
+        codecs, pixels[:, 0], pixels.shape[1], last
       )
     return jax.lax.with_sharding_constraint(out, sharding)
 

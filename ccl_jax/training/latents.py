@@ -88,7 +88,7 @@ def find_mixture(config, model: JointDiT, recipe: Recipe, root: str) -> Mixture:
   if video is not None and video.image_tokens:
     raise UsageError(
       "config.data.source=records: sets of latents hold no CLIP tokens, which "
-      "image_form=channels needs: train from films"
+      "image_form of channels needs: train from films"
     )
   mixture = bind(
     "data.options",

@@ -86,6 +86,9 @@ LOOP = {
   "batch.threads": whole(0, THREADS),
   "mesh": Rule(_mesh, "four sizes from 1 on, one of which may be -1"),
   "checkpoint.every": whole(1),
+  "checkpoint.minutes": Rule(
+    lambda x: 0 <= x <= 24 * 60, "minutes, or 0 for steps to count"
+  ),
   "checkpoint.keep": whole(1),
   "log_every": whole(1),
   "log.trackers": each(one_of(*TRACKERS)),
@@ -113,6 +116,7 @@ TRANSFORMER = {
   "objective.loss_weights": Rule(_weights, "two numbers from 0 on, not both 0"),
   "objective.text_dropout": number(0, 1),
   "objective.image_probability": number(0, 1),
+  "objective.last_image_probability": number(0, 1),
   "objective.shared_sigma": _BOOL,
   "objective.detach": _BOOL,
   "optim.groups": Rule(

@@ -51,6 +51,7 @@ from ccl_jax.training.optim import ema_update
 from ccl_jax.training.state import TrainState
 
 PyTree = Any
+_POSTERIOR, _LAST = 5, 6  # folded into a step's key, of which `draw` splits off 0 to 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Recipe:
     text_dropout: probability that a sample's text is replaced by the null text, one for
       all tasks or one for each of `names`.
     image_probability: probability that a generated video is given its first frame.
+    last_image_probability: that it is given its last one, alone or beside the first.
     shared_sigma: the task `joint` has one noise level for both streams, else two.
     detach: a clean stream's states enter the exchange detached.
   """
@@ -75,6 +77,7 @@ class Recipe:
   loss_weights: tuple[float, float] = (1.0, 1.0)
   text_dropout: float | tuple[float, ...] = 0.1
   image_probability: float = 0.0
+  last_image_probability: float = 0.0
   shared_sigma: bool = True
   detach: bool = True
 
@@ -88,6 +91,7 @@ class Draw(NamedTuple):
     noise: N(0, 1), shaped like the latents.
     null_text: whether the text is dropped.
     image: whether a generated video is given its first frame.
+    last: whether it is given its last one.
   """
 
   tasks: SampleTasks
@@ -95,6 +99,7 @@ class Draw(NamedTuple):
   noise: Mapping[str, Float[Array, "b ..."]]
   null_text: Bool[Array, "b"]
   image: Bool[Array, "b"]
+  last: Bool[Array, "b"]
 
 
 def draw(
@@ -136,17 +141,24 @@ def draw(
     },
     null_text=jax.random.bernoulli(k_text, dropout[index], (b,)),
     image=jax.random.bernoulli(k_image, recipe.image_probability, (b,)),
+    last=jax.random.bernoulli(
+      jax.random.fold_in(key, _LAST), recipe.last_image_probability, (b,)
+    ),
   )
 
 
 def frame_sigma(drawn: Draw, latents: Mapping[str, Array]) -> dict[str, Array]:
-  """Noise level of every frame: (b, t) for a video whose first may be clean; (b, 1)."""
+  """Noise level of every frame: (b, t) for a video whose first or last one may be
+  clean; (b, 1).
+  """
   sigma = {s: drawn.sigma[s][:, None] for s in latents}
-  if (
-    "video" in latents and latents["video"].shape[1] > 1
-  ):  # of a still, nothing is left
-    first = jnp.arange(latents["video"].shape[1])[None] == 0
-    sigma["video"] = jnp.where(first & drawn.image[:, None], 0.0, sigma["video"])
+  t = latents["video"].shape[1] if "video" in latents else 1
+  if t > 1:  # of a still, nothing is left
+    frame = jnp.arange(t)[None]
+    clean = (frame == 0) & drawn.image[:, None]
+    if t > 2:  # nor of two frames, beside a first one
+      clean |= (frame == t - 1) & drawn.last[:, None]
+    sigma["video"] = jnp.where(clean, 0.0, sigma["video"])
   return sigma
 
 
@@ -299,7 +311,7 @@ def make_train_step(
     drawn = draw(key, latents, dataclasses.replace(recipe, probabilities=p), index)
     if std is not None:
       sigma = frame_sigma(drawn, latents)["video"]
-      posterior = jax.random.fold_in(key, 5)  # `draw` has split off 0 to 4
+      posterior = jax.random.fold_in(key, _POSTERIOR)
       batch["video"] = draw_video(posterior, batch["video"], std, sigma)
     counts = {s: jnp.maximum(drawn.tasks.generated[s].sum(), 1) for s in latents}
     whole = lambda x: x if adapter is None else adapter.applied(base, x)

@@ -139,7 +139,9 @@ def join(
     "variant": variant,
     "times": "causal",
     # I2V takes mask and image channels beside the latent's.
-    "image_form": "channels"
+    "image_form": "first_last"
+    if parts[0].owns("video/image_positions")
+    else "channels"
     if parts[0].shape(kernel)[0] > parts[0].shape("video/head/bias")[0]
     else "first_frame",
   }

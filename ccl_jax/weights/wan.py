@@ -1,7 +1,7 @@
 """Wan's diffusion transformer: how it is told from others, its sizes, its model.
 
-Wan2.1's T2V and I2V, and Wan2.2's TI2V-5B, which is the same network for latents of
-another VAE, with a timestep a token where a first frame is given.
+Wan2.1's T2V, I2V and FLF2V, and Wan2.2's TI2V-5B, which is the same network for latents
+of another VAE, with a timestep a token where a first frame is given.
 
 All sizes come from the tensors' shapes; a config.json, where there is one, must agree.
 The names of the tensors are in weights/wan_names.py.
@@ -20,7 +20,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.layers import EPS
 from ccl_jax.models.presets import parameter_shapes
-from ccl_jax.models.stream import CLIP_WIDTH, StreamConfig
+from ccl_jax.models.stream import CLIP_TOKENS, CLIP_WIDTH, StreamConfig
 from ccl_jax.ops.patchify import Patch
 from ccl_jax.weights.reader import Weights
 from ccl_jax.weights.rules import Row, Shapes, flat_shapes
@@ -46,14 +46,18 @@ CLIPS = {
   48: {"frames": 121, "height": 704, "width": 1280, "fps": 24.0, "stride": 16},
 }
 AREAS = {48: 704 * 1280}
+# FLF2V was released for 720p alone, with a shift of its own.
+LAST_CLIP, LAST_SHIFT = CLIPS[16] | {"height": 720, "width": 1280}, 16.0
 # What the releases were tuned with: vivid tones, overexposed, static, blurred details,
-# subtitles, ... walking backwards; before it, of I2V: a shaking camera.
+# subtitles, ... walking backwards; before it, of I2V: a shaking camera; before that, of
+# FLF2V: a cut.
 NEGATIVE = (
   "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，"
   "低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，"
   "毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
 )
 NEGATIVE_IMAGE = "镜头晃动，"
+NEGATIVE_LAST = "镜头切换，"
 
 
 def as_released(weights: Weights) -> Weights:
@@ -104,9 +108,18 @@ def sizes_of(weights: Weights, rows: Sequence[Row], config: dict) -> Sizes:
   Raises:
     UsageError: a size no Wan2.1 model has, or another one than in config.json.
   """
+  positions = tensor_name(rows, "video/image_positions")
   sizes = stream_sizes(weights, rows, "video/patch_embedding", PATCH) | {
     "image_tokens": tensor_name(rows, "video/image_norm_in/bias") in weights
   }
+  if positions in weights:
+    _, tokens, _ = tensor_shape(weights, rows, "video/image_positions", 3)
+    if tokens != 2 * CLIP_TOKENS:
+      raise UsageError(
+        f"{weights.path}: {positions} is for {tokens} image tokens; expected "
+        f"{2 * CLIP_TOKENS}, those of a first and a last frame"
+      )
+    sizes["image_positions"] = tokens
   channels = sizes["in_channels"], sizes["out_channels"]
   if channels not in CHANNELS:
     raise UsageError(
@@ -204,12 +217,20 @@ def sizes_of_model(model: JointDiT, text_dim: int) -> Sizes:
   names = ("width", "ffn", "heads", "in_channels", "out_channels", "frequencies")
   stream = dict(model.streams)["video"]
   sizes = {name: getattr(stream, name) for name in (*names, "image_tokens")}
+  if stream.image_positions:
+    sizes["image_positions"] = stream.image_positions
   return sizes | {"depth": model.depth, "text_dim": text_dim}
 
 
 def negative_prompt(sizes: Sizes) -> str:
   """The negative prompt that the release was tuned with."""
-  return NEGATIVE_IMAGE * sizes["image_tokens"] + NEGATIVE
+  last = NEGATIVE_LAST if takes_last(sizes) else ""
+  return last + NEGATIVE_IMAGE * sizes["image_tokens"] + NEGATIVE
+
+
+def takes_last(sizes: Sizes) -> bool:
+  """Whether it makes videos between a first and a last frame (FLF2V)."""
+  return bool(sizes.get("image_positions"))
 
 
 def usage_of(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,6 +250,8 @@ def usage_of(about: Mapping[str, Any]) -> dict[str, Any]:
       "clip": dict(CLIPS[channels]),
       "negative": {"video": negative_prompt(about["sizes"])},
     }
+    if takes_last(about["sizes"]):
+      usual |= {"clip": dict(LAST_CLIP), "objective": {"shift": LAST_SHIFT}}
     if channels in AREAS:
       usual |= {"area": AREAS[channels], "area_rule": "within", "fit": "cover"}
   return usual | {k: v for k, v in stated(about).items() if v}
@@ -241,11 +264,13 @@ def shapes_of(sizes: Sizes) -> Shapes:
 
 def config_of(sizes: Sizes, form: str) -> dict:
   """The config.json that the original code, or diffusers, reads."""
-  image = sizes["image_tokens"]
+  image, last = sizes["image_tokens"], takes_last(sizes)
   if form == "native":
     return {
       "_class_name": "WanModel",
-      "model_type": "i2v"
+      "model_type": "flf2v"
+      if last
+      else "i2v"
       if image
       else "ti2v"
       if sizes["out_channels"] == 48
@@ -275,6 +300,7 @@ def config_of(sizes: Sizes, form: str) -> dict:
     "num_layers": sizes["depth"],
     "out_channels": sizes["out_channels"],
     "patch_size": list(PATCH),
+    "pos_embed_seq_len": sizes["image_positions"] if last else None,
     "qk_norm": "rms_norm_across_heads",
     "rope_max_seq_len": 1024,
     "text_dim": sizes["text_dim"],

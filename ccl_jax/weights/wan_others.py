@@ -11,14 +11,10 @@ import re
 from ccl_jax.weights.reader import Weights
 from ccl_jax.weights.strict_json import read_object
 
-EXPECTED = "expected Wan2.1 T2V, Wan2.1 I2V or Wan2.2 TI2V-5B"
+EXPECTED = "expected Wan2.1 T2V, I2V or FLF2V, or Wan2.2 TI2V-5B"
 # A tensor that only it has, and its name. The first match speaks.
 OTHERS = [
   (r"vace_.*", "Wan2.1-VACE"),
-  (
-    r"(.*\.)?(emb_pos|image_embedder\.pos_embed)",
-    "Wan2.1-FLF2V (first and last frame)",
-  ),
   (r"(casual_audio_encoder|audio_injector)\..*", "Wan2.2-S2V (speech to video)"),
   (r"(motion_encoder|face_encoder|face_adapter)\..*", "Wan2.2-Animate"),
   (r"(video|audio)_model\..*", "Ovi (use: convert ovi, or convert ovi-dit)"),
@@ -52,7 +48,7 @@ _A14B = (
 
 
 def other_tensors(weights: Weights) -> str | None:
-  """The model that tensors are of, if it is another one than Wan2.1 T2V or I2V."""
+  """The model that tensors are of, if it is another one than Wan2.1's or TI2V-5B."""
   names = weights.names()
   for pattern, model in OTHERS:
     tensor = next((n for n in names if re.fullmatch(pattern, n)), None)

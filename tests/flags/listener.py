@@ -53,6 +53,8 @@ class Listener:
     other = ("mesh", "texts", "tile")
     told = {name: value for name, value in self.loaded.items() if name not in other}
     told["step"] = told["step"] or 9
+    if told["quantize"] is None:
+      del told["quantize"]
     loras = told.pop("loras")
     prints = {p: file_digest(p) for p in (x.rpartition(":")[0] for x in loras)}
     told |= {"lora": loras} if loras else {}

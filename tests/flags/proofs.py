@@ -29,12 +29,21 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_generate_flags.py::test_every_setting_goes_to_its_place": _flags(
     "generate",
     "task seed steps shift solver sequential guidance scale_video scale_audio frames "
-    "height width seconds size negative_prompt negative_prompt_video "
+    "height width seconds size window overlap negative_prompt negative_prompt_video "
     "negative_prompt_audio prompt skip_block schedule guidance_interval "
     "guidance_every",
   ),
   HERE + "test_generate_flags.py::test_a_calibration_is_measured_and_used": _flags(
     "generate", "calibrate cache"
+  ),
+  "tests/generation/test_quantized.py::test_the_command": _flags(
+    "generate", "quantize"
+  ),
+  "tests/generation/test_best.py::test_the_command": _flags(
+    "generate", "best_of score"
+  ),
+  "tests/generation/test_best.py::test_the_score_s_networks": _flags(
+    "generate", "score_weights"
   ),
   HERE + "test_generate_effects.py::test_schedules_of_few_steps": _flags(
     "generate", "schedule"
@@ -76,6 +85,18 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_generate_flags.py::test_what_is_given_is_read_and_kept": _flags(
     "generate", "image audio video"
   ),
+  HERE + "test_generate_length.py::test_a_last_image": _flags(
+    "generate", "last_image settings"
+  ),
+  HERE + "test_generate_length.py::test_a_film_goes_on": _flags(
+    "generate", "extend overlap frames"
+  ),
+  HERE + "test_generate_length.py::test_a_sound_gives_a_clip_its_length": _flags(
+    "generate", "audio frames"
+  ),
+  HERE + "test_generate_length.py::test_a_size_that_an_image_gives": _flags(
+    "generate", "size image"
+  ),
   HERE + "test_generate_flags.py::"
   "test_each_prompt_may_have_a_seed_and_a_file_of_its_own": _flags(
     "generate", "image audio video seed prompt"
@@ -94,14 +115,14 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_generate_flags.py::test_the_tiles_that_a_video_is_decoded_by": _flags(
     "generate", "vae_tile settings"
   ),
-  "tests/e2e/test_generate.py::test_two_processes_go_on_with_a_set_of_one": _flags(
-    "generate", "distributed coordinator num_processes process_id manifest"
-  ),
   HERE + "test_generate_flags.py::test_processes_that_make_a_clip_together": _flags(
     "generate", "distributed coordinator num_processes process_id"
   ),
   HERE + "test_generate_flags.py::test_a_manifest_in_parts_and_batches": _flags(
     "generate", "manifest process_index process_count batch"
+  ),
+  HERE + "test_app_flags.py::test_what_is_loaded_and_served": _flags(
+    "app", "ckpt codecs step weights lora mesh vae_tile host port"
   ),
   # Training: flags, then the sections of a config.
   HERE + "test_train_flags.py::"
@@ -125,7 +146,8 @@ PROOFS: dict[str, list[str]] = {
     "seed steps clip.frames clip.height clip.width clip.fps clip.stride "
     "clip.audio_rate data.source data.root data.options data.cache_gb batch.size "
     "batch.threads codec.fit_clips codec.text_length codec.text_dim mesh slices "
-    "checkpoint.every checkpoint.keep log_every log.trackers profile",
+    "checkpoint.every checkpoint.minutes checkpoint.keep log_every log.trackers "
+    "profile",
   ),
   HERE + "test_train_flags.py::test_codecs_that_are_named_or_belong_to_the_start": (
     _keys("train", "codec.path")
@@ -158,7 +180,8 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_config_sections.py::test_a_key_of_the_objective": _keys(
     "train",
     "objective.sigma objective.shift objective.loss_weights objective.text_dropout "
-    "objective.image_probability objective.shared_sigma objective.detach",
+    "objective.image_probability objective.last_image_probability "
+    "objective.shared_sigma objective.detach",
   ),
   HERE + "test_config_sections.py::test_text_dropout_by_task": _keys(
     "train",
@@ -258,7 +281,8 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_train_audio_flags.py::test_sections_reach_their_functions": _keys(
     "train_audio",
     "seed steps window batch.size batch.threads data.root data.cache_gb mesh "
-    "checkpoint.every checkpoint.keep log_every log.trackers profile",
+    "checkpoint.every checkpoint.minutes checkpoint.keep log_every log.trackers "
+    "profile",
   ),
   HERE + "test_train_audio_flags.py::test_what_is_scored": _keys(
     "train_audio", "score.windows score.samples"
@@ -322,6 +346,9 @@ PROOFS: dict[str, list[str]] = {
     _flags("plan", "sweep slices out")
   ),
   HERE + "test_plan_flags.py::test_out_and_compare": _flags("plan", "out compare"),
+  HERE + "test_plan_flags.py::test_compare_reads_the_prediction": _flags(
+    "plan", "compare"
+  ),
   # Conversion.
   HERE + "test_convert_flags.py::test_a_network": [
     flag for kind in NETWORKS for flag in _flags(f"convert {kind}",
@@ -389,7 +416,7 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_data_flags.py::test_prepare": [
     "data prepare dir", "data prepare out",
     *_flags("data prepare", "shots crop loudness speech template captions "
-            "max_offset_ms threads"),
+            "max_offset_ms threads runner"),
   ],
   HERE + "test_data_flags.py::test_what_starts_apart_is_listed_from_max_offset_ms_on":
   _flags("data prepare", "max_offset_ms"),
@@ -401,6 +428,10 @@ PROOFS: dict[str, list[str]] = {
   ],
   # Benchmarks.
   HERE + "test_bench_flags.py::test_compiler": _flags("bench compiler", "chips"),
+  HERE + "test_bench_flags.py::test_prepare": _flags("bench prepare", "seconds rounds"),
+  HERE + "test_bench_flags.py::test_scale": _flags(
+    "bench scale", "clips chips rates cores memory seeds"
+  ),
   HERE + "test_bench_flags.py::test_kernels": _flags("bench kernels", "chips blocks"),
   HERE + "test_bench_flags.py::test_data": _flags(
     "bench data", "records batch threads folder"
@@ -413,6 +444,9 @@ PROOFS: dict[str, list[str]] = {
   ),
   HERE + "test_bench_flags.py::test_vocoder": _flags(
     "bench vocoder", "preset seconds chunk rounds"
+  ),
+  HERE + "test_bench_flags.py::test_length": _flags(
+    "bench length", "ckpt fold clips steps out"
   ),
   HERE + "test_bench_flags.py::test_sampling": _flags(
     "bench sampling", "ckpt prompt steps clips rounds"
@@ -434,6 +468,18 @@ PROOFS: dict[str, list[str]] = {
   ),
   "tests/ablation/test_page.py::test_table": _flags("ablation table", "results out"),
   "tests/ablation/test_page.py::test_plots": _flags("ablation plots", "results out"),
+  "tests/viz/test_viz_command.py::test_attention": _flags(
+    "viz attention", "ckpt prompt film steps at block head seed out"
+  ),
+  "tests/viz/test_viz_command.py::test_losses_of_runs": [
+    *_of("viz loss ", "runs --smooth --out")
+  ],
+  "tests/viz/test_viz_command.py::test_clips_side_by_side": [
+    *_of("viz sheet ", "models --prompts --out")
+  ],
+  "tests/viz/test_viz_command.py::test_a_lag_is_seen": [
+    *_of("viz lag ", "films --out")
+  ],
   # What follows the colon of a config.
   HERE + "test_config_values.py::test_a_training_config": [
     *_of("joint:", "size runlocal data records init image_form variant train"),

@@ -1,6 +1,7 @@
 """What each benchmark is made of, by its flags; nothing is timed here."""
 
 import dataclasses
+import importlib.metadata
 import json
 import pathlib
 import sys
@@ -43,8 +44,10 @@ def test_names_are_the_benchmarks(r, monkeypatch, capsys):
     ("main", ["/x/step.py", "--depth=2", "--nopeer"]),
   ]
   bench.main(["bench", "--help"])
-  names = "compiler, data, eval, kernels, parts, sampling, step, vocoder"
-  assert f"NAME is one of {names}" in " ".join(capsys.readouterr().out.split())
+  names = (
+    "compiler, data, eval, kernels, length, parts, prepare, sampling, scale, step, "
+  )
+  assert f"NAME is one of {names}vocoder" in " ".join(capsys.readouterr().out.split())
   with pytest.raises(SystemExit) as e:
     bench.main(["bench", "stepp"])
   assert e.value.code == 2 and "no benchmark 'stepp'" in capsys.readouterr().err
@@ -125,16 +128,58 @@ def test_eval_of_given_clips_and_weights(scored, tmp_path, capsys):
     assert e.value.code == 2 and words in capsys.readouterr().err
 
 
+def test_prepare(r, capsys):
+  """--seconds of the film, and --rounds."""
+  prepare = command("bench prepare").module
+  r.replace(prepare, "make_film")
+  times = {"decode": 0.5, "former": 0.75, "bars": 0.625, "cuts": 1.0, "sound": 0.25}
+  r.replace(prepare, "measure", times)
+  command("bench prepare").run()
+  assert r.told("make_film", 1) == 5 and r.told("measure", 1) == 5
+  out = capsys.readouterr().out
+  assert "| cuts | 1.00 | 2.00 |" in out and "| cuts and sound | 0.80 | 2.50 |" in out
+  assert "cuts, of former and bars: 1.14" in out  # 1 / (0.75 + 0.125)
+  command("bench prepare").run("--seconds=9", "--rounds=2")
+  assert r.told("make_film", 1) == 9 and r.told("measure", 1) == 2
+  with pytest.raises(SystemExit) as e:
+    command("bench prepare").run("--rounds=0")
+  assert e.value.code == 2
+
+
+def test_scale(r, capsys):
+  """--clips by --chips; --rates, --cores and --memory of a host; --seeds."""
+  scale = command("bench scale").module
+  r.replace(scale, "measured", {"plan_bytes": 500, "index_bytes": 1, "row_bytes": 1})
+  r.replace(scale, "simulated", [])
+  command("bench scale").run()
+  lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("| 1e")]
+  assert len(lines) == 20 and [c.args[1:] for c in r.calls["simulated"]] == [
+    (64, 20), (256, 20), (1024, 20), (2560, 20),
+  ]  # fmt: skip
+  few = ["--clips=1e5", "--chips=128", "--seeds=3", "--rates=step=36,batch=8,prepare=2"]
+  command("bench scale").run(*few, "--cores=10", "--memory=100")
+  (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("| 1e")]
+  # 1e5 films by 32 hosts of 10 cores at 2 a second; batches of 16 in 36 s.
+  assert line.startswith("| 1e+05 | 128 | 0.0434 | 62.5 | 0.52 |")
+  assert r.calls["simulated"][-1].args[1:] == (128, 3)
+  command("bench scale").run("--clips=1e5", "--chips=64", "--memory=1e-5")
+  assert "host's memory" in capsys.readouterr().out
+  with pytest.raises(SystemExit) as e:
+    command("bench scale").run("--clips=x")
+  assert e.value.code == 2
+
+
 def test_compiler(r, capsys):
   """--chips: a column each; products first, then passes."""
   compiler = command("bench compiler").module
   r.replace(compiler, "stay_on_the_host")
+  r.replace(compiler, "compiler", "jax 0.1, libtpu 0.2")
   shares = {"v5e": 0.5, "v5p": 0.625, "v6e": 0.75}
   r.replace(compiler, "product_share", lambda chip, size: shares[chip] + size[2] / 1e6)
   r.replace(compiler, "pass_share", lambda chip, dtype: shares[chip] / 2)
   command("bench compiler").run()
   lines = capsys.readouterr().out.splitlines()
-  assert lines[0].startswith("jax ") and lines[1] == ""
+  assert lines[:2] == ["jax 0.1, libtpu 0.2", ""]
   assert lines[2:5] == [
     "| share of peak | v5p | v6e | v5e |",
     "|---|---|---|---|",
@@ -151,10 +196,31 @@ def test_compiler(r, capsys):
   assert e.value.code == 2 and "--chips v7: expected of v4" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["compiler", "kernels"])
+def test_without_the_compiler_of_tpus(name, r, capsys, monkeypatch):
+  module = command(f"bench {name}").module
+  for work in ("stay_on_the_host", "count" if name == "kernels" else "product_share"):
+    r.replace(module, work)
+
+  def missing(package):
+    if package == "libtpu":
+      raise importlib.metadata.PackageNotFoundError(package)
+    return "0.1"
+
+  monkeypatch.setattr(importlib.metadata, "version", missing)
+  with pytest.raises(SystemExit) as e:
+    command(f"bench {name}").run()
+  assert e.value.code == 2
+  assert "is missing (No package metadata was found for libtpu): pip install" in (
+    capsys.readouterr().err
+  )
+
+
 def test_kernels(r, monkeypatch, tmp_path, capsys):
   """--chips and --blocks; rows are printed, and written after each chip."""
   kernels = command("bench kernels").module
   row = lambda chip: kernels.kernels.Row(chip, FORM, 5, 6, "0")
+  r.replace(kernels, "compiler")
   r.replace(kernels, "count", lambda chip, blocks: [row(chip)])
   monkeypatch.setattr(kernels.kernels, "FILE", tmp_path / "kernels.json")
   kernels.kernels.rows.cache_clear()
@@ -273,6 +339,73 @@ def test_sampling_of_one_stream(sampled, capsys):
   sampled.pipeline.model = build_model("tiny", streams=("video",))
   with pytest.raises(SystemExit) as e:
     command("bench sampling").run()
+  assert e.value.code == 2 and "expected a joint model" in capsys.readouterr().err
+
+
+@pytest.fixture
+def long(r, monkeypatch):
+  """The benchmark of lengths, whose pipeline makes clips of a level for each of its
+  seeds, and the tables of its figures.
+  """
+  module = command("bench length").module
+
+  def generate(task, prompt, *, sampling, seed, spec, extend, negative):
+    r.calls["made"].append((prompt, sampling, seed, spec, extend))
+    spec = spec or pipeline.spec
+    video = np.full((1, spec.frames, 16, 16, 3), seed % 256, np.uint8)
+    return {"video": video, "audio": np.zeros((1, spec.samples), np.float32)}
+
+  pipeline = SimpleNamespace(
+    model=build_model("tiny"), takes_channels=0, spec=ClipSpec(33, 16, 16, 25.0),
+    negative="dull", generate=generate,
+  )  # fmt: skip
+  load = lambda ckpt: r.calls["loaded"].append(ckpt) or pipeline
+  monkeypatch.setattr(module.Pipeline, "load", load)
+  figures = lambda clips, frames, fps: r.calls["seams"].append((clips, frames)) or {}
+  monkeypatch.setattr(module, "seams", figures)
+  shown = lambda about, rows: r.calls["shown"].append((about, list(rows)))
+  monkeypatch.setattr(module, "show", shown)
+  written = lambda path, *_: r.calls["written"].append(path.name)
+  monkeypatch.setattr(module, "write_mp4", written)
+  r.pipeline = pipeline
+  return r
+
+
+def test_length(long, tmp_path, capsys):
+  """--ckpt, --fold, --clips, --steps and --out: as long clips by every way, and where
+  their parts meet.
+  """
+  command("bench length").run(
+    "--ckpt=C", "--fold=3", "--clips=2", "--steps=7", f"--out={tmp_path}"
+  )
+  assert long.calls["loaded"] == ["C"]
+  about, rows = long.calls["shown"][-1]
+  assert (about["fold"], about["clips"], about["steps"]) == (3, 2, 7)
+  ways = [row["what"] for row in rows]
+  shared = [8, 16, 24]
+  assert ways == ["cut", "direct", *(f"extended {n}" for n in shared),
+                  *(f"parts {n}" for n in shared)]  # fmt: skip
+  by = {way: clips for way, (clips, _) in zip(ways, long.calls["seams"])}
+  assert all(len(clip.video) == 97 for clips in by.values() for clip in clips)
+  assert {frames for _, frames in long.calls["seams"]} == {33}
+  joins = lambda way: list(by[way][0].joins)
+  assert joins("cut") == joins("direct") == [32, 64]
+  # Each adds 32 frames but for those that it shares, to 97.
+  assert joins("extended 8") == [33, 57, 81]
+  assert joins("extended 24")[:3] == [33, 41, 49]
+  # Latents 0 to 8, 4 to 12, ...: 5 to 8, frames 17 to 32, are shared.
+  assert joins("parts 16") == [25, 41, 57, 73]
+  assert {how.steps for _, how, *_ in long.calls["made"]} == {7}
+  assert {how.window for _, how, *_ in long.calls["made"]} == {None, 33}
+  hues = {seed % 1000: prompt.split()[1] for prompt, _, seed, *_ in long.calls["made"]}
+  assert hues == {0: "red", 1: "yellow"}
+  assert long.calls["written"][:2] == ["cut_0.mp4", "cut_1.mp4"]
+  long.calls["written"].clear()
+  command("bench length").run("--fold=2", "--clips=1")
+  assert long.calls["loaded"][-1] == "quickstart" and not long.calls["written"]
+  long.pipeline.model = build_model("tiny", streams=("video",))
+  with pytest.raises(SystemExit) as e:
+    command("bench length").run()
   assert e.value.code == 2 and "expected a joint model" in capsys.readouterr().err
 
 

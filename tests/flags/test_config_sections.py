@@ -84,7 +84,7 @@ def test_a_key_of_the_model(key, value, path, expected):
 OBJECTIVE = [
   ("sigma", "logit_normal"), ("shift", 2.5), ("loss_weights", (2.0, 0.5)),
   ("text_dropout", 0.3), ("image_probability", 0.7), ("shared_sigma", False),
-  ("detach", False),
+  ("detach", False), ("last_image_probability", 0.2),
 ]  # fmt: skip
 
 
@@ -112,11 +112,15 @@ def test_what_a_recipe_refuses():
   config = changed("tasks", "draw", "batch")
   with pytest.raises(UsageError, match="got 'batch'; expected 'sample' or 'step'"):
     building.make_recipe(config)
-  config = changed("model", "image_form", "channels")
-  assert building.make_recipe(config).image_probability == 0
-  config.objective.image_probability = 0.1
-  with pytest.raises(UsageError, match="expected 0 with image_form=channels"):
-    building.make_recipe(config)
+  for form in ("channels", "first_last"):
+    for name in ("image_probability", "last_image_probability"):
+      config = changed("model", "image_form", form)
+      assert getattr(building.make_recipe(config), name) == 0
+      config.objective[name] = 0.1
+      with pytest.raises(
+        UsageError, match=f"{name}.*expected 0 with image_form={form}"
+      ):
+        building.make_recipe(config)
   config = common.base()
   with config.unlocked():
     config.objective.sigmas = "uniform"

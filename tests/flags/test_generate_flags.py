@@ -107,6 +107,10 @@ SETTINGS = [
   (["--height=64"], "spec", ClipSpec(17, 64, 48, 25.0)),
   (["--width=16"], "spec", ClipSpec(17, 32, 16, 25.0)),
   (["--size=64x16"], "spec", ClipSpec(17, 16, 64, 25.0)),  # WxH
+  ([], "sampling.window", None),
+  (["--frames=37", "--window=17"], "sampling.window", 17),
+  ([], "sampling.overlap", None),
+  (["--frames=37", "--window=17", "--overlap=4"], "sampling.overlap", 4),
   (["--seconds=1.3"], "spec", ClipSpec(33, 32, 48, 25.0)),  # of 29, 33: 32.5 is nearer
   (["--seconds=1.2"], "spec", ClipSpec(29, 32, 48, 25.0)),  # of 30 frames
 ]
@@ -195,6 +199,7 @@ def test_what_is_loaded(monkeypatch, tmp_path):
   expected = {"ckpt": str(tmp_path), "codecs": None, "weights": "ema", "step": None}
   # The prompt, and the negative prompts of the video and the sound.
   expected |= {"loras": [], "texts": ["a cat", "blurred", ""], "tile": "auto"}
+  expected |= {"quantize": None}
   loaded = lambda: {k: v for k, v in listener.loaded.items() if k != "mesh"}
   assert loaded() == expected
   call(listener, tmp_path, "--codecs=bundle", "--weights=params", "--step=6")
@@ -399,7 +404,8 @@ def test_what_is_given_is_read_and_kept(monkeypatch, tmp_path, media):
   assert (told["image"][:, :, :24] == 30).all() and (
     told["image"][:, :, 24:] > 90
   ).all()
-  told = call(listener, tmp_path, "--task=a2v", f"--audio={media / 'voice.wav'}", *two)
+  voice = f"--audio={media / 'voice.wav'}", "--frames=17"  # it lasts 25
+  told = call(listener, tmp_path, "--task=a2v", *voice, *two)
   assert told["audio"].shape == (2, TRAINED.samples) and "image" not in told
   expected = np.arange(TRAINED.samples) / 15999 / 2
   np.testing.assert_allclose(told["audio"], [expected, expected], atol=1e-3)
@@ -575,10 +581,13 @@ def test_mistakes_are_said_before_anything_is_made(monkeypatch, tmp_path, capsys
   sound = tmp_path / "short.wav"
   write_wav(sound, np.zeros(TRAINED.samples - 1, np.float32))
   with pytest.raises(SystemExit):
-    call(listener, tmp_path, "--task=a2v", f"--audio={sound}")
+    call(listener, tmp_path, "--task=a2v", f"--audio={sound}", "--frames=17")
   assert "0.67 s" in capsys.readouterr().err
+  told = call(listener, tmp_path, "--task=a2v", f"--audio={sound}")
+  assert told["spec"].frames == 13
   write_wav(sound, np.zeros(TRAINED.samples, np.float32))  # exactly enough
-  call(listener, tmp_path, "--task=a2v", f"--audio={sound}")
+  told = call(listener, tmp_path, "--task=a2v", f"--audio={sound}")
+  assert told["spec"] == TRAINED
 
 
 def test_guidance_of_the_report_is_the_default(monkeypatch, tmp_path):

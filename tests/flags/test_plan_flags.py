@@ -119,6 +119,23 @@ def test_out_and_compare(told, capsys, tmp_path):
     assert e.value.code == code and ("bytes of text: 970 -> 1000" in said) == bool(code)
 
 
+def test_compare_reads_the_prediction(told, capsys, tmp_path):
+  path, plan = tmp_path / "plan.json", command("plan").module
+  predicted = dataclasses.replace(
+    REPORT, prediction=Prediction(2.0, 1.0, [], [], []), predicted_mfu=(0.1, 0.2)
+  )
+  told.replace(plan, "plan", predicted)
+  command("plan").run(CONFIG, f"--out={path}")
+  old = json.loads(path.read_text())
+  for est, code in ((2.0, 0), (2.0 / 1.04, 0), (2.0 / 1.06, 1)):
+    path.write_text(json.dumps(old | {"prediction": old["prediction"] | {"est": est}}))
+    with pytest.raises(SystemExit) as e:
+      command("plan").run(CONFIG, f"--compare={path}")
+    assert e.value.code == code
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("predicted seconds: " if code else "no worse than")
+
+
 def test_mistakes(told, capsys):
   for flags, words in (
     (["--mesh=1,two,1,1"], "expected four numbers"),

@@ -241,7 +241,9 @@ def sampled(
   if channels:
     conditions |= {"condition": CONDITION, "clip": CLIP}
   elif image:
-    conditions["image"] = IMAGE
+    held = jnp.zeros_like(NOISE["video"]).at[:, :1].set(IMAGE)
+    mask = jnp.zeros(held.shape[:2], bool).at[:, 0].set(True)
+    conditions["held"] = {"video": {"latent": held, "mask": mask}}
   noise = {s: NOISE[s] for s in noised}
   sampling = dataclasses.replace(sampling, guidance=form)
   with jax.disable_jit():
@@ -499,6 +501,7 @@ def test_what_sampling_starts_from():
     "guidance": None, "scales": {}, "steps": None, "shift": None, "solver": None,
     "batched": True, "skip_block": None,  # None: the model's own, or what fits
     "schedule": None, "guidance_interval": None, "guidance_every": None, "cache": None,
+    "window": None, "overlap": None,
   }  # fmt: skip
 
 

@@ -235,8 +235,10 @@ def test_a_seed_for_each_clip_makes_it_as_if_alone(calls):
       np.testing.assert_array_equal(calls[0].noise[s][i : i + 1], alone.noise[s])
     text = calls[0].conditions["text"]
     np.testing.assert_array_equal(text[:, i : i + 1], alone.conditions["text"])
-    image = calls[0].conditions["image"]
-    np.testing.assert_array_equal(image[i : i + 1], alone.conditions["image"])
+    image = calls[0].conditions["held"]["video"]["latent"]
+    np.testing.assert_array_equal(
+      image[i : i + 1], alone.conditions["held"]["video"]["latent"]
+    )
 
 
 def test_seeds_are_one_or_as_many_as_prompts(calls):
@@ -270,7 +272,7 @@ def test_given_streams_are_encoded_and_the_made_ones_decoded(calls):
   out = generate(pipeline(), "a2v", ["a", "b"], audio=audio)
   np.testing.assert_allclose(calls[1].conditions["given"]["audio"], 0.425, rtol=1e-5)
   assert calls[1].conditions["given"]["audio"].dtype == np.float32
-  assert set(out) == {"video"} and "image" not in calls[1].conditions
+  assert set(out) == {"video"} and "held" not in calls[1].conditions
   assert out["video"].shape == (2, 9, 32, 48, 3) and out["video"].dtype == np.uint8
   latent = calls[1].noise["video"][..., 0]
   pixel = np.clip((latent - 0.25) * 2, -1, 1)
@@ -285,9 +287,11 @@ def test_an_image_is_the_first_latent_frame(calls, task):
   audio = {"audio": np.zeros((2, 11 * 512), np.float32)} if task == "a2v" else {}
   generate(pipeline(), task, ["a", "b"], image=pictures(255, 0), **audio)
   conditions = calls[0].conditions
-  assert conditions["image"].shape == (2, 1, 4, 6, 16)
-  np.testing.assert_allclose(conditions["image"][0], 0.75)
-  np.testing.assert_allclose(conditions["image"][1], -0.25)
+  held = conditions["held"]
+  assert held.keys() == {"video"} and held["video"]["latent"].shape == (2, 3, 4, 6, 16)
+  np.testing.assert_array_equal(held["video"]["mask"], [[True, False, False]] * 2)
+  np.testing.assert_allclose(held["video"]["latent"][0, 0], 0.75)
+  np.testing.assert_allclose(held["video"]["latent"][1, 0], -0.25)
   assert not {"condition", "clip", "null"} & set(conditions)
 
 
@@ -295,7 +299,7 @@ def test_a_model_of_condition_channels_gets_them_and_clip_tokens(calls):
   made = pipeline(channels=True)
   generate(made, "i2v", ["a", "b"], image=pictures(255, 0))
   conditions = calls[0].conditions
-  assert "image" not in conditions
+  assert "held" not in conditions
   np.testing.assert_allclose(
     conditions["clip"], [[[1.0] * 1280] * 9, [[-1.0] * 1280] * 9]
   )
@@ -319,6 +323,86 @@ def test_a_condition_on_an_image_by_value():
   np.testing.assert_allclose(clip[:, 0, 0], [1, -1, 0.5])
 
 
+def test_a_condition_on_two_images_by_value():
+  """FLF2V's: grey between them; of the last latent frame's four pictures the mask has
+  the last; the last image's CLIP tokens follow the first one's.
+  """
+  flat = lambda *values: jnp.stack([jnp.full((32, 48, 3), v) for v in values])
+  condition, clip = image_condition(CODECS, flat(1.0, -1.0), 9, flat(0.5, -0.5))
+  mask, latent = np.asarray(condition[..., :4]), np.asarray(condition[..., 4:])
+  np.testing.assert_array_equal(mask[:, 0], 1)
+  np.testing.assert_array_equal(mask[:, 1], 0)
+  np.testing.assert_array_equal(mask[:, 2], np.broadcast_to([0, 0, 0, 1], (2, 4, 6, 4)))
+  np.testing.assert_allclose(latent[0, :, 0, 0, 0], [0.75, 0.25, 0.5])
+  np.testing.assert_allclose(latent[1, :, 0, 0, 0], [-0.25, 0.25, 0.0])
+  assert clip.shape == (2, 18, 1280)
+  np.testing.assert_allclose(clip[:, 0, 0], [1, -1])
+  np.testing.assert_allclose(clip[:, 9, 0], [0.5, -0.5])
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_last_image_is_the_last_latent_frame(calls, first):
+  """By itself or beside a first one: byte 255 is 1, whose latent is 0.75."""
+  made = pipeline(trained_last=True)
+  image = {"image": pictures(0, 0)} if first else {}
+  generate(made, "joint", ["a", "b"], last_image=pictures(255, 0), **image)
+  held = calls[0].conditions["held"]
+  assert held.keys() == {"video"}
+  np.testing.assert_array_equal(held["video"]["mask"], [[first, False, True]] * 2)
+  np.testing.assert_allclose(held["video"]["latent"][:, 2, 0, 0, 0], [0.75, -0.25])
+  with pytest.raises(UsageError, match="last_image: this model was trained without"):
+    generate(pipeline(), "joint", ["a"], last_image=pictures(255))
+
+
+def test_what_a_film_ends_with_is_what_the_clip_begins_with(calls):
+  """5 frames, 2 latents, and 3 tokens, at timestep 0 (`sampling.with_held`)."""
+  film = np.zeros((1, 5, 32, 48, 3), np.uint8)
+  film[:, 4] = 255
+  extend = {"video": film, "audio": np.full((1, 3 * 512), 0.5, np.float32)}
+  generate(pipeline(), "joint", ["a"], extend=extend)
+  held = calls[0].conditions["held"]
+  np.testing.assert_array_equal(held["video"]["mask"], [[True, True, False]])
+  np.testing.assert_allclose(held["video"]["latent"][0, :2, 0, 0, 0], [-0.25, 0.75])
+  np.testing.assert_array_equal(held["audio"]["mask"], [[True] * 3 + [False] * 8])
+  np.testing.assert_allclose(held["audio"]["latent"][0, :3], 0.625)
+  for wrong, words in (
+    ({"video": film}, "extend: got video; expected video, audio"),
+    (extend | {"video": film[:, :4]}, r"extend: video has the shape \(1, 4"),
+    (extend | {"audio": extend["audio"][:, :700]}, r"extend: audio has the shape"),
+    (extend | {"video": np.zeros((1, 9, 32, 48, 3), np.uint8)}, "below 9"),
+  ):
+    with pytest.raises(UsageError, match=words):
+      generate(pipeline(), "joint", ["a"], extend=wrong)
+
+
+def test_a_long_clip_is_sampled_in_parts(calls):
+  """25 frames, of parts of 9 that share 4: latents 0 to 2, and each one of its own and
+  2 more; noise is the same where they overlap, and texts and sounds are every part's.
+  """
+  spec = dataclasses.replace(SPEC, frames=25)
+  sampling = Sampling(guidance="text", window=9, overlap=4)
+  audio = np.arange(spec.samples, dtype=np.float32)[None] / 1e5
+  generate(pipeline(), "a2v", ["a"], spec=spec, sampling=sampling, audio=audio)
+  (call,) = calls
+  join = call.options["join"]
+  assert join.parts == 5 and join.starts == (0, 1, 2, 3, 4)
+  assert call.noise["video"].shape == (5, *VIDEO)
+  np.testing.assert_array_equal(call.noise["video"][0, 2], call.noise["video"][1, 1])
+  assert (call.noise["video"][0, 1] != call.noise["video"][1, 0]).all()
+  assert call.conditions["text"].shape[:2] == (2, 5)
+  sound = call.conditions["given"]["audio"]
+  assert sound.shape == (5, *AUDIO)
+  starts = np.array(join.token_starts) * 512 / 1e5
+  np.testing.assert_allclose(sound[:, 0, 0], starts + 0.125, rtol=1e-5)
+  image = pictures(255)
+  generate(pipeline(), "t2v", ["a"], spec=spec, sampling=sampling, image=image)
+  held = calls[1].conditions["held"]["video"]["mask"]
+  assert held[0].tolist() == [True, False, False] and not held[1:].any()
+  shuffled = dataclasses.replace(sampling, guidance="ucg2_shuffled")
+  with pytest.raises(UsageError, match="--window: guidance ucg2_shuffled takes the"):
+    generate(pipeline(), "joint", ["a", "b"], spec=spec, sampling=shuffled)
+
+
 def test_a_given_film_is_its_own_image(calls):
   film = pictures(0, 0, frames=(9,))
   film[:, 0] = 255
@@ -326,7 +410,7 @@ def test_a_given_film_is_its_own_image(calls):
   assert_condition(calls[0].conditions["condition"], first=[0.75, 0.75])
   np.testing.assert_allclose(calls[0].conditions["clip"], 1)
   generate(pipeline(), "v2a", ["a", "b"], video=film)
-  assert not {"condition", "clip", "image"} & set(calls[1].conditions)
+  assert not {"condition", "clip", "held"} & set(calls[1].conditions)
 
 
 def test_another_size_of_clip_is_another_size_of_noise(calls):

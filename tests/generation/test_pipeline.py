@@ -11,6 +11,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.generation import pipeline as module
 from ccl_jax.generation.pipeline import Description, Pipeline
+from ccl_jax.generation.previews import pictures
 from ccl_jax.generation.sampling import Sampling, Steps, sample_latents
 from ccl_jax.generation.step_cache import Recorder
 from ccl_jax.generation.windows import sample_windows, window
@@ -68,13 +69,13 @@ def test_seeds_of_a_clip(pipeline):
 
 # By task: what it cannot do without, what is welcome, and what it has no use for.
 TAKES = {
-  "joint": ("", "image", "audio video"),
-  "ti2av": ("image", "", "audio video"),
-  "t2v": ("", "image", "audio video"),
-  "i2v": ("image", "", "audio video"),
-  "t2a": ("", "", "image audio video"),
-  "a2v": ("audio", "image", "video"),
-  "v2a": ("video", "", "image audio"),
+  "joint": ("", "image last_image extend", "audio video"),
+  "ti2av": ("image", "last_image", "extend audio video"),
+  "t2v": ("", "image last_image extend", "audio video"),
+  "i2v": ("image", "last_image", "extend audio video"),
+  "t2a": ("", "extend", "image last_image audio video"),
+  "a2v": ("audio", "image last_image", "extend video"),
+  "v2a": ("video", "", "image last_image extend audio"),
 }
 
 
@@ -82,11 +83,15 @@ TAKES = {
 def test_one_place_says_what_a_task_takes(pipeline, task):
   needed, welcome, useless = (names.split() for names in TAKES[task])
   assert sorted([*needed, *welcome, *useless]) == sorted(INPUTS)
-  given = dict.fromkeys(INPUTS, np.zeros(1))
+  given = dict.fromkeys(INPUTS, np.zeros(1)) | {"extend": {}}
   make = lambda names: pipeline.generate(
     task, ["a"], sampling=FAST, **{name: given[name] for name in names}
   )
-  assert check_inputs(task, [*needed, *welcome]) is GENERATIONS[task]
+  images = [name for name in welcome if name != "extend"]
+  assert check_inputs(task, [*needed, *images]) is GENERATIONS[task]
+  for name in images if "extend" in welcome else ():
+    with pytest.raises(UsageError, match=f"{name} and extend: what goes on"):
+      check_inputs(task, [name, "extend"])
   for name in needed:
     with pytest.raises(UsageError, match=f"task {task} needs {name}"):
       make([])
@@ -106,6 +111,9 @@ def test_a_model_of_image_to_video_makes_no_video_without_an_image(task):
   with pytest.raises(UsageError, match="needs image"):
     check_inputs(task, [n for n in needed if n != "image"], channels=True)
   assert check_inputs(task, {*needed, "image"}, channels=True)
+  with pytest.raises(UsageError, match="needs last_image.*a first and a last frame"):
+    check_inputs(task, {*needed, "image"}, channels=2)
+  assert check_inputs(task, {*needed, "image", "last_image"}, channels=2)
 
 
 def test_a_caller_hears_what_the_command_says(pipeline):
@@ -221,6 +229,31 @@ def test_what_a_caller_leaves_out_is_the_runs_own(own, asked, form, scales, shif
 def latents(monkeypatch):
   """Clips are their latents: a sound of theirs magnifies rounding."""
   monkeypatch.setattr(module, "decode", lambda codecs, latents: latents)
+
+
+def test_every_step_is_shown(pipeline, monkeypatch, latents):
+  """The last prediction is the clip; a given first frame is in every one."""
+  parts = pipeline.model, pipeline.params, pipeline.codecs, SPEC
+  pipeline, seen = Pipeline(*parts, shift=5.0), []
+  given = np.full((1, 16, 16, 3), 200, np.uint8)
+  sampling = dataclasses.replace(FAST, steps=16)
+  made = pipeline.generate(
+    "ti2av", ["a"], sampling=sampling, image=given, preview=lambda *x: seen.append(x)
+  )
+  assert [x[:2] for x in seen] == [(i, 16) for i in range(1, 17)]
+  videos = [x[2]["video"] for x in seen]
+  assert videos[0].shape == (1, 2, 2, 2, 3) and (videos[0] != videos[8]).any()
+  assert all((x[:, 0] == videos[0][:, 0]).all() for x in videos)
+  last = pictures(made, pipeline._colours)
+  for stream, picture in last.items():
+    off = picture.astype(int) - seen[-1][2][stream]
+    assert abs(off).max() <= 1 and picture.std() > 0
+  with pytest.raises(KeyboardInterrupt):  # whoever listens can end it
+    sound(pipeline, preview=_interrupt)
+
+
+def _interrupt(*_):
+  raise KeyboardInterrupt
 
 
 def test_a_calibration_and_what_it_saves(pipeline, tmp_path, monkeypatch, latents):

@@ -1,5 +1,7 @@
 """Prompts in the form that weights were trained on."""
 
+import time
+
 import pytest
 
 from ccl_jax.errors import UsageError
@@ -54,3 +56,25 @@ def test_a_tag_that_is_not_closed(prompt, words):
   with pytest.raises(UsageError, match=words):
     in_form(prompt, "tags")
   assert in_form(prompt, None) == prompt
+
+
+def test_several_sounds_and_spaces_between_them():
+  prompt = (
+    "<AUDCAP>rain<ENDAUDCAP>  A dog  <AUDCAP>wind<ENDAUDCAP> <AUDCAP>a<ENDAUDCAP>"
+  )
+  assert in_form(prompt, "sentence") == "A dog Audio: rain wind a"
+
+
+def test_spaces_and_sentences_without_end_cost_little():
+  """Each once asked for a look at all that follows, and a file of them for hours."""
+  began = time.process_time()
+  many = 200_000
+  for text in (
+    " " * many,
+    "Audio: " * many,
+    f"Audio:{' ' * many}xAudio: y",
+    "« " * many,
+  ):
+    for form in ("tags", "sentence"):
+      in_form(text, form)
+  assert time.process_time() - began < 20

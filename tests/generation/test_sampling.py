@@ -62,7 +62,9 @@ def run(world, task, sampling=EULER, image=None, **kwargs):
   if image:
     conditions |= image
   elif kind.image:
-    conditions["image"] = clean["video"][:, :1]
+    first = jnp.arange(clean["video"].shape[1]) == 0
+    mask = jnp.broadcast_to(first, clean["video"].shape[:2])
+    conditions["held"] = {"video": {"latent": clean["video"], "mask": mask}}
   made = {s: noise[s] for s in kind.generated}
   return jax.jit(
     lambda p, n, c: sample_latents(model, p, kind, n, c, sampling, clip=CLIP, **kwargs)

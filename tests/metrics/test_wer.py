@@ -1,5 +1,7 @@
 """Word error rates: normalisation, edits as jiwer counts them; quotations."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,6 +174,30 @@ def test_edits_by_kind():
   assert of("a b c d", "a b y c d") == (0, 0, 1, 4)
   assert of("a b c d", "x b d d d") == (2, 0, 1, 4)
   assert of("", "a b") == (0, 0, 2, 0)
+
+
+def test_texts_without_end_are_not_compared(monkeypatch):
+  monkeypatch.setattr(wer, "MOST", 6)
+  assert edits("abc", "ab").total == 1
+  with pytest.raises(Unscorable, match="4 words against 2: too long to be compared"):
+    edits("abcd", "ab")
+
+
+def test_texts_that_no_normaliser_takes(normaliser):
+  with pytest.raises(Unscorable, match="a text of 50001 characters: too long to be"):
+    words("[" * 50_001)
+  with pytest.raises(Unscorable, match="cannot be normalised"):
+    words("9" * 5000)  # more digits than Python makes a number of
+  assert words("9" * 400) == ["9" * 400]
+
+
+def test_marks_and_tags_without_end_cost_little():
+  """Each once asked for a look at all that follows, and a file of them for hours."""
+  began = time.process_time()
+  for mark in ('"', "«", "「a", "『", "<S>", "<S>a <E", '«"'):
+    quoted(mark * 200_000)
+  assert quoted("«" * 200_000 + '"so"') == "so"
+  assert time.process_time() - began < 20
 
 
 def test_a_set_is_not_the_mean_of_its_clips(normaliser):

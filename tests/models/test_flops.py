@@ -25,6 +25,7 @@ PARTS = [
 def counted(model):
   """FLOPs by part, of the program."""
   context = set()
+  d = model.streams[0][1].head_width
   if model.cross is not None:
     context = {model.cross.video_tokens, model.cross.audio_tokens}
   total = {part: 0 for part, _ in PARTS}
@@ -34,6 +35,8 @@ def counted(model):
     part = next(part for part, pattern in PARTS if re.search(pattern, o.path))
     if o.inputs[0].shape[0] in context and len(o.inputs[0].shape) == 2:
       part = None  # the keys and values of context tokens
+    if o.inputs[1].shape == (d, d) and o.inputs[0].shape[-1] == d:
+      part = None  # RoPE moves partners by a product (`ops.rope`), which is no work
     total[part] += o.flops
   del total[None]
   return total

@@ -165,7 +165,9 @@ def test_a_norm_of_zeros_has_a_finite_gradient():
 
 @pytest.mark.parametrize("direction", ["encode", "deviation", "decode"])
 def test_tiles_give_the_same_numbers_away_from_seams(params, direction):
-  """The convolutions see at most 18 latents far; attention, which sees all, is off."""
+  """The convolutions see at most 18 latents far; attention, which sees all, is off.
+  Three tiles of latents: 0 to 44, 26 to 70, 52 to 70.
+  """
   off = jax.tree.map(lambda x: x, params)
   for half in off.values():
     half["middle_1"]["out"] = jax.tree.map(jnp.zeros_like, half["middle_1"]["out"])
@@ -179,7 +181,7 @@ def test_tiles_give_the_same_numbers_away_from_seams(params, direction):
   whole = run(WanVideoCodec(off), x)
   tiles = run(WanVideoCodec(off, tile=352, overlap=144), x)
   pixels = 1 if down else 8
-  for clear in (slice(0, 26 * pixels), slice(44 * pixels, None)):
+  for clear in (slice(0, 26 * pixels), slice(44 * pixels, 52 * pixels)):
     assert_same(tiles[:, :, :, clear], whole[:, :, :, clear])
   assert np.abs(tiles - whole).max() < np.std(whole)
 
@@ -230,8 +232,9 @@ def test_clips_of_other_sizes_are_refused(params, shape, message):
   [
     ({"chunk": 0}, "chunk counts latent frames, got 0"),
     ({"tile": 100}, "tiles of 100 pixels"),
-    ({"tile": 64, "overlap": 64}, "the overlap less than the tile"),
-    ({"tile": 64, "overlap": -16}, "the overlap less than the tile"),
+    ({"tile": 64, "overlap": 64}, "the overlap half a tile at most"),
+    ({"tile": 64, "overlap": 40}, "the overlap half a tile at most"),
+    ({"tile": 64, "overlap": -16}, "the overlap half a tile at most"),
   ],
 )
 def test_sizes_that_cannot_be_are_refused(sizes, message):

@@ -55,6 +55,17 @@ def test_kernel(kernel, arrays, expected):
     assert jnp.abs(got - want).max() < 1e-5 * jnp.abs(want).max()
 
 
+@pytest.mark.parametrize("heads", [1, 2])
+def test_splash_backward_by_some_heads_at_a_time(heads, arrays, expected, monkeypatch):
+  """So many that parts of the gradient of queries fit: one for each block of keys."""
+  parts = 2 * 4 * 384 * WIDTH * 4  # bytes of a head: 2 samples, 389 keys in 4 blocks
+  monkeypatch.setattr(kernels, "PARTS", heads * parts)
+  traced = jax.make_jaxpr(jax.grad(lambda q, k, v: SPLASH(q, k, v).sum()))(*arrays)
+  assert f"f32[2,4,{heads},384,128]" in str(traced)
+  for got, want in zip(value_and_gradients(SPLASH, arrays), expected):
+    assert jnp.abs(got - want).max() < 1e-5 * jnp.abs(want).max()
+
+
 @pytest.mark.parametrize("case", ["far below zero", "one key alone", "whole blocks"])
 def test_splash_without_a_mask(case):
   """Padding takes nothing, whatever the logits are.

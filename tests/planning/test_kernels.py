@@ -15,7 +15,7 @@ from ccl_jax.planning.program import Program
 CALL = r"""%splash_mha_fwd_residuals.8 = (f32[1024,128]{1,0:T(8,128)}, f32[1024,128]{1,0:T(8,128)}, f32[1024,128]{1,0:T(8,128)}, bf16[24,3072,128]{2,1,0:T(8,128)(2,1)S(1)}, f32[24,3072,128]{2,1,0:T(8,128)}) custom-call(%a, %b, %a, %q, %k, /*index=5*/%v, %m), custom_call_target="tpu_custom_call", operand_layout_constraints={s8[1,3,2]{2,1,0}, s8[1,3,2]{2,1,0}, s8[1,3,2]{2,1,0}, bf16[24,3072,128]{2,1,0}, bf16[24,4096,128]{2,1,0}, bf16[24,4096,128]{2,1,0}, s32[1,1024,2048]{2,1,0}}, frontend_attributes={kernel_metadata={
 "xprof_metadata":"{\"block_q\": 1024, \"block_kv\": 2048, \"block_kv_compute\": 512, \"block_q_dkv\": 256, \"block_kv_dkv\": 128, \"block_kv_dkv_compute\": 64, \"block_q_dq\": 768, \"block_kv_dq\": 384, \"use_fused_bwd_kernel\": false, \"q_layout\": 1}"
 }}, metadata={op_name="jit(step)/jvp(JointDiT)/while/body/closed_call/blocks/video.attend/self_attn/shard_map/vmap(static_sparsity_splash)/jit(_splash_attention)/splash_mha_fwd_residuals/pallas_call" stack_frame_id=558}, backend_config={"custom_call_config":{"body":"TUzv"}}"""  # noqa: E501
-FORM = Form("splash_mha_fwd_residuals", 128, "bf16", 1024, 2048, 512, True, 2)
+FORM = Form("splash_mha_fwd_residuals", 128, "bf16", 1024, 2048, 512, True, False)
 
 
 def instruction(text):
@@ -33,11 +33,17 @@ def test_a_call_tells_its_shapes_its_blocks_and_whether_it_is_masked():
     named = CALL.replace("%splash_mha_fwd_residuals.8", f"%splash_mha_{kernel}_x.8")
     form = call_of(instruction(named)).form
     assert (form.block_q, form.block_kv, form.compute) == sizes
-  # One kernel for the whole backward pass makes a third array.
-  fused = CALL.replace("custom-call(", "custom-call(", 1).replace(
-    "= (f32[1024,128]", "= (f32[2,24,3072,128]{3,2,1,0}, f32[1024,128]", 1
-  )
-  assert call_of(instruction(fused)).form.results == 3
+    assert not form.fused
+    # One kernel for the whole backward pass: sums, parts of dq, dk and dv.
+    made = (
+      "f32[24,1024,128]{2,1,0}, f32[24,2048,128]{2,1,0}, bf16[2,24,3072,128]{3,2,1,0}, "
+      "bf16[24,4096,128]{2,1,0}, bf16[24,4096,128]{2,1,0})"
+    )
+    before, _, after = named.partition(" = (")
+    fused = f"{before} = ({made} custom-call({after.partition(' custom-call(')[2]}"
+    assert call_of(instruction(fused)).form.fused == (kernel == "dkv")
+    apart = fused.replace("bf16[2,24,3072,128]{3,2,1,0}, ", "")
+    assert not call_of(instruction(apart)).form.fused
 
 
 def test_a_kernel_that_does_not_tell_its_blocks():
@@ -68,7 +74,7 @@ def test_rows_are_those_of_the_chip_and_form(monkeypatch):
   seconds, used = kernels.seconds(call, "v6e", CHIPS["v6e"])
   assert used is row and seconds == pytest.approx(24 * (6 * 4096 + 30) / 1.75e9)
   assert kernels.seconds(call, "v5p", CHIPS["v5p"]) is None
-  others = {"masked": False, "block_q": 512, "compute": 256, "width": 64, "results": 3}
+  others = {"masked": False, "block_q": 512, "compute": 256, "width": 64, "fused": True}
   for field, value in others.items():
     asked = Call(FORM._replace(**{field: value}), 24, 3072, 4096)
     assert kernels.seconds(asked, "v6e", CHIPS["v6e"]) is None
@@ -96,23 +102,24 @@ def test_rows_that_are_counted_anew_go_before_those_of_the_file(monkeypatch):
 
 
 # Products of the matrix units for a pair, 2 d FLOPs each, by the pass that they are of.
-PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
+PRODUCTS = {"fwd": 2, "dkv": 5}
 
 
 def test_no_kernel_is_faster_than_its_products():
   """Of the table that is shipped; a v6e's units are half idle at d = 128. The kernels
-  of long clips are there for v5p and v6e, and take less than 2.2 times the floor.
+  of long clips are there for all three chips, and take less than 2.2 times the floor.
   """
   fast = set()
   for (chip, form), row in kernels.rows().items():
     c = CHIPS[chip]
     a_cycle = c.flops / c.clock / c.cores * min(1, form.width / c.mxu)
-    products = PRODUCTS[form.kernel.split("_")[2]] + (form.results == 3)
+    assert form.fused == ("dkv" in form.kernel) and not form.masked
+    products = PRODUCTS[form.kernel.split("_")[2]]
     floor = products * 2 * form.width / a_cycle * form.block_q * form.block_kv
     assert floor <= row.step, row
     if form.block_q >= 512 and form.block_kv >= 1024 and row.step < 2.2 * floor:
       fast.add((chip, form.kernel.split("_")[2]))
-  assert fast == {(c, k) for c in ("v5p", "v6e") for k in PRODUCTS}
+  assert fast == {(c, k) for c in ("v5e", "v5p", "v6e") for k in PRODUCTS}
 
 
 # Bundles as libtpu writes them: a loop from 0x3 to 0x27, a branch around all of it for

@@ -55,6 +55,7 @@ def test_sampling():
     "guidance": None, "scales": {}, "steps": None, "shift": None, "solver": None,
     "batched": True, "skip_block": None,  # None: the model's own, or what fits
     "schedule": None, "guidance_interval": None, "guidance_every": None, "cache": None,
+    "window": None, "overlap": None,
   }  # fmt: skip
 
 
@@ -62,6 +63,7 @@ def test_recipe():
   assert fields(Recipe(("joint",), (1.0,))) == {
     "names": ("joint",), "probabilities": (1.0,), "sigma": "uniform", "shift": 5.0,
     "loss_weights": (1.0, 1.0), "text_dropout": 0.1, "image_probability": 0.0,
+    "last_image_probability": 0.0,
     "shared_sigma": True, "detach": True,
   }  # fmt: skip
   assert keywords(make_train_step) == {
@@ -82,7 +84,8 @@ def test_stream():
   assert fields(StreamConfig(8, 9, 2)) == {
     "width": 8, "ffn": 9, "heads": 2, "in_channels": 16, "out_channels": 16,
     "patch": (1, 2, 2), "positions": "grid", "rate": 1.0, "taps": 0,
-    "image_tokens": False, "text_tokens": 512, "frequencies": 256,
+    "image_tokens": False, "image_positions": 0, "text_tokens": 512,
+    "frequencies": 256,
   }  # fmt: skip
   assert EPS == LayerNorm.eps == RMSNorm.eps == 1e-6
   assert rope.THETA == 10000.0

@@ -1,5 +1,6 @@
 """Files and folders in buckets, against stores that speak as the real ones do."""
 
+import logging
 import pathlib
 
 import pytest
@@ -33,6 +34,14 @@ def test_what_is_written_is_there(folder):
   assert {n: s.st_size for n, s in run.listing().items()} == {"config.json": 4}
   with (run / "config.json").open() as f:
     assert (f.seek(1), f.read(1)) == (1, b"}")
+
+
+def test_what_a_store_s_package_logs_is_not_shown(folder, caplog):
+  """It logs the traceback of each error that it raises, and ours is a line."""
+  assert not (folder / "none").exists()
+  for name in ("gcsfs", "s3fs", "botocore.endpoint"):
+    logging.getLogger(name).error("out of retries")
+  assert "out of retries" not in caplog.messages
 
 
 def test_what_is_not_there(folder):

@@ -63,8 +63,8 @@ class Batches:
 STREAMS = (("video", StreamConfig(8, 8, 2)), ("audio", StreamConfig(8, 8, 2)))
 
 
-def evaluation(streams=("video", "audio"), **recipe):
-  shapes = {"video": (3, 2, 3, 4, 6), "audio": (3, 5, 7)}
+def evaluation(streams=("video", "audio"), frames=2, **recipe):
+  shapes = {"video": (3, frames, 3, 4, 6), "audio": (3, 5, 7)}
   encode = lambda batch: {
     "text": jnp.asarray(batch["text"]),
     "null_text": jnp.full((4, 5), -1.0),
@@ -95,6 +95,20 @@ def test_the_loss_of_a_velocity_that_is_off_by_a_constant(calls):
   assert got.keys() == want.keys()
   for name, value in want.items():
     assert got[name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_between_a_first_and_a_last_frame(calls):
+  """Where training gives last frames: of the video, whose ends are clean then."""
+  measure, _ = evaluation(frames=4, last_image_probability=0.5)
+  got = measure({})
+  between = {k: v for k, v in got.items() if k.startswith("held_out_last/")}
+  tasks = {k.split("/")[1] for k in between}
+  assert tasks == {"single", "a2v", "joint"}  # which make a video
+  assert all(k.split("/")[2] == "video" for k in between)
+  assert all(v == pytest.approx(OFF["video"] ** 2, rel=1e-5) for v in between.values())
+  assert {k.replace("_last", "") for k in between} < set(got)
+  ends = [c.t["video"].shape for c in calls if c.t["video"].shape[1] == 4]
+  assert ends  # times of every frame were told
 
 
 def test_clips_of_one_stream_are_measured_where_they_serve(calls):

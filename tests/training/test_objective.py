@@ -444,6 +444,34 @@ def test_a_first_frame_is_given_as_often_as_told(many, probability):
   np.testing.assert_array_equal(still[:, 0], drawn.sigma["video"])
 
 
+@pytest.mark.parametrize(("image", "last"), [(0.0, 1.0), (1.0, 1.0), (0.0, 0.0)])
+def test_a_last_frame_is_given_as_often_as_told(many, image, last):
+  """By itself or beside the first; not where nothing would be left between."""
+  recipe = {"image_probability": image, "last_image_probability": last}
+  drawn = jax.tree.map(jnp.asarray, many(**recipe))
+  of = lambda t: frame_sigma(drawn, {"video": jnp.zeros((N, t, 1, 1, 1))})["video"]
+  clean = np.asarray(of(4) == 0)
+  noised = np.asarray(drawn.sigma["video"]) > 0
+  assert (clean[:, -1] == (last == 1) | ~noised).all()
+  assert (clean[:, 0] == (image == 1) | ~noised).all()
+  assert not clean[noised][:, 1:-1].any()
+  assert not np.asarray(of(2) == 0)[noised][:, 1].any()
+
+
+def test_a_last_frame_is_drawn_by_itself(many):
+  """As often as told, whether or not a first one is given; other draws stay as they
+  were without it.
+  """
+  drawn = many(image_probability=0.5, last_image_probability=0.25)
+  without = many(image_probability=0.5)
+  assert abs(drawn.last.mean() - 0.25) < 0.1
+  both = (drawn.last & drawn.image).mean()
+  assert abs(both - 0.125) < 0.08
+  np.testing.assert_array_equal(drawn.image, without.image)
+  np.testing.assert_array_equal(drawn.sigma["video"], without.sigma["video"])
+  assert not without.last.any()
+
+
 # Gradients that a task does not have --------------------------------------------------
 
 

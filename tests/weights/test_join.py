@@ -161,6 +161,19 @@ def test_the_form_of_the_condition_is_the_video_streams(tmp_path):
   )
 
 
+def test_between_two_pictures(tmp_path):
+  tensors = wan_tensors(image=True, last=True)
+  save_file(tensors, tmp_path / "model.safetensors")
+  import_weights("wan-dit", tmp_path, tmp_path / "video")
+  config = join(tmp_path / "video", None, tmp_path / "joint", size="mini")
+  assert config["model"]["image_form"] == "first_last"
+  assert config["objective"] == {"shift": 16.0}
+  reader = SliceReader(tmp_path / "joint" / "checkpoints")
+  np.testing.assert_array_equal(
+    reader.read("video/image_positions", ()), tensors["img_emb.emb_pos"][0]
+  )
+
+
 def test_wan22s_first_frame_is_a_clean_one_and_its_clip_goes_along(tmp_path):
   """48 channels go in and come out: none of them is a condition."""
   tensors = wan_tensors()

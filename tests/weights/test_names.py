@@ -441,6 +441,8 @@ def test_negative_prompts_are_the_releases():
   """For image-to-video a shaking camera comes first."""
   assert negative_prompt({"image_tokens": False}) == NEGATIVE
   assert negative_prompt({"image_tokens": True}) == "镜头晃动，" + NEGATIVE
+  last = {"image_tokens": True, "image_positions": 514}
+  assert negative_prompt(last) == "镜头切换，镜头晃动，" + NEGATIVE
   assert NEGATIVE_IMAGE == "镜头晃动，"
   assert NEGATIVE.startswith("色调艳丽，过曝，静态，") and NEGATIVE.endswith("，倒着走")
   assert len(NEGATIVE.split("，")) == 28

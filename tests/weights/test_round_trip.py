@@ -17,7 +17,7 @@ from tests.weights.release_files import tensors
 SIZES = {
   "wan-dit": dict(
     width=128, ffn=40, heads=1, in_channels=36, out_channels=16, image_tokens=True,
-    frequencies=16, depth=2, text_dim=24,
+    image_positions=514, frequencies=16, depth=2, text_dim=24,
   ),
   "wan-vae": dict(width=4),
   "wan22-vae": dict(width=4, decoder_width=8),

@@ -38,7 +38,16 @@ PUBLISHED = {
   ),
   "t2v-14B": (T2V_14B, 14288491584, 1095),
   "i2v-14B": (T2V_14B | {"in_channels": 36, "image_tokens": True}, 16394878784, 1303),
+  "flf2v-14B": (
+    T2V_14B | {"in_channels": 36, "image_tokens": True, "image_positions": 514},
+    16395536704, 1304,
+  ),
 }  # fmt: skip
+# What FLF2V has beside I2V: our parameter, the original's name, diffusers', the shape.
+POSITIONS = (
+  "video/image_positions", "img_emb.emb_pos",
+  "condition_embedder.image_embedder.pos_embed", (1, 514, 1280),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("model", PUBLISHED)
@@ -56,11 +65,14 @@ def test_the_published_sizes(model):
 def test_every_published_name_and_shape(shared, model):
   """The list of the reference's tensors; its block 0 stands for all."""
   expected = {}
+  listed = model.replace("flf2v", "i2v")
   for line in (shared / "design" / "wan_keys.tsv").read_text().splitlines()[1:]:
     component, native, diffusers, shape = line.split("\t")
-    if component.split(" ")[0] == model:
+    if component.split(" ")[0] == listed:
       shape = tuple(int(n) for n in re.findall(r"\d+", shape))
       expected[native] = (diffusers, shape)
+  if listed != model:
+    expected[POSITIONS[1]] = POSITIONS[2:]
   shapes = wan.shapes_of(PUBLISHED[model][0] | {"depth": 1})
   native, diffusers = (expected_tensors(t, shapes) for t in (wan.NATIVE, wan.DIFFUSERS))
   got = {}
@@ -83,6 +95,12 @@ def test_the_presets_hold_wan():
     "14b", streams=["video"], image_form="channels", dtype="float32"
   )
   assert conditioned == wan.model_of(PUBLISHED["i2v-14B"][0])
+  between = build_model(
+    "14b", streams=["video"], image_form="first_last", dtype="float32"
+  )
+  assert between == wan.model_of(PUBLISHED["flf2v-14B"][0])
+  images = [dict(m.streams)["video"].images for m in (ours, conditioned, between)]
+  assert images == [0, 1, 2]
 
 
 def opened(tmp_path, tensors):
@@ -149,7 +167,6 @@ def test_the_unused_tensor_of_some_exports_is_left_alone(tmp_path):
 CHANNELS_48 = {"patch_embedding.weight": (256, 48, 1, 2, 2)}
 OTHER_MODELS = {
   "Wan2.1-VACE": {"vace_patch_embedding.weight": (256, 96, 1, 2, 2)},
-  "Wan2.1-FLF2V": {"img_emb.emb_pos": (1, 514, 1280)},
   "LTX-Video": {"patchify_proj.weight": (4, 4)},
   "a LoRA": {"blocks.0.self_attn.q.lora_A.weight": (4, 4)},
   "a UMT5 text encoder": {"token_embedding.weight": (4, 4)},
@@ -160,7 +177,6 @@ OTHER_MODELS = {
   "Wan-Fun": {"control_adapter.conv.weight": (4,)},
   "LTX-Video or": {"proj_in.weight": (4, 4)},
   "HunyuanVideo or FLUX": {"double_blocks.0.x.weight": (4, 4)},
-  r"first and last frame": {"x.image_embedder.pos_embed": (1, 514, 1280)},
   r"is Wan2.1-VACE.*vace_blocks": {"vace_blocks.0.x": (4,), "motion_encoder.x": (4,)},
   r"use: convert umt5": {"shared.weight": (4, 4)},
   r"use: convert clip": {"vision_model.x": (4, 4)},
@@ -180,6 +196,30 @@ def test_other_models_are_named(tmp_path, model):
     wan.format_of(opened(tmp_path, wan_tensors() | extra))
   with pytest.raises(UsageError, match="no Wan2.1 model.*but x;"):
     wan.format_of(opened(tmp_path, {"x": np.zeros(3, np.float32)}))
+
+
+def test_flf2v_is_known_by_its_positions(tmp_path):
+  """Its sizes, its clip, its shift and its negative prompt; config.json of both."""
+  weights = opened(tmp_path, wan_tensors(image=True, last=True))
+  sizes = wan.sizes_of(weights, wan.NATIVE, config(True))
+  assert sizes == SMALL | {"image_positions": 514}
+  tree = load_tree(wan.NATIVE, weights, wan.shapes_of(sizes))
+  positions = wan_tensors(image=True, last=True)["img_emb.emb_pos"][0]
+  np.testing.assert_array_equal(tree["video"]["image_positions"], positions)
+  usage = wan.usage_of({"kind": "wan-dit", "sizes": sizes})
+  assert usage["clip"] == {"frames": 81, "height": 720, "width": 1280, "fps": 16.0}
+  assert usage["objective"] == {"shift": 16.0}
+  assert usage["negative"]["video"].startswith("镜头切换，镜头晃动，色调艳丽")
+  assert wan.config_of(sizes, "native")["model_type"] == "flf2v"
+  assert wan.config_of(sizes, "diffusers")["pos_embed_seq_len"] == 514
+  assert wan.config_of(SMALL, "diffusers")["pos_embed_seq_len"] is None
+  assert wan.sizes_of_model(wan.model_of(sizes), TEXT) == sizes
+
+
+def test_positions_of_another_number_of_images(tmp_path):
+  tensors = wan_tensors(image=True) | {"img_emb.emb_pos": np.zeros((1, 257, 1280))}
+  with pytest.raises(UsageError, match="is for 257 image tokens; expected 514"):
+    wan.sizes_of(opened(tmp_path, tensors), wan.NATIVE, {})
 
 
 HEAD_48 = {"head.head.weight": (192, 256), "head.head.bias": (192,)}

@@ -23,9 +23,11 @@ STORAGES = {
 
 
 def wan_tensors(
-  image: bool = False, seed: int = 0, text: int = TEXT
+  image: bool = False, seed: int = 0, text: int = TEXT, *, last: bool = False
 ) -> dict[str, np.ndarray]:
-  """Random tensors under the original names."""
+  """Random tensors under the original names: of I2V with `image`, of FLF2V with `last`
+  too.
+  """
   d, shapes = WIDTH, {}
 
   def dense(name, out, into):
@@ -56,6 +58,8 @@ def wan_tensors(
       shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (width,)
     dense("img_emb.proj.1", 1280, 1280)
     dense("img_emb.proj.3", d, 1280)
+  if last:
+    shapes["img_emb.emb_pos"] = (1, 2 * 257, 1280)
   rng = np.random.default_rng(seed)
   return {n: rng.standard_normal(s, np.float32) for n, s in shapes.items()}
 

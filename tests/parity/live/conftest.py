@@ -56,5 +56,10 @@ def i2v(make_pair) -> Pair:
 
 
 @pytest.fixture(scope="session")
+def flf2v(make_pair) -> Pair:
+  return make_pair("wan-dit", "wan_dit", image=True, last=True)
+
+
+@pytest.fixture(scope="session")
 def ti2v(make_pair) -> Pair:
   return make_pair("wan-dit", "wan_dit", image=False, channels=48)

@@ -38,12 +38,14 @@ def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def wan_dit(
-  folder: pathlib.Path, *, image: bool, channels: int = 16
+  folder: pathlib.Path, *, image: bool, channels: int = 16, last: bool = False
 ) -> WanTransformer3DModel:
-  """Two blocks of two heads; in shards."""
+  """Two blocks of two heads; in shards. With `last`, of a first and a last frame."""
   options = {"in_channels": channels, "out_channels": channels}
   if image:
     options |= {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 256}
+  if last:
+    options["pos_embed_seq_len"] = 2 * 257
   model = WanTransformer3DModel(
     num_attention_heads=2,
     attention_head_dim=128,

@@ -1,6 +1,6 @@
 """Our video stream and diffusers' `WanTransformer3DModel`: values, gradients, bf16.
 
-Of Wan2.1's T2V and I2V, and of Wan2.2's TI2V with a clean first frame.
+Of Wan2.1's T2V, I2V and FLF2V, and of Wan2.2's TI2V with a clean first frame.
 """
 
 import jax
@@ -41,7 +41,9 @@ def drawn(pair):
     "encoder_hidden_states": normal(2, 512, pair.sizes["text_dim"]),
   }
   if pair.sizes["image_tokens"]:
-    inputs["encoder_hidden_states_image"] = normal(2, 257, 1280)
+    # The reference has a row an image: of FLF2V the first and the last of a clip.
+    images = 2 if pair.sizes.get("image_positions") else 1
+    inputs["encoder_hidden_states_image"] = normal(2 * images, 257, 1280)
   return inputs, normal(2, pair.sizes["out_channels"], 3, 8, 12)
 
 
@@ -53,12 +55,12 @@ def velocity(model, params, inputs, timesteps):
     {"video": jnp.moveaxis(inputs["hidden_states"], 1, -1)},
     {"video": jnp.asarray(timesteps, jnp.float32)},
     inputs["encoder_hidden_states"],
-    image=None if image is None else {"video": image},
+    image=None if image is None else {"video": image.reshape(2, -1, 1280)},
   )["video"]
   return jnp.moveaxis(out, -1, 1)
 
 
-@pytest.fixture(scope="module", params=["t2v", "i2v", "ti2v"])
+@pytest.fixture(scope="module", params=["t2v", "i2v", "flf2v", "ti2v"])
 def pair(request):
   return request.getfixturevalue(request.param)
 
