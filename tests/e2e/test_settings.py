@@ -51,7 +51,7 @@ def test_the_settings_say_all(clips, run, sounds):
     "ckpt": str(run), "step": 6, "weights": "ema", "task": "a2v", "seed": 4,
     "prompt": "a blue face", "negative_prompt_video": "nothing",
     "negative_prompt_audio": "nothing", "audio": str(sounds[1]),
-    "steps": 2, "batched": False, "frames": 17, "guidance": "ucg3",
+    "steps": 2, "batched": False, "frames": 25, "guidance": "ucg3",
   }  # fmt: skip
   assert {k: about[k] for k in told} == told
   assert set(about["fingerprints"]) == {"params", "codecs", *map(str, sounds)}
