@@ -22,6 +22,7 @@ from ccl_jax.tasks import GENERATIONS
 from ccl_jax.training.optim import ParamGroup, make_optimizer
 from ccl_jax.training.state import new_state
 from ccl_jax.training.step import Recipe, make_train_step
+from tests.held import first_frame
 
 FOLDER = pathlib.Path(__file__).parent / "testdata"
 TEXT = (5, 16)
@@ -173,7 +174,7 @@ def golden_latents(name: str) -> dict[str, list[float]]:
     conditions["condition"] = _normal(rng, 2, 3, 4, 6, 20)
     conditions["clip"] = _normal(rng, 2, 9, 1280)
   elif kind.image:
-    conditions["image"] = clean["video"][:, :1]
+    conditions["held"] = first_frame(clean["video"][:, :1], clean["video"].shape[1])
   made = {s: noise[s] for s in kind.generated}
   latents = jax.jit(
     lambda p, n, c: sample_latents(

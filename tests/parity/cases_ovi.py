@@ -16,6 +16,7 @@ from ccl_jax.generation.sampling import Sampling, sample_latents
 from ccl_jax.tasks import GENERATIONS, Route
 from ccl_jax.weights import ovi
 from ccl_jax.weights.transfer import import_weights
+from tests.held import first_frame
 
 LIMIT, STEPS = 1e-4, 8
 FUSED = Route({"video": True, "audio": True})
@@ -71,7 +72,8 @@ def cases_ovi(
     negative = [text(f"negative_{s}_text") for s in latents]
     conditions = {"text": np.stack([texts["video"], *negative]), "given": {}}
     if task == "ti2av":
-      conditions["image"] = _last(case["first_frame"])
+      first, frames = _last(case["first_frame"]), latents["video"].shape[1]
+      conditions["held"] = first_frame(first, frames)
     sampling = Sampling(
       "text", {"video": {"s": 4.0}, "audio": {"s": 3.0}}, STEPS, 5.0, "unipc",
       skip_block=skipped,

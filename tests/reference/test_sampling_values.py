@@ -10,6 +10,7 @@ import pytest
 from ccl_jax.generation.sampling import Sampling, sample_latents
 from ccl_jax.models.cca import Geometry
 from ccl_jax.tasks import GENERATIONS
+from tests.held import first_frame
 from tests.reference import sampling
 from tests.reference.conftest import (
   AUDIO,
@@ -103,6 +104,8 @@ def test_latents(name):
     clip=Geometry(FRAMES, ROWS, COLUMNS, AUDIO),
   )  # fmt: skip
   ours = jax.tree.map(jnp.asarray, shared)
+  if "image" in ours:
+    ours["held"] = first_frame(ours.pop("image"), clean["video"].shape[1])
   others = text["neg"].values() if case.negatives else [text["neg"]]
   ours["text"] = jnp.stack([text["txt"], *others])
   got = jax.jit(run)(params, pick(start, made), ours)
