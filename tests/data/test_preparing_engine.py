@@ -160,7 +160,18 @@ def test_on_beam_a_mistake_is_its_own_line(beam, sounds, tmp_path, monkeypatch):
   (tmp_path / "talk.py").write_text("def share(wave, rate):\n  return 'much'\n")
   monkeypatch.syspath_prepend(tmp_path)
   with pytest.raises(UsageError, match=r"^talk:share gave 'much', expected a share$"):
-    prepare(sounds, tmp_path / "t.jsonl", Options(shots=False, speech="talk:share"))
+    prepare(sounds, tmp_path / "t.jsonl", Options(shots=False, speech="talk:share"), 1)
+
+
+def test_a_runner_that_does_not_start_leaves_nothing(sounds, tmp_path, monkeypatch):
+  def run(parts, runner, flags, threads):
+    assert len(parts.left()) == 6
+    raise UsageError("FlinkRunner failed: no job server")
+
+  monkeypatch.setattr(engine, "run", run)
+  with pytest.raises(UsageError, match="no job server"):
+    prepare(sounds, tmp_path / "t.jsonl", PLAIN)
+  assert os.listdir(tmp_path) == ["sounds"]
 
 
 @pytest.mark.parametrize(

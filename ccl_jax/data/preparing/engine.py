@@ -47,7 +47,8 @@ def require_runner(runner: str, options: Sequence[str] = ()) -> None:
     if runner != LOCAL or options:
       raise UsageError(f"{runner} needs Apache Beam, which is not installed: {_BEAM}")
     return
-  from apache_beam.options.pipeline_options import PipelineOptions
+  with _quiet():  # it warns of packages that only other runners need
+    from apache_beam.options.pipeline_options import PipelineOptions
 
   if runner == "DataflowRunner" and importlib.util.find_spec("apitools") is None:
     raise UsageError(
@@ -117,18 +118,20 @@ def _run_beam(
     flags += ["--direct_running_mode=multi_threading"]
     flags += [f"--direct_num_workers={min(workers, len(left))}"]
   try:
-    with _quiet() if local else contextlib.nullcontext():
-      pipeline = beam.Pipeline(options=PipelineOptions(flags))
-      # Not all numbers at once: a job's description has a limit of 10 MB.
-      _ = (
-        pipeline
-        | "Shards"
-        >> beam.Create([left[k : k + 1000] for k in range(0, len(left), 1000)])
-        | "Numbers" >> beam.FlatMap(list)
-        | "Spread" >> beam.Reshuffle()
-        | "Rows" >> beam.ParDo(DoShard(folder))
-      )
-      pipeline.run().wait_until_finish()
+    if local:
+      # Beam tells of an error with the traceback of every layer, and after Ctrl-C those
+      # of all threads: it is told once, here.
+      logging.getLogger("apache_beam").setLevel(logging.CRITICAL + 1)
+    pipeline = beam.Pipeline(options=PipelineOptions(flags))
+    # Not all numbers at once: a job's description has a limit of 10 MB.
+    _ = (
+      pipeline
+      | "Shards" >> beam.Create([left[k : k + 1000] for k in range(0, len(left), 1000)])
+      | "Numbers" >> beam.FlatMap(list)
+      | "Spread" >> beam.Reshuffle()
+      | "Rows" >> beam.ParDo(DoShard(folder))
+    )
+    pipeline.run().wait_until_finish()
   except UsageError:
     raise
   except Exception as e:
@@ -152,13 +155,21 @@ def _reason(runner: str, text: str) -> str:
 def _watched(parts: Parts) -> Iterator[None]:
   """Shows how many files are done while the block runs."""
   end, every = threading.Event(), 30.0 if is_remote(parts.folder) else 0.5
+  told = None
+
+  def tell():
+    nonlocal told
+    done = parts.done()
+    if done != told:
+      progress.at(done)
+    told = done
 
   def watch():
     while not end.wait(every):
       with contextlib.suppress(OSError, UsageError):
-        progress.at(parts.done())
+        tell()
 
-  progress.at(parts.done())
+  tell()
   thread = threading.Thread(target=watch, daemon=True)
   thread.start()
   try:
@@ -166,16 +177,14 @@ def _watched(parts: Parts) -> Iterator[None]:
   finally:
     end.set()
     thread.join()
-  progress.at(parts.done())
+  tell()
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Beam tells of an error with the traceback of every layer: it is told once."""
-  log = logging.getLogger("apache_beam")
-  before = log.level
-  log.setLevel(logging.CRITICAL + 1)
+  """Without warnings of any logger while the block runs."""
+  logging.disable(logging.WARNING)
   try:
     yield
   finally:
-    log.setLevel(before)
+    logging.disable(logging.NOTSET)

@@ -77,7 +77,12 @@ def _prepare(root, out, options, threads, runner, flags) -> Prepared:
   sweep(out.parent, out.name)
   parts = Parts.of(out)
   parts.begin(root, options, files)
-  engine.run(parts, runner, flags, threads)
+  try:
+    engine.run(parts, runner, flags, threads)
+  except UsageError:
+    if not parts.done():  # the runner did not start, or nothing works: no trace of it
+      parts.remove()
+    raise
   rows, skipped = [], []
   for name, result in parts.results():
     if isinstance(result, str):
