@@ -17,6 +17,7 @@ from ccl_jax.errors import one_line
 from ccl_jax.generation.api import Pipeline
 from ccl_jax.generation.clip import Clip
 from ccl_jax.generation.defaults import SOLVERS
+from ccl_jax.data.media.image import opened_image
 from ccl_jax.generation.scratch import Scratch
 from ccl_jax.page.work import (
   Failed,
@@ -281,9 +282,7 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
         if (line := one_line(e)) is None:
           raise
         raise gr.Error(line, print_exception=False) from e
-      from PIL import Image
-
-      with Image.open(scratch.path / "attention.png") as picture:
+      with opened_image(scratch.path / "attention.png") as picture:
         return gr.update(value=picture.convert("RGB"), visible=True)
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
