@@ -31,7 +31,7 @@ ALLOWED = {
   "generation": {
     "codecs", "models", "diffusion", "checkpoints", "data", "weights", "metrics", "viz",
   },
-  "page": {"diffusion", "generation"},
+  "page": {"data", "diffusion", "generation"},
   "encoding": {"codecs", "data", "viz"},
   "audio_codec": {"models", "data", "checkpoints", "weights", "training"},
   "planning": {"models", "training", "generation", "data", "codecs", "checkpoints"},

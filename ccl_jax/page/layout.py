@@ -12,12 +12,12 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 
+from ccl_jax.data.media.image import opened_image
 from ccl_jax.diffusion.guidance import GUIDANCE
 from ccl_jax.errors import one_line
 from ccl_jax.generation.api import Pipeline
 from ccl_jax.generation.clip import Clip
 from ccl_jax.generation.defaults import SOLVERS
-from ccl_jax.data.media.image import opened_image
 from ccl_jax.generation.scratch import Scratch
 from ccl_jax.page.work import (
   Failed,
