@@ -102,12 +102,21 @@ def test_a_stream_that_the_model_lacks_is_left_out(clips, stream):
 
 
 def test_conditions_beside_the_latents(clips, monkeypatch):
-  """image_form=channels: the condition is on the first frame, of so many frames."""
-  condition = lambda codecs, first, frames: (first * frames, codecs.image.encode(first))
+  """image_form=channels: the condition is on the first frame, of so many frames; of
+  first_last on the last one too.
+  """
+
+  def condition(codecs, first, frames, last):
+    ends = 0 if last is None else 100 * last
+    return first * frames + ends, codecs.image.encode(first)
+
   monkeypatch.setattr(films, "image_condition", condition)
   out = encoded(clips, image_form="channels")
   first = clips["video"][:, 0] / 127.5 - 1
   np.testing.assert_allclose(out["condition"], 5 * first, atol=1e-5)
+  last = clips["video"][:, -1] / 127.5 - 1
+  both = encoded(clips, image_form="first_last")["condition"]
+  np.testing.assert_allclose(both, 5 * first + 100 * last, atol=1e-4)
   np.testing.assert_allclose(out["image"][:, 0], first.mean((1, 2)), atol=1e-5)
   mesh = make_mesh((1, 1, 1, 1), jax.devices()[:1])
   model = build_model("tiny", image_form="channels")
