@@ -14,8 +14,8 @@ import sys
 
 import ccl_jax
 
-COMMANDS = ("generate", "train", "report", "encode", "data", "convert", "eval", "plan",
-            "train_audio", "bench", "ablation", "viz")  # fmt: skip
+COMMANDS = ("generate", "app", "train", "report", "encode", "data", "convert", "eval",
+            "plan", "train_audio", "bench", "ablation", "viz")  # fmt: skip
 
 
 def _about(name: str) -> str:

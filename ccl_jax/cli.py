@@ -9,6 +9,7 @@ import math
 import os
 import pathlib
 import platform
+import re
 import sys
 import threading
 import warnings
@@ -257,6 +258,7 @@ def run(main: Callable[[], None], buckets: Collection[str] = ()) -> None:
       text = lines[-1] if "Traceback" in str(e) else " ".join(map(str.strip, lines))
       if not isinstance(e, (flags.Error, ValueError, AttributeError, OSError)):
         text = f"{type(e).__name__}: {text}"
+      text = _unknown_key(e, argv) or text
       progress.say(f"error: {text}; see --help")
       sys.exit(2)
 
@@ -265,6 +267,22 @@ def run(main: Callable[[], None], buckets: Collection[str] = ()) -> None:
       main()
 
   app.run(guarded, flags_parser=parse)
+
+
+def _unknown_key(error: Any, argv: Sequence[str]) -> str:
+  """What is wrong with the flag of a key that the config lacks; "" where that is not
+  what ml_collections raised: it says the key alone.
+  """
+  while isinstance(error, Exception) and error.args:
+    error = error.args[0]
+  found = re.fullmatch(r"'(\w+)'(?:\n(Did you mean .*))?", str(error))
+  if not found:
+    return ""
+  key, advice = found.groups()
+  given = [a for a in argv if a.startswith("--config.") and key in re.split("[.=]", a)]
+  where = f"{given[0]}: " if given else ""
+  advice = f": {advice[:1].lower()}{advice[1:]}" if advice else ""
+  return f"{where}the config has no key '{key}'{advice}"
 
 
 def _with_config_files(args: list[str]) -> list[str]:

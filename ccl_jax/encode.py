@@ -39,7 +39,10 @@ DISTRIBUTED = flags.DEFINE_bool(
   "distributed", False, "Run as one of the hosts of a TPU pod or Slurm job."
 )
 CHECK = flags.DEFINE_integer("check", 0, "Number of records to decode into OUT/check.")
-BUCKETS = "config.data.root", "config.out", "config.codec.path"
+BUCKETS = (
+  *("config.data.root", "config.data.options.captions", "config.out"),
+  "config.codec.path",
+)
 flags.mark_flags_as_required(["config"])
 
 

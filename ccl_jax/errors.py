@@ -94,25 +94,33 @@ def one_line_errors(stopped: str = STOPPED):
   try:
     with kept_interrupts():
       yield
-  except UsageError as e:
-    _end(f"error: {e}", e.exit_code)
   except KeyboardInterrupt:
     # Threads are joined at the end of the process: a second time it ends at once.
     with contextlib.suppress(ValueError):  # not the main thread
       signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
     _end(stopped, 128 + signal.SIGINT)
   except Exception as e:
-    refusal = system_error(e)
-    if refusal is None and isinstance(e, OSError) and e.filename is not None:
-      refusal = e
-    if refusal is not None:
-      place = f" {refusal.filename}" if refusal.filename else " a file"
-      _end(f"error: cannot read or write{place}: {refusal.strerror or refusal}", 2)
-    lack = memory_error(e)
-    if lack is not None:
-      advice = "ask for smaller sizes or fewer clips at once, or use more devices"
-      _end(f"error: out of memory{lack and f' ({lack})'}: {advice}", 2)
-    raise
+    line = one_line(e)
+    if line is None:
+      raise
+    _end(f"error: {line}", getattr(e, "exit_code", 2))
+
+
+def one_line(error: BaseException) -> str | None:
+  """What is said of an error that is not the program's fault; None of one that is."""
+  if isinstance(error, UsageError):
+    return str(error)
+  refusal = system_error(error)
+  if refusal is None and isinstance(error, OSError) and error.filename is not None:
+    refusal = error
+  if refusal is not None:
+    place = f" {refusal.filename}" if refusal.filename else " a file"
+    return f"cannot read or write{place}: {refusal.strerror or refusal}"
+  lack = memory_error(error)
+  if lack is not None:
+    advice = "ask for smaller sizes or fewer clips at once, or use more devices"
+    return f"out of memory{lack and f' ({lack})'}: {advice}"
+  return None
 
 
 def end_interrupted(kind: type, error: BaseException, trace: Any) -> None:

@@ -214,6 +214,8 @@ def score(args: argparse.Namespace) -> int:
       raise UsageError(f"--{flag} is missing; see --help")
   named = (args.metrics or ",".join(BUILDERS)).split(",")
   names = list(dict.fromkeys(name.strip() for name in named))
+  if args.reference and not place(args.reference).is_dir():
+    raise UsageError(f"--reference: no folder {args.reference}")
   transcripts = read_transcripts(args.transcripts) if args.transcripts else None
   items, missing = read_items(args, transcripts)
   if args.fvd_frames is not None and args.fvd_frames < 1:

@@ -40,11 +40,11 @@ negative prompt by default.
 
 Guidance and scales that no flag gives are those of the run's report, if it made one.
 
-Writes NAME.mp4 (H.264 and AAC; with the given sound or picture, where one was given)
-or NAME.wav, and NAME.json: what it was made with. NAME is TASK_SEED_NUMBER, or where
-OUT has such a clip of other settings TASK_SEED_NUMBER_2 and so on: no clip takes the
-place of another. --settings NAME.json makes the same clip again; flags beside it
-override what it says.
+Writes NAME.mp4 (H.264 and AAC; a given sound or picture is in it as it was, but for
+what an mp4 does not hold) or NAME.wav, and NAME.json: what it was made with. NAME is
+TASK_SEED_NUMBER, or where OUT has such a clip of other settings TASK_SEED_NUMBER_2 and
+so on: no clip takes the place of another. --settings NAME.json makes the same clip
+again; flags beside it override what it says.
 
 --prompt may be given several times, and --seed, files and negative prompts once, or
 once for each prompt.

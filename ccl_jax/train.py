@@ -38,8 +38,9 @@ from ccl_jax.axes import STREAMS
 from ccl_jax.checkpoints.checkpointer import Checkpointer, restore_params
 from ccl_jax.checkpoints.find import Parameters, find_parameters
 from ccl_jax.checkpoints.identity import identity
+from ccl_jax.checkpoints.steps import folder_of, stored_steps
 from ccl_jax.checkpoints.usage import inherited, stated
-from ccl_jax.codecs.bundle import fingerprints, require_same
+from ccl_jax.codecs.bundle import fingerprints, load_codecs, require_same
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.files import write_json
 from ccl_jax.models.flops import forward_flops
@@ -54,7 +55,13 @@ from ccl_jax.sharding import make_mesh, require_devices
 from ccl_jax.shipped import checkpoint
 from ccl_jax.tasks import taught
 from ccl_jax.training import loop
-from ccl_jax.training.build import Run, build_run, check_sizes, make_recipe
+from ccl_jax.training.build import (
+  Run,
+  build_run,
+  check_sizes,
+  make_adapter,
+  make_recipe,
+)
 from ccl_jax.training.changes import plain, require_same_run
 from ccl_jax.training.evaluate import Evaluation
 from ccl_jax.training.films import open_films
@@ -86,8 +93,8 @@ HEARTBEAT_SECONDS = flags.DEFINE_integer(
   "heartbeat_seconds", 30, "Silence after which another process counts as lost.", 1
 )
 BUCKETS = (
-  *("--workdir", "config.data.root", "config.evaluate.root"),
-  *("config.codec.path", "config.init"),
+  *("--workdir", "config.data.root", "config.data.options.captions"),
+  *("config.evaluate.root", "config.codec.path", "config.init"),
 )
 flags.mark_flags_as_required(["config", "workdir"])
 
@@ -125,8 +132,8 @@ def guidance_of(config) -> dict[str, Any]:
   return {"form": r.guidance, "scales": {s: list(r.scales[s]) for s in STREAMS}}
 
 
-def find_start(config, run: Run) -> Parameters:
-  """The parameters that a run starts from.
+def find_start(config, model) -> Parameters:
+  """The parameters that a run of a model starts from.
 
   Raises:
     UsageError: there are none, but a part of a model's, or those of another network.
@@ -137,7 +144,7 @@ def find_start(config, run: Run) -> Parameters:
       f"config.init: {config.init} has trained a part of a model, and is none; "
       "expected a run that has trained a whole one, or a folder of 'convert'"
     )
-  require_same_network(run.model, model_of(parameters), config.init)
+  require_same_network(model, model_of(parameters), config.init)
   return parameters
 
 
@@ -150,7 +157,7 @@ def open_base(config, run: Run) -> tuple[Any, dict[str, Any]]:
   """
   if run.adapter is None:
     return None, {}
-  parameters = find_start(config, run)
+  parameters = find_start(config, run.model)
   checkpoints = parameters.folder / "checkpoints"
   step, base, _ = restore_params(checkpoints, parameters.name, run.base)
   about = {
@@ -192,7 +199,7 @@ def initial_state(config, run: Run, base) -> tuple[TrainState, dict[str, Any]]:
   if not config.init:
     fresh = jax.jit(run.fresh, out_shardings=run.shardings)
     return fresh(noise_key(config.seed)), {}
-  parameters = find_start(config, run)
+  parameters = find_start(config, run.model)
   # Restored straight into the run's shardings.
   checkpoints = parameters.folder / "checkpoints"
   _, params, _ = restore_params(checkpoints, parameters.name, run.state.params)
@@ -227,6 +234,23 @@ def require_same_network(model, found, init: str) -> None:
         f"config.{name}: got {got}; {init} has {expected}: give the run the same, or "
         "start it from other parameters"
       )
+
+
+def require_named(config, model, workdir: Place) -> None:
+  """Checks what a new run takes from elsewhere, before data are read or made for it.
+
+  Args:
+    config, model: of the run.
+    workdir: of the run; what it has by now it does not take again.
+
+  Raises:
+    UsageError: there are no such codecs, or no such parameters.
+  """
+  if config.codec.path and not files.is_whole_folder(workdir / "codecs"):
+    load_codecs(config.codec.path, ())
+  begun = stored_steps(folder_of(workdir / "checkpoints"))
+  if config.init and (make_adapter(config) or not begun):
+    find_start(config, model)
 
 
 def require_same_times(model, metadata) -> None:
@@ -292,6 +316,7 @@ def _train(config, workdir: Place, stack: contextlib.ExitStack) -> bool:
   mesh = make_mesh(config.mesh, slices=tuple(config.slices))
   model, recipe = bind("model", config.model, build_model), make_recipe(config)
   check_sizes(config, mesh, [config.batch.size])
+  require_named(config, model, workdir)
   # Records hold latents; every other source gives clips that codecs encode in the run.
   open_feed = open_latents if config.data.source == "records" else open_films
   progress.phase("reading the data")
@@ -352,6 +377,7 @@ def _train(config, workdir: Place, stack: contextlib.ExitStack) -> bool:
       checkpointer=checkpointer,
       metadata=metadata,
       save_every=config.checkpoint.every,
+      save_minutes=config.checkpoint.minutes,
       evaluate=evaluation and evaluate_on(run, base, evaluation),
       evaluate_every=config.evaluate.every,
       log=log,

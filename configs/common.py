@@ -144,7 +144,8 @@ def base() -> ConfigDict:
       "ema_decay": 0.999,
       "mesh": (1, -1, 1, 1),  # data, fsdp, context, tensor
       "slices": (1, 1, 1, 1),  # of each, the parts on slices joined by a slow network
-      "checkpoint": {"every": 500, "keep": 2},
+      # Saved every so many steps or, where that is not 0, so many minutes.
+      "checkpoint": {"every": 500, "minutes": 0.0, "keep": 2},
       "log_every": 10,
       # Whom to tell beside TensorBoard: "wandb", "mlflow" (ccl_jax.training.trackers).
       "log": {"trackers": ()},
@@ -196,7 +197,7 @@ def audio_network(
       "data": {"root": args.data, "test": args.test, "cache_gb": 8.0},
       "batch": {"threads": 8},
       "mesh": (-1, 1, 1, 1),  # data, fsdp, context, tensor
-      "checkpoint": {"every": 1000, "keep": 2},
+      "checkpoint": {"every": 1000, "minutes": 0.0, "keep": 2},
       "log_every": 100,
       "log": {"trackers": ()},
       "profile": (),  # (first, last) step of an xprof trace in WORKDIR/profile

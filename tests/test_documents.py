@@ -157,7 +157,7 @@ OTHERS = {
   "checkpoints/checkpointer.py": "Orbax's list of a step, of which all errors are told",
   "cli.py": "the system's /proc",
   "data/__main__.py": "reports that were written just now",
-  "data/preparing/run.py": "settings of its own",
+  "data/preparing/parts.py": "settings of its own",
   "data/sets/plan.py": "settings of its own",
   "documents.py": "the door",
   "generation/clips.py": "settings of its own",

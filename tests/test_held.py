@@ -10,7 +10,8 @@ from ccl_jax import eval as evaluation
 from ccl_jax.audio_codec import run as audio_training
 from ccl_jax.checkpoints.folders import new_folder
 from ccl_jax.data import __main__ as data
-from ccl_jax.data.preparing.run import Options, prepare
+from ccl_jax.data.preparing.rows import Options
+from ccl_jax.data.preparing.run import prepare
 from ccl_jax.encoding import run as encoding
 from ccl_jax.errors import UsageError
 from ccl_jax.generation import report as reporting

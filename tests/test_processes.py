@@ -25,7 +25,7 @@ jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=rank
 from ccl_jax.checkpoints import checkpointer as checkpoint
 from ccl_jax.errors import UsageError
 from ccl_jax import processes
-from ccl_jax.training import signals
+from ccl_jax.training import saves, signals
 
 mesh = jax.make_mesh((4,), ("fsdp",), axis_types=(AxisType.Auto,))
 fsdp = NamedSharding(mesh, PartitionSpec("fsdp"))
@@ -93,6 +93,15 @@ got = processes.first_process(read_alone)
 assert got == (True if rank == 0 else None), got
 assert os.path.exists(folder + "/read")
 out["first"] = processes.first_process_first(lambda: step)
+# Process 0 takes 10 s a step by its clock, the other one a year: a save every minute.
+clock = lambda: (10 if rank == 0 else 3e7) * turn
+turn = 0
+saving = saves.Saves(1, 1.0, 0, lambda: clock())
+due = []
+for turn in range(1, 31):
+  if saving.due(turn):
+    due.append(turn)
+out["saves"] = due
 out["agreed"] = processes.agreed(lambda: {"by": rank})
 def mistaken():
   assert rank == 0
@@ -126,6 +135,7 @@ def test_two_processes_agree(tmp_path):
   assert first["resumed"] == [first["stopped"]] * 2 + [True]
   assert first["first"] == first["stopped"]
   assert first["agreed"] == {"by": 0}
+  assert first["saves"] == [6, 12, 18, 24, 30]
   assert first["heard"] == ["no such folder"] * 2
   assert "another process could not read it" in results[0][1]
   assert "no such disk" in results[1][1]

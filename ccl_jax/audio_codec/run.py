@@ -368,6 +368,7 @@ def _train(config, workdir: Place, stack: contextlib.ExitStack) -> bool:
       checkpointer=checkpointer,
       metadata={"config": plain(config), "kind": task.kind, "sizes": task.sizes},
       save_every=config.checkpoint.every,
+      save_minutes=config.checkpoint.minutes,
       log=log,
       log_every=config.log_every,
       timer=timer,

@@ -3,16 +3,22 @@
 python -m ccl_jax.data inspect SET            what a set of latents holds
 python -m ccl_jax.data prepare DIR OUT.jsonl  shots, black bars, loudness, offsets
 python -m ccl_jax.data build SOURCE DIR       a TFDS data set of media that lie in DIR
+
+  python -m ccl_jax.data prepare films films.jsonl --loudness=-23 --threads=8
+  python -m ccl_jax.data prepare gs://films/raw gs://films/raw.jsonl \
+      --runner=DataflowRunner -- --project=P --region=R --temp_location=gs://films/tmp \
+      --sdk_container_image=IMAGE
 """
 
 import argparse
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from ccl_jax import cli
 from ccl_jax.errors import UsageError
-from ccl_jax.places import hold
+from ccl_jax.places import hold, refuse_schemes
 from ccl_jax.remote.paths import place
 
 
@@ -22,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     prog="python -m ccl_jax.data",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
-    buckets=("set",),
+    buckets=("set", "dir", "out", "captions"),
   )
   commands = parser.add_subparsers(
     dest="command", required=True, parser_class=cli.Parser, metavar="COMMAND"
@@ -48,7 +54,15 @@ def main(argv: Sequence[str] | None = None) -> None:
   _prepare_arguments(
     commands.add_parser("prepare", help="write a table of shots and sound levels")
   )
-  args = parser.parse_args(argv)
+  given = list(sys.argv[1:] if argv is None else argv)
+  # Options of Beam follow "--", as those of `train` do of the launchers.
+  here, beam = given, []
+  if "--" in given:
+    here, beam = given[: given.index("--")], given[given.index("--") + 1 :]
+  args = parser.parse_args(here)
+  if beam and args.command != "prepare":
+    parser.error(f"unexpected {beam[0]!r}: `prepare` alone takes options after --")
+  args.beam = beam
   run = {"inspect": _inspect, "build": _build, "prepare": _prepare}[args.command]
   with cli.working():
     run(args)
@@ -64,7 +78,8 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
   add(
     "--speech",
     default="",
-    help="module:function that gives the share of speech of (wave, rate)",
+    help="silero (needs onnxruntime and silero-vad), or module:function that gives the "
+    "share of speech of (wave, rate)",
   )
   add(
     "--template",
@@ -78,17 +93,30 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     default=100.0,
     help="list files whose picture and sound start further apart",
   )
-  add("--threads", type=int, default=4, help="files that are read at a time")
+  add(
+    "--threads",
+    type=int,
+    default=4,
+    help="files that are read at a time on this machine; more than one need Beam",
+  )
+  add(
+    "--runner",
+    default="DirectRunner",
+    help="of Apache Beam: DirectRunner (this machine), DataflowRunner, FlinkRunner, "
+    "SparkRunner or PortableRunner; its own options follow --",
+  )
 
 
 def _prepare(args: argparse.Namespace) -> None:
   from ccl_jax.data.preparing.report import summary
-  from ccl_jax.data.preparing.run import Options, prepare
+  from ccl_jax.data.preparing.rows import Options
+  from ccl_jax.data.preparing.run import prepare
 
   options = Options(**{name: getattr(args, name) for name in Options._fields})
-  out = pathlib.Path(args.out)
+  root, out = place(args.dir), place(args.out)
+  threads = max(args.threads, 1)
   try:
-    prepared = prepare(pathlib.Path(args.dir), out, options, max(args.threads, 1))
+    prepared = prepare(root, out, options, threads, args.runner, args.beam)
   except OSError as e:
     raise UsageError(
       f"cannot write {e.filename or out}: {e.strerror or e}; run it again to go on"
@@ -115,6 +143,7 @@ def _build(args: argparse.Namespace) -> None:
       f"{args.source} is no data set of media: it is made where it is used"
     )
   options = _options(args.options, kind)
+  refuse_schemes({"dir": args.dir})
   root = pathlib.Path(args.dir)
   if not root.is_dir():
     raise UsageError(f"no folder at {root}: give the one with media and metadata")

@@ -5,6 +5,7 @@ of the clip's own sizes.
 """
 
 import dataclasses
+import os
 import threading
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -166,6 +167,30 @@ class Pipeline:
       clips = maker.clips(prompts, request.seed, paths)
     clips = [without_names(clip, scratch) for clip in clips]
     return clips if several else clips[0]
+
+  def attention(self, clip: Clip, path: str | os.PathLike) -> None:
+    """Draws where each token of a clip looks: its share of attention on the context
+    tokens, by place and time, with both streams in view (figure 6 of the paper).
+
+    Args:
+      clip: that this pipeline made, with a picture and a sound.
+      path: of the PNG.
+
+    Raises:
+      UsageError: the clip has but one stream, or the model has no context tokens.
+    """
+    from ccl_jax.generation.report import attention
+
+    cross = self.about.model.cross
+    if cross is None or cross.variant != "context":
+      raise UsageError("attention: this model has no context tokens to look at")
+    if clip.frames is None or clip.sound is None:
+      raise UsageError("attention: this clip has no picture or no sound; expected both")
+    text = clip.settings["prompt"]
+    shown = {"video": clip.frames, "audio": clip.sound[0], "text": text}
+    with self._lock:
+      model = self.maker(Request(prompt=(text,), manifest=True), given=()).load([text])
+      attention(model, [shown], path)
 
   def maker(
     self,

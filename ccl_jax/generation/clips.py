@@ -171,6 +171,7 @@ class Maker(NamedTuple):
         sound=(streams["audio"], spec.sample_rate) if "audio" in streams else None,
         settings=json.loads(json.dumps(about[i])),
         fps=spec.fps,
+        given={s: files[s][i] for s in GENERATIONS[self.task].given},
       )
       for i, streams in enumerate(made)
     ]

@@ -8,9 +8,6 @@ import functools
 import numbers
 import os
 import pathlib
-import shutil
-import tempfile
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +15,7 @@ import numpy as np
 
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.clip import Clip
+from ccl_jax.generation.scratch import Scratch
 from ccl_jax.generation.settings import ARRAY
 from ccl_jax.remote.paths import Place, place
 from ccl_jax.viz.media import write_lossless, write_png, write_samples
@@ -29,14 +27,6 @@ _EXPECTED = {
   "audio": "a file, or (samples, samples per second)",
   "video": "a file, uint8 (F, H, W, 3), or (frames, frames per second)",
 }
-
-
-class Scratch:
-  """A folder that is removed with the last object that refers to this one."""
-
-  def __init__(self):
-    self.path = pathlib.Path(tempfile.mkdtemp(prefix="ccl_jax-"))
-    weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 def given_files(

@@ -169,7 +169,8 @@ def default_overlap(window: int) -> int:
 
 def extension_overlap(trained: int) -> int:
   """Frames that a clip begins with of a film that it extends, beside the last one:
-  about a quarter of a trained clip. With more, what is made drifts faster.
+  about a quarter of a trained clip. With more what is made drifts faster
+  (docs/length.md).
   """
   return max((trained - 1) // 16 * 4, 4)
 

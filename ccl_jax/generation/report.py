@@ -322,7 +322,9 @@ def attention(pipeline, clips, path) -> dict:
   to_video, to_audio = map(
     np.asarray, shares(pipeline.params, codecs, video, audio, tokens)
   )
-  t, h, w = pipeline.spec.latent_shape
+  stride = pipeline.codecs.video.stride
+  t = (video.shape[1] - 1) // stride[0] + 1
+  h, w = (side // stride[1] for side in video.shape[2:4])
   _, ph, pw = dict(model.streams)["video"].patch
   maps = to_video.reshape(len(clips), t, h // ph, w // pw)
   groups = None

@@ -160,7 +160,7 @@ def resized(
   spec: ClipSpec,
   sizes: Mapping[str, int | None],
   size: str | None = None,
-  seconds: float | None = None,
+  seconds: float | int | None = None,
 ) -> ClipSpec:
   """The clip with sizes that somebody asks for, in the words of the flags.
 

@@ -24,11 +24,14 @@ A clip that was to be silent has no rate; whether it speaks is counted by itself
 set, all errors over all words stand beside the mean over clips (metrics/columns.py).
 """
 
+import collections
 import functools
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+from rapidfuzz.distance import Levenshtein
 
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.languages import language_code
@@ -151,31 +154,19 @@ def _is_mark(c: str) -> bool:
 
 
 def edits(reference: Sequence[str], heard: Sequence[str]) -> Errors:
-  """The fewest edits from `reference` to `heard`.
-
-  Of equally few, those with the fewest substitutions.
+  """The fewest edits from `reference` to `heard`; of equally few, rapidfuzz's.
 
   Raises:
-    Unscorable: the texts are so long that it would take minutes.
+    Unscorable: the texts are so long that it would take minutes, or gigabytes.
   """
   if len(reference) * len(heard) > MOST:
     raise Unscorable(
       f"{len(reference)} words against {len(heard)}: too long to be compared"
     )
-  row = [(j, 0, 0, j) for j in range(len(heard) + 1)]  # total, S, D, I
-  for i, word in enumerate(reference, 1):
-    diagonal, row[0] = row[0], (i, 0, i, 0)
-    for j, other in enumerate(heard, 1):
-      # A substitution, or a word that is right, comes from the diagonal; a deletion
-      # from above, an insertion from the left.
-      (n, s, d, k), wrong = diagonal, word != other
-      above, left, diagonal = row[j], row[j - 1], row[j]
-      row[j] = min(
-        (n + wrong, s + wrong, d, k),
-        (above[0] + 1, above[1], above[2] + 1, above[3]),
-        (left[0] + 1, left[1], left[2], left[3] + 1),
-      )
-  return Errors(*row[-1][1:], len(reference))
+  found = Levenshtein.editops(list(reference), list(heard))
+  kinds = collections.Counter(edit.tag for edit in found)
+  counts = (kinds[tag] for tag in ("replace", "delete", "insert"))
+  return Errors(*counts, len(reference))
 
 
 def speech_errors(wanted: str, heard: str, language: str = "en") -> Errors:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from ccl_jax import documents
 from ccl_jax.planning.chips import Chip
-from ccl_jax.planning.program import Instruction, arrays
+from ccl_jax.planning.program import Array, Instruction, arrays
 
 FILE = pathlib.Path(__file__).with_name("kernels.json")
 # Splash names its block sizes by the pass that they are of.
@@ -126,9 +126,18 @@ def call_of(instruction: Instruction) -> Call | None:
     block_kv,
     blocks.get(f"block_kv{suffix}_compute") or block_kv,
     bool(masks),
-    "_dkv" in kernel and bool(blocks.get("use_fused_bwd_kernel")),
+    "_dkv" in kernel and _gradients(instruction, q, k) > 2,
   )
   return Call(form, math.prod(q.shape[:-2]), q.shape[-2], k.shape[-2])
+
+
+def _gradients(instruction: Instruction, q: Array, k: Array) -> int:
+  """How many of a call's results are as long as queries or keys, in their dtype: the
+  others are what it sums in.
+  """
+  lengths = {q.shape[-2], k.shape[-2]}
+  results = [x for x in instruction.arrays if x.dtype == q.dtype and len(x.shape) > 2]
+  return sum(x.shape[-2] in lengths for x in results)
 
 
 class Row(NamedTuple):

@@ -25,6 +25,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.tasks import TASKS
 from ccl_jax.training.log import MetricLog, StepTimer
 from ccl_jax.training.profile import Profile
+from ccl_jax.training.saves import Saves
 from ccl_jax.training.signals import ShutdownGuard
 
 
@@ -47,6 +48,7 @@ def train(
   profile: Profile,
   evaluate: Callable[[Any], Mapping[str, float]] | None = None,
   evaluate_every: int = 0,
+  save_minutes: float | int = 0,
 ) -> tuple[Any, bool]:
   """Runs steps `first_step` to `total_steps`.
 
@@ -58,6 +60,7 @@ def train(
     encode: host batch to device batch.
     checkpointer, metadata: where steps are saved, and what is saved with each.
     save_every, log_every: steps between two of each.
+    save_minutes: between two saves, in place of steps; 0: steps count.
     log, timer: of the run.
     tasks: names behind the rows of the metric `by_task`; none: there is no such.
     first_step, total_steps: the first to run, and the first that is not run.
@@ -102,12 +105,13 @@ def train(
     with timer("evaluate"):
       log.write_held_out(step, evaluate(state.ema))
 
+  saves = Saves(save_every, save_minutes, first_step)
   with ShutdownGuard() as guard:
     for step in range(first_step, total_steps):
       # All processes stop before the same step, or a collective would wait for ever.
       stop = guard.agreed(step)
       # Metrics before the save: a state that is not finite must not be kept.
-      if stop or (step % save_every == 0 and step > first_step):
+      if stop or saves.due(step):
         finish(pending)
         pending = None
         save(step)

@@ -86,6 +86,9 @@ LOOP = {
   "batch.threads": whole(0, THREADS),
   "mesh": Rule(_mesh, "four sizes from 1 on, one of which may be -1"),
   "checkpoint.every": whole(1),
+  "checkpoint.minutes": Rule(
+    lambda x: 0 <= x <= 24 * 60, "minutes, or 0 for steps to count"
+  ),
   "checkpoint.keep": whole(1),
   "log_every": whole(1),
   "log.trackers": each(one_of(*TRACKERS)),

@@ -1,8 +1,11 @@
 """Writes a clip as mp4, a sound as wav, a picture as png; every file appears whole."""
 
+import contextlib
 import fractions
 import os
 import wave
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -12,6 +15,11 @@ from ccl_jax.files import new_file
 
 Path = str | os.PathLike
 _PICTURE = {"crf": "14", "preset": "medium"}  # x264: visually lossless
+_TICKS = 90_000  # per second, of frames at their own times
+AAC_RATES = (
+  *(96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025),
+  *(8000, 7350),
+)
 _SOUND_BITS = 192_000  # per second; AAC lowers it where the sample rate allows less
 
 
@@ -36,6 +44,69 @@ def write_mp4(
   Raises:
     UsageError: PyAV has no libx264.
   """
+  rate = fractions.Fraction(fps).limit_denominator(1001)
+  with _new_mp4(path) as out:
+    picture = _add_picture(out, video.shape[1:3], rate)
+    sound = None if audio is None else _add_sound(out, sample_rate, 1)
+    for k, pixels in enumerate(video):
+      out.mux(picture.encode(_frame(pixels, picture, k, 1 / rate)))
+    out.mux(picture.encode(None))
+    if sound is not None:
+      _encode_sound(out, sound, audio[None], sample_rate)
+
+
+def write_timed(
+  path: Path, frames: Iterable[tuple[float, UInt8[np.ndarray, "H W 3"]]]
+) -> None:
+  """Writes frames of a film at their own times: H.264 as of `write_mp4`, no sound.
+
+  Args:
+    path: of the file.
+    frames: (seconds, RGB) in order; one at least.
+
+  Raises:
+    UsageError: PyAV has no libx264.
+  """
+  picture = None
+  with _new_mp4(path) as out:
+    for at, pixels in frames:
+      if picture is None:
+        # The rate is a guess that the encoder wants; times are as told.
+        picture = _add_picture(out, pixels.shape[:2], fractions.Fraction(25))
+        picture.codec_context.time_base = 1 / fractions.Fraction(_TICKS)
+      base = 1 / fractions.Fraction(_TICKS)
+      out.mux(picture.encode(_frame(pixels, picture, round(at * _TICKS), base)))
+    out.mux(picture.encode(None))
+
+
+def write_sound(
+  path: Path, audio: Float32[np.ndarray, "c n"], sample_rate: int
+) -> None:
+  """Writes AAC in an mp4 without a picture.
+
+  Args:
+    path: of the file.
+    audio: of one channel or two, clipped to [-1, 1].
+    sample_rate: in Hz, one of `AAC_RATES`.
+  """
+  with _new_mp4(path) as out:
+    sound = _add_sound(out, sample_rate, len(audio))
+    _encode_sound(out, sound, audio, sample_rate)
+
+
+@contextlib.contextmanager
+def _new_mp4(path: Path) -> Iterator[Any]:
+  import av
+
+  options = {"movflags": "faststart"}
+  with (
+    new_file(path) as partial,
+    av.open(str(partial), "w", format="mp4", options=options) as out,
+  ):
+    yield out
+
+
+def _add_picture(out, size: Sequence[int], rate: fractions.Fraction):
   import av
 
   try:
@@ -45,39 +116,47 @@ def write_mp4(
       "this build of PyAV has no libx264 to write mp4 files: install the wheel of "
       "`av` from its package index"
     ) from e
-  height, width = (side + side % 2 for side in video.shape[1:3])
-  rate = fractions.Fraction(fps).limit_denominator(1001)
-  with (
-    new_file(path) as partial,
-    av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as out,
-  ):
-    picture = out.add_stream("libx264", rate=rate, options=_PICTURE)
-    picture.width, picture.height, picture.pix_fmt = width, height, "yuv420p"
-    context = picture.codec_context
-    context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
-    context.color_range = 1  # 16 to 235
-    if audio is not None:
-      sound = out.add_stream("aac", rate=sample_rate, layout="mono")
-      sound.bit_rate = _SOUND_BITS
-    for k, pixels in enumerate(video):
-      pad = [(0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0)]
-      frame = av.VideoFrame.from_ndarray(np.pad(pixels, pad, "edge"), "rgb24")
-      frame = frame.reformat(
-        format="yuv420p",
-        dst_colorspace="ITU709",
-        dst_color_range="MPEG",
-        interpolation="BICUBIC",
-      )
-      frame.pts, frame.time_base = k, 1 / rate
-      out.mux(picture.encode(frame))
-    out.mux(picture.encode(None))
-    if audio is not None:
-      frame = av.AudioFrame.from_ndarray(
-        np.clip(audio, -1, 1)[None].astype(np.float32), "fltp", "mono"
-      )
-      frame.sample_rate, frame.pts = sample_rate, 0
-      out.mux(sound.encode(frame))
-      out.mux(sound.encode(None))
+  height, width = (side + side % 2 for side in size)
+  picture = out.add_stream("libx264", rate=rate, options=_PICTURE)
+  picture.width, picture.height, picture.pix_fmt = width, height, "yuv420p"
+  context = picture.codec_context
+  context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
+  context.color_range = 1  # 16 to 235
+  return picture
+
+
+def _add_sound(out, sample_rate: int, channels: int):
+  layout = {1: "mono", 2: "stereo"}[channels]
+  sound = out.add_stream("aac", rate=sample_rate, layout=layout)
+  sound.bit_rate = _SOUND_BITS
+  return sound
+
+
+def _frame(pixels, picture, pts: int, base: fractions.Fraction):
+  import av
+
+  height, width = picture.height, picture.width
+  pad = [(0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0)]
+  frame = av.VideoFrame.from_ndarray(np.pad(pixels, pad, "edge"), "rgb24")
+  frame = frame.reformat(
+    format="yuv420p",
+    dst_colorspace="ITU709",
+    dst_color_range="MPEG",
+    interpolation="BICUBIC",
+  )
+  frame.pts, frame.time_base = pts, base
+  return frame
+
+
+def _encode_sound(out, sound, audio, sample_rate: int) -> None:
+  import av
+
+  samples = np.ascontiguousarray(np.clip(audio, -1, 1).astype(np.float32))
+  layout = {1: "mono", 2: "stereo"}[len(samples)]
+  frame = av.AudioFrame.from_ndarray(samples, "fltp", layout)
+  frame.sample_rate, frame.pts = sample_rate, 0
+  out.mux(sound.encode(frame))
+  out.mux(sound.encode(None))
 
 
 def write_wav(

@@ -185,6 +185,9 @@ def test_mistakes_are_one_line(tmp_path, made):
   root = folder(tmp_path, made, "cut.mp4")
   with pytest.raises(UsageError, match="no usable file among 1 in .*truncated"):
     scan(root, [WIDE])
+  short = folder(tmp_path / "short", made, "short.mp4")
+  with pytest.raises(UsageError, match="a clip; give longer ones, or shorter clips="):
+    scan(short, [WIDE])
   with pytest.raises(UsageError, match="hop"):
     scan(root, [WIDE], hop=0)
   with pytest.raises(UsageError, match="unknown kind 'films': expected film"):

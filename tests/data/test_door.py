@@ -18,7 +18,8 @@ import pytest
 from ccl_jax.data.media import decode as media
 from ccl_jax.data.media import door, tracks
 from ccl_jax.data.media.decode import MediaError, probe, read_audio, read_clip
-from ccl_jax.data.preparing.run import Options, prepare
+from ccl_jax.data.preparing.rows import Options
+from ccl_jax.data.preparing.run import prepare
 from ccl_jax.data.sources import catalogue
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.metrics.base import Unscorable

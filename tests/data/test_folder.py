@@ -248,6 +248,12 @@ def test_broken_lines_are_named(tmp_path, made, line):
     FolderSource(tmp_path, SPEC)
 
 
+def test_films_that_are_all_too_short(tmp_path, made):
+  _folder(tmp_path, made, "short.mp4")
+  with pytest.raises(UsageError, match=r"give longer ones, or fewer config\.clip\.fra"):
+    FolderSource(tmp_path, SPEC)
+
+
 def test_empty_and_absent_folders(tmp_path, made):
   with pytest.raises(UsageError, match="no films in"):
     FolderSource(tmp_path, SPEC)

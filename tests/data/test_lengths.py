@@ -10,7 +10,8 @@ import pytest
 
 from ccl_jax.data.media import tracks
 from ccl_jax.data.media.decode import MediaError, measure, probe
-from ccl_jax.data.preparing.run import Options, prepare
+from ccl_jax.data.preparing.rows import Options
+from ccl_jax.data.preparing.run import prepare
 from ccl_jax.data.sources.folder import FolderSource
 from ccl_jax.data.sources.windows import probe_with_sound
 from ccl_jax.data.spec import ClipSpec

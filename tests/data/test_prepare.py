@@ -1,8 +1,6 @@
 """Shots, bars, loudness and the table that `prepare` makes of them."""
 
 import json
-import sys
-import types
 
 import av
 import numpy as np
@@ -11,9 +9,10 @@ import pytest
 from ccl_jax.data.__main__ import main
 from ccl_jax.data.media.decode import read_audio
 from ccl_jax.data.media.loudness import PEAK, apply_gain, gain_to, integrated_loudness
-from ccl_jax.data.preparing import run as module
-from ccl_jax.data.preparing import shots, sound_checks
-from ccl_jax.data.preparing.run import Options, prepare
+from ccl_jax.data.preparing import engine, shots, sound_checks
+from ccl_jax.data.preparing.child import Child
+from ccl_jax.data.preparing.rows import Options
+from ccl_jax.data.preparing.run import prepare
 from ccl_jax.data.sets.buckets import parse_spec
 from ccl_jax.data.sources.catalogue import read, scan
 from ccl_jax.data.sources.folder import FolderSource
@@ -254,31 +253,30 @@ def test_nothing_that_is_not_asked_for(made, tmp_path):
 
 
 def test_it_goes_on_where_it_stopped(made, tmp_path, monkeypatch):
-  out, of, looked = tmp_path / "out.jsonl", module.rows_of, []
+  out, of, looked = tmp_path / "out.jsonl", Child.rows, []
 
-  def counted(root, name, *rest):
+  def counted(self, root, name, *rest):
     looked.append(name)
     if len(looked) == 4:
       raise KeyboardInterrupt
-    return of(root, name, *rest)
+    return of(self, root, name, *rest)
 
-  monkeypatch.setattr(module, "rows_of", counted)
+  monkeypatch.setattr(Child, "rows", counted)
+  monkeypatch.setattr(engine, "has_beam", lambda: False)
   with pytest.raises(KeyboardInterrupt):
-    prepare(made, out, Options(), threads=1)
+    prepare(made, out, Options())
   assert not out.exists()
-  part = tmp_path / "out.jsonl.part"
-  with part.open("a") as file:
-    file.write('["still.png", [{"fi')
   with pytest.raises(UsageError, match="was begun with other settings"):
-    prepare(made, out, Options(crop=False), threads=1)
-  done = {json.loads(line)[0] for line in part.read_text().splitlines()[1:4]}
+    prepare(made, out, Options(crop=False))
+  done = looked[:3]
   looked[:] = [None] * 4
-  prepare(made, out, Options(), threads=1)
+  prepare(made, out, Options())
   files = {p.name for p in made.iterdir() if p.suffix != ".jsonl"}
-  assert len(done) == 3 and sorted(looked[4:]) == sorted(files - done)
-  monkeypatch.setattr(module, "rows_of", of)
+  assert len(done) == 3 and sorted(looked[4:]) == sorted(files - set(done))
+  monkeypatch.setattr(Child, "rows", of)
   prepare(made, tmp_path / "whole.jsonl", Options())
   assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+  assert not list(tmp_path.glob("*.parts"))
   with pytest.raises(UsageError, match="is there already"):
     prepare(made, out, Options())
 
@@ -301,10 +299,13 @@ def test_templates_quote_what_is_spoken(made, tmp_path):
 
 
 def test_speech_is_what_the_hook_says(made, tmp_path, monkeypatch):
-  hooks = types.ModuleType("hooks")
-  hooks.share = lambda wave, rate: (np.abs(wave) > 0.01).mean() if rate == 16000 else 0
-  hooks.bad = lambda wave, rate: "much"
-  monkeypatch.setitem(sys.modules, "hooks", hooks)
+  (tmp_path / "hooks.py").write_text(
+    "def share(wave, rate):\n"
+    "  return (abs(wave) > 0.01).mean() if rate == 16000 else 0\n"
+    "def bad(wave, rate):\n"
+    "  return 'much'\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
   rows = prepare(made, tmp_path / "a.jsonl", Options(speech="hooks:share")).rows
   shares = {row["file"]: row.get("speech_share") for row in rows}
   assert shares["quiet.wav"] == 0 and shares["cut.mp4"] > 0.5
@@ -312,7 +313,7 @@ def test_speech_is_what_the_hook_says(made, tmp_path, monkeypatch):
   with pytest.raises(UsageError, match="hooks:bad gave 'much'"):
     prepare(made, tmp_path / "b.jsonl", Options(speech="hooks:bad"))
   for name in ("hooks", "hooks:absent", "no_such:f"):
-    with pytest.raises(UsageError, match="expected module:function"):
+    with pytest.raises(UsageError, match="expected silero, or module:function"):
       prepare(made, tmp_path / "c.jsonl", Options(speech=name))
 
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from ccl_jax.data.media.decode import MediaInfo
-from ccl_jax.data.preparing import run as prepare
+from ccl_jax.data.preparing import rows as prepare
 from ccl_jax.data.preparing import shots
 from ccl_jax.data.preparing.report import summary
-from ccl_jax.data.preparing.run import Options, Prepared, rows_of
+from ccl_jax.data.preparing.rows import Options, rows_of
+from ccl_jax.data.preparing.run import Prepared
 from ccl_jax.data.sources.captions import Caption, Row
 
 ROWS = [
@@ -71,7 +72,7 @@ def scanned(monkeypatch, tmp_path):
     picture = shots.FilmScan(cuts, np.zeros(0), np.zeros((0, 0), np.uint8),
                          np.zeros((0, 0), np.uint8))  # fmt: skip
     monkeypatch.setattr(shots.FilmScan, "crop", lambda self, start, end: bars)
-    monkeypatch.setattr(shots, "scan_film", lambda path: picture)
+    monkeypatch.setattr(shots, "scan_film", lambda path, cuts: picture)
     info = MediaInfo(True, True, 0.0, 10.0, 25.0, 48, 64)
     monkeypatch.setattr(prepare, "cached_probe", lambda: lambda path, sound: info)
     monkeypatch.setattr(prepare, "_offset_ms", lambda *_: 12.5)

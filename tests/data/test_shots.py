@@ -1,92 +1,69 @@
-"""Cuts and bars by hand: distances and edges made up, each threshold at its border."""
+"""Cuts and bars by hand: pictures and edges made up, each threshold at its border."""
+
+import sys
 
 import numpy as np
 import pytest
 
 from ccl_jax.data.preparing import shots
-from ccl_jax.data.preparing.shots import FilmScan, _bright, _cuts, _edges
-
-COUNT, STEP = 16, 0.25  # frames, and the seconds between them
-
-
-def cuts(step=None, skip=None, rest=1.0, count=COUNT):
-  """The frames before which there is a cut; `step` and `skip` {frame: distance}."""
-  times = [STEP * t for t in range(count)]
-  d1, d2 = np.full(count, rest), np.full(count, rest)
-  for values, given in ((d1, step or {}), (d2, skip or {})):
-    for t, value in given.items():
-      values[t] = value
-  return [round(t / STEP) for t in _cuts(times, d1, d2)]
+from ccl_jax.data.preparing.shots import FilmScan, _bright, _Detector, _edges
+from ccl_jax.errors import UsageError
 
 
-def a_cut(t, change):
-  """Frames before and after differ by `change`, also those that are two apart."""
-  return {"step": {t: change}, "skip": {t: change, t + 1: change}}
+def cuts(greys, times=None, first=0.0):
+  """Times of cuts in a film of plain grey frames, 25 a second from `first` on.
+
+  Grey has no hue and no saturation: a frame's change is a third of that of its grey.
+  """
+  times = [first + k / 25 for k in range(len(greys))] if times is None else times
+  detector = _Detector(times[0])
+  frame = lambda grey: np.full((4, 4, 3), grey, np.uint8)
+  found = [detector.cuts(t, frame(g)) for t, g in zip(times, greys)]
+  return [round(t, 6) for each in found for t in each]
 
 
-def test_a_change_that_stays_is_a_cut():
-  assert cuts(**a_cut(6, 30)) == [6]
-  assert cuts() == []
+def moving(count, change, jitter=0, at=20):
+  """Greys that go up and down by `jitter`, and once, before frame `at`, by `change`."""
+  greys = [40 + jitter * (k % 2) for k in range(count)]
+  base = greys[at - 1] + change - 40
+  return [*greys[:at], *(base + jitter * ((k - at) % 2) + 40 for k in range(at, count))]
 
 
-@pytest.mark.parametrize(("change", "found"), [(12.0, [6]), (11.99, [])])
+@pytest.mark.parametrize(("change", "found"), [(45, [0.8]), (44, [])])
 def test_the_least_change(change, found):
-  assert cuts(**a_cut(6, change)) == found
+  assert cuts(moving(40, change)) == found
 
 
-@pytest.mark.parametrize(("change", "found"), [(30.0, [6]), (29.99, [])])
-def test_it_is_three_times_what_moves_around_it(change, found):
-  assert cuts(**a_cut(6, change), rest=10.0) == found
+@pytest.mark.parametrize(("change", "found"), [(90, [0.8]), (89, [])])
+def test_it_is_four_and_a_half_times_what_moves_around_it(change, found):
+  assert cuts(moving(40, change, jitter=20)) == found
 
 
-@pytest.mark.parametrize(
-  ("moving", "found"), [((4,), []), ((5,), []), ((7,), []), ((8,), []),
-                        ((3,), [6]), ((9,), [6])],
-)  # fmt: skip
-def test_two_steps_on_either_side_are_around(moving, found):
-  """One step of 100 among four of 4: their mean, 28, is more than a third of 80."""
-  cut = a_cut(6, 80)
-  cut["step"] |= dict.fromkeys(moving, 100)
-  # The steps are no cuts themselves: what is two apart is alike.
-  assert cuts(**cut, rest=4.0) == found
-
-
-def test_what_comes_back_is_a_flash():
-  assert cuts(step={6: 60, 7: 60}, skip={6: 60, 8: 60}) == []
-  both = {"step": {6: 60}, "skip": {6: 60, 7: 60}}
-  for lost in (6, 7):  # beside the frame before, and after
-    some = both["skip"] | {lost: 5}
-    assert cuts(both["step"], some) == []
-  assert cuts(**both) == [6]
-
-
-def test_at_the_ends_of_a_film_there_is_no_frame_beyond():
-  assert cuts(step={15: 30}, skip={15: 30}) == [15]
-  assert cuts(step={2: 30}, skip={2: 30, 3: 30}) == [2]
-  assert cuts(step={2: 30}, skip={2: 30}, count=3) == [2]
+@pytest.mark.parametrize(("width", "found"), [(1, []), (2, []), (13, [0.8, 1.32])])
+def test_what_comes_back_is_a_flash(width, found):
+  """Of one or two frames; a shot of 13, half a second, has two cuts."""
+  assert cuts([40] * 20 + [200] * width + [40] * 20) == found
 
 
 def test_no_shot_is_shorter_than_half_a_second():
-  first = {"step": {1: 30}, "skip": {2: 30}}
-  assert cuts(**first) == []  # at 0.25 s
-  assert cuts(**a_cut(2, 30)) == [2]  # at 0.5 s
-  two = lambda a, b: {
-    "step": {a: 90, b: 90},
-    "skip": dict.fromkeys((a, a + 1, b, b + 1), 90),
-  }
-  assert cuts(**two(6, 9)) == [6, 9]
-  assert cuts(**two(6, 7)) == [6]  # 0.25 s later is too near
-  alone = {"step": {4: 90, 7: 90, 10: 90}}
-  alone["skip"] = dict.fromkeys((4, 5, 7, 8, 10, 11), 90)
-  assert cuts(**alone) == [4, 7, 10]
+  levels = lambda *lengths: [40 + 150 * (i % 2) for i, n in enumerate(lengths)
+                             for _ in range(n)]  # fmt: skip
+  assert cuts(levels(12, 20)) == [] and cuts(levels(13, 20)) == [0.52]
+  assert cuts(levels(20, 12, 20)) == [0.8] and cuts(levels(20, 13, 20)) == [0.8, 1.32]
 
 
-def test_a_shot_too_near_belongs_to_the_one_before(monkeypatch):
-  monkeypatch.setattr(shots, "_SHORTEST", 1.0)
-  both = {"step": {4: 90, 7: 90}, "skip": dict.fromkeys((4, 5, 7, 8), 90)}
-  assert cuts(**both) == [4]  # 0.75 s later is none
-  monkeypatch.setattr(shots, "_SHORTEST", 0.75)
-  assert cuts(**both) == [4, 7]
+def test_frames_are_placed_by_their_times():
+  """Of 12 frames the last is up for long: the shot lasts more than half a second."""
+  times = [100 + k / 25 for k in range(11)] + [100.48 + k / 25 for k in range(20)]
+  greys = [40] * 12 + [190] * 19
+  assert cuts(greys, times) == [100.52]
+  assert cuts([40] * 20 + [190] * 20, first=7.0) == [7.8]
+
+
+def test_without_the_detector_one_line(monkeypatch):
+  monkeypatch.setitem(sys.modules, "scenedetect", None)
+  with pytest.raises(UsageError, match=r"pip install 'ccl_jax\[prepare\]'"):
+    shots.require_detector()
 
 
 def scan(rows, columns, times, found=()):

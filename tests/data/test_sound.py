@@ -13,7 +13,7 @@ from ccl_jax.data.media.decode import read_audio
 from ccl_jax.data.media.loudness import integrated_loudness
 from ccl_jax.data.media.sound import decode_sound
 from ccl_jax.data.media.tracks import MediaError
-from ccl_jax.data.preparing.run import Options, rows_of
+from ccl_jax.data.preparing.rows import Options, rows_of
 from ccl_jax.data.sources.captions import Caption, Row
 from tests.data.sound_files import wav
 

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from ccl_jax.data.media.decode import MediaError, image_size, probe, read_audio
-from ccl_jax.data.preparing.run import Options, prepare
+from ccl_jax.data.preparing.rows import Options
+from ccl_jax.data.preparing.run import prepare
 from ccl_jax.data.sources.folder import IMAGES, SOUNDS, SUFFIXES
 
 # By ending: format, picture and sound of a film as others write them; None: no sound.

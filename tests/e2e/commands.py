@@ -111,12 +111,16 @@ def finish(
   return command.wait(), command.output()
 
 
-def finish_alone(module: str, flags: list[str]) -> tuple[int, str]:
-  """The same of a process that no server started."""
+def finish_alone(
+  module: str, flags: list[str], more: Mapping[str, str] = MappingProxyType({})
+) -> tuple[int, str]:
+  """The same of a process that no server started: what JAX reads of the environment
+  when it is imported has an effect.
+  """
   done = subprocess.run(
     [sys.executable, "-m", module, *flags],
     cwd=ROOT,
-    env=environment(),
+    env=environment() | more,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,

@@ -125,3 +125,16 @@ def test_mistakes_are_one_line(home, undisturbed):
     assert all(w in line for w in words), (flags, line)
     assert "Traceback" not in out, flags
     assert not saved(workdir)
+
+
+def test_what_a_run_takes_from_elsewhere_is_looked_for_before_its_data(home):
+  workdir, data = home / "fresh", home / "nowhere"
+  for flags, words in (
+    (["--config.init=none"], "none holds no model"),
+    (["--config.codec.path=none"], "none holds no codecs"),
+    (["--config.init=quickstart", "--config.model.preset=lab"], "depth: got 12; quick"),
+  ):
+    more = [f"--config.data.root={data}", *flags]
+    code, out = finish(MODULE, train_flags(workdir, *more))
+    assert code == 2 and out.startswith("error: ") and words in out, out
+    assert out.count("\n") == 1 and not workdir.exists() and not data.exists()

@@ -31,7 +31,9 @@ MODULES = {  # commands whose flags are absl's
   "bench eval": "ccl_jax.benchmarks.eval",
   "bench kernels": "ccl_jax.benchmarks.kernels",
   "bench length": "ccl_jax.benchmarks.length",
+  "bench prepare": "ccl_jax.benchmarks.prepare",
   "bench sampling": "ccl_jax.benchmarks.sampling",
+  "bench scale": "ccl_jax.benchmarks.scale",
   "bench step": "ccl_jax.benchmarks.step",
   "bench vocoder": "ccl_jax.benchmarks.vocoder",
 }
@@ -40,6 +42,7 @@ PARSERS = {  # command lines whose flags are argparse's
   "eval": ("ccl_jax.eval", []),
   "eval make-manifest": ("ccl_jax.eval", ["make-manifest"]),
   "data": ("ccl_jax.data.__main__", []),
+  "app": ("ccl_jax.app", []),
   "ablation": ("ccl_jax.ablation.__main__", []),
   "viz": ("ccl_jax.viz.__main__", []),
 }

@@ -121,6 +121,9 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_generate_flags.py::test_a_manifest_in_parts_and_batches": _flags(
     "generate", "manifest process_index process_count batch"
   ),
+  HERE + "test_app_flags.py::test_what_is_loaded_and_served": _flags(
+    "app", "ckpt codecs step weights lora mesh vae_tile host port"
+  ),
   # Training: flags, then the sections of a config.
   HERE + "test_train_flags.py::"
   "test_the_loop_ends_or_is_stopped_and_the_command_says_so": _flags(
@@ -143,7 +146,8 @@ PROOFS: dict[str, list[str]] = {
     "seed steps clip.frames clip.height clip.width clip.fps clip.stride "
     "clip.audio_rate data.source data.root data.options data.cache_gb batch.size "
     "batch.threads codec.fit_clips codec.text_length codec.text_dim mesh slices "
-    "checkpoint.every checkpoint.keep log_every log.trackers profile",
+    "checkpoint.every checkpoint.minutes checkpoint.keep log_every log.trackers "
+    "profile",
   ),
   HERE + "test_train_flags.py::test_codecs_that_are_named_or_belong_to_the_start": (
     _keys("train", "codec.path")
@@ -277,7 +281,8 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_train_audio_flags.py::test_sections_reach_their_functions": _keys(
     "train_audio",
     "seed steps window batch.size batch.threads data.root data.cache_gb mesh "
-    "checkpoint.every checkpoint.keep log_every log.trackers profile",
+    "checkpoint.every checkpoint.minutes checkpoint.keep log_every log.trackers "
+    "profile",
   ),
   HERE + "test_train_audio_flags.py::test_what_is_scored": _keys(
     "train_audio", "score.windows score.samples"
@@ -411,7 +416,7 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_data_flags.py::test_prepare": [
     "data prepare dir", "data prepare out",
     *_flags("data prepare", "shots crop loudness speech template captions "
-            "max_offset_ms threads"),
+            "max_offset_ms threads runner"),
   ],
   HERE + "test_data_flags.py::test_what_starts_apart_is_listed_from_max_offset_ms_on":
   _flags("data prepare", "max_offset_ms"),
@@ -423,6 +428,10 @@ PROOFS: dict[str, list[str]] = {
   ],
   # Benchmarks.
   HERE + "test_bench_flags.py::test_compiler": _flags("bench compiler", "chips"),
+  HERE + "test_bench_flags.py::test_prepare": _flags("bench prepare", "seconds rounds"),
+  HERE + "test_bench_flags.py::test_scale": _flags(
+    "bench scale", "clips chips rates cores memory seeds"
+  ),
   HERE + "test_bench_flags.py::test_kernels": _flags("bench kernels", "chips blocks"),
   HERE + "test_bench_flags.py::test_data": _flags(
     "bench data", "records batch threads folder"

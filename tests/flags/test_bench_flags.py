@@ -44,8 +44,10 @@ def test_names_are_the_benchmarks(r, monkeypatch, capsys):
     ("main", ["/x/step.py", "--depth=2", "--nopeer"]),
   ]
   bench.main(["bench", "--help"])
-  names = "compiler, data, eval, kernels, length, parts, sampling, step, vocoder"
-  assert f"NAME is one of {names}" in " ".join(capsys.readouterr().out.split())
+  names = (
+    "compiler, data, eval, kernels, length, parts, prepare, sampling, scale, step, "
+  )
+  assert f"NAME is one of {names}vocoder" in " ".join(capsys.readouterr().out.split())
   with pytest.raises(SystemExit) as e:
     bench.main(["bench", "stepp"])
   assert e.value.code == 2 and "no benchmark 'stepp'" in capsys.readouterr().err
@@ -124,6 +126,47 @@ def test_eval_of_given_clips_and_weights(scored, tmp_path, capsys):
     with pytest.raises(SystemExit) as e:
       run(*argv)
     assert e.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_prepare(r, capsys):
+  """--seconds of the film, and --rounds."""
+  prepare = command("bench prepare").module
+  r.replace(prepare, "make_film")
+  times = {"decode": 0.5, "former": 0.75, "bars": 0.625, "cuts": 1.0, "sound": 0.25}
+  r.replace(prepare, "measure", times)
+  command("bench prepare").run()
+  assert r.told("make_film", 1) == 5 and r.told("measure", 1) == 5
+  out = capsys.readouterr().out
+  assert "| cuts | 1.00 | 2.00 |" in out and "| cuts and sound | 0.80 | 2.50 |" in out
+  assert "cuts, of former and bars: 1.14" in out  # 1 / (0.75 + 0.125)
+  command("bench prepare").run("--seconds=9", "--rounds=2")
+  assert r.told("make_film", 1) == 9 and r.told("measure", 1) == 2
+  with pytest.raises(SystemExit) as e:
+    command("bench prepare").run("--rounds=0")
+  assert e.value.code == 2
+
+
+def test_scale(r, capsys):
+  """--clips by --chips; --rates, --cores and --memory of a host; --seeds."""
+  scale = command("bench scale").module
+  r.replace(scale, "measured", {"plan_bytes": 500, "index_bytes": 1, "row_bytes": 1})
+  r.replace(scale, "simulated", [])
+  command("bench scale").run()
+  lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("| 1e")]
+  assert len(lines) == 20 and [c.args[1:] for c in r.calls["simulated"]] == [
+    (64, 20), (256, 20), (1024, 20), (2560, 20),
+  ]  # fmt: skip
+  few = ["--clips=1e5", "--chips=128", "--seeds=3", "--rates=step=36,batch=8,prepare=2"]
+  command("bench scale").run(*few, "--cores=10", "--memory=100")
+  (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("| 1e")]
+  # 1e5 films by 32 hosts of 10 cores at 2 a second; batches of 16 in 36 s.
+  assert line.startswith("| 1e+05 | 128 | 0.0434 | 62.5 | 0.52 |")
+  assert r.calls["simulated"][-1].args[1:] == (128, 3)
+  command("bench scale").run("--clips=1e5", "--chips=64", "--memory=1e-5")
+  assert "host's memory" in capsys.readouterr().out
+  with pytest.raises(SystemExit) as e:
+    command("bench scale").run("--clips=x")
+  assert e.value.code == 2
 
 
 def test_compiler(r, capsys):

@@ -28,7 +28,8 @@ def flags(*more, config="configs/joint.py:runlocal"):
   ("argv", "code", "words"),
   [
     (["--no-such=1"], 2, "no_such"),
-    (["--config.stepps=1"], 2, "stepps"),
+    (["--config.stepps=1"], 2, "stepps=1: the config has no key 'stepps': did you"),
+    (["--config.model.depht=4"], 2, "--config.model.depht=4: the config has no key"),
     (["--config.steps=many"], 2, "steps"),
     (["more"], 2, "unexpected argument 'more'"),
     (["--meet_seconds=0"], 2, "meet_seconds"),

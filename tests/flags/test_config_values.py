@@ -46,7 +46,8 @@ BASE = {
   "optim.moment_dtype": "float32",
   "accumulate": 1, "ema_decay": 0.999,
   "mesh": (1, -1, 1, 1), "slices": (1, 1, 1, 1),
-  "checkpoint.every": 500, "checkpoint.keep": 2, "log_every": 10, "profile": (),
+  "checkpoint.every": 500, "checkpoint.minutes": 0.0, "checkpoint.keep": 2,
+  "log_every": 10, "profile": (),
   "log.trackers": (),
   "evaluate.every": 0, "evaluate.clips": 64, "evaluate.root": "",
   "evaluate.sigmas": (0.1, 0.3, 0.5, 0.7, 0.9),
@@ -349,7 +350,8 @@ def test_encode_knows_every_source():
 SOUND = {
   "seed": 0, "data.root": "", "data.test": "", "data.cache_gb": 8.0,
   "batch.threads": 8, "mesh": (-1, 1, 1, 1), "checkpoint.every": 1000,
-  "checkpoint.keep": 2, "log_every": 100, "profile": (), "score.windows": 64,
+  "checkpoint.minutes": 0.0, "checkpoint.keep": 2, "log_every": 100,
+  "profile": (), "score.windows": 64,
   "log.trackers": (),
   "score.samples": 32_768,
 }  # fmt: skip

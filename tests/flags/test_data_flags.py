@@ -8,6 +8,7 @@ import pytest
 from ccl_jax.data.builders import openhumanvid
 from ccl_jax.data.preparing import report as prepare_report
 from ccl_jax.data.preparing import run as prepare
+from ccl_jax.data.preparing.rows import Options
 from ccl_jax.data.sources import media_set
 from ccl_jax.data.sources import open as sources
 from ccl_jax.encoding import inspect as inspect_data
@@ -46,23 +47,32 @@ def test_prepare(told, capsys):
   """dir, out and what is to be done: each option is its own."""
   folder, table = pathlib.Path("DIR"), pathlib.Path("O.jsonl")
   told.main("prepare", "DIR", "O.jsonl")
-  assert told.last("prepare").args == (folder, table, prepare.Options(), 4)
-  assert told.last("summary").args == ("made", prepare.Options(), 100.0)
+  assert told.last("prepare").args == (
+    folder, table, Options(), 4, "DirectRunner", [],
+  )  # fmt: skip
+  assert told.last("summary").args == ("made", Options(), 100.0)
   told.main(
     "prepare", "DIR", "O.jsonl", "--no-shots", "--no-crop", "--loudness=-23",
     "--speech=m:f", "--template={caption}", "--captions=T.csv", "--max_offset_ms=40",
     "--threads=2",
   )  # fmt: skip
-  options = prepare.Options(
+  options = Options(
     shots=False, crop=False, loudness=-23.0, speech="m:f", template="{caption}",
     captions="T.csv",
   )  # fmt: skip
-  assert told.last("prepare").args == (folder, table, options, 2)
+  assert told.last("prepare").args[:4] == (folder, table, options, 2)
   assert told.last("summary").args == ("made", options, 40.0)
   told.main("prepare", "DIR", "O.jsonl", "--no-crop", "--threads=0")
-  assert told.last("prepare").args[2:] == (prepare.Options(crop=False), 1)
+  assert told.last("prepare").args[2:4] == (Options(crop=False), 1)
   told.main("prepare", "DIR", "O.jsonl", "--shots", "--no-crop", "--crop")
-  assert told.last("prepare").args[2] == prepare.Options(shots=True, crop=True)
+  assert told.last("prepare").args[2] == Options(shots=True, crop=True)
+  told.main(
+    "prepare", "DIR", "O.jsonl", "--runner=FlinkRunner", "--", "--parallelism=9"
+  )
+  assert told.last("prepare").args[4:] == ("FlinkRunner", ["--parallelism=9"])
+  with pytest.raises(SystemExit) as e:
+    told.main("inspect", "SET", "--", "--parallelism=9")
+  assert e.value.code == 2
   out = capsys.readouterr().out
   assert "SUMMARY" in out and f"captions={table.absolute()}" in out
 
@@ -72,7 +82,7 @@ def test_what_starts_apart_is_listed_from_max_offset_ms_on():
   row = lambda name, ms: {"file": name, "caption": "", "av_offset_ms": ms}
   rows = [row("a", 40.0), row("b", -41.0), row("c", 99.0), row("d", 0.0)]
   made = prepare.Prepared(rows, [])
-  lines = prepare_report.summary(made, prepare.Options(), max_offset_ms=40.0)
+  lines = prepare_report.summary(made, Options(), max_offset_ms=40.0)
   assert [line.split(":")[0].strip() for line in lines if "ms" in line][-2:] == [
     "b",
     "c",

@@ -85,13 +85,13 @@ def test_options_of_the_metrics(told, tmp_path):
     "--metrics", "fvd, wer,fvd", "--weights", "W", "whisper=X", "--sync-scale", "0.5",
     "--min-track", "7", "--min-face-size", "33", "--recogniser", "faster-whisper",
     "--fvd-frames", "9", "--transcripts", tmp_path / "heard.jsonl", "--name", "mine",
-    "--reference", "R",
+    "--reference", tmp_path / "videos",
   )  # fmt: skip
   names, weights, options = told.last("build_metrics").args
   assert (names, weights) == (["fvd", "wer"], ["W", "whisper=X"])
   expected = scoring.Options(0.5, 7, 33, "faster-whisper", {"a": "so"}, 9)
   assert options == expected
-  assert told.last("read_reference").args == ("R", ["fvd"])
+  assert told.last("read_reference").args == (str(tmp_path / "videos"), ["fvd"])
   assert told.last("write_outputs").args[-1] == "mine"
   assert items(told)["a"].fields["hypothesis"] == "so"
   assert items(told)["c"].fields["hypothesis"] is None
@@ -177,6 +177,7 @@ def test_mistakes(told, tmp_path):
     (["--sync-scale", "0"], "--sync-scale is 0.0; expected above 0, to 4"),
     (["--sync-scale", "1e300"], "--sync-scale is 1e.300"),
     (["--transcripts", tmp_path / "none.jsonl"], "none.jsonl has no lines"),
+    (["--reference", tmp_path / "none"], "--reference: no folder .*none"),
   ):
     with pytest.raises(UsageError, match=words):
       told.main(*argv)

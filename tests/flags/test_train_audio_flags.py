@@ -107,6 +107,7 @@ def parts(monkeypatch, tmp_path):
 OWN = {
   "seed": 11, "steps": 77, "window": 5120, "batch__size": 6, "batch__threads": 3,
   "data__cache_gb": 2.5, "mesh": (1, -1, 1, 1), "checkpoint__every": 13,
+  "checkpoint__minutes": 7.5,
   "checkpoint__keep": 5, "log_every": 4, "log__trackers": ("wandb",),
   "profile": (3, 4), "score__windows": 3, "score__samples": 4096,
 }  # fmt: skip
@@ -129,7 +130,8 @@ def test_sections_reach_their_functions(parts, tmp_path):
   assert parts.last("MetricLog") == ((tmp_path, 77), expected)
   loop = parts.last("loop")
   expected = {
-    "save_every": 13, "log_every": 4, "total_steps": 77, "first_step": 0, "tasks": (),
+    "save_every": 13, "save_minutes": 7.5, "log_every": 4, "total_steps": 77,
+    "first_step": 0, "tasks": (),
     "step_of": "step_of", "metadata": {
       "config": json.loads(config.to_json_best_effort()), "kind": "vocoder",
       "sizes": {"size": 3},

@@ -142,6 +142,7 @@ OWN = {
   "data__options": {"min_side": 9}, "batch__size": 6, "batch__threads": 3,
   "codec__fit_clips": 2, "codec__text_length": 9, "codec__text_dim": 33,
   "mesh": (1, 1, -1, 1), "slices": (2, 1, 1, 1), "checkpoint__every": 13,
+  "checkpoint__minutes": 7.5,
   "checkpoint__keep": 5, "log_every": 4, "log__trackers": ("wandb",),
   "profile": (3, 4), "optim__warmup_steps": 5,
 }  # fmt: skip
@@ -182,7 +183,8 @@ def test_sections_reach_their_functions(parts, tmp_path):
   )  # fmt: skip
   loop = parts.last("loop").kwargs
   expected = {
-    "save_every": 13, "log_every": 4, "total_steps": 77, "first_step": 0,
+    "save_every": 13, "save_minutes": 7.5, "log_every": 4, "total_steps": 77,
+    "first_step": 0,
     "tasks": ("a2v", "joint", "single", "v2a"), "step_of": step_of,
     "encode": encode, "batches": parts.batches, "profile": "profile",
     "evaluate": None, "evaluate_every": 0,

@@ -161,6 +161,7 @@ REFUSED = [
   ({"steps": True}, "--steps: got True"),
   ({"steps": 0}, "--steps: got 0"),
   ({"shift": "far"}, "--shift: got 'far'; expected a number"),
+  ({"seconds": -1}, "--seconds: got -1; expected a length above 0"),
   ({"size": 64}, "--size: got 64; expected a text"),
   ({"height": 33}, "height must be a multiple of 16, got 33: use 32 or 48"),
   ({"height": 10**9}, "height must be at most"),
@@ -206,7 +207,7 @@ def test_what_is_loaded_when(listener, tmp_path):
   told = {k: v for k, v in listener.loaded.items() if k != "mesh"}
   assert told == {
     "ckpt": "here", "codecs": None, "weights": "params", "step": 3, "loras": [],
-    "texts": None, "tile": 64,
+    "texts": None, "tile": 64, "quantize": None,
   }  # fmt: skip
   listener.loaded = None
   pipe = Pipeline("here", mesh=(2, 1, 1, 4))

@@ -34,9 +34,16 @@ def test_a_call_tells_its_shapes_its_blocks_and_whether_it_is_masked():
     form = call_of(instruction(named)).form
     assert (form.block_q, form.block_kv, form.compute) == sizes
     assert not form.fused
-    # One kernel for the whole backward pass.
-    fused = named.replace('bwd_kernel\\": false', 'bwd_kernel\\": true')
+    # One kernel for the whole backward pass: sums, parts of dq, dk and dv.
+    made = (
+      "f32[24,1024,128]{2,1,0}, f32[24,2048,128]{2,1,0}, bf16[2,24,3072,128]{3,2,1,0}, "
+      "bf16[24,4096,128]{2,1,0}, bf16[24,4096,128]{2,1,0})"
+    )
+    before, _, after = named.partition(" = (")
+    fused = f"{before} = ({made} custom-call({after.partition(' custom-call(')[2]}"
     assert call_of(instruction(fused)).form.fused == (kernel == "dkv")
+    apart = fused.replace("bf16[2,24,3072,128]{3,2,1,0}, ", "")
+    assert not call_of(instruction(apart)).form.fused
 
 
 def test_a_kernel_that_does_not_tell_its_blocks():

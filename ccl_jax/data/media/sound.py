@@ -74,6 +74,20 @@ def sound_blocks(
     yield _checked(container, block, start + k * size / sample_rate, sample_rate)
 
 
+def decode_stereo(
+  container, stream, start: float, samples: int, sample_rate: int
+) -> Float32[np.ndarray, "c n"]:
+  """As `decode_sound`, with both channels of a stereo track; of others one, their mean.
+
+  Raises:
+    MediaError: see `decode_sound`.
+  """
+  blocks = list(_blocks(container, stream, start, samples, sample_rate, samples))
+  wave = np.concatenate(blocks, 1)
+  _checked(container, wave, start, sample_rate)
+  return wave if stream.codec_context.channels == 2 else wave[:1]
+
+
 def _checked(container, wave, start: float, rate: int) -> Float32[np.ndarray, "n"]:
   bad = np.flatnonzero(~np.isfinite(wave).all(0))
   if bad.size:

@@ -5,7 +5,8 @@ import re
 
 import numpy as np
 
-from ccl_jax.data.preparing.run import Options, Prepared
+from ccl_jax.data.preparing.rows import Options
+from ccl_jax.data.preparing.run import Prepared
 from ccl_jax.data.sources import templates
 
 _SHOWN = 20

@@ -1,12 +1,10 @@
 """Finds the cuts and the black bars of a film, in one pass over its frames.
 
-Frames are reduced to 32 x 32 RGB pixels x_t; d(s, t) is the mean of |x_s - x_t|. A cut
-lies before frame t where the picture changes and stays changed,
-
-  c_t = min(d(t-1, t), d(t-1, t+1), d(t-2, t)) >= 12  of 255,
-
-and more than it moves around: c_t >= 3 times the mean of d over the two steps before
-and the two after. A flash comes back and is no cut; a slow fade has none.
+Cuts are those of PySceneDetect's AdaptiveDetector, on frames of 64 x 64 pixels: the
+mean change of hue, saturation and brightness from the frame before is at least 15 of
+255, and at least 4.5 times its mean over the two frames before and the two after. A
+flash of one or two frames changes the picture twice, as much each time, which is at
+most 4 times that mean: it is no cut. A slow fade has none.
 
 A row or column of pixels is black where all but 2 % of it is at most 24 of 255 in every
 frame looked at, two a second. Bars are the black ones at two opposite edges, as wide as
@@ -14,11 +12,11 @@ each other to 2 % of the side and flat to 6 of 255: a dark sky is none.
 """
 
 import dataclasses
-import math
+import importlib
 
 import numpy as np
 from av.video.reformatter import VideoReformatter
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, UInt8
 
 from ccl_jax.data.media.colour import check_colours
 from ccl_jax.data.media.tracks import (
@@ -29,9 +27,11 @@ from ccl_jax.data.media.tracks import (
   opened,
   track,
 )
+from ccl_jax.errors import UsageError
 
-_SIDE, _CHANGE, _RATIO = 32, 12.0, 3.0
+_SIDE, _RATIO, _CHANGE = 64, 4.5, 15.0
 _SHORTEST = 0.5  # seconds of a shot; a nearer cut belongs to the one before
+_TICK = 1e-6  # seconds
 _BLACK, _EVERY, _SPECKS = 24, 0.5, 0.98
 _FLAT = 6  # of 255, over a bar's pixels and time
 _THIN = 0.02  # of a side: narrower bars are left
@@ -77,59 +77,78 @@ class FilmScan:
     return () if whole or dark else (top, left, bottom - top, right - left)
 
 
-def scan_film(path: Path) -> FilmScan:
+def require_detector() -> None:
+  """Checks that PySceneDetect is installed, before hours of decoding.
+
+  Raises:
+    UsageError: it is not, or OpenCV, which it needs, is not.
+  """
+  try:
+    importlib.import_module("scenedetect")
+  except ImportError as e:
+    raise UsageError(
+      "cuts are found by PySceneDetect, which is not installed with OpenCV: pip "
+      "install 'ccl_jax[prepare]', or give --no-shots"
+    ) from e
+
+
+def scan_film(path: Path, *, cuts: bool = True) -> FilmScan:
   """Decodes all of a film's picture, and finds its cuts and brightness.
+
+  Args:
+    path: of the film.
+    cuts: whether cuts are looked for.
 
   Raises:
     MediaError: it cannot be read.
   """
   small, big = VideoReformatter(), VideoReformatter()
-  times, thumbs, steps, skips, edges = [], [], [], [], []
+  edges, found, last, detector = [], [], None, None
   with opened(path) as container:
     video = track(container, "video")
     video.thread_type = "AUTO"
     for time, frame in frames_from(container, video, first_time(video)):
       check_colours(frame, container.name)
-      thumb = small.reformat(frame, _SIDE, _SIDE, "rgb24", interpolation="AREA")
-      thumbs = [*thumbs[-2:], thumb.to_ndarray().astype(np.float32)]
-      times.append(time)
-      steps.append(_distance(thumbs[-2:]))
-      skips.append(_distance(thumbs[-3:]))
+      if cuts:
+        # A time stamp that goes back, in a damaged file, has no place in the order.
+        if detector is None:
+          detector = _Detector(time)
+        if last is None or time > last:
+          thumb = small.reformat(frame, _SIDE, _SIDE, "bgr24", interpolation="AREA")
+          found += detector.cuts(time, thumb.to_ndarray())
+      last = time if last is None else max(last, time)
       if not edges or time >= edges[-1][0] + _EVERY:
         grey = big.reformat(frame, format="gray").to_ndarray()
         edges.append((time, _bright(grey, 1), _bright(grey, 0)))
-  if not times:
+  if last is None:
     raise MediaError(f"{path}: no frame can be decoded")
-  cuts = _cuts(times, np.array(steps), np.array(skips))
   if len({x.shape + y.shape for _, x, y in edges}) > 1:
     nothing = np.zeros((0, 0), np.uint8)
-    return FilmScan(cuts, np.zeros(0), nothing, nothing)
-  return FilmScan(cuts, *map(np.stack, zip(*edges)))
+    return FilmScan(tuple(found), np.zeros(0), nothing, nothing)
+  return FilmScan(tuple(found), *map(np.stack, zip(*edges)))
 
 
-def _cuts(
-  times: list[float], step: Float[np.ndarray, "n"], skip: Float[np.ndarray, "n"]
-) -> tuple[float, ...]:
-  """`step` of t is d(t-1, t), `skip` d(t-2, t)."""
-  cuts, last = [], times[0]
-  for t in range(1, len(times)):
-    # At both ends of a film there is no frame beyond to compare with.
-    # d(t-1, t+1) and d(t-2, t): a flash differs from its neighbours, not these.
-    after = skip[t + 1] if t + 1 < len(times) else math.inf
-    before = skip[t] if t > 1 else math.inf
-    around = [*step[max(t - 2, 1) : t], *step[t + 1 : t + 3]]
-    # c_t of the module's docstring.
-    change = min(step[t], after, before)
-    moves = np.mean(around) if around else 0.0
-    # A cut: above 12 of 255, and 3 times what the picture moves around it.
-    if change >= max(_CHANGE, _RATIO * moves) and times[t] - last >= _SHORTEST:
-      cuts.append(times[t])
-      last = times[t]
-  return tuple(cuts)
+class _Detector:
+  """PySceneDetect's detector, of frames with times in seconds from `first` on."""
 
+  def __init__(self, first: float):
+    from scenedetect import AdaptiveDetector
 
-def _distance(thumbs: list[Float32[np.ndarray, "h w 3"]]) -> float:
-  return float(np.abs(thumbs[-1] - thumbs[0]).mean())
+    self._first = first
+    self._detector = AdaptiveDetector(
+      adaptive_threshold=_RATIO,
+      min_scene_len=round(_SHORTEST / _TICK),
+      min_content_val=_CHANGE,
+    )
+
+  def cuts(self, time: float, pixels: UInt8[np.ndarray, "h w 3"]) -> list[float]:
+    """The times of cuts that are certain once this frame is seen."""
+    from scenedetect import FrameTimecode
+
+    # Frames of any rate are placed by their times: its "frames" are microseconds here.
+    at = FrameTimecode(round((time - self._first) / _TICK), 1 / _TICK)
+    found = self._detector.process_frame(at, pixels)
+    return [self._first + cut.frame_num * _TICK for cut in found]
 
 
 def _bright(grey: UInt8[np.ndarray, "h w"], axis: int) -> UInt8[np.ndarray, "n"]:

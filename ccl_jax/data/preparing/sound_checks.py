@@ -16,6 +16,7 @@ from jaxtyping import Float32
 from ccl_jax.data.media.loudness import Loudness
 from ccl_jax.data.media.sound import channels_of
 from ccl_jax.data.media.tracks import Path, frames_from, opened, track
+from ccl_jax.data.preparing import silero
 from ccl_jax.errors import UsageError
 
 _BLOCK, _SILENT, _FULL = 0.1, 1e-3, 0.999
@@ -83,16 +84,22 @@ def clipped(path: Path, start: float, end: float) -> float:
 
 
 def speech_hook(name: str) -> SpeechShare:
-  """The function "module:function" of a wave and its rate: the share of speech in it.
+  """The function of a wave and its rate that gives the share of speech in it.
+
+  Args:
+    name: "silero" or "module:function".
 
   Raises:
-    UsageError: there is no such function.
+    UsageError: there is no such function, or a package that it needs is missing.
   """
+  if name == "silero":
+    silero.session()
+    return silero.share
   module, _, function = name.partition(":")
   try:
     return getattr(importlib.import_module(module), function)
   except (ImportError, AttributeError, ValueError) as e:
     raise UsageError(
-      f"speech: got {name!r}, expected module:function, one of (wave, rate) that gives "
-      f"the share of speech ({e})"
+      f"speech: got {name!r}, expected silero, or module:function, one of (wave, rate) "
+      f"that gives the share of speech ({e})"
     ) from e

@@ -25,7 +25,7 @@ from ccl_jax import documents
 from ccl_jax.data.media.tracks import MediaError
 from ccl_jax.errors import UsageError
 from ccl_jax.names import inside
-from ccl_jax.remote.paths import Place, place
+from ccl_jax.remote.paths import Place, is_remote, place
 
 KEYS, TEXTS = ("file", "id"), ("prompt", "caption", "text")
 # Fields that name files, and so may hold what is no Unicode.
@@ -102,7 +102,7 @@ def read_rows(
   by_file, unmatched = {}, []
   for path in _tables(root, table):
     for where, fields in read_table(path, KEYS):
-      key, caption = _parse(fields, where)
+      key, caption = parse_row(fields, where)
       name = names.get(key)
       if name is None:
         unmatched.append(key)
@@ -163,7 +163,7 @@ def sidecar(path: Place) -> str:
 def _tables(root: Place, table: str) -> list[Place]:
   if not table:
     return sorted([*root.glob("*.jsonl"), *root.glob("*.csv")])
-  for path in (root / table, place(table)):
+  for path in [place(table)] if is_remote(table) else [root / table, place(table)]:
     if path.is_file():
       return [path]
   raise UsageError(f"no table of captions {table}, in {root} or as a path: name a file")
@@ -213,7 +213,12 @@ def _read_csv(
     raise UsageError(f"{path} line {lines.line_num} is not CSV ({e})") from e
 
 
-def _parse(row: dict[str, Any], where: str) -> tuple[str, Caption]:
+def parse_row(row: dict[str, Any], where: str) -> tuple[str, Caption]:
+  """(the file, its caption) of the fields of a row.
+
+  Raises:
+    UsageError: a field is of a wrong type or out of range.
+  """
   key, text = _first_of(row, KEYS), _first_of(row, TEXTS)
   audio = row.get("audio")
   if not all(isinstance(value, str) for value in (key, text or "", audio or "")):

@@ -25,6 +25,7 @@ from ccl_jax.data.sources.folder import (
   warn_of_unread,
 )
 from ccl_jax.data.sources.windows import (
+  SHORT,
   cached_probe,
   check_hop,
   label,
@@ -173,8 +174,11 @@ def scan_rows(
         skipped.append((name, bucket))
         _log.warning("skipped %s: %s", name, bucket)
   if not buckets:
+    short = any(reason.startswith(SHORT) for _, reason in skipped)
+    advice = "; give longer ones, or shorter clips=, as 49x352x640@24" if short else ""
     raise UsageError(
       f"no usable file among {len(rows)} in {root}, first: {': '.join(skipped[0])}"
+      f"{advice}"
     )
   # Sorted: the order of buckets must not depend on which file came first.
   return Catalogue(dict(sorted(buckets.items())), skipped)

@@ -15,7 +15,13 @@ from typing import Any, NamedTuple
 from ccl_jax.data.media import decode as media
 from ccl_jax.data.media.loudness import apply_gain
 from ccl_jax.data.sources.captions import Caption, read_captions, sidecar
-from ccl_jax.data.sources.windows import cached_probe, check_hop, label, window_starts
+from ccl_jax.data.sources.windows import (
+  SHORT,
+  cached_probe,
+  check_hop,
+  label,
+  window_starts,
+)
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.names import printable
@@ -96,9 +102,12 @@ class FilmSource:
       list(used.values()).count(""),
     )
     if not self.windows:
+      short = any(reason.startswith(SHORT) for _, reason in self.skipped)
+      advice = "sounds, stills and silent films are for encode"
       raise UsageError(
         f"no usable film among {len(rows)} in {self.root}, first: "
-        f"{': '.join(self.skipped[0])} (sounds, stills and silent films are for encode)"
+        f"{': '.join(self.skipped[0])} "
+        f"({'give longer ones, or fewer config.clip.frames' if short else advice})"
       )
 
   @property

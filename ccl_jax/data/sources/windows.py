@@ -10,6 +10,8 @@ from ccl_jax.data.sources.captions import Caption
 from ccl_jax.errors import UsageError
 from ccl_jax.remote.paths import Place
 
+SHORT = "too short"  # how the reason begins by which a file gives no clip
+
 
 def probe_with_sound(path: Place, sound: Place | None = None) -> media.MediaInfo:
   """The headers of a file, with the sound of another file if that is named.
@@ -89,7 +91,7 @@ def window_starts(
   room = part.duration - seconds + held + 1e-6
   if room < 0:
     raise media.MediaError(
-      f"too short, {part.duration:.2f} s of the {seconds:.2f} s of a clip"
+      f"{SHORT}, {part.duration:.2f} s of the {seconds:.2f} s of a clip"
     )
   return [part.start + k * hop for k in range(int(room / hop) + 1)]
 

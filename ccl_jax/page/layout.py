@@ -1,0 +1,362 @@
+"""The page: what one sees and presses, and what each press does."""
+
+import html
+import os
+import time
+import traceback
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import gradio as gr
+
+from ccl_jax.diffusion.guidance import GUIDANCE
+from ccl_jax.errors import one_line
+from ccl_jax.generation.api import Pipeline
+from ccl_jax.generation.clip import Clip
+from ccl_jax.generation.defaults import SOLVERS
+from ccl_jax.generation.scratch import Scratch
+from ccl_jax.page.work import (
+  Failed,
+  Work,
+  noted,
+  picture_of,
+  said,
+  without_folders,
+)
+from ccl_jax.tasks import GENERATIONS
+
+WORDS = {
+  "joint": "picture and sound",
+  "ti2av": "picture and sound, from a first frame",
+  "t2v": "picture",
+  "i2v": "picture, from a first frame",
+  "t2a": "sound",
+  "a2v": "picture, for a sound",
+  "v2a": "sound, for a film",
+}
+EXAMPLES = (
+  'a red face on the right says "ba do ba"',
+  'a green face in the middle says "do do"',
+  'a blue face on the left says "ba ba do"',
+)
+WAITING = 16  # clips that may wait at a time
+PROMPT = 4000  # characters
+UPLOAD = "200mb"  # of a file, at most
+KEPT = 3600  # seconds that files of clips and uploads are kept
+ITSELF = "the model's own"
+CSS = """
+.ccl-status {display: flex; gap: .7em; align-items: center; min-height: 1.6em}
+.ccl-status progress {flex: 1 1 8em; max-width: 22em; height: .8em}
+.ccl-status progress {accent-color: #6366f1}
+.ccl-note {opacity: .75; font-size: .9em; margin-top: .3em}
+.ccl-error {color: #b42318; font-weight: 600}
+.dark .ccl-error {color: #ff8a7a}
+"""
+# Fonts of the machine: the default theme asks a server of others for its own.
+FONTS = {
+  "font": ["system-ui", "sans-serif"],
+  "font_mono": ["ui-monospace", "monospace"],
+}
+
+
+def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
+  """The page of a pipeline; `launched` serves it.
+
+  Files of users lie in a folder that this user alone reads. A file's address has a hash
+  of what is in it: who does not know it cannot open it.
+
+  Args:
+    pipe: makes the clips.
+    loras: that users may choose from, each as FILE:STRENGTH.
+  """
+  files_of_users = Scratch()
+  os.environ["GRADIO_TEMP_DIR"] = str(files_of_users.path)
+  work, tasks = Work(), pipe.about.tasks
+  streams = {s for task in tasks for s in GENERATIONS[task].generated}
+  named = [(os.path.basename(text), text) for text in loras]
+
+  with gr.Blocks(
+    title="ccl_jax", analytics_enabled=False, delete_cache=(KEPT // 6, KEPT)
+  ) as page:
+    made = gr.State(None, time_to_live=KEPT)
+    gr.Markdown(f"## Clips with sound\n`{pipe.about.place.name}` &nbsp; {_clip(pipe)}")
+    with gr.Row():
+      with gr.Column(scale=5, min_width=320):
+        prompt = gr.Textbox(
+          label="Prompt", lines=3, max_length=PROMPT, elem_id="prompt",
+          placeholder="What to show; spoken words in quotation marks",
+        )  # fmt: skip
+        task = gr.Radio(
+          [(f"{WORDS[name]} ({name})", name) for name in tasks],
+          value=tasks[0], label="Task", elem_id="task",
+        )  # fmt: skip
+        image = gr.Image(
+          label=_frame(GENERATIONS[tasks[0]].needs(pipe.about.takes_channels)),
+          type="filepath", image_mode=None,
+          sources=["upload", "clipboard"], height=220, elem_id="image",
+          visible="image" in GENERATIONS[tasks[0]].takes,
+        )  # fmt: skip
+        audio = gr.Audio(
+          label="Sound", type="filepath", sources=["upload"],
+          visible=False, elem_id="audio",
+        )  # fmt: skip
+        video = gr.Video(
+          label="Film", sources=["upload"], height=220, visible=False, elem_id="video"
+        )
+        with gr.Row():
+          seed = gr.Number(
+            0, label="Seed", precision=0, minimum=0, min_width=120, elem_id="seed"
+          )
+          steps = gr.Number(
+            None, label="Steps", precision=0, min_width=120, elem_id="steps",
+            placeholder="50",
+          )  # fmt: skip
+        with gr.Accordion("Settings", open=False, elem_id="settings"):
+          with gr.Row():
+            guidance = gr.Dropdown(
+              [(ITSELF, ""), *((name, name) for name in GUIDANCE)],
+              value="", label="Guidance", min_width=140, elem_id="guidance",
+            )  # fmt: skip
+            solver = gr.Dropdown(
+              [(ITSELF, ""), *((name, name) for name in SOLVERS)],
+              value="", label="Solver", min_width=140,
+            )  # fmt: skip
+          with gr.Row():
+            scales = [
+              gr.Textbox(
+                label=f"Guidance scale, {word}", placeholder="e.g. 5 or 3,5",
+                visible=s in streams, min_width=140, elem_id=f"scale_{s}",
+              )
+              for s, word in (("video", "picture"), ("audio", "sound"))
+            ]  # fmt: skip
+          negative = gr.Textbox(
+            label="Negative prompt", max_length=PROMPT, placeholder=ITSELF
+          )
+          with gr.Row():
+            seconds = gr.Number(
+              None, label="Seconds", placeholder=f"{pipe.about.spec.seconds:.2f}",
+              min_width=120, elem_id="seconds",
+            )  # fmt: skip
+            size = gr.Textbox(
+              label="Size", min_width=120, elem_id="size",
+              placeholder=f"{pipe.about.spec.width}x{pipe.about.spec.height}",
+            )  # fmt: skip
+          lora = gr.CheckboxGroup(
+            named, label="LoRAs", visible=bool(named), elem_id="lora"
+          )
+        with gr.Row():
+          start = gr.Button("Generate", variant="primary", elem_id="start")
+          end = gr.Button("Cancel", elem_id="cancel", interactive=False)
+      with gr.Column(scale=6, min_width=320):
+        status = gr.HTML(_idle(), elem_id="status")
+        preview = gr.Image(
+          label="Latents, step by step", interactive=False, visible=False,
+          elem_id="preview", buttons=[],
+        )  # fmt: skip
+        player = gr.Video(
+          label="Clip", interactive=False, autoplay=True, loop=True, height=420,
+          elem_id="player", visible="video" in streams,
+        )  # fmt: skip
+        sound = gr.Audio(
+          label="Clip", interactive=False, visible=False, elem_id="sound"
+        )
+        files = gr.File(
+          label="Clip and settings", file_count="multiple", interactive=False,
+          visible=False, elem_id="files",
+        )  # fmt: skip
+        look = gr.Button("Show attention", size="sm", visible=False, elem_id="look")
+        attention = gr.Image(
+          label="Share of attention on the context tokens",
+          buttons=["download", "fullscreen"], interactive=False,
+          visible=False, elem_id="attention",
+        )  # fmt: skip
+    gr.Examples(
+      [[text, name] for text, name in zip(EXAMPLES, ("joint", "t2v", "t2a"))
+       if name in tasks],
+      [prompt, task], elem_id="examples",
+    )  # fmt: skip
+
+    def choose(name: str):
+      kind = GENERATIONS[name]
+      label = _frame(kind.needs(pipe.about.takes_channels))
+      return {
+        image: gr.update(visible="image" in kind.takes, label=label),
+        audio: gr.update(visible="audio" in kind.takes),
+        video: gr.update(visible="video" in kind.takes),
+      }
+
+    @typing.no_type_check  # it must look like the generator that it is
+    def make(
+      prompt, task, image, audio, video, seed, steps, guidance, solver, scale_video,
+      scale_audio, negative, seconds, size, lora,
+    ):  # fmt: skip
+      began, takes = time.monotonic(), GENERATIONS[task].takes
+      given = {"image": image, "audio": audio, "video": video}
+      given = {n: x for n, x in given.items() if n in takes and x is not None}
+      uploads = list(given.values())
+      settings = {
+        "steps": steps, "guidance": guidance, "solver": solver, "seconds": seconds,
+        "size": size, "negative_prompt": negative,
+        "scale_video": _split(scale_video), "scale_audio": _split(scale_audio),
+      }  # fmt: skip
+      settings = {n: x for n, x in settings.items() if x not in (None, "", [])}
+      scratch, notes = Scratch(), ()
+
+      def made_by(listener):
+        clip = pipe(
+          prompt, task=task, seed=0 if seed is None else int(seed), lora=lora or None,
+          callback=listener, **given, **settings,
+        )  # fmt: skip
+        return clip, clip.save(scratch.path / f"{task}_{seed or 0}{clip.suffix}")
+
+      # What an earlier clip has left goes.
+      yield {
+        status: said_first(),
+        made: None,
+        start: gr.update(interactive=False),
+        end: gr.update(interactive=True),
+        preview: gr.update(value=None, visible=False),
+        **{x: gr.update(visible=False) for x in (files, attention, look)},
+        player: gr.update(value=None),
+        sound: gr.update(value=None),
+      }
+      done = {start: gr.update(interactive=True), end: gr.update(interactive=False)}
+      events, shown = work.run(made_by), None
+      try:
+        while True:
+          event = next(events)
+          notes = event.notes
+          told = {status: said(event, uploads)}
+          if event.preview is not None and event is not shown:
+            shown = event
+            told[preview] = gr.update(value=picture_of(event.preview), visible=True)
+          yield told
+      except StopIteration as e:
+        clip, path = e.value
+      except Failed as e:
+        text = without_folders(str(e), uploads)
+        yield {status: _error(text) + noted(notes, uploads), **done}
+        return
+      except Exception as e:  # a defect: whoever runs the server reads of it
+        traceback.print_exc()
+        text = f"the program has failed ({type(e).__name__}): its log has more"
+        yield {status: _error(text), **done}
+        return
+      finally:
+        events.close()
+      took = time.monotonic() - began
+      film = clip.frames is not None
+      settings_file = path.with_suffix(".json")
+      both = film and clip.sound is not None and _has_context(pipe)
+      yield {
+        status: f'<div class="ccl-status" role="status">done in {took:.1f} s</div>'
+        + noted(notes, uploads),
+        made: clip,
+        preview: gr.update(visible=False),
+        player: gr.update(value=str(path) if film else None, visible=film),
+        sound: gr.update(value=None if film else str(path), visible=not film),
+        files: gr.update(value=[str(path), str(settings_file)], visible=True),
+        look: gr.update(visible=both),
+        **done,
+      }
+
+    def stop():
+      return {
+        status: '<div class="ccl-status" role="status">cancelled</div>',
+        start: gr.update(interactive=True),
+        end: gr.update(interactive=False),
+        preview: gr.update(visible=False),
+      }
+
+    def show(clip: Clip | None):
+      if clip is None:
+        raise gr.Error("this clip is gone: make it again", print_exception=False)
+      scratch = Scratch()
+      try:
+        pipe.attention(clip, scratch.path / "attention.png")
+      except Exception as e:
+        if (line := one_line(e)) is None:
+          raise
+        raise gr.Error(line, print_exception=False) from e
+      from PIL import Image
+
+      with Image.open(scratch.path / "attention.png") as picture:
+        return gr.update(value=picture.convert("RGB"), visible=True)
+
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    task.change(choose, task, [image, audio, video], queue=False, **quiet)
+    told = [status, made, start, end, preview, player, sound, files, attention, look]
+    running = start.click(
+      make,
+      [prompt, task, image, audio, video, seed, steps, guidance, solver, *scales,
+       negative, seconds, size, lora],
+      told,
+      concurrency_limit=1,
+      concurrency_id="clips",
+      **quiet,
+    )  # fmt: skip
+    end.click(stop, None, told, cancels=[running], queue=False, **quiet)
+    look.click(
+      show, made, attention, concurrency_limit=1, concurrency_id="clips",
+      api_visibility="private",
+    )  # fmt: skip
+  page.files_of_users = files_of_users  # they go with the page
+  return page
+
+
+def launched(page: gr.Blocks, host: str, port: int) -> tuple[Any, str]:
+  """Serves a page; returns the server and its address.
+
+  Args:
+    page: of `page_of`.
+    host: the address to listen at.
+    port: of the host.
+  """
+  page.queue(max_size=WAITING, api_open=False)
+  page.launch(
+    server_name=host,
+    server_port=port,
+    share=False,
+    quiet=True,
+    prevent_thread_lock=True,
+    max_file_size=UPLOAD,
+    allowed_paths=[],
+    footer_links=[],
+    theme=gr.themes.Soft(**FONTS),
+    css=CSS,
+  )
+  return page, page.local_url
+
+
+def _frame(needed: Sequence[str]) -> str:
+  return "First frame" if "image" in needed else "First frame, if you have one"
+
+
+def said_first() -> str:
+  """What stands there as soon as somebody asks for a clip."""
+  return '<div class="ccl-status" role="status">waiting</div>'
+
+
+def _idle() -> str:
+  return '<div class="ccl-status" role="status">ready</div>'
+
+
+def _error(text: str) -> str:
+  return f'<div class="ccl-error" role="alert">{html.escape(text)}</div>'
+
+
+def _split(text: str | None) -> list[str] | None:
+  return text.split(",") if text else None
+
+
+def _clip(pipe: Pipeline) -> str:
+  spec = pipe.about.spec
+  return f"{spec.width} x {spec.height} pixels, {spec.seconds:.2f} s"
+
+
+def _has_context(pipe: Pipeline) -> bool:
+  cross = pipe.about.model.cross
+  return cross is not None and cross.variant == "context"
