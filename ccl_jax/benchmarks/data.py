@@ -39,9 +39,9 @@ from ccl_jax.sharding import make_mesh
 from ccl_jax.training.prefetch import DevicePrefetch
 from ccl_jax.viz.media import write_mp4
 
-RECORDS = flags.DEFINE_integer("records", 200, "Number of records, 5.2 MB each.")
-BATCH = flags.DEFINE_integer("batch", 4, "Records per batch.")
-THREADS = flags.DEFINE_integer("threads", 4, "Number of reading threads.")
+RECORDS = flags.DEFINE_integer("records", 200, "Number of records, 5.2 MB each.", 1)
+BATCH = flags.DEFINE_integer("batch", 4, "Records per batch.", 1)
+THREADS = flags.DEFINE_integer("threads", 4, "Number of reading threads.", 1)
 FOLDER = flags.DEFINE_string(
   "folder", None, "Folder for the temporary set; default: the system's."
 )

@@ -35,8 +35,8 @@ from ccl_jax.data.preparing.shots import scan_film
 from ccl_jax.errors import UsageError
 from ccl_jax.viz.media import write_mp4
 
-SECONDS = flags.DEFINE_integer("seconds", 5, "Length of the film.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds, of which the medians are printed.")
+SECONDS = flags.DEFINE_integer("seconds", 5, "Length of the film.", 1)
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds; the medians count.", 1)
 
 HEIGHT, WIDTH, FPS, RATE = 480, 832, 16, 16000
 

@@ -39,9 +39,9 @@ from ccl_jax.training.saves import Saves
 CLIPS = flags.DEFINE_list("clips", ["1e4", "1e5", "1e6", "1e7", "1e8"], "Clips.")
 CHIPS = flags.DEFINE_list("chips", ["64", "256", "1024", "2560"], "Chips.")
 RATES = flags.DEFINE_list("rates", [], "NAME=VALUE of planning.scale.Rates.")
-CORES = flags.DEFINE_integer("cores", 100, "Cores of a host, for `data prepare`.")
-MEMORY = flags.DEFINE_float("memory", 400.0, "Gigabytes of a host.")
-SEEDS = flags.DEFINE_integer("seeds", 20, "Simulated runs.")
+CORES = flags.DEFINE_integer("cores", 100, "Cores of a host, for `data prepare`.", 1)
+MEMORY = flags.DEFINE_float("memory", 400.0, "Gigabytes of a host.", 1e-6)
+SEEDS = flags.DEFINE_integer("seeds", 20, "Simulated runs.", 1)
 
 SPEC = ClipSpec(frames=81, height=480, width=832, fps=16)
 # A name of 40 letters and a caption of 400: what describes a film in a paragraph.

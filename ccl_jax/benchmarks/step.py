@@ -32,18 +32,18 @@ from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.tasks import TASKS, Route, sample_tasks, static_route
 
 SIZE = flags.DEFINE_string("size", "lab", "Preset of the network's sizes.")
-DEPTH = flags.DEFINE_integer("depth", 4, "Number of blocks.")
-FRAMES = flags.DEFINE_integer("frames", 17, "Frames per clip, 4k + 1.")
-HEIGHT = flags.DEFINE_integer("height", 256, "Height in pixels.")
-WIDTH = flags.DEFINE_integer("width", 256, "Width in pixels.")
-BATCH = flags.DEFINE_integer("batch", 1, "Clips per batch.")
+DEPTH = flags.DEFINE_integer("depth", 4, "Number of blocks.", 1)
+FRAMES = flags.DEFINE_integer("frames", 17, "Frames per clip, 4k + 1.", 1)
+HEIGHT = flags.DEFINE_integer("height", 256, "Height in pixels.", 1)
+WIDTH = flags.DEFINE_integer("width", 256, "Width in pixels.", 1)
+BATCH = flags.DEFINE_integer("batch", 1, "Clips per batch.", 1)
 DTYPE = flags.DEFINE_enum(
   "dtype", "float32", ["float32", "bfloat16"], "Type of products."
 )
 ATTENTION = flags.DEFINE_string(
   "attention", "auto", "Attention kernel; see docs/scale.md."
 )
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs per network.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs per network.", 1)
 PEER = flags.DEFINE_bool("peer", True, "Also run diffusers' network.")
 JOINT = flags.DEFINE_bool("joint", True, "Also run the joint model.")
 

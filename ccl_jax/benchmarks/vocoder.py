@@ -35,9 +35,9 @@ from ccl_jax.weights.rules import unload
 PRESET = flags.DEFINE_enum(
   "preset", "16k", list(PRESETS), "Preset of the network's sizes."
 )
-SECONDS = flags.DEFINE_float("seconds", 4.0, "Seconds of sound.")
-CHUNK = flags.DEFINE_integer("chunk", 128, "Mel frames per chunk.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs per network.")
+SECONDS = flags.DEFINE_float("seconds", 4.0, "Seconds of sound.", 0.1)
+CHUNK = flags.DEFINE_integer("chunk", 128, "Mel frames per chunk.", 1)
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs per network.", 1)
 
 RATES = {"16k": 16000, "44k": 44100}  # samples per second of the presets
 

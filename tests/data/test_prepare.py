@@ -329,6 +329,7 @@ def test_the_command(made, tmp_path, capsys):
   for argv, match in (
     ([str(tmp_path), str(tmp_path / "x.jsonl")], "no media in"),
     ([str(made), str(tmp_path / "x.csv")], "ends in .jsonl"),
+    ([str(made), str(tmp_path / "x.jsonl"), "--loudness=900"], "got 900.0 LUFS"),
     ([str(made), str(made / "still.png" / "x.jsonl")], "cannot write"),
   ):
     with pytest.raises(SystemExit) as e:

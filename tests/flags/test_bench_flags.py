@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.models.flops import forward_flops
@@ -51,6 +52,15 @@ def test_names_are_the_benchmarks(r, monkeypatch, capsys):
   with pytest.raises(SystemExit) as e:
     bench.main(["bench", "stepp"])
   assert e.value.code == 2 and "no benchmark 'stepp'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if "bench" in name])
+def test_numbers_have_a_least_value(name):
+  """Of 0 clips, rounds or blocks nothing is measured."""
+  numbers = (flags.IntegerParser, flags.FloatParser)
+  for flag in command(name).flags.values():
+    if isinstance(flag.parser, numbers):
+      assert (flag.parser.lower_bound or 0) > 0, flag.name
 
 
 def test_data(r, tmp_path):

@@ -12,6 +12,8 @@ import av
 import numpy as np
 from jaxtyping import Float32
 
+from ccl_jax.errors import UsageError
+
 PEAK = -1.0  # dBFS: no gain raises the highest sample above it
 MOST = 200.0  # dB: whatever is beyond is clipped, or silent, alike
 _GATE = -70.0  # LUFS: quieter blocks do not count, so this is silence
@@ -71,6 +73,13 @@ def integrated_loudness(
   meter = Loudness(rate)
   meter.add(wave)
   return meter.result()
+
+
+def check_target(loudness: float | int) -> None:
+  """Raises UsageError where no sound can be brought to a loudness, in LUFS."""
+  # -70 LUFS is the gate of BS.1770: below it there is no loudness.
+  if not -70 < loudness < 0:
+    raise UsageError(f"loudness: got {loudness} LUFS, expected such as -23, or None")
 
 
 def gain_of(level: float | int, peak: float | int, target: float | int) -> float:

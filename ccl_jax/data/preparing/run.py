@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ccl_jax.data.media.loudness import check_target
 from ccl_jax.data.preparing import engine, shots, sound_checks
 from ccl_jax.data.preparing.parts import Parts
 from ccl_jax.data.preparing.rows import MEASURES, Options
@@ -58,6 +59,8 @@ def prepare(
   """
   if out.suffix.lower() != ".jsonl":
     raise UsageError(f"{out}: expected a name that ends in .jsonl")
+  if options.loudness is not None:
+    check_target(options.loudness)
   engine.require_runner(runner, flags)
   if options.shots:
     shots.require_detector()

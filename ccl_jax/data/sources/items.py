@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ccl_jax import hub
-from ccl_jax.data.media.loudness import apply_gain, gain_to
+from ccl_jax.data.media.loudness import apply_gain, check_target, gain_to
 from ccl_jax.data.sets.buckets import Bucket
 from ccl_jax.data.sources import catalogue, tfds_set
 from ccl_jax.data.sources.catalogue import Catalogue, Item
@@ -194,9 +194,7 @@ def open_items(
   root = hub.local(root)
   if loudness is None:
     return _open(source, root, split, options, specs)
-  # -70 LUFS is the gate of BS.1770: below it there is no loudness.
-  if not -70 < loudness < 0:
-    raise UsageError(f"loudness: got {loudness} LUFS, expected such as -23, or None")
+  check_target(loudness)
   return NormalisedItems(_open(source, root, split, options, specs), loudness)
 
 
