@@ -78,6 +78,7 @@ class User:
 
   def __init__(self, browser, address):
     self.page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    self.page.set_default_timeout(LONG)
     self.page.goto(address)
     self.fill("prompt", PROMPT, "textarea")
     self.fill("steps", "2")
@@ -126,7 +127,7 @@ class User:
     """The clip and its settings, as they are downloaded."""
     links = self.page.locator("#files a")
     both = "() => document.querySelectorAll('#files a').length == 2"
-    self.page.wait_for_function(both)
+    self.page.wait_for_function(both, timeout=LONG)
     out = {}
     for i in range(links.count()):
       href = links.nth(i).get_attribute("href")
@@ -268,6 +269,7 @@ def test_files_of_others_stay_closed(chromium, address):
 
 def test_a_narrow_page_fits(chromium, address):
   page = chromium.new_context(viewport={"width": 390, "height": 800}).new_page()
+  page.set_default_timeout(LONG)
   page.goto(address)
   page.wait_for_selector("#prompt textarea")
   width = page.evaluate("() => document.documentElement.scrollWidth")
