@@ -24,6 +24,8 @@ FREE = (
   "mesh", "slices", "accumulate", "batch.threads", "data.cache_gb", "model.attention",
   "model.blocks", "model.remat",
 )  # fmt: skip
+# Settings that came later and are set: the value that is as if they were not there.
+LATER = {"objective.last_image_probability": 0.0}
 _ABSENT = "(none)"
 _SHOWN = 12  # differences in a line of error
 
@@ -86,8 +88,8 @@ def differences(before: Settings, now: Settings) -> list[str]:
   return [
     f"config.{key}: {_shown(old, key)} -> {_shown(new, key)}"
     for key in sorted(old.keys() | new.keys())
-    # A setting that an earlier version did not have is unset.
-    if not _free(key) and old.get(key) != new.get(key)
+    # A setting that an earlier version did not have is unset, or as if it were.
+    if not _free(key) and old.get(key, LATER.get(key)) != new.get(key)
   ]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from ccl_jax.errors import UsageError
 from ccl_jax.training import changes
-from ccl_jax.training.changes import differences, plain, require_same_run
+from ccl_jax.training.changes import LATER, differences, plain, require_same_run
 from configs import common
 
 
@@ -69,6 +69,12 @@ def test_a_setting_that_an_earlier_version_had_not_is_unset():
   assert not differences(before, plain(config()))
   (line,) = differences(before, plain(config(clip__audio_rate=31.4)))
   assert line == "config.clip.audio_rate: (none) -> 31.4"
+  for key, value in LATER.items():  # each does nothing at this value
+    section, name = key.split(".")
+    before = plain(config())
+    before[section].pop(name)
+    assert not differences(before, plain(config(**{f"{section}__{name}": value})))
+    assert differences(before, plain(config(**{f"{section}__{name}": 0.25})))
 
 
 @pytest.mark.parametrize("key", OTHERS)
