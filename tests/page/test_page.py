@@ -234,31 +234,6 @@ def test_uploads_are_checked(user, address, files):
     assert answer.status == status
 
 
-def test_cancel_and_a_second_user(chromium, address, user, tmp_path):
-  """One waits, one cancels, one leaves: the others' clips are made."""
-  user.task("joint")
-  user.fill("steps", "100000")  # it does not end by itself
-  user.start()
-  user.wait("step ")
-  other, third = User(chromium, address), User(chromium, address)
-  for one in (other, third):
-    one.task("joint")
-    one.start()
-  third.page.context.close()  # it leaves while it waits
-  assert "done" not in other.status()
-  user.page.click("#cancel")
-  user.wait("cancelled")
-  other.wait("done in")
-  assert other.made(tmp_path)[1]["steps"] == 2
-  user.fill("steps", "100000")  # it does not end by itself
-  user.start()
-  user.wait("step ")
-  user.page.context.close()  # in the middle of a clip
-  other.start()
-  other.page.wait_for_timeout(700)
-  other.wait("done in")
-
-
 def test_files_of_others_stay_closed(chromium, address):
   """No list, no file of the machine, and no file of the temporary folder."""
   request = chromium.new_context().request
