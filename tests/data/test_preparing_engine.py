@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from ccl_jax.data.preparing import engine, silero
+from ccl_jax.data.preparing import engine, parts, silero
 from ccl_jax.data.preparing.child import CRASHED, Child
 from ccl_jax.data.preparing.parts import Parts
 from ccl_jax.data.preparing.rows import Options
@@ -72,46 +72,56 @@ def test_a_decoder_that_dies_costs_its_file_alone(sounds, tmp_path, monkeypatch)
   assert dict(done.skipped)["2.wav"] == CRASHED
 
 
-def test_shards_hold_each_file_once_and_know_what_is_left(tmp_path):
-  files = [(f"{k}.wav", [{"file": f"{k}.wav"}]) for k in range(2500)]
-  parts = Parts(tmp_path / "t.jsonl.parts")
-  parts.begin(tmp_path, PLAIN, files)
-  assert parts.plan["shards"] == 1250 and len(parts.left()) == 1250
-  held = [name for k in range(1250) for name, _ in parts.files(k)]
+@pytest.fixture
+def ten(monkeypatch):
+  """A table has ten shards as a rule, of three files at most."""
+  monkeypatch.setattr(parts, "_SHARDS", 10)
+  monkeypatch.setattr(parts, "_MOST", 3)
+
+
+def begun(folder, count):
+  files = [(f"{k}.wav", [{"file": f"{k}.wav"}]) for k in range(count)]
+  made = Parts(folder)
+  made.begin(folder, PLAIN, files)
+  held = [name for k in range(made.plan["shards"]) for name, _ in made.files(k)]
   assert held == [name for name, _ in files]
+  return made
+
+
+@pytest.mark.parametrize(
+  ("files", "shards"), [(1, 1), (9, 9), (19, 19), (20, 10), (25, 13), (100, 34)]
+)
+def test_shards_hold_each_file_once(ten, tmp_path, files, shards):
+  """Of 19 files one each, from 20 on two, and never more than three."""
+  assert begun(tmp_path / "p", files).plan["shards"] == shards
+
+
+def test_what_is_left_is_told_by_the_files_that_are_there(ten, tmp_path):
+  made = begun(tmp_path / "p", 25)
   for k in (0, 7):
-    parts.write(k, [[name, "no picture"] for name, _ in parts.files(k)])
-  again = Parts(tmp_path / "t.jsonl.parts")
-  assert again.done() == 4 and set(range(1250)) - set(again.left()) == {0, 7}
-  many = Parts(tmp_path / "u")
-  many.begin(tmp_path, PLAIN, files[:1001] * 1)
-  assert many.plan["shards"] == 1001  # a shard of one file up to 2000 of them
-
-
-def test_the_last_shard_may_be_smaller(tmp_path):
-  files = [(f"{k}", []) for k in range(2001)]
-  parts = Parts(tmp_path / "p")
-  parts.begin(tmp_path, PLAIN, files)
-  assert parts.plan["size"] == 2 and parts.plan["shards"] == 1001
-  parts.write(1000, [["2000", "x"]])
-  assert parts.done() == 1
-  for k in range(1000):
-    parts.write(k, [])
-  assert parts.done() == 2001 and parts.left() == []
+    made.write(k, [[name, "no picture"] for name, _ in made.files(k)])
+  again = Parts(tmp_path / "p")
+  assert again.done() == 4 and set(range(13)) - set(again.left()) == {0, 7}
+  assert again.is_done(7) and not again.is_done(8)
+  again.write(12, [["24.wav", "x"]])  # the last one has one file
+  assert again.done() == 5
+  for k in range(12):
+    again.write(k, [])
+  assert again.done() == 25 and again.left() == []
 
 
 def test_a_plan_that_is_not_whole_begins_anew(tmp_path, sounds):
   """Killed before plan.json was there: the numbers of shards mean nothing."""
-  parts = Parts(tmp_path / "t.jsonl.parts")
-  parts.begin(sounds, PLAIN, [("0.wav", [{"file": "0.wav"}])])
+  begun = Parts(tmp_path / "t.jsonl.parts")
+  begun.begin(sounds, PLAIN, [("0.wav", [{"file": "0.wav"}])])
   (tmp_path / "t.jsonl.parts" / "plan.json").unlink()
   done = prepare(sounds, tmp_path / "t.jsonl", PLAIN)
   assert levels(done.rows) == EXPECTED
 
 
 def test_a_damaged_part_is_named(tmp_path, sounds):
-  parts = Parts(tmp_path / "t.jsonl.parts")
-  parts.begin(sounds, PLAIN, [("0.wav", [{"file": "0.wav"}])])
+  begun = Parts(tmp_path / "t.jsonl.parts")
+  begun.begin(sounds, PLAIN, [("0.wav", [{"file": "0.wav"}])])
   for name in ("00000.out.json", "plan.json"):
     (tmp_path / "t.jsonl.parts" / name).write_text('{"root": 3}')
     with pytest.raises(UsageError, match=f"{name}.*remove its folder"):

@@ -79,6 +79,7 @@ def test_the_velocity_error_of_numbers_that_fit_on_a_page():
     },
     null_text=jnp.array([False, True, False]),
     image=jnp.array([False, True, False]),
+    last=jnp.zeros(3, bool),
   )
   losses = sample_losses(model, {}, batch, jnp.ones((2, 3)), drawn, Route())
   np.testing.assert_allclose(losses["video"], [(2.25 + 12.25) / 2, 12.25, 0])
@@ -268,7 +269,7 @@ def test_the_objective_that_nobody_changed():
   assert dataclasses.asdict(Recipe(("joint",), (1.0,))) == {
     "names": ("joint",), "probabilities": (1.0,), "sigma": "uniform", "shift": 5.0,
     "loss_weights": (1.0, 1.0), "text_dropout": 0.1, "image_probability": 0.0,
-    "shared_sigma": True, "detach": True,
+    "last_image_probability": 0.0, "shared_sigma": True, "detach": True,
   }  # fmt: skip
 
 
