@@ -4,6 +4,8 @@ import dataclasses
 import json
 import pathlib
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -124,6 +126,13 @@ def test_the_real_compiler_for_a_tpu(libtpu):
   # Its heads are 32 wide, and no such kernel was counted.
   assert all("splash_mha" in name and "d 32" in name for name in found.unknown)
   assert "at least" in show(report) and len(found.unknown) == 3
+
+
+def test_the_compiler_tells_nothing_of_this_machine(libtpu):
+  """In a process of its own: libtpu speaks once."""
+  program = "from ccl_jax.planning.topologies import *; parse_topology('v5p:2x2x1')"
+  done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+  assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_both_cores_of_a_chip_are_one_device(libtpu):
