@@ -18,7 +18,7 @@ _ALONE = {
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
   "TPU_WORKER_HOSTNAMES": "localhost",
   "TPU_WORKER_ID": "0",
-  # Of any machine: libtpu prints a warning where it finds none. No topology depends on it.
+  # Of any machine: libtpu warns where it finds none, and no topology depends on it.
   "TPU_ACCELERATOR_TYPE": "v5p-8",
 }
 
