@@ -1,5 +1,6 @@
 """Folders for files that go with the objects that need them."""
 
+import os
 import pathlib
 import shutil
 import tempfile
@@ -11,8 +12,11 @@ class Scratch:
 
   Attributes:
     path: of the folder, which is new and empty.
+
+  Args:
+    parent: the folder that it is in; None: that of temporary files.
   """
 
-  def __init__(self):
-    self.path = pathlib.Path(tempfile.mkdtemp(prefix="ccl_jax-"))
+  def __init__(self, parent: str | os.PathLike | None = None):
+    self.path = pathlib.Path(tempfile.mkdtemp(prefix="ccl_jax-", dir=parent))
     weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
