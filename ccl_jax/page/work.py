@@ -37,18 +37,18 @@ class Event(NamedTuple):
 
   Attributes:
     phase: "waiting" for other clips, "working" before the first step, or "sampling".
-    before: clips that come first, while it waits.
     step, steps: that are done, and all.
     preview: of the latents, once there is one.
     notes: warnings so far, in the words of the command.
+    before: clips that come first, while it waits.
   """
 
   phase: str
-  before: int = 0
   step: int = 0
   steps: int = 0
   preview: Pictures | None = None
   notes: Sequence[str] = ()
+  before: int = 0
 
 
 class _Made(NamedTuple):
@@ -130,7 +130,7 @@ class Work:
     def heard(step, steps, preview):
       if turn.ended:
         raise Cancelled
-      turn.told.put(Event("sampling", 0, step, steps, preview))
+      turn.told.put(Event("sampling", step, steps, preview))
 
     try:
       self._wait(turn)
@@ -152,7 +152,7 @@ class Work:
           raise Cancelled
         if (before := self._line.index(turn)) == 0:
           return
-        turn.told.put(Event("waiting", before))
+        turn.told.put(Event("waiting", before=before))
         self._changed.wait()
 
 

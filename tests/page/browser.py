@@ -11,13 +11,14 @@ import threading
 
 import httpx
 
+from ccl_jax.generation.api import Pipeline
 from ccl_jax.page.asked import FORM
 
 PROMPT = 'a red face on the right says "ba <b>do</b>"'
 LONG = 240_000  # milliseconds that a clip may take
 
 
-class Held:
+class Held(Pipeline):
   """A pipeline whose clips stand still after their first step as long as their prompt
   is among `standing`.
 
