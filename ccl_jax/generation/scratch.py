@@ -6,6 +6,8 @@ import shutil
 import tempfile
 import weakref
 
+PREFIX = "ccl_jax-"  # of the names of such folders
+
 
 class Scratch:
   """A folder that is removed with the last object that refers to this one.
@@ -18,5 +20,5 @@ class Scratch:
   """
 
   def __init__(self, parent: str | os.PathLike | None = None):
-    self.path = pathlib.Path(tempfile.mkdtemp(prefix="ccl_jax-", dir=parent))
+    self.path = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)

@@ -54,10 +54,8 @@ def asked(
   for name in {"scale_video", "scale_audio"} & settings.keys():
     settings[name] = str(settings[name]).split(",")
   seed = 0 if form["seed"] is None else _whole(form["seed"])
-  prompt, task = form["prompt"] or "", form["task"]
-  return (
-    {"prompt": prompt, "task": task, "seed": seed, "lora": chosen} | files | settings
-  )
+  call = {"prompt": form["prompt"] or "", "task": form["task"], "seed": seed}
+  return call | {"lora": chosen or None} | files | settings
 
 
 def _upload(name: str, value: Any, folder: str | os.PathLike) -> str:

@@ -201,7 +201,6 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
       began, name = time.monotonic(), secrets.token_urlsafe(12)
       # In the folder that is served: nothing copies the clip there.
       scratch = Scratch(files_of_users.path)
-      paths = []
       yield {  # what an earlier clip has left goes
         status: _told("waiting"),
         who: name,
@@ -217,10 +216,9 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
       def made_by(listener):
         form = dict(zip(FORM, values, strict=True))
         call = asked(form, loras, files_of_users.path)
-        paths.extend(call[n] for n in ("image", "audio", "video") if n in call)
         clip = pipe(callback=listener, **call)
         stem = "{task}_{seed}".format(**clip.settings)
-        paths.append(str(path := scratch.path / name / f"{stem}{clip.suffix}"))
+        path = scratch.path / name / f"{stem}{clip.suffix}"
         clip.save(path)
         return dataclasses.replace(clip, scratch=(clip.scratch, scratch)), path
 
@@ -234,7 +232,7 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
         while True:
           event = next(events)
           notes = event.notes
-          told = {status: said(event, paths)}
+          told = {status: said(event)}
           if event.preview is not None and event.preview is not shown:
             shown = event.preview
             told[preview] = gr.update(value=picture_of(shown), visible=True)
@@ -245,8 +243,7 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
         yield {status: _told("cancelled"), **done}
         return
       except Failed as e:
-        text = without_folders(str(e), paths)
-        yield {status: _error(text) + noted(notes, paths), **done}
+        yield {status: _error(without_folders(str(e))) + noted(notes), **done}
         return
       except Exception as e:  # a defect: whoever runs the server reads of it
         traceback.print_exc()
@@ -260,7 +257,7 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
       settings_file = path.with_suffix(".json")
       both = film and clip.sound is not None and _has_context(pipe)
       yield {
-        status: _told(f"done in {took:.1f} s") + noted(notes, paths),
+        status: _told(f"done in {took:.1f} s") + noted(notes),
         made: clip,
         player: gr.update(value=str(path) if film else None, visible=film),
         sound: gr.update(value=None if film else str(path), visible=not film),

@@ -7,8 +7,9 @@ it, ends the own clip at its next step. Others wait for that and lose nothing.
 import contextlib
 import html
 import logging
-import pathlib
 import queue
+import re
+import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from jaxtyping import UInt8
 
 from ccl_jax.errors import one_line
 from ccl_jax.generation.previews import Listener, Pictures
+from ccl_jax.generation.scratch import PREFIX
 
 WAITING = 16  # clips that may wait at a time
 HEARTBEAT = 0.5  # seconds between two looks at a client that may have gone
@@ -174,25 +176,16 @@ def _notes(notes: list[str]) -> Iterator[None]:
     logger.removeHandler(handler)
 
 
-def without_folders(text: str, files: Sequence[str | None]) -> str:
-  """A line of error or a note in which uploads are called as their users call them.
-
-  Args:
-    text: the line.
-    files: paths of uploads.
+def without_folders(text: str) -> str:
+  """A line of error or a note in which uploads and clips are called by their names: the
+  folders of `generation.scratch`, in which they lie, say nothing to their users.
   """
-  for file in filter(None, files):
-    text = text.replace(file, pathlib.Path(file).name)
-  return text
+  folder = re.escape(f"{tempfile.gettempdir()}/{PREFIX}")
+  return re.sub(rf"{folder}[^/\s]+/(?:[^/\s]+/)*", "", text)
 
 
-def said(event: Event, files: Sequence[str | None] = ()) -> str:
-  """An event as HTML: what is being done, a bar, and the notes.
-
-  Args:
-    event: of a clip.
-    files: paths of uploads.
-  """
+def said(event: Event) -> str:
+  """An event as HTML: what is being done, a bar, and the notes."""
   if event.phase == "waiting":
     come = "clip comes" if event.before == 1 else "clips come"
     text = f"waiting: {event.before} {come} first"
@@ -204,13 +197,13 @@ def said(event: Event, files: Sequence[str | None] = ()) -> str:
     text = f"step {event.step} of {event.steps}"
   bar = f'<progress max="{event.steps or 1}" value="{event.step}"></progress>'
   return f'<div class="ccl-status" role="status">{bar} {text}</div>' + noted(
-    event.notes, files
+    event.notes
   )
 
 
-def noted(notes: Sequence[str], files: Sequence[str | None] = ()) -> str:
-  """Notes as lines of HTML, each as the command prints it."""
-  texts = (html.escape(without_folders(text, files)) for text in notes)
+def noted(notes: Sequence[str]) -> str:
+  """Notes as lines of HTML, each as the command prints it but for folders."""
+  texts = (html.escape(without_folders(text)) for text in notes)
   return "".join(f'<div class="ccl-note">note: {text}</div>' for text in texts)
 
 

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from ccl_jax.errors import UsageError
-from ccl_jax.page.work import Cancelled, Event, Failed, Work, noted, picture_of, said
+from ccl_jax.generation.scratch import Scratch
+from ccl_jax.page.work import (
+  Cancelled,
+  Event,
+  Failed,
+  Work,
+  noted,
+  picture_of,
+  said,
+  without_folders,
+)
 
 PICTURES = {"video": np.zeros((3, 4, 8, 3), np.uint8)}
 
@@ -62,8 +72,8 @@ class Standing:
 
 
 def until(events, seen):
-  """The first event of which `seen` is true."""
-  return next(event for event in events if seen(event))
+  """The first event of which `seen` is true, of those of some minutes."""
+  return next(event for event in itertools.islice(events, 300) if seen(event))
 
 
 def test_clips_are_made_one_by_one_in_order():
@@ -140,10 +150,14 @@ def test_failures(error, line):
 
 def test_what_is_said():
   """Uploads are called by their own names, and no text of a user's is HTML."""
-  event = Event("sampling", 2, 8, None, ("audio: /tmp/x/a<b>.wav lasts 9 s",))
-  text = said(event, ["/tmp/x/a<b>.wav", None])
+  scratch = Scratch()
+  upload = f"{scratch.path}/0af3/a <b>.wav"
+  event = Event("sampling", 2, 8, None, (f"audio: {upload} lasts 9 s",))
+  text = said(event)
   assert "step 2 of 8" in text and 'max="8" value="2"' in text
-  assert "note: audio: a&lt;b&gt;.wav lasts 9 s" in text
+  assert "note: audio: a &lt;b&gt;.wav lasts 9 s" in text
+  both = f"{upload}: no\n{scratch.path}/made.mp4: no, /tmp/own.wav: no"
+  assert without_folders(both) == "a <b>.wav: no\nmade.mp4: no, /tmp/own.wav: no"
   assert "decoding" in said(Event("sampling", 8, 8))
   assert "waiting: 1 clip comes first" in said(Event("waiting", before=1))
   assert "waiting: 2 clips come first" in said(Event("waiting", before=2))
