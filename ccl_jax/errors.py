@@ -71,10 +71,14 @@ def memory_error(error: BaseException) -> str | None:
   while error is not None and id(error) not in seen:
     seen.add(id(error))
     lines = str(error).strip().splitlines() or [""]
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in lines[0]:
+    if isinstance(error, MemoryError) or any(x in lines[0] for x in _NO_ROOM):
       return lines[0][:300]
     error = error.__cause__ or error.__context__
   return None
+
+
+# What XLA says first: of a device, and of a host's processor.
+_NO_ROOM = "RESOURCE_EXHAUSTED", "Out of memory allocating"
 
 
 @contextlib.contextmanager

@@ -90,6 +90,10 @@ def test_a_defect_keeps_its_traceback(error):
     (MemoryError(), "error: out of memory: ask for smaller sizes"),
     (MemoryError("Unable to allocate 3 TiB"), "of memory (Unable to allocate 3 TiB):"),
     (
+      RuntimeError("INTERNAL: Error dispatching: Out of memory allocating 9 bytes.\nx"),
+      "of memory (INTERNAL: Error dispatching: Out of memory allocating 9 bytes.):",
+    ),
+    (
       jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of HBM\n  buffers: ..."),
       "error: out of memory (RESOURCE_EXHAUSTED: Ran out of HBM): ask",
     ),

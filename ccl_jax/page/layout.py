@@ -109,7 +109,7 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
         )  # fmt: skip
         audio = gr.Audio(
           label="Sound", type="filepath", sources=["upload"],
-          visible=False, elem_id="audio",
+          visible=False, elem_id="audio", buttons=[],
         )  # fmt: skip
         video = gr.Video(
           label="Film", sources=["upload"], height=220, visible=False, elem_id="video"
@@ -169,7 +169,11 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
           elem_id="player", visible="video" in streams,
         )  # fmt: skip
         sound = gr.Audio(
-          label="Clip", interactive=False, visible=False, elem_id="sound"
+          label="Clip",
+          interactive=False,
+          visible=False,
+          elem_id="sound",
+          buttons=["download"],
         )
         files = gr.File(
           label="Clip and settings", file_count="multiple", interactive=False,

@@ -83,9 +83,12 @@ class User:
   def clear(self, name):
     """Takes away what is given, if anything is."""
     self.page.wait_for_selector(f"#{name}")
-    remove = self.page.locator(f'#{name} button[aria-label="Clear"]')
-    if remove.count():
-      remove.first.click()
+    media = f"#{name} :is(img, video, audio)"
+    if self.page.locator(media).count():
+      self.page.click(
+        f'#{name} button:is([aria-label="Clear"], [aria-label^="Remove"])'
+      )
+      self.page.wait_for_selector(media, state="detached")
 
   def give(self, name, file):
     self.clear(name)
