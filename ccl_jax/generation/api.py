@@ -1,7 +1,7 @@
 """A model to generate with, from Python: `ccl_jax.Pipeline`.
 
-The command line goes through it too. `pipeline.Pipeline`, which it loads, takes arrays
-of the clip's own sizes.
+The command line, the page, reports and benchmarks go through it. What it loads is a
+`pipeline.LoadedModel`, which takes arrays of the clip's own sizes.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from ccl_jax.generation.clip import Clip
 from ccl_jax.generation.clips import Maker
 from ccl_jax.generation.decoding import AUTO, OFF, size_of
 from ccl_jax.generation.given import given_files, without_names
-from ccl_jax.generation.meshes import mesh_for
+from ccl_jax.generation.meshes import alone, mesh_for
 from ccl_jax.generation.previews import Listener, heard_by
 from ccl_jax.generation.quantized import check_kind
 from ccl_jax.generation.request import Request
@@ -249,11 +249,25 @@ class Pipeline:
       progress.say(f"mesh of {mesh.size} devices: {axes}")
     progress.phase("loading")
     texts = None if self._stays else texts
-    self._loaded = pipeline.Pipeline.load(
+    self._loaded = pipeline.LoadedModel.load(
       self._ckpt, mesh=mesh, loras=loras, texts=texts, **self._options
     )
     self._with = loras
     return self._loaded
+
+
+def load_model(ckpt: Any) -> pipeline.LoadedModel:
+  """A checkpoint on this process's first device, for reports and measurements, which
+  give and take arrays: see `Pipeline.load`.
+
+  Args:
+    ckpt: see `Pipeline`.
+
+  Raises:
+    UsageError: see `Pipeline.load`.
+  """
+  pipe = Pipeline.load(ckpt, mesh=alone())
+  return pipe._loaded
 
 
 def check_options(

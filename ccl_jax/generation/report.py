@@ -24,7 +24,7 @@ from ccl_jax.data.sources.open import open_source
 from ccl_jax.diffusion.guidance import Guidance, get_guidance
 from ccl_jax.errors import Rule, UsageError, bind, check_settings, number, whole
 from ccl_jax.files import sweep, write_json
-from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.api import load_model
 from ccl_jax.generation.report_folder import claim, free_folder, read_json
 from ccl_jax.generation.sampling import Sampling, variant_of
 from ccl_jax.metrics.films import film_scores
@@ -109,7 +109,7 @@ def report(
   """
   workdir = place(workdir)
   progress.phase("loading")
-  pipeline = Pipeline.load(workdir)
+  pipeline = load_model(workdir)
   about = settings_of(config, pipeline)
   clips = held_out(config, pipeline.spec, workdir)
   out = free_folder(workdir, about) if out is None else place(out)

@@ -304,7 +304,7 @@ def sampled(r, monkeypatch):
     origin={"fingerprints": {"params": "Pa"}}, generate=generate,
   )  # fmt: skip
   load = lambda ckpt: r.calls["loaded"].append(ckpt) or pipeline
-  monkeypatch.setattr(module.Pipeline, "load", load)
+  monkeypatch.setattr(module, "load_model", load)
   monkeypatch.setattr(module, "in_turn", in_turn)
   shown = lambda about, rows: r.calls["shown"].append((about, list(rows)))
   monkeypatch.setattr(module, "show", shown)
@@ -370,7 +370,7 @@ def long(r, monkeypatch):
     negative="dull", generate=generate,
   )  # fmt: skip
   load = lambda ckpt: r.calls["loaded"].append(ckpt) or pipeline
-  monkeypatch.setattr(module.Pipeline, "load", load)
+  monkeypatch.setattr(module, "load_model", load)
   figures = lambda clips, frames, fps: r.calls["seams"].append((clips, frames)) or {}
   monkeypatch.setattr(module, "seams", figures)
   shown = lambda about, rows: r.calls["shown"].append((about, list(rows)))

@@ -245,7 +245,7 @@ def test_the_table_has_each_score_beside_its_chance():
 def whole(monkeypatch, tmp_path):
   """`run(config)`: a report with stand-ins for all that is slow; `drawn`, `films`."""
   r = SimpleNamespace(drawn=[], films=[], scored=[], given=[], pipeline=Recorder())
-  monkeypatch.setattr(report.Pipeline, "load", lambda folder: r.pipeline)
+  monkeypatch.setattr(report, "load_model", lambda folder: r.pipeline)
   monkeypatch.setattr(report, "held_out", lambda *_: clips())
   monkeypatch.setattr(report, "through_codecs", lambda _, made: made[::-1])
   monkeypatch.setattr(report, "attention", lambda *_: {"video": 0.25})
