@@ -143,7 +143,9 @@ def _run_beam(
 def _reason(runner: str, text: str) -> str:
   """The user's mistake that a worker has told of, or the last line of what is said."""
   own = re.search(
-    r"(?:UsageError|WriteError|Malformed): (.+?)(?: \[while running.*)?$", text, re.M
+    r"(?:UsageError|WriteError|Malformed|Unreachable): (.+?)(?: \[while running.*)?$",
+    text,
+    re.M,
   )
   if own:
     return own[1]
