@@ -18,7 +18,7 @@ from ccl_jax import progress
 from ccl_jax.data.preparing.parts import Parts
 from ccl_jax.data.preparing.shard import Shard, stopping
 from ccl_jax.errors import UsageError
-from ccl_jax.remote.paths import is_remote
+from ccl_jax.remote.paths import Place, is_remote
 
 LOCAL = "DirectRunner"
 RUNNERS = (LOCAL, "DataflowRunner", "FlinkRunner", "SparkRunner", "PortableRunner")
@@ -74,6 +74,24 @@ def require_runner(runner: str, options: Sequence[str] = ()) -> None:
       raise UsageError(f"options of Beam: got {' '.join(options)}") from e
   if unknown := sorted(set(every) - set(known)):
     raise UsageError(f"Beam knows no option --{unknown[0]}; look at the runner's pages")
+
+
+def require_shared(runner: str, *paths: Place) -> None:
+  """Checks that the workers of a runner can see the media and the table.
+
+  Args:
+    runner: one of `RUNNERS`.
+    paths: of these.
+
+  Raises:
+    UsageError: Dataflow's machines, which are made for the job, see none of these.
+  """
+  for path in paths:
+    if runner == "DataflowRunner" and not is_remote(path):
+      raise UsageError(
+        f"the workers of {runner} see no disk of this machine: got {path}, expected a "
+        "path in a bucket, such as gs://BUCKET/films"
+      )
 
 
 def run(parts: Parts, runner: str, options: Sequence[str], workers: int) -> None:
