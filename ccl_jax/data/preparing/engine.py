@@ -20,7 +20,7 @@ from ccl_jax.data.preparing.shard import Shard, stopping
 from ccl_jax.errors import UsageError
 from ccl_jax.remote.paths import Place, is_remote
 
-LOCAL = "DirectRunner"
+LOCAL, PLAIN = "DirectRunner", ""  # of this machine: on Beam, and by a plain loop
 RUNNERS = (LOCAL, "DataflowRunner", "FlinkRunner", "SparkRunner", "PortableRunner")
 _BEAM = "pip install 'ccl_jax[beam]'"
 _log = logging.getLogger(__name__)
@@ -94,12 +94,19 @@ def require_shared(runner: str, *paths: Place) -> None:
       )
 
 
-def run(parts: Parts, runner: str, options: Sequence[str], workers: int) -> None:
+def run(
+  parts: Parts,
+  runner: str,
+  options: Sequence[str],
+  workers: int,
+  what: str = "preparing",
+) -> None:
   """Does the shards that are left, and shows how many files are done.
 
   Args:
     parts: of the table.
-    runner, options: see `require_runner`.
+    runner, options: see `require_runner`; or `PLAIN`.
+    what: is being done, for the line of progress.
     workers: files at a time, of the local runner with Beam.
 
   Raises:
@@ -109,9 +116,9 @@ def run(parts: Parts, runner: str, options: Sequence[str], workers: int) -> None
   if not left:
     return
   stopping.clear()
-  bar = progress.Bar("preparing", parts.plan["files"], "files")
+  bar = progress.Bar(what, parts.plan["files"], "files")
   with contextlib.closing(bar), _watched(parts):
-    if not has_beam():
+    if runner == PLAIN or not has_beam():
       if workers > 1:
         _log.warning("one file at a time: several need Apache Beam, %s", _BEAM)
       with contextlib.closing(Shard(str(parts.folder))) as shard:
