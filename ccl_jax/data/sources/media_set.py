@@ -57,8 +57,12 @@ def prepare(
   data_dir = pathlib.Path(data_dir or root / "tfds")
   known = option_types(kind)
   if runner:
+    if runner == "DataflowRunner":
+      raise UsageError(
+        "DataflowRunner sees no disk of this machine, and published sets are read from "
+        "disks: expected another --runner, whose workers share that of DIR"
+      )
     engine.require_runner(runner, flags)
-    engine.require_shared(runner, root, data_dir)
   if unknown := sorted(set(options) - set(known)):
     raise UsageError(f"unknown option {unknown[0]!r}: expected {', '.join(known)}")
   files = Listing(root, without=data_dir)
