@@ -424,7 +424,8 @@ PROOFS: dict[str, list[str]] = {
     "data prepare", "shots crop"
   ),
   HERE + "test_data_flags.py::test_build": [
-    "data build source", "data build dir", "data build options"
+    "data build source", "data build dir", "data build options",
+    *_flags("data build", "runner"),
   ],
   # Benchmarks.
   HERE + "test_bench_flags.py::test_compiler": _flags("bench compiler", "chips"),
