@@ -5,60 +5,28 @@
       --width=832                                              (on a GPU or TPU)
 
 A stream that is given is clean and reads context tokens only, so its keys are the same
-at every step. A step of sampling by each guidance of --guidance, of random parameters,
-latents and texts, without codecs: `once` is what `generate` does, `every step` runs the
-given stream beside the other one in every evaluation. Both take turns; `faster` has its
+at every step. Steps of sampling with guidance ucg2, of random parameters, latents and
+texts, without codecs: `once` is what `generate` does, `every step` runs the given
+stream beside the other one in every evaluation. Both take turns; `faster` has its
 lowest and highest round beside it. `apart` says how near both clips are: the largest
 difference of their latents over the standard deviation of these.
 """
+
+import itertools
 
 import jax
 import jax.numpy as jnp
 from absl import flags
 
 from ccl_jax import cli
-from ccl_jax.axes import STREAMS
 from ccl_jax.benchmarks import step
+from ccl_jax.benchmarks.parts import FEW, FORM, MANY, samplings
 from ccl_jax.benchmarks.timing import in_turn, median, ratios, show
 from ccl_jax.data.spec import ClipSpec
-from ccl_jax.generation.sampling import Sampling, sample_latents
-from ccl_jax.tasks import GENERATIONS
 
 flags.adopt_module_key_flags(step)
 
 TASKS = ("v2a", "a2v")
-FORM = "ucg2"
-FEW, MANY = 2, 6  # steps: what precedes and follows them cancels
-
-
-def calls(spec: ClipSpec, task: str) -> dict:
-  """Samplings by (whether keys are computed once, steps).
-
-  Each call returns the latents.
-
-  Args:
-    spec: of the clip.
-    task: that is given a stream.
-  """
-  model, params, inputs = step.make(spec, STREAMS, step.DEPTH.value)
-  kind, latents, text = GENERATIONS[task], inputs["latents"], inputs["text"]
-  noise = {s: latents[s] for s in kind.generated}
-  given = {s: latents[s] for s in kind.given}
-  texts = jnp.stack([text, jnp.zeros_like(text)])
-
-  def program(once: bool, steps: int):
-    how = Sampling(FORM, steps=steps, shift=5.0, solver="unipc")
-
-    @jax.jit
-    def run(params, noise, given, texts):
-      conditions = {"text": texts, "given": given}
-      return sample_latents(
-        model, params, kind, noise, conditions, how, reuse_keys=once
-      )
-
-    return lambda: jax.block_until_ready(run(params, noise, given, texts))
-
-  return {(once, n): program(once, n) for once in (True, False) for n in (FEW, MANY)}
 
 
 def apart(a, b) -> float:
@@ -75,7 +43,7 @@ def rows(spec: ClipSpec):
   """A row a task."""
   for task in TASKS:
     made = {}
-    runs = calls(spec, task)
+    runs = samplings(spec, task, itertools.product((FEW, MANY), (True, False)))
 
     def keep(key):
       made[key] = runs[key]()
@@ -85,7 +53,7 @@ def rows(spec: ClipSpec):
     each = {
       once: [
         (many - few) / (MANY - FEW)
-        for few, many in zip(took[once, FEW], took[once, MANY], strict=True)
+        for few, many in zip(took[FEW, once], took[MANY, once], strict=True)
       ]
       for once in (True, False)
     }
@@ -97,7 +65,7 @@ def rows(spec: ClipSpec):
       "faster": median(faster),
       "lowest": faster[0],
       "highest": faster[-1],
-      "apart": apart(made[True, MANY], made[False, MANY]),
+      "apart": apart(made[MANY, True], made[MANY, False]),
     }
 
 

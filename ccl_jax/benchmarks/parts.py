@@ -40,6 +40,7 @@ from ccl_jax.tasks import GENERATIONS, TASKS, Route, static_route
 flags.adopt_module_key_flags(step)
 
 FORM, EVALUATIONS = "ucg2", 2  # of a step, as one batch
+FEW, MANY = 2, 6  # steps: what precedes and follows them cancels
 ENDS = "embeddings, time, heads"
 
 
@@ -58,17 +59,36 @@ def forward(spec: ClipSpec, streams, depth: int, evaluations: int = 1):
   return run, flops, g.t * g.h * g.w
 
 
-def sampling(spec: ClipSpec, steps: int):
-  """Sampling of a clip in so many steps, without text encoder and codecs, as a call."""
+def samplings(spec: ClipSpec, task: str, ways) -> dict:
+  """Samplings without text encoder and codecs, as calls that return the latents.
+
+  Args:
+    spec: of the clip.
+    task: of `GENERATIONS`.
+    ways: (steps, whether the keys of a given stream are computed once) of each.
+
+  Returns:
+    By way, the call.
+  """
   model, params, inputs = step.make(spec, STREAMS, step.DEPTH.value)
-  how = Sampling(FORM, steps=steps, shift=5.0, solver="unipc")
+  kind, latents, text = GENERATIONS[task], inputs["latents"], inputs["text"]
+  noise = {s: latents[s] for s in kind.generated}
+  given = {s: latents[s] for s in kind.given}
+  texts = jnp.stack([text, jnp.zeros_like(text)])  # the prompt's, the negative one's
 
-  @jax.jit
-  def run(params, noise, text):
-    conditions = {"text": jnp.stack([text, jnp.zeros_like(text)]), "given": {}}
-    return sample_latents(model, params, GENERATIONS["joint"], noise, conditions, how)
+  def program(steps: int, once: bool):
+    how = Sampling(FORM, steps=steps, shift=5.0, solver="unipc")
 
-  return lambda: jax.block_until_ready(run(params, inputs["latents"], inputs["text"]))
+    @jax.jit
+    def run(params, noise, given, texts):
+      conditions = {"text": texts, "given": given}
+      return sample_latents(
+        model, params, kind, noise, conditions, how, reuse_keys=once
+      )
+
+    return lambda: jax.block_until_ready(run(params, noise, given, texts))
+
+  return {way: program(*way) for way in ways}
 
 
 def pieces(model: JointDiT, g: Geometry):
@@ -149,10 +169,11 @@ def part_rows(spec: ClipSpec, ceiling: float):
   runs = {name: compiled_call(*piece) for name, piece in pieces(model, g).items()}
   for blocks in {1, 3, depth}:
     runs[blocks], *_ = forward(spec, STREAMS, blocks, EVALUATIONS)
-  for steps in (2, 4):  # what precedes and follows the steps cancels
-    runs["steps", steps] = sampling(spec, steps)
+  ways = (FEW, True), (MANY, True)
+  runs |= samplings(spec, "joint", ways)
   took = {k: median(v) for k, v in in_turn(runs, step.ROUNDS.value).items()}
-  whole = (took["steps", 4] - took["steps", 2]) / 2
+  few, many = (took[way] for way in ways)
+  whole = (many - few) / (MANY - FEW)
   block = (took[3] - took[1]) / 2
   flops = part_flops(model, g)
   parts = ("self_attention", "text_attention", "ffn", "exchange")

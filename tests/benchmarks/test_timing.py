@@ -148,7 +148,7 @@ def test_the_parts_of_a_step_are_all_of_it(monkeypatch):
 
 def test_the_rest_of_a_step_is_what_its_parts_do_not_take(monkeypatch):
   """A block takes half of what three blocks take more than one, 8 ms, and four of them
-  with the ends 35 ms; a step half of what four take more than two, 40 ms.
+  with the ends 35 ms; a step a quarter of what six take more than two, 40 ms.
   """
   set_flags(
     monkeypatch, SIZE="tiny", DTYPE="float32", ATTENTION="dense", ROUNDS=1, DEPTH=4
@@ -157,11 +157,12 @@ def test_the_rest_of_a_step_is_what_its_parts_do_not_take(monkeypatch):
   took = {(k, s): x / 1e3 for k, x in seconds.items() for s in ("video", "audio")}
   took = {k: x if k[1] == "video" else x / 4 for k, x in took.items()}
   pieces = dict.fromkeys(took, ())
-  took |= {1: 0.011, 3: 0.027, 4: 0.035, ("steps", 2): 0.085, ("steps", 4): 0.165}
+  took |= {1: 0.011, 3: 0.027, 4: 0.035, (2, True): 0.085, (6, True): 0.245}
   monkeypatch.setattr(parts, "pieces", lambda model, g: pieces)
   monkeypatch.setattr(parts, "compiled_call", lambda *_: None)
   monkeypatch.setattr(parts, "forward", lambda spec, streams, depth, rows: (None,))
-  monkeypatch.setattr(parts, "sampling", lambda spec, steps: None)
+  samplings = lambda spec, task, ways: dict.fromkeys(ways) if task == "joint" else {}
+  monkeypatch.setattr(parts, "samplings", samplings)
   monkeypatch.setattr(parts, "in_turn", lambda runs, _: {k: [took[k]] for k in runs})
   flops = {
     "self_attention": 4e6, "text_attention": 2e6, "ffn": 2e6, "exchange": 1e6,
@@ -200,27 +201,7 @@ def test_the_parts_are_those_of_both_streams(monkeypatch):
       assert inputs[1].shape == (4, 512, widths[s])
     if name == "exchange":
       assert inputs[1].shape == tokens["audio" if s == "video" else "video"]
-      assert module.stream == s
-
-
-def test_sampling_of_a_step_is_that_of_the_joint_model(monkeypatch):
-  """With guidance, UniPC, and a negative prompt of no rows."""
-  set_flags(monkeypatch, BATCH=2, DEPTH=4)
-  told = []
-
-  def sample_latents(model, params, task, noise, conditions, how):
-    told.append((task, conditions["text"].shape, how))
-    return noise
-
-  inputs = {"latents": {"video": jnp.ones(3), "audio": jnp.ones(2)}}
-  inputs["text"] = jnp.ones((2, 5, 7))
-  monkeypatch.setattr(step, "make", lambda *_: ("model", {}, inputs))
-  monkeypatch.setattr(parts, "sample_latents", sample_latents)
-  made = parts.sampling(ClipSpec(5, 32, 32, 25), 4)()
-  assert made["video"].shape == (3,)
-  ((task, text, how),) = told
-  assert task.generated == ("video", "audio") and text == (2, 2, 5, 7)
-  assert (how.guidance, how.steps, how.solver) == ("ucg2", 4, "unipc")
+      assert module.into == s
 
 
 def test_what_keys_save(monkeypatch):
@@ -229,10 +210,10 @@ def test_what_keys_save(monkeypatch):
   """
   set_flags(monkeypatch, ROUNDS=3)
   took = {
-    (True, given.FEW): [1.0, 1.0, 1.0], (True, given.MANY): [3.0, 3.0, 4.0],
-    (False, given.FEW): [2.0, 2.0, 2.0], (False, given.MANY): [6.0, 10.0, 14.0],
+    (2, True): [1.0, 1.0, 1.0], (6, True): [3.0, 3.0, 4.0],
+    (2, False): [2.0, 2.0, 2.0], (6, False): [6.0, 10.0, 14.0],
   }  # fmt: skip
-  latents = lambda once, steps: {"video": jnp.array([0.0, 2.0, 0.0, 2.0 + 0.5 * once])}
+  latents = lambda steps, once: {"video": jnp.array([0.0, 2.0, 0.0, 2.0 + 0.5 * once])}
 
   def in_turn(programs, rounds):
     assert rounds == 3
@@ -241,8 +222,8 @@ def test_what_keys_save(monkeypatch):
     return {key: took[key] for key in programs}
 
   tasks = []
-  made = lambda spec, task: {k: lambda k=k: latents(*k) for k in took}
-  monkeypatch.setattr(given, "calls", lambda *a: tasks.append(a[1]) or made(*a))
+  made = lambda spec, task, ways: {k: lambda k=k: latents(*k) for k in ways}
+  monkeypatch.setattr(given, "samplings", lambda *a: tasks.append(a[1]) or made(*a))
   monkeypatch.setattr(given, "in_turn", in_turn)
   v2a, a2v = given.rows(ClipSpec(5, 32, 32, 25))
   assert tasks == ["v2a", "a2v"] and (v2a["what"], a2v["what"]) == ("v2a", "a2v")
@@ -252,25 +233,35 @@ def test_what_keys_save(monkeypatch):
   }  # fmt: skip
 
 
-@pytest.mark.parametrize(("task", "made"), [("v2a", "audio"), ("a2v", "video")])
-def test_keys_are_asked_for_once_or_at_every_step(monkeypatch, task, made):
+SAMPLED = {
+  "v2a": ({"audio"}, {"video"}),
+  "a2v": ({"video"}, {"audio"}),
+  "joint": ({"video", "audio"}, set()),
+}
+
+
+@pytest.mark.parametrize("task", SAMPLED)
+def test_what_is_sampled(monkeypatch, task):
+  """With guidance, UniPC, and a negative prompt of no rows; keys once or every step."""
   set_flags(monkeypatch, DEPTH=1)
   told = []
 
   def sample_latents(model, params, kind, noise, conditions, how, reuse_keys):
-    told.append((reuse_keys, how.steps, *noise, *conditions["given"]))
-    return noise
+    told.append((how.steps, reuse_keys))
+    assert (set(noise), set(conditions["given"])) == SAMPLED[task]
+    assert conditions["text"].shape == (2, 2, 5, 7)
+    assert (how.guidance, how.solver, model) == ("ucg2", "unipc", "model")
+    return noise | {"texts": conditions["text"]}
 
   inputs = {"latents": {"video": jnp.ones(3), "audio": jnp.ones(2)}}
-  inputs["text"] = jnp.ones((1, 5, 7))
+  inputs["text"] = jnp.ones((2, 5, 7))
   monkeypatch.setattr(step, "make", lambda *_: ("model", {}, inputs))
-  monkeypatch.setattr(given, "sample_latents", sample_latents)
-  for run in given.calls(ClipSpec(5, 32, 32, 25), task).values():
-    run()
-  there = "video" if made == "audio" else "audio"
-  assert told == [
-    (once, steps, made, there) for once in (True, False) for steps in (2, 6)
-  ]
+  monkeypatch.setattr(parts, "sample_latents", sample_latents)
+  ways = [(2, True), (6, False)]
+  calls = parts.samplings(ClipSpec(5, 32, 32, 25), task, ways)
+  made = [run() for run in calls.values()]
+  assert list(calls) == told == ways
+  assert made[0]["texts"].mean((1, 2, 3)).tolist() == [1, 0]
 
 
 def test_a_rate_is_the_best_of_the_rounds(clock):

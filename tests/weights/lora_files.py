@@ -28,8 +28,8 @@ def model(image: bool = False, channels: int = 16):
   """
   sizes = {
     "width": WIDTH, "ffn": FFN, "heads": 2, "frequencies": 64, "depth": LAYERS,
-    "in_channels": 36 if image else channels, "out_channels": channels, "text_dim": TEXT,
-    "image_tokens": image,
+    "in_channels": 36 if image else channels, "out_channels": channels,
+    "text_dim": TEXT, "image_tokens": image,
   }  # fmt: skip
   tensors = wan_tensors(image)
   if channels != 16:
