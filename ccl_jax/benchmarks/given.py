@@ -40,7 +40,11 @@ def apart(a, b) -> float:
 
 
 def rows(spec: ClipSpec):
-  """A row a task."""
+  """A row a task: seconds of a step, and what the keys save.
+
+  Args:
+    spec: of the clip.
+  """
   for task in TASKS:
     made = {}
     runs = samplings(spec, task, itertools.product((FEW, MANY), (True, False)))

@@ -106,7 +106,11 @@ def ours(params, noise: np.ndarray, texts: np.ndarray):
 
 
 def row(spec: ClipSpec) -> dict:
-  """The figures of both."""
+  """The seconds of a step of both, and how far apart their latents are.
+
+  Args:
+    spec: of the clip.
+  """
   network = step.their_network()
   noise, texts = drawn(spec)
   with tempfile.TemporaryDirectory() as folder:
