@@ -30,6 +30,7 @@ from ccl_jax.errors import (
 from ccl_jax.places import refuse_schemes
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
+SHORTEST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 SHOWN_ALIKE = 10  # warnings of one kind that a command prints
 # What Python says of a result that nobody waits for any more.
 _LATE = "Event loop is closed", "cannot schedule new futures after"
@@ -388,11 +389,15 @@ def _quiet() -> None:
 
 
 def _keep_programs() -> None:
-  """Compiled programs go to a folder of the user's, unless JAX has been told another.
+  """Compiled programs go to a folder of the user's, unless JAX has been told another,
+  and all of them: by itself JAX keeps what took a second, and the small ones, some
+  hundred, would be compiled again at every start.
 
   JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=0 keeps
   nothing.
   """
+  if SHORTEST not in os.environ:
+    _tell_jax(SHORTEST, 0.0)
   if CACHE in os.environ:
     return
   home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
@@ -401,9 +406,14 @@ def _keep_programs() -> None:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError:
     return  # nothing is kept where nothing can be written
-  os.environ[CACHE] = str(folder)
+  _tell_jax(CACHE, str(folder))
+
+
+def _tell_jax(variable: str, value: str | float) -> None:
+  """Sets a variable of the environment that JAX reads, here and in child processes."""
+  os.environ[variable] = str(value)
   if "jax" in sys.modules:  # else it reads the environment
-    sys.modules["jax"].config.update("jax_compilation_cache_dir", str(folder))
+    sys.modules["jax"].config.update(variable.lower(), value)
 
 
 def _processor() -> str:

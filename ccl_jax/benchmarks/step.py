@@ -50,13 +50,14 @@ JOINT = flags.DEFINE_bool("joint", True, "Also run the joint model.")
 TEXT = (512, 4096)
 
 
-def make(spec: ClipSpec, streams, depth: int) -> tuple:
+def make(spec: ClipSpec, streams, depth: int, evaluations: int = 1) -> tuple:
   """A model of these streams, random parameters, and random inputs.
 
   Args:
     spec: of the clip.
     streams: names.
     depth: blocks.
+    evaluations: of every clip, as one batch.
   """
   model = build_model(
     SIZE.value, streams=streams, dtype=DTYPE.value, attention=ATTENTION.value
@@ -66,7 +67,7 @@ def make(spec: ClipSpec, streams, depth: int) -> tuple:
   params = jax.tree.map(
     lambda x: x + 0.02 * jax.random.normal(jax.random.key(x.size), x.shape), params
   )
-  rng, b = np.random.default_rng(0), BATCH.value
+  rng, b = np.random.default_rng(0), evaluations * BATCH.value
   draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
   shapes = {"video": (*spec.latent_shape, 16), "audio": (spec.audio_tokens, 20)}
   inputs = {
@@ -109,8 +110,9 @@ def programs(model, params, inputs, route=Route()):
   }
 
 
-def peer(spec: ClipSpec, inputs):
-  """Calls of one step each of diffusers' network of the same sizes, on the same inputs.
+def their_network():
+  """Diffusers' network of the flags' sizes, with random weights, on the accelerator
+  where torch sees one.
 
   Raises:
     UsageError: torch or diffusers is not installed.
@@ -124,16 +126,26 @@ def peer(spec: ClipSpec, inputs):
     ) from e
   torch.set_num_threads(os.cpu_count())
   c = dict(build_model(SIZE.value).streams)["video"]
-  # The accelerator, where torch sees one.
-  device = "cuda" if torch.cuda.is_available() else "cpu"
-  dtype = getattr(torch, DTYPE.value)
-  model = WanTransformer3DModel(
+  torch.manual_seed(0)
+  return WanTransformer3DModel(
     num_attention_heads=c.heads,
     attention_head_dim=c.head_width,
     ffn_dim=c.ffn,
     num_layers=DEPTH.value,
     text_dim=TEXT[1],
-  ).to(device, dtype)
+  ).to("cuda" if torch.cuda.is_available() else "cpu", getattr(torch, DTYPE.value))
+
+
+def peer(spec: ClipSpec, inputs):
+  """Calls of one step each of diffusers' network of the same sizes, on the same inputs.
+
+  Raises:
+    UsageError: torch or diffusers is not installed.
+  """
+  model = their_network()
+  import torch
+
+  device, dtype = model.device, model.dtype
   x = {
     # diffusers has channels before frames.
     "hidden_states": np.moveaxis(np.asarray(inputs["latents"]["video"]), -1, 1),
@@ -142,7 +154,7 @@ def peer(spec: ClipSpec, inputs):
   }
   x = {k: torch.from_numpy(v.copy()).to(device, dtype) for k, v in x.items()}
   optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-  wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+  wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
   def forward():
     with torch.no_grad():

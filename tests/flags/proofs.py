@@ -452,6 +452,9 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_bench_flags.py::test_sampling": _flags(
     "bench sampling", "ckpt prompt steps clips rounds"
   ),
+  HERE + "test_bench_flags.py::test_start": _flags(
+    "bench start", "ckpt task steps rounds"
+  ),
   HERE + "test_bench_flags.py::test_step": _flags(
     "bench step",
     "size depth frames height width batch dtype attention rounds",
