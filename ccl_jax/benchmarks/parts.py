@@ -10,6 +10,8 @@ and residual sums: a whole block less its parts. Then the video network's forwar
 over growing clips, with the share of a measured matrix product's rate that it reaches.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,7 +166,7 @@ def main():
     "size": f"{step.SIZE.value}, {step.DTYPE.value}",
     "matmul GFLOP/s": ceiling / 1e9,
   }
-  show(setup, [*part_rows(spec, ceiling), *scaling_rows(spec, ceiling)])
+  show(setup, itertools.chain(part_rows(spec, ceiling), scaling_rows(spec, ceiling)))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ pip install 'ccl_jax[test]'.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 
@@ -46,6 +47,11 @@ ATTENTION = flags.DEFINE_string(
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs per network.", 1)
 PEER = flags.DEFINE_bool("peer", True, "Also run diffusers' network.")
 JOINT = flags.DEFINE_bool("joint", True, "Also run the joint model.")
+PROFILE = flags.DEFINE_string(
+  "profile",
+  None,
+  "Folder for a trace of the video stream's two steps, for TensorBoard.",
+)
 
 TEXT = (512, 4096)
 
@@ -113,7 +119,7 @@ def peer(spec: ClipSpec, inputs):
   """Calls of one step each of diffusers' network of the same sizes, on the same inputs.
 
   Raises:
-    UsageError: torch or diffusers is not installed.
+    UsageError: torch or diffusers is not installed, or torch sees no GPU where JAX has.
   """
   try:
     import torch
@@ -122,6 +128,10 @@ def peer(spec: ClipSpec, inputs):
     raise UsageError(
       f"the peer needs {e.name}: pip install 'ccl_jax[test]', or --nopeer"
     ) from e
+  if jax.default_backend() == "gpu" and not torch.cuda.is_available():
+    raise UsageError(
+      f"the peer needs torch with CUDA, got torch {torch.__version__}: --nopeer"
+    )
   torch.set_num_threads(os.cpu_count())
   c = dict(build_model(SIZE.value).streams)["video"]
   # The accelerator, where torch sees one.
@@ -133,7 +143,13 @@ def peer(spec: ClipSpec, inputs):
     ffn_dim=c.ffn,
     num_layers=DEPTH.value,
     text_dim=TEXT[1],
-  ).to(device, dtype)
+  )
+  # As diffusers loads a release in this dtype.
+  held = set(model._keep_in_fp32_modules)
+  for name, x in itertools.chain(model.named_parameters(), model.named_buffers()):
+    if not held & set(name.split(".")):
+      x.data = x.data.to(dtype)
+  model.to(device)
   x = {
     # diffusers has channels before frames.
     "hidden_states": np.moveaxis(np.asarray(inputs["latents"]["video"]), -1, 1),
@@ -204,6 +220,10 @@ def video_rows(spec: ClipSpec, ceiling: float):
     yield row(
       f"video {name}", seconds["ours"], seconds.get("theirs"), times * flops, ceiling
     )
+  if PROFILE.value:
+    with jax.profiler.trace(PROFILE.value):
+      for run in ours.values():
+        run()
 
 
 def joint_rows(spec: ClipSpec, ceiling: float):
@@ -244,10 +264,8 @@ def main():
     "matmul GFLOP/s": ceiling / 1e9,
   }
   print(json.dumps(setup))
-  rows = list(video_rows(spec, ceiling))
-  if JOINT.value:
-    rows += joint_rows(spec, ceiling)
-  show(setup, rows)
+  joint = joint_rows(spec, ceiling) if JOINT.value else ()
+  show(setup, itertools.chain(video_rows(spec, ceiling), joint))
 
 
 if __name__ == "__main__":
