@@ -11,9 +11,9 @@
 
 TOPOLOGY is a kind of chip and their arrangement: v5p:4x4x4, v6e:8x8, v5e:4x4, v4:2x2x2;
 H100:64, H200:8 or A100:1, GPUs on machines of 8; or cpu:8, virtual devices of this host
-(JAX_NUM_CPU_DEVICES=8), to try a plan quickly. TPUs need pip install 'ccl_jax[tpu]', GPUs
-'ccl_jax[plan-gpu]' in an environment of its own; neither is needed itself. The 14b
-preset takes minutes, whatever its depth.
+(JAX_NUM_CPU_DEVICES=8), to try a plan quickly. For TPUs pip install 'ccl_jax[tpu]', for
+GPUs 'ccl_jax[plan-gpu]' in an environment of its own; no TPU and no GPU is needed. The
+14b preset takes minutes, whatever its depth.
 
 Reported: bytes of a chip's memory against its limit; FLOPs by formula, since the
 compiler counts a scan's body once and kernels not at all; what is moved between chips,
@@ -29,9 +29,10 @@ everything does:
 
 The prediction, by the compiler's own estimate of each operation (planning/predict.py):
 seconds by module and kind of work. It was never run; "low" takes elementwise operations
-and copies at the memory's rate. Of GPUs there is none. `--sweep` ranks by it, and `--compare` fails where it
-grew by more than 5 %. Attention kernels are priced by a table of counted cycles: a form
-that is not in it is named as unknown, and `python -m ccl_jax.bench kernels` counts it.
+and copies at the memory's rate. `--sweep` ranks by it, and `--compare` fails where it
+grew by more than 5 %. For GPUs there are floors alone. Attention kernels are priced by
+a table of counted cycles: a form that is not in it is named as unknown, and
+`python -m ccl_jax.bench kernels` counts it.
 """
 
 from ccl_jax import progress

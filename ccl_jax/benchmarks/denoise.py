@@ -1,4 +1,4 @@
-"""Some steps of joint sampling by a whole preset, with random parameters.
+"""Four steps of joint sampling by a whole preset, with random parameters.
 
   python -m ccl_jax.bench denoise --size=14b --dtype=bfloat16 --frames=81 \\
       --height=480 --width=832                                 (on a GPU or TPU)
@@ -29,9 +29,9 @@ from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import build_model, parameter_shapes
 from ccl_jax.tasks import GENERATIONS
 
-STEPS = flags.DEFINE_integer("steps", 4, "Steps of sampling.", 1)
 flags.adopt_module_key_flags(step)
 
+STEPS = 4
 EVALUATIONS = 2  # of ucg2, a clip and step
 
 
@@ -66,7 +66,7 @@ def rows(spec: ClipSpec, ceiling: float):
   draw = lambda *shape: jax.random.normal(key, shape)
   noise = {s: draw(b, *sizes[s], c.out_channels) for s, c in model.streams}
   params, text = random_params(model), draw(2, b, *TEXT)  # the prompt, and none
-  how = Sampling(guidance="ucg2", steps=STEPS.value, shift=5.0, solver="unipc")
+  how = Sampling(guidance="ucg2", steps=STEPS, shift=5.0, solver="unipc")
 
   def program(params, noise, text):
     conditions = {"text": text, "given": {}}
@@ -76,7 +76,7 @@ def rows(spec: ClipSpec, ceiling: float):
   compiled = jax.jit(program).lower(params, noise, text).compile()
   compiling = time.perf_counter() - start
   run = lambda: jax.block_until_ready(compiled(params, noise, text))
-  seconds = median(in_turn({"": run}, step.ROUNDS.value)[""]) / STEPS.value
+  seconds = median(in_turn({"": run}, step.ROUNDS.value)[""]) / STEPS
   forward = b * sum(forward_flops(model, geometry_of(model, spec), *TEXT).values())
   flops = EVALUATIONS * forward
   used = jax.local_devices()[0].memory_stats() or {}
@@ -99,7 +99,7 @@ def main() -> None:
   ceiling = device_ceiling(jnp.dtype(step.DTYPE.value))
   setup = {
     "device": jax.devices()[0].device_kind,
-    "size": f"{step.SIZE.value}, {STEPS.value} steps, {step.DTYPE.value}",
+    "size": f"{step.SIZE.value}, {STEPS} steps, {step.DTYPE.value}",
     "matmul GFLOP/s": ceiling / 1e9,
   }
   show(setup, rows(spec, ceiling))

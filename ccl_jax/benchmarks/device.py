@@ -200,7 +200,7 @@ def _cell(value: Any) -> str:
 def main() -> None:
   """Measures by the flags, and writes the report."""
   out = pathlib.Path(OUT.value)
-  for size in SIZES.value or [""]:
+  for size in SIZES.value:
     if size not in PRESETS:
       raise UsageError(
         f"--sizes: got {size!r}; expected presets, of {', '.join(PRESETS)}"

@@ -1,10 +1,10 @@
 """NVIDIA's GPUs as XLA's compiler needs to know them, to compile for absent ones.
 
-The compiler is in the wheels of the extra [plan-gpu]; it asks no driver and no library of
-CUDA. Two things differ from a program that is compiled where a GPU is:
+The compiler is in the wheels of the extra [plan-gpu]; it asks no driver and no library
+of CUDA. Two things differ from a program that is compiled where a GPU is:
 
   products   whether cuBLAS or Triton multiplies is measured on the GPU; here it is
-             Triton unless XLA_FLAGS forbid it
+             cuBLAS, since Triton's blocks are not to be had without measuring
   cuDNN      calls are written without their library: what they need to work in is none
 """
 
@@ -72,6 +72,9 @@ def gpu_devices(kind: str, count: int) -> list:
 
   # Of CUDA's libraries none is needed, so that their versions do not matter.
   os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+  given = os.environ.get("XLA_FLAGS", "")
+  if "xla_gpu_enable_triton_gemm" not in given:  # read when a backend is first used
+    os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_enable_triton_gemm=false".strip()
   machines = max(count // MACHINE, 1)
   try:
     topology = topologies.get_topology_desc(

@@ -224,10 +224,9 @@ def _members(line: str) -> Sequence[int]:
     return _numbers(match["list"])
   if match["mesh"] is not None:
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", match["mesh"]))
-    named = re.findall(r"\w+", match["axes"])
-    places = np.arange(math.prod(map(int, sizes.values()))).reshape(
-      [int(n) for n in sizes.values()]
-    )
+    sizes = {axis: int(n) for axis, n in sizes.items()}
+    named = {axis: sizes[axis] for axis in re.findall(r"\w+", match["axes"])}
+    places = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
     first = tuple(slice(None) if axis in named else 0 for axis in sizes)
     return places[first].ravel().tolist()
   shape, order = _numbers(match["shape"]), _numbers(match["order"] or "")
