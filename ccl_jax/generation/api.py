@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from ccl_jax import progress
 from ccl_jax.errors import UsageError
 from ccl_jax.generation import pipeline
+from ccl_jax.generation.attention_panel import attention
 from ccl_jax.generation.clip import Clip
 from ccl_jax.generation.clips import Maker
 from ccl_jax.generation.decoding import AUTO, OFF, size_of
@@ -179,8 +180,6 @@ class Pipeline:
     Raises:
       UsageError: the clip has but one stream, or the model has no context tokens.
     """
-    from ccl_jax.generation.report import attention
-
     cross = self.about.model.cross
     if cross is None or cross.variant != "context":
       raise UsageError("attention: this model has no context tokens to look at")

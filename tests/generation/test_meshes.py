@@ -66,6 +66,30 @@ def test_a_mesh_that_does_not_fit_the_model():
   assert tuple(meshes.mesh_for(model, SPEC, 2).shape.values()) == (2, 1, 4, 1)
 
 
+def test_a_mesh_on_which_the_parameters_have_no_room(monkeypatch):
+  """8 copies of them on devices that hold 4, and no device that holds an eighth."""
+  model = build_model("tiny", dtype="float32")
+  size = meshes.parameter_bytes(model)
+  of = lambda share: monkeypatch.setattr(meshes, "device_memory", lambda: share)
+  of(size // 2)
+  assert dict(meshes.mesh_for(model, SPEC, 2, (4, 2, 1, 1)).shape)["data"] == 4
+  words = (
+    r"--mesh 8,1,1,1: the parameters take .* GiB of each device, which has .*: give "
+    "data less than 8"
+  )
+  with pytest.raises(UsageError, match=words):
+    meshes.mesh_for(model, SPEC, 2, (8, 1, 1, 1))
+  of(size // 9)
+  for shape in (None, (1, 8, 1, 1)):
+    with pytest.raises(UsageError, match="each device, which has .*: use more devices"):
+      meshes.mesh_for(model, SPEC, 2, shape)
+  monkeypatch.setattr(meshes.jax, "devices", lambda: jax.local_devices()[:1])
+  with pytest.raises(UsageError, match="^the parameters take"):
+    meshes.mesh_for(model, SPEC, 2)
+  of(size)
+  assert meshes.mesh_for(model, SPEC, 2).size == 1
+
+
 def test_bytes_of_parameters():
   """Of the tiny model, whose every matrix product is stored in bfloat16."""
   model = build_model("tiny", dtype="float32")
