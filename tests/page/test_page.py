@@ -323,7 +323,7 @@ REFUSED = [
   ({"task": "v2a", "video": None}, "task v2a needs video: give --video FILE"),
   # Sizes and values that no clip has.
   ({"task": "t2v", "size": "999999x32"}, "width must be"),
-  ({"seconds": 1e9}, "frames must be at most"),
+  ({"seconds": 1e9}, "--seconds: got 1e+09; expected at most 41943"),
   ({"steps": 0}, "--steps: got 0; expected at least 1"),
   ({"scale_audio": "loud"}, "--scale_audio: got loud; expected numbers"),
   ({"seed": -1}, "seed -1: expected a whole number from 0"),
