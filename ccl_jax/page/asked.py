@@ -50,10 +50,12 @@ def asked(
         f"--{name}: got {len(text)} characters; expected at most {PROMPT}"
       )
   rest = set(FORM) - {"prompt", "task", "image", "audio", "video", "seed", "lora"}
-  settings = {n: x for n in rest if (x := _whole(form[n])) not in (None, "", [])}
+  settings = {n: x for n in rest if (x := form[n]) not in (None, "", [])}
+  for name in {"steps", "seconds"} & settings.keys():
+    settings[name] = _number(settings[name])
   for name in {"scale_video", "scale_audio"} & settings.keys():
     settings[name] = str(settings[name]).split(",")
-  seed = 0 if form["seed"] is None else _whole(form["seed"])
+  seed = 0 if form["seed"] in (None, "") else _number(form["seed"])
   call = {"prompt": form["prompt"] or "", "task": form["task"], "seed": seed}
   return call | {"lora": chosen or None} | files | settings
 
@@ -67,6 +69,11 @@ def _upload(name: str, value: Any, folder: str | os.PathLike) -> str:
   raise UsageError(f"--{name}: no file that was uploaded; choose it again")
 
 
-def _whole(value: Any) -> Any:
-  """A number of a browser's, which knows no other than floats."""
-  return int(value) if isinstance(value, float) and value.is_integer() else value
+def _number(text: Any) -> Any:
+  """The number of a text, whole if it is; what is none stays, to be refused."""
+  for kind in (int, float):
+    try:
+      return kind(text) if isinstance(text, str) else text
+    except ValueError:
+      pass
+  return text

@@ -21,6 +21,7 @@ from ccl_jax.errors import one_line
 from ccl_jax.generation.api import Pipeline
 from ccl_jax.generation.clip import Clip
 from ccl_jax.generation.defaults import SOLVERS
+from ccl_jax.generation.sampling import Sampling
 from ccl_jax.generation.scratch import Scratch
 from ccl_jax.page.asked import FORM, PROMPT, asked
 from ccl_jax.page.door import Door
@@ -57,6 +58,8 @@ CSS = """
 .ccl-status {display: flex; gap: .7em; align-items: center; min-height: 1.6em}
 .ccl-status progress {flex: 1 1 8em; max-width: 22em; height: .8em}
 .ccl-status progress {accent-color: #6366f1}
+/* Seen from wherever on the form the button is pressed. */
+.ccl-made {position: sticky; top: .5em; align-self: flex-start}
 .ccl-note {opacity: .75; font-size: .9em; margin-top: .3em}
 .ccl-error {color: #b42318; font-weight: 600}
 .dark .ccl-error {color: #ff8a7a}
@@ -82,6 +85,7 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
   files_of_users = Scratch()
   os.environ["GRADIO_TEMP_DIR"] = str(files_of_users.path)
   work, tasks = Work(), pipe.about.tasks
+  own = pipe.about.sampling(Sampling(), pipe.about.spec)
   streams = {s for task in tasks for s in GENERATIONS[task].generated}
   named = [(os.path.basename(text), text) for text in loras]
 
@@ -104,7 +108,7 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
         image = gr.Image(
           label=_frame(GENERATIONS[tasks[0]].needs(pipe.about.takes_channels)),
           type="filepath", image_mode=None,
-          sources=["upload", "clipboard"], height=220, elem_id="image",
+          sources=["upload", "clipboard"], height=200, elem_id="image",
           visible="image" in GENERATIONS[tasks[0]].takes,
         )  # fmt: skip
         audio = gr.Audio(
@@ -112,16 +116,14 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
           visible=False, elem_id="audio", buttons=[],
         )  # fmt: skip
         video = gr.Video(
-          label="Film", sources=["upload"], height=220, visible=False, elem_id="video"
+          label="Film", sources=["upload"], height=200, visible=False, elem_id="video"
         )
         with gr.Row():
-          seed = gr.Number(
-            0, label="Seed", precision=0, minimum=0, min_width=120, elem_id="seed"
+          # Texts: a field of numbers that is empty may come as 0.
+          seed = gr.Textbox("0", label="Seed", min_width=120, elem_id="seed")
+          steps = gr.Textbox(
+            label="Steps", min_width=120, elem_id="steps", placeholder=f"{own.steps}"
           )
-          steps = gr.Number(
-            None, label="Steps", precision=0, min_width=120, elem_id="steps",
-            placeholder="50",
-          )  # fmt: skip
         with gr.Accordion("Settings", open=False, elem_id="settings"):
           with gr.Row():
             guidance = gr.Dropdown(
@@ -144,8 +146,8 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
             label="Negative prompt", max_length=PROMPT, placeholder=ITSELF
           )
           with gr.Row():
-            seconds = gr.Number(
-              None, label="Seconds", placeholder=f"{pipe.about.spec.seconds:.2f}",
+            seconds = gr.Textbox(
+              label="Seconds", placeholder=f"{pipe.about.spec.seconds:.2f}",
               min_width=120, elem_id="seconds",
             )  # fmt: skip
             size = gr.Textbox(
@@ -158,7 +160,7 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
         with gr.Row():
           start = gr.Button("Generate", variant="primary", elem_id="start")
           end = gr.Button("Cancel", elem_id="cancel", interactive=False)
-      with gr.Column(scale=6, min_width=320):
+      with gr.Column(scale=6, min_width=320, elem_classes="ccl-made"):
         status = gr.HTML(_told("ready"), elem_id="status")
         preview = gr.Image(
           label="Latents, step by step", interactive=False, visible=False,
@@ -179,10 +181,12 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
           label="Clip and settings", file_count="multiple", interactive=False,
           visible=False, elem_id="files",
         )  # fmt: skip
-        look = gr.Button("Show attention", size="sm", visible=False, elem_id="look")
+        look = gr.Button(
+          "Show the share of attention on the context tokens", size="sm",
+          visible=False, elem_id="look",
+        )  # fmt: skip
         attention = gr.Image(
-          label="Share of attention on the context tokens",
-          buttons=["download", "fullscreen"], interactive=False,
+          show_label=False, buttons=["download", "fullscreen"], interactive=False,
           visible=False, elem_id="attention",
         )  # fmt: skip
     gr.Examples(

@@ -15,6 +15,7 @@ from ccl_jax.generation.api import Pipeline
 from ccl_jax.page.asked import FORM
 
 PROMPT = 'a red face on the right says "ba <b>do</b>"'
+FIELD = ":is(input, textarea)"
 LONG = 240_000  # milliseconds that a clip may take
 
 
@@ -65,9 +66,9 @@ class User:
     self.page.set_default_timeout(LONG)
     self.page.goto(address)
     self.fill("prompt", PROMPT, "textarea")
-    self.fill("steps", "2")
+    self.fill("steps", "2", FIELD)
     self.page.click("#settings button")
-    self.fill("seconds", "0.2")
+    self.fill("seconds", "0.2", FIELD)
     self.choose("guidance", "none")
 
   def fill(self, name, text, field="input"):
@@ -164,8 +165,8 @@ class Sender:
 
   def join(self, **form):
     usual = dict.fromkeys(FORM) | {
-      "prompt": "a", "task": "t2a", "seed": 0, "steps": 1, "guidance": "none",
-      "seconds": 0.2, "lora": [],
+      "prompt": "a", "task": "t2a", "seed": "0", "steps": "1", "guidance": "none",
+      "seconds": "0.2", "lora": [],
     }  # fmt: skip
     values = usual | form
     session = secrets.token_hex(5)

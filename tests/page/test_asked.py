@@ -24,22 +24,30 @@ def uploads(tmp_path):
 def test_an_empty_form_is_what_the_model_has(uploads):
   expected = {"prompt": "a cat", "task": "joint", "seed": 0, "lora": None}
   assert asked(USUAL, [], uploads) == expected
-  empty = USUAL | {"size": "", "negative_prompt": "", "scale_video": ""}
+  empty = USUAL | {
+    "size": "",
+    "seed": "",
+    "steps": "",
+    "seconds": "",
+    "negative_prompt": "",
+    "scale_video": "",
+  }
   assert asked(empty, [], uploads) == expected
 
 
 def test_values_come_as_the_pipeline_takes_them(uploads):
   given = {"path": str(uploads / "ab12" / "x.png")}
   form = USUAL | {
-    "task": "i2v", "image": given, "audio": given, "seed": 3.0, "steps": 2.5,
-    "seconds": 2.0, "size": "64x32", "scale_video": "3,5", "scale_audio": "loud",
+    "task": "i2v", "image": given, "audio": given, "seed": "3", "steps": "2.5",
+    "seconds": "two", "size": "64x32", "scale_video": "3,5", "scale_audio": "loud",
     "guidance": "none", "solver": "euler", "lora": ["a:1"],
     "negative_prompt": "dull",
   }  # fmt: skip
   assert asked(form, ["a:1", "b:1"], uploads) == {
     "prompt": "a cat", "task": "i2v", "image": given["path"], "seed": 3, "steps": 2.5,
-    "seconds": 2, "size": "64x32", "scale_video": ["3", "5"], "scale_audio": ["loud"],
-    "guidance": "none", "solver": "euler", "lora": ["a:1"], "negative_prompt": "dull",
+    "seconds": "two", "size": "64x32", "scale_video": ["3", "5"],
+    "scale_audio": ["loud"], "guidance": "none", "solver": "euler", "lora": ["a:1"],
+    "negative_prompt": "dull",
   }  # fmt: skip
   # A task that does not exist is refused by the pipeline, whatever else there is.
   for task in ("dance", None, 3, ["i2v"]):

@@ -22,7 +22,7 @@ from ccl_jax.generation.meshes import alone
 from ccl_jax.tasks import GENERATIONS, INPUTS
 from ccl_jax.viz.media import write_mp4, write_png, write_wav
 from tests.flags.command import command
-from tests.page.browser import LONG, PROMPT, Held, Sender, User
+from tests.page.browser import FIELD, LONG, PROMPT, Held, Sender, User
 
 SPEC = ClipSpec(5, 32, 32, 25.0)
 FLAGS = (
@@ -268,7 +268,7 @@ def test_mistakes_are_the_commands_words_and_the_server_stays(user, files, tmp_p
 
   def fill(values):
     for name, text in values.items():
-      user.fill(name, text, "textarea" if name == "prompt" else ":is(input, textarea)")
+      user.fill(name, text, FIELD)
 
   for wrong, words in MISTAKES:
     fill(usual | wrong)
@@ -306,9 +306,9 @@ def test_a_file_of_another_kind_is_not_taken(user, files):
   user.wait_until_ready()
 
 
-FILM = {"task": "v2a", "seconds": 0.2}
-SOUND = {"task": "a2v", "seconds": 0.2}
-PICTURE = {"task": "i2v", "seconds": 0.2}
+FILM = {"task": "v2a", "seconds": "0.2"}
+SOUND = {"task": "a2v", "seconds": "0.2"}
+PICTURE = {"task": "i2v", "seconds": "0.2"}
 REFUSED = [
   # No pictures, sounds or films, or other ones than were meant.
   (PICTURE | {"image": "text.png"}, "image: text.png: not a readable image"),
@@ -323,10 +323,13 @@ REFUSED = [
   ({"task": "v2a", "video": None}, "task v2a needs video: give --video FILE"),
   # Sizes and values that no clip has.
   ({"task": "t2v", "size": "999999x32"}, "width must be"),
-  ({"seconds": 1e9}, "--seconds: got 1e+09; expected at most 41943"),
-  ({"steps": 0}, "--steps: got 0; expected at least 1"),
+  ({"seconds": "1e9"}, "--seconds: got 1e+09; expected at most 41943"),
+  ({"steps": "0"}, "--steps: got 0; expected at least 1"),
   ({"scale_audio": "loud"}, "--scale_audio: got loud; expected numbers"),
-  ({"seed": -1}, "seed -1: expected a whole number from 0"),
+  ({"seconds": "long"}, "--seconds: got 'long'; expected a number"),
+  ({"steps": ["1"]}, "--steps: got ['1']; expected a whole number"),
+  ({"seed": "x"}, "seed 'x': expected a whole number from 0"),
+  ({"seed": "-1"}, "seed -1: expected a whole number from 0"),
   ({"prompt": None}, "--prompt is empty"),
   # What no browser sends by itself.
   ({"prompt": ["a", "b"]}, "--prompt: got ['a', 'b']; expected a text"),
