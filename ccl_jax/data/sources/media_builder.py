@@ -279,7 +279,7 @@ class MediaBuilder(SetBuilder, skip_registration=True):
     def examine(pair):
       name, known = pair
       path = known["path"]
-      if known["refused"] or path is None:
+      if path is None:
         return name, known["refused"] or None
       caption = Caption(**known["caption"])
       entry = Entry(name, (), caption, "", known["split"], known["group"])
