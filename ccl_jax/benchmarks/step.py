@@ -111,8 +111,7 @@ def programs(model, params, inputs, route=Route()):
 
 
 def their_network():
-  """Diffusers' network of the flags' sizes, with random weights, on the accelerator
-  where torch sees one.
+  """Diffusers' network of the flags' sizes, with random weights in float32.
 
   Raises:
     UsageError: torch or diffusers is not installed.
@@ -122,7 +121,7 @@ def their_network():
     from diffusers import WanTransformer3DModel
   except ImportError as e:
     raise UsageError(
-      f"the peer needs {e.name}: pip install 'ccl_jax[test]', or --nopeer"
+      f"the peer needs {e.name}: pip install 'ccl_jax[test]', or bench step --nopeer"
     ) from e
   torch.set_num_threads(os.cpu_count())
   c = dict(build_model(SIZE.value).streams)["video"]
@@ -133,7 +132,15 @@ def their_network():
     ffn_dim=c.ffn,
     num_layers=DEPTH.value,
     text_dim=TEXT[1],
-  ).to("cuda" if torch.cuda.is_available() else "cpu", getattr(torch, DTYPE.value))
+  )
+
+
+def their_place():
+  """(device, dtype) of Diffusers' network: the accelerator, where torch sees one."""
+  import torch
+
+  device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+  return device, getattr(torch, DTYPE.value)
 
 
 def peer(spec: ClipSpec, inputs):
@@ -145,7 +152,8 @@ def peer(spec: ClipSpec, inputs):
   model = their_network()
   import torch
 
-  device, dtype = model.device, model.dtype
+  device, dtype = their_place()
+  model = model.to(device, dtype)
   x = {
     # diffusers has channels before frames.
     "hidden_states": np.moveaxis(np.asarray(inputs["latents"]["video"]), -1, 1),
