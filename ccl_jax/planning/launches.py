@@ -10,7 +10,9 @@ from collections import Counter
 from ccl_jax.planning.program import Instruction, Program
 
 _CALL = re.compile(r'custom_call_target="([^"]*)"')
-_CUSTOM = re.compile(r'"kind":"(\w+)"')
+_CUSTOM = re.compile(
+  r'"fusion_backend_config":\{"kind":"(\w+)"(?:,"custom_fusion_config":\{"name":"(\w+)")?'
+)
 # Of a fusion that XLA's own emitters write, by what shapes it.
 _FUSIONS = {
   "kLoop": "elementwise fusion", "kInput": "reduction or transpose fusion",
@@ -50,7 +52,7 @@ def launch(i: Instruction) -> str:
 
 def _custom(i: Instruction) -> str:
   found = _CUSTOM.search(i.text)
-  return found[1] if found else ""
+  return (found[2] or found[1]).replace("_fusion", "") if found else ""
 
 
 def _library(target: str) -> str:

@@ -85,7 +85,9 @@ def test_a_part_that_fails_leaves_the_others(monkeypatch, tmp_path):
   ]
   assert report == json.loads((tmp_path / "device.json").read_text())
   step = report["parts"]["step x"]
-  assert step["rows"] == [{"x": 1}] and step["peer"] == "no torch" and "failed" not in step
+  assert (
+    step["rows"] == [{"x": 1}] and step["peer"] == "no torch" and "failed" not in step
+  )
   assert step["command"] == "python -m ccl_jax.bench step --size=x"
   text = device.tables(report)
   assert "failed: exit 1: OOM" in text and "peer: no torch" in text
