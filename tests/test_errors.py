@@ -167,6 +167,27 @@ def test_a_second_interruption_ends_at_once():
   assert "Traceback" not in done.stderr
 
 
+def test_output_that_nobody_reads_any_more_ends_without_a_word():
+  # `COMMAND --help | head -1`
+  read, write = os.pipe()
+  os.close(read)
+  code = (
+    "from ccl_jax.errors import one_line_errors\n"
+    "with one_line_errors():\n  print('help', flush=True)"
+  )
+  command = [sys.executable, "-c", code]
+  done = subprocess.run(
+    command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, timeout=60
+  )
+  os.close(write)
+  assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_another_broken_pipe_is_a_defect():
+  with pytest.raises(BrokenPipeError), one_line_errors():
+    raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_number_without_a_rule_is_finite_all_the_same(value):
   rules = {"a": whole(0)}

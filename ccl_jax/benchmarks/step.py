@@ -56,13 +56,14 @@ PROFILE = flags.DEFINE_string(
 TEXT = (512, 4096)
 
 
-def make(spec: ClipSpec, streams, depth: int) -> tuple:
+def make(spec: ClipSpec, streams, depth: int, evaluations: int = 1) -> tuple:
   """A model of these streams, random parameters, and random inputs.
 
   Args:
     spec: of the clip.
     streams: names.
     depth: blocks.
+    evaluations: of every clip, as one batch.
   """
   model = build_model(
     SIZE.value, streams=streams, dtype=DTYPE.value, attention=ATTENTION.value
@@ -72,7 +73,7 @@ def make(spec: ClipSpec, streams, depth: int) -> tuple:
   params = jax.tree.map(
     lambda x: x + 0.02 * jax.random.normal(jax.random.key(x.size), x.shape), params
   )
-  rng, b = np.random.default_rng(0), BATCH.value
+  rng, b = np.random.default_rng(0), evaluations * BATCH.value
   draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
   shapes = {"video": (*spec.latent_shape, 16), "audio": (spec.audio_tokens, 20)}
   inputs = {
@@ -115,8 +116,9 @@ def programs(model, params, inputs, route=Route()):
   }
 
 
-def peer(spec: ClipSpec, inputs):
-  """Calls of one step each of diffusers' network of the same sizes, on the same inputs.
+def their_network():
+  """Diffusers' network of the flags' sizes, with random weights, on the accelerator
+  where torch sees one.
 
   Raises:
     UsageError: torch or diffusers is not installed, or torch sees no GPU where JAX has.
@@ -134,9 +136,7 @@ def peer(spec: ClipSpec, inputs):
     )
   torch.set_num_threads(os.cpu_count())
   c = dict(build_model(SIZE.value).streams)["video"]
-  # The accelerator, where torch sees one.
-  device = "cuda" if torch.cuda.is_available() else "cpu"
-  dtype = getattr(torch, DTYPE.value)
+  torch.manual_seed(0)
   model = WanTransformer3DModel(
     num_attention_heads=c.heads,
     attention_head_dim=c.head_width,
@@ -146,10 +146,24 @@ def peer(spec: ClipSpec, inputs):
   )
   # As diffusers loads a release in this dtype.
   held = set(model._keep_in_fp32_modules)
+  dtype = getattr(torch, DTYPE.value)
   for name, x in itertools.chain(model.named_parameters(), model.named_buffers()):
     if not held & set(name.split(".")):
       x.data = x.data.to(dtype)
-  model.to(device)
+  # The accelerator, where torch sees one.
+  return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def peer(spec: ClipSpec, inputs):
+  """Calls of one step each of diffusers' network of the same sizes, on the same inputs.
+
+  Raises:
+    UsageError: see `their_network`.
+  """
+  model = their_network()
+  import torch
+
+  device, dtype = model.device, getattr(torch, DTYPE.value)
   x = {
     # diffusers has channels before frames.
     "hidden_states": np.moveaxis(np.asarray(inputs["latents"]["video"]), -1, 1),
@@ -158,7 +172,7 @@ def peer(spec: ClipSpec, inputs):
   }
   x = {k: torch.from_numpy(v.copy()).to(device, dtype) for k, v in x.items()}
   optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-  wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+  wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
   def forward():
     with torch.no_grad():

@@ -89,7 +89,7 @@ def compile_generate(config, mesh, batch: int):
 
   shapes = _parameters(model, text, mesh, batch)
   # Conditional and null prompt, as guidance stacks them; whole on every device, as
-  # `Pipeline.generate` has them.
+  # `LoadedModel.generate` has them.
   whole = jax.NamedSharding(mesh, jax.P())
   texts = _array((2, batch, *text), whole)
   noise = _latents(model, spec, batch, whole)

@@ -35,6 +35,7 @@ MODULES = {  # commands whose flags are absl's
   "bench prepare": "ccl_jax.benchmarks.prepare",
   "bench sampling": "ccl_jax.benchmarks.sampling",
   "bench scale": "ccl_jax.benchmarks.scale",
+  "bench start": "ccl_jax.benchmarks.start",
   "bench step": "ccl_jax.benchmarks.step",
   "bench vocoder": "ccl_jax.benchmarks.vocoder",
 }
@@ -49,7 +50,7 @@ PARSERS = {  # command lines whose flags are argparse's
 }
 BENCH = "ccl_jax.bench"
 # Benchmarks that have no flags of their own; `step` lends them its.
-BORROWED = {"parts": "step", "denoise": "step"}
+BORROWED = {"denoise": "step", "given": "step", "parts": "step", "pipeline": "step"}
 
 
 @contextlib.contextmanager

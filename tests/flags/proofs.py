@@ -424,7 +424,8 @@ PROOFS: dict[str, list[str]] = {
     "data prepare", "shots crop"
   ),
   HERE + "test_data_flags.py::test_build": [
-    "data build source", "data build dir", "data build options"
+    "data build source", "data build dir", "data build options",
+    *_flags("data build", "runner"),
   ],
   # Benchmarks.
   HERE + "test_bench_flags.py::test_compiler": _flags("bench compiler", "chips"),
@@ -450,6 +451,9 @@ PROOFS: dict[str, list[str]] = {
   ),
   HERE + "test_bench_flags.py::test_sampling": _flags(
     "bench sampling", "ckpt prompt steps clips rounds"
+  ),
+  HERE + "test_bench_flags.py::test_start": _flags(
+    "bench start", "ckpt task steps rounds"
   ),
   HERE + "test_bench_flags.py::test_step": _flags(
     "bench step",

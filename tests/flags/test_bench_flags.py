@@ -47,8 +47,8 @@ def test_names_are_the_benchmarks(r, monkeypatch, capsys):
   ]
   bench.main(["bench", "--help"])
   names = (
-    "compiler, data, denoise, device, eval, kernels, length, parts, prepare, "
-    "sampling, scale, step, vocoder"
+    "compiler, data, denoise, device, eval, given, kernels, length, parts, pipeline, "
+    "prepare, sampling, scale, start, step, vocoder"
   )
   assert f"NAME is one of {names}" in " ".join(capsys.readouterr().out.split())
   with pytest.raises(SystemExit) as e:
@@ -306,7 +306,7 @@ def sampled(r, monkeypatch):
     origin={"fingerprints": {"params": "Pa"}}, generate=generate,
   )  # fmt: skip
   load = lambda ckpt: r.calls["loaded"].append(ckpt) or pipeline
-  monkeypatch.setattr(module.Pipeline, "load", load)
+  monkeypatch.setattr(module, "load_model", load)
   monkeypatch.setattr(module, "in_turn", in_turn)
   shown = lambda about, rows: r.calls["shown"].append((about, list(rows)))
   monkeypatch.setattr(module, "show", shown)
@@ -354,6 +354,61 @@ def test_sampling_of_one_stream(sampled, capsys):
   assert e.value.code == 2 and "expected a joint model" in capsys.readouterr().err
 
 
+def test_start(r, monkeypatch, capsys):
+  """--ckpt, --task, --steps; --rounds of one cache of its own, that is empty at first.
+
+  A command writes two programs into the cache that it finds, and then none.
+  """
+  start = command("bench start").module
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/mine")
+  monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "9")
+
+  def run(argv, env, **_):
+    r.calls["commands"].append((argv, env))
+    cache = pathlib.Path(env["XDG_CACHE_HOME"]) / "ccl_jax/programs"
+    r.calls["found"].append(cache.exists())
+    cache.mkdir(parents=True, exist_ok=True)
+    for name in ("jit_advance-1-cache", "jit_decode-2-cache", "jit_decode-2-atime"):
+      (cache / name).touch()
+    return SimpleNamespace(returncode=0, stderr="")
+
+  ticks = iter([10.0, 26.0, 30.0, 38.0, 50.0, 59.0] * 2)
+  used = iter([0.0, 12.0, 12.0, 17.0, 17.0, 23.0] * 2)
+  monkeypatch.setattr(start.subprocess, "run", run)
+  monkeypatch.setattr(start.time, "perf_counter", lambda: next(ticks))
+  monkeypatch.setattr(start, "processor_seconds", lambda: next(used))
+  shown = lambda about, rows: r.calls["shown"].append((about, rows))
+  monkeypatch.setattr(start, "show", shown)
+  command("bench start").run("--ckpt=C", "--task=t2v", "--steps=7", "--rounds=2")
+  (cold, env), (warm, same) = r.calls["commands"]
+  assert env == same and r.calls["found"] == [False, True]
+  # What the user has told JAX is not what it starts with.
+  assert not {"JAX_COMPILATION_CACHE_DIR"} & env.keys()
+  assert "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in env
+  assert cold[1:3] == ["-m", "ccl_jax.generate"]
+  assert {"--ckpt=C", "--task=t2v", "--steps=7", "--seed=0"} < set(cold)
+  assert "--seed=1" in warm  # another clip
+  about, rows = r.calls["shown"][-1]
+  assert (about["ckpt"], about["steps"]) == ("C", 7) and rows == [
+    {"what": "cold", "seconds": 16.0, "processor": 12.0, "compiled": 2},
+    {"what": "warm", "seconds": 8.0, "processor": 5.0, "compiled": 0},
+  ]
+  command("bench start").run()
+  assert {"--ckpt=quickstart", "--task=joint", "--steps=50"} < set(
+    r.calls["commands"][-1][0]
+  )
+  assert len(r.calls["shown"][-1][1]) == 3
+  failed = SimpleNamespace(returncode=2, stderr="loading\nerror: no folder C\n")
+  monkeypatch.setattr(start.subprocess, "run", lambda *_, **__: failed)
+  monkeypatch.setattr(start.time, "perf_counter", lambda: 0.0)
+  monkeypatch.setattr(start, "processor_seconds", lambda: 0.0)
+  with pytest.raises(SystemExit) as e:
+    command("bench start").run("--ckpt=C")
+  assert e.value.code == 2 and "ended with 2: error: no folder C" in (
+    capsys.readouterr().err
+  )
+
+
 @pytest.fixture
 def long(r, monkeypatch):
   """The benchmark of lengths, whose pipeline makes clips of a level for each of its
@@ -372,7 +427,7 @@ def long(r, monkeypatch):
     negative="dull", generate=generate,
   )  # fmt: skip
   load = lambda ckpt: r.calls["loaded"].append(ckpt) or pipeline
-  monkeypatch.setattr(module.Pipeline, "load", load)
+  monkeypatch.setattr(module, "load_model", load)
   figures = lambda clips, frames, fps: r.calls["seams"].append((clips, frames)) or {}
   monkeypatch.setattr(module, "seams", figures)
   shown = lambda about, rows: r.calls["shown"].append((about, list(rows)))
@@ -611,12 +666,35 @@ def test_step_alone(timed):
   assert np.isfinite(timed.calls["shown"][-1][1][0]["ceiling"])
 
 
-def test_parts_lend_the_flags_of_step(monkeypatch):
-  """A clip of these sizes, its whole and its halves."""
+def borrowing(name):
+  """(the command whose flags it has, the module of a benchmark without its own)."""
   import importlib
 
   step = command("bench step")
-  parts = importlib.import_module(MODULES["bench step"].replace("step", "parts"))
+  return step, importlib.import_module(MODULES["bench step"].replace("step", name))
+
+
+@pytest.mark.parametrize("name", ["given", "pipeline"])
+def test_others_have_the_flags_of_step(name, monkeypatch):
+  step, other = borrowing(name)
+  told = []
+  measured = {"given": ("rows", [{"x": 1}]), "pipeline": ("row", {"x": 1})}
+  function, result = measured[name]
+  monkeypatch.setattr(other, function, lambda spec: told.append(spec) or result)
+  monkeypatch.setattr(other, "show", lambda about, rows: told.append((about, rows)))
+  monkeypatch.setattr(step.module, "main", other.main)
+  step.run(
+    "--frames=33", "--height=48", "--width=64", "--size=tiny", "--depth=3",
+    "--dtype=bfloat16", "--rounds=2",
+  )  # fmt: skip
+  spec, (about, rows) = told
+  assert spec == ClipSpec(33, 48, 64, 16.0) and rows == [{"x": 1}]
+  assert about["size"] == "tiny, 3 blocks, bfloat16" and about["rounds"] == 2
+
+
+def test_parts_lend_the_flags_of_step(monkeypatch):
+  """A clip of these sizes, its whole and its halves."""
+  step, parts = borrowing("parts")
   told = []
   monkeypatch.setattr(parts, "device_ceiling", lambda dtype: float(dtype.itemsize))
   monkeypatch.setattr(parts, "part_rows", lambda spec, c: [{"spec": spec, "c": c}])
@@ -628,4 +706,4 @@ def test_parts_lend_the_flags_of_step(monkeypatch):
   )
   (about, rows) = told[0]
   assert list(rows) == 2 * [{"spec": ClipSpec(33, 48, 64, 16.0), "c": 2.0}]
-  assert about["size"] == "tiny, bfloat16" and about["matmul GFLOP/s"] == 2e-9
+  assert about["size"] == "tiny, 4 blocks, bfloat16" and about["matmul GFLOP/s"] == 2e-9
