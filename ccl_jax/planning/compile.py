@@ -234,7 +234,7 @@ def plan(
     prediction=prediction,
     predicted_mfu=prediction and (ideal / prediction.est, ideal / prediction.low),
     compiler=compiler(topology),
-    launches=launches(program) if kind in GPUS else {},
+    launches=launches(program, steps) if kind in GPUS else {},
   )
 
 

@@ -21,13 +21,14 @@ _FUSIONS = {
 _COPIES = {"copy", "copy-start", "transpose", "dynamic-slice", "dynamic-update-slice"}
 
 
-def launches(program: Program) -> dict[str, int]:
-  """By kind, how often the program starts something on the GPU; the most first.
+def launches(program: Program, steps: int = 1) -> dict[str, int]:
+  """By kind, how often a step starts something on the GPU; the most first.
 
   Collectives are apart (`traffic.table`).
 
   Args:
     program: as compiled for GPUs.
+    steps: of the program, of which one is told.
   """
   found = Counter()
   for place, times in program.runs.items():
@@ -36,7 +37,7 @@ def launches(program: Program) -> dict[str, int]:
     for instruction in program.computations.get(place, ()):
       if kind := launch(instruction):
         found[kind] += times
-  return dict(found.most_common())
+  return {kind: -(-count // steps) for kind, count in found.most_common()}
 
 
 def launch(i: Instruction) -> str:

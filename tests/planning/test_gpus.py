@@ -114,6 +114,12 @@ def test_what_a_program_starts():
   }  # fmt: skip
 
 
+def test_of_a_program_of_several_steps_one_is_told():
+  """Of five rounds, which are steps; what is outside of them counts in full."""
+  found = launches(Program(TEXT), steps=5)
+  assert found["cuBLAS product"] == found["copy"] == 1
+
+
 def test_attention_is_compiled_for_a_gpu_without_gpu_and_cudnn(monkeypatch):
   pytest.importorskip("jax_plugins.xla_cuda12", reason="needs the extra [plan-gpu]")
   monkeypatch.delenv("XLA_FLAGS", raising=False)
