@@ -131,7 +131,7 @@ def their_network():
     ) from e
   if jax.default_backend() == "gpu" and not torch.cuda.is_available():
     raise UsageError(
-      f"the peer needs torch with CUDA, got torch {torch.__version__}: or bench step "
+      f"the peer needs torch with CUDA, got torch {torch.__version__}; or bench step "
       "--nopeer"
     )
   torch.set_num_threads(os.cpu_count())
