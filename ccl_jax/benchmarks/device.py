@@ -9,7 +9,7 @@ In the order of importance, bfloat16, one 480p clip of 81 frames:
   step     blocks of each size, forward and training, beside diffusers in one process;
            then a profile of the last size for TensorBoard, in OUT/profile
   denoise  four steps of sampling with the whole network of the last size, and memory
-  parts    the parts of a block of each size, time against FLOPs
+  parts    the parts of a sampling step of such blocks, time against FLOPs
 
 Each is a process of its own, so that memory is free again and one that fails leaves
 the others: why it failed stands in the report. One that fails before its first row is

@@ -118,6 +118,9 @@ def row(spec: ClipSpec) -> dict:
     network.save_pretrained(saved)
     import_weights("wan-dit", saved, converted)
     params = restore_converted(converted)
+    device, dtype = step.their_place()
+    # As users load it: what diffusers keeps in float32 stays so.
+    network = network.from_pretrained(saved, torch_dtype=dtype).to(device)
   runs = {
     "ours": ours(params, noise, texts),
     "theirs": theirs(network, spec, noise, texts),

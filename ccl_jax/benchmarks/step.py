@@ -117,8 +117,7 @@ def programs(model, params, inputs, route=Route()):
 
 
 def their_network():
-  """Diffusers' network of the flags' sizes, with random weights, on the accelerator
-  where torch sees one.
+  """Diffusers' network of the flags' sizes, with random weights in float32.
 
   Raises:
     UsageError: torch or diffusers is not installed, or torch sees no GPU where JAX has.
@@ -128,30 +127,31 @@ def their_network():
     from diffusers import WanTransformer3DModel
   except ImportError as e:
     raise UsageError(
-      f"the peer needs {e.name}: pip install 'ccl_jax[test]', or --nopeer"
+      f"the peer needs {e.name}: pip install 'ccl_jax[test]', or bench step --nopeer"
     ) from e
   if jax.default_backend() == "gpu" and not torch.cuda.is_available():
     raise UsageError(
-      f"the peer needs torch with CUDA, got torch {torch.__version__}: --nopeer"
+      f"the peer needs torch with CUDA, got torch {torch.__version__}; or bench step "
+      "--nopeer"
     )
   torch.set_num_threads(os.cpu_count())
   c = dict(build_model(SIZE.value).streams)["video"]
   torch.manual_seed(0)
-  model = WanTransformer3DModel(
+  return WanTransformer3DModel(
     num_attention_heads=c.heads,
     attention_head_dim=c.head_width,
     ffn_dim=c.ffn,
     num_layers=DEPTH.value,
     text_dim=TEXT[1],
   )
-  # As diffusers loads a release in this dtype.
-  held = set(model._keep_in_fp32_modules)
-  dtype = getattr(torch, DTYPE.value)
-  for name, x in itertools.chain(model.named_parameters(), model.named_buffers()):
-    if not held & set(name.split(".")):
-      x.data = x.data.to(dtype)
-  # The accelerator, where torch sees one.
-  return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def their_place():
+  """(device, dtype) of Diffusers' network: the accelerator, where torch sees one."""
+  import torch
+
+  device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+  return device, getattr(torch, DTYPE.value)
 
 
 def peer(spec: ClipSpec, inputs):
@@ -163,7 +163,13 @@ def peer(spec: ClipSpec, inputs):
   model = their_network()
   import torch
 
-  device, dtype = model.device, getattr(torch, DTYPE.value)
+  device, dtype = their_place()
+  # As diffusers loads a release in this dtype.
+  held = set(model._keep_in_fp32_modules)
+  for name, x in itertools.chain(model.named_parameters(), model.named_buffers()):
+    if not held & set(name.split(".")):
+      x.data = x.data.to(dtype)
+  model.to(device)
   x = {
     # diffusers has channels before frames.
     "hidden_states": np.moveaxis(np.asarray(inputs["latents"]["video"]), -1, 1),

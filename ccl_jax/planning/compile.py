@@ -172,12 +172,13 @@ def plan(
     UsageError: the mesh, the batch or the clip do not fit one another.
   """
   chip, devices = parse_topology(topology, slices)
+  kind = topology.partition(":")[0]
   if shape is None:
-    shape = default_mesh(config, chip, len(devices), batch, generate, slices)
+    with cudnn_of(kind):  # the model is traced
+      shape = default_mesh(config, chip, len(devices), batch, generate, slices)
   mesh = make_mesh(shape, devices, across(slices, shape, tuple(config.slices)))
   check(config, mesh, batch, generate)
   start = time.perf_counter()
-  kind = topology.partition(":")[0]
   with cudnn_of(kind):
     compiled = (compile_generate if generate else compile_train)(config, mesh, batch)
     phases = {}
@@ -233,7 +234,7 @@ def plan(
     prediction=prediction,
     predicted_mfu=prediction and (ideal / prediction.est, ideal / prediction.low),
     compiler=compiler(topology),
-    launches=launches(program) if kind in GPUS else {},
+    launches=launches(program, steps) if kind in GPUS else {},
   )
 
 

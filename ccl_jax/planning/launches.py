@@ -10,7 +10,9 @@ from collections import Counter
 from ccl_jax.planning.program import Instruction, Program
 
 _CALL = re.compile(r'custom_call_target="([^"]*)"')
-_CUSTOM = re.compile(r'"kind":"(\w+)"')
+_CUSTOM = re.compile(
+  r'"fusion_backend_config":\{"kind":"(\w+)"(?:,"custom_fusion_config":\{"name":"(\w+)")?'
+)
 # Of a fusion that XLA's own emitters write, by what shapes it.
 _FUSIONS = {
   "kLoop": "elementwise fusion", "kInput": "reduction or transpose fusion",
@@ -19,13 +21,14 @@ _FUSIONS = {
 _COPIES = {"copy", "copy-start", "transpose", "dynamic-slice", "dynamic-update-slice"}
 
 
-def launches(program: Program) -> dict[str, int]:
-  """By kind, how often the program starts something on the GPU; the most first.
+def launches(program: Program, steps: int = 1) -> dict[str, int]:
+  """By kind, how often a step starts something on the GPU; the most first.
 
   Collectives are apart (`traffic.table`).
 
   Args:
     program: as compiled for GPUs.
+    steps: of the program, of which one is told.
   """
   found = Counter()
   for place, times in program.runs.items():
@@ -34,7 +37,7 @@ def launches(program: Program) -> dict[str, int]:
     for instruction in program.computations.get(place, ()):
       if kind := launch(instruction):
         found[kind] += times
-  return dict(found.most_common())
+  return {kind: -(-count // steps) for kind, count in found.most_common()}
 
 
 def launch(i: Instruction) -> str:
@@ -50,7 +53,7 @@ def launch(i: Instruction) -> str:
 
 def _custom(i: Instruction) -> str:
   found = _CUSTOM.search(i.text)
-  return found[1] if found else ""
+  return (found[2] or found[1]).replace("_fusion", "") if found else ""
 
 
 def _library(target: str) -> str:

@@ -431,7 +431,7 @@ PROOFS: dict[str, list[str]] = {
   HERE + "test_bench_flags.py::test_compiler": _flags("bench compiler", "chips"),
   HERE + "test_bench_flags.py::test_prepare": _flags("bench prepare", "seconds rounds"),
   HERE + "test_bench_flags.py::test_scale": _flags(
-    "bench scale", "clips chips rates cores memory seeds"
+    "bench scale", "clips chips rates cores memory seeds folder megabytes"
   ),
   HERE + "test_bench_flags.py::test_kernels": _flags("bench kernels", "chips blocks"),
   HERE + "test_bench_flags.py::test_data": _flags(

@@ -179,6 +179,17 @@ def test_scale(r, capsys):
   with pytest.raises(SystemExit) as e:
     command("bench scale").run("--clips=x")
   assert e.value.code == 2
+  # A host has 20.3 GB, ten times the 2 GB that were measured.
+  took = {"save": 0.5, "write": 4.0, "restore": 3.0}
+  r.replace(scale.saves, "measured", took)
+  capsys.readouterr()
+  command("bench scale").run("--chips=64", "--folder=F", "--megabytes=2000")
+  assert r.calls["measured"][-1].args == ("F", 2_000_000_000)
+  told = capsys.readouterr().out
+  assert "of 20.3 GB a host 5 s, 41 s and 30 s" in told
+  rates = r.calls["simulated"][-1].args[0]
+  assert (rates.save, rates.write) == pytest.approx((5.078, 40.6), rel=1e-3)
+  assert rates.startup == pytest.approx(630.5, abs=0.1)
 
 
 def test_compiler(r, capsys):

@@ -86,6 +86,7 @@ HloModule jit_step, is_scheduled=true, num_partitions=8
 %body (p: (f32[4])) -> (f32[4]) {
   %gemm_fusion_dot.1 = bf16[8,8]{1,0} fusion(%a, %b), kind=kCustom, calls=%inside, backend_config={"fusion_backend_config":{"kind":"__triton_nested_gemm_fusion","block_level_fusion_config":{}}}
   %fusion.2 = bf16[8,8]{1,0} fusion(%a), kind=kCustom, calls=%inside, backend_config={"fusion_backend_config":{"kind":"__triton"}}
+  %slice.1 = bf16[8,8]{1,0} fusion(%a), kind=kCustom, calls=%inside, backend_config={"operation_queue_id":"0","fusion_backend_config":{"kind":"__custom_fusion","custom_fusion_config":{"name":"dynamic_slice_fusion","kernel_index":0}}}
   %cublas.1 = (bf16[8,8]{1,0}, s8[4194304]{0}) custom-call(%a, %b), custom_call_target="__cublas$lt$matmul"
   %fmha.1 = (bf16[1,8,64,128]{3,1,2,0}, f32[1,8,64]{2,1,0}, u8[0]{0}) custom-call(%q, %k, %v), custom_call_target="__cudnn$fmhaSoftmax"
   %fmha.2 = (bf16[1,8,64,128]{3,1,2,0}, u8[0]{0}) custom-call(%q, %k, %v), custom_call_target="__cudnn$fmhaSoftmaxBackward"
@@ -108,9 +109,15 @@ def test_what_a_program_starts():
   """By kind, and in a loop of five rounds five times; the inside of a fusion is one."""
   assert launches(Program(TEXT)) == {
     "Triton product": 5, "Triton fusion": 5, "cuBLAS product": 5, "cuDNN attention": 5,
-    "cuDNN attention, backward": 5, "copy": 1, "elementwise fusion": 1,
-    "reduction or transpose fusion": 1,
+    "dynamic_slice fusion": 5, "cuDNN attention, backward": 5, "copy": 1,
+    "elementwise fusion": 1, "reduction or transpose fusion": 1,
   }  # fmt: skip
+
+
+def test_of_a_program_of_several_steps_one_is_told():
+  """Of five rounds, which are steps; what is outside of them counts in full."""
+  found = launches(Program(TEXT), steps=5)
+  assert found["cuBLAS product"] == found["copy"] == 1
 
 
 def test_attention_is_compiled_for_a_gpu_without_gpu_and_cudnn(monkeypatch):

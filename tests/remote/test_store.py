@@ -223,6 +223,25 @@ def test_a_store_that_nobody_reaches_is_a_line_in_seconds(folder, monkeypatch, l
   server.close()
 
 
+def test_amazon_without_credentials_is_told_how_to_log_in(
+  amazon_store, monkeypatch, tmp_path
+):
+  fsspec = pytest.importorskip("fsspec")
+  for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+    monkeypatch.delenv(name)
+  for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+    monkeypatch.setenv(name, str(tmp_path / "none"))
+  monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+  store = fsspec.filesystem("s3", skip_instance_cache=True)
+  monkeypatch.setattr(own, "filesystem", lambda scheme: store)
+  address = amazon_store.address
+  with pytest.raises(UsageError, match="--out: .*no credentials.*'aws configure'") as e:
+    refuse_schemes({"--out": f"{address}/x"}, ["--out"])
+  assert e.value.exit_code == 2
+  with pytest.raises(WriteError, match="cannot write .*no credentials"):
+    files.write_text(place(address) / "x", "x")
+
+
 def test_an_outage_after_an_answer_is_left_to_the_packages(folder, monkeypatch):
   """A run of days does not end by a store that is away for a minute."""
   assert not (folder / "x").exists()

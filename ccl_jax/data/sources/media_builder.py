@@ -43,7 +43,7 @@ SPEECH = re.compile(
   r"whisper\w*|shout\w*|dialog\w*|interview\w*|lectur\w*|announc\w+)\b",
   re.IGNORECASE,
 )
-SHARD = 1024  # clips whose headers are read by one worker at a time
+SHARD = 256  # clips whose headers are read by one worker at a time
 _log = logging.getLogger(__name__)
 
 
@@ -229,9 +229,8 @@ class MediaBuilder(SetBuilder, skip_registration=True):
     # Its name tells of the request and of all files: what was begun is this.
     if not parts.is_laid():
       entries = _unique(self.entries(files))
-      pairs = (
-        [e.id, _known(e, files.find(e.names, self.MEDIA, e.below))] for e in entries
-      )
+      find = lambda e: files.find(e.names, self.MEDIA, e.below)
+      pairs = ([e.id, _known(e, None if e.refused else find(e))] for e in entries)
       parts.lay(str(root.absolute()), self._description(), pairs, SHARD, "headers")
     try:
       engine.run(parts, *self.readers, "reading headers")
@@ -280,7 +279,7 @@ class MediaBuilder(SetBuilder, skip_registration=True):
     def examine(pair):
       name, known = pair
       path = known["path"]
-      if known["refused"] or path is None:
+      if path is None:
         return name, known["refused"] or None
       caption = Caption(**known["caption"])
       entry = Entry(name, (), caption, "", known["split"], known["group"])
