@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ccl_jax.data.spec import ClipSpec
+from ccl_jax.generation import attention_panel
 from ccl_jax.generation import report as module
 from ccl_jax.models.presets import build_model
 from configs import common
@@ -115,7 +116,7 @@ def test_shares_inside_and_outside_of_a_mask():
   """Of attention on context tokens: the foreground's first."""
   share = np.array([[0.1, 0.5], [0.3, 0.9]])
   mask = np.array([[True, False], [True, False]])
-  assert module._contrast(share, mask) == pytest.approx((0.2, 0.7))
+  assert attention_panel._contrast(share, mask) == pytest.approx((0.2, 0.7))
 
 
 def test_the_table_has_every_score_beside_its_chance():

@@ -72,8 +72,8 @@ class Standing:
 
 
 def until(events, seen):
-  """The first event of which `seen` is true, of those of some minutes."""
-  return next(event for event in itertools.islice(events, 300) if seen(event))
+  """The first event of which `seen` is true, of those of a minute."""
+  return next(event for event in itertools.islice(events, 120) if seen(event))
 
 
 def test_clips_are_made_one_by_one_in_order():
