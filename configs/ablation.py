@@ -19,7 +19,7 @@ The model's variant is the command's: `ccl_jax.ablation.variants`.
 from configs import common
 
 STAGES = ("video", "audio", "joint")
-# Of a size: what it trains, on how many clips, of which kinds of the bench (of all, if it
+# Of a size: what it trains, on how many clips, of which kinds of the bench (all, if it
 # names none), for how many steps alone and joined.
 CPU = {
   "preset": "tiny",
