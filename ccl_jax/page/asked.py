@@ -4,6 +4,7 @@ Nothing of a form is trusted: a browser sends what its user wants. The pipeline 
 values as the command does; here is what it cannot know.
 """
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -63,9 +64,10 @@ def asked(
 def _upload(name: str, value: Any, folder: str | os.PathLike) -> str:
   path = value.get("path") if isinstance(value, Mapping) else None
   if isinstance(path, str):
-    real = pathlib.Path(path).resolve()
-    if real.is_relative_to(pathlib.Path(folder).resolve()) and real.is_file():
-      return path
+    with contextlib.suppress(OSError, ValueError):  # a text that is no path
+      real = pathlib.Path(path).resolve()
+      if real.is_relative_to(pathlib.Path(folder).resolve()) and real.is_file():
+        return path
   raise UsageError(f"--{name}: no file that was uploaded; choose it again")
 
 

@@ -155,6 +155,7 @@ REFUSED = [
   ({"prompt": []}, r"--prompt: got \[\]"),
   ({"task": "dance"}, "unknown task 'dance'"),
   ({"task": 3}, "--task: got 3; expected a text"),
+  ({"task": None}, "--task: got None; expected a text"),
   ({"task": "a2v"}, "needs audio: give --audio FILE"),
   ({"style": "noir"}, "no setting style; expected one of"),
   ({"steps": 2.5}, "--steps: got 2.5; expected a whole number"),

@@ -72,6 +72,8 @@ def test_values_come_as_the_pipeline_takes_them(uploads):
         {"path": "UPLOADS/none.png"},
         {"path": "UPLOADS/link.png"},
         {"path": 3},
+        {"path": "UPLOADS/" + 5000 * "x"},
+        {"path": "UPLOADS/x\0y"},
         {"url": "x.png"},
         "UPLOADS/ab12/x.png",
       )
