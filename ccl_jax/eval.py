@@ -56,7 +56,6 @@ def parser() -> cli.Parser:
     prog="python -m ccl_jax.eval",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
     buckets=BUCKETS,
   )
   p.add_argument("--videos", help="folder of the clips, <id>.mp4 each")

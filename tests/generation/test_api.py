@@ -162,6 +162,7 @@ REFUSED = [
   ({"steps": 0}, "--steps: got 0"),
   ({"shift": "far"}, "--shift: got 'far'; expected a number"),
   ({"seconds": -1}, "--seconds: got -1; expected a length above 0"),
+  ({"seconds": 1e9}, r"--seconds: got 1e\+09; expected a length above 0 to \d+ s"),
   ({"size": 64}, "--size: got 64; expected a text"),
   ({"height": 33}, "height must be a multiple of 16, got 33: use 32 or 48"),
   ({"height": 10**9}, "height must be at most"),
