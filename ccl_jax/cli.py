@@ -20,10 +20,17 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from ccl_jax import progress, shipped
-from ccl_jax.errors import STOPPED, UsageError, one_line_errors, system_error
+from ccl_jax.errors import (
+  STOPPED,
+  UsageError,
+  end_unread,
+  one_line_errors,
+  system_error,
+)
 from ccl_jax.places import refuse_schemes
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
+SHORTEST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 SHOWN_ALIKE = 10  # warnings of one kind that a command prints
 # What Python says of a result that nobody waits for any more.
 _LATE = "Event loop is closed", "cannot schedule new futures after"
@@ -238,7 +245,7 @@ def run(main: Callable[[], None], buckets: Collection[str] = ()) -> None:
       # --scale-video and --scale_video are one flag.
       args = [_underscored(arg) for arg in argv]
       if progress.HELP & set(args[1:]):
-        print(_help(main, argv[0]))
+        print(_help(main, argv[0]), flush=True)
         sys.exit(0)
       shipped.make_configs_importable()
       rest = flags.FLAGS(_with_config_files(args))
@@ -253,6 +260,7 @@ def run(main: Callable[[], None], buckets: Collection[str] = ()) -> None:
       progress.say(f"error: {e}")
       sys.exit(2)
     except Exception as e:
+      end_unread(e)
       # Whatever a config file does: its own error arrives with its traceback, whose
       # last line says it.
       lines = str(e).strip().splitlines() or [""]
@@ -382,11 +390,15 @@ def _quiet() -> None:
 
 
 def _keep_programs() -> None:
-  """Compiled programs go to a folder of the user's, unless JAX has been told another.
+  """Compiled programs go to a folder of the user's, unless JAX has been told another,
+  and all of them: by itself JAX keeps what took a second, and the small ones, some
+  hundred, would be compiled again at every start.
 
   JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=0 keeps
   nothing.
   """
+  if SHORTEST not in os.environ:
+    _tell_jax(SHORTEST, 0.0)
   if CACHE in os.environ:
     return
   home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
@@ -395,9 +407,14 @@ def _keep_programs() -> None:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError:
     return  # nothing is kept where nothing can be written
-  os.environ[CACHE] = str(folder)
+  _tell_jax(CACHE, str(folder))
+
+
+def _tell_jax(variable: str, value: str | float) -> None:
+  """Sets a variable of the environment that JAX reads, here and in child processes."""
+  os.environ[variable] = str(value)
   if "jax" in sys.modules:  # else it reads the environment
-    sys.modules["jax"].config.update("jax_compilation_cache_dir", str(folder))
+    sys.modules["jax"].config.update(variable.lower(), value)
 
 
 def _processor() -> str:

@@ -103,8 +103,14 @@ def test_programs_are_kept_where_the_user_says(tmp_path, monkeypatch):
     jax.config, "update", lambda key, value: told.append((key, value))
   )
   monkeypatch.setenv(cli.CACHE, "mine")
+  monkeypatch.setenv(cli.SHORTEST, "2")
   cli._keep_programs()
   assert not told
+  # All of them, and not only what took JAX's second.
+  monkeypatch.delenv(cli.SHORTEST)
+  cli._keep_programs()
+  assert told.pop() == ("jax_persistent_cache_min_compile_time_secs", 0.0)
+  assert float(os.environ[cli.SHORTEST]) == 0 and os.environ[cli.CACHE] == "mine"
   monkeypatch.delenv(cli.CACHE)
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
   cli._keep_programs()

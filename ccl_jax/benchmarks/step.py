@@ -13,6 +13,7 @@ pip install 'ccl_jax[test]'.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 
@@ -46,17 +47,23 @@ ATTENTION = flags.DEFINE_string(
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs per network.", 1)
 PEER = flags.DEFINE_bool("peer", True, "Also run diffusers' network.")
 JOINT = flags.DEFINE_bool("joint", True, "Also run the joint model.")
+PROFILE = flags.DEFINE_string(
+  "profile",
+  None,
+  "Folder for a trace of the video stream's two steps, for TensorBoard.",
+)
 
 TEXT = (512, 4096)
 
 
-def make(spec: ClipSpec, streams, depth: int) -> tuple:
+def make(spec: ClipSpec, streams, depth: int, evaluations: int = 1) -> tuple:
   """A model of these streams, random parameters, and random inputs.
 
   Args:
     spec: of the clip.
     streams: names.
     depth: blocks.
+    evaluations: of every clip, as one batch.
   """
   model = build_model(
     SIZE.value, streams=streams, dtype=DTYPE.value, attention=ATTENTION.value
@@ -66,7 +73,7 @@ def make(spec: ClipSpec, streams, depth: int) -> tuple:
   params = jax.tree.map(
     lambda x: x + 0.02 * jax.random.normal(jax.random.key(x.size), x.shape), params
   )
-  rng, b = np.random.default_rng(0), BATCH.value
+  rng, b = np.random.default_rng(0), evaluations * BATCH.value
   draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
   shapes = {"video": (*spec.latent_shape, 16), "audio": (spec.audio_tokens, 20)}
   inputs = {
@@ -109,31 +116,60 @@ def programs(model, params, inputs, route=Route()):
   }
 
 
-def peer(spec: ClipSpec, inputs):
-  """Calls of one step each of diffusers' network of the same sizes, on the same inputs.
+def their_network():
+  """Diffusers' network of the flags' sizes, with random weights in float32.
 
   Raises:
-    UsageError: torch or diffusers is not installed.
+    UsageError: torch or diffusers is not installed, or torch sees no GPU where JAX has.
   """
   try:
     import torch
     from diffusers import WanTransformer3DModel
   except ImportError as e:
     raise UsageError(
-      f"the peer needs {e.name}: pip install 'ccl_jax[test]', or --nopeer"
+      f"the peer needs {e.name}: pip install 'ccl_jax[test]', or bench step --nopeer"
     ) from e
+  if jax.default_backend() == "gpu" and not torch.cuda.is_available():
+    raise UsageError(
+      f"the peer needs torch with CUDA, got torch {torch.__version__}; or bench step "
+      "--nopeer"
+    )
   torch.set_num_threads(os.cpu_count())
   c = dict(build_model(SIZE.value).streams)["video"]
-  # The accelerator, where torch sees one.
-  device = "cuda" if torch.cuda.is_available() else "cpu"
-  dtype = getattr(torch, DTYPE.value)
-  model = WanTransformer3DModel(
+  torch.manual_seed(0)
+  return WanTransformer3DModel(
     num_attention_heads=c.heads,
     attention_head_dim=c.head_width,
     ffn_dim=c.ffn,
     num_layers=DEPTH.value,
     text_dim=TEXT[1],
-  ).to(device, dtype)
+  )
+
+
+def their_place():
+  """(device, dtype) of Diffusers' network: the accelerator, where torch sees one."""
+  import torch
+
+  device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+  return device, getattr(torch, DTYPE.value)
+
+
+def peer(spec: ClipSpec, inputs):
+  """Calls of one step each of diffusers' network of the same sizes, on the same inputs.
+
+  Raises:
+    UsageError: see `their_network`.
+  """
+  model = their_network()
+  import torch
+
+  device, dtype = their_place()
+  # As diffusers loads a release in this dtype.
+  held = set(model._keep_in_fp32_modules)
+  for name, x in itertools.chain(model.named_parameters(), model.named_buffers()):
+    if not held & set(name.split(".")):
+      x.data = x.data.to(dtype)
+  model.to(device)
   x = {
     # diffusers has channels before frames.
     "hidden_states": np.moveaxis(np.asarray(inputs["latents"]["video"]), -1, 1),
@@ -142,7 +178,7 @@ def peer(spec: ClipSpec, inputs):
   }
   x = {k: torch.from_numpy(v.copy()).to(device, dtype) for k, v in x.items()}
   optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-  wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+  wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
   def forward():
     with torch.no_grad():
@@ -204,6 +240,10 @@ def video_rows(spec: ClipSpec, ceiling: float):
     yield row(
       f"video {name}", seconds["ours"], seconds.get("theirs"), times * flops, ceiling
     )
+  if PROFILE.value:
+    with jax.profiler.trace(PROFILE.value):
+      for run in ours.values():
+        run()
 
 
 def joint_rows(spec: ClipSpec, ceiling: float):
@@ -244,10 +284,8 @@ def main():
     "matmul GFLOP/s": ceiling / 1e9,
   }
   print(json.dumps(setup))
-  rows = list(video_rows(spec, ceiling))
-  if JOINT.value:
-    rows += joint_rows(spec, ceiling)
-  show(setup, rows)
+  joint = joint_rows(spec, ceiling) if JOINT.value else ()
+  show(setup, itertools.chain(video_rows(spec, ceiling), joint))
 
 
 if __name__ == "__main__":

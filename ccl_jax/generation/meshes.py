@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
-from ccl_jax.generation.memory import device_memory
+from ccl_jax.generation.memory import GIB, device_memory
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import parameter_shapes
@@ -84,17 +84,21 @@ def mesh_for(
     shape: its sizes, one of which may be -1; None: chosen by `shape_for`.
 
   Raises:
-    UsageError: a shape that the devices, the clip or the model do not divide by.
+    UsageError: a shape that the devices, the clip or the model do not divide by, or
+      parameters that have no room on it.
   """
   devices = jax.devices()
+  # Of a device of the first process: all take the same mesh.
+  memory = agreed(device_memory)
   if shape is None and len(devices) == 1:
+    check_room(model, 1, 1, memory)
     return alone()
   geometry, space = geometry_of(model, spec), _space(model, spec)
+  asked = "" if shape is None else f"--mesh {','.join(map(str, shape))}: "
   if shape is None:
-    # Of a device of the first process: all take the same mesh.
-    memory = agreed(device_memory)
     shape = chosen_shape(model, spec, rows, len(devices), memory)
   mesh = make_mesh(shape, devices)
+  check_room(model, mesh.shape["data"], len(devices), memory, asked)
   if space % mesh.shape["context"]:
     raise UsageError(
       f"--mesh {','.join(map(str, shape))}: context {mesh.shape['context']} does not "
@@ -113,6 +117,34 @@ def mesh_for(
         f"divide the {c.heads} heads of the {name}; leave --mesh out, and one is chosen"
       )
   return mesh
+
+
+def check_room(
+  model: JointDiT, data: int, devices: int, memory: int | None, asked: str = ""
+) -> None:
+  """Checks that a model's parameters alone have room on a mesh, before they are read.
+
+  Args:
+    model: the network.
+    data: size of that axis, on which they are copies.
+    devices: of the mesh.
+    memory: bytes of a device; None: unknown.
+    asked: what the line begins with.
+
+  Raises:
+    UsageError: they have not.
+  """
+  if memory is None:
+    return
+  share = parameter_bytes(model) * data / devices
+  if share > memory:
+    advice = "use more devices, or larger ones"
+    if data > 1:
+      advice = f"give data less than {data}, or leave --mesh out, and one is chosen"
+    raise UsageError(
+      f"{asked}the parameters take {share / GIB:.1f} GiB of each device, which has "
+      f"{memory / GIB:.1f}: {advice}"
+    )
 
 
 def parameter_bytes(model: JointDiT) -> int:

@@ -181,9 +181,11 @@ def resized(
     sizes |= {"width": int(match[1]), "height": int(match[2])}
   if seconds is not None:
     frames = seconds * spec.fps
-    if not 0 < frames < FRAMES:
-      most = f" to {FRAMES / spec.fps:.0f} s" if frames > 0 else ""
-      raise UsageError(f"--seconds: got {seconds:g}; expected a length above 0{most}")
+    if not frames > 0:
+      raise UsageError(f"--seconds: got {seconds:g}; expected a length above 0")
+    if frames > FRAMES:
+      most = FRAMES / spec.fps
+      raise UsageError(f"--seconds: got {seconds:g}; expected at most {most:.0f}")
     sizes["frames"] = max(4 * round((frames - 1) / 4) + 1, 1)
   return dataclasses.replace(
     spec, **{name: n for name, n in sizes.items() if n is not None}

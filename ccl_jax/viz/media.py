@@ -2,6 +2,7 @@
 
 import contextlib
 import fractions
+import math
 import os
 import wave
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +22,9 @@ AAC_RATES = (
   *(96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025),
   *(8000, 7350),
 )
-_SOUND_BITS = 192_000  # per second; AAC lowers it where the sample rate allows less
+AAC_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}  # by the number of channels
+# Per second, of two channels; AAC lowers it where the sample rate allows less.
+_SOUND_BITS = 192_000
 
 
 def write_mp4(
@@ -87,7 +90,7 @@ def write_sound(
 
   Args:
     path: of the file.
-    audio: of one channel or two, clipped to [-1, 1].
+    audio: of as many channels as `AAC_LAYOUTS` names, clipped to [-1, 1].
     sample_rate: in Hz, one of `AAC_RATES`.
   """
   with _new_mp4(path) as out:
@@ -127,9 +130,8 @@ def _add_picture(out, size: Sequence[int], rate: fractions.Fraction):
 
 
 def _add_sound(out, sample_rate: int, channels: int):
-  layout = {1: "mono", 2: "stereo"}[channels]
-  sound = out.add_stream("aac", rate=sample_rate, layout=layout)
-  sound.bit_rate = _SOUND_BITS
+  sound = out.add_stream("aac", rate=sample_rate, layout=AAC_LAYOUTS[channels])
+  sound.bit_rate = _SOUND_BITS * math.ceil(channels / 2)
   return sound
 
 
@@ -153,7 +155,7 @@ def _encode_sound(out, sound, audio, sample_rate: int) -> None:
   import av
 
   samples = np.ascontiguousarray(np.clip(audio, -1, 1).astype(np.float32))
-  layout = {1: "mono", 2: "stereo"}[len(samples)]
+  layout = AAC_LAYOUTS[len(samples)]
   frame = av.AudioFrame.from_ndarray(samples, "fltp", layout)
   frame.sample_rate, frame.pts = sample_rate, 0
   out.mux(sound.encode(frame))

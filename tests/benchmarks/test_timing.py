@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import sys
 import time
 import types
 
@@ -12,6 +13,7 @@ import pytest
 
 from ccl_jax.benchmarks import eval_rates, timing
 from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
 from ccl_jax.models.cca import Geometry
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.presets import build_model
@@ -20,7 +22,10 @@ from tests.flags.command import command
 data, vocoder, step = (
   command(f"bench {n}").module for n in ("data", "vocoder", "step")
 )
-parts = importlib.import_module("ccl_jax.benchmarks.parts")  # with the flags of step
+# With the flags of step.
+parts, given = (
+  importlib.import_module(f"ccl_jax.benchmarks.{n}") for n in ("parts", "given")
+)
 
 
 @pytest.fixture
@@ -80,6 +85,29 @@ def test_rows_are_shown_for_people_and_programs(capsys):
   }  # fmt: skip
 
 
+def test_rows_that_were_measured_are_told_though_a_later_one_fails(capsys):
+  def rows():
+    yield {"what": "forward", "ms": 1.0}
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    timing.show({"device": "x"}, rows())
+  line, held = capsys.readouterr().out.splitlines()
+  assert line == "forward, ms 1.000"
+  assert json.loads(held) == {"device": "x", "rows": [{"what": "forward", "ms": 1.0}]}
+
+
+def test_a_peer_on_the_processor_is_none_for_a_gpu(monkeypatch):
+  absent = types.SimpleNamespace(is_available=lambda: False)
+  torch = types.SimpleNamespace(cuda=absent, __version__="2.0+cpu")
+  monkeypatch.setitem(sys.modules, "torch", torch)
+  diffusers = types.SimpleNamespace(WanTransformer3DModel=None)
+  monkeypatch.setitem(sys.modules, "diffusers", diffusers)
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  with pytest.raises(UsageError, match="torch with CUDA, got torch 2.0.cpu: --nopeer"):
+    step.peer(ClipSpec(5, 32, 32, 16.0), {})
+
+
 def test_a_row_of_steps():
   """100 FLOPs in the median of 2 s, at a ceiling of 200 a second."""
   got = step.row("forward", [2.0, 1.0, 4.0], [1.0, 2.0, 2.0], 100.0, 200.0)
@@ -115,54 +143,150 @@ def test_the_exchange_is_what_a_step_without_it_saves(monkeypatch):
   assert forward["masks by sample/static"] == pytest.approx(1.2)
 
 
-def test_the_parts_of_a_block_are_all_of_it(monkeypatch):
-  """Counted part by part and by the formula of the whole, of two clips; the video
-  stream of one block without its ends.
-  """
-  monkeypatch.setattr(step, "BATCH", types.SimpleNamespace(value=2))
-  model, g = build_model("tiny"), Geometry(3, 2, 4, 7)
-  got = parts.part_flops(model, g)
-  n, d, ffn = 24, 128, 384
-  # Multiply and add: q, k, v, o; scores and sums; two products of the FFN.
-  assert got["self_attention"] == 2 * (4 * 2 * n * d * d + 2 * 2 * n * n * d)
-  assert got["ffn"] == 2 * 2 * 2 * n * d * ffn
-  # q and o of the video's tokens, k and v of the 512 of the text.
-  pairs = 2 * 2 * n * d * d + 2 * 2 * 512 * d * d
-  assert got["text_attention"] == 2 * (pairs + 2 * 2 * n * 512 * d)
-  alone = build_model("tiny", streams=("video",)).clone(depth=1)
-  whole = forward_flops(alone, g, *step.TEXT)
-  video = sum(whole[k] for k in ("linear", "self_attention", "text_attention"))
-  assert sum(got.values()) - got["cross"] == pytest.approx(2 * video)
-
-
-def test_the_rest_of_a_block_is_what_its_parts_do_not_take(monkeypatch):
-  """A block takes half of what three blocks take more than one: 8 ms of it."""
-  for name, value in {"SIZE": "tiny", "DTYPE": "float32", "ATTENTION": "dense"}.items():
+def set_flags(monkeypatch, **values):
+  for name, value in values.items():
     monkeypatch.setattr(step, name, types.SimpleNamespace(value=value))
-  monkeypatch.setattr(step, "ROUNDS", types.SimpleNamespace(value=1))
-  names = (
-    "self_attention",
-    "text_attention",
-    "ffn",
-    "audio to video",
-    "video to audio",
+
+
+def test_the_parts_of_a_step_are_all_of_it(monkeypatch):
+  """Counted part by part and by the formula of the whole: of three blocks, and two
+  evaluations of two clips.
+  """
+  set_flags(monkeypatch, BATCH=2)
+  model, g = build_model("tiny").clone(depth=3), Geometry(3, 2, 4, 7)
+  got = parts.part_flops(model, g)
+  # Multiply and add: q, k, v, o; scores and sums; two products of the FFN.
+  n, d, ffn = 24, 128, 384
+  c = dict(model.streams)["audio"]
+  m, e = 7, c.width
+  ones = lambda n, d: 4 * 2 * n * d * d + 2 * 2 * n * n * d
+  times = 3 * 2 * 2
+  assert got["self_attention"] == times * (ones(n, d) + ones(m, e))
+  assert got["ffn"] == times * (2 * 2 * n * d * ffn + 2 * 2 * m * e * c.ffn)
+  # q and o of the tokens, k and v of the 512 of the text.
+  text = lambda n, d: 2 * 2 * n * d * d + 2 * 2 * 512 * d * d + 2 * 2 * n * 512 * d
+  assert got["text_attention"] == times * (text(n, d) + text(m, e))
+  whole = forward_flops(model, g, *step.TEXT)
+  assert got["exchange"] == 4 * whole["cross"] and got[parts.ENDS] == 4 * whole["ends"]
+  assert sum(got.values()) == pytest.approx(4 * sum(whole.values()))
+
+
+def test_the_rest_of_a_step_is_what_its_parts_do_not_take(monkeypatch):
+  """A block takes half of what three blocks take more than one, 8 ms, and four of them
+  with the ends 35 ms; a step a quarter of what six take more than two, 40 ms.
+  """
+  set_flags(
+    monkeypatch, SIZE="tiny", DTYPE="float32", ATTENTION="dense", ROUNDS=1, DEPTH=4
   )
-  monkeypatch.setattr(parts, "pieces", lambda model, g: dict.fromkeys(names, ()))
+  seconds = {"self_attention": 2, "text_attention": 1, "ffn": 2, "exchange": 0.5}
+  took = {(k, s): x / 1e3 for k, x in seconds.items() for s in ("video", "audio")}
+  took = {k: x if k[1] == "video" else x / 4 for k, x in took.items()}
+  pieces = dict.fromkeys(took, ())
+  took |= {1: 0.011, 3: 0.027, 4: 0.035, (2, True): 0.085, (6, True): 0.245}
+  monkeypatch.setattr(parts, "pieces", lambda model, g: pieces)
   monkeypatch.setattr(parts, "compiled_call", lambda *_: None)
-  monkeypatch.setattr(parts, "forward", lambda spec, streams, depth: (None,))
-  took = dict(zip(names, (0.002, 0.001, 0.002, 0.0005, 0.0005))) | {1: 0.01, 3: 0.026}
+  monkeypatch.setattr(parts, "forward", lambda spec, streams, depth, rows: (None,))
+  samplings = lambda spec, task, ways: dict.fromkeys(ways) if task == "joint" else {}
+  monkeypatch.setattr(parts, "samplings", samplings)
   monkeypatch.setattr(parts, "in_turn", lambda runs, _: {k: [took[k]] for k in runs})
-  flops = {"self_attention": 4e6, "text_attention": 2e6, "ffn": 3e6, "cross": 1e6}
+  flops = {
+    "self_attention": 4e6, "text_attention": 2e6, "ffn": 2e6, "exchange": 1e6,
+    parts.ENDS: 1e6,
+  }  # fmt: skip
   monkeypatch.setattr(parts, "part_flops", lambda model, g: flops)
   rows = {row["what"]: row for row in parts.part_rows(ClipSpec(5, 32, 32, 25), 1e10)}
   assert rows["ffn"] == {
-    "what": "ffn", "ms": 2, "of time": pytest.approx(0.25), "of FLOPs": 0.3,
-    "ceiling": pytest.approx(0.15),
+    "what": "ffn", "ms": pytest.approx(10), "of time": pytest.approx(0.25),
+    "of FLOPs": 0.2, "ceiling": pytest.approx(0.02),
   }  # fmt: skip
-  assert rows["cross"]["ms"] == 1 and rows["cross"]["of FLOPs"] == 0.1
-  assert rows["rest"]["ms"] == pytest.approx(2) and rows["rest"]["of time"] == (
-    pytest.approx(0.25)
-  )
+  assert rows["exchange"]["ms"] == pytest.approx(2.5)
+  # 4 x 8 ms less 4 x 5.5 x 1.25.
+  assert rows["rest"] == {
+    "what": "rest", "ms": pytest.approx(4.5), "of time": pytest.approx(4.5 / 40)
+  }  # fmt: skip
+  assert rows[parts.ENDS]["ms"] == pytest.approx(3)
+  assert rows["guidance, solver"]["ms"] == pytest.approx(5)
+  assert rows["step"]["ms"] == pytest.approx(40)
+  assert rows["step"]["ceiling"] == pytest.approx(1e7 / 0.04 / 1e10)
+  shares = [row["of time"] for name, row in rows.items() if name != "step"]
+  assert sum(shares) == pytest.approx(1)
+
+
+def test_the_parts_are_those_of_both_streams(monkeypatch):
+  """Of both evaluations of two clips; with the text's rows and the other's tokens."""
+  set_flags(monkeypatch, BATCH=2)
+  model, g = build_model("tiny"), Geometry(3, 2, 4, 7)
+  got = parts.pieces(model, g)
+  widths = {s: c.width for s, c in model.streams}
+  tokens = {"video": (4, 3, 8, widths["video"]), "audio": (4, 7, 1, widths["audio"])}
+  assert len(got) == 8
+  for (name, s), (module, inputs, _) in got.items():
+    assert inputs[0].shape == tokens[s]
+    if name == "text_attention":
+      assert inputs[1].shape == (4, 512, widths[s])
+    if name == "exchange":
+      assert inputs[1].shape == tokens["audio" if s == "video" else "video"]
+      assert module.into == s
+
+
+def test_what_keys_save(monkeypatch):
+  """Four steps more take 4, 8 and 12 s of what is run at every step, of what is run
+  once 2, 2 and 3 s.
+  """
+  set_flags(monkeypatch, ROUNDS=3)
+  took = {
+    (2, True): [1.0, 1.0, 1.0], (6, True): [3.0, 3.0, 4.0],
+    (2, False): [2.0, 2.0, 2.0], (6, False): [6.0, 10.0, 14.0],
+  }  # fmt: skip
+  latents = lambda steps, once: {"video": jnp.array([0.0, 2.0, 0.0, 2.0 + 0.5 * once])}
+
+  def in_turn(programs, rounds):
+    assert rounds == 3
+    for run in programs.values():
+      run()
+    return {key: took[key] for key in programs}
+
+  tasks = []
+  made = lambda spec, task, ways: {k: lambda k=k: latents(*k) for k in ways}
+  monkeypatch.setattr(given, "samplings", lambda *a: tasks.append(a[1]) or made(*a))
+  monkeypatch.setattr(given, "in_turn", in_turn)
+  v2a, a2v = given.rows(ClipSpec(5, 32, 32, 25))
+  assert tasks == ["v2a", "a2v"] and (v2a["what"], a2v["what"]) == ("v2a", "a2v")
+  assert v2a | {"what": ""} == {
+    "what": "", "once, s": 0.5, "every step, s": 2.0, "faster": 4.0, "lowest": 2.0,
+    "highest": 4.0, "apart": pytest.approx(0.5),
+  }  # fmt: skip
+
+
+SAMPLED = {
+  "v2a": ({"audio"}, {"video"}),
+  "a2v": ({"video"}, {"audio"}),
+  "joint": ({"video", "audio"}, set()),
+}
+
+
+@pytest.mark.parametrize("task", SAMPLED)
+def test_what_is_sampled(monkeypatch, task):
+  """With guidance, UniPC, and a negative prompt of no rows; keys once or every step."""
+  set_flags(monkeypatch, DEPTH=1)
+  told = []
+
+  def sample_latents(model, params, kind, noise, conditions, how, reuse_keys):
+    told.append((how.steps, reuse_keys))
+    assert (set(noise), set(conditions["given"])) == SAMPLED[task]
+    assert conditions["text"].shape == (2, 2, 5, 7)
+    assert (how.guidance, how.solver, model) == ("ucg2", "unipc", "model")
+    return noise | {"texts": conditions["text"]}
+
+  inputs = {"latents": {"video": jnp.ones(3), "audio": jnp.ones(2)}}
+  inputs["text"] = jnp.ones((2, 5, 7))
+  monkeypatch.setattr(step, "make", lambda *_: ("model", {}, inputs))
+  monkeypatch.setattr(parts, "sample_latents", sample_latents)
+  ways = [(2, True), (6, False)]
+  calls = parts.samplings(ClipSpec(5, 32, 32, 25), task, ways)
+  made = [run() for run in calls.values()]
+  assert list(calls) == told == ways
+  assert made[0]["texts"].mean((1, 2, 3)).tolist() == [1, 0]
 
 
 def test_a_rate_is_the_best_of_the_rounds(clock):

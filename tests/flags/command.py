@@ -28,12 +28,14 @@ MODULES = {  # commands whose flags are absl's
   "plan": "ccl_jax.plan",
   "bench compiler": "ccl_jax.benchmarks.compiler",
   "bench data": "ccl_jax.benchmarks.data",
+  "bench device": "ccl_jax.benchmarks.device",
   "bench eval": "ccl_jax.benchmarks.eval",
   "bench kernels": "ccl_jax.benchmarks.kernels",
   "bench length": "ccl_jax.benchmarks.length",
   "bench prepare": "ccl_jax.benchmarks.prepare",
   "bench sampling": "ccl_jax.benchmarks.sampling",
   "bench scale": "ccl_jax.benchmarks.scale",
+  "bench start": "ccl_jax.benchmarks.start",
   "bench step": "ccl_jax.benchmarks.step",
   "bench vocoder": "ccl_jax.benchmarks.vocoder",
 }
@@ -48,7 +50,7 @@ PARSERS = {  # command lines whose flags are argparse's
 }
 BENCH = "ccl_jax.bench"
 # Benchmarks that have no flags of their own; `step` lends them its.
-BORROWED = {"parts": "step"}
+BORROWED = {"denoise": "step", "given": "step", "parts": "step", "pipeline": "step"}
 
 
 @contextlib.contextmanager

@@ -120,7 +120,7 @@ def test_build(told, capsys, tmp_path, monkeypatch):
   assert call.args == (openhumanvid.BUILDER, pathlib.Path("DIR"))
   assert call.kwargs == {
     "min_seconds": 2.5, "min_side": 480, "speech": "with", "data_dir": "SETS",
-    "min_scores": (("aesthetic", 4.5), ("motion", 2.0)),
+    "min_scores": (("aesthetic", 4.5), ("motion", 2.0)), "runner": "", "flags": [],
   }  # fmt: skip
   out = capsys.readouterr().out
   assert out == f"{tmp_path}: 7 train; 2 in missing.txt, 1 in skipped.jsonl\n"
@@ -136,6 +136,9 @@ def test_build(told, capsys, tmp_path, monkeypatch):
       told.main("build", source, "DIR", option)
     assert e.value.code == 2 and words in capsys.readouterr().err
   assert len(told.calls["build"]) == 1
+  told.main("build", "vggsound", "DIR", "--runner=R", "--", "--region=x", "data_dir")
+  kwargs = told.last("build").kwargs
+  assert (kwargs["runner"], kwargs["flags"]) == ("R", ["--region=x", "data_dir"])
 
 
 def test_a_command_is_needed(told):

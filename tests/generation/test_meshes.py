@@ -7,7 +7,7 @@ import pytest
 from ccl_jax.diffusion.guidance import get_guidance
 from ccl_jax.errors import UsageError
 from ccl_jax.generation import meshes, pipeline
-from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.pipeline import LoadedModel
 from ccl_jax.generation.sampling import Sampling, most_together
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.sharding import make_mesh
@@ -66,6 +66,30 @@ def test_a_mesh_that_does_not_fit_the_model():
   assert tuple(meshes.mesh_for(model, SPEC, 2).shape.values()) == (2, 1, 4, 1)
 
 
+def test_a_mesh_on_which_the_parameters_have_no_room(monkeypatch):
+  """8 copies of them on devices that hold 4, and no device that holds an eighth."""
+  model = build_model("tiny", dtype="float32")
+  size = meshes.parameter_bytes(model)
+  of = lambda share: monkeypatch.setattr(meshes, "device_memory", lambda: share)
+  of(size // 2)
+  assert dict(meshes.mesh_for(model, SPEC, 2, (4, 2, 1, 1)).shape)["data"] == 4
+  words = (
+    r"--mesh 8,1,1,1: the parameters take .* GiB of each device, which has .*: give "
+    "data less than 8"
+  )
+  with pytest.raises(UsageError, match=words):
+    meshes.mesh_for(model, SPEC, 2, (8, 1, 1, 1))
+  of(size // 9)
+  for shape in (None, (1, 8, 1, 1)):
+    with pytest.raises(UsageError, match="each device, which has .*: use more devices"):
+      meshes.mesh_for(model, SPEC, 2, shape)
+  monkeypatch.setattr(meshes.jax, "devices", lambda: jax.local_devices()[:1])
+  with pytest.raises(UsageError, match="^the parameters take"):
+    meshes.mesh_for(model, SPEC, 2)
+  of(size)
+  assert meshes.mesh_for(model, SPEC, 2).size == 1
+
+
 def test_bytes_of_parameters():
   """Of the tiny model, whose every matrix product is stored in bfloat16."""
   model = build_model("tiny", dtype="float32")
@@ -93,7 +117,7 @@ def latents_of(parts, monkeypatch):
 
   def make(task, shape, **how):
     mesh = make_mesh(shape, jax.devices()[: int(np.prod(shape))])
-    maker = Pipeline(model, params, codecs, SPEC, shift=5.0, mesh=mesh)
+    maker = LoadedModel(model, params, codecs, SPEC, shift=5.0, mesh=mesh)
     inputs = {n: stack[n] for n in GENERATIONS[task].needs()}
     sampling = Sampling(**({"guidance": "ucg2", "steps": 2} | how))
     return maker.generate(

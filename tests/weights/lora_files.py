@@ -22,14 +22,23 @@ def save_file(tensors, path, notes=None) -> None:
   st.save_file(tensors, path, notes)
 
 
-def model(image: bool = False):
-  """(shapes of our parameters, tensors by native name) of a small Wan2.1."""
+def model(image: bool = False, channels: int = 16):
+  """(shapes of our parameters, tensors by native name) of a small Wan2.1, or with 48
+  channels of a small Wan2.2-TI2V-5B.
+  """
   sizes = {
     "width": WIDTH, "ffn": FFN, "heads": 2, "frequencies": 64, "depth": LAYERS,
-    "in_channels": 36 if image else 16, "out_channels": 16, "text_dim": TEXT,
-    "image_tokens": image,
+    "in_channels": 36 if image else channels, "out_channels": channels,
+    "text_dim": TEXT, "image_tokens": image,
   }  # fmt: skip
-  return wan.shapes_of(sizes), wan_tensors(image)
+  tensors = wan_tensors(image)
+  if channels != 16:
+    wide = {
+      "patch_embedding.weight": (WIDTH, channels, 1, 2, 2),
+      "head.head.weight": (4 * channels, WIDTH), "head.head.bias": (4 * channels,),
+    }  # fmt: skip
+    tensors |= {name: random(*shape) for name, shape in wide.items()}
+  return wan.shapes_of(sizes), tensors
 
 
 def to_ours(shapes, tensors) -> dict[str, np.ndarray]:

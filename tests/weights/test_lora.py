@@ -83,10 +83,13 @@ LAYERS = {
   "blocks.0.ffn.0": ("blocks.0.ffn.net.0.proj", FFN, WIDTH),
   "blocks.1.ffn.2": ("blocks.1.ffn.net.2", WIDTH, FFN),
   "text_embedding.0": ("condition_embedder.text_embedder.linear_1", WIDTH, 24),
+  "time_embedding.0": (
+    "condition_embedder.time_embedder.linear_1", WIDTH, 64
+  ),
   "time_embedding.2": ("condition_embedder.time_embedder.linear_2", WIDTH, WIDTH),
   "time_projection.1": ("condition_embedder.time_proj", 6 * WIDTH, WIDTH),
   "head.head": ("proj_out", 64, WIDTH),
-}
+}  # fmt: skip
 IMAGE_LAYERS = {
   "blocks.1.cross_attn.k_img": ("blocks.1.attn2.add_k_proj", WIDTH, WIDTH),
   "img_emb.proj.1": ("condition_embedder.image_embedder.ff.net.0.proj", 1280, 1280),
@@ -190,6 +193,33 @@ def test_image_layers_of_i2v_and_what_t2v_makes_of_them(tmp_path, i2v, t2v):
     note = lora.note()
     assert "\n" not in note and "k" in note and f"{len(lora.left)} tensors" in note
     applied(t2v, path, {k: v for k, v in product.items() if "ffn" in k})
+
+
+@pytest.mark.parametrize("kind", ["comfyui", "diffusers", "kohya"])
+def test_a_lora_of_ti2v_5b_and_none_of_its_for_another(tmp_path, t2v, kind):
+  """Wan2.2's 5B has 48 channels: its ends are wider than those of Wan2.1."""
+  shapes, tensors = model(channels=48)
+  ti2v = shapes, tensors, Names(shapes)
+  layers = {n: LAYERS[n] for n in ("blocks.0.self_attn.q", "blocks.1.ffn.2")}
+  layers["head.head"] = ("proj_out", 192, WIDTH)
+  spelled = {
+    "comfyui": lambda native, diffusers: f"diffusion_model.{native}",
+    "diffusers": lambda native, diffusers: f"transformer.{diffusers}",
+    "kohya": lambda native, diffusers: "lora_unet_" + native.replace(".", "_"),
+  }[kind]
+  path = tmp_path / "x.safetensors"
+  tensors, product = written(
+    layers, spelled, *(KOHYA if kind == "kohya" else PEFT), 2.0
+  )
+  save_file(tensors, path)
+  applied(ti2v, path, product)
+  wide = r"does not fit this model: .*\(192, 4\)"
+  with pytest.raises(UsageError, match=wide):
+    Lora(path, t2v[2])
+  tensors, _ = written({"head.head": LAYERS["head.head"]}, spelled, *PEFT)
+  save_file(tensors, path)
+  with pytest.raises(UsageError, match=r"does not fit this model: .*\(64, 4\)"):
+    Lora(path, ti2v[2])
 
 
 def test_differences_of_all_sorts(tmp_path, t2v):

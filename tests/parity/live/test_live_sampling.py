@@ -4,14 +4,19 @@ The scheduler is given Wan2.1's native noise levels (its own have changed since,
 run to 1/1000), and from there on runs as in its pipeline, with guidance by text.
 """
 
+import importlib
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ccl_jax.data.spec import ClipSpec
 from ccl_jax.diffusion.schedules import make_schedule
 from ccl_jax.generation.sampling import Sampling, sample_latents
 from ccl_jax.tasks import GENERATIONS
 from ccl_jax.weights import wan
+from tests.flags.command import command
 
 STEPS, SHIFT, SCALE = 20, 5.0, 5.0
 
@@ -56,3 +61,31 @@ def test_the_same_latents_after_twenty_steps(t2v):
   got = np.moveaxis(run(t2v.params, jnp.moveaxis(noise, 1, -1), texts), -1, 1)
   error = np.linalg.norm(got - expected) / np.linalg.norm(expected)
   assert error < 1e-3
+
+
+def test_the_benchmark_makes_the_latents_of_their_pipeline(monkeypatch):
+  """`bench pipeline`, of one block: the same weights, levels, guidance and noise."""
+  step = command("bench step").module
+  pipeline = importlib.import_module("ccl_jax.benchmarks.pipeline")
+  flags = {
+    "SIZE": "lab", "DEPTH": 1, "BATCH": 1, "DTYPE": "float32", "ATTENTION": "dense",
+    "ROUNDS": 1,
+  }  # fmt: skip
+  for name, value in flags.items():
+    monkeypatch.setattr(step, name, types.SimpleNamespace(value=value))
+  monkeypatch.setattr(step, "TEXT", (512, 24))
+  monkeypatch.setattr(pipeline, "STEPS", 4)
+  seconds = {"ours": [4.0, 8.0], "theirs": [8.0, 8.0]}
+
+  def in_turn(programs, rounds):
+    for run in programs.values():
+      run()
+    return seconds
+
+  monkeypatch.setattr(pipeline, "in_turn", in_turn)
+  row = pipeline.row(ClipSpec(5, 32, 48, 16.0))
+  assert 0 < row.pop("latents apart") < 1e-4
+  assert row == {
+    "what": "step", "ours": 1.5, "theirs": 2.0, "ours/theirs": 0.75, "lowest": 0.5,
+    "highest": 1.0,
+  }  # fmt: skip
