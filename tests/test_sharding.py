@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from ccl_jax import eval as evaluation
 from ccl_jax.errors import UsageError
-from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.pipeline import LoadedModel
 from ccl_jax.models.adapter import Adapter
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.sharding import (
@@ -68,7 +68,7 @@ def test_who_looks_for_devices_before_the_work(monkeypatch, tmp_path):
   refused = mock.Mock(side_effect=AssertionError())
   monkeypatch.setattr(jax, "devices", refused)
   with pytest.raises(UsageError, match="no such device"):
-    Pipeline.load("quickstart")
+    LoadedModel.load("quickstart")
   (tmp_path / "a.mp4").touch()
   flags = ["--videos", str(tmp_path), "--out", str(tmp_path / "out")]
   with pytest.raises(UsageError, match="no such device"):
