@@ -14,7 +14,6 @@ pip install 'ccl_jax[test]'.
 
 import dataclasses
 import json
-import os
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,14 @@ import optax
 from absl import flags
 
 from ccl_jax import cli
-from ccl_jax.benchmarks.timing import device_ceiling, in_turn, median, ratios, show
+from ccl_jax.benchmarks.timing import (
+  cores,
+  device_ceiling,
+  in_turn,
+  median,
+  ratios,
+  show,
+)
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.models.flops import forward_flops
@@ -123,7 +129,7 @@ def their_network():
     raise UsageError(
       f"the peer needs {e.name}: pip install 'ccl_jax[test]', or bench step --nopeer"
     ) from e
-  torch.set_num_threads(os.cpu_count())
+  torch.set_num_threads(cores())
   c = dict(build_model(SIZE.value).streams)["video"]
   torch.manual_seed(0)
   return WanTransformer3DModel(
