@@ -45,7 +45,8 @@ class Parser(argparse.ArgumentParser):
   """
 
   def __init__(self, *args, buckets: Collection[str] = (), **options):
-    super().__init__(*args, **options)
+    # --out is not meant by --o: a flag that comes later could change what it says.
+    super().__init__(*args, allow_abbrev=False, **options)
     self._buckets = {f"--{name}" for name in buckets}
 
   def parse_args(self, args=None, namespace=None):

@@ -12,7 +12,6 @@ and highest round; and how far apart the latents are, as the norm of their diffe
 over that of theirs. The peer needs torch and diffusers: pip install 'ccl_jax[test]'.
 """
 
-import os
 import pathlib
 import tempfile
 
@@ -23,7 +22,7 @@ from absl import flags
 
 from ccl_jax import cli
 from ccl_jax.benchmarks import step
-from ccl_jax.benchmarks.timing import in_turn, median, ratios, show
+from ccl_jax.benchmarks.timing import cores, in_turn, median, ratios, show
 from ccl_jax.checkpoints.converted import restore_converted
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.generation.sampling import Sampling, sample_latents
@@ -150,7 +149,7 @@ def main() -> None:
   g = geometry_of(build_model(step.SIZE.value), spec)
   setup = {
     "device": jax.devices()[0].device_kind,
-    "cores": os.cpu_count(),
+    "cores": cores(),
     "size": f"{step.SIZE.value}, {step.DEPTH.value} blocks, {step.DTYPE.value}",
     "tokens": g.t * g.h * g.w,
     "steps": STEPS,

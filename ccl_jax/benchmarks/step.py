@@ -15,7 +15,6 @@ pip install 'ccl_jax[test]'.
 import dataclasses
 import itertools
 import json
-import os
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,14 @@ import optax
 from absl import flags
 
 from ccl_jax import cli
-from ccl_jax.benchmarks.timing import device_ceiling, in_turn, median, ratios, show
+from ccl_jax.benchmarks.timing import (
+  cores,
+  device_ceiling,
+  in_turn,
+  median,
+  ratios,
+  show,
+)
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.models.flops import forward_flops
@@ -134,7 +140,7 @@ def their_network():
       f"the peer needs torch with CUDA, got torch {torch.__version__}; or bench step "
       "--nopeer"
     )
-  torch.set_num_threads(os.cpu_count())
+  torch.set_num_threads(cores())
   c = dict(build_model(SIZE.value).streams)["video"]
   torch.manual_seed(0)
   return WanTransformer3DModel(

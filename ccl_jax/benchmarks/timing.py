@@ -1,6 +1,7 @@
 """Times programs fairly: by turns, as medians, and against what the machine can do."""
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +28,13 @@ def in_turn(programs: Mapping[str, Callable[[], None]], rounds: int) -> dict[str
       run()
       seconds[name].append(time.perf_counter() - start)
   return seconds
+
+
+def cores() -> int:
+  """The processor's cores that this process may use: fewer under taskset."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def median(seconds: list[float]) -> float:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ccl_jax import cli
-from ccl_jax.errors import UsageError
+from ccl_jax.errors import THREADS, UsageError
 from ccl_jax.places import hold, refuse_schemes
 from ccl_jax.remote.paths import place
 
@@ -120,9 +120,12 @@ def _prepare(args: argparse.Namespace) -> None:
 
   options = Options(**{name: getattr(args, name) for name in Options._fields})
   root, out = place(args.dir), place(args.out)
-  threads = max(args.threads, 1)
+  if not 1 <= args.threads <= THREADS:
+    raise UsageError(f"--threads is {args.threads}; expected 1 to {THREADS}")
+  if args.max_offset_ms < 0:
+    raise UsageError(f"--max_offset_ms is {args.max_offset_ms:g}; expected 0 at least")
   try:
-    prepared = prepare(root, out, options, threads, args.runner, args.beam)
+    prepared = prepare(root, out, options, args.threads, args.runner, args.beam)
   except OSError as e:
     raise UsageError(
       f"cannot write {e.filename or out}: {e.strerror or e}; run it again to go on"

@@ -31,6 +31,7 @@ from ccl_jax.data.media.tracks import MediaError, first_time, pixel_aspect, trac
 from ccl_jax.errors import UsageError
 from ccl_jax.files import new_file
 from ccl_jax.generation.scratch import Scratch
+from ccl_jax.names import file_url
 from ccl_jax.viz.media import AAC_LAYOUTS, AAC_RATES, write_sound, write_timed
 
 Path = str | os.PathLike
@@ -112,7 +113,9 @@ def _join(path: Path, sources: dict[str, Path], seconds: float) -> None:
       tracks[kind] = next(packets), packets
     partial = stack.enter_context(new_file(path))
     options = {"movflags": "faststart"}
-    out = stack.enter_context(av.open(str(partial), "w", format="mp4", options=options))
+    out = stack.enter_context(
+      av.open(file_url(partial), "w", format="mp4", options=options)
+    )
     named = []
     for kind in CALLED:
       template, packets = tracks[kind]

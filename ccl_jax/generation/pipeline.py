@@ -65,7 +65,7 @@ from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import parameter_shapes
 from ccl_jax.remote.paths import place
 from ccl_jax.seeds import seed_bits
-from ccl_jax.sharding import finest
+from ccl_jax.sharding import finest, require_devices
 from ccl_jax.tasks import Generation
 from ccl_jax.weights.lora_merge import merge
 from ccl_jax.weights.lora_open import open_loras
@@ -181,6 +181,7 @@ class LoadedModel:
       UsageError: it is none of these, has no codecs, or no checkpoint that is whole; a
         LoRA is damaged, or does not fit the model; or there are no such tiles.
     """
+    require_devices()
     check_kind(quantize)
     mesh = mesh or alone()
     told = describe(folder, step)

@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
   )
 
   def command(name: str, text: str, out: str) -> argparse.ArgumentParser:
-    sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    sub = commands.add_parser(name, help=text, description=text)
     sub.add_argument("--out", required=True, help=out)
     return sub
 

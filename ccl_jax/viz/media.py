@@ -13,6 +13,7 @@ from jaxtyping import Float32, UInt8
 
 from ccl_jax.errors import UsageError
 from ccl_jax.files import new_file
+from ccl_jax.names import file_url
 
 Path = str | os.PathLike
 _PICTURE = {"crf": "14", "preset": "medium"}  # x264: visually lossless
@@ -104,7 +105,7 @@ def _new_mp4(path: Path) -> Iterator[Any]:
   options = {"movflags": "faststart"}
   with (
     new_file(path) as partial,
-    av.open(str(partial), "w", format="mp4", options=options) as out,
+    av.open(file_url(partial), "w", format="mp4", options=options) as out,
   ):
     yield out
 
@@ -179,7 +180,7 @@ def write_samples(
   """Writes mono sound as a wav file of 32-bit floats: nothing is rounded or clipped."""
   import av
 
-  with new_file(path) as partial, av.open(str(partial), "w", format="wav") as out:
+  with new_file(path) as partial, av.open(file_url(partial), "w", format="wav") as out:
     sound = out.add_stream("pcm_f32le", rate=sample_rate, layout="mono")
     frame = av.AudioFrame.from_ndarray(audio[None], "flt", "mono")
     frame.sample_rate, frame.pts = sample_rate, 0
@@ -200,7 +201,10 @@ def write_lossless(
   import av
 
   rate = fractions.Fraction(fps).limit_denominator(1001)
-  with new_file(path) as partial, av.open(str(partial), "w", format="matroska") as out:
+  with (
+    new_file(path) as partial,
+    av.open(file_url(partial), "w", format="matroska") as out,
+  ):
     picture = out.add_stream("ffv1", rate=rate)
     picture.height, picture.width, picture.pix_fmt = *video.shape[1:3], "bgr0"
     for k, pixels in enumerate(video):
