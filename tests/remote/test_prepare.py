@@ -83,6 +83,12 @@ def is_that_of_a_disk(out, here):
   }  # fmt: skip
 
 
+def errors(capsys):
+  """Lines of errors; the stores, which run in this process, write to stderr too."""
+  lines = capsys.readouterr().err.splitlines()
+  return [line for line in lines if line.startswith("error: ")]
+
+
 def test_the_table_is_that_of_a_disk(films, here, capsys, monkeypatch):
   """By the command, on Beam and without it; decoding has a process of its own."""
   if films.scheme == "s3":
@@ -96,8 +102,7 @@ def test_the_table_is_that_of_a_disk(films, here, capsys, monkeypatch):
   with pytest.raises(SystemExit) as e:
     main(["prepare", str(films), str(out)])
   assert e.value.code == 2
-  told = capsys.readouterr().err.splitlines()[-1]  # the store on this machine talks too
-  assert told == f"error: {out} is there already: remove it or name another"
+  assert errors(capsys) == [f"error: {out} is there already: remove it or name another"]
 
 
 def test_it_goes_on_after_a_stop_and_an_outage(within, films, here, monkeypatch):
@@ -145,9 +150,9 @@ def test_a_bucket_that_is_not_there_or_not_ours(films, capsys):
     with pytest.raises(SystemExit) as e:
       main(["prepare", *argv])
     assert e.value.code == 2
-    error = capsys.readouterr().err.splitlines()
+    (error,) = errors(capsys)
     assert {p.name for p in films.parent.iterdir()} == {"films"}
-    return error[-1]
+    return error
 
   gone = f"{films.scheme}://no-such-bucket"
   assert f"error: --out: got {gone}/t.jsonl; there is no bucket {gone}" in told(
@@ -161,7 +166,8 @@ def test_a_bucket_that_is_not_there_or_not_ours(films, capsys):
       # The bucket is looked at before anything is written, and again afterwards.
       with answering(status), pytest.raises(SystemExit) as e:
         main(["prepare", str(films), str(films.with_name("t.jsonl"))])
-      assert e.value.code == 2 and words in capsys.readouterr().err.splitlines()[-1]
+      (error,) = errors(capsys)
+      assert e.value.code == 2 and words in error
   assert {p.name for p in films.parent.iterdir()} == {"films"}
 
 
