@@ -13,6 +13,7 @@ import runpy
 import sys
 
 import ccl_jax
+from ccl_jax.errors import one_line_errors
 
 COMMANDS = ("generate", "app", "train", "report", "encode", "data", "convert", "eval",
             "plan", "train_audio", "bench", "ablation", "viz")  # fmt: skip
@@ -32,7 +33,8 @@ def main() -> None:
   module = name.replace("-", "_")
   if name in ("--help", "-h", "help"):
     rows = [f"  {c:<12} {_about(c)}" for c in COMMANDS]
-    print(f"{__doc__}\nCommands:\n\n" + "\n".join(rows))
+    with one_line_errors():
+      print(f"{__doc__}\nCommands:\n\n" + "\n".join(rows), flush=True)
   elif name == "--version":
     print(ccl_jax.__version__)
   elif module in COMMANDS:

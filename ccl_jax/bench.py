@@ -15,8 +15,8 @@ from ccl_jax import cli
 
 # Modules of ccl_jax.benchmarks.
 NAMES = (
-  "compiler", "data", "eval", "given", "kernels", "length", "parts", "pipeline",
-  "prepare", "sampling", "scale", "start", "step", "vocoder",
+  "compiler", "data", "denoise", "device", "eval", "given", "kernels", "length",
+  "parts", "pipeline", "prepare", "sampling", "scale", "start", "step", "vocoder",
 )  # fmt: skip
 
 

@@ -20,7 +20,13 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from ccl_jax import progress, shipped
-from ccl_jax.errors import STOPPED, UsageError, one_line_errors, system_error
+from ccl_jax.errors import (
+  STOPPED,
+  UsageError,
+  end_unread,
+  one_line_errors,
+  system_error,
+)
 from ccl_jax.places import refuse_schemes
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
@@ -39,7 +45,8 @@ class Parser(argparse.ArgumentParser):
   """
 
   def __init__(self, *args, buckets: Collection[str] = (), **options):
-    super().__init__(*args, **options)
+    # --out is not meant by --o: a flag that comes later could change what it says.
+    super().__init__(*args, allow_abbrev=False, **options)
     self._buckets = {f"--{name}" for name in buckets}
 
   def parse_args(self, args=None, namespace=None):
@@ -238,7 +245,7 @@ def run(main: Callable[[], None], buckets: Collection[str] = ()) -> None:
       # --scale-video and --scale_video are one flag.
       args = [_underscored(arg) for arg in argv]
       if progress.HELP & set(args[1:]):
-        print(_help(main, argv[0]))
+        print(_help(main, argv[0]), flush=True)
         sys.exit(0)
       shipped.make_configs_importable()
       rest = flags.FLAGS(_with_config_files(args))
@@ -253,6 +260,7 @@ def run(main: Callable[[], None], buckets: Collection[str] = ()) -> None:
       progress.say(f"error: {e}")
       sys.exit(2)
     except Exception as e:
+      end_unread(e)
       # Whatever a config file does: its own error arrives with its traceback, whose
       # last line says it.
       lines = str(e).strip().splitlines() or [""]

@@ -61,7 +61,6 @@ def _parser() -> argparse.ArgumentParser:
       description=f"{name}: {text}\n\n{__doc__}",
       epilog="\n".join(filter(None, (source, terms))),
       formatter_class=raw,
-      allow_abbrev=False,
     )
     what = "File, *.safetensors," if name == "lora" else "Folder"
     sub.add_argument(

@@ -7,6 +7,7 @@ import math
 import numbers
 import os
 import re
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -71,10 +72,14 @@ def memory_error(error: BaseException) -> str | None:
   while error is not None and id(error) not in seen:
     seen.add(id(error))
     lines = str(error).strip().splitlines() or [""]
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in lines[0]:
+    if isinstance(error, MemoryError) or any(x in lines[0] for x in _NO_ROOM):
       return lines[0][:300]
     error = error.__cause__ or error.__context__
   return None
+
+
+# What XLA says first: of a device, and of a host's processor.
+_NO_ROOM = "RESOURCE_EXHAUSTED", "Out of memory allocating"
 
 
 @contextlib.contextmanager
@@ -100,10 +105,26 @@ def one_line_errors(stopped: str = STOPPED):
       signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
     _end(stopped, 128 + signal.SIGINT)
   except Exception as e:
+    end_unread(e)
     line = one_line(e)
     if line is None:
       raise
     _end(f"error: {line}", getattr(e, "exit_code", 2))
+
+
+def end_unread(error: BaseException) -> None:
+  """Ends the process without a word, as SIGPIPE does, where the error is that nobody
+  reads its output any more: `COMMAND --help | head -3`.
+  """
+  if not isinstance(error, BrokenPipeError):
+    return
+  # A pipe without a reader is in error; whatever else broke is not of stdout.
+  output = select.poll()
+  output.register(sys.stdout.fileno(), 0)
+  if any(event & select.POLLERR for _, event in output.poll(0)):
+    # Python flushes once more at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def one_line(error: BaseException) -> str | None:

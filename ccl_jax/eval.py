@@ -45,6 +45,7 @@ from ccl_jax.metrics.registry import BUILDERS, Options, build_metrics
 from ccl_jax.places import hold
 from ccl_jax.remote.mirror import Mirror
 from ccl_jax.remote.paths import BucketPath, Place, place
+from ccl_jax.sharding import require_devices
 
 FOLDERS = "videos", "weights", "out", "reference", "compare"
 BUCKETS = *FOLDERS, "manifest", "transcripts"
@@ -56,7 +57,6 @@ def parser() -> cli.Parser:
     prog="python -m ccl_jax.eval",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
     buckets=BUCKETS,
   )
   p.add_argument("--videos", help="folder of the clips, <id>.mp4 each")
@@ -236,6 +236,7 @@ def score(args: argparse.Namespace) -> int:
     transcripts,
     args.fvd_frames,
   )
+  require_devices()
   out = place(args.out)
   with hold(out), contextlib.closing(Mirror(out, (RECORDS, "features"))) as mirror:
     sweep(out)

@@ -80,6 +80,11 @@ def inside(name: str, where: str) -> str:
   return name
 
 
+def file_url(path: str | os.PathLike) -> str:
+  """How FFmpeg is told of a file: of a bare name, "a:b", the "a" is a protocol."""
+  return f"file:{os.path.abspath(path)}"
+
+
 def with_number(text: str, default: float) -> tuple[str, float]:
   """(file, number) of "FILE:NUMBER", or of "FILE" with the default; the number is NaN
   where it is none. A file whose own name has a colon is one.

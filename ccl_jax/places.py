@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# An address that lost a slash would be a folder called "gs:" here.
+_HALF = re.compile(r"(gs|s3|https?|ftp|hdfs|file):/(?!/)", re.IGNORECASE)
 # File systems that have no locks say one of these.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 _held: dict[pathlib.Path, int] = {}  # the locks of this process
@@ -53,6 +55,11 @@ def refuse_schemes(named: Mapping[str, Any], buckets: Collection[str] = ()) -> N
       text = str(path)
       if name in buckets and is_remote(text):
         require_buckets(name, text)
+      elif found := _HALF.match(text):
+        raise UsageError(
+          f"{name}: got {text}; expected an address with two slashes, {found[1]}://, "
+          f"or ./{text} for a folder of this name"
+        )
       elif found := _SCHEME.match(text):
         if found[0].lower() == "hf://":
           expected = "addresses of the hub are written hf:OWNER/NAME"

@@ -10,10 +10,10 @@
   python -m ccl_jax.plan ... --out docs/plans/14b.json --compare docs/plans/old.json
 
 TOPOLOGY is a kind of chip and their arrangement: v5p:4x4x4, v6e:8x8, v5e:4x4, v4:2x2x2;
-H100:1 or A100:8, GPUs of 80 GB, by what v5p chips in their place would need; or cpu:8,
-virtual devices of this host (JAX_NUM_CPU_DEVICES=8), to try a plan quickly.
-TPUs and GPUs need the package libtpu, pip install 'ccl_jax[tpu]', and no TPU. The 14b
-preset takes minutes, whatever its depth.
+H100:64, H200:8 or A100:1, GPUs on machines of 8; or cpu:8, virtual devices of this host
+(JAX_NUM_CPU_DEVICES=8), to try a plan quickly. For TPUs pip install 'ccl_jax[tpu]', for
+GPUs 'ccl_jax[plan-gpu]' in an environment of its own; no TPU and no GPU is needed. The
+14b preset takes minutes, whatever its depth.
 
 Reported: bytes of a chip's memory against its limit; FLOPs by formula, since the
 compiler counts a scan's body once and kernels not at all; what is moved between chips,
@@ -24,13 +24,15 @@ everything does:
 
   arithmetic  FLOPs, with those made again for the backward pass, at the chip's peak
   memory      arguments and results once, temporaries written and read, at HBM's rate
-  network     results of collectives, at the rate of a chip's links
+  network     results of collectives, at the rate of a chip's links, or of a GPU's
+              network card for what leaves its machine
 
 The prediction, by the compiler's own estimate of each operation (planning/predict.py):
 seconds by module and kind of work. It was never run; "low" takes elementwise operations
 and copies at the memory's rate. `--sweep` ranks by it, and `--compare` fails where it
-grew by more than 5 %. Attention kernels are priced by a table of counted cycles: a form
-that is not in it is named as unknown, and `python -m ccl_jax.bench kernels` counts it.
+grew by more than 5 %. For GPUs there are floors alone. Attention kernels are priced by
+a table of counted cycles: a form that is not in it is named as unknown, and
+`python -m ccl_jax.bench kernels` counts it.
 """
 
 from ccl_jax import progress
@@ -50,6 +52,7 @@ from ccl_jax.errors import UsageError, whole
 from ccl_jax.files import check_writable, write_json
 from ccl_jax.planning.chips import GIB
 from ccl_jax.planning.compile import plan, sweep
+from ccl_jax.planning.gpus import GPUS
 from ccl_jax.planning.report import Earlier, regressions, show
 from ccl_jax.planning.topologies import parse_topology, stay_on_the_host
 
@@ -92,8 +95,9 @@ def main():
     raise UsageError(f"--batch: got {BATCH.value}; expected {whole(1).words}")
   if config.model.attention == "auto":
     with config.unlocked():
-      on_host = TOPOLOGY.value.startswith("cpu")
-      config.model.attention = "chunked" if on_host else "splash"
+      kind = TOPOLOGY.value.partition(":")[0]
+      own = {"cpu": "chunked"} | dict.fromkeys(GPUS, "cudnn")
+      config.model.attention = own.get(kind, "splash")
   if OUT.value:
     check_writable(OUT.value)
   earlier = None

@@ -182,6 +182,15 @@ def first_process_first(make: Callable[[], Any]) -> Any:
   return result if jax.process_index() == 0 else make()
 
 
+def no_such_part(index: int, count: int) -> UsageError:
+  """What is said of --process_index and --process_count that name no part of a work."""
+  if count < 1:
+    return UsageError(f"--process_count is {count}; expected 1 at least")
+  return UsageError(
+    f"--process_index is {index}; expected 0 to {count - 1} for --process_count {count}"
+  )
+
+
 def _check(coordinator: str, num_processes: int, process_id: int) -> None:
   host, _, port = coordinator.rpartition(":")
   if not host or not port.isdigit():

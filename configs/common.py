@@ -23,11 +23,15 @@ MEDIA = {
 }
 
 
+_TRUE, _FALSE = ("1", "true", "True"), ("0", "false", "False")
+
+
 def parse(arg: str | None, **defaults) -> ConfigDict:
   """Reads arguments "a=1,b" into the types of their defaults; a bare name is True.
 
   Raises:
-    ValueError: an argument without a default.
+    ValueError: an argument without a default, or one whose value is none of its type:
+      an empty one may be a variable of a shell that is not set.
   """
   out = ConfigDict(defaults)
   for item in filter(None, (arg or "").split(",")):
@@ -37,7 +41,11 @@ def parse(arg: str | None, **defaults) -> ConfigDict:
         f"unknown argument {name!r} of this config; expected {', '.join(defaults)}"
       )
     kind = type(defaults[name])
-    out[name] = (value in ("", "1", "true", "True")) if kind is bool else kind(value)
+    if kind is bool and value not in ("", *_TRUE, *_FALSE):
+      raise ValueError(f"argument {name}: got {value!r}; expected true or false")
+    if kind is not bool and not value:
+      raise ValueError(f"argument {name} is empty; expected {name}=VALUE, or none")
+    out[name] = (value in ("", *_TRUE)) if kind is bool else kind(value)
   return out
 
 

@@ -38,8 +38,8 @@ def get_config(arg=None):
     records="",
     runlocal=False,
   )
-  own = f"size={args.size},init={args.init},image_form={args.image_form}"
-  own += f",data={args.data},records={args.records},runlocal={args.runlocal}"
+  names = ("size", "init", "image_form", "data", "records", "runlocal")
+  own = ",".join(f"{name}={args[name]}" for name in names if args[name] != "")
   c = joint.get_config(own).unlock()
   layers = args.layers or ("" if args.whole else "attention")
   c.lora.update({"rank": args.rank, "alpha": args.alpha, "whole": args.whole})

@@ -90,6 +90,10 @@ def test_a_defect_keeps_its_traceback(error):
     (MemoryError(), "error: out of memory: ask for smaller sizes"),
     (MemoryError("Unable to allocate 3 TiB"), "of memory (Unable to allocate 3 TiB):"),
     (
+      RuntimeError("INTERNAL: Error dispatching: Out of memory allocating 9 bytes.\nx"),
+      "of memory (INTERNAL: Error dispatching: Out of memory allocating 9 bytes.):",
+    ),
+    (
       jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of HBM\n  buffers: ..."),
       "error: out of memory (RESOURCE_EXHAUSTED: Ran out of HBM): ask",
     ),
@@ -165,6 +169,27 @@ def test_a_second_interruption_ends_at_once():
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
   assert done.returncode == 130 and not done.stdout  # the thread was not waited for
   assert "Traceback" not in done.stderr
+
+
+def test_output_that_nobody_reads_any_more_ends_without_a_word():
+  # `COMMAND --help | head -1`
+  read, write = os.pipe()
+  os.close(read)
+  code = (
+    "from ccl_jax.errors import one_line_errors\n"
+    "with one_line_errors():\n  print('help', flush=True)"
+  )
+  command = [sys.executable, "-c", code]
+  done = subprocess.run(
+    command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, timeout=60
+  )
+  os.close(write)
+  assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_another_broken_pipe_is_a_defect():
+  with pytest.raises(BrokenPipeError), one_line_errors():
+    raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -111,8 +111,7 @@ def test_eval(taken, tmp_path):
 
 
 def test_report(taken, tmp_path, monkeypatch):
-  pipeline = SimpleNamespace(load=lambda _: SimpleNamespace(spec=None))
-  monkeypatch.setattr(reporting, "Pipeline", pipeline)
+  monkeypatch.setattr(reporting, "load_model", lambda _: SimpleNamespace(spec=None))
   monkeypatch.setattr(reporting, "settings_of", lambda *_: {"guidance": "ucg2"})
   monkeypatch.setattr(reporting, "held_out", lambda *_: [])
   taken("report/.lock")

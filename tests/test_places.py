@@ -140,6 +140,14 @@ def test_addresses_are_refused(path):
       refuse_schemes({"--fine": "a", "--out": value})
 
 
+@pytest.mark.parametrize("path", ["s3:/b/x", "gs:/b", "HTTP:/h/x", "file:/tmp/x"])
+def test_an_address_that_lost_a_slash(path):
+  """It would be a folder of this machine, called "s3:"."""
+  with pytest.raises(UsageError, match="--out: got .*expected an address with two sla"):
+    refuse_schemes({"--out": path}, ["--out"])
+  refuse_schemes({"--out": f"./{path}"}, ["--out"])
+
+
 def test_what_is_no_address():
   refuse_schemes({"a": "runs/x", "b": "/abs:0.5+/b:1", "c": None, "d": 3, "e": "C:/x",
                   "f": ["v5p:4x4x4", "host:99"], "g": "1://x", "h": ""})  # fmt: skip

@@ -394,15 +394,15 @@ def test_a_prediction_that_grew_by_more_than_a_twentieth_is_worse():
 
 
 # TFLOP/s, memory and its GB/s, Gbit/s of all links in both directions, and of a chip's
-# part of the data-centre network, as published.
+# part of the data-centre network, as published; of a GPU its network card in a DGX.
 SHEETS = {
   "v4": (275, 32 * GIB, 1228, 2400, 0),
   "v5e": (197, 16 * GIB, 819, 1600, 25),
   "v5p": (459, 95 * GIB, 2765, 4800, 50),
   "v6e": (918, 31.25 * GIB, 1640, 3584, 100),
-  "H100": (989, 80 * GIB, 3350, 7200, 0),
-  "H200": (989, 141e9, 4800, 7200, 0),
-  "A100": (312, 80 * GIB, 2000, 4800, 0),
+  "H100": (989, 80 * GIB, 3350, 7200, 400),
+  "H200": (989, 141e9, 4800, 7200, 400),
+  "A100": (312, 80 * GIB, 2000, 4800, 200),
 }
 
 

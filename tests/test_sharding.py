@@ -9,7 +9,9 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from ccl_jax import eval as evaluation
 from ccl_jax.errors import UsageError
+from ccl_jax.generation.pipeline import LoadedModel
 from ccl_jax.models.adapter import Adapter
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.sharding import (
@@ -24,6 +26,7 @@ from ccl_jax.sharding import (
   parameter_axes,
   parameter_shardings,
   path_of,
+  require_devices,
   spec,
 )
 
@@ -48,6 +51,29 @@ def test_mesh_fills_one_axis():
 def test_a_mesh_that_does_not_fit_names_one_that_does(shape):
   with pytest.raises(UsageError, match="1,8,1,1"):
     make_mesh(shape)
+
+
+def test_devices_that_are_not_here_are_one_line(monkeypatch):
+  """As JAX says it of JAX_PLATFORMS=cuda on a machine without."""
+  require_devices()
+  said = "Unable to initialize backend 'cuda': no plugin (set JAX_PLATFORMS='' to ..)"
+  for error in (RuntimeError(said), AssertionError()):
+    monkeypatch.setattr(jax, "devices", mock.Mock(side_effect=error))
+    with pytest.raises(UsageError, match="JAX_PLATFORMS=cpu: no such device can") as e:
+      require_devices()
+    assert "\n" not in str(e.value) and "set JAX" not in str(e.value)
+
+
+def test_who_looks_for_devices_before_the_work(monkeypatch, tmp_path):
+  refused = mock.Mock(side_effect=AssertionError())
+  monkeypatch.setattr(jax, "devices", refused)
+  with pytest.raises(UsageError, match="no such device"):
+    LoadedModel.load("quickstart")
+  (tmp_path / "a.mp4").touch()
+  flags = ["--videos", str(tmp_path), "--out", str(tmp_path / "out")]
+  with pytest.raises(UsageError, match="no such device"):
+    evaluation.main([*flags, "--metrics", "av_align"])
+  assert not (tmp_path / "out").exists()
 
 
 def test_rules():

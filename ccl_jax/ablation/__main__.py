@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
   )
 
   def command(name: str, text: str) -> argparse.ArgumentParser:
-    sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    sub = commands.add_parser(name, help=text, description=text)
     sub.add_argument(
       "--results",
       type=pathlib.Path,

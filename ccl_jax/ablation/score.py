@@ -46,7 +46,8 @@ from ccl_jax.diffusion.guidance import get_guidance
 from ccl_jax.documents import metric_rows
 from ccl_jax.errors import UsageError
 from ccl_jax.files import write_json
-from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.api import load_model
+from ccl_jax.generation.pipeline import LoadedModel
 from ccl_jax.generation.report import generate, held_out, through_codecs
 from ccl_jax.metrics.talking_scene import score_kinds, score_set
 from ccl_jax.ops.patchify import in_tokens
@@ -72,7 +73,7 @@ class Run(NamedTuple):
 
   name: str
   config: ConfigDict
-  pipeline: Pipeline
+  pipeline: LoadedModel
   test: Clips
   validation: Clips
   rows: Rows
@@ -98,7 +99,7 @@ def open_run(workdir: pathlib.Path) -> Run:
   if not text:
     raise UsageError(f"--workdir {workdir} holds no training run")
   config = ConfigDict(text)
-  pipeline = Pipeline.load(workdir)
+  pipeline = load_model(workdir)
   if pipeline.origin["step"] != config.steps:
     raise UsageError(
       f"--workdir {workdir} is at step {pipeline.origin['step']} of {config.steps}: "

@@ -29,9 +29,9 @@ from ccl_jax import cli
 from ccl_jax.benchmarks.seams import Clip, seams
 from ccl_jax.benchmarks.timing import show
 from ccl_jax.errors import UsageError
+from ccl_jax.generation.api import load_model
 from ccl_jax.generation.extension import Extension
 from ccl_jax.generation.lengths import join_of
-from ccl_jax.generation.pipeline import Pipeline
 from ccl_jax.generation.sampling import Sampling
 from ccl_jax.metrics.talking_curves import HUES
 from ccl_jax.remote.paths import place
@@ -50,7 +50,7 @@ class Maker:
   """Makes long clips by every way, each of one seed.
 
   Args:
-    pipeline: a `Pipeline` of a joint model of talking faces.
+    pipeline: the `LoadedModel` of a joint model of talking faces.
     fold: times the length of a clip of training.
     steps: of sampling.
   """
@@ -138,7 +138,7 @@ def rows(pipeline, out) -> Iterator[dict]:
   """Figures of every way, one after the other.
 
   Args:
-    pipeline: a `Pipeline` of a joint model of talking faces.
+    pipeline: the `LoadedModel` of a joint model of talking faces.
     out: the folder for clips, or None.
   """
   maker = Maker(pipeline, FOLD.value, STEPS.value)
@@ -158,7 +158,7 @@ def rows(pipeline, out) -> Iterator[dict]:
 
 def main() -> None:
   """Measures by the flags, and prints a table and a JSON object."""
-  pipeline = Pipeline.load(CKPT.value)
+  pipeline = load_model(CKPT.value)
   if len(pipeline.model.streams) < 2 or pipeline.takes_channels:
     raise UsageError(
       f"--ckpt {CKPT.value}: expected a joint model that makes clips of text alone"

@@ -17,6 +17,8 @@ Then the video network's forward pass over growing clips, with the share of a me
 matrix product's rate that it reaches.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -221,7 +223,7 @@ def main():
     "size": f"{step.SIZE.value}, {step.DEPTH.value} blocks, {step.DTYPE.value}",
     "matmul GFLOP/s": ceiling / 1e9,
   }
-  show(setup, [*part_rows(spec, ceiling), *scaling_rows(spec, ceiling)])
+  show(setup, itertools.chain(part_rows(spec, ceiling), scaling_rows(spec, ceiling)))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from ccl_jax import cli
 from ccl_jax.benchmarks.timing import in_turn, median, ratios, show
 from ccl_jax.diffusion.guidance import get_guidance
 from ccl_jax.errors import UsageError
-from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.api import load_model
 from ccl_jax.generation.sampling import Sampling, Steps, variant_of
 from ccl_jax.generation.shortcuts import names_of
 from ccl_jax.generation.step_cache import Recorder
@@ -70,7 +70,7 @@ def ways(plain: Sampling, calibration: pathlib.Path) -> dict[str, Sampling]:
 
 
 def evaluations(pipeline, sampling: Sampling) -> tuple[int, int]:
-  """(evaluations of a clip of a `Pipeline`, those of them that run the blocks)."""
+  """(evaluations of a clip of a `LoadedModel`, those of them that run the blocks)."""
   kind = GENERATIONS["joint"]
   form = get_guidance(sampling.guidance, variant_of(pipeline.model))
   used = form.used(kind.generated, kind.generated)
@@ -90,7 +90,7 @@ def nearness(clips: Mapping, plain: Mapping) -> tuple[float, float]:
   """(PSNR of the pictures, signal to difference of the sound) in decibels.
 
   Args:
-    clips, plain: of `Pipeline.generate`.
+    clips, plain: of `LoadedModel.generate`.
   """
   mean = lambda x: float(np.mean(np.square(x, dtype=np.float64)))
   apart = clips["video"].astype(np.float64) - plain["video"]
@@ -102,7 +102,7 @@ def rows(pipeline, folder: pathlib.Path) -> Iterator[dict]:
   """Figures of every way, one after the other.
 
   Args:
-    pipeline: a `Pipeline` of a joint model.
+    pipeline: the `LoadedModel` of a joint model.
     folder: for the calibration.
   """
   plain = pipeline.about.sampling(Sampling(steps=STEPS.value), pipeline.spec)
@@ -146,7 +146,7 @@ def rows(pipeline, folder: pathlib.Path) -> Iterator[dict]:
 
 def main() -> None:
   """Measures by the flags, and prints a table and a JSON object."""
-  pipeline = Pipeline.load(CKPT.value)
+  pipeline = load_model(CKPT.value)
   if len(pipeline.model.streams) < 2:
     raise UsageError(f"--ckpt {CKPT.value} has one stream; expected a joint model")
   device = jax.devices()[0]

@@ -2,13 +2,15 @@
 
   python -m ccl_jax.bench scale
   python -m ccl_jax.bench scale --rates=step=36,batch=8,chips=8,host_days=30
+  python -m ccl_jax.bench scale --folder=gs://ccl/probe --megabytes=4096
 
 Prints for each size hours, terabytes, what the hosts must read, how often to save, what
 preemptions cost, and what breaks first (`planning.scale`). Bytes of a clip in a plan,
 of a shard in an index and of a row in memory are counted here; the other rates are
 those of docs/results.md and may be given. Then a run is simulated: the loop's own rule
 of saving (`training.saves`) and the loader's own state, under a clock and preemptions
-that are made up, beside what Young and Daly say.
+that are made up, beside what Young and Daly say. With `--folder` saves and restores are
+measured there, of so many megabytes by the real checkpointer, and taken in proportion.
 """
 
 import json
@@ -19,6 +21,7 @@ import numpy as np
 from absl import flags
 
 from ccl_jax import cli
+from ccl_jax.benchmarks import saves
 from ccl_jax.data.pipeline import BatchIterator
 from ccl_jax.data.sets import plan
 from ccl_jax.data.sets.buckets import Bucket
@@ -42,6 +45,8 @@ RATES = flags.DEFINE_list("rates", [], "NAME=VALUE of planning.scale.Rates.")
 CORES = flags.DEFINE_integer("cores", 100, "Cores of a host, for `data prepare`.", 1)
 MEMORY = flags.DEFINE_float("memory", 400.0, "Gigabytes of a host.", 1e-6)
 SEEDS = flags.DEFINE_integer("seeds", 20, "Simulated runs.", 1)
+FOLDER = flags.DEFINE_string("folder", "", "Folder to measure saves in, a new one.")
+MEGABYTES = flags.DEFINE_integer("megabytes", 256, "Of a save that is measured.", 1)
 
 SPEC = ClipSpec(frames=81, height=480, width=832, fps=16)
 # A name of 40 letters and a caption of 400: what describes a film in a paragraph.
@@ -84,6 +89,23 @@ KNOWN = {
   "prepare": 6.1, "read": 235.0, "step": 9.3, "batch": 16, "chips": 64,
   "startup": 600.0, "save": 5.0, "write": 60.0, "host_days": 300.0,
 }  # fmt: skip
+
+
+HOST_BYTES = 325e9 / 16  # of a checkpoint, which a host writes and reads
+
+
+def with_saves(rates: dict[str, float], took: dict[str, float], size: float) -> dict:
+  """Rates with saves and restores in proportion to measured ones.
+
+  Args:
+    rates: by their names in `Rates`; `startup` is without a restore.
+    took: of `saves.measured`.
+    size: bytes that were measured.
+  """
+  scale = HOST_BYTES / size
+  startup = rates["startup"] + scale * took["restore"]
+  known = {"save": scale * took["save"], "write": scale * took["write"]}
+  return rates | known | {"startup": startup}
 
 
 class Clock:
@@ -185,6 +207,17 @@ def simulated(rates: Rates, chips: int, seeds: int) -> list[dict[str, float]]:
 
 def _rates(given: list[str]) -> Rates:
   values = KNOWN | measured()
+  if FOLDER.value:
+    size = MEGABYTES.value
+    took = saves.measured(FOLDER.value, 10**6 * size)
+    values = with_saves(values, took, 1e6 * size)
+    print(
+      f"{size} MB in {FOLDER.value}: a save holds the steps up for {took['save']:.2f} "
+      f"s and is whole after {took['write']:.2f} s, a restore takes "
+      f"{took['restore']:.2f} s; of {HOST_BYTES / 1e9:.1f} GB a host "
+      f"{values['save']:.0f} s, {values['write']:.0f} s and "
+      f"{values['startup'] - KNOWN['startup']:.0f} s\n"
+    )
   for pair in given:
     name, equals, value = pair.partition("=")
     if not equals or name not in values:
@@ -234,4 +267,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, ("--folder",))

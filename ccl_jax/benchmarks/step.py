@@ -13,6 +13,7 @@ pip install 'ccl_jax[test]'.
 """
 
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -52,6 +53,11 @@ ATTENTION = flags.DEFINE_string(
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs per network.", 1)
 PEER = flags.DEFINE_bool("peer", True, "Also run diffusers' network.")
 JOINT = flags.DEFINE_bool("joint", True, "Also run the joint model.")
+PROFILE = flags.DEFINE_string(
+  "profile",
+  None,
+  "Folder for a trace of the video stream's two steps, for TensorBoard.",
+)
 
 TEXT = (512, 4096)
 
@@ -120,7 +126,7 @@ def their_network():
   """Diffusers' network of the flags' sizes, with random weights in float32.
 
   Raises:
-    UsageError: torch or diffusers is not installed.
+    UsageError: torch or diffusers is not installed, or torch sees no GPU where JAX has.
   """
   try:
     import torch
@@ -129,6 +135,11 @@ def their_network():
     raise UsageError(
       f"the peer needs {e.name}: pip install 'ccl_jax[test]', or bench step --nopeer"
     ) from e
+  if jax.default_backend() == "gpu" and not torch.cuda.is_available():
+    raise UsageError(
+      f"the peer needs torch with CUDA, got torch {torch.__version__}; or bench step "
+      "--nopeer"
+    )
   torch.set_num_threads(cores())
   c = dict(build_model(SIZE.value).streams)["video"]
   torch.manual_seed(0)
@@ -153,13 +164,18 @@ def peer(spec: ClipSpec, inputs):
   """Calls of one step each of diffusers' network of the same sizes, on the same inputs.
 
   Raises:
-    UsageError: torch or diffusers is not installed.
+    UsageError: see `their_network`.
   """
   model = their_network()
   import torch
 
   device, dtype = their_place()
-  model = model.to(device, dtype)
+  # As diffusers loads a release in this dtype.
+  held = set(model._keep_in_fp32_modules)
+  for name, x in itertools.chain(model.named_parameters(), model.named_buffers()):
+    if not held & set(name.split(".")):
+      x.data = x.data.to(dtype)
+  model.to(device)
   x = {
     # diffusers has channels before frames.
     "hidden_states": np.moveaxis(np.asarray(inputs["latents"]["video"]), -1, 1),
@@ -230,6 +246,10 @@ def video_rows(spec: ClipSpec, ceiling: float):
     yield row(
       f"video {name}", seconds["ours"], seconds.get("theirs"), times * flops, ceiling
     )
+  if PROFILE.value:
+    with jax.profiler.trace(PROFILE.value):
+      for run in ours.values():
+        run()
 
 
 def joint_rows(spec: ClipSpec, ceiling: float):
@@ -270,10 +290,8 @@ def main():
     "matmul GFLOP/s": ceiling / 1e9,
   }
   print(json.dumps(setup))
-  rows = list(video_rows(spec, ceiling))
-  if JOINT.value:
-    rows += joint_rows(spec, ceiling)
-  show(setup, rows)
+  joint = joint_rows(spec, ceiling) if JOINT.value else ()
+  show(setup, itertools.chain(video_rows(spec, ceiling), joint))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -52,16 +52,22 @@ def device_ceiling(dtype) -> float:
   return matmul_rate(1024 if jax.default_backend() == "cpu" else 8192, dtype)
 
 
-def show(setup: Mapping, rows: list[Mapping]) -> None:
-  """Prints a line for each row, then everything as JSON.
+def show(setup: Mapping, rows: Iterable[Mapping]) -> None:
+  """Prints a line for each row as it is measured, then everything as JSON: also where
+  a later row fails or is interrupted.
 
   Args:
     setup: the run's circumstances.
     rows: of numbers; `what` names a row.
   """
-  for r in rows:
-    print(", ".join(f"{k} {v:.3f}" if k != "what" else v for k, v in r.items()))
-  print(json.dumps({**setup, "rows": rows}))
+  done = []
+  try:
+    for r in rows:
+      line = ", ".join(f"{k} {v:.3f}" if k != "what" else v for k, v in r.items())
+      print(line, flush=True)
+      done.append(r)
+  finally:
+    print(json.dumps({**setup, "rows": done}), flush=True)
 
 
 def matmul_rate(size: int, dtype, rounds: int = 5) -> float:

@@ -30,7 +30,7 @@ from ccl_jax.documents import (
 from ccl_jax.errors import UsageError, bind
 from ccl_jax.files import is_whole_folder, require_whole
 from ccl_jax.remote.paths import BucketPath, Place, place, told
-from ccl_jax.shipped import checkpoint
+from ccl_jax.shipped import checkpoint, checkpoint_names
 
 # What functions raise of values that are not what they were written for.
 BAD_VALUES = AttributeError, KeyError, TypeError, ValueError, ArithmeticError
@@ -139,7 +139,7 @@ def find_parameters(folder: str | os.PathLike, step: int | None = None) -> Param
     raise UsageError(
       f"{folder} holds no model: expected config.json and checkpoints, as a training "
       "run (--workdir), 'convert wan', 'convert ovi', 'convert wan-dit' or 'convert "
-      "join' leave them"
+      f"join' leave them, or a shipped model: {', '.join(checkpoint_names())}"
     )
   return Parameters(found, "ema", read_metadata(found / "checkpoints", step), codecs)
 

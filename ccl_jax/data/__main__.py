@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ccl_jax import cli
-from ccl_jax.errors import UsageError
+from ccl_jax.errors import THREADS, UsageError
 from ccl_jax.places import hold, refuse_schemes
 from ccl_jax.remote.paths import place
 
@@ -51,6 +51,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     metavar="NAME=VALUE",
     help="options of the source, such as its filters",
   )
+  build.add_argument(
+    "--runner",
+    default="",
+    help="of Apache Beam, to read the headers of files, as of `prepare`; default: a "
+    "plain loop",
+  )
   _prepare_arguments(
     commands.add_parser("prepare", help="write a table of shots and sound levels")
   )
@@ -60,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   if "--" in given:
     here, beam = given[: given.index("--")], given[given.index("--") + 1 :]
   args = parser.parse_args(here)
-  if beam and args.command != "prepare":
-    parser.error(f"unexpected {beam[0]!r}: `prepare` alone takes options after --")
+  if beam and not getattr(args, "runner", ""):
+    parser.error(f"unexpected {beam[0]!r}: options after -- are those of a --runner")
   args.beam = beam
   run = {"inspect": _inspect, "build": _build, "prepare": _prepare}[args.command]
   with cli.working():
@@ -114,9 +120,12 @@ def _prepare(args: argparse.Namespace) -> None:
 
   options = Options(**{name: getattr(args, name) for name in Options._fields})
   root, out = place(args.dir), place(args.out)
-  threads = max(args.threads, 1)
+  if not 1 <= args.threads <= THREADS:
+    raise UsageError(f"--threads is {args.threads}; expected 1 to {THREADS}")
+  if args.max_offset_ms < 0:
+    raise UsageError(f"--max_offset_ms is {args.max_offset_ms:g}; expected 0 at least")
   try:
-    prepared = prepare(root, out, options, threads, args.runner, args.beam)
+    prepared = prepare(root, out, options, args.threads, args.runner, args.beam)
   except OSError as e:
     raise UsageError(
       f"cannot write {e.filename or out}: {e.strerror or e}; run it again to go on"
@@ -148,7 +157,9 @@ def _build(args: argparse.Namespace) -> None:
   if not root.is_dir():
     raise UsageError(f"no folder at {root}: give the one with media and metadata")
   with hold(options.get("data_dir") or root / "tfds"):
-    built = media_set.prepare(kind, root, **options)
+    built = media_set.prepare(
+      kind, root, runner=args.runner, flags=args.beam, **options
+    )
   path = pathlib.Path(built.data_dir)
   counts = [f"{split.num_examples} {name}" for name, split in built.info.splits.items()]
   lines = {n: (path / n).read_text("utf-8").count("\n") for n in _REPORTS}

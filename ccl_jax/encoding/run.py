@@ -23,6 +23,7 @@ from ccl_jax.data.sources.option_rules import option_rules
 from ccl_jax.encoding.shards import encode_shard, make_encoder
 from ccl_jax.errors import THREADS, UsageError, bind, check_settings, number, whole
 from ccl_jax.places import LOCK, hold, require_plain
+from ccl_jax.processes import no_such_part
 from ccl_jax.remote.paths import Place, place
 
 _PATIENCE = 3600.0  # seconds to wait for process 0 to list the media
@@ -40,7 +41,7 @@ def encode(config, index: int = 0, count: int = 1) -> dict[str, Any] | None:
   """
   check(config)
   if not 0 <= index < count:
-    raise UsageError(f"process_index {index} of process_count {count}: expected less")
+    raise no_such_part(index, count)
   out = place(config.out)
   specs = [parse_spec(text) for text in config.clips]
   media = bind("data", config.data, open_items, specs=specs)

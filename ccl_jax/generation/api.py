@@ -1,7 +1,7 @@
 """A model to generate with, from Python: `ccl_jax.Pipeline`.
 
-The command line goes through it too. `pipeline.Pipeline`, which it loads, takes arrays
-of the clip's own sizes.
+The command line, the page, reports and benchmarks go through it. What it loads is a
+`pipeline.LoadedModel`, which takes arrays of the clip's own sizes.
 """
 
 import dataclasses
@@ -15,11 +15,12 @@ from jax.sharding import Mesh
 from ccl_jax import progress
 from ccl_jax.errors import UsageError
 from ccl_jax.generation import pipeline
+from ccl_jax.generation.attention_panel import attention
 from ccl_jax.generation.clip import Clip
 from ccl_jax.generation.clips import Maker
 from ccl_jax.generation.decoding import AUTO, OFF, size_of
 from ccl_jax.generation.given import given_files, without_names
-from ccl_jax.generation.meshes import mesh_for
+from ccl_jax.generation.meshes import alone, mesh_for
 from ccl_jax.generation.previews import Listener, heard_by
 from ccl_jax.generation.quantized import check_kind
 from ccl_jax.generation.request import Request
@@ -179,8 +180,6 @@ class Pipeline:
     Raises:
       UsageError: the clip has but one stream, or the model has no context tokens.
     """
-    from ccl_jax.generation.report import attention
-
     cross = self.about.model.cross
     if cross is None or cross.variant != "context":
       raise UsageError("attention: this model has no context tokens to look at")
@@ -249,11 +248,25 @@ class Pipeline:
       progress.say(f"mesh of {mesh.size} devices: {axes}")
     progress.phase("loading")
     texts = None if self._stays else texts
-    self._loaded = pipeline.Pipeline.load(
+    self._loaded = pipeline.LoadedModel.load(
       self._ckpt, mesh=mesh, loras=loras, texts=texts, **self._options
     )
     self._with = loras
     return self._loaded
+
+
+def load_model(ckpt: Any) -> pipeline.LoadedModel:
+  """A checkpoint on this process's first device, for reports and measurements, which
+  give and take arrays: see `Pipeline.load`.
+
+  Args:
+    ckpt: see `Pipeline`.
+
+  Raises:
+    UsageError: see `Pipeline.load`.
+  """
+  pipe = Pipeline.load(ckpt, mesh=alone())
+  return pipe._loaded
 
 
 def check_options(

@@ -25,7 +25,7 @@ from ccl_jax.axes import STREAMS, other
 from ccl_jax.codecs.images import to_unit
 from ccl_jax.diffusion import flow
 from ccl_jax.errors import UsageError
-from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.pipeline import LoadedModel
 from ccl_jax.models.cca import CrossAttention
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.layers import heads
@@ -117,7 +117,7 @@ def _maps(module: CrossAttention, x, table, geometry, keys, reads):
 
 
 def measure(
-  pipeline: Pipeline,
+  pipeline: LoadedModel,
   prompt: str,
   video: np.ndarray,
   audio: np.ndarray,

@@ -146,7 +146,10 @@ def judge_of(name: str, weights: Sequence[str]) -> Judge:
   """
   if name not in SCORES:
     raise UsageError(f"--score: got {name!r}; expected one of {', '.join(SCORES)}")
-  metrics, skipped = build_metrics([name], weights, Options())
+  try:
+    metrics, skipped = build_metrics([name], weights, Options())
+  except UsageError as e:
+    raise UsageError(str(e).replace("--weights", "--score_weights")) from e
   if skipped:
     reason = skipped[name].replace("--weights", "--score_weights")
     raise UsageError(f"--score {name}: {reason}")

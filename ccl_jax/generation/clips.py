@@ -36,11 +36,11 @@ _MADE_WITH = (
 
 
 class Maker(NamedTuple):
-  """What all clips of a command share; see `pipeline.Pipeline.generate`.
+  """What all clips of a command share; see `pipeline.LoadedModel.generate`.
 
   Attributes:
     load: the pipeline, which is read when it is first asked for, after the texts that
-      it is asked for with: see `pipeline.Pipeline.load`.
+      it is asked for with: see `pipeline.LoadedModel.load`.
     about: what its checkpoint says of itself.
     negative: by stream, one text of all clips or one for each; None: the model's own.
     out: the folder of the clips; None: they are not written.
@@ -49,7 +49,7 @@ class Maker(NamedTuple):
     own_length: nobody has said how long clips are: as long as a sound that is given.
     loras: each as FILE:STRENGTH, as the settings of a clip have them.
     quantize: a kind of `quantized`, or None.
-    watch, preview: hear of every step; see `pipeline.Pipeline.generate`.
+    watch, preview: hear of every step; see `pipeline.LoadedModel.generate`.
   """
 
   load: Callable[[Sequence[str]], Any]
@@ -94,7 +94,7 @@ class Maker(NamedTuple):
     self,
     prompts: Sequence[str],
     negative: Mapping[str, Sequence[str]] | None = None,
-  ) -> Any:  # a Pipeline
+  ) -> Any:  # a LoadedModel
     """The pipeline; the first call is to have the prompts of all clips.
 
     Args:
@@ -120,7 +120,7 @@ class Maker(NamedTuple):
       negative: in place of what all share.
 
     Raises:
-      UsageError: a file cannot be read, or see `pipeline.Pipeline.generate`.
+      UsageError: a file cannot be read, or see `pipeline.LoadedModel.generate`.
     """
     check_window(self.sampling.window, self.sampling.overlap)
     spec = self.spec_of(files)

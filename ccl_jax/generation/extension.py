@@ -54,7 +54,7 @@ class Extension(NamedTuple):
     return _samples(self.frames, self.spec) // SAMPLES_PER_TOKEN
 
   def before(self) -> dict[str, np.ndarray]:
-    """What the clips begin with, for `Pipeline.generate`."""
+    """What the clips begin with, for `LoadedModel.generate`."""
     n, out = self.tokens * SAMPLES_PER_TOKEN, {}
     if "video" in self.films[0]:
       out["video"] = np.stack([film["video"][-self.frames :] for film in self.films])

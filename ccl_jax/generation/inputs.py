@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 def read_inputs(
   files: Files, spec: ClipSpec, fit: str = "cover"
 ) -> dict[str, np.ndarray]:
-  """The inputs of `Pipeline.generate`: `image` and `last_image` uint8 (b, H, W, 3),
+  """The inputs of `LoadedModel.generate`: `image` and `last_image` uint8 (b, H, W, 3),
   `audio` float32 (b, n), `video` uint8 (b, F, H, W, 3).
 
   What of a picture is cut off or squeezed, and what of a film or sound comes after the
@@ -152,7 +152,7 @@ def check_arrays(given: Mapping[str, Any], b: int, spec: ClipSpec) -> None:
   """Whether what is given to b clips has their sizes.
 
   Args:
-    given: by name the arrays of `Pipeline.generate`, or None.
+    given: by name the arrays of `LoadedModel.generate`, or None.
     b: the number of clips.
     spec: of each.
 
@@ -178,7 +178,7 @@ def check_arrays(given: Mapping[str, Any], b: int, spec: ClipSpec) -> None:
 def check_before(
   before: Mapping[str, Any] | None, streams: Sequence[str], b: int, spec: ClipSpec
 ) -> None:
-  """Whether clips can begin with this: see `Pipeline.generate`.
+  """Whether clips can begin with this: see `LoadedModel.generate`.
 
   Args:
     before: by stream, or None.

@@ -26,12 +26,13 @@ from ccl_jax.data.media.door import (
   refuse_encrypted,
 )
 from ccl_jax.data.media.orientation import orientation_of
-from ccl_jax.data.media.sound import decode_stereo
+from ccl_jax.data.media.sound import decode_channels
 from ccl_jax.data.media.tracks import MediaError, first_time, pixel_aspect, track
 from ccl_jax.errors import UsageError
 from ccl_jax.files import new_file
 from ccl_jax.generation.scratch import Scratch
-from ccl_jax.viz.media import AAC_RATES, write_sound, write_timed
+from ccl_jax.names import file_url
+from ccl_jax.viz.media import AAC_LAYOUTS, AAC_RATES, write_sound, write_timed
 
 Path = str | os.PathLike
 # What players take in an mp4, and what keeps its time in one.
@@ -112,7 +113,9 @@ def _join(path: Path, sources: dict[str, Path], seconds: float) -> None:
       tracks[kind] = next(packets), packets
     partial = stack.enter_context(new_file(path))
     options = {"movflags": "faststart"}
-    out = stack.enter_context(av.open(str(partial), "w", format="mp4", options=options))
+    out = stack.enter_context(
+      av.open(file_url(partial), "w", format="mp4", options=options)
+    )
     named = []
     for kind in CALLED:
       template, packets = tracks[kind]
@@ -176,10 +179,15 @@ def _pictures(path: Path, seconds: float) -> Iterator[tuple[float, np.ndarray]]:
 
 
 def _encode_sound(path: Path, given: Path, seconds: float) -> None:
-  """The sound as AAC: at its own rate or the one next to it, stereo as stereo."""
+  """The sound as AAC: at its own rate or the one next to it, with its channels if they
+  are mono, stereo or 5.1.
+  """
   with opened(given) as container:
     stream = track(container, "audio")
     rate = min(AAC_RATES, key=lambda r: abs(r - stream.rate))
     start, samples = first_time(stream), round(seconds * rate)
-    wave = decode_stereo(container, stream, start, samples, rate)
+    wave = decode_channels(container, stream, start, samples, rate)
+  if len(wave) not in AAC_LAYOUTS:
+    _log.warning("%s: its %d channels become one", given, len(wave))
+    wave = wave.mean(0, keepdims=True)
   write_sound(path, wave, rate)

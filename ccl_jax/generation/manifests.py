@@ -15,7 +15,7 @@ from ccl_jax.data.manifest import (
 from ccl_jax.diffusion.guidance import GUIDANCE, Guidance
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.inputs import Files
-from ccl_jax.processes import agreed
+from ccl_jax.processes import agreed, no_such_part
 from ccl_jax.remote.paths import Place, told
 from ccl_jax.seeds import whole_seed
 from ccl_jax.tasks import INPUTS, check_inputs
@@ -56,10 +56,7 @@ def make_set(
       together, or a clip is there that was made otherwise. Nothing is made then.
   """
   if not 0 <= index < count:
-    raise UsageError(
-      f"--process_index is {index}; expected 0 to {count - 1} for --process_count "
-      f"{count}"
-    )
+    raise no_such_part(index, count)
   if batch < 1:
     raise UsageError(f"--batch is {batch}; expected 1 at least")
   lines = read_lines(manifest, task, seed)

@@ -65,7 +65,7 @@ from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import parameter_shapes
 from ccl_jax.remote.paths import place
 from ccl_jax.seeds import seed_bits
-from ccl_jax.sharding import finest
+from ccl_jax.sharding import finest, require_devices
 from ccl_jax.tasks import Generation
 from ccl_jax.weights.lora_merge import merge
 from ccl_jax.weights.lora_open import open_loras
@@ -74,7 +74,7 @@ from ccl_jax.weights.rules import flat_shapes
 PyTree = Any
 
 
-class Pipeline:
+class LoadedModel:
   """A model, its parameters and codecs, ready to generate.
 
   Attributes:
@@ -157,7 +157,7 @@ class Pipeline:
     texts: Sequence[str] | None = None,
     tile: str | int | None = AUTO,
     quantize: str | None = None,
-  ) -> "Pipeline":
+  ) -> "LoadedModel":
     """Reads a training run, a joined model or a converted release.
 
     Args:
@@ -181,6 +181,7 @@ class Pipeline:
       UsageError: it is none of these, has no codecs, or no checkpoint that is whole; a
         LoRA is damaged, or does not fit the model; or there are no such tiles.
     """
+    require_devices()
     check_kind(quantize)
     mesh = mesh or alone()
     told = describe(folder, step)
@@ -286,7 +287,7 @@ class Pipeline:
         samples of `audio` from the same instant on: of every generated stream.
       negative: the text of the unconditional evaluations, of both streams or by stream;
         by stream it may be a list, with one text for each clip. A stream that is not
-        named has "". The model's own are `Pipeline.negative`.
+        named has "". The model's own are `LoadedModel.negative`.
       still: uint8 (b, H, W, 3), the picture that stands still as null video, for
         guidance by null streams where no picture is given: see `_null_latents`.
       watch: hears of every step what the blocks have added; see `step_cache.Recorder`.

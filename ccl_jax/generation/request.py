@@ -109,7 +109,8 @@ class Request:
       if not isinstance(getattr(self, name), numbers.Real | None):
         raise UsageError(f"--{name}: got {getattr(self, name)!r}; expected a number")
     for name in ("task", "size", "guidance", "solver", "schedule", "cache"):
-      if not isinstance(getattr(self, name), str | None):
+      kinds = str if name == "task" else str | None
+      if not isinstance(getattr(self, name), kinds):
         raise UsageError(f"--{name}: got {getattr(self, name)!r:.80}; expected a text")
     if self.steps is not None and self.steps < 1:
       raise UsageError(f"--steps: got {self.steps}; expected at least 1")

@@ -1,9 +1,12 @@
 """Folders for files that go with the objects that need them."""
 
+import os
 import pathlib
 import shutil
 import tempfile
 import weakref
+
+PREFIX = "ccl_jax-"  # of the names of such folders
 
 
 class Scratch:
@@ -11,8 +14,11 @@ class Scratch:
 
   Attributes:
     path: of the folder, which is new and empty.
+
+  Args:
+    parent: the folder that it is in; None: that of temporary files.
   """
 
-  def __init__(self):
-    self.path = pathlib.Path(tempfile.mkdtemp(prefix="ccl_jax-"))
+  def __init__(self, parent: str | os.PathLike | None = None):
+    self.path = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)

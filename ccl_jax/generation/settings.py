@@ -56,8 +56,8 @@ class Settings(NamedTuple):
   given: frozenset[str]
 
   def check_origin(self, origin: Mapping[str, Any]) -> None:
-    """Whether parameters and codecs are those of the clip; see `Pipeline.origin`. Where
-    others were asked for, a difference is but a note on stderr.
+    """Whether parameters and codecs are those of the clip; see `LoadedModel.origin`.
+    Where others were asked for, a difference is but a note on stderr.
 
     Raises:
       UsageError: they are not.
@@ -111,8 +111,8 @@ def describe(
   Args:
     seeds: one of all clips, or one for each.
     negative: by stream, one text of all clips, or one for each.
-    origin: where parameters and codecs come from; see `Pipeline.origin`.
-    made: what was found out when the clips were made; see `Pipeline.made`.
+    origin: where parameters and codecs come from; see `LoadedModel.origin`.
+    made: what was found out when the clips were made; see `LoadedModel.made`.
   """
   paths = {name: [str(p.absolute()) for p in given] for name, given in files.items()}
   digests = {path: file_digest(path) for given in paths.values() for path in given}

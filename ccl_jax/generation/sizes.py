@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from ccl_jax.data.media.decode import MediaError, image_size, read_blocks
-from ccl_jax.data.spec import ClipSpec
+from ccl_jax.data.spec import FRAMES, ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.inputs import Files, enough
 
@@ -181,8 +181,11 @@ def resized(
     sizes |= {"width": int(match[1]), "height": int(match[2])}
   if seconds is not None:
     frames = seconds * spec.fps
-    if not 0 < frames < 1e6:
+    if not frames > 0:
       raise UsageError(f"--seconds: got {seconds:g}; expected a length above 0")
+    if frames > FRAMES:
+      most = FRAMES / spec.fps
+      raise UsageError(f"--seconds: got {seconds:g}; expected at most {most:.0f}")
     sizes["frames"] = max(4 * round((frames - 1) / 4) + 1, 1)
   return dataclasses.replace(
     spec, **{name: n for name, n in sizes.items() if n is not None}

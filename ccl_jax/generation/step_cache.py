@@ -174,7 +174,7 @@ def skipped(
 
 
 class Recorder:
-  """Measures a calibration while a clip is made: see `Pipeline.generate`'s `watch`."""
+  """Measures a calibration while a clip is made: `watch` of `LoadedModel.generate`."""
 
   def __init__(self):
     self._before: dict[str, jax.Array] = {}

@@ -1,7 +1,9 @@
 """The page: what one sees and presses, and what each press does."""
 
+import dataclasses
 import html
 import os
+import secrets
 import time
 import traceback
 import typing
@@ -11,6 +13,7 @@ from typing import Any
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from ccl_jax.data.media.image import opened_image
 from ccl_jax.diffusion.guidance import GUIDANCE
@@ -18,8 +21,13 @@ from ccl_jax.errors import one_line
 from ccl_jax.generation.api import Pipeline
 from ccl_jax.generation.clip import Clip
 from ccl_jax.generation.defaults import SOLVERS
+from ccl_jax.generation.sampling import Sampling
 from ccl_jax.generation.scratch import Scratch
+from ccl_jax.page.asked import FORM, PROMPT, asked
+from ccl_jax.page.door import Door
 from ccl_jax.page.work import (
+  WAITING,
+  Cancelled,
   Failed,
   Work,
   noted,
@@ -43,8 +51,6 @@ EXAMPLES = (
   'a green face in the middle says "do do"',
   'a blue face on the left says "ba ba do"',
 )
-WAITING = 16  # clips that may wait at a time
-PROMPT = 4000  # characters
 UPLOAD = "200mb"  # of a file, at most
 KEPT = 3600  # seconds that files of clips and uploads are kept
 ITSELF = "the model's own"
@@ -52,6 +58,8 @@ CSS = """
 .ccl-status {display: flex; gap: .7em; align-items: center; min-height: 1.6em}
 .ccl-status progress {flex: 1 1 8em; max-width: 22em; height: .8em}
 .ccl-status progress {accent-color: #6366f1}
+/* Seen from wherever on the form the button is pressed. */
+.ccl-made {position: sticky; top: .5em; align-self: flex-start}
 .ccl-note {opacity: .75; font-size: .9em; margin-top: .3em}
 .ccl-error {color: #b42318; font-weight: 600}
 .dark .ccl-error {color: #ff8a7a}
@@ -66,8 +74,9 @@ FONTS = {
 def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
   """The page of a pipeline; `launched` serves it.
 
-  Files of users lie in a folder that this user alone reads. A file's address has a hash
-  of what is in it: who does not know it cannot open it.
+  Files of users lie in a folder that this user alone reads. The address of an upload
+  has a hash of what is in it, that of a clip a number by chance: who does not know it
+  cannot open it. A clip's files go with it.
 
   Args:
     pipe: makes the clips.
@@ -76,6 +85,7 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
   files_of_users = Scratch()
   os.environ["GRADIO_TEMP_DIR"] = str(files_of_users.path)
   work, tasks = Work(), pipe.about.tasks
+  own = pipe.about.sampling(Sampling(), pipe.about.spec)
   streams = {s for task in tasks for s in GENERATIONS[task].generated}
   named = [(os.path.basename(text), text) for text in loras]
 
@@ -83,6 +93,7 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
     title="ccl_jax", analytics_enabled=False, delete_cache=(KEPT // 6, KEPT)
   ) as page:
     made = gr.State(None, time_to_live=KEPT)
+    who = gr.State(None)  # the name of the clip that is being made
     gr.Markdown(f"## Clips with sound\n`{pipe.about.place.name}` &nbsp; {_clip(pipe)}")
     with gr.Row():
       with gr.Column(scale=5, min_width=320):
@@ -97,24 +108,22 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
         image = gr.Image(
           label=_frame(GENERATIONS[tasks[0]].needs(pipe.about.takes_channels)),
           type="filepath", image_mode=None,
-          sources=["upload", "clipboard"], height=220, elem_id="image",
+          sources=["upload", "clipboard"], height=200, elem_id="image",
           visible="image" in GENERATIONS[tasks[0]].takes,
         )  # fmt: skip
         audio = gr.Audio(
           label="Sound", type="filepath", sources=["upload"],
-          visible=False, elem_id="audio",
+          visible=False, elem_id="audio", buttons=[],
         )  # fmt: skip
         video = gr.Video(
-          label="Film", sources=["upload"], height=220, visible=False, elem_id="video"
+          label="Film", sources=["upload"], height=200, visible=False, elem_id="video"
         )
         with gr.Row():
-          seed = gr.Number(
-            0, label="Seed", precision=0, minimum=0, min_width=120, elem_id="seed"
+          # Texts: a field of numbers that is empty may come as 0.
+          seed = gr.Textbox("0", label="Seed", min_width=120, elem_id="seed")
+          steps = gr.Textbox(
+            label="Steps", min_width=120, elem_id="steps", placeholder=f"{own.steps}"
           )
-          steps = gr.Number(
-            None, label="Steps", precision=0, min_width=120, elem_id="steps",
-            placeholder="50",
-          )  # fmt: skip
         with gr.Accordion("Settings", open=False, elem_id="settings"):
           with gr.Row():
             guidance = gr.Dropdown(
@@ -137,8 +146,8 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
             label="Negative prompt", max_length=PROMPT, placeholder=ITSELF
           )
           with gr.Row():
-            seconds = gr.Number(
-              None, label="Seconds", placeholder=f"{pipe.about.spec.seconds:.2f}",
+            seconds = gr.Textbox(
+              label="Seconds", placeholder=f"{pipe.about.spec.seconds:.2f}",
               min_width=120, elem_id="seconds",
             )  # fmt: skip
             size = gr.Textbox(
@@ -151,8 +160,8 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
         with gr.Row():
           start = gr.Button("Generate", variant="primary", elem_id="start")
           end = gr.Button("Cancel", elem_id="cancel", interactive=False)
-      with gr.Column(scale=6, min_width=320):
-        status = gr.HTML(_idle(), elem_id="status")
+      with gr.Column(scale=6, min_width=320, elem_classes="ccl-made"):
+        status = gr.HTML(_told("ready"), elem_id="status")
         preview = gr.Image(
           label="Latents, step by step", interactive=False, visible=False,
           elem_id="preview", buttons=[],
@@ -162,16 +171,22 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
           elem_id="player", visible="video" in streams,
         )  # fmt: skip
         sound = gr.Audio(
-          label="Clip", interactive=False, visible=False, elem_id="sound"
+          label="Clip",
+          interactive=False,
+          visible=False,
+          elem_id="sound",
+          buttons=["download"],
         )
         files = gr.File(
           label="Clip and settings", file_count="multiple", interactive=False,
           visible=False, elem_id="files",
         )  # fmt: skip
-        look = gr.Button("Show attention", size="sm", visible=False, elem_id="look")
+        look = gr.Button(
+          "Show the share of attention on the context tokens", size="sm",
+          visible=False, elem_id="look",
+        )  # fmt: skip
         attention = gr.Image(
-          label="Share of attention on the context tokens",
-          buttons=["download", "fullscreen"], interactive=False,
+          show_label=False, buttons=["download", "fullscreen"], interactive=False,
           visible=False, elem_id="attention",
         )  # fmt: skip
     gr.Examples(
@@ -190,32 +205,13 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
       }
 
     @typing.no_type_check  # it must look like the generator that it is
-    def make(
-      prompt, task, image, audio, video, seed, steps, guidance, solver, scale_video,
-      scale_audio, negative, seconds, size, lora,
-    ):  # fmt: skip
-      began, takes = time.monotonic(), GENERATIONS[task].takes
-      given = {"image": image, "audio": audio, "video": video}
-      given = {n: x for n, x in given.items() if n in takes and x is not None}
-      uploads = list(given.values())
-      settings = {
-        "steps": steps, "guidance": guidance, "solver": solver, "seconds": seconds,
-        "size": size, "negative_prompt": negative,
-        "scale_video": _split(scale_video), "scale_audio": _split(scale_audio),
-      }  # fmt: skip
-      settings = {n: x for n, x in settings.items() if x not in (None, "", [])}
-      scratch, notes = Scratch(), ()
-
-      def made_by(listener):
-        clip = pipe(
-          prompt, task=task, seed=0 if seed is None else int(seed), lora=lora or None,
-          callback=listener, **given, **settings,
-        )  # fmt: skip
-        return clip, clip.save(scratch.path / f"{task}_{seed or 0}{clip.suffix}")
-
-      # What an earlier clip has left goes.
-      yield {
-        status: said_first(),
+    def make(*values):
+      began, name = time.monotonic(), secrets.token_urlsafe(12)
+      # In the folder that is served: nothing copies the clip there.
+      scratch = Scratch(files_of_users.path)
+      yield {  # what an earlier clip has left goes
+        status: _told("waiting"),
+        who: name,
         made: None,
         start: gr.update(interactive=False),
         end: gr.update(interactive=True),
@@ -224,22 +220,38 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
         player: gr.update(value=None),
         sound: gr.update(value=None),
       }
-      done = {start: gr.update(interactive=True), end: gr.update(interactive=False)}
-      events, shown = work.run(made_by), None
+
+      def made_by(listener):
+        form = dict(zip(FORM, values, strict=True))
+        call = asked(form, loras, files_of_users.path)
+        clip = pipe(callback=listener, **call)
+        stem = "{task}_{seed}".format(**clip.settings)
+        path = scratch.path / name / f"{stem}{clip.suffix}"
+        clip.save(path)
+        return dataclasses.replace(clip, scratch=(clip.scratch, scratch)), path
+
+      done = {
+        start: gr.update(interactive=True),
+        end: gr.update(interactive=False),
+        preview: gr.update(visible=False),
+      }
+      events, shown, notes = work.run(made_by, name), None, ()
       try:
         while True:
           event = next(events)
           notes = event.notes
-          told = {status: said(event, uploads)}
-          if event.preview is not None and event is not shown:
-            shown = event
-            told[preview] = gr.update(value=picture_of(event.preview), visible=True)
+          told = {status: said(event)}
+          if event.preview is not None and event.preview is not shown:
+            shown = event.preview
+            told[preview] = gr.update(value=picture_of(shown), visible=True)
           yield told
       except StopIteration as e:
         clip, path = e.value
+      except Cancelled:
+        yield {status: _told("cancelled"), **done}
+        return
       except Failed as e:
-        text = without_folders(str(e), uploads)
-        yield {status: _error(text) + noted(notes, uploads), **done}
+        yield {status: _error(without_folders(str(e))) + noted(notes), **done}
         return
       except Exception as e:  # a defect: whoever runs the server reads of it
         traceback.print_exc()
@@ -253,10 +265,8 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
       settings_file = path.with_suffix(".json")
       both = film and clip.sound is not None and _has_context(pipe)
       yield {
-        status: f'<div class="ccl-status" role="status">done in {took:.1f} s</div>'
-        + noted(notes, uploads),
+        status: _told(f"done in {took:.1f} s") + noted(notes),
         made: clip,
-        preview: gr.update(visible=False),
         player: gr.update(value=str(path) if film else None, visible=film),
         sound: gr.update(value=None if film else str(path), visible=not film),
         files: gr.update(value=[str(path), str(settings_file)], visible=True),
@@ -264,12 +274,13 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
         **done,
       }
 
-    def stop():
+    def lost():
+      """What is shown where neither `make` nor its values could be read or sent."""
+      text = "the page could not send this or show it: see the server's log"
       return {
-        status: '<div class="ccl-status" role="status">cancelled</div>',
+        status: _error(text),
         start: gr.update(interactive=True),
         end: gr.update(interactive=False),
-        preview: gr.update(visible=False),
       }
 
     def show(clip: Clip | None):
@@ -287,20 +298,22 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     task.change(choose, task, [image, audio, video], queue=False, **quiet)
-    told = [status, made, start, end, preview, player, sound, files, attention, look]
+    told = [
+      status, who, made, start, end, preview, player, sound, files, attention, look
+    ]  # fmt: skip
     running = start.click(
       make,
       [prompt, task, image, audio, video, seed, steps, guidance, solver, *scales,
        negative, seconds, size, lora],
       told,
-      concurrency_limit=1,
-      concurrency_id="clips",
+      preprocess=False,  # nothing of another library opens what users give
+      concurrency_limit=None,  # `Work` has them wait, and says so
       **quiet,
     )  # fmt: skip
-    end.click(stop, None, told, cancels=[running], queue=False, **quiet)
+    running.failure(lost, None, [status, start, end], queue=False, **quiet)
+    end.click(work.cancel, who, None, queue=False, **quiet)
     look.click(
-      show, made, attention, concurrency_limit=1, concurrency_id="clips",
-      api_visibility="private",
+      show, made, attention, concurrency_limit=1, api_visibility="private",
     )  # fmt: skip
   page.files_of_users = files_of_users  # they go with the page
   return page
@@ -324,6 +337,7 @@ def launched(page: gr.Blocks, host: str, port: int) -> tuple[Any, str]:
     max_file_size=UPLOAD,
     allowed_paths=[],
     footer_links=[],
+    app_kwargs={"middleware": [Middleware(Door)]},
     theme=gr.themes.Soft(**FONTS),
     css=CSS,
   )
@@ -334,21 +348,12 @@ def _frame(needed: Sequence[str]) -> str:
   return "First frame" if "image" in needed else "First frame, if you have one"
 
 
-def said_first() -> str:
-  """What stands there as soon as somebody asks for a clip."""
-  return '<div class="ccl-status" role="status">waiting</div>'
-
-
-def _idle() -> str:
-  return '<div class="ccl-status" role="status">ready</div>'
+def _told(text: str) -> str:
+  return f'<div class="ccl-status" role="status">{text}</div>'
 
 
 def _error(text: str) -> str:
   return f'<div class="ccl-error" role="alert">{html.escape(text)}</div>'
-
-
-def _split(text: str | None) -> list[str] | None:
-  return text.split(",") if text else None
 
 
 def _clip(pipe: Pipeline) -> str:

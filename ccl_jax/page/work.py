@@ -1,14 +1,15 @@
 """The work behind the page: one clip at a time, told step by step, ended when asked.
 
-Whoever leaves, or asks for it, ends the own clip at its next step. Others wait for that
-and lose nothing.
+Clips are made in the order in which they were asked for. Whoever leaves, or asks for
+it, ends the own clip at its next step. Others wait for that and lose nothing.
 """
 
 import contextlib
 import html
 import logging
-import pathlib
 import queue
+import re
+import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +19,9 @@ from jaxtyping import UInt8
 
 from ccl_jax.errors import one_line
 from ccl_jax.generation.previews import Listener, Pictures
+from ccl_jax.generation.scratch import PREFIX
 
+WAITING = 16  # clips that may wait at a time
 HEARTBEAT = 0.5  # seconds between two looks at a client that may have gone
 STRIP, TALL, WIDE = 6, 160, 960  # frames of a preview; its pixels
 
@@ -35,10 +38,11 @@ class Event(NamedTuple):
   """What there is to tell of a clip that is being made.
 
   Attributes:
-    phase: "waiting" for another clip, "working" before the first step, or "sampling".
+    phase: "waiting" for other clips, "working" before the first step, or "sampling".
     step, steps: that are done, and all.
     preview: of the latents, once there is one.
     notes: warnings so far, in the words of the command.
+    before: clips that come first, while it waits.
   """
 
   phase: str
@@ -46,67 +50,112 @@ class Event(NamedTuple):
   steps: int = 0
   preview: Pictures | None = None
   notes: Sequence[str] = ()
+  before: int = 0
+
+
+class _Made(NamedTuple):
+  clip: Any
+
+
+class _Turn:
+  """A clip that is made, or waits: whose it is, what it tells, whether it is to end."""
+
+  def __init__(self, who: str):
+    self.who, self.ended = who, False
+    self.told: queue.SimpleQueue[Event | _Made | Exception] = queue.SimpleQueue()
 
 
 class Work:
   """Makes clips one after the other, each in a thread of its own."""
 
   def __init__(self):
-    self._turn = threading.Lock()
+    self._line: list[_Turn] = []  # the first one's clip is being made
+    self._changed = threading.Condition()
 
-  def run(self, make: Callable[[Listener], Any]) -> Generator[Event, None, Any]:
+  def run(
+    self, make: Callable[[Listener], Any], who: str = ""
+  ) -> Generator[Event, None, Any]:
     """Events while `make` works, two a second at least; then what it returns.
 
     A generator that is closed early ends the work at its next step.
 
     Args:
       make: does the work, and calls the listener after every step.
+      who: the name by which `cancel` knows it.
 
     Raises:
-      Failed: the work failed for a reason of the user's or the machine's.
+      Cancelled: by `cancel`.
+      Failed: the work failed for a reason of the user's or the machine's, or too many
+        clips wait.
     """
-    events, stop, out = queue.SimpleQueue(), threading.Event(), []
-    notes: list[str] = []
-    now = Event("waiting")
-
-    def heard(step, steps, preview):
-      if stop.is_set():
-        raise Cancelled
-      events.put(Event("sampling", step, steps, preview))
-
-    def work():
-      try:
-        while not self._turn.acquire(timeout=HEARTBEAT):
-          if stop.is_set():
-            raise Cancelled
-        try:
-          events.put(Event("working"))
-          with _notes(notes):
-            out.append(make(heard))
-        finally:
-          self._turn.release()
-      except Cancelled:
-        pass
-      except Exception as e:
-        events.put(e)
-      events.put(None)
-
-    threading.Thread(target=work, daemon=True).start()
+    turn, notes, now = _Turn(who), [], Event("waiting")
+    with self._changed:
+      if len(self._line) > WAITING:
+        raise Failed(f"{WAITING} clips wait already: try again in a minute")
+      self._line.append(turn)
+    threading.Thread(target=self._make, args=(make, turn, notes), daemon=True).start()
     try:
       while True:
         yield now._replace(notes=tuple(notes))
         with contextlib.suppress(queue.Empty):
-          told = events.get(timeout=HEARTBEAT)
-          if told is None:
-            return out[0] if out else None
-          if isinstance(told, Exception):
-            line = one_line(told)
-            if line is None:
-              raise told
-            raise Failed(line) from told
-          now = told
+          told = turn.told.get(timeout=HEARTBEAT)
+          if isinstance(told, _Made):
+            return told.clip
+          if not isinstance(told, Exception):
+            now = told
+            continue
+          line = one_line(told)
+          if line is None:
+            raise told
+          raise Failed(line) from told
     finally:
-      stop.set()
+      self._end(turn)
+
+  def cancel(self, who: str) -> None:
+    """Ends the clips of a name, of which nothing more is told: at once where they wait,
+    else at the next step.
+    """
+    with self._changed:
+      turns = [turn for turn in self._line if turn.who == who]
+    for turn in turns:
+      turn.told.put(Cancelled())
+      self._end(turn)
+
+  def _end(self, turn: _Turn) -> None:
+    with self._changed:
+      turn.ended = True
+      self._changed.notify_all()
+
+  def _make(self, make, turn: _Turn, notes: list[str]) -> None:
+    """The thread of a clip."""
+
+    def heard(step, steps, preview):
+      if turn.ended:
+        raise Cancelled
+      turn.told.put(Event("sampling", step, steps, preview))
+
+    try:
+      self._wait(turn)
+      turn.told.put(Event("working"))
+      with _notes(notes):
+        made = _Made(make(heard))
+    except Exception as e:
+      made = e
+    turn.told.put(made)
+    made = None  # an error that failed here holds this frame
+    with self._changed:
+      self._line.remove(turn)
+      self._changed.notify_all()
+
+  def _wait(self, turn: _Turn) -> None:
+    with self._changed:
+      while True:
+        if turn.ended:
+          raise Cancelled
+        if (before := self._line.index(turn)) == 0:
+          return
+        turn.told.put(Event("waiting", before=before))
+        self._changed.wait()
 
 
 @contextlib.contextmanager
@@ -127,40 +176,34 @@ def _notes(notes: list[str]) -> Iterator[None]:
     logger.removeHandler(handler)
 
 
-def without_folders(text: str, files: Sequence[str | None]) -> str:
-  """A line of error or a note in which uploads are called as their users call them.
-
-  Args:
-    text: the line.
-    files: paths of uploads.
+def without_folders(text: str) -> str:
+  """A line of error or a note in which uploads and clips are called by their names: the
+  folders of `generation.scratch`, in which they lie, say nothing to their users.
   """
-  for file in filter(None, files):
-    text = text.replace(file, pathlib.Path(file).name)
-  return text
+  folder = re.escape(f"{tempfile.gettempdir()}/{PREFIX}")
+  return re.sub(rf"{folder}[^/\s]+/(?:[^/\s]+/)*", "", text)
 
 
-def said(event: Event, files: Sequence[str | None] = ()) -> str:
-  """An event as HTML: what is being done, a bar, and the notes.
-
-  Args:
-    event: of a clip.
-    files: paths of uploads.
-  """
-  text = {
-    "waiting": "waiting for another clip",
-    "working": "reading and compiling: the first clip of its kind takes longer",
-  }.get(event.phase, f"step {event.step} of {event.steps}")
-  if event.steps and event.step == event.steps:
+def said(event: Event) -> str:
+  """An event as HTML: what is being done, a bar, and the notes."""
+  if event.phase == "waiting":
+    come = "clip comes" if event.before == 1 else "clips come"
+    text = f"waiting: {event.before} {come} first"
+  elif event.phase == "working":
+    text = "reading and compiling: the first clip of its kind takes longer"
+  elif event.step == event.steps:
     text = "decoding"
+  else:
+    text = f"step {event.step} of {event.steps}"
   bar = f'<progress max="{event.steps or 1}" value="{event.step}"></progress>'
   return f'<div class="ccl-status" role="status">{bar} {text}</div>' + noted(
-    event.notes, files
+    event.notes
   )
 
 
-def noted(notes: Sequence[str], files: Sequence[str | None] = ()) -> str:
-  """Notes as lines of HTML, each as the command prints it."""
-  texts = (html.escape(without_folders(text, files)) for text in notes)
+def noted(notes: Sequence[str]) -> str:
+  """Notes as lines of HTML, each as the command prints it but for folders."""
+  texts = (html.escape(without_folders(text)) for text in notes)
   return "".join(f'<div class="ccl-note">note: {text}</div>' for text in texts)
 
 

@@ -18,6 +18,8 @@ from ccl_jax.models.presets import build_model, parameter_shapes
 from ccl_jax.models.stream import CLIP_TOKENS, CLIP_WIDTH
 from ccl_jax.planning.chips import Chip
 from ccl_jax.planning.floors import arithmetic
+from ccl_jax.planning.gpus import GPUS, cudnn_of
+from ccl_jax.planning.launches import launches
 from ccl_jax.planning.phases import Phase, codec_shapes, decoding_phase, text_phase
 from ccl_jax.planning.predict import predict
 from ccl_jax.planning.program import Program
@@ -87,7 +89,7 @@ def compile_generate(config, mesh, batch: int):
 
   shapes = _parameters(model, text, mesh, batch)
   # Conditional and null prompt, as guidance stacks them; whole on every device, as
-  # `Pipeline.generate` has them.
+  # `LoadedModel.generate` has them.
   whole = jax.NamedSharding(mesh, jax.P())
   texts = _array((2, batch, *text), whole)
   noise = _latents(model, spec, batch, whole)
@@ -170,15 +172,18 @@ def plan(
     UsageError: the mesh, the batch or the clip do not fit one another.
   """
   chip, devices = parse_topology(topology, slices)
+  kind = topology.partition(":")[0]
   if shape is None:
-    shape = default_mesh(config, chip, len(devices), batch, generate, slices)
+    with cudnn_of(kind):  # the model is traced
+      shape = default_mesh(config, chip, len(devices), batch, generate, slices)
   mesh = make_mesh(shape, devices, across(slices, shape, tuple(config.slices)))
   check(config, mesh, batch, generate)
   start = time.perf_counter()
-  compiled = (compile_generate if generate else compile_train)(config, mesh, batch)
-  phases = {}
-  if generate:
-    phases = compile_phases(config, mesh, batch, chip.hbm, compiled)
+  with cudnn_of(kind):
+    compiled = (compile_generate if generate else compile_train)(config, mesh, batch)
+    phases = {}
+    if generate:
+      phases = compile_phases(config, mesh, batch, chip.hbm, compiled)
   took = time.perf_counter() - start
   memory = compiled.memory_analysis()
   program = Program(compiled.as_text())
@@ -193,19 +198,17 @@ def plan(
     + memory.output_size_in_bytes
     + 2 * memory.temp_size_in_bytes
   )
-  instructions = collectives(program)
-  # Of all steps of the program, in one of them: over links, and between slices.
-  sent = lambda between: (
-    sum(c.times * c.moved for c in instructions if c.between == between) / steps
-  )
+  machines = [d.process_index for d in mesh.devices.flat] if kind in GPUS else ()
+  instructions = collectives(program, machines)
+  # Of all steps of the program, in one of them.
+  in_a_step = lambda of: sum(c.times * of(c) for c in instructions) / steps
   seconds = {
     "arithmetic": work.seconds,
     "memory": moved / chip.hbm_rate,
-    "network": sent(False) / chip.link_rate
-    + (sent(True) / chip.network_rate if slices > 1 else 0.0),
+    "network": in_a_step(lambda c: c.seconds(chip)),
   }
   ideal = work.model / chip.flops
-  prediction = predict(program, topology.partition(":")[0], steps)
+  prediction = predict(program, kind, steps)
   largest = max(instructions, key=lambda c: c.moved, default="none")
   return Report(
     topology=topology,
@@ -217,7 +220,8 @@ def plan(
     hbm_limit=chip.hbm,
     model_flops=work.model,
     hardware_flops=work.hardware,
-    traffic_bytes=int(sent(False) + sent(True)),
+    traffic_bytes=int(in_a_step(lambda c: c.moved)),
+    outside_bytes=int(in_a_step(lambda c: c.outside)),
     collectives=table(instructions),
     largest=str(largest),
     seconds=seconds,
@@ -230,6 +234,7 @@ def plan(
     prediction=prediction,
     predicted_mfu=prediction and (ideal / prediction.est, ideal / prediction.low),
     compiler=compiler(topology),
+    launches=launches(program, steps) if kind in GPUS else {},
   )
 
 

@@ -218,8 +218,7 @@ class _Schedule:
     return Time(seconds, seconds)
 
   def _links(self, moved: list[Collective]) -> Time:
-    rate = {True: self._chip.network_rate, False: self._chip.link_rate}
-    seconds = sum(c.moved / rate[c.between] for c in moved)
+    seconds = sum(c.seconds(self._chip) for c in moved)
     return Time(seconds, seconds)
 
   def _kernel(self, i) -> Time:

@@ -26,7 +26,7 @@ class Report:
     topology, mesh, batch, program, remat: what was compiled.
     hbm_bytes, hbm_limit: peak memory, and what the chip has.
     model_flops, hardware_flops: without and with what is recomputed.
-    traffic_bytes: sent per step.
+    traffic_bytes: sent per step; and `outside_bytes` of these, from a machine of GPUs.
     collectives: (kind, runs, bytes sent).
     largest: the collective that sends most.
     seconds: floors of a step: "arithmetic", "memory", "network".
@@ -37,6 +37,7 @@ class Report:
     predicted_mfu: by both sums of the prediction.
     compiler: versions of the packages that compiled it.
     phases: of a generation, what each needs, in the order in which they run.
+    launches: of a GPU program, kernels and calls of libraries by kind.
   """
 
   topology: str
@@ -59,6 +60,8 @@ class Report:
   predicted_mfu: tuple[float, float] | None = None
   compiler: str = ""
   phases: dict[str, Phase] = dataclasses.field(default_factory=dict)
+  outside_bytes: int = 0
+  launches: dict[str, int] = dataclasses.field(default_factory=dict)
 
   @property
   def fits(self) -> bool:
@@ -87,7 +90,8 @@ def show(r: Report) -> str:
     f"{verdict}",
     f"  FLOPs       {r.model_flops / 1e12:.1f} TFLOP a chip, with recomputation "
     f"{r.hardware_flops / 1e12:.1f}",
-    f"  network     {r.traffic_bytes / 1e9:.2f} GB a chip; largest {r.largest}",
+    f"  network     {r.traffic_bytes / 1e9:.2f} GB a chip{_outside(r)}; largest "
+    f"{r.largest}",
   ]
   lines += [f"  {name:12}{phase}" for name, phase in r.phases.items()]
   for kind, count, size in r.collectives:
@@ -98,9 +102,18 @@ def show(r: Report) -> str:
     f"    no step is faster than {max(r.seconds.values()):.2f} s, MFU {r.mfu[1]:.0%}, "
     f"if all overlaps; {sum(r.seconds.values()):.2f} s, {r.mfu[0]:.0%}, if nothing does"
   )
+  if r.launches:
+    counts = ", ".join(f"{kind} {n}" for kind, n in r.launches.items())
+    lines += [f"  launches    {counts}", "    what cuDNN works in is not in the memory"]
   lines += _predicted(r)
   lines.append(f"  compiled in {r.compile_seconds:.0f} s by {r.compiler}")
   return "\n".join(lines)
+
+
+def _outside(r: Report) -> str:
+  if not r.outside_bytes:
+    return ""
+  return f", of which {r.outside_bytes / 1e9:.2f} to other machines"
 
 
 def _predicted(r: Report) -> list[str]:

@@ -7,7 +7,8 @@ import re
 import jax
 
 from ccl_jax.errors import UsageError
-from ccl_jax.planning.chips import CHIPS, STAND_INS, Chip
+from ccl_jax.planning.chips import CHIPS, MACHINE, Chip
+from ccl_jax.planning.gpus import GPUS, WHEELS, gpu_devices
 
 TPUS = tuple(name for name in CHIPS if name.startswith("v"))
 
@@ -33,11 +34,11 @@ def parse_topology(name: str, slices: int = 1) -> tuple[Chip, list]:
   """The chip, and the devices that the topology has.
 
   Args:
-    name: KIND:AxB or KIND:AxBxC of TPUs, a GPU such as H100:1, or cpu:N.
+    name: KIND:AxB or KIND:AxBxC of TPUs, H100:N of GPUs, or cpu:N.
     slices: how many of them a data-centre network joins.
 
   Raises:
-    UsageError: no such kind or arrangement, or no libtpu.
+    UsageError: no such kind or arrangement, or no compiler for it.
   """
   kind, _, shape = name.partition(":")
   joined = [k for k in TPUS if CHIPS[k].network_rate]
@@ -54,28 +55,32 @@ def parse_topology(name: str, slices: int = 1) -> tuple[Chip, list]:
         f"JAX_NUM_CPU_DEVICES={shape}"
       )
     return CHIPS[kind], devices[: int(shape)]
-  stand_in = STAND_INS.get(kind, {}).get(shape)
+  if kind in GPUS and re.fullmatch(r"[1-9]\d{0,4}", shape):
+    count = int(shape)
+    if count > MACHINE and count % MACHINE:
+      raise UsageError(
+        f"--topology {name}: expected at most {MACHINE} GPUs, those of a machine, or a "
+        f"multiple of {MACHINE}: {kind}:{count // MACHINE * MACHINE} or "
+        f"{kind}:{-(-count // MACHINE) * MACHINE}"
+      )
+    return CHIPS[kind], gpu_devices(kind, count)
   # A side of 0 ends the process within libtpu.
-  if not stand_in and (
-    kind not in TPUS or not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){1,2}", shape)
-  ):
+  if kind not in TPUS or not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){1,2}", shape):
     raise UsageError(
       f"--topology {name}: expected KIND:AxB or AxBxC with KIND one of "
-      f"{', '.join(TPUS)}, e.g. v5p:4x4x4 or v6e:8x8; or cpu:8; or a GPU as H100:1, "
-      f"with 1, 4 or 8 of {', '.join(STAND_INS)}"
+      f"{', '.join(TPUS)}, e.g. v5p:4x4x4 or v6e:8x8; or GPUs, {' or '.join(GPUS)}, "
+      "e.g. H100:64; or cpu:8"
     )
   from jax.experimental import topologies
 
   os.environ |= _ALONE
   # Both cores of a chip are one device, as on pods; of a v4 only if asked for.
-  cores = CHIPS[(stand_in or name).partition(":")[0]].cores
+  cores = CHIPS[kind].cores
   asked = {"chip_config_name": "megacore"} if cores > 1 else {}
   if slices > 1:
     asked["num_slices"] = slices
   try:
-    topology = topologies.get_topology_desc(
-      platform="tpu", topology_name=stand_in or name, **asked
-    )
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=name, **asked)
   except Exception as e:  # the compiler's own, of several types
     text = str(e).splitlines()[0][:200]
     if "libtpu" in str(e).lower() and "topology" not in str(e).lower():
@@ -95,12 +100,14 @@ def compiler(topology: str) -> str:
   Raises:
     UsageError: one of them is not installed.
   """
-  names = ["jax"] if topology.startswith("cpu") else ["jax", "libtpu"]
+  kind = topology.partition(":")[0]
+  names = ["jax", *{"cpu": ()}.get(kind, WHEELS if kind in GPUS else ("libtpu",))]
   try:
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
   except importlib.metadata.PackageNotFoundError as e:
     raise UsageError(
-      f"the compiler of TPUs is missing ({e}): pip install 'ccl_jax[tpu]'"
+      f"the compiler for {kind} is missing ({e}): pip install "
+      f"'ccl_jax[{'plan-gpu' if kind in GPUS else 'tpu'}]'"
     ) from e
 
 

@@ -14,17 +14,22 @@ not what they are called:
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from ccl_jax.planning.chips import Chip
 from ccl_jax.planning.program import BYTES, Instruction, Program, arrays
 
 KINDS = (
   "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute",
 )  # fmt: skip
-# Devices that talk to one another: the first of {{0,1},{2,3}}; [n,size]<=[..]; axes
-# of mesh['a'=4,'b'=2] {'a'}. None named: all.
+# Devices that talk to one another: the first of {{0,1},{2,3}}; [n,size]<=[a,b]T(1,0), a
+# transposed count; axes of mesh['a'=4,'b'=2] {'a'}. None named: all.
 _GROUPS = re.compile(
-  r"replica_groups=(?:\{\{(?P<list>[\d,]*)\}|\[\d+,(?P<size>\d+)\]<="
+  r"replica_groups=(?:\{\{(?P<list>[\d,]*)\}"
+  r"|\[\d+,(?P<size>\d+)\]<=\[(?P<shape>[\d,]+)\](?:T\((?P<order>[\d,]+)\))?"
   r"|mesh\[(?P<mesh>[^\]]*)\] \{(?P<axes>[^}]*)\})"
 )
 # Between slices: the kind, and the slices that take part.
@@ -41,6 +46,7 @@ class Collective(NamedTuple):
     group: devices that take part; of a collective between slices, slices.
     times: how often it runs.
     between: over the data-centre network, from slice to slice.
+    machines: of GPUs, on which the group lies.
   """
 
   kind: str
@@ -49,6 +55,7 @@ class Collective(NamedTuple):
   group: int
   times: int = 1
   between: bool = False
+  machines: int = 1
 
   @property
   def elements(self) -> int:
@@ -76,30 +83,67 @@ class Collective(NamedTuple):
     }.get(self.kind, others / self.group)
     return float(factor * self.nbytes)
 
+  @property
+  def outside(self) -> float:
+    """Of `moved`, bytes that a GPU sends to other machines, at the least: those of a
+    machine share what goes out, and put together or hand on what comes in.
+    """
+    if self.machines == 1:
+      return 0.0
+    others, own = self.machines - 1, self.group / self.machines
+    if self.kind == "all-to-all":  # every pair has something of its own
+      return float(self.nbytes * (self.group - own) / self.group)
+    factor = {
+      "all-reduce": 2 * others / self.group,
+      "reduce-scatter": others,
+      "collective-permute": 1,
+    }.get(self.kind, others / self.group)
+    return float(factor * self.nbytes)
+
+  def seconds(self, chip: Chip) -> float:
+    """The least time for what a device sends each time, by the links' rates.
+
+    Args:
+      chip: that sends. What leaves a machine of GPUs goes by the network while the
+        rest goes by links.
+    """
+    if self.between:
+      return self.moved / chip.network_rate
+    inside = self.moved / chip.link_rate
+    return max(inside, self.outside / chip.network_rate) if self.outside else inside
+
   def __str__(self) -> str:
     between = " between slices" if self.between else ""
     return f"{self.kind} {self.dtype}[{','.join(map(str, self.shape))}]{between}"
 
 
-def collectives(program: Program) -> list[Collective]:
+def collectives(program: Program, machines: Sequence[int] = ()) -> list[Collective]:
   """All collectives of a program, in order, with how often they run.
 
   Those of one device are left out.
+
+  Args:
+    program: to read.
+    machines: by device, in the order of the mesh, the machine that a GPU is in; without
+      them one set of links joins all devices.
   """
   return [
     c._replace(times=program.runs.get(place, 1))
     for place, instructions in program.computations.items()
     for instruction in instructions
-    for c in collective(program, instruction)
+    for c in collective(program, instruction, machines)
   ]
 
 
-def collective(program: Program, instruction: Instruction) -> list[Collective]:
+def collective(
+  program: Program, instruction: Instruction, machines: Sequence[int] = ()
+) -> list[Collective]:
   """What an instruction moves itself, each array by itself; [] if nothing.
 
   Args:
     program: the instruction's.
     instruction: one that ends a started collective moves nothing; its start does.
+    machines: see `collectives`.
   """
   kind = instruction.op.removesuffix("-start")
   if instruction.op == "recv":
@@ -107,12 +151,16 @@ def collective(program: Program, instruction: Instruction) -> list[Collective]:
   if kind not in KINDS:
     return []
   made = _made(program, instruction)
-  group = _group(instruction.text) or program.devices
-  if group == 1:
+  members = _members(instruction.text) or range(program.devices)
+  if (group := len(members)) == 1:
     return []
+  if machines and kind == "collective-permute":
+    pairs = re.findall(r"\{(\d+),(\d+)\}", instruction.text)
+    members = max(pairs, key=lambda pair: len({machines[int(n)] for n in pair}))
+  places = {machines[int(member)] for member in members} if machines else {0}
   if kind == "all-reduce" and (kept := _kept(program, instruction)):
     kind, made = "reduce-scatter", kept
-  return [Collective(kind, x.dtype, x.shape, group) for x in made]
+  return [Collective(kind, x.dtype, x.shape, group, machines=len(places)) for x in made]
 
 
 def _made(program, instruction):
@@ -167,15 +215,27 @@ def _parts(text: str) -> list[str]:
   return parts
 
 
-def _group(line: str) -> int:
-  """Devices of a group; 0 where the line does not say."""
+def _members(line: str) -> Sequence[int]:
+  """Devices of the first group, by their place in the mesh; () if the line has none."""
   match = _GROUPS.search(line)
   if match is None:
-    return 0
-  if match["mesh"]:
+    return ()
+  if match["list"] is not None:
+    return _numbers(match["list"])
+  if match["mesh"] is not None:
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", match["mesh"]))
-    return math.prod(int(sizes[a]) for a in re.findall(r"\w+", match["axes"]))
-  return int(match["size"] or 0) or len(match["list"].split(","))
+    sizes = {axis: int(n) for axis, n in sizes.items()}
+    named = {axis: sizes[axis] for axis in re.findall(r"\w+", match["axes"])}
+    places = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+    first = tuple(slice(None) if axis in named else 0 for axis in sizes)
+    return places[first].ravel().tolist()
+  shape, order = _numbers(match["shape"]), _numbers(match["order"] or "")
+  places = np.arange(math.prod(shape)).reshape(shape)
+  return places.transpose(order or None).ravel()[: int(match["size"])].tolist()
+
+
+def _numbers(text: str) -> list[int]:
+  return [int(n) for n in text.split(",") if n]
 
 
 def table(instructions: list[Collective]) -> list[tuple[str, int, float]]:

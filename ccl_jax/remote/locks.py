@@ -20,7 +20,7 @@ from typing import Any
 
 from ccl_jax.errors import UsageError
 from ccl_jax.remote.paths import BucketPath, kvstore
-from ccl_jax.remote.stores import Unreachable, no_answer
+from ccl_jax.remote.stores import Unreachable, no_answer, reached
 
 BEAT = 20.0  # seconds between two signs of life
 PATIENCE = 90.0  # seconds without one after which a holder counts as dead
@@ -92,6 +92,7 @@ class _Lock:
 
   def take(self, wait: bool) -> None:
     """Takes the lock, or raises what `held` says."""
+    reached(self._path.scheme, self._path.bucket)  # TensorStore would try for minutes
     seen, since, told = None, 0.0, False
     while True:
       state, content, generation = self._read()

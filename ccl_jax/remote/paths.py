@@ -28,7 +28,7 @@ from ccl_jax.errors import UsageError, as_grave
 from ccl_jax.remote.stores import (
   SCHEMES,
   Unreachable,
-  filesystem,
+  reached,
   refusal,
   require_package,
 )
@@ -370,7 +370,7 @@ class BucketPath:
   @contextlib.contextmanager
   def _asked(self) -> Iterator[Any]:
     """The store, to be asked about this path; its refusals as errors of the system."""
-    store = filesystem(self._scheme)
+    store = reached(self._scheme, self.bucket)
     try:
       yield store
     except FileNotFoundError as e:

@@ -1,9 +1,11 @@
 """The stores that hold buckets: their packages, and what they say when they refuse."""
 
+import contextlib
 import errno
 import functools
 import importlib
 import logging
+import threading
 from typing import Any
 
 from ccl_jax.errors import UsageError
@@ -14,6 +16,9 @@ SCHEMES = {
   "gs": ("gcsfs", "gcs", "gcloud auth application-default login"),
   "s3": ("s3fs", "s3", "aws configure"),
 }
+
+PATIENCE = 10.0  # seconds for the first answer about a bucket
+_answered: set[tuple[str, str]] = set()  # buckets, by scheme and name
 
 
 class Unreachable(UsageError, OSError):
@@ -71,6 +76,40 @@ def filesystem(scheme: str) -> Any:
   # As etils asks for it: Orbax and this package then share connections.
   options = {"finalize_on_close": True} if scheme == "gs" else {}
   return fsspec.filesystem(SCHEMES[scheme][1], **options)
+
+
+def reached(scheme: str, bucket: str) -> Any:
+  """The store of a scheme, once it has said anything of a bucket.
+
+  The packages of stores try again for minutes, as is right amid a run. Where nothing
+  was ever heard of a bucket it is more likely that the network or the address is wrong,
+  so the first answer has `PATIENCE` seconds.
+
+  Raises:
+    Unreachable: there is none.
+    UsageError: the package for such buckets is not installed.
+  """
+  store = filesystem(scheme)
+  if (scheme, bucket) in _answered:
+    return store
+  url = f"{scheme}://{bucket}"
+
+  def ask():
+    with contextlib.suppress(Exception):  # whoever asks in earnest is told of it
+      store.info(url)
+
+  # Nobody waits for this thread at the end: it goes on until its package gives up.
+  thread = threading.Thread(target=ask, daemon=True, name=f"first answer of {url}")
+  thread.start()
+  thread.join(PATIENCE)
+  if thread.is_alive():
+    raise no_answer(
+      f"the store gave no answer within {PATIENCE:g} s: look at the network and at the "
+      "address, or try again",
+      url,
+    )
+  _answered.add((scheme, bucket))
+  return store
 
 
 def refusal(error: Exception, scheme: str, path: str) -> Unreachable:

@@ -21,6 +21,11 @@ def config_names() -> list[str]:
   return sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "common")
 
 
+def checkpoint_names() -> list[str]:
+  """The names of the checkpoints that `--ckpt=NAME` takes."""
+  return sorted(p.name for p in CHECKPOINTS.iterdir() if p.is_dir())
+
+
 def config_file(text: str) -> str:
   """The file of a config, with its arguments: FILE:ARGUMENTS.
 

@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
   )
 
   def command(name: str, text: str, out: str) -> argparse.ArgumentParser:
-    sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    sub = commands.add_parser(name, help=text, description=text)
     sub.add_argument("--out", required=True, help=out)
     return sub
 
@@ -96,8 +96,8 @@ def _attention(args: argparse.Namespace) -> list[Place]:
   from ccl_jax.data.media.decode import MediaError, read_clip
   from ccl_jax.diffusion.schedules import make_schedule
   from ccl_jax.files import check_writable
+  from ccl_jax.generation.api import load_model
   from ccl_jax.generation.attention_maps import measure
-  from ccl_jax.generation.pipeline import Pipeline
   from ccl_jax.generation.sampling import Sampling
   from ccl_jax.generation.settings import read_about
   from ccl_jax.viz.maps import by_head, over_clip
@@ -112,7 +112,7 @@ def _attention(args: argparse.Namespace) -> list[Place]:
   if not isinstance(prompt, str):
     raise UsageError("--prompt is missing: say what the clip shows")
   check_writable(out / "attention_steps.png")
-  pipeline = Pipeline.load(args.ckpt)
+  pipeline = load_model(args.ckpt)
   model, spec = pipeline.model, pipeline.spec
   for name, top in (("block", model.depth), ("head", _heads(model))):
     value = getattr(args, name)

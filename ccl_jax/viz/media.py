@@ -2,6 +2,7 @@
 
 import contextlib
 import fractions
+import math
 import os
 import wave
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from jaxtyping import Float32, UInt8
 
 from ccl_jax.errors import UsageError
 from ccl_jax.files import new_file
+from ccl_jax.names import file_url
 
 Path = str | os.PathLike
 _PICTURE = {"crf": "14", "preset": "medium"}  # x264: visually lossless
@@ -20,7 +22,9 @@ AAC_RATES = (
   *(96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025),
   *(8000, 7350),
 )
-_SOUND_BITS = 192_000  # per second; AAC lowers it where the sample rate allows less
+AAC_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}  # by the number of channels
+# Per second, of two channels; AAC lowers it where the sample rate allows less.
+_SOUND_BITS = 192_000
 
 
 def write_mp4(
@@ -86,7 +90,7 @@ def write_sound(
 
   Args:
     path: of the file.
-    audio: of one channel or two, clipped to [-1, 1].
+    audio: of as many channels as `AAC_LAYOUTS` names, clipped to [-1, 1].
     sample_rate: in Hz, one of `AAC_RATES`.
   """
   with _new_mp4(path) as out:
@@ -101,7 +105,7 @@ def _new_mp4(path: Path) -> Iterator[Any]:
   options = {"movflags": "faststart"}
   with (
     new_file(path) as partial,
-    av.open(str(partial), "w", format="mp4", options=options) as out,
+    av.open(file_url(partial), "w", format="mp4", options=options) as out,
   ):
     yield out
 
@@ -126,9 +130,8 @@ def _add_picture(out, size: Sequence[int], rate: fractions.Fraction):
 
 
 def _add_sound(out, sample_rate: int, channels: int):
-  layout = {1: "mono", 2: "stereo"}[channels]
-  sound = out.add_stream("aac", rate=sample_rate, layout=layout)
-  sound.bit_rate = _SOUND_BITS
+  sound = out.add_stream("aac", rate=sample_rate, layout=AAC_LAYOUTS[channels])
+  sound.bit_rate = _SOUND_BITS * math.ceil(channels / 2)
   return sound
 
 
@@ -152,7 +155,7 @@ def _encode_sound(out, sound, audio, sample_rate: int) -> None:
   import av
 
   samples = np.ascontiguousarray(np.clip(audio, -1, 1).astype(np.float32))
-  layout = {1: "mono", 2: "stereo"}[len(samples)]
+  layout = AAC_LAYOUTS[len(samples)]
   frame = av.AudioFrame.from_ndarray(samples, "fltp", layout)
   frame.sample_rate, frame.pts = sample_rate, 0
   out.mux(sound.encode(frame))
@@ -177,7 +180,7 @@ def write_samples(
   """Writes mono sound as a wav file of 32-bit floats: nothing is rounded or clipped."""
   import av
 
-  with new_file(path) as partial, av.open(str(partial), "w", format="wav") as out:
+  with new_file(path) as partial, av.open(file_url(partial), "w", format="wav") as out:
     sound = out.add_stream("pcm_f32le", rate=sample_rate, layout="mono")
     frame = av.AudioFrame.from_ndarray(audio[None], "flt", "mono")
     frame.sample_rate, frame.pts = sample_rate, 0
@@ -198,7 +201,10 @@ def write_lossless(
   import av
 
   rate = fractions.Fraction(fps).limit_denominator(1001)
-  with new_file(path) as partial, av.open(str(partial), "w", format="matroska") as out:
+  with (
+    new_file(path) as partial,
+    av.open(file_url(partial), "w", format="matroska") as out,
+  ):
     picture = out.add_stream("ffv1", rate=rate)
     picture.height, picture.width, picture.pix_fmt = *video.shape[1:3], "bgr0"
     for k, pixels in enumerate(video):

@@ -165,7 +165,7 @@ def test_a_run_that_is_no_run(tmp_path, monkeypatch):
     module.open_run(tmp_path)
   (tmp_path / "config.json").write_text('{"steps": 5}')
   loaded = types.SimpleNamespace(origin={"step": 3})
-  monkeypatch.setattr(module.Pipeline, "load", lambda workdir: loaded)
+  monkeypatch.setattr(module, "load_model", lambda workdir: loaded)
   with pytest.raises(UsageError, match="is at step 3 of 5"):
     module.open_run(tmp_path)
 

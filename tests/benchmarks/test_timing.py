@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import sys
 import time
 import types
 
@@ -12,6 +13,7 @@ import pytest
 
 from ccl_jax.benchmarks import eval_rates, timing
 from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
 from ccl_jax.models.cca import Geometry
 from ccl_jax.models.flops import forward_flops
 from ccl_jax.models.presets import build_model
@@ -89,6 +91,29 @@ def test_rows_are_shown_for_people_and_programs(capsys):
   assert json.loads(held) == {
     "device": "x", "rows": [{"what": "forward", "ms": 1.23456}]
   }  # fmt: skip
+
+
+def test_rows_that_were_measured_are_told_though_a_later_one_fails(capsys):
+  def rows():
+    yield {"what": "forward", "ms": 1.0}
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    timing.show({"device": "x"}, rows())
+  line, held = capsys.readouterr().out.splitlines()
+  assert line == "forward, ms 1.000"
+  assert json.loads(held) == {"device": "x", "rows": [{"what": "forward", "ms": 1.0}]}
+
+
+def test_a_peer_on_the_processor_is_none_for_a_gpu(monkeypatch):
+  absent = types.SimpleNamespace(is_available=lambda: False)
+  torch = types.SimpleNamespace(cuda=absent, __version__="2.0+cpu")
+  monkeypatch.setitem(sys.modules, "torch", torch)
+  diffusers = types.SimpleNamespace(WanTransformer3DModel=None)
+  monkeypatch.setitem(sys.modules, "diffusers", diffusers)
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  with pytest.raises(UsageError, match="torch with CUDA, got torch 2.0.cpu: --nopeer"):
+    step.peer(ClipSpec(5, 32, 32, 16.0), {})
 
 
 def test_a_row_of_steps():

@@ -259,8 +259,15 @@ def test_media_that_are_not_read_are_named(tmp_path, caplog):
   others += ["i.h264", "j.ogm", "k.jp2", "l.ape", "m.qt", "n.m1v", "o.ra", "p.ico"]
   for name in (*others, "notes.txt", "table.json", "z.zip", ".hidden.rm", "README"):
     (tmp_path / name).write_bytes(b"x")
+  # By their first bytes, whatever they are called: a download that was stopped, too.
+  whole = (tmp_path / "a.mp4").read_bytes()
+  more = ["q.mp4.part", "r", "s.mp4 ", "t.gifv", "u.bin"]
+  for name in (*more, "page.html", ".v"):
+    (tmp_path / name).write_bytes(whole)
+  others += more
   found = scan(tmp_path, [WIDE])
   assert sorted(name for name, _ in found.skipped) == sorted(others)
+  assert dict(found.skipped)["r"].startswith("files without an ending are not read")
   assert "files that end in .rmvb are not read" in dict(found.skipped)["below/d.RMVB"]
   assert "skipped b.rm: files that end in .rm are not read" in caplog.text
   caplog.clear()

@@ -106,6 +106,16 @@ def test_colours_that_cannot_be_read_are_named(tmp_path):
     check_colours(frame, "x")
 
 
+@pytest.mark.parametrize("transfer", [8, 9, 10, 17])
+def test_light_without_gamma_is_named(tmp_path, transfer):
+  """A linear half is 188 of 255 on a screen: as it is stored it would be 127."""
+  path = film10(tmp_path / "a.mp4", 500, transfer, 9, 9)
+  with pytest.raises(
+    MediaError, match=rf"a.mp4: its light is .*transfer {transfer} of"
+  ):
+    read_video(path, ClipSpec(frames=5, height=32, width=32, fps=25))
+
+
 # Y, U, V of 100, 110, 150, and what BT.601 and BT.709 make of it.
 @pytest.mark.parametrize(
   ("size", "matrix", "expected"),

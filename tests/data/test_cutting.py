@@ -254,7 +254,7 @@ def test_the_test_split_is_a_share_by_hash():
 
 def test_ids_are_unique():
   entry = lambda name, where: Entry(name, (), Caption(), where)
-  unique = media_builder._unique
+  unique = lambda entries: list(media_builder._unique(entries))
   assert len(unique(iter([entry("a", "1"), entry("b", "2")]))) == 2
   with pytest.raises(UsageError, match="2: the id a was at 1 before"):
     unique(iter([entry("a", "1"), entry("a", "2")]))

@@ -114,6 +114,7 @@ def test_nothing_else_opens_a_film_or_a_picture():
   assert set(films) == {"data/media/door.py", "data/media/tracks.py"} | writers
   written = [call for name in writers for call in films[name]]
   assert all("'w'" in call or "'wb'" in call for call in written)
+  assert all("(file_url(" in call for call in written if call.startswith("av."))
   assert set(pictures) == {"data/media/image.py"}
   assert all("formats=" in call for call in pictures["data/media/image.py"])
   imports = calls_of("importlib.import_module", "__import__")

@@ -120,7 +120,7 @@ def test_clipped_samples_are_counted_by_channel_within_the_part(monkeypatch):
 
 def test_a_hook_is_named_by_module_and_function():
   assert speech_hook("numpy:mean") is np.mean
-  for name in ("numpy:none", "numpy", "", "none_such:f", ":f"):
+  for name in ("numpy:none", "numpy", "", "none_such:f", ":f", "os:path"):
     with pytest.raises(UsageError, match="expected silero, or module:function"):
       speech_hook(name)
 

@@ -349,6 +349,14 @@ def test_another_batch_size_leaves_no_clip_out_and_repeats_none(films, before, a
   assert seen == order[: 4 * before + 3 * after]
 
 
+def test_names_of_earlier_versions_are_the_same_classes():
+  from ccl_jax.data import latent_batches, mixture
+  from ccl_jax.data.sets import batches as here
+
+  assert latent_batches.LatentBatches is here.LatentBatches
+  assert mixture.open_mixture is open_mixture
+
+
 @settings(deadline=None, max_examples=20)
 @given(
   sizes=st.lists(st.integers(1, 5), min_size=2, max_size=4), steps=st.integers(1, 9)

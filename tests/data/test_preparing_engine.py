@@ -144,6 +144,20 @@ def test_on_beam_the_table_is_the_same(beam, sounds, tmp_path, monkeypatch):
     assert here.read_bytes() == there.read_bytes()
 
 
+def test_on_a_job_server_the_table_is_the_same(beam, sounds, tmp_path):
+  """Beam's own server, which is asked as those of Flink and Spark are."""
+  from apache_beam.runners.portability import local_job_service
+
+  server = local_job_service.LocalJobServicer(str(tmp_path / "staging"))
+  flags = ["--environment_type=LOOPBACK", "--job_endpoint=localhost:"]
+  flags[1] += str(server.start_grpc_server(0))
+  try:
+    on = prepare(sounds, tmp_path / "there.jsonl", PLAIN, 2, "PortableRunner", flags)
+  finally:
+    server.stop()
+  assert levels(on.rows) == EXPECTED and not list(tmp_path.glob("*.parts"))
+
+
 def test_on_beam_a_run_goes_on(beam, sounds, tmp_path, monkeypatch):
   of, out = Child.rows, tmp_path / "t.jsonl"
 

@@ -5,7 +5,7 @@ import pytest
 
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
-from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.pipeline import LoadedModel
 from ccl_jax.generation.sampling import Sampling
 from ccl_jax.weights.release import convert_release
 from tests.weights.ovi_files import ovi_download
@@ -20,7 +20,7 @@ def pipeline(tmp_path_factory):
   folder = tmp_path_factory.mktemp("ovi")
   download = ovi_download(folder / "ckpts", "model_fp8_e4m3fn.safetensors")
   convert_release(download, folder / "ovi", kind="ovi", verify=True)
-  return Pipeline.load(folder / "ovi")
+  return LoadedModel.load(folder / "ovi")
 
 
 def test_a_release_says_what_it_is_for(pipeline):

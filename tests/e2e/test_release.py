@@ -15,7 +15,7 @@ from ccl_jax.codecs.images import to_bytes, to_unit
 from ccl_jax.data.media.decode import read_video
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
-from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.pipeline import LoadedModel
 from ccl_jax.generation.sampling import Sampling
 from ccl_jax.models import presets
 from ccl_jax.models.stream import StreamConfig
@@ -71,7 +71,7 @@ def test_both_layouts_are_one_model(i2v, picture, tmp_path):
   convert_release(diffusers_release(tmp_path / "hub", image=True), tmp_path / "wan")
   films = []
   for folder in (i2v, tmp_path):
-    pipeline = Pipeline.load(folder / "wan")
+    pipeline = LoadedModel.load(folder / "wan")
     made = pipeline.generate(
       "i2v", ["a cat"], sampling=FAST, spec=CLIP, image=picture, negative="red"
     )
@@ -81,7 +81,7 @@ def test_both_layouts_are_one_model(i2v, picture, tmp_path):
 
 
 def test_an_image_moves_the_film(i2v, picture):
-  pipeline = Pipeline.load(i2v / "wan")
+  pipeline = LoadedModel.load(i2v / "wan")
   assert pipeline.negative["video"].startswith("镜头晃动")
   assert pipeline.shift(CLIP) == 3.0
   make = lambda image, prompt="a cat": pipeline.generate(
@@ -97,7 +97,7 @@ def test_an_image_moves_the_film(i2v, picture):
 
 def test_a_clip_of_a_batch_is_that_of_its_seed(i2v, picture):
   """Made together or alone; the order of float32 sums is all that may differ."""
-  pipeline = Pipeline.load(i2v / "wan")
+  pipeline = LoadedModel.load(i2v / "wan")
 
   def make(prompts, seed):
     image = np.repeat(picture, len(prompts), 0)
@@ -173,7 +173,7 @@ def test_a_joint_model_starts_from_the_release_and_trains(i2v, mini, tmp_path):
   assert len(losses) == 2 and np.isfinite(losses).all()
 
   # And it generates, image and all.
-  made = Pipeline.load(tmp_path / "run").generate(
+  made = LoadedModel.load(tmp_path / "run").generate(
     "ti2av",
     ["a cat"],
     sampling=Sampling(guidance="ucg2", steps=2),
@@ -184,7 +184,7 @@ def test_a_joint_model_starts_from_the_release_and_trains(i2v, mini, tmp_path):
 
 def test_storing_products_in_the_compute_dtype_changes_no_number(i2v, picture):
   """Half the memory: the same velocity, bit for bit, from float32 parameters."""
-  pipeline = Pipeline.load(i2v / "wan")
+  pipeline = LoadedModel.load(i2v / "wan")
   flat = traverse_util.flatten_dict(pipeline.params, sep="/")
   half = {k for k, v in flat.items() if v.dtype == jax.numpy.bfloat16}
   assert "blocks/video/ffn/in/kernel" in half and "video/head/kernel" not in half
@@ -263,7 +263,7 @@ def test_ti2v_5b_in_both_layouts_becomes_a_film_of_its_first_frame(tmp_path):
     parts = [folder / "wan" / part / "config.json" for part in ("dit", "vae")]
     sources.append([json.loads(p.read_text())["source"]["sha256"] for p in parts])
   assert sources[0] == sources[1]
-  pipeline = Pipeline.load(folder / "wan")
+  pipeline = LoadedModel.load(folder / "wan")
   assert pipeline.spec == ClipSpec(121, 704, 1280, 24.0, stride=16)
   picture = np.random.default_rng(0).integers(0, 255, (1, 32, 64, 3), np.uint8)
   made = pipeline.generate("i2v", ["a cat"], sampling=FAST, spec=clip, image=picture)
@@ -276,7 +276,7 @@ def test_ti2v_5b_in_both_layouts_becomes_a_film_of_its_first_frame(tmp_path):
   other = native_release(tmp_path / "other", image=False)
   convert_release(other, other / "wan")
   with pytest.raises(UsageError, match="16 channels, the model takes 48"):
-    Pipeline.load(folder / "wan", codecs=other / "wan" / "codecs")
+    LoadedModel.load(folder / "wan", codecs=other / "wan" / "codecs")
 
 
 def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch, capsys):
@@ -309,7 +309,7 @@ def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch, capsys):
     assert e.value.code == 2 and name in capsys.readouterr().err
   before = (tmp_path / "wan" / "vae" / "tensors.json").stat().st_mtime_ns
   with pytest.raises(UsageError, match="holds no model"):
-    Pipeline.load(tmp_path / "wan")
+    LoadedModel.load(tmp_path / "wan")
   convert_release(download, tmp_path / "wan")
   assert (tmp_path / "wan" / "vae" / "tensors.json").stat().st_mtime_ns == before
   assert {p.name for p in (tmp_path / "wan").iterdir()} == {

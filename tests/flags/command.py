@@ -28,6 +28,7 @@ MODULES = {  # commands whose flags are absl's
   "plan": "ccl_jax.plan",
   "bench compiler": "ccl_jax.benchmarks.compiler",
   "bench data": "ccl_jax.benchmarks.data",
+  "bench device": "ccl_jax.benchmarks.device",
   "bench eval": "ccl_jax.benchmarks.eval",
   "bench kernels": "ccl_jax.benchmarks.kernels",
   "bench length": "ccl_jax.benchmarks.length",
@@ -49,7 +50,7 @@ PARSERS = {  # command lines whose flags are argparse's
 }
 BENCH = "ccl_jax.bench"
 # Benchmarks that have no flags of their own; `step` lends them its.
-BORROWED = {"given": "step", "parts": "step", "pipeline": "step"}
+BORROWED = {"denoise": "step", "given": "step", "parts": "step", "pipeline": "step"}
 
 
 @contextlib.contextmanager

@@ -78,7 +78,7 @@ class Listener:
 
 def listening(monkeypatch, preset="tiny", **model):
   listener = Listener(build_model(preset, **model))
-  monkeypatch.setattr(inference.Pipeline, "load", listener.load)
+  monkeypatch.setattr(inference.LoadedModel, "load", listener.load)
   monkeypatch.setattr(inference, "describe", listener.describe)
   return listener
 

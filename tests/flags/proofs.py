@@ -424,13 +424,14 @@ PROOFS: dict[str, list[str]] = {
     "data prepare", "shots crop"
   ),
   HERE + "test_data_flags.py::test_build": [
-    "data build source", "data build dir", "data build options"
+    "data build source", "data build dir", "data build options",
+    *_flags("data build", "runner"),
   ],
   # Benchmarks.
   HERE + "test_bench_flags.py::test_compiler": _flags("bench compiler", "chips"),
   HERE + "test_bench_flags.py::test_prepare": _flags("bench prepare", "seconds rounds"),
   HERE + "test_bench_flags.py::test_scale": _flags(
-    "bench scale", "clips chips rates cores memory seeds"
+    "bench scale", "clips chips rates cores memory seeds folder megabytes"
   ),
   HERE + "test_bench_flags.py::test_kernels": _flags("bench kernels", "chips blocks"),
   HERE + "test_bench_flags.py::test_data": _flags(
@@ -459,6 +460,10 @@ PROOFS: dict[str, list[str]] = {
     "size depth frames height width batch dtype attention rounds",
   ),
   HERE + "test_bench_flags.py::test_step_alone": _flags("bench step", "peer joint"),
+  HERE + "test_bench_flags.py::test_a_trace_of_a_step": _flags("bench step", "profile"),
+  HERE + "test_bench_flags.py::test_device": _flags(
+    "bench device", "out minutes sizes depth frames height width rounds peer"
+  ),
   "tests/ablation/test_run.py::test_the_command_line": _flags(
     "ablation run", "root results size only seeds parallel cores"
   ),

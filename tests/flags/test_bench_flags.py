@@ -1,5 +1,6 @@
 """What each benchmark is made of, by its flags; nothing is timed here."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -46,8 +47,8 @@ def test_names_are_the_benchmarks(r, monkeypatch, capsys):
   ]
   bench.main(["bench", "--help"])
   names = (
-    "compiler, data, eval, given, kernels, length, parts, pipeline, prepare, sampling, "
-    "scale, start, step, vocoder"
+    "compiler, data, denoise, device, eval, given, kernels, length, parts, pipeline, "
+    "prepare, sampling, scale, start, step, vocoder"
   )
   assert f"NAME is one of {names}" in " ".join(capsys.readouterr().out.split())
   with pytest.raises(SystemExit) as e:
@@ -178,6 +179,17 @@ def test_scale(r, capsys):
   with pytest.raises(SystemExit) as e:
     command("bench scale").run("--clips=x")
   assert e.value.code == 2
+  # A host has 20.3 GB, ten times the 2 GB that were measured.
+  took = {"save": 0.5, "write": 4.0, "restore": 3.0}
+  r.replace(scale.saves, "measured", took)
+  capsys.readouterr()
+  command("bench scale").run("--chips=64", "--folder=F", "--megabytes=2000")
+  assert r.calls["measured"][-1].args == ("F", 2_000_000_000)
+  told = capsys.readouterr().out
+  assert "of 20.3 GB a host 5 s, 41 s and 30 s" in told
+  rates = r.calls["simulated"][-1].args[0]
+  assert (rates.save, rates.write) == pytest.approx((5.078, 40.6), rel=1e-3)
+  assert rates.startup == pytest.approx(630.5, abs=0.1)
 
 
 def test_compiler(r, capsys):
@@ -305,7 +317,7 @@ def sampled(r, monkeypatch):
     origin={"fingerprints": {"params": "Pa"}}, generate=generate,
   )  # fmt: skip
   load = lambda ckpt: r.calls["loaded"].append(ckpt) or pipeline
-  monkeypatch.setattr(module.Pipeline, "load", load)
+  monkeypatch.setattr(module, "load_model", load)
   monkeypatch.setattr(module, "in_turn", in_turn)
   shown = lambda about, rows: r.calls["shown"].append((about, list(rows)))
   monkeypatch.setattr(module, "show", shown)
@@ -426,7 +438,7 @@ def long(r, monkeypatch):
     negative="dull", generate=generate,
   )  # fmt: skip
   load = lambda ckpt: r.calls["loaded"].append(ckpt) or pipeline
-  monkeypatch.setattr(module.Pipeline, "load", load)
+  monkeypatch.setattr(module, "load_model", load)
   figures = lambda clips, frames, fps: r.calls["seams"].append((clips, frames)) or {}
   monkeypatch.setattr(module, "seams", figures)
   shown = lambda about, rows: r.calls["shown"].append((about, list(rows)))
@@ -473,6 +485,119 @@ def test_length(long, tmp_path, capsys):
   with pytest.raises(SystemExit) as e:
     command("bench length").run()
   assert e.value.code == 2 and "expected a joint model" in capsys.readouterr().err
+
+
+def test_denoise_borrows_the_flags_of_step(r, monkeypatch):
+  """A model of a whole preset, unless --depth is given, samples with guidance; its
+  parameters lie in the dtype of products.
+  """
+  import importlib
+
+  step = command("bench step")
+  denoise = importlib.import_module(MODULES["bench step"].replace("step", "denoise"))
+  monkeypatch.setattr(step.module, "main", denoise.main)
+  r.replace(denoise, "device_ceiling", 1e12)
+  told = []
+
+  def sample_latents(model, params, task, noise, conditions, how):
+    told.append((model, params, task, noise, conditions, how))
+    return noise
+
+  def in_turn(programs, rounds):
+    programs[""]()
+    told.append(rounds)
+    return {"": [8.0] * rounds}
+
+  shown = lambda about, rows: told.append((about, *rows))
+  monkeypatch.setattr(denoise, "sample_latents", sample_latents)
+  monkeypatch.setattr(denoise, "in_turn", in_turn)
+  monkeypatch.setattr(denoise, "show", shown)
+  step.run(
+    "--size=tiny", "--depth=2", "--frames=5", "--height=32", "--width=48",
+    "--batch=2", "--dtype=bfloat16", "--attention=chunked", "--rounds=7",
+  )  # fmt: skip
+  (model, params, task, noise, conditions, how), rounds, (about, row) = told
+  assert model.depth == 2 and model.kernel.name == "chunked" and rounds == 7
+  assert (how.steps, how.guidance) == (4, "ucg2")
+  assert task.generated == ("video", "audio")
+  assert noise["video"].shape == (2, 2, 4, 6, 16)
+  assert conditions["text"].shape == (2, 2, 512, 4096)
+  kernel = params["blocks"]["video"]["self_attn"]["q"]["kernel"]
+  assert kernel.dtype == jnp.bfloat16 and kernel.shape[0] == 2
+  spec = ClipSpec(5, 32, 48, 16.0)
+  flops = forward_flops(model, denoise.geometry_of(model, spec), 512, 4096)
+  # Two clips, each evaluated with the prompt and without, in 8 / 4 s.
+  assert row["seconds"] == 2.0
+  assert row["TFLOP/s"] == pytest.approx(2 * 2 * sum(flops.values()) / 2.0 / 1e12)
+  assert row["ceiling"] == pytest.approx(row["TFLOP/s"])
+  assert row["GiB of the program"] > 0 and about["size"] == "tiny, 4 steps, bfloat16"
+  told.clear()
+  step.run("--size=tiny", "--frames=5", "--height=32", "--width=32")
+  assert told[0][0].depth == 4  # the preset's
+
+
+def test_device(monkeypatch, tmp_path, capsys):
+  """--sizes, --depth, --rounds, the clip's and --peer reach the benchmarks that are
+  run for --minutes, and --out has the report, the tables and the profile.
+  """
+  device = command("bench device").module
+  told = []
+
+  def run(part, out, seconds):
+    told.append((part, out, seconds))
+    return {"rows": [{"what": "x", "seconds": 0.123456}], "took": 1.0}
+
+  monkeypatch.setattr(device, "run", run)
+  out = tmp_path / "new" / "gpu"
+  command("bench device").run(
+    f"--out={out}", "--sizes=tiny,lab", "--depth=3", "--rounds=7", "--frames=33",
+    "--height=48", "--width=64", "--nopeer", "--minutes=2",
+  )  # fmt: skip
+  clip = ["--dtype=bfloat16", "--frames=33", "--height=48", "--width=64"]
+  stack = ["--depth=3", "--rounds=7", *clip]
+  profile = f"--profile={out / 'profile'}"
+  assert [part.argv for part, *_ in told] == [
+    ["step", "--size=tiny", *stack, "--nojoint", "--nopeer"],
+    ["step", "--size=lab", *stack, "--nojoint", "--nopeer", profile],
+    ["denoise", "--size=lab", "--rounds=1", *clip],
+    ["parts", "--size=lab", *stack],
+    ["parts", "--size=tiny", *stack],
+  ]
+  assert all(at == out and 100 < seconds <= 120 for _, at, seconds in told)
+  report = json.loads((out / "device.json").read_text())
+  assert report["minutes"] == 2 and list(report["parts"])[2] == "denoise lab"
+  assert "| x | 0.1235 |" in (out / "device.md").read_text()
+  assert "| what | seconds |" in capsys.readouterr().out
+  monkeypatch.chdir(tmp_path)
+  told.clear()
+  command("bench device").run()
+  assert [part.name for part, *_ in told] == [
+    "step 1.3b", "step 14b", "denoise 14b", "parts 14b", "parts 1.3b",
+  ]  # fmt: skip
+  first = told[0][0].argv
+  assert "--nopeer" not in first and str(told[0][1]) == "device"
+  clip = {"--frames=81", "--height=480", "--width=832", "--depth=2", "--rounds=3"}
+  assert clip <= set(first) and 590 < told[0][2] <= 600
+  with pytest.raises(SystemExit) as e:
+    command("bench device").run("--sizes=lab,huge")
+  assert e.value.code == 2 and "--sizes: got 'huge'" in capsys.readouterr().err
+
+
+def test_a_trace_of_a_step(timed, monkeypatch):
+  """--profile: both steps once more, within a trace."""
+  step, told = command("bench step").module, []
+  calls = {"forward": lambda: told.append("f"), "train": lambda: told.append("t")}
+  monkeypatch.setattr(step, "programs", lambda *args: calls)
+
+  @contextlib.contextmanager
+  def trace(folder):
+    told.append(folder)
+    yield
+    told.append("end")
+
+  monkeypatch.setattr(step.jax.profiler, "trace", trace)
+  command("bench step").run("--size=tiny", "--nojoint", "--profile=there")
+  assert told == ["there", "f", "t", "end"]
 
 
 @pytest.fixture
@@ -591,5 +716,5 @@ def test_parts_lend_the_flags_of_step(monkeypatch):
     "--frames=33", "--height=48", "--width=64", "--dtype=bfloat16", "--size=tiny"
   )
   (about, rows) = told[0]
-  assert rows == 2 * [{"spec": ClipSpec(33, 48, 64, 16.0), "c": 2.0}]
+  assert list(rows) == 2 * [{"spec": ClipSpec(33, 48, 64, 16.0), "c": 2.0}]
   assert about["size"] == "tiny, 4 blocks, bfloat16" and about["matmul GFLOP/s"] == 2e-9

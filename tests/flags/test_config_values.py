@@ -426,8 +426,8 @@ def test_every_config_has_a_kind():
 def test_what_follows_the_colon_has_types_and_names():
   parse = common.parse
   defaults = {"size": "a", "quick": False, "seed": 0, "rate": 0.5}
-  assert parse("seed=3,quick,size=,rate=2", **defaults).to_dict() == {
-    "size": "", "quick": True, "seed": 3, "rate": 2.0,
+  assert parse("seed=3,quick,rate=2", **defaults).to_dict() == {
+    "size": "a", "quick": True, "seed": 3, "rate": 2.0,
   }  # fmt: skip
   assert parse(None, **defaults).to_dict() == defaults
   for text, value in (("1", True), ("true", True), ("0", False), ("false", False)):
@@ -435,6 +435,12 @@ def test_what_follows_the_colon_has_types_and_names():
   assert parse("size=a=b", **defaults).size == "a=b"
   with pytest.raises(ValueError, match="'sise' .* size, quick, seed, rate"):
     parse("sise=3", **defaults)
+  for text in ("size=", "size", "seed=", "quick,rate="):  # as of an unset $FILMS
+    with pytest.raises(ValueError, match="argument (size|seed|rate) is empty"):
+      parse(text, **defaults)
+  for text in ("yes", "2", "FALSE"):
+    with pytest.raises(ValueError, match=f"quick: got '{text}'; expected true or fal"):
+      parse(f"quick={text}", **defaults)
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def test_prepare(told, capsys):
   )  # fmt: skip
   assert told.last("prepare").args[:4] == (folder, table, options, 2)
   assert told.last("summary").args == ("made", options, 40.0)
-  told.main("prepare", "DIR", "O.jsonl", "--no-crop", "--threads=0")
-  assert told.last("prepare").args[2:4] == (Options(crop=False), 1)
+  told.main("prepare", "DIR", "O.jsonl", "--no-crop", "--threads=1024")
+  assert told.last("prepare").args[2:4] == (Options(crop=False), 1024)
   told.main("prepare", "DIR", "O.jsonl", "--shots", "--no-crop", "--crop")
   assert told.last("prepare").args[2] == Options(shots=True, crop=True)
   told.main(
@@ -75,6 +75,24 @@ def test_prepare(told, capsys):
   assert e.value.code == 2
   out = capsys.readouterr().out
   assert "SUMMARY" in out and f"captions={table.absolute()}" in out
+
+
+@pytest.mark.parametrize(
+  ("flag", "words"),
+  [
+    ("--threads=0", "--threads is 0; expected 1 to 1024"),
+    ("--threads=1025", "--threads is 1025; expected 1 to 1024"),
+    ("--max_offset_ms=-1", "--max_offset_ms is -1; expected 0 at least"),
+    ("--thread=2", "unrecognized arguments: --thread=2"),
+    ("--no-shot", "unrecognized arguments: --no-shot"),
+  ],
+)
+def test_what_prepare_does_not_take(told, capsys, flag, words):
+  with pytest.raises(SystemExit) as e:
+    told.main("prepare", "DIR", "O.jsonl", flag)
+  error = capsys.readouterr().err
+  assert e.value.code == 2 and words in error and error.count("\n") == 1
+  assert "prepare" not in told.calls or not told.calls["prepare"]
 
 
 def test_what_starts_apart_is_listed_from_max_offset_ms_on():
@@ -102,7 +120,7 @@ def test_build(told, capsys, tmp_path, monkeypatch):
   assert call.args == (openhumanvid.BUILDER, pathlib.Path("DIR"))
   assert call.kwargs == {
     "min_seconds": 2.5, "min_side": 480, "speech": "with", "data_dir": "SETS",
-    "min_scores": (("aesthetic", 4.5), ("motion", 2.0)),
+    "min_scores": (("aesthetic", 4.5), ("motion", 2.0)), "runner": "", "flags": [],
   }  # fmt: skip
   out = capsys.readouterr().out
   assert out == f"{tmp_path}: 7 train; 2 in missing.txt, 1 in skipped.jsonl\n"
@@ -118,6 +136,9 @@ def test_build(told, capsys, tmp_path, monkeypatch):
       told.main("build", source, "DIR", option)
     assert e.value.code == 2 and words in capsys.readouterr().err
   assert len(told.calls["build"]) == 1
+  told.main("build", "vggsound", "DIR", "--runner=R", "--", "--region=x", "data_dir")
+  kwargs = told.last("build").kwargs
+  assert (kwargs["runner"], kwargs["flags"]) == ("R", ["--region=x", "data_dir"])
 
 
 def test_a_command_is_needed(told):

@@ -170,8 +170,12 @@ def test_processes_share_the_shards(parts, monkeypatch, index, count, done, expe
 
 def test_a_process_that_is_none(parts, monkeypatch):
   monkeypatch.setattr(encoding, "_PATIENCE", 0.0)  # for the plan of process 0
-  for index, count in ((2, 2), (-1, 2), (0, 0)):
-    with pytest.raises(UsageError, match=f"process_index {index} of process_count"):
+  for index, count, words in (
+    (2, 2, "--process_index is 2; expected 0 to 1 for --process_count 2"),
+    (-1, 2, "--process_index is -1; expected 0 to 1"),
+    (0, 0, "--process_count is 0; expected 1 at least"),
+  ):
+    with pytest.raises(UsageError, match=words):
       parts.run(index, count)
 
 

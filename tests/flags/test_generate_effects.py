@@ -59,9 +59,9 @@ def told(monkeypatch):
     return {s: jnp.broadcast_to(value(s), z.shape) for s, z in x.items()}
 
   codecs = Codecs(Bare(16), Bare(20), Letters())
-  pipeline = inference.Pipeline(build_model("tiny"), {}, codecs, SPEC, shift=5.0)
+  pipeline = inference.LoadedModel(build_model("tiny"), {}, codecs, SPEC, shift=5.0)
   monkeypatch.setattr(JointDiT, "apply", apply)
-  monkeypatch.setattr(inference.Pipeline, "load", lambda *_, **__: pipeline)
+  monkeypatch.setattr(inference.LoadedModel, "load", lambda *_, **__: pipeline)
   monkeypatch.setattr(inference, "describe", lambda *_: pipeline.about)
   monkeypatch.setattr(decoding, "to_bytes", lambda x: x)
 

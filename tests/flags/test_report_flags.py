@@ -45,7 +45,7 @@ def told(monkeypatch, tmp_path):
   )  # fmt: skip
   r.loaded = []
   load = lambda folder: r.loaded.append(folder) or r.pipeline
-  monkeypatch.setattr(module, "Pipeline", SimpleNamespace(load=load))
+  monkeypatch.setattr(module, "load_model", load)
   r.replace(module, "open_source", [clip(i) for i in range(5)])
   r.replace(module, "through_codecs", lambda pipeline, clips: clips)
   r.replace(module, "write_mp4")

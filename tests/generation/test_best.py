@@ -75,6 +75,8 @@ def test_weights_that_are_not_there_are_said_by_the_flag():
     judge_of("desync", ())
   with pytest.raises(UsageError, match="--score: got 'nice'; expected one of talking"):
     judge_of("nice", ())
+  with pytest.raises(UsageError, match="^--score_weights: no folder none"):
+    judge_of("talking", ("none",))
 
 
 def film(seed, delay):

@@ -19,7 +19,7 @@ from ccl_jax.generation.decoding import (
   shared,
   with_tile,
 )
-from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.pipeline import LoadedModel
 from ccl_jax.generation.sampling import Sampling
 from ccl_jax.models.linear_codec import LinearVideoCodec
 from ccl_jax.models.wan_vae import Wan22VideoCodec, WanVideoCodec, init_params
@@ -132,7 +132,7 @@ def test_a_clip_for_which_there_is_no_room_is_decoded_by_tiles(monkeypatch):
     return free[-1]
 
   monkeypatch.setattr(memory, "free_memory", free_memory)
-  pipeline = Pipeline(model, params, codecs, SPEC, shift=5.0)
+  pipeline = LoadedModel(model, params, codecs, SPEC, shift=5.0)
   make = lambda *prompts: pipeline.generate(
     "t2v", prompts, sampling=Sampling("none", steps=1, solver="euler")
   )["video"]

@@ -21,7 +21,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.generation import description, parameters
 from ccl_jax.generation import pipeline as inference
-from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.pipeline import LoadedModel
 from ccl_jax.generation.sampling import Sampling
 from ccl_jax.tasks import GENERATIONS
 from ccl_jax.weights import wan
@@ -116,7 +116,7 @@ def calls(monkeypatch):
 
 def pipeline(*, channels=False, codecs=CODECS, spec=SPEC, **options):
   model, _ = recording(lambda params, told: {}, channels=channels)
-  return Pipeline(model, {}, codecs, spec, **options)
+  return LoadedModel(model, {}, codecs, spec, **options)
 
 
 def generate(made, task, prompts, **options):
@@ -599,7 +599,7 @@ def test_what_a_model_lacks(calls):
     ("audio", "video", "v2a"), ("video", "audio", "v2a"),
   ):  # fmt: skip
     streams = tuple(x for x in model.streams if x[0] == own)
-    alone = Pipeline(model.clone(streams=streams, cross=None), {}, CODECS, SPEC)
+    alone = LoadedModel(model.clone(streams=streams, cross=None), {}, CODECS, SPEC)
     message = f"task {task} needs the {other} stream; this model has {own}"
     given = {s: GIVEN[s] for s in GENERATIONS[task].given}
     with pytest.raises(UsageError, match=message):
@@ -671,7 +671,7 @@ CLIP_OF_RUN = {"frames": 17, "height": 32, "width": 64, "fps": 24.0}
 def test_a_run_is_read_as_it_was_trained(folder):
   about = {"model": TINY, "clip": CLIP_OF_RUN, "codecs": {"video": "a"}}
   read = folder(about, "ema", {"objective": {"shift": 2.0}})
-  made = Pipeline.load("run")
+  made = LoadedModel.load("run")
   assert read["place"] == pathlib.Path("there/checkpoints")
   assert (read["part"], read["step"]) == ("ema", None)
   assert read["codecs"] == pathlib.Path("own") and made.codecs == CODECS
@@ -683,7 +683,7 @@ def test_a_run_is_read_as_it_was_trained(folder):
   # Text of the codec's width, 3.
   text = read["abstract"]["video"]["text_embedding"]["in"]["kernel"]
   assert text.shape == (3, 128)
-  Pipeline.load("run", weights="params", step=40, codecs="mine")
+  LoadedModel.load("run", weights="params", step=40, codecs="mine")
   assert (read["part"], read["step"], read["codecs"]) == ("params", 40, "mine")
 
 
@@ -705,7 +705,7 @@ def test_loras_are_added_to_what_is_read(folder, monkeypatch, tmp_path):
   save_file({f"{layer}.lora_A.weight": a, f"{layer}.lora_B.weight": b}, files[0])
   layer = "blocks.1.audio_to_video.q"
   save_file({f"{layer}.lora_A.weight": c, f"{layer}.lora_B.weight": d}, files[1])
-  made = Pipeline.load("run", loras=[(files[0], 0.5), f"{files[1]}:-2"])
+  made = LoadedModel.load("run", loras=[(files[0], 0.5), f"{files[1]}:-2"])
   video = made.params["blocks"]["video"]["ffn"]["in"]["kernel"]
   q = made.params["blocks"]["audio_to_video"]["q"]["kernel"]
   assert video.dtype == q.dtype == jnp.bfloat16
@@ -720,7 +720,7 @@ def test_loras_are_added_to_what_is_read(folder, monkeypatch, tmp_path):
     assert made.origin["fingerprints"][str(path)] == digest
   folder({"kind": "joint", "model": TINY | {"preset": "small"}}, "params")
   with pytest.raises(UsageError, match="2.safetensors does not fit this model"):
-    Pipeline.load("joined", loras=[(files[1], 1.0)])
+    LoadedModel.load("joined", loras=[(files[1], 1.0)])
 
 
 def test_a_trained_part_is_put_into_its_model(folder, monkeypatch):
@@ -746,7 +746,7 @@ def test_a_trained_part_is_put_into_its_model(folder, monkeypatch):
   monkeypatch.setattr(parameters, "find_parameters", found)
   kept = jax.device_get
   monkeypatch.setattr(inference.jax, "jit", lambda f, **_: f)  # nothing is donated
-  made = Pipeline.load("run", weights="params")
+  made = LoadedModel.load("run", weights="params")
   (_, step, base), (name, newest, part) = read
   assert asked[-1] == (pathlib.Path("there", "B"), 5) and step == 5
   assert (name, newest, made.origin["step"]) == ("params", None, 7)
@@ -757,12 +757,12 @@ def test_a_trained_part_is_put_into_its_model(folder, monkeypatch):
   np.testing.assert_array_equal(kernel(made.params), kernel(base))
   monkeypatch.setattr(parameters, "identity", lambda *_: "another")
   with pytest.raises(UsageError, match="B has other parameters than those that"):
-    Pipeline.load("run")
+    LoadedModel.load("run")
 
 
 def test_a_joined_model_starts_from_wans_settings(folder):
   read = folder({"kind": "joint", "model": TINY}, "params")
-  made = Pipeline.load("joined", weights="ema")
+  made = LoadedModel.load("joined", weights="ema")
   assert read["part"] == "params"  # it has no average
   assert made.spec == ClipSpec(81, 480, 832, 16.0)
   assert made.shift(made.spec) == 5.0 and made.negative == NO_NEGATIVE
@@ -778,7 +778,7 @@ def test_a_joined_model_starts_from_wans_settings(folder):
 def test_what_started_from_a_model_has_its_negative_prompt(folder, about, name):
   """A joined model's config.json and a run's metadata say so, by stream."""
   folder(about | {"negative": {"video": "grey"}}, name)
-  assert Pipeline.load("there").negative == {"video": "grey", "audio": ""}
+  assert LoadedModel.load("there").negative == {"video": "grey", "audio": ""}
 
 
 def test_a_converted_model_has_its_negative_prompt(folder):
@@ -787,7 +787,7 @@ def test_a_converted_model_has_its_negative_prompt(folder):
     "image_tokens": True, "depth": 1, "text_dim": 3,
   }  # fmt: skip
   read = folder({"kind": "wan-dit", "sizes": sizes}, "params")
-  made = Pipeline.load("wan")
+  made = LoadedModel.load("wan")
   own = wan.negative_prompt(sizes)
   assert made.negative == {"video": own, "audio": ""} and own
   assert made.model.dtype == jnp.bfloat16 and made.takes_channels
@@ -803,14 +803,14 @@ def test_a_converted_ti2v_has_its_own_clip(folder):
     "image_tokens": False, "depth": 1, "text_dim": 3,
   }  # fmt: skip
   read = folder({"kind": "wan-dit", "sizes": sizes}, "params")
-  made = Pipeline.load("ti2v")
+  made = LoadedModel.load("ti2v")
   assert made.spec == ClipSpec(121, 704, 1280, 24.0, stride=16)
   assert (made.shift(made.spec), made.about.area) == (5.0, 704 * 1280)
   assert made.shift(ClipSpec(121, 448, 800, 24.0, stride=16)) == 5.0
   assert made.negative["video"].startswith("色调艳丽") and not made.takes_channels
   assert read["fits"] == [(CODECS._replace(text=None), {"video": 48}, 16)]
   folder({"kind": "joint", "model": TINY, "clip": CLIP_OF_RUN}, "params")
-  made = Pipeline.load("joined")
+  made = LoadedModel.load("joined")
   assert made.spec == ClipSpec(17, 32, 64, 24.0) and made.about.area is None
 
 
@@ -818,7 +818,7 @@ def test_codecs_must_be_there_and_read_text(folder):
   about = {"model": TINY, "codecs": {}}
   folder(about, "ema", bundle=None)
   with pytest.raises(UsageError, match="run has no codecs"):
-    Pipeline.load("run")
+    LoadedModel.load("run")
   folder(about, "ema", codecs=CODECS._replace(text=None))
   with pytest.raises(UsageError, match="have no text codec"):
-    Pipeline.load("run")
+    LoadedModel.load("run")

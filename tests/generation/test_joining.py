@@ -171,6 +171,21 @@ def test_what_an_mp4_does_not_hold_is_encoded_anew(tmp_path, caplog):
   for own, expected in zip(wave, both):
     assert np.corrcoef(own, np.interp(times, TIME, expected))[0, 1] > 0.99
   caplog.clear()
+  # 5.1, and an order of channels that is not known.
+  pitches = (300, 400, 500, 60, 700, 800)  # in Hz
+  tones = [np.sin(2 * np.pi * pitch * TIME) / 2 for pitch in pitches]
+  for layout, count, expected in (("5.1", 6, "5.1"), ("4.0", 4, "mono")):
+    given = tmp_path / f"{layout}.wav"
+    sound(given, "pcm_s16le", np.stack(tones[:count]).astype("f4"), 16000, layout)
+    path = saved(tmp_path / f"{layout}.mp4", "audio", given)
+    with av.open(str(path)) as container:
+      stream = container.streams.audio[0]
+      assert stream.layout.name == expected
+      waves = [f.to_ndarray() for f in container.decode(stream)]
+    heard = np.abs(np.fft.rfft(np.concatenate(waves, 1)[:, :16000])).argmax(1)
+    assert count == 4 or heard.tolist() == list(pitches)
+    assert ("its 4 channels become one" in caplog.text) == (count == 4)
+  caplog.clear()
   odd = film(tmp_path / "odd.mkv", "ffv1", steps=(30, 70, 20), size=(65, 97))
   path = saved(tmp_path / "other.mp4", "video", odd)
   assert "odd.mkv: an mp4 holds no ffv1: the picture is encoded anew, as H.264" in (

@@ -34,7 +34,7 @@ def load(monkeypatch, about):
   ):
     monkeypatch.setattr(module, name, lambda *args: "")
   monkeypatch.setattr(pipeline, "fingerprints", lambda *args: {})
-  return pipeline.Pipeline.load("run").model
+  return pipeline.LoadedModel.load("run").model
 
 
 @pytest.mark.parametrize(

@@ -155,5 +155,6 @@ def test_the_parts_of_a_set_are_all_of_it(tmp_path, capsys):
 @pytest.mark.parametrize("index, count", [(-1, 2), (2, 2), (3, 2), (0, 0)])
 def test_a_part_that_is_not_there(tmp_path, index, count):
   path = write(tmp_path / "set.jsonl", [{"id": "a", "prompt": "x"}])
-  with pytest.raises(UsageError, match=f"--process_index is {index}"):
+  words = f"--process_index is {index}; expected 0 to {count - 1}"
+  with pytest.raises(UsageError, match=words if count else "--process_count is 0"):
     make_set(lambda *_: None, path, tmp_path, "t2v", index, count)

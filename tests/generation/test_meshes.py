@@ -7,7 +7,7 @@ import pytest
 from ccl_jax.diffusion.guidance import get_guidance
 from ccl_jax.errors import UsageError
 from ccl_jax.generation import meshes, pipeline
-from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.pipeline import LoadedModel
 from ccl_jax.generation.sampling import Sampling, most_together
 from ccl_jax.models.presets import build_model, init_params
 from ccl_jax.sharding import make_mesh
@@ -117,7 +117,7 @@ def latents_of(parts, monkeypatch):
 
   def make(task, shape, **how):
     mesh = make_mesh(shape, jax.devices()[: int(np.prod(shape))])
-    maker = Pipeline(model, params, codecs, SPEC, shift=5.0, mesh=mesh)
+    maker = LoadedModel(model, params, codecs, SPEC, shift=5.0, mesh=mesh)
     inputs = {n: stack[n] for n in GENERATIONS[task].needs()}
     sampling = Sampling(**({"guidance": "ucg2", "steps": 2} | how))
     return maker.generate(

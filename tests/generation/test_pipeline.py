@@ -10,7 +10,7 @@ import pytest
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.generation import pipeline as module
-from ccl_jax.generation.pipeline import Description, Pipeline
+from ccl_jax.generation.pipeline import Description, LoadedModel
 from ccl_jax.generation.previews import pictures
 from ccl_jax.generation.sampling import Sampling, Steps, sample_latents
 from ccl_jax.generation.step_cache import Recorder
@@ -27,7 +27,7 @@ FAST = Sampling(guidance="none", steps=3, solver="euler")
 @pytest.fixture(scope="module")
 def pipeline():
   model, params, codecs, _ = small_parts(SPEC)
-  return Pipeline(model, params, codecs, SPEC, shift=5.0)
+  return LoadedModel(model, params, codecs, SPEC, shift=5.0)
 
 
 def sound(pipeline, seed=0, **options):
@@ -160,7 +160,7 @@ def test_steps_are_counted_for_who_looks(pipeline, monkeypatch):
   monkeypatch.setattr(module.display, "is_shown", lambda: True)
   monkeypatch.setattr(module.display, "phase", lambda *phase: told.append(phase))
   monkeypatch.setattr(module.display, "at", lambda done: told.append(done))
-  fresh = Pipeline(pipeline.model, pipeline.params, pipeline.codecs, SPEC, shift=5.0)
+  fresh = LoadedModel(pipeline.model, pipeline.params, pipeline.codecs, SPEC, shift=5.0)
   assert [window(n) for n in (1, 3, 16, 50, 47, 48)] == [1, 1, 2, 5, 1, 6]
   steps = [("sampling", 3), 1, ("sampling", 3), 2, ("sampling", 3), 3, ("decoding",)]
   # The prompt and the negative one; then they are known.
@@ -234,7 +234,7 @@ def latents(monkeypatch):
 def test_every_step_is_shown(pipeline, monkeypatch, latents):
   """The last prediction is the clip; a given first frame is in every one."""
   parts = pipeline.model, pipeline.params, pipeline.codecs, SPEC
-  pipeline, seen = Pipeline(*parts, shift=5.0), []
+  pipeline, seen = LoadedModel(*parts, shift=5.0), []
   given = np.full((1, 16, 16, 3), 200, np.uint8)
   sampling = dataclasses.replace(FAST, steps=16)
   made = pipeline.generate(
@@ -262,7 +262,7 @@ def test_a_calibration_and_what_it_saves(pipeline, tmp_path, monkeypatch, latent
   origin = {"fingerprints": {"params": "abc"}}
   recorder, file = Recorder(), tmp_path / "c.json"
   how = Sampling("ucg2", steps=6, solver="euler")
-  make = lambda how, **more: Pipeline(*parts, shift=5.0, origin=origin).generate(
+  make = lambda how, **more: LoadedModel(*parts, shift=5.0, origin=origin).generate(
     "t2a", ["a"], sampling=how, **more
   )["audio"]
   plain = make(how, watch=recorder)
@@ -298,7 +298,7 @@ def test_fresh_noise_is_a_clips_own(pipeline, latents):
   """A clip that is re-noised at every step is the same alone and beside others."""
   how = Sampling(schedule="rcm", steps=2)
   parts = pipeline.model, pipeline.params, pipeline.codecs, SPEC
-  fresh = Pipeline(*parts, shift=5.0)
+  fresh = LoadedModel(*parts, shift=5.0)
   make = lambda seeds: fresh.generate(
     "t2a", ["a"] * len(seeds), sampling=how, seed=seeds
   )["audio"]

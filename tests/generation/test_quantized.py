@@ -12,7 +12,7 @@ from qwix import QArray
 
 from ccl_jax import Pipeline
 from ccl_jax.errors import UsageError
-from ccl_jax.generation.pipeline import Pipeline as Loaded
+from ccl_jax.generation.pipeline import LoadedModel
 from ccl_jax.generation.quantized import check_kind, dequantized, quantized
 from ccl_jax.models.joint import Route
 from ccl_jax.models.presets import build_model, init_params
@@ -170,7 +170,7 @@ def test_a_clip_of_the_shipped_checkpoint():
 def test_mistakes(monkeypatch):
   check_kind(None)
   with pytest.raises(UsageError, match="--quantize: got 'int4'; expected int8 or fp8"):
-    Loaded.load("quickstart", quantize="int4")
+    LoadedModel.load("quickstart", quantize="int4")
   with pytest.raises(UsageError, match="--quantize: got 'int4'"):
     Pipeline("quickstart", quantize="int4")
   monkeypatch.setitem(sys.modules, "qwix", None)

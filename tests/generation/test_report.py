@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.generation import report
+from ccl_jax.generation.attention_panel import attention
 from ccl_jax.generation.sampling import Sampling
 from tests.generation.test_inference import CODECS
 from tests.stubs import recording
@@ -175,7 +176,7 @@ def test_attention_on_context_tokens_by_hand(monkeypatch, tmp_path):
   audio_mask = rng.integers(0, 2, (3, 11))
   real = clips(video_mask=pixels, audio_mask=audio_mask)
   with jax.disable_jit():
-    scores = report.attention(pipeline, real, tmp_path / "x.png")
+    scores = attention(pipeline, real, tmp_path / "x.png")
   ((latents, timesteps, text, route),) = told
   assert route.reads == {"video": True, "audio": True} and not route.detached
   np.testing.assert_array_equal(timesteps["video"], [[500.0]] * 3)
@@ -201,7 +202,7 @@ def test_attention_on_context_tokens_by_hand(monkeypatch, tmp_path):
   np.testing.assert_allclose(first_map, maps[0], rtol=1e-5)
   np.testing.assert_allclose(first_sound, sound[0], rtol=1e-5)
   with jax.disable_jit():  # clips without masks have no such pair
-    plain = report.attention(pipeline, clips(), tmp_path / "x.png")
+    plain = attention(pipeline, clips(), tmp_path / "x.png")
   assert plain["foreground_background"] is None
 
 
@@ -245,7 +246,7 @@ def test_the_table_has_each_score_beside_its_chance():
 def whole(monkeypatch, tmp_path):
   """`run(config)`: a report with stand-ins for all that is slow; `drawn`, `films`."""
   r = SimpleNamespace(drawn=[], films=[], scored=[], given=[], pipeline=Recorder())
-  monkeypatch.setattr(report.Pipeline, "load", lambda folder: r.pipeline)
+  monkeypatch.setattr(report, "load_model", lambda folder: r.pipeline)
   monkeypatch.setattr(report, "held_out", lambda *_: clips())
   monkeypatch.setattr(report, "through_codecs", lambda _, made: made[::-1])
   monkeypatch.setattr(report, "attention", lambda *_: {"video": 0.25})

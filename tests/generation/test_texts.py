@@ -14,7 +14,7 @@ from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.generation import pipeline as module
 from ccl_jax.generation.description import Description
 from ccl_jax.generation.meshes import alone
-from ccl_jax.generation.pipeline import Pipeline
+from ccl_jax.generation.pipeline import LoadedModel
 from ccl_jax.generation.prompts import texts_of
 from ccl_jax.generation.sampling import Sampling
 from ccl_jax.generation.texts import Texts
@@ -130,7 +130,7 @@ def opened(monkeypatch):
   monkeypatch.setattr(module, "load_codecs", load)
   monkeypatch.setattr(module, "read_parameters", read)
   monkeypatch.setattr(module, "fingerprints", lambda _: {})
-  return lambda **options: (Pipeline.load("run", **options), seen[-1])
+  return lambda **options: (LoadedModel.load("run", **options), seen[-1])
 
 
 def test_texts_that_are_known_need_no_encoder_beside_the_model(opened):

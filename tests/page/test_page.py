@@ -1,27 +1,34 @@
 """The page in a browser: every task to its end, mistakes, cancel, and two users."""
 
+import errno
+import gc
 import importlib.util
 import json
+import os
+import pathlib
 import shutil
 import socket
+import tempfile
+import wave as wave_module
 
 import numpy as np
 import pytest
 
 from ccl_jax.data.media.decode import probe, read_audio, read_image, read_video
 from ccl_jax.data.spec import ClipSpec
+from ccl_jax.generation import pipeline
 from ccl_jax.generation.api import Pipeline
 from ccl_jax.generation.meshes import alone
-from ccl_jax.tasks import GENERATIONS
+from ccl_jax.tasks import GENERATIONS, INPUTS
 from ccl_jax.viz.media import write_mp4, write_png, write_wav
+from tests.flags.command import command
+from tests.page.browser import FIELD, LONG, PROMPT, Held, Sender, User
 
 SPEC = ClipSpec(5, 32, 32, 25.0)
-PROMPT = 'a red face on the right says "ba <b>do</b>"'
 FLAGS = (
   *("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
   *("--disable-background-networking", "--disable-component-update"),
 )
-LONG = 240_000  # milliseconds that a clip may take
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +48,36 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def address(chromium):
-  """One server for all tests, with the shipped checkpoint on one device."""
+def pipe():
+  """The shipped checkpoint on one device."""
+  return Held(Pipeline.load("quickstart", mesh=alone()))
+
+
+@pytest.fixture(scope="module")
+def served(chromium, pipe, tmp_path_factory):
+  """(address, folder of temporary files) of one server for all tests."""
   from ccl_jax.page import layout
 
-  layout.UPLOAD = "1mb"
-  pipe = Pipeline.load("quickstart", mesh=alone())
-  with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0))
-    port = probe.getsockname()[1]
-  server, address = layout.launched(layout.page_of(pipe), "127.0.0.1", port)
-  yield address
-  server.close(verbose=False)
+  folder = tmp_path_factory.mktemp("temporary")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(tempfile, "tempdir", str(folder))
+    patch.setattr(layout, "UPLOAD", "6mb")
+    with socket.socket() as probe:
+      probe.bind(("127.0.0.1", 0))
+      port = probe.getsockname()[1]
+    server, address = layout.launched(layout.page_of(pipe), "127.0.0.1", port)
+    yield address, folder
+    server.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def address(served):
+  return served[0]
+
+
+@pytest.fixture(scope="module")
+def sender(address):
+  return Sender(address)
 
 
 @pytest.fixture(scope="module")
@@ -68,77 +93,16 @@ def files(tmp_path_factory):
 
   deep = rng.integers(0, 65535, (40, 40), np.uint16)
   Image.fromarray(deep).save(root / "deep.png")
-  (root / "text.mp4").write_text("no film at all")
+  Image.new("1", (9000, 9000)).save(root / "huge.png")
+  (root / "half.png").write_bytes((root / "first.png").read_bytes()[:3000])
+  for name in ("text.mp4", "text.png", "notes.txt"):
+    (root / name).write_text("no film at all")
   write_wav(root / "silent.wav", np.zeros(32000, np.float32))
+  write_wav(root / "short.wav", wave[:800])
+  with wave_module.open(str(root / "minutes.wav"), "wb") as out:
+    out.setparams((1, 1, 8000, 0, "NONE", ""))
+    out.writeframes(rng.integers(100, 150, 600 * 8000, np.uint8).tobytes())
   return root
-
-
-class User:
-  """Somebody before the page."""
-
-  def __init__(self, browser, address):
-    self.page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
-    self.page.set_default_timeout(LONG)
-    self.page.goto(address)
-    self.fill("prompt", PROMPT, "textarea")
-    self.fill("steps", "2")
-    self.page.click("#settings button")
-    self.fill("seconds", "0.2")
-    self.choose("guidance", "none")
-
-  def fill(self, name, text, field="input"):
-    self.page.fill(f"#{name} {field}", text)
-
-  def choose(self, name, value):
-    self.page.click(f"#{name} input")
-    self.page.get_by_role("option", name=value, exact=True).click()
-
-  def task(self, name):
-    self.page.check(f'#task input[value="{name}"]')
-
-  def clear(self, name):
-    """Takes away what is given, if anything is."""
-    self.page.wait_for_selector(f"#{name}")
-    remove = self.page.locator(f'#{name} button[aria-label="Clear"]')
-    if remove.count():
-      remove.first.click()
-
-  def give(self, name, file):
-    self.clear(name)
-    self.page.set_input_files(f"#{name} input[type=file]", file)
-    self.page.wait_for_selector(f"#{name} :is(img, video, audio)", state="attached")
-
-  def status(self):
-    return self.page.inner_text("#status")
-
-  def wait(self, words):
-    shown = "w => document.querySelector('#status').innerText.includes(w)"
-    self.page.wait_for_function(shown, arg=words, timeout=LONG)
-
-  def start(self):
-    """Presses the button; what was said before is gone when this returns."""
-    mark = "document.querySelector('#status [role]').textContent = 'pressed'"
-    self.page.evaluate(f"() => {{ {mark} }}")
-    self.page.click("#start")
-    said = "document.querySelector('#status').innerText"
-    self.page.wait_for_function(f"() => !{said}.includes('pressed')", timeout=LONG)
-
-  def made(self, folder):
-    """The clip and its settings, as they are downloaded."""
-    links = self.page.locator("#files a")
-    both = "() => document.querySelectorAll('#files a').length == 2"
-    self.page.wait_for_function(both, timeout=LONG)
-    out = {}
-    for i in range(links.count()):
-      href = links.nth(i).get_attribute("href")
-      data = self.page.request.get(href)
-      assert data.ok
-      path = folder / href.rsplit("/", 1)[1]
-      path.write_bytes(data.body())
-      out[path.suffix] = path
-    settings = json.loads(out.pop(".json").read_text())
-    (clip,) = out.values()
-    return clip, settings
 
 
 @pytest.fixture(scope="module")
@@ -151,43 +115,148 @@ FILES = {"image": "first.png", "audio": "voice.wav", "video": "film.mp4"}
 
 
 @pytest.mark.parametrize("task", GENERATIONS)
-def test_every_task_makes_a_clip(user, files, tmp_path, task):
-  """Progress by step, a player, and the files; what was given is in them."""
+def test_every_task_makes_a_clip(user, pipe, files, tmp_path, task):
+  """Progress by step, a player, and the files, which are those of a call from Python
+  and of the command.
+  """
   user.task(task)
-  if task in GIVEN:
-    name = GIVEN[task]
-    user.give(name, files / FILES[name])
+  given = {}
+  for name in FILES:
+    if GIVEN.get(task) == name:
+      user.give(name, files / FILES[name])
+      given = {name: files / FILES[name]}
+    elif name in GENERATIONS[task].takes:
+      user.clear(name)  # of an earlier task
   user.start()
   user.wait("done in")
   clip, settings = user.made(tmp_path)
   assert settings["task"] == task and settings["prompt"] == PROMPT
-  assert settings["steps"] == 2 and settings["frames"] == 5
-  assert settings["guidance"] == "none"
-  kind = GENERATIONS[task]
-  streams = kind.generated + kind.given
-  if "video" not in streams:
+  streams = GENERATIONS[task].generated + GENERATIONS[task].given
+  if "video" in streams:
+    assert read_video(clip, SPEC).shape == (5, 32, 32, 3)
+    assert probe(clip).has_audio == ("audio" in streams)
+    playing = "() => document.querySelector('#player video').readyState > 1"
+    user.page.wait_for_function(playing, timeout=LONG)
+  else:
     assert len(read_audio(clip)) == SPEC.samples
     user.page.wait_for_selector("#sound audio", state="attached")
-    return
-  assert read_video(clip, SPEC).shape == (5, 32, 32, 3)
-  assert probe(clip).has_audio == ("audio" in streams)
-  playing = "() => document.querySelector('#player video').readyState > 1"
-  user.page.wait_for_function(playing, timeout=LONG)
-  if task in GIVEN:
-    given = settings[GIVEN[task]]
-    assert given.endswith(FILES[GIVEN[task]])
   if task == "v2a":
     assert (probe(clip).height, probe(clip).width) == (48, 64)
     assert "only its beginning is used" in user.status()
+
+  made = pipe.pipe(PROMPT, task=task, guidance="none", steps=2, seconds=0.2, **given)
+  made.save(tmp_path / f"python{clip.suffix}")
+  same_clip(clip, tmp_path / f"python{clip.suffix}")
+  flags = [f"--{name}={path}" for name, path in given.items()]
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(pipeline.LoadedModel, "load", lambda *_, **__: pipe.pipe._loaded)
+    command("generate").run(
+      "--ckpt=quickstart", f"--out={tmp_path}", f"--prompt={PROMPT}", f"--task={task}",
+      "--guidance=none", "--steps=2", "--seconds=0.2", *flags,
+    )  # fmt: skip
+  same_clip(clip, tmp_path / f"{task}_0_0{clip.suffix}")
+
+
+def same_clip(one, other):
+  """The same bytes, and the same settings but for where given files lie."""
+  told = [json.loads(x.with_suffix(".json").read_text()) for x in (one, other)]
+  for settings in told:
+    for name in INPUTS:
+      if settings.get(name):
+        path = settings[name]
+        settings[name] = pathlib.Path(path).name
+        prints = settings["fingerprints"]
+        prints[settings[name]] = prints.pop(path)
+  assert told[0] == told[1]
+  assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_clip_is_cancelled_at_its_next_step(user, pipe):
+  user.task("t2a")
+  pipe.standing.add("a dog barks")
+  user.start("a dog barks")
+  user.wait("step 1 of 2")
+  user.page.wait_for_selector("#preview img")
+  user.page.click("#cancel")
+  user.wait("cancelled")
+  user.wait_until_ready()
+  assert not user.links()
+  assert not user.page.is_visible("#preview")
+  user.start(PROMPT)
+  user.wait("done in")
+  user.wait_until_ready()
+
+
+@pytest.fixture(scope="module")
+def three(user, chromium, address):
+  users = [user, User(chromium, address), User(chromium, address)]
+  for one in users:
+    one.task("t2a")
+  return users
+
+
+def test_users_wait_for_each_other_and_get_their_own(three, pipe, tmp_path):
+  """Nobody's clip is another's; whoever ends the waiting lets the others pass."""
+  pipe.begun.clear()
+  pipe.standing.add("first")
+  for i, one in enumerate(three):
+    one.start(("first", "second", "third")[i])
+    one.wait(("step 1 of 2", "1 clip comes first", "2 clips come first")[i])
+  three[1].page.click("#cancel")
+  three[1].wait("cancelled")
+  three[1].wait_until_ready()
+  three[2].wait("1 clip comes first")
+  pipe.go("first")
+  sounds = []
+  for i in (0, 2):
+    three[i].wait("done in")
+    clip, settings = three[i].made(tmp_path)
+    assert settings["prompt"] == ("first", "second", "third")[i]
+    sounds.append(clip.read_bytes())
+    expected = pipe.pipe(
+      settings["prompt"], task="t2a", guidance="none", steps=2, seconds=0.2
+    )
+    expected.save(tmp_path / f"python{i}.wav")
+    assert sounds[-1] == (tmp_path / f"python{i}.wav").read_bytes()
+  assert sounds[0] != sounds[1] and pipe.begun == ["first", "third"]
+  assert not three[1].links()
+  # A place of one clip tells nobody the other's.
+  mine, others = three[0].links()[0], three[2].links()[0]
+  assert mine.split("/")[-1] == others.split("/")[-1]
+  folders = [x.rsplit("/", 2)[0] for x in (mine, others)]
+  for guess in (folders[1], others.rsplit("/", 1)[0], f"{folders[1]}/t2a_0.wav"):
+    assert three[0].page.request.get(guess).status == 403, guess
+  assert three[0].page.request.get(mine).ok
+
+
+def test_a_user_who_leaves_stops_no_other(three, pipe):
+  """Neither one whose clip is being made nor one who waits holds up the third."""
+  pipe.begun.clear()
+  user, *leaving = three[0], three[1], three[2]
+  pipe.standing |= {"never ends"}
+  leaving[0].start("never ends")
+  leaving[0].wait("step 1 of 2")
+  leaving[1].start("waits")
+  leaving[1].wait("1 clip comes first")
+  user.start("stays")
+  user.wait("2 clips come first")
+  leaving[1].context.close()
+  user.wait("1 clip comes first")
+  leaving[0].context.close()
+  user.wait("done in")
+  assert pipe.begun == ["never ends", "stays"]
+
+
+def test_a_full_queue_says_so(sender, pipe, monkeypatch):
+  monkeypatch.setattr("ccl_jax.page.work.WAITING", -1)
+  assert sender.send() == "-1 clips wait already: try again in a minute"
 
 
 MISTAKES = [
   ({"prompt": " "}, "--prompt is empty"),
   ({"size": "33x32"}, "width must be a multiple of 16, got 33: use 32 or 48"),
-  ({"size": "999999x32"}, "width must be"),
   ({"seconds": "-1"}, "--seconds: got -1"),
-  ({"steps": "0"}, "--steps: got 0; expected at least 1"),
-  ({"scale_video": "loud"}, "--scale_video: got loud; expected numbers"),
+  ({"steps": "2.5"}, "--steps: got 2.5; expected a whole number"),
   ({"scale_video": "3"}, "--scale_video does nothing: guidance none has no scales"),
 ]
 
@@ -196,13 +265,17 @@ def test_mistakes_are_the_commands_words_and_the_server_stays(user, files, tmp_p
   user.task("joint")
   usual = {"prompt": PROMPT, "size": "", "seconds": "0.2", "steps": "2",
            "scale_video": ""}  # fmt: skip
+
+  def fill(values):
+    for name, text in values.items():
+      user.fill(name, text, FIELD)
+
   for wrong, words in MISTAKES:
-    for name, text in (usual | wrong).items():
-      user.fill(name, text, "textarea" if name == "prompt" else ":is(input, textarea)")
+    fill(usual | wrong)
     user.start()
     user.wait(words)
-  for name, text in usual.items():
-    user.fill(name, text, "textarea" if name == "prompt" else ":is(input, textarea)")
+    user.wait_until_ready()
+  fill(usual)
   user.task("a2v")
   user.clear("audio")
   user.start()
@@ -220,26 +293,141 @@ def test_mistakes_are_the_commands_words_and_the_server_stays(user, files, tmp_p
   assert abs(first.mean() - wanted.mean()) < 12
 
 
-def test_uploads_are_checked(user, address, files):
+def test_a_file_of_another_kind_is_not_taken(user, files):
+  """The page says so before it is sent, the server where it is called as another is."""
   user.task("v2a")
   user.clear("video")
+  user.page.set_input_files("#video input[type=file]", files / "notes.txt")
+  user.page.get_by_text("Invalid file type").first.wait_for()
   user.page.set_input_files("#video input[type=file]", files / "text.mp4")
   user.page.wait_for_selector("#video video", state="attached")
   user.start()
   user.wait("video: text.mp4: damaged, or of no format")
-  upload = f"{address.rstrip('/')}/gradio_api/upload"
-  for size, status in ((1000, 200), (2_000_000, 413)):
-    file = {"name": "x.wav", "mimeType": "audio/wav", "buffer": bytes(size)}
-    answer = user.page.request.post(upload, multipart={"files": file})
-    assert answer.status == status
+  user.wait_until_ready()
 
 
-def test_files_of_others_stay_closed(chromium, address):
-  """No list, no file of the machine, and no file of the temporary folder."""
-  request = chromium.new_context().request
-  for path in ("/etc/passwd", "../../etc/passwd", "/tmp"):
-    answer = request.get(f"{address.rstrip('/')}/gradio_api/file={path}")
-    assert answer.status in (403, 404), path
+FILM = {"task": "v2a", "seconds": "0.2"}
+SOUND = {"task": "a2v", "seconds": "0.2"}
+PICTURE = {"task": "i2v", "seconds": "0.2"}
+REFUSED = [
+  # No pictures, sounds or films, or other ones than were meant.
+  (PICTURE | {"image": "text.png"}, "image: text.png: not a readable image"),
+  (PICTURE | {"image": "half.png"}, "image: half.png: not a readable image"),
+  (PICTURE | {"image": "huge.png"}, "image: huge.png: 9000 x 9000 pixels, expected"),
+  (PICTURE | {"image": "voice.wav"}, "image: voice.wav: not a readable image"),
+  (SOUND | {"audio": "first.png"}, "audio: first.png: "),
+  (SOUND | {"audio": "short.wav"}, "audio: short.wav lasts 0.05 s"),
+  (FILM | {"video": "voice.wav"}, "video: voice.wav: "),
+  # Ten minutes are no mistake where it is said how much of them is wanted.
+  ({"task": "a2v", "seconds": None, "audio": "minutes.wav"}, "lasts 600 s"),
+  ({"task": "v2a", "video": None}, "task v2a needs video: give --video FILE"),
+  # Sizes and values that no clip has.
+  ({"task": "t2v", "size": "999999x32"}, "width must be"),
+  ({"seconds": "1e9"}, "--seconds: got 1e+09; expected at most 41943"),
+  ({"steps": "0"}, "--steps: got 0; expected at least 1"),
+  ({"scale_audio": "loud"}, "--scale_audio: got loud; expected numbers"),
+  ({"seconds": "long"}, "--seconds: got 'long'; expected a number"),
+  ({"steps": ["1"]}, "--steps: got ['1']; expected a whole number"),
+  ({"seed": "x"}, "seed 'x': expected a whole number from 0"),
+  ({"seed": "-1"}, "seed -1: expected a whole number from 0"),
+  ({"prompt": None}, "--prompt is empty"),
+  # What no browser sends by itself.
+  ({"prompt": ["a", "b"]}, "--prompt: got ['a', 'b']; expected a text"),
+  ({"prompt": "a" * 4001}, "--prompt: got 4001 characters; expected at most 4000"),
+  ({"task": "dance"}, "unknown task 'dance'"),
+  ({"task": None}, "--task: got None; expected a text"),
+  ({"solver": "magic"}, "magic"),
+  ({"lora": ["/etc/passwd:1"]}, "--lora: got ['/etc/passwd:1']; expected one of the"),
+  ({"lora": 3}, "--lora: got 3; expected one of the page's"),
+  (PICTURE | {"image": {"path": "/etc/passwd"}}, "--image: no file that was uploaded"),
+]
+
+
+def test_what_cannot_be_made_is_one_line(sender, pipe, files, served):
+  """No part of a clip is left, no place of the server's is told, and it goes on."""
+  before, there = len(pipe.begun), [path.name for path in files.iterdir()]
+  for form, words in REFUSED:
+    form = {
+      name: sender.given(files / x) if x in there else x for name, x in form.items()
+    }
+    line = sender.send(**form)
+    assert line and words in line, (form, line)
+    assert "\n" not in line and str(served[1]) not in line
+  assert len(pipe.begun) > before
+  assert sender.send(**SOUND, audio=sender.given(files / "minutes.wav")) == ""
+  assert sender.send(**PICTURE, image=sender.given(files / "deep.png")) == ""
+  assert not list(served[1].rglob("*.part"))
+
+
+def test_a_full_disk_and_a_defect_are_one_line(sender, pipe, served, monkeypatch):
+  def full(path):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+  def clips():
+    gc.collect()
+    return {p for p in served[1].rglob("t2a_0.*") if p.is_file()}
+
+  before = clips()
+  with monkeypatch.context() as patch:
+    patch.setattr("ccl_jax.files._sync", full)  # what was written is there by then
+    assert sender.send() == "cannot write t2a_0.json: No space left on device"
+  patched = {"_sync": lambda path: full(path) if ".wav" in str(path) else None}
+  with monkeypatch.context() as patch:
+    patch.setattr("ccl_jax.files._sync", patched["_sync"])
+    assert sender.send() == "cannot write t2a_0.wav: No space left on device"
+  monkeypatch.setattr(pipe, "fault", ZeroDivisionError("by nought"))
+  line = "the program has failed (ZeroDivisionError): its log has more"
+  assert sender.send() == line
+  monkeypatch.setattr(pipe, "fault", None)
+  assert clips() <= before and not list(served[1].rglob(".*.part"))
+  assert sender.send() == ""
+
+
+def test_a_disk_that_is_full_at_the_upload(user, files, monkeypatch):
+  """The page says so, and takes the file when there is room."""
+  user.task("a2v")
+  user.clear("audio")
+
+  def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  with monkeypatch.context() as patch:
+    patch.setattr("gradio.route_utils.NamedTemporaryFile", full, raising=False)
+    patch.setattr("tempfile.NamedTemporaryFile", full)
+    user.page.set_input_files("#audio input[type=file]", files / "voice.wav")
+    user.page.locator(".toast-body").first.wait_for()
+  user.page.set_input_files("#audio input[type=file]", files / "voice.wav")
+  user.page.wait_for_selector("#audio audio", state="attached")
+  user.start()
+  user.wait("done in")
+
+
+def test_uploads_have_a_size(sender):
+  assert sender.upload("x.wav", bytes(1000)).status_code == 200
+  assert sender.upload("x.wav", bytes(7_000_000)).status_code == 413
+  assert sender.join(prompt="a" * 2**20)[0].status_code == 413
+
+
+def test_files_of_the_machine_and_addresses_stay_closed(sender, files):
+  """No list, no file of the machine, none of the folder of temporary files, and nothing
+  of another server.
+  """
+  for place in (
+    "/etc/passwd", "../../etc/passwd", "/tmp", str(files / "voice.wav"),
+    "file:///etc/passwd", "http://127.0.0.1:1/x", "HTTPS://example.com/x",
+    "//example.com/x",
+  ):  # fmt: skip
+    answer = sender.client.get(f"{sender.address}/file={place}")
+    assert answer.status_code in (403, 404), place
+  proxied = sender.client.get(f"{sender.address}/proxy=https://example.com/x")
+  assert proxied.status_code == 403
+  meta = {"meta": {"_type": "gradio.FileData"}}
+  for place in ("/etc/passwd", str(files / "first.png"), "../first.png"):
+    assert sender.send(**PICTURE, image={"path": place} | meta) is None, place
+  for place in ("http://127.0.0.1:1/x.png", " https://example.com/x.png"):
+    answer, _ = sender.join(**PICTURE, image={"path": place} | meta)
+    assert answer.status_code == 403, place
+  assert sender.send(**PICTURE, image=sender.given(files / "first.png")) == ""
 
 
 def test_a_narrow_page_fits(chromium, address):

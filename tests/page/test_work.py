@@ -4,20 +4,24 @@ import errno
 import itertools
 import logging
 import threading
-import time
 
 import numpy as np
 import pytest
 
 from ccl_jax.errors import UsageError
-from ccl_jax.page.work import Event, Failed, Work, noted, picture_of, said
+from ccl_jax.generation.scratch import Scratch
+from ccl_jax.page.work import (
+  Cancelled,
+  Event,
+  Failed,
+  Work,
+  noted,
+  picture_of,
+  said,
+  without_folders,
+)
 
 PICTURES = {"video": np.zeros((3, 4, 8, 3), np.uint8)}
-
-
-@pytest.fixture(autouse=True)
-def short(monkeypatch):
-  monkeypatch.setattr("ccl_jax.page.work.HEARTBEAT", 0.05)
 
 
 def all_of(events):
@@ -35,7 +39,6 @@ def test_every_step_is_told_and_the_result_is_given_back():
     logging.getLogger("other").warning("not ours")
     for step in (1, 2, 3):
       heard(step, 3, PICTURES)
-      time.sleep(0.1)
     return "clip"
 
   told, clip = all_of(Work().run(make))
@@ -45,35 +48,79 @@ def test_every_step_is_told_and_the_result_is_given_back():
   assert told[-1] == Event("sampling", 3, 3, PICTURES, ("only its beginning is used",))
 
 
-def test_one_clip_at_a_time_and_one_that_leaves_stops_no_other():
-  work, running, most = Work(), [], []
-  go = threading.Event()
+class Standing:
+  """Clips that do not end before they are let go."""
 
-  def make(heard):
-    running.append(1)
-    most.append(len(running))
-    try:
-      for step in range(1, 1000):
-        if go.is_set() and step > 3:
-          return "made"
-        heard(step, 1000, PICTURES)
-        time.sleep(0.02)
-    finally:
-      running.pop()
+  def __init__(self):
+    self.begun, self.running, self.most = [], 0, 0
+    self.go = threading.Event()
 
-  first, second, third = (work.run(make) for _ in range(3))
-  assert next(first).phase == "waiting"
-  while next(first).step < 2:
-    pass
-  assert [next(x).phase for x in (second, third)] == ["waiting", "waiting"]
-  third.close()  # while it waits
-  for _ in range(5):
-    assert next(second).phase == "waiting"
-  first.close()  # in the middle of its work
-  go.set()
-  _, clip = all_of(second)
-  assert clip == "made" and max(most) == 1
-  assert len(most) == 2  # the third has not begun
+  def named(self, name):
+    def make(heard):
+      self.begun.append(name)
+      self.running += 1
+      self.most = max(self.most, self.running)
+      try:
+        heard(1, 2, PICTURES)
+        while not self.go.wait(0.01):
+          heard(1, 2, PICTURES)
+        return name
+      finally:
+        self.running -= 1
+
+    return make
+
+
+def until(events, seen):
+  """The first event of which `seen` is true, of those of some minutes."""
+  return next(event for event in itertools.islice(events, 300) if seen(event))
+
+
+def test_clips_are_made_one_by_one_in_order():
+  work, clips = Work(), Standing()
+  first, second, third = (work.run(clips.named(name)) for name in "abc")
+  until(first, lambda x: x.step == 1)
+  assert until(second, lambda x: x.before) == Event("waiting", before=1)
+  assert until(third, lambda x: x.before) == Event("waiting", before=2)
+  clips.go.set()
+  assert [all_of(x)[1] for x in (third, second, first)] == ["c", "b", "a"]
+  assert clips.begun == ["a", "b", "c"] and clips.most == 1
+
+
+@pytest.mark.parametrize("how", ["leaves", "is cancelled"])
+def test_who_goes_stops_no_other(how):
+  """Whether the clip is being made or waits: nobody hears more of it."""
+  work, clips = Work(), Standing()
+  first, second, third = (work.run(clips.named(name), name) for name in "abc")
+  until(first, lambda x: x.step == 1)
+  until(second, lambda x: x.before == 1)
+  until(third, lambda x: x.before == 2)
+  for name, events in (("b", second), ("a", first)):
+    if how == "leaves":
+      events.close()
+    else:
+      work.cancel(name)
+      with pytest.raises(Cancelled):
+        all_of(events)
+    if name == "b":
+      until(third, lambda x: x.before == 1)
+  until(third, lambda x: x.step == 1)
+  clips.go.set()
+  assert all_of(third)[1] == "c" and clips.begun == ["a", "c"] and clips.most == 1
+  work.cancel("c")  # it is made: nothing happens
+  assert all_of(work.run(lambda _: "next", "c"))[1] == "next"
+
+
+def test_a_line_that_is_full(monkeypatch):
+  monkeypatch.setattr("ccl_jax.page.work.WAITING", 1)
+  work, clips = Work(), Standing()
+  first, second = (work.run(clips.named(name)) for name in "ab")
+  until(first, lambda x: x.step == 1)
+  until(second, lambda x: x.before == 1)
+  with pytest.raises(Failed, match="1 clips wait already: try again"):
+    next(work.run(clips.named("c")))
+  clips.go.set()
+  assert [all_of(x)[1] for x in (first, second)] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -103,12 +150,18 @@ def test_failures(error, line):
 
 def test_what_is_said():
   """Uploads are called by their own names, and no text of a user's is HTML."""
-  event = Event("sampling", 2, 8, None, ("audio: /tmp/x/a<b>.wav lasts 9 s",))
-  text = said(event, ["/tmp/x/a<b>.wav", None])
+  scratch = Scratch()
+  upload = f"{scratch.path}/0af3/a <b>.wav"
+  event = Event("sampling", 2, 8, None, (f"audio: {upload} lasts 9 s",))
+  text = said(event)
   assert "step 2 of 8" in text and 'max="8" value="2"' in text
-  assert "note: audio: a&lt;b&gt;.wav lasts 9 s" in text
+  assert "note: audio: a &lt;b&gt;.wav lasts 9 s" in text
+  both = f"{upload}: no\n{scratch.path}/made.mp4: no, /tmp/own.wav: no"
+  assert without_folders(both) == "a <b>.wav: no\nmade.mp4: no, /tmp/own.wav: no"
   assert "decoding" in said(Event("sampling", 8, 8))
-  assert "another clip" in said(Event("waiting")) and noted([]) == ""
+  assert "waiting: 1 clip comes first" in said(Event("waiting", before=1))
+  assert "waiting: 2 clips come first" in said(Event("waiting", before=2))
+  assert "compiling" in said(Event("working")) and noted([]) == ""
 
 
 def test_a_preview_is_one_picture():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from ccl_jax.planning.chips import Chip
 from ccl_jax.planning.program import Program
 from ccl_jax.planning.traffic import Collective, table
 from ccl_jax.planning.traffic import collectives as collectives_of
@@ -180,6 +181,42 @@ def test_a_start_is_what_stands_at_its_end():
     dict((k, b) for k, _, b in table(collectives(STARTED)))["reduce-scatter"]
     == 7 * 320 + 3 * 40
   )
+
+
+MACHINES = [0, 0, 0, 0, 1, 1, 1, 1]
+GPUS = """
+HloModule m, num_partitions=8
+ENTRY %main (x: f32[64]) -> f32[64] {
+  %all = f32[80] all-gather(%x), replica_groups=[1,8]<=[8]
+  %own = f32[80] all-gather(%x), replica_groups=[2,4]<=[8]
+  %far = f32[80] all-gather(%x), replica_groups=[4,2]<=[2,4]T(1,0)
+  %two = f32[80] all-gather(%x), replica_groups={{0,1,4,5},{2,3,6,7}}
+  %named = f32[80] all-reduce(%x), replica_groups=mesh['a'=2,'b'=4] {'a'}, to_apply=%add
+  %close = f32[80] all-reduce(%x), replica_groups=mesh['a'=2,'b'=4] {'b'}, to_apply=%add
+  %rs = f32[10] reduce-scatter(%x), replica_groups=[1,8]<=[8], to_apply=%add
+  %a2a = f32[80] all-to-all(%x), replica_groups=[1,8]<=[8]
+  %near = f32[80] collective-permute(%x), source_target_pairs={{0,1},{1,2},{2,3}}
+  %ring = f32[80] collective-permute(%x), source_target_pairs={{2,3},{3,4},{4,5}}
+}
+"""
+
+
+def test_what_leaves_a_machine_of_gpus():
+  """Two machines of four; 320 bytes, by hand. Each machine has half of what is gathered
+  and needs the other: 160 bytes, which its members of the group share. A sum of eight
+  goes out once as parts and once as sums; of what is exchanged half is for others.
+  """
+  found = collectives_of(Program(GPUS), MACHINES)
+  assert [(c.group, c.machines, c.outside) for c in found] == [
+    (8, 2, 160 / 4), (4, 1, 0), (2, 2, 160), (4, 2, 160 / 2), (2, 2, 2 * 160),
+    (4, 1, 0), (8, 2, 160 / 4), (8, 2, 160), (8, 1, 0), (8, 2, 320),
+  ]  # fmt: skip
+  assert {c.machines for c in collectives(GPUS)} == {1}  # one set of links
+  chip = Chip(1.0, 1.0, 1.0, link_rate=10.0, network_rate=1.0)
+  # 280 bytes by links in 28 s, and 40 of them by the network in 40 s meanwhile.
+  assert [c.seconds(chip) for c in found[:2]] == [40.0, 240 / 10]
+  assert found[0].seconds(chip._replace(network_rate=2.0)) == 28.0
+  assert found[0]._replace(between=True, machines=1).seconds(chip) == 280.0
 
 
 SCATTERED = """

@@ -2,13 +2,16 @@
 
 import logging
 import pathlib
+import socket
+import time
 
 import pytest
 
 from ccl_jax import files
 from ccl_jax.errors import UsageError
 from ccl_jax.files import UNFINISHED, WriteError
-from ccl_jax.places import refuse_schemes
+from ccl_jax.places import hold_new, refuse_schemes
+from ccl_jax.remote import stores as own
 from ccl_jax.remote.paths import place
 from ccl_jax.remote.stores import Unreachable
 
@@ -182,6 +185,70 @@ def test_a_bucket_must_be_there(folder):
   if folder.scheme == "gs":
     with answering(401), pytest.raises(UsageError, match="--out: .*no credentials"):
       refuse_schemes({"--out": f"{folder}/x"}, ["--out"])
+
+
+def nobody(scheme, listens):
+  """A store at a port where nobody listens, or somebody who never says anything."""
+  fsspec = pytest.importorskip("fsspec")
+  server = socket.socket()
+  server.bind(("127.0.0.1", 0))
+  url = f"http://127.0.0.1:{server.getsockname()[1]}"
+  if listens:
+    server.listen(16)
+  else:
+    server.close()
+  options = {"gs": {"token": "anon"}, "s3": {"key": "x", "secret": "y"}}[scheme]
+  return server, fsspec.filesystem(
+    own.SCHEMES[scheme][1], endpoint_url=url, skip_instance_cache=True, **options
+  )
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_store_that_nobody_reaches_is_a_line_in_seconds(folder, monkeypatch, listens):
+  """Its package alone tries for 98 s where nobody listens, and longer for an answer."""
+  server, store = nobody(folder.scheme, listens)
+  monkeypatch.setattr(own, "filesystem", lambda scheme: store)
+  monkeypatch.setattr(own, "_answered", set())
+  monkeypatch.setattr(own, "PATIENCE", 0.2)
+  text, begin = "gave no answer within 0.2 s: look at the network", time.monotonic()
+  for use in (folder.exists, (folder / "x").read_bytes, lambda: list(folder.walk())):
+    with pytest.raises(Unreachable, match=text) as e:
+      use()
+    assert e.value.exit_code == 1  # the same command may succeed later
+  with pytest.raises(UsageError, match=f"--out: got {folder}/x; {folder}: .*{text}"):
+    refuse_schemes({"--out": f"{folder}/x"}, ["--out"])
+  with pytest.raises(WriteError, match=text), hold_new(folder / "t.jsonl"):
+    pass
+  assert time.monotonic() - begin < 30
+  server.close()
+
+
+def test_amazon_without_credentials_is_told_how_to_log_in(
+  amazon_store, monkeypatch, tmp_path
+):
+  fsspec = pytest.importorskip("fsspec")
+  for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+    monkeypatch.delenv(name)
+  for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+    monkeypatch.setenv(name, str(tmp_path / "none"))
+  monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+  store = fsspec.filesystem("s3", skip_instance_cache=True)
+  monkeypatch.setattr(own, "filesystem", lambda scheme: store)
+  address = amazon_store.address
+  with pytest.raises(UsageError, match="--out: .*no credentials.*'aws configure'") as e:
+    refuse_schemes({"--out": f"{address}/x"}, ["--out"])
+  assert e.value.exit_code == 2
+  with pytest.raises(WriteError, match="cannot write .*no credentials"):
+    files.write_text(place(address) / "x", "x")
+
+
+def test_an_outage_after_an_answer_is_left_to_the_packages(folder, monkeypatch):
+  """A run of days does not end by a store that is away for a minute."""
+  assert not (folder / "x").exists()
+  monkeypatch.setattr(own, "PATIENCE", 0.0)
+  assert not (folder / "x").exists()
+  (folder / "x").write_bytes(b"1")
+  assert (folder / "x").read_bytes() == b"1"
 
 
 def test_no_file_of_this_machine_was_made(folder):

@@ -149,8 +149,7 @@ def test_a_lag_is_seen(tmp_path, drawn, capsys):
 def pipeline(monkeypatch):
   """One that makes a clip, and maps that tell their block and head."""
   from ccl_jax.data.spec import ClipSpec
-  from ccl_jax.generation import attention_maps
-  from ccl_jax.generation.pipeline import Pipeline
+  from ccl_jax.generation import api, attention_maps
   from ccl_jax.models.presets import build_model
 
   calls = {"made": [], "measured": []}
@@ -180,7 +179,7 @@ def pipeline(monkeypatch):
             "audio": Maps(of(a, 3), of(a, 1), of(3, 6))}  # fmt: skip
     return dict.fromkeys(sigmas, maps)
 
-  monkeypatch.setattr(Pipeline, "load", lambda ckpt: Stand())
+  monkeypatch.setattr(api, "load_model", lambda ckpt: Stand())
   monkeypatch.setattr(attention_maps, "measure", measure)
   return calls
 

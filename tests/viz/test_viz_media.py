@@ -9,7 +9,14 @@ from PIL import Image
 from ccl_jax.data.media.decode import probe, read_audio, read_clip, read_image
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
-from ccl_jax.viz.media import write_mp4, write_png, write_wav
+from ccl_jax.viz.media import (
+  write_lossless,
+  write_mp4,
+  write_png,
+  write_samples,
+  write_sound,
+  write_wav,
+)
 
 
 def _scene(spec, sample_rate):
@@ -105,6 +112,20 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     write_wav(tmp_path / "a.wav", np.ones(10, np.float32))
   assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
   assert (tmp_path / "a.wav").read_bytes() == before
+
+
+@pytest.mark.parametrize("folder", ["s3:", "http:", "my films: 1", "%03d"])
+def test_no_name_of_a_folder_is_a_protocol(tmp_path, monkeypatch, folder):
+  """FFmpeg takes "NAME:" at the beginning of what it is given for one."""
+  monkeypatch.chdir(tmp_path)
+  picture, sound = np.zeros((5, 32, 32, 3), np.uint8), np.zeros(1600, np.float32)
+  write_mp4(f"{folder}/a.mp4", picture, 8, sound)
+  write_sound(f"{folder}/b.mp4", sound[None], 16000)
+  write_samples(f"{folder}/c.wav", sound, 16000)
+  write_lossless(f"{folder}/d.mkv", picture, 8)
+  names = sorted(p.name for p in (tmp_path / folder).iterdir())
+  assert names == ["a.mp4", "b.mp4", "c.wav", "d.mkv"]
+  assert all(probe(f"{folder}/{name}").duration > 0.09 for name in names)
 
 
 def test_samples_of_a_wav_are_rounded(tmp_path):

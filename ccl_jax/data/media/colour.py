@@ -16,6 +16,8 @@ from ccl_jax.data.media.door import MediaError
 
 _MATRICES = {0, 1, 2, 4, 5, 6, 7, 9}  # of ITU-T H.273, those that swscale has
 _UNTAGGED, _BT2020, _PQ, _HLG = 2, 9, 16, 18
+# Transfers of light that no screen's gamma is near: their greys would be others.
+_NO_GAMMA = {8: "linear", 9: "logarithmic", 10: "logarithmic", 17: "SMPTE ST 428-1"}
 _WHITE = 203.0  # cd/m2 of diffuse white, BT.2408
 _PEAK = 1000.0  # cd/m2 of a screen that shows HLG
 _GAMMA = 2.4  # of a screen, BT.1886
@@ -35,8 +37,14 @@ def check_colours(frame, name: str) -> None:
   """Checks that the colours of a frame can be read.
 
   Raises:
-    MediaError: they are of a system that swscale does not have, such as ICtCp.
+    MediaError: they are of a system that swscale does not have, such as ICtCp, or of
+      linear or logarithmic light.
   """
+  if frame.color_trc in _NO_GAMMA:
+    raise MediaError(
+      f"{name}: its light is {_NO_GAMMA[frame.color_trc]} (transfer {frame.color_trc} "
+      "of ITU-T H.273), which cannot be read: make a film of BT.709, PQ or HLG of it"
+    )
   if frame.colorspace not in _MATRICES:
     raise MediaError(
       f"{name}: its colours are of matrix {frame.colorspace} (ITU-T H.273), which "

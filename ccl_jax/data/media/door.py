@@ -18,6 +18,7 @@ from typing import Any
 
 import av
 
+from ccl_jax.names import file_url
 from ccl_jax.remote.copies import local
 
 LIMIT = 30.0  # seconds without a packet or a frame
@@ -67,7 +68,7 @@ def opened(path: Path) -> Iterator[Any]:
 @contextlib.contextmanager
 def _opened(path: Path, file: Path) -> Iterator[Any]:
   """As `opened`, of a file of this machine that the user knows as `path`."""
-  url = f"file:{os.path.abspath(file)}"
+  url = file_url(file)
   try:
     check_regular(file)
     with _counted(), open_url(url) as container:

@@ -74,18 +74,19 @@ def sound_blocks(
     yield _checked(container, block, start + k * size / sample_rate, sample_rate)
 
 
-def decode_stereo(
+def decode_channels(
   container, stream, start: float, samples: int, sample_rate: int
 ) -> Float32[np.ndarray, "c n"]:
-  """As `decode_sound`, with both channels of a stereo track; of others one, their mean.
+  """As `decode_sound`, with all channels of the track, c of them.
 
   Raises:
     MediaError: see `decode_sound`.
   """
-  blocks = list(_blocks(container, stream, start, samples, sample_rate, samples))
-  wave = np.concatenate(blocks, 1)
+  channels = stream.layout.nb_channels
+  how = start, samples, sample_rate, samples, channels
+  wave = np.concatenate(list(_blocks(container, stream, *how)), 1)
   _checked(container, wave, start, sample_rate)
-  return wave if stream.codec_context.channels == 2 else wave[:1]
+  return wave
 
 
 def _checked(container, wave, start: float, rate: int) -> Float32[np.ndarray, "n"]:
@@ -99,13 +100,19 @@ def _checked(container, wave, start: float, rate: int) -> Float32[np.ndarray, "n
 
 
 def _blocks(
-  container, stream, start: float, samples: int | None, rate: int, size: int
-) -> Iterator[Float32[np.ndarray, "2 m"]]:
+  container,
+  stream,
+  start: float,
+  samples: int | None,
+  rate: int,
+  size: int,
+  channels: int = 2,
+) -> Iterator[Float32[np.ndarray, "c m"]]:
   stop = math.inf if samples is None else start + samples / rate
-  held = np.zeros((2, size + round(_LATE * rate)), np.float32)
+  held = np.zeros((channels, size + round(_LATE * rate)), np.float32)
   base, clock = 0, -math.inf
   frames = frames_from(container, stream, start)
-  for place, piece, clock in _pieces(frames, start, stop, rate):  # noqa: B007
+  for place, piece, clock in _pieces(frames, start, stop, rate, channels):  # noqa: B007
     if place - base > held.shape[1] + _GAP * rate:
       raise MediaError(
         f"{container.name}: its time stamps jump to {start + place / rate:.2f} s"
@@ -138,8 +145,8 @@ def _blocks(
 
 
 def _pieces(
-  frames, start: float, stop: float, rate: int
-) -> Iterator[tuple[int, Float32[np.ndarray, "2 m"], float]]:
+  frames, start: float, stop: float, rate: int, channels: int
+) -> Iterator[tuple[int, Float32[np.ndarray, "c m"], float]]:
   """(place of its first sample, samples, where the sound read so far ends) in order."""
   resampler, form, clock, place = None, None, -math.inf, 0
 
@@ -148,9 +155,9 @@ def _pieces(
     # A resampler that has nothing to convert flushes None.
     for out in filter(None, resampler.resample(frame)):
       wave = channels_of(out)
-      # One or two channels stay as they are: `mix` looks at the whole clip.
-      wave = wave if len(wave) <= 2 else wave.mean(0, keepdims=True)
-      yield place, np.broadcast_to(wave, (2, wave.shape[1])), clock
+      # So many channels stay as they are: `mix` looks at the whole clip.
+      wave = wave if len(wave) == channels else wave.mean(0, keepdims=True)
+      yield place, np.broadcast_to(wave, (channels, wave.shape[1])), clock
       place += wave.shape[1]
 
   for time, frame in frames:
@@ -170,7 +177,7 @@ def _pieces(
       break
   if resampler:
     yield from resampled(None)
-    yield place, np.zeros((2, 0), np.float32), clock
+    yield place, np.zeros((channels, 0), np.float32), clock
 
 
 def lay_runs(

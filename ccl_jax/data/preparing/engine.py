@@ -18,9 +18,9 @@ from ccl_jax import progress
 from ccl_jax.data.preparing.parts import Parts
 from ccl_jax.data.preparing.shard import Shard, stopping
 from ccl_jax.errors import UsageError
-from ccl_jax.remote.paths import is_remote
+from ccl_jax.remote.paths import Place, is_remote
 
-LOCAL = "DirectRunner"
+LOCAL, PLAIN = "DirectRunner", ""  # of this machine: on Beam, and by a plain loop
 RUNNERS = (LOCAL, "DataflowRunner", "FlinkRunner", "SparkRunner", "PortableRunner")
 _BEAM = "pip install 'ccl_jax[beam]'"
 _log = logging.getLogger(__name__)
@@ -76,12 +76,37 @@ def require_runner(runner: str, options: Sequence[str] = ()) -> None:
     raise UsageError(f"Beam knows no option --{unknown[0]}; look at the runner's pages")
 
 
-def run(parts: Parts, runner: str, options: Sequence[str], workers: int) -> None:
+def require_shared(runner: str, *paths: Place) -> None:
+  """Checks that the workers of a runner can see the media and the table.
+
+  Args:
+    runner: one of `RUNNERS`.
+    paths: of these.
+
+  Raises:
+    UsageError: Dataflow's machines, which are made for the job, see none of these.
+  """
+  for path in paths:
+    if runner == "DataflowRunner" and not is_remote(path):
+      raise UsageError(
+        f"the workers of {runner} see no disk of this machine: got {path}, expected a "
+        "path in a bucket, such as gs://BUCKET/films"
+      )
+
+
+def run(
+  parts: Parts,
+  runner: str,
+  options: Sequence[str],
+  workers: int,
+  what: str = "preparing",
+) -> None:
   """Does the shards that are left, and shows how many files are done.
 
   Args:
     parts: of the table.
-    runner, options: see `require_runner`.
+    runner, options: see `require_runner`; or `PLAIN`.
+    what: is being done, for the line of progress.
     workers: files at a time, of the local runner with Beam.
 
   Raises:
@@ -91,9 +116,9 @@ def run(parts: Parts, runner: str, options: Sequence[str], workers: int) -> None
   if not left:
     return
   stopping.clear()
-  bar = progress.Bar("preparing", parts.plan["files"], "files")
+  bar = progress.Bar(what, parts.plan["files"], "files")
   with contextlib.closing(bar), _watched(parts):
-    if not has_beam():
+    if runner == PLAIN or not has_beam():
       if workers > 1:
         _log.warning("one file at a time: several need Apache Beam, %s", _BEAM)
       with contextlib.closing(Shard(str(parts.folder))) as shard:
@@ -143,7 +168,9 @@ def _run_beam(
 def _reason(runner: str, text: str) -> str:
   """The user's mistake that a worker has told of, or the last line of what is said."""
   own = re.search(
-    r"(?:UsageError|WriteError|Malformed): (.+?)(?: \[while running.*)?$", text, re.M
+    r"(?:UsageError|WriteError|Malformed|Unreachable): (.+?)(?: \[while running.*)?$",
+    text,
+    re.M,
   )
   if own:
     return own[1]

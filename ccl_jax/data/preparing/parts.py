@@ -1,17 +1,23 @@
 """OUT.parts: the work on a table in shards, each of which is done as a whole.
 
   plan.json        what was asked, and how many shards there are; written last
-  00003.in.json    [name, its captions' fields] of the files of a shard
-  00003.out.json   [name, its rows or the reason why it has none]; there when it is done
+  00003.in.json    [name, what is known of it] for each name of a shard
+  00003.out.json   [name, what was found]; there when it is done
+
+Of the work "rows", a table of captions, names are those of files, known are the fields
+of their captions, and found are their rows or the reason why there are none. Of the
+work "headers", a join of metadata with files (`sources/media_builder.py`), names are
+the ids of clips.
 
 The folder lies beside OUT, on a disk or in a bucket that all workers see. A shard that
 was done is not done again, by whoever goes on, and doing one twice gives the same file.
 """
 
+import itertools
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, NotRequired
 
 import pydantic
 from typing_extensions import TypedDict
@@ -37,6 +43,7 @@ class Plan(TypedDict):
   shards: int
   files: int
   size: int
+  work: NotRequired[str]
 
 
 class Parts:
@@ -68,7 +75,7 @@ class Parts:
       WriteError: the plan cannot be written.
     """
     asked = json.loads(json.dumps([str(root.absolute()), list(options)]))
-    if (self.folder / "plan.json").exists():
+    if self.is_laid():
       begun = [self.plan["root"], self.plan["options"]]
       if begun != asked:
         raise UsageError(
@@ -83,12 +90,39 @@ class Parts:
         )
       return
     size = min(max(len(files) // _SHARDS, 1), _MOST)
-    shards = -(-len(files) // size)
-    for k in range(shards):
-      write_json(self._path(k, "in"), list(files[k * size : (k + 1) * size]))
-    counts = {"shards": shards, "files": len(files), "size": size}
-    plan = {"root": asked[0], "options": asked[1]} | counts
+    self.lay(asked[0], asked[1], files, size)
+
+  def lay(
+    self,
+    root: str,
+    options: Sequence[Any],
+    files: Iterable[Sequence[Any]],
+    size: int,
+    work: str = "rows",
+  ) -> None:
+    """Writes shards as they come, and the plan when all are there.
+
+    Args:
+      root: the folder of the files.
+      options: of the work.
+      files: what is known of each, by name.
+      size: of a shard but the last.
+      work: of `shard.WORK`.
+
+    Raises:
+      WriteError: they cannot be written.
+    """
+    files, shards, count = iter(files), 0, 0
+    while part := list(itertools.islice(files, size)):
+      write_json(self._path(shards, "in"), part)
+      shards, count = shards + 1, count + len(part)
+    plan = {"root": root, "options": options, "work": work}
+    plan |= {"shards": shards, "files": count, "size": size}
     write_json(self.folder / "plan.json", plan)
+
+  def is_laid(self) -> bool:
+    """Whether all shards and the plan are there."""
+    return (self.folder / "plan.json").exists()
 
   @property
   def plan(self) -> Plan:
@@ -136,6 +170,11 @@ class Parts:
     """(name, rows or reason) of the files of all shards, in order."""
     for shard in range(self.plan["shards"]):
       yield from self._read(shard, "out")
+
+  def asked(self) -> Iterator[Sequence[Any]]:
+    """(name, what is known of it) of all shards, in order."""
+    for shard in range(self.plan["shards"]):
+      yield from self.files(shard)
 
   def remove(self) -> None:
     """Removes the folder, once the table is written."""

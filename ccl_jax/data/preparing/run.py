@@ -62,6 +62,7 @@ def prepare(
   if options.loudness is not None:
     check_target(options.loudness)
   engine.require_runner(runner, flags)
+  engine.require_shared(runner, root, out)
   if options.shots:
     shots.require_detector()
   if options.speech:

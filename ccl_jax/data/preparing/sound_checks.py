@@ -97,7 +97,10 @@ def speech_hook(name: str) -> SpeechShare:
     return silero.share
   module, _, function = name.partition(":")
   try:
-    return getattr(importlib.import_module(module), function)
+    found = getattr(importlib.import_module(module), function)
+    if not callable(found):
+      raise ValueError(f"{function} is no function")
+    return found
   except (ImportError, AttributeError, ValueError) as e:
     raise UsageError(
       f"speech: got {name!r}, expected silero, or module:function, one of (wave, rate) "

@@ -50,6 +50,18 @@ SOUNDS = (
   *(".wma", ".aif", ".aiff", ".caf", ".amr", ".ac3", ".eac3", ".mp2", ".wv", ".tta"),
   *(".au", ".w64"),
 )
+# (place, bytes) that mp4, Matroska, AVI and WAV, Ogg, FLAC, MP3, FLV, MPEG, PNG and
+# JPEG begin with.
+_HEADS = (
+  *((4, b"ftyp"), (0, b"\x1aE\xdf\xa3"), (0, b"RIFF"), (0, b"OggS"), (0, b"fLaC")),
+  *(
+    (0, b"ID3"),
+    (0, b"FLV\x01"),
+    (0, b"\0\0\x01\xba"),
+    (0, b"\x89PNG"),
+    (0, b"\xff\xd8\xff"),
+  ),
+)
 _log = logging.getLogger(__name__)
 
 
@@ -216,8 +228,8 @@ def _is_file(path: Place) -> bool:
 
 
 def unread(root: Place, suffixes: tuple[str, ...]) -> list[tuple[str, str]]:
-  """(name, reason) of files below a folder that are media by their names, and are none
-  of those that are read.
+  """(name, reason) of files below a folder that are media by their names, or by how
+  they begin where their names say nothing, and are none of those that are read.
 
   Args:
     root: the folder.
@@ -229,10 +241,28 @@ def unread(root: Place, suffixes: tuple[str, ...]) -> list[tuple[str, str]]:
     suffix = path.suffix.lower()
     kind = kinds.guess_type(f"x{suffix}")[0] or ""
     known = kind.startswith(("video/", "audio/", "image/")) or suffix in _MORE
-    if known and suffix not in suffixes and path.name[0] != "." and _is_file(path):
-      reason = f"files that end in {suffix} are not read: make an mp4, wav or png of it"
+    if suffix in suffixes or path.name[0] == "." or not _is_file(path):
+      continue
+    unsaid = kind in ("", "application/octet-stream")
+    if known or (unsaid and _begins_as_media(path)):
+      ending = f"that end in {suffix}" if suffix else "without an ending"
+      reason = f"files {ending} are not read: make an mp4, wav or png of it"
       out.append((relative(path, root), reason))
   return out
+
+
+def _begins_as_media(path: Place) -> bool:
+  """Whether a file's first bytes are those of a film, a sound or a still; in a bucket,
+  where each costs a request, nobody looks.
+  """
+  if isinstance(path, BucketPath):
+    return False
+  try:
+    with open(path, "rb") as file:
+      head = file.read(16)
+  except OSError:
+    return False
+  return any(head.startswith(mark, at) for at, mark in _HEADS)
 
 
 def warn_of_unread(root: Place, suffixes: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -19,15 +19,16 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from ccl_jax import progress
 from ccl_jax.data.media import decode as media
+from ccl_jax.data.preparing import engine
+from ccl_jax.data.preparing.parts import Parts
 from ccl_jax.data.sources.captions import Caption
 from ccl_jax.data.sources.folder import IMAGES, SOUNDS, SUFFIXES
 from ccl_jax.data.sources.listing import Listing
@@ -42,6 +43,7 @@ SPEECH = re.compile(
   r"whisper\w*|shout\w*|dialog\w*|interview\w*|lectur\w*|announc\w+)\b",
   re.IGNORECASE,
 )
+SHARD = 256  # clips whose headers are read by one worker at a time
 _log = logging.getLogger(__name__)
 
 
@@ -130,6 +132,22 @@ class Example(NamedTuple):
     return fields | {k: getattr(self, k) for k in ("seconds", "height", "width")}
 
 
+class Joined(NamedTuple):
+  """What became of the clips of some metadata.
+
+  Attributes:
+    kept: those whose files are there.
+    missing: (id, names) of those without one.
+    skipped: (id, reason) of those left out.
+    count: of all.
+  """
+
+  kept: list[Example]
+  missing: list[tuple[str, str]]
+  skipped: list[tuple[str, str]]
+  count: int
+
+
 _TEXTS = ("id", "path", "kind", "text", "audio")
 
 
@@ -140,6 +158,8 @@ class MediaBuilder(SetBuilder, skip_registration=True):
   MANUAL_DOWNLOAD_INSTRUCTIONS = "manual_dir holds the media and the metadata."
   CONFIG = MediaConfig
   MEDIA = (*SUFFIXES, *SOUNDS, *IMAGES)  # the suffixes to look for, best first
+  # What reads headers: the runner of Beam, its options, and workers of this machine.
+  readers: tuple[str, Sequence[str], int] = (engine.PLAIN, (), 1)
 
   def entries(self, files: Listing) -> Iterator[Entry]:
     """The clips that the metadata among `files` name, in order.
@@ -176,12 +196,11 @@ class MediaBuilder(SetBuilder, skip_registration=True):
     # The data set may be built below the media: its own files are not media.
     files = Listing(root, without=pathlib.Path(self._data_dir_root))
     # All metadata is read before any media: its mistakes show in seconds.
-    entries = _unique(self.entries(files))
-    kept, missing, skipped = self._join(root, files, entries)
+    kept, missing, skipped, count = self._join(root, files)
     if not kept:
       first = skipped[0] if skipped else missing[0]
       raise UsageError(
-        f"no clip of the {len(entries)} in the metadata of {self.name} is usable, "
+        f"no clip of the {count} in the metadata of {self.name} is usable, "
         f"{len(missing)} have no file below {root}; the first: {': '.join(first)}"
       )
     _log.log(
@@ -202,34 +221,78 @@ class MediaBuilder(SetBuilder, skip_registration=True):
     """(id, features) of an example, which hold no media."""
     return printable(item.id), item.record()
 
-  def _join(self, root: pathlib.Path, files: Listing, entries: list[Entry]):
-    """(examples, (id, names) without a file, (id, reason) of those left out)."""
+  def _join(self, root: pathlib.Path, files: Listing) -> Joined:
+    """The clips of the metadata with their files; in shards, by the engine's runner."""
+    data_dir = pathlib.Path(self._data_dir_root)
+    config = self.builder_config
+    parts = Parts(data_dir / f"{self.name}-{config.name}.parts")
+    # Its name tells of the request and of all files: what was begun is this.
+    if not parts.is_laid():
+      entries = _unique(self.entries(files))
+      find = lambda e: files.find(e.names, self.MEDIA, e.below)
+      pairs = ([e.id, _known(e, None if e.refused else find(e))] for e in entries)
+      parts.lay(str(root.absolute()), self._description(), pairs, SHARD, "headers")
+    try:
+      engine.run(parts, *self.readers, "reading headers")
+    except UsageError:
+      if not parts.done():
+        parts.remove()
+      raise
+    joined = Joined([], [], [], parts.plan["files"])
+    for (name, known), (_, found) in zip(parts.asked(), parts.results(), strict=True):
+      if found is None:
+        joined.missing.append((name, known["names"]))
+      elif isinstance(found, str):
+        joined.skipped.append((name, found))
+      else:
+        details = found | {"caption": Caption(**found["caption"])}
+        joined.kept.append(Example(name, known["path"], **details))
+    parts.remove()
+    return joined
+
+  def _description(self) -> list[Any]:
+    """What `media_set.builder_of` makes this builder of, in JSON."""
+    kind, config = type(self), self.builder_config
+    own = {f.name for f in dataclasses.fields(config)} - {
+      f.name for f in dataclasses.fields(tfds.core.BuilderConfig)
+    }
+    options = {k: getattr(config, k) for k in sorted(own)}
+    # JSON has no infinity.
+    options = {k: v for k, v in options.items() if v != math.inf}
+    return [f"{kind.__module__}:{kind.__qualname__}", options]
+
+  def examined(
+    self, root: pathlib.Path, pairs: Sequence[Sequence[Any]]
+  ) -> list[tuple[str, Any]]:
+    """What is found of clips, by the headers of their files.
+
+    Args:
+      root: the folder of the files.
+      pairs: (id, what `_known` tells of it).
+
+    Returns:
+      (id, the fields of its `Example`, the reason why it is left out, or None where it
+      has no file).
+    """
     probe = cached_probe()
 
-    def examine(entry):
-      if entry.refused:
-        return entry.refused
-      path = files.find(entry.names, self.MEDIA, entry.below)
+    def examine(pair):
+      name, known = pair
+      path = known["path"]
       if path is None:
-        return None
+        return name, known["refused"] or None
+      caption = Caption(**known["caption"])
+      entry = Entry(name, (), caption, "", known["split"], known["group"])
       try:
-        return self._example(root, path, entry, probe)
+        example = self._example(root, path, entry, probe)
       except media.MediaError as e:
-        return str(e).removeprefix(f"{root / path}: ")
+        return name, str(e).removeprefix(f"{root / path}: ")
+      fields = example._asdict() | {"caption": _changed(example.caption)}
+      return name, {k: v for k, v in fields.items() if k not in ("id", "path")}
 
-    # Headers only: the threads wait for the disk.
+    # The threads wait for the disk.
     with futures.ThreadPoolExecutor(8) as pool:
-      pending = pool.map(examine, entries)
-      counted = progress.counted(pending, "reading headers", len(entries), "files")
-      results = list(counted)
-    pairs = list(zip(entries, results, strict=True))
-    missing = [(e.id, " or ".join(e.names)) for e, result in pairs if result is None]
-    skipped = [(e.id, result) for e, result in pairs if isinstance(result, str)]
-    return (
-      [result for _, result in pairs if isinstance(result, Example)],
-      missing,
-      skipped,
-    )
+      return list(pool.map(examine, pairs))
 
   def _example(
     self, root: pathlib.Path, path: str, entry: Entry, probe: Callable
@@ -281,15 +344,29 @@ class MediaBuilder(SetBuilder, skip_registration=True):
     }
 
 
-def _unique(entries: Iterator[Entry]) -> list[Entry]:
-  places, out = {}, []
+def _unique(entries: Iterator[Entry]) -> Iterator[Entry]:
+  places = {}
   for entry in entries:
     if entry.id in places:
       raise UsageError(
         f"{entry.where}: the id {entry.id} was at {places[entry.id]} before: leave one"
       )
     places[entry.id] = entry.where
-    out.append(entry)
-  if not out:
+    yield entry
+  if not places:
     raise UsageError("the metadata has no rows: expected one for each clip")
-  return out
+
+
+def _known(entry: Entry, path: str | None) -> dict[str, Any]:
+  """What the metadata tell of a clip, and its file below the folder, in JSON."""
+  caption, names = _changed(entry.caption), " or ".join(entry.names)
+  fields = {k: getattr(entry, k) for k in ("split", "group", "refused")}
+  return fields | {"path": path, "caption": caption, "names": names}
+
+
+def _changed(caption: Caption) -> dict[str, Any]:
+  """The fields of a caption but those that are as they are by default: JSON has no
+  infinity, which is one of these.
+  """
+  whole = Caption()
+  return {k: v for k, v in caption._asdict().items() if v != getattr(whole, k)}

@@ -7,11 +7,15 @@ Rows are {file below the folder: its captions}, what `FilmSource` and
 import contextlib
 import dataclasses
 import hashlib
+import importlib
 import io
 import os
 import pathlib
+import tempfile
+from collections.abc import Sequence
 from typing import Any
 
+from ccl_jax.data.preparing import engine
 from ccl_jax.data.sources.captions import Caption, check_caption
 from ccl_jax.data.sources.listing import Listing
 from ccl_jax.data.sources.set_builder import prepared
@@ -23,7 +27,13 @@ Rows = dict[str, list[Caption]]
 
 
 def prepare(
-  kind: Any, root: str | pathlib.Path, data_dir: str = "", **options: Any
+  kind: Any,
+  root: str | pathlib.Path,
+  data_dir: str = "",
+  *,
+  runner: str = "",
+  flags: Sequence[str] = (),
+  **options: Any,
 ) -> Any:
   """The builder of a data set, which is built unless it is there.
 
@@ -34,6 +44,8 @@ def prepare(
     kind: a subclass of `MediaBuilder`.
     root: the folder with media and metadata.
     data_dir: where sets are kept, ROOT/tfds by default.
+    runner: of Apache Beam, which reads the headers of files; "": this process does.
+    flags: options of the runner.
     options: of the builder's configuration.
 
   Raises:
@@ -44,6 +56,13 @@ def prepare(
   root = pathlib.Path(root)
   data_dir = pathlib.Path(data_dir or root / "tfds")
   known = option_types(kind)
+  if runner:
+    if runner == "DataflowRunner":
+      raise UsageError(
+        "DataflowRunner sees no disk of this machine, and published sets are read from "
+        "disks: expected another --runner, whose workers share that of DIR"
+      )
+    engine.require_runner(runner, flags)
   if unknown := sorted(set(options) - set(known)):
     raise UsageError(f"unknown option {unknown[0]!r}: expected {', '.join(known)}")
   files = Listing(root, without=data_dir)
@@ -51,10 +70,40 @@ def prepare(
   values = [getattr(config, key) for key in known]
   request = repr([str(root.absolute()), files.digest, *values])
   config.name = hashlib.blake2s(request.encode(), digest_size=6).hexdigest()
-  make = lambda: kind(data_dir=data_dir, config=config, file_format="array_record")
+
+  def make():
+    builder = _builder(kind, data_dir, config)
+    builder.readers = runner, flags, os.cpu_count() or 1
+    return builder
+
   download = tfds.download.DownloadConfig(manual_dir=root)
   with contextlib.redirect_stdout(io.StringIO()):  # TFDS tells of a download
     return prepared(make, data_dir, download_config=download)
+
+
+def builder_of(name: str, options: dict[str, Any]) -> Any:
+  """The builder of a set, which examines files and writes nothing.
+
+  Args:
+    name: "module:class" of a subclass of `MediaBuilder`.
+    options: of its configuration, as JSON has them.
+
+  Raises:
+    UsageError: there is no such class on this machine.
+  """
+  module, _, kind = name.partition(":")
+  try:
+    found = getattr(importlib.import_module(module), kind)
+  except (ImportError, AttributeError) as e:
+    raise UsageError(f"no builder {name} on a worker ({e}): install it there") from e
+  own = {
+    k: tuple(map(tuple, v)) if isinstance(v, list) else v for k, v in options.items()
+  }
+  return _builder(found, tempfile.gettempdir(), found.CONFIG("worker", **own))
+
+
+def _builder(kind: Any, data_dir: str | pathlib.Path, config: Any) -> Any:
+  return kind(data_dir=data_dir, config=config, file_format="array_record")
 
 
 def option_types(kind: Any) -> dict[str, type]:
