@@ -57,6 +57,14 @@ def test_programs_take_turns_and_the_first_run_compiles(clock):
   assert "".join(ran) == "ababab"
 
 
+def test_cores_are_those_that_are_allowed(monkeypatch):
+  monkeypatch.setattr(timing.os, "sched_getaffinity", lambda _: {3}, raising=False)
+  assert timing.cores() == 1
+  monkeypatch.delattr(timing.os, "sched_getaffinity")
+  monkeypatch.setattr(timing.os, "cpu_count", lambda: 7)
+  assert timing.cores() == 7
+
+
 def test_ratios_are_of_a_round_and_sorted():
   assert timing.ratios([4.0, 1.0, 3.0], [1.0, 2.0, 2.0]) == [0.5, 1.5, 4.0]
   assert timing.median([5.0, 1.0, 2.0]) == 2
