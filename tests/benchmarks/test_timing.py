@@ -112,7 +112,7 @@ def test_a_peer_on_the_processor_is_none_for_a_gpu(monkeypatch):
   diffusers = types.SimpleNamespace(WanTransformer3DModel=None)
   monkeypatch.setitem(sys.modules, "diffusers", diffusers)
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-  with pytest.raises(UsageError, match="torch with CUDA, got torch 2.0.cpu: --nopeer"):
+  with pytest.raises(UsageError, match="torch with CUDA, got torch 2.0.cpu; or"):
     step.peer(ClipSpec(5, 32, 32, 16.0), {})
 
 
