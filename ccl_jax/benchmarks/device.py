@@ -19,7 +19,7 @@ OUT/device.md, tables for docs/results.md. Programs are kept in OUT/cache: a sec
 compiles nothing. The peer needs torch for the same accelerator, and diffusers.
 """
 
-import json
+import contextlib
 import os
 import pathlib
 import signal
@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from ccl_jax import cli
+from ccl_jax import cli, documents
 from ccl_jax.errors import UsageError
 from ccl_jax.files import check_writable, write_json, write_text
 from ccl_jax.models.presets import PRESETS
@@ -126,7 +126,8 @@ def _last_json(text: str) -> dict[str, Any]:
   """The last line that is a JSON object with rows; without one, no rows."""
   for line in reversed(text.splitlines()):
     if line.startswith("{") and '"rows"' in line:
-      return json.loads(line)
+      with contextlib.suppress(documents.Malformed):  # it was ended within the line
+        return documents.parse(line, "what was measured")
   return {"rows": []}
 
 

@@ -4,9 +4,10 @@ The library that serves the page fetches addresses that its users name, from whe
 the server stands. This page never needs that.
 """
 
-import json
 from collections.abc import Callable
 from typing import Any
+
+from ccl_jax import documents
 
 BODY = 2**20  # bytes of a form
 _ELSEWHERE = "http:", "https:", "ftp:", "//"
@@ -51,11 +52,15 @@ def is_elsewhere(place: Any) -> bool:
 
 
 def names_addresses(body: bytes) -> bool:
-  """Whether a form in JSON has a file whose path is an address."""
+  """Whether a form in JSON has a file whose path is an address, or cannot be read:
+  another reader might find one in it.
+  """
+  if not body.strip():
+    return False
   try:
-    left = [json.loads(body)]
-  except ValueError:
-    return False  # it will be refused as it is
+    left = [documents.parse(body, "a form")]
+  except documents.Malformed:
+    return True
   while left:
     value = left.pop()
     if isinstance(value, dict):

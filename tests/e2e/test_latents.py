@@ -119,7 +119,10 @@ def test_mistakes_are_one_line(home, films, latents):
     (encode_flags(home / "nowhere", new), ["no folder at", "nowhere"]),
     (encode_flags(films, films), ["no set of latents"]),
     (encode_flags(films, latents, "--config.shard_clips=2"), ["shard_clips", "1", "2"]),
-    (encode_flags(films, new, "--process_index=2"), ["process_index 2"]),
+    (
+      encode_flags(films, new, "--process_index=2"),
+      ["process_index is 2", "expected 0"],
+    ),
     (encode_flags(films, new, "--config.clips=('17x32',)"), ["17x32", "FRAMESx"]),
     (encode_flags(films, new, "--config.codec.path=/none"), ["/none"]),
   ]

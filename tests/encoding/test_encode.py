@@ -80,7 +80,8 @@ def codecs(home, media):
 
 
 def config(media, out, codecs="", **changes) -> ConfigDict:
-  c = get_config(f"data={media},out={out},codecs={codecs},runlocal")
+  given = f"codecs={codecs}," if codecs else ""
+  c = get_config(f"data={media},out={out},{given}runlocal")
   c.clips, c.shard_clips = CLIPS, 2
   with c.unlocked():
     for key, value in changes.items():

@@ -252,6 +252,10 @@ PROOFS: dict[str, list[str]] = {
     *_keys("train", "data.options.n_train data.options.n_test"),
     *_keys("encode", "data.options.n_train data.options.n_test"),
   ],
+  "tests/data/test_talking_bench.py::"
+  "test_a_build_gives_back_the_clips_by_their_index": _keys(
+    "train", "data.options.kinds"
+  ),
   "tests/data/test_media_sets.py::test_openhumanvid_chooses_captions_and_scores": [
     *_keys("train", "data.options.caption data.options.min_scores"),
     *_keys("encode", "data.options.caption data.options.min_scores"),

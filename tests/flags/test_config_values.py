@@ -96,16 +96,21 @@ ABLATION = {
   "objective.shift": 2.0, "objective.image_probability": 0.1,
   "optim.schedule": "cosine", "ema_decay": 0.99, "checkpoint.keep": 1,
   "log_every": 25, "report.clips": 100, "report.steps": 16,
-  "clip.frames": 33, "clip.height": 32, "clip.width": 32, "clip.fps": 25.0,
+  "clip.height": 32, "clip.width": 32, "clip.fps": 25.0,
   "data.options.n_train": 4096, "batch.size": 16,
 }  # fmt: skip
-ALONE = ABLATION | {
-  "steps": 1500, "tasks.probabilities": {"single": 1.0},
+# Short clips in which one syllable is said.
+CORES = {
+  "clip.frames": 13, "codec.text_length": 48,
+  "data.options.kinds": ("plain", "half_silent", "contradiction"),
+}  # fmt: skip
+ALONE = ABLATION | CORES | {
+  "steps": 1000, "tasks.probabilities": {"single": 1.0},
   "optim.groups": ((".*", 2e-3, 0.01),),
 }  # fmt: skip
 # The exchange at 2e-3, all else at 5e-4.
 JOINED = ABLATION | {
-  "steps": 1000, "optim.groups": ((EXCHANGE, 2e-3, 0.01), (".*", 5e-4, 0.01)),
+  "steps": 3000, "optim.groups": ((EXCHANGE, 2e-3, 0.01), (".*", 5e-4, 0.01)),
 }  # fmt: skip
 QUICKSTART = {
   "steps": 640, "model.dtype": "float32", "model.patch": 1,
@@ -225,9 +230,9 @@ TRAINING = [
       "codec.text_dim": 32,
     },
   ),
-  ("ablation", "", JOINED),
-  ("ablation", "size=pilot", JOINED),
-  ("ablation", "longer=4", JOINED | {"steps": 4000}),
+  ("ablation", "", JOINED | CORES),
+  ("ablation", "size=pilot", JOINED | CORES),
+  ("ablation", "longer=4", JOINED | CORES | {"steps": 12_000}),
   ("ablation", "stage=video", ALONE | {"model.streams": ("video",)}),
   ("ablation", "stage=audio", ALONE | {"model.streams": ("audio",)}),
   (

@@ -1,6 +1,7 @@
 """A run on paper: Young, Daly, what breaks first, and the simulation beside them."""
 
 import math
+import types
 
 import numpy as np
 import pytest
@@ -84,6 +85,7 @@ def test_without_preemptions_saves_alone_cost():
 
 def test_the_bench_counts_bytes_and_names_its_rates(monkeypatch):
   monkeypatch.setattr(bench, "COUNTED", 512)
+  monkeypatch.setattr(bench, "FOLDER", types.SimpleNamespace(value=""))
   found = bench.measured()
   # A name of 48 letters twice, a caption of 400, and some punctuation.
   assert 500 < found["plan_bytes"] < 600 and 400 < found["index_bytes"] < 2000
