@@ -64,6 +64,18 @@ class _Turn:
     self.who, self.ended = who, False
     self.told: queue.SimpleQueue[Event | _Made | Exception] = queue.SimpleQueue()
 
+  def news(self) -> tuple[Event | None, _Made | Exception | None]:
+    """(the newest event, what has ended the work), None where there is none within
+    `HEARTBEAT`. Steps may come faster than a browser is told of them.
+    """
+    event = last = None
+    with contextlib.suppress(queue.Empty):
+      last = self.told.get(timeout=HEARTBEAT)
+      while isinstance(last, Event):
+        event, last = last, None
+        last = self.told.get_nowait()
+    return event, last
+
 
 class Work:
   """Makes clips one after the other, each in a thread of its own."""
@@ -97,17 +109,18 @@ class Work:
     try:
       while True:
         yield now._replace(notes=tuple(notes))
-        with contextlib.suppress(queue.Empty):
-          told = turn.told.get(timeout=HEARTBEAT)
-          if isinstance(told, _Made):
-            return told.clip
-          if not isinstance(told, Exception):
-            now = told
-            continue
-          line = one_line(told)
-          if line is None:
-            raise told
-          raise Failed(line) from told
+        event, last = turn.news()
+        now = event or now
+        if last is None:
+          continue
+        if event is not None:
+          yield now._replace(notes=tuple(notes))
+        if isinstance(last, _Made):
+          return last.clip
+        line = one_line(last)
+        if line is None:
+          raise last
+        raise Failed(line) from last
     finally:
       self._end(turn)
 

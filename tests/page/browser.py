@@ -44,7 +44,7 @@ class Held(Pipeline):
       with self._changed:
         while prompt in self.standing:
           callback(step, steps, preview)  # raises where the clip is to end
-          self._changed.wait(0.02)
+          self._changed.wait(0.1)
 
     return self.pipe(prompt, callback=heard, **call)
 

@@ -44,8 +44,33 @@ def test_every_step_is_told_and_the_result_is_given_back():
   told, clip = all_of(Work().run(make))
   assert clip == "clip" and told[0].phase == "waiting"
   steps = [step for step, _ in itertools.groupby(e.step for e in told)]
-  assert steps == [0, 1, 2, 3]
+  # Of steps that come together the newest is told.
+  assert steps == sorted(set(steps)) and steps[0] == 0
   assert told[-1] == Event("sampling", 3, 3, PICTURES, ("only its beginning is used",))
+
+
+def test_steps_that_come_faster_than_they_are_told_do_not_queue_up():
+  """After 1000 steps an end is told at once, after the newest of them."""
+  made, on = threading.Event(), threading.Event()
+
+  def make(heard):
+    for step in range(1, 1001):
+      heard(step, 1000, None)
+    made.set()
+    on.wait(60)
+    heard(1000, 1000, None)  # is ended here
+
+  work = Work()
+  events = work.run(make, "mine")
+  next(events)
+  assert made.wait(60)
+  work.cancel("mine")
+  left = []
+  with pytest.raises(Cancelled):
+    while True:
+      left.append(next(events).step)
+  on.set()
+  assert left == [1000]
 
 
 class Standing:
