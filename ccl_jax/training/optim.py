@@ -83,8 +83,8 @@ def lr_multiplier(
     raise UsageError(f"schedule '{schedule}': expected 'constant' or 'cosine'")
   if not 0 <= warmup_steps < total_steps:
     raise UsageError(
-      f"warmup_steps={warmup_steps} must be at least 0 and less than"
-      f" total_steps={total_steps}"
+      f"config.optim.warmup_steps is {warmup_steps}; expected 0 to "
+      f"{total_steps - 1}, less than config.steps"
     )
 
   def multiplier(step):

@@ -134,7 +134,7 @@ def test_the_rate_falls_along_half_a_cosine():
     [float(none(i)) for i in (0, 2, 4)], [1, 0.5, 0], atol=1e-6
   )
   for warmup in (-1, 2):
-    with pytest.raises(UsageError, match=f"warmup_steps={warmup}"):
+    with pytest.raises(UsageError, match=f"optim.warmup_steps is {warmup}; expected 0"):
       lr_multiplier(warmup_steps=warmup, total_steps=2, schedule="cosine")
   lr_multiplier(warmup_steps=1, total_steps=2, schedule="cosine")
 
@@ -219,7 +219,7 @@ def test_schedules():
   assert float(no_warmup(0)) == 1.0
   with pytest.raises(UsageError, match="linear"):
     lr_multiplier(warmup_steps=0, total_steps=2, schedule="linear")
-  with pytest.raises(UsageError, match="total_steps=2"):
+  with pytest.raises(UsageError, match="expected 0 to 1, less than config.steps"):
     lr_multiplier(warmup_steps=3, total_steps=2, schedule="cosine")
 
 
