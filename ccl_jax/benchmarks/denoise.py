@@ -18,6 +18,7 @@ from absl import flags
 
 from ccl_jax import cli
 from ccl_jax.benchmarks import step
+from ccl_jax.benchmarks.parts import EVALUATIONS, FORM
 from ccl_jax.benchmarks.step import TEXT
 from ccl_jax.benchmarks.timing import device_ceiling, in_turn, median, show
 from ccl_jax.data.spec import ClipSpec
@@ -32,7 +33,6 @@ from ccl_jax.tasks import GENERATIONS
 flags.adopt_module_key_flags(step)
 
 STEPS = 4
-EVALUATIONS = 2  # of ucg2, a clip and step
 
 
 def random_params(model: JointDiT):
@@ -66,7 +66,7 @@ def rows(spec: ClipSpec, ceiling: float):
   draw = lambda *shape: jax.random.normal(key, shape)
   noise = {s: draw(b, *sizes[s], c.out_channels) for s, c in model.streams}
   params, text = random_params(model), draw(2, b, *TEXT)  # the prompt, and none
-  how = Sampling(guidance="ucg2", steps=STEPS, shift=5.0, solver="unipc")
+  how = Sampling(FORM, steps=STEPS, shift=5.0, solver="unipc")
 
   def program(params, noise, text):
     conditions = {"text": text, "given": {}}

@@ -21,7 +21,7 @@ from absl import flags
 from ccl_jax import cli
 from ccl_jax.benchmarks import step
 from ccl_jax.benchmarks.parts import FEW, FORM, MANY, samplings
-from ccl_jax.benchmarks.timing import in_turn, median, ratios, show
+from ccl_jax.benchmarks.timing import in_turn, keeping, median, ratios, show
 from ccl_jax.data.spec import ClipSpec
 
 flags.adopt_module_key_flags(step)
@@ -46,13 +46,8 @@ def rows(spec: ClipSpec):
     spec: of the clip.
   """
   for task in TASKS:
-    made = {}
-    runs = samplings(spec, task, itertools.product((FEW, MANY), (True, False)))
-
-    def keep(key):
-      made[key] = runs[key]()
-
-    programs = {key: lambda key=key: keep(key) for key in runs}
+    ways = itertools.product((FEW, MANY), (True, False))
+    programs, made = keeping(samplings(spec, task, ways))
     took = in_turn(programs, step.ROUNDS.value)
     each = {
       once: [

@@ -22,7 +22,7 @@ from absl import flags
 
 from ccl_jax import cli
 from ccl_jax.benchmarks import step
-from ccl_jax.benchmarks.timing import cores, in_turn, median, ratios, show
+from ccl_jax.benchmarks.timing import cores, in_turn, keeping, median, ratios, show
 from ccl_jax.checkpoints.converted import restore_converted
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.generation.sampling import Sampling, sample_latents
@@ -124,12 +124,7 @@ def row(spec: ClipSpec) -> dict:
     "ours": ours(params, noise, texts),
     "theirs": theirs(network, spec, noise, texts),
   }
-  made = {}
-
-  def keep(name):
-    made[name] = runs[name]()
-
-  programs = {name: lambda name=name: keep(name) for name in runs}
+  programs, made = keeping(runs)
   seconds = in_turn(programs, step.ROUNDS.value)
   spread = ratios(seconds["ours"], seconds["theirs"])
   apart = np.linalg.norm(made["ours"] - made["theirs"])

@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 
 from ccl_jax import cli
-from ccl_jax.benchmarks.timing import in_turn, median, ratios, show
+from ccl_jax.benchmarks.timing import in_turn, keeping, median, ratios, show
 from ccl_jax.diffusion.guidance import get_guidance
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.api import load_model
@@ -106,7 +106,6 @@ def rows(pipeline, folder: pathlib.Path) -> Iterator[dict]:
     folder: for the calibration.
   """
   plain = pipeline.about.sampling(Sampling(steps=STEPS.value), pipeline.spec)
-  made: dict[str, Mapping] = {}
 
   def make(sampling, first=0, **options):
     seeds = [first + i for i in range(CLIPS.value)]
@@ -121,11 +120,8 @@ def rows(pipeline, folder: pathlib.Path) -> Iterator[dict]:
   prints = pipeline.origin["fingerprints"].get("params")
   recorder.write(file, "joint", plain.guidance, prints)
 
-  def run(name, sampling):
-    made[name] = make(sampling)
-
   runs = ways(plain, file)
-  programs = {n: lambda n=n, how=how: run(n, how) for n, how in runs.items()}
+  programs, made = keeping({n: lambda how=how: make(how) for n, how in runs.items()})
   seconds = in_turn(programs, ROUNDS.value)
   for name, sampling in runs.items():
     faster = ratios(seconds["plain"], seconds[name])

@@ -5,6 +5,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,22 @@ def in_turn(programs: Mapping[str, Callable[[], None]], rounds: int) -> dict[str
       run()
       seconds[name].append(time.perf_counter() - start)
   return seconds
+
+
+def keeping(
+  programs: Mapping[Any, Callable[[], Any]],
+) -> tuple[dict[Any, Callable[[], None]], dict[Any, Any]]:
+  """(programs that leave what they make, by name what was made last).
+
+  Args:
+    programs: by name; each returns what it makes.
+  """
+  made: dict[Any, Any] = {}
+
+  def keep(name):
+    made[name] = programs[name]()
+
+  return {name: lambda name=name: keep(name) for name in programs}, made
 
 
 def cores() -> int:

@@ -74,14 +74,7 @@ class Collective(NamedTuple):
     An all-reduce is a reduce-scatter and an all-gather; what a reduce-scatter makes is
     the group's part of what it moves.
     """
-    others = self.group - 1
-    # Of a group of g: an all-gather or all-to-all sends (g - 1) / g of its result.
-    factor = {
-      "all-reduce": 2 * others / self.group,
-      "reduce-scatter": others,
-      "collective-permute": 1,
-    }.get(self.kind, others / self.group)
-    return float(factor * self.nbytes)
+    return self._sent(self.group - 1)
 
   @property
   def outside(self) -> float:
@@ -90,9 +83,14 @@ class Collective(NamedTuple):
     """
     if self.machines == 1:
       return 0.0
-    others, own = self.machines - 1, self.group / self.machines
     if self.kind == "all-to-all":  # every pair has something of its own
+      own = self.group / self.machines
       return float(self.nbytes * (self.group - own) / self.group)
+    return self._sent(self.machines - 1)
+
+  def _sent(self, others: int) -> float:
+    """Bytes that a device sends each time, where the ring has so many others."""
+    # Of a group of g: an all-gather or all-to-all sends (g - 1) / g of its result.
     factor = {
       "all-reduce": 2 * others / self.group,
       "reduce-scatter": others,
