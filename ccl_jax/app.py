@@ -27,17 +27,16 @@ def main(argv: list[str] | None = None) -> None:
   parser = cli.Parser(
     prog="ccl-jax app",
     description=__doc__,
-    formatter_class=cli.argparse.RawDescriptionHelpFormatter,
     buckets=("ckpt", "codecs"),
   )
   add = parser.add_argument
-  add("--ckpt", required=True, help="a training run, or converted weights")
+  add("--ckpt", required=True, help="a run, converted weights, or quickstart")
   add("--codecs", help="a bundle of codecs; that of --ckpt if not given")
   add("--step", type=int, help="of the checkpoint; the newest if not given")
-  add("--weights", choices=("ema", "params"), help="which parameters of a run")
-  add("--lora", action="append", default=[], help="FILE:STRENGTH that users may choose")
-  add("--mesh", help="sizes of the axes data,fsdp,context,tensor; if not given chosen")
-  add("--vae_tile", default="auto", help="pixels of the decoder's tiles, auto or off")
+  add("--weights", choices=("ema", "params"), help="of a run; ema if not given")
+  add("--lora", action="append", default=[], help="FILE:STRENGTH to offer; repeatable")
+  add("--mesh", help="sizes of data,fsdp,context,tensor; all devices if not given")
+  add("--vae_tile", default="auto", help="side of the decoder's tiles, or off")
   add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all")
   add("--port", type=int, default=7860, help="of the page")
   args = parser.parse_args(argv)

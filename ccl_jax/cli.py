@@ -36,6 +36,16 @@ SHOWN_ALIKE = 10  # warnings of one kind that a command prints
 _LATE = "Event loop is closed", "cannot schedule new futures after"
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+  """Help as it is written, with the default of every flag that has one."""
+
+  def _get_help_string(self, action):
+    text, default = action.help, action.default
+    # None and nothing mean "not given": the text says what happens then.
+    unsaid = default is False or default in (None, "", [], argparse.SUPPRESS)
+    return text if unsaid or "%(default)" in text else f"{text} (default: %(default)s)"
+
+
 class Parser(argparse.ArgumentParser):
   """A parser of a command without a config, whose mistakes are one line and exit 2.
 
@@ -46,7 +56,7 @@ class Parser(argparse.ArgumentParser):
 
   def __init__(self, *args, buckets: Collection[str] = (), **options):
     # --out is not meant by --o: a flag that comes later could change what it says.
-    super().__init__(*args, allow_abbrev=False, **options)
+    super().__init__(*args, allow_abbrev=False, formatter_class=_Help, **options)
     self._buckets = {f"--{name}" for name in buckets}
 
   def parse_args(self, args=None, namespace=None):

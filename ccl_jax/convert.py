@@ -60,7 +60,6 @@ def _parser() -> argparse.ArgumentParser:
       help=f"{text}. {terms}" if terms else text,
       description=f"{name}: {text}\n\n{__doc__}",
       epilog="\n".join(filter(None, (source, terms))),
-      formatter_class=raw,
     )
     what = "File, *.safetensors," if name == "lora" else "Folder"
     sub.add_argument(
@@ -68,11 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     return sub
 
-  raw = argparse.RawDescriptionHelpFormatter
   parser = cli.Parser(
     prog="python -m ccl_jax.convert",
     description=__doc__,
-    formatter_class=raw,
     buckets=BUCKETS,
   )
   commands = parser.add_subparsers(

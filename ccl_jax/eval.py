@@ -56,7 +56,6 @@ def parser() -> cli.Parser:
   p = cli.Parser(
     prog="python -m ccl_jax.eval",
     description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
     buckets=BUCKETS,
   )
   p.add_argument("--videos", help="folder of the clips, <id>.mp4 each")
@@ -308,7 +307,9 @@ def make_manifest(argv: list[str]) -> int:
     epilog="python -m ccl_jax.eval make-manifest --prompts prompts.csv --out set.jsonl",
   )
   p.add_argument("--prompts", required=True, help="CSV or JSON of prompts")
-  p.add_argument("--format", default="auto", choices=("auto", *FORMATS))
+  p.add_argument(
+    "--format", default="auto", choices=("auto", *FORMATS), help="of --prompts"
+  )
   p.add_argument("--out", required=True, help="JSONL to write")
   args = p.parse_args(argv)
   lines, quoted = read_prompts(args.prompts, args.format)

@@ -1,20 +1,20 @@
 """Generates clips from a trained checkpoint.
 
-  python -m ccl_jax.generate --ckpt runs/quickstart --task joint \\
+  python -m ccl_jax.generate --ckpt quickstart --task joint \\
       --prompt 'a red face on the left says "ba do ba"' --out out
-  python -m ccl_jax.generate --ckpt runs/quickstart --task a2v --audio voice.wav \\
+  python -m ccl_jax.generate --ckpt quickstart --task a2v --audio voice.wav \\
       --prompt 'a red face in the middle says "ba do"' --out out
-  python -m ccl_jax.generate --ckpt runs/quickstart --task v2a --video film.mp4 \\
+  python -m ccl_jax.generate --ckpt quickstart --task v2a --video film.mp4 \\
       --prompt 'a red face in the middle says "ba do"' --out out
   python -m ccl_jax.generate --ckpt weights/wan-i2v --task i2v --image first.png \\
       --prompt 'a cat yawns' --size 832x480 --seconds 3 --out out
   python -m ccl_jax.generate --ckpt weights/wan-flf2v --task i2v --image first.png \\
       --last_image last.png --prompt 'a cat jumps' --size auto --out out
-  python -m ccl_jax.generate --ckpt runs/quickstart --extend out/joint_0_0.mp4 \\
+  python -m ccl_jax.generate --ckpt quickstart --extend out/joint_0_0.mp4 \\
       --prompt 'a red face on the left says "ba do ba"' --out out
-  python -m ccl_jax.generate --ckpt runs/quickstart --seconds 10 --window 33 \\
+  python -m ccl_jax.generate --ckpt quickstart --seconds 10 --window 33 \\
       --prompt 'a red face on the left says "ba do ba"' --out out
-  python -m ccl_jax.generate --ckpt runs/quickstart --task joint \\
+  python -m ccl_jax.generate --ckpt quickstart --task joint \\
       --manifest prompts.txt --out out
 
   task    makes            given
@@ -122,14 +122,18 @@ from ccl_jax.remote.paths import place, told
 from ccl_jax.sharding import require_devices
 from ccl_jax.tasks import GENERATIONS
 
-CKPT = flags.DEFINE_string("ckpt", None, "A training run, or converted weights.")
+CKPT = flags.DEFINE_string(
+  "ckpt", None, "A training run, converted weights, or quickstart, which is shipped."
+)
 CODECS = flags.DEFINE_string(
   "codecs", None, "A bundle of codecs; that of --ckpt if not given."
 )
 STEP = flags.DEFINE_integer(
   "step", None, "The checkpoint's step; the newest one if not given."
 )
-WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "params"], "Which parameters.")
+WEIGHTS = flags.DEFINE_enum(
+  "weights", "ema", ["ema", "params"], "Of a run: their average, or the last ones."
+)
 LORA = flags.DEFINE_multi_string(
   "lora", None, "FILE:STRENGTH of a LoRA, as x.safetensors:0.8; may be repeated."
 )
@@ -156,8 +160,8 @@ MANIFEST = flags.DEFINE_string(
   "manifest", None, "Prompts: one JSON object a line; in a .txt a prompt a line; or a "
   ".csv with text_prompt and image_path."
 )  # fmt: skip
-INDEX = flags.DEFINE_integer("process_index", 0, "Which part of the manifest.")
-COUNT = flags.DEFINE_integer("process_count", 1, "In how many parts it is made.")
+INDEX = flags.DEFINE_integer("process_index", 0, "Part of the manifest, from 0.")
+COUNT = flags.DEFINE_integer("process_count", 1, "Parts of the manifest.")
 BATCH = flags.DEFINE_integer("batch", 1, "Lines of the manifest made at a time.")
 FILES = {
   "image": flags.DEFINE_multi_string("image", None, "First frame."),

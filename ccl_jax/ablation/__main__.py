@@ -22,7 +22,6 @@ def _parser() -> argparse.ArgumentParser:
   parser = cli.Parser(
     prog="python -m ccl_jax.ablation",
     description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   commands = parser.add_subparsers(
     dest="command", required=True, parser_class=cli.Parser, metavar="COMMAND"

@@ -27,7 +27,6 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = cli.Parser(
     prog="python -m ccl_jax.data",
     description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
     buckets=("set", "dir", "out", "captions"),
   )
   commands = parser.add_subparsers(

@@ -13,10 +13,25 @@ from typing import Any
 from ccl_jax.errors import UsageError
 from ccl_jax.tasks import GENERATIONS
 
-FORM = (
-  "prompt", "task", "image", "audio", "video", "seed", "steps", "guidance", "solver",
-  "scale_video", "scale_audio", "negative_prompt", "seconds", "size", "lora",
-)  # fmt: skip
+# What the page calls each argument of the pipeline, in the order of a form's values.
+LABELS = {
+  "prompt": "Prompt",
+  "task": "Task",
+  "image": "First frame",
+  "audio": "Sound",
+  "video": "Film",
+  "seed": "Seed",
+  "steps": "Steps",
+  "guidance": "Guidance",
+  "solver": "Solver",
+  "scale_video": "Guidance scale, picture",
+  "scale_audio": "Guidance scale, sound",
+  "negative_prompt": "Negative prompt",
+  "seconds": "Seconds",
+  "size": "Size",
+  "lora": "LoRAs",
+}
+FORM = tuple(LABELS)
 PROMPT = 4000  # characters
 
 

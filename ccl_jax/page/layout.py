@@ -15,6 +15,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 from starlette.middleware import Middleware
 
+from ccl_jax.axes import STREAMS
 from ccl_jax.data.media.image import opened_image
 from ccl_jax.diffusion.guidance import GUIDANCE
 from ccl_jax.errors import one_line
@@ -23,17 +24,17 @@ from ccl_jax.generation.clip import Clip
 from ccl_jax.generation.defaults import SOLVERS
 from ccl_jax.generation.sampling import Sampling
 from ccl_jax.generation.scratch import Scratch
-from ccl_jax.page.asked import FORM, PROMPT, asked
+from ccl_jax.page.asked import FORM, LABELS, PROMPT, asked
 from ccl_jax.page.door import Door
 from ccl_jax.page.work import (
   WAITING,
   Cancelled,
   Failed,
   Work,
+  in_page_words,
   noted,
   picture_of,
   said,
-  without_folders,
 )
 from ccl_jax.tasks import GENERATIONS
 
@@ -98,12 +99,12 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
     with gr.Row():
       with gr.Column(scale=5, min_width=320):
         prompt = gr.Textbox(
-          label="Prompt", lines=3, max_length=PROMPT, elem_id="prompt",
+          label=LABELS["prompt"], lines=3, max_length=PROMPT, elem_id="prompt",
           placeholder="What to show; spoken words in quotation marks",
         )  # fmt: skip
         task = gr.Radio(
           [(f"{WORDS[name]} ({name})", name) for name in tasks],
-          value=tasks[0], label="Task", elem_id="task",
+          value=tasks[0], label=LABELS["task"], elem_id="task",
         )  # fmt: skip
         image = gr.Image(
           label=_frame(GENERATIONS[tasks[0]].needs(pipe.about.takes_channels)),
@@ -112,50 +113,57 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
           visible="image" in GENERATIONS[tasks[0]].takes,
         )  # fmt: skip
         audio = gr.Audio(
-          label="Sound", type="filepath", sources=["upload"],
+          label=LABELS["audio"], type="filepath", sources=["upload"],
           visible=False, elem_id="audio", buttons=[],
         )  # fmt: skip
         video = gr.Video(
-          label="Film", sources=["upload"], height=200, visible=False, elem_id="video"
+          label=LABELS["video"],
+          sources=["upload"],
+          height=200,
+          visible=False,
+          elem_id="video",
         )
         with gr.Row():
           # Texts: a field of numbers that is empty may come as 0.
-          seed = gr.Textbox("0", label="Seed", min_width=120, elem_id="seed")
+          seed = gr.Textbox("0", label=LABELS["seed"], min_width=120, elem_id="seed")
           steps = gr.Textbox(
-            label="Steps", min_width=120, elem_id="steps", placeholder=f"{own.steps}"
+            label=LABELS["steps"],
+            min_width=120,
+            elem_id="steps",
+            placeholder=f"{own.steps}",
           )
         with gr.Accordion("Settings", open=False, elem_id="settings"):
           with gr.Row():
             guidance = gr.Dropdown(
               [(ITSELF, ""), *((name, name) for name in GUIDANCE)],
-              value="", label="Guidance", min_width=140, elem_id="guidance",
+              value="", label=LABELS["guidance"], min_width=140, elem_id="guidance",
             )  # fmt: skip
             solver = gr.Dropdown(
               [(ITSELF, ""), *((name, name) for name in SOLVERS)],
-              value="", label="Solver", min_width=140,
+              value="", label=LABELS["solver"], min_width=140,
             )  # fmt: skip
           with gr.Row():
             scales = [
               gr.Textbox(
-                label=f"Guidance scale, {word}", placeholder="e.g. 5 or 3,5",
+                label=LABELS[f"scale_{s}"], placeholder="e.g. 5 or 3,5",
                 visible=s in streams, min_width=140, elem_id=f"scale_{s}",
               )
-              for s, word in (("video", "picture"), ("audio", "sound"))
+              for s in STREAMS
             ]  # fmt: skip
           negative = gr.Textbox(
-            label="Negative prompt", max_length=PROMPT, placeholder=ITSELF
+            label=LABELS["negative_prompt"], max_length=PROMPT, placeholder=ITSELF
           )
           with gr.Row():
             seconds = gr.Textbox(
-              label="Seconds", placeholder=f"{pipe.about.spec.seconds:.2f}",
+              label=LABELS["seconds"], placeholder=f"{pipe.about.spec.seconds:.2f}",
               min_width=120, elem_id="seconds",
             )  # fmt: skip
             size = gr.Textbox(
-              label="Size", min_width=120, elem_id="size",
+              label=LABELS["size"], min_width=120, elem_id="size",
               placeholder=f"{pipe.about.spec.width}x{pipe.about.spec.height}",
             )  # fmt: skip
           lora = gr.CheckboxGroup(
-            named, label="LoRAs", visible=bool(named), elem_id="lora"
+            named, label=LABELS["lora"], visible=bool(named), elem_id="lora"
           )
         with gr.Row():
           start = gr.Button("Generate", variant="primary", elem_id="start")
@@ -251,7 +259,7 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
         yield {status: _told("cancelled"), **done}
         return
       except Failed as e:
-        yield {status: _error(without_folders(str(e))) + noted(notes), **done}
+        yield {status: _error(in_page_words(str(e))) + noted(notes), **done}
         return
       except Exception as e:  # a defect: whoever runs the server reads of it
         traceback.print_exc()
@@ -292,7 +300,7 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
       except Exception as e:
         if (line := one_line(e)) is None:
           raise
-        raise gr.Error(line, print_exception=False) from e
+        raise gr.Error(in_page_words(line), print_exception=False) from e
       with opened_image(scratch.path / "attention.png") as picture:
         return gr.update(value=picture.convert("RGB"), visible=True)
 
@@ -345,7 +353,7 @@ def launched(page: gr.Blocks, host: str, port: int) -> tuple[Any, str]:
 
 
 def _frame(needed: Sequence[str]) -> str:
-  return "First frame" if "image" in needed else "First frame, if you have one"
+  return LABELS["image"] + ("" if "image" in needed else ", if you have one")
 
 
 def _told(text: str) -> str:

@@ -20,6 +20,7 @@ from jaxtyping import UInt8
 from ccl_jax.errors import one_line
 from ccl_jax.generation.previews import Listener, Pictures
 from ccl_jax.generation.scratch import PREFIX
+from ccl_jax.page.asked import LABELS
 
 WAITING = 16  # clips that may wait at a time
 HEARTBEAT = 0.5  # seconds between two looks at a client that may have gone
@@ -189,12 +190,17 @@ def _notes(notes: list[str]) -> Iterator[None]:
     logger.removeHandler(handler)
 
 
-def without_folders(text: str) -> str:
-  """A line of error or a note in which uploads and clips are called by their names: the
-  folders of `generation.scratch`, in which they lie, say nothing to their users.
+def in_page_words(text: str) -> str:
+  """A line of error or a note as a user of the page reads it.
+
+  Uploads and clips are called by their names: the folders of `generation.scratch`, in
+  which they lie, say nothing to their users. Flags are called as their fields are:
+  "Sound" for --audio FILE.
   """
   folder = re.escape(f"{tempfile.gettempdir()}/{PREFIX}")
-  return re.sub(rf"{folder}[^/\s]+/(?:[^/\s]+/)*", "", text)
+  text = re.sub(rf"{folder}[^/\s]+/(?:[^/\s]+/)*", "", text)
+  flag = rf"--({'|'.join(LABELS)})\b(?: FILE)?"
+  return re.sub(flag, lambda found: f'"{LABELS[found[1]]}"', text)
 
 
 def said(event: Event) -> str:
@@ -215,8 +221,8 @@ def said(event: Event) -> str:
 
 
 def noted(notes: Sequence[str]) -> str:
-  """Notes as lines of HTML, each as the command prints it but for folders."""
-  texts = (html.escape(without_folders(text)) for text in notes)
+  """Notes as lines of HTML, in the page's words."""
+  texts = (html.escape(in_page_words(text)) for text in notes)
   return "".join(f'<div class="ccl-note">note: {text}</div>' for text in texts)
 
 

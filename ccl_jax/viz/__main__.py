@@ -36,7 +36,6 @@ def _parser() -> argparse.ArgumentParser:
   parser = cli.Parser(
     prog="python -m ccl_jax.viz",
     description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   commands = parser.add_subparsers(
     dest="command", required=True, parser_class=cli.Parser, metavar="COMMAND"
@@ -49,19 +48,31 @@ def _parser() -> argparse.ArgumentParser:
 
   sub = command("attention", "where the exchange looks", "Folder of the pictures.")
   sub.add_argument("--ckpt", required=True, help="A joint model, as for generate.")
-  sub.add_argument("--prompt", help="Of the clip; that beside the film if not given.")
+  sub.add_argument(
+    "--prompt", help="Of the clip; if not given that in the JSON beside --film."
+  )
   sub.add_argument("--film", help="Look at this film; a clip is made if not given.")
   sub.add_argument("--steps", type=int, default=50, help="Of sampling.")
-  sub.add_argument("--at", default="", help="Steps that are drawn, as 5,25,45; three.")
-  sub.add_argument("--block", type=int, help="Of the first picture; all if not given.")
-  sub.add_argument("--head", type=int, help="Of the first picture; all if not given.")
+  sub.add_argument(
+    "--at",
+    default="",
+    help="Steps that are drawn, as 5,25,45; if not given three, evenly.",
+  )
+  sub.add_argument(
+    "--block", type=int, help="Drawn in attention_steps.png, from 0; all if not given."
+  )
+  sub.add_argument("--head", type=int, help="As --block.")
   sub.add_argument("--seed", type=int, default=0, help="Of the clip and the noise.")
   sub = command("loss", "losses of several runs", "The picture.")
-  sub.add_argument("runs", nargs="+", help="WORKDIR, or NAME=WORKDIR.")
-  sub.add_argument("--smooth", type=int, default=1, help="Rows of a running mean.")
+  sub.add_argument("runs", nargs="+", help="WORKDIR of a run, or NAME=WORKDIR.")
+  sub.add_argument(
+    "--smooth", type=int, default=1, help="Rows of the log that a running mean is of."
+  )
   sub = command("sheet", "clips of models by prompt, side by side", "The picture.")
   sub.add_argument("models", nargs="+", help="Folder of clips, or NAME=FOLDER.")
-  sub.add_argument("--prompts", type=int, default=8, help=f"At most, up to {SHEET}.")
+  sub.add_argument(
+    "--prompts", type=int, default=8, help=f"Rows at most, up to {SHEET}."
+  )
   sub = command("lag", "motion, loudness and mel of films", "The picture.")
   sub.add_argument("films", nargs="+", help="Films with sound.")
   return parser

@@ -9,6 +9,8 @@ import numpy as np
 from ccl_jax.files import new_file
 from ccl_jax.viz.labels import literal
 
+SHARE = "on context tokens"
+
 
 def _figure(rows: int, columns: int, width: float, height: float):
   from matplotlib.figure import Figure
@@ -87,6 +89,7 @@ def contact_sheet(
       audio = clip["audio"]
       sound.plot(np.arange(len(audio)) * end / len(audio), audio, lw=0.4)
     sound.set(xlim=(0, end), ylim=(-1, 1), yticks=[])
+  sound.set_xlabel("seconds")
   with new_file(path) as part:
     figure.savefig(part, format="png")
 
@@ -107,24 +110,27 @@ def attention_panel(
     audio_share: (a,), the same of audio tokens.
     groups: mean share of (foreground, background) tokens by stream, if masks are known.
   """
+  from matplotlib.figure import Figure
+
   shown = np.linspace(0, len(frames) - 1, min(6, len(frames))).astype(int)
   columns = max(3, len(shown))  # the plots below need room, however short the clip
-  figure, axes = _figure(3, columns, 2.0 * columns, 6.5)
+  figure = Figure(figsize=(2.0 * columns, 6.5), dpi=110, layout="constrained")
+  above, below = figure.subfigures(2, 1, height_ratios=(2, 1))
+  axes = above.subplots(2, columns, squeeze=False)
   low, high = float(video_share.min()), float(video_share.max())
   for ax_picture, ax_map, i in zip(axes[0], axes[1], shown):
     ax_picture.imshow(frames[i])
     image = ax_map.imshow(video_share[i], vmin=low, vmax=high, cmap="magma")
     for ax in (ax_picture, ax_map):
       ax.set(xticks=[], yticks=[])
-  figure.colorbar(image, ax=axes[1], label="on context tokens")
-  for ax in (*axes[:2, len(shown) :].flat, *axes[2]):
+  above.colorbar(image, ax=axes[1], label=SHARE)
+  for ax in axes[:, len(shown) :].flat:
     ax.remove()
-  grid = axes[2, 0].get_gridspec()
-  line = figure.add_subplot(grid[2, : columns // 2 + 1])
+  line, *rest = below.subplots(1, 2 if groups else 1, squeeze=False)[0]
   line.plot(audio_share)
-  line.set(xlabel="audio token", ylabel="on context tokens")
+  line.set(xlabel="audio token", ylabel=SHARE)
   if groups:
-    bars = figure.add_subplot(grid[2, columns // 2 + 1 :])
+    (bars,) = rest
     x = np.arange(len(groups))
     for k, label in enumerate(("foreground", "background")):
       bars.bar(x + 0.4 * k - 0.2, [g[k] for g in groups.values()], 0.38, label=label)
@@ -132,6 +138,6 @@ def attention_panel(
     values = [v for g in groups.values() for v in g]
     # Shares differ by little: the axis starts below the least, not at 0.
     bars.set_ylim(max(0.0, 2 * min(values) - max(values) - 0.01), None)
-    bars.legend(fontsize=8, loc="lower right")
+    bars.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
   with new_file(path) as part:
     figure.savefig(part, format="png")

@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 from ccl_jax import app
 from ccl_jax.generation import api
+from ccl_jax.viz import __main__ as viz
 
 
 @pytest.fixture
@@ -76,3 +77,15 @@ def test_mistakes_before_anything_is_loaded(told, monkeypatch, capsys):
   assert "pip install 'ccl_jax[app]'" in capsys.readouterr().err
   assert run() == 2  # --ckpt
   assert told == {}
+
+
+def test_help_has_the_defaults_that_there_are(capsys):
+  """None and off are no defaults to be told; 0 is one."""
+  assert run("--help") == 0
+  page = capsys.readouterr().out
+  for told in ("(default: 7860)", "127.0.0.1)", "(default: auto)"):
+    assert told in page
+  assert page.count("default") == 3
+  with pytest.raises(SystemExit):
+    viz.main(["attention", "--help"])
+  assert "Of the clip and the noise. (default: 0)" in capsys.readouterr().out

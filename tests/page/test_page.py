@@ -253,15 +253,15 @@ def test_a_full_queue_says_so(sender, pipe, monkeypatch):
 
 
 MISTAKES = [
-  ({"prompt": " "}, "--prompt is empty"),
+  ({"prompt": " "}, '"Prompt" is empty'),
   ({"size": "33x32"}, "width must be a multiple of 16, got 33: use 32 or 48"),
-  ({"seconds": "-1"}, "--seconds: got -1"),
-  ({"steps": "2.5"}, "--steps: got 2.5; expected a whole number"),
-  ({"scale_video": "3"}, "--scale_video does nothing: guidance none has no scales"),
+  ({"seconds": "-1"}, '"Seconds": got -1'),
+  ({"steps": "2.5"}, '"Steps": got 2.5; expected a whole number'),
+  ({"scale_video": "3"}, '"Guidance scale, picture" does nothing: guidance none'),
 ]
 
 
-def test_mistakes_are_the_commands_words_and_the_server_stays(user, files, tmp_path):
+def test_mistakes_are_told_by_field_and_the_server_stays(user, files, tmp_path):
   user.task("joint")
   usual = {"prompt": PROMPT, "size": "", "seconds": "0.2", "steps": "2",
            "scale_video": ""}  # fmt: skip
@@ -320,26 +320,32 @@ REFUSED = [
   (FILM | {"video": "voice.wav"}, "video: voice.wav: "),
   # Ten minutes are no mistake where it is said how much of them is wanted.
   ({"task": "a2v", "seconds": None, "audio": "minutes.wav"}, "lasts 600 s"),
-  ({"task": "v2a", "video": None}, "task v2a needs video: give --video FILE"),
+  ({"task": "v2a", "video": None}, 'task v2a needs video: give "Film"'),
   # Sizes and values that no clip has.
   ({"task": "t2v", "size": "999999x32"}, "width must be"),
-  ({"seconds": "1e9"}, "--seconds: got 1e+09; expected at most 41943"),
-  ({"steps": "0"}, "--steps: got 0; expected at least 1"),
-  ({"scale_audio": "loud"}, "--scale_audio: got loud; expected numbers"),
-  ({"seconds": "long"}, "--seconds: got 'long'; expected a number"),
-  ({"steps": ["1"]}, "--steps: got ['1']; expected a whole number"),
+  ({"seconds": "1e9"}, '"Seconds": got 1e+09; expected at most 41943'),
+  ({"steps": "0"}, '"Steps": got 0; expected at least 1'),
+  ({"scale_audio": "loud"}, '"Guidance scale, sound": got loud; expected numbers'),
+  ({"seconds": "long"}, "\"Seconds\": got 'long'; expected a number"),
+  ({"steps": ["1"]}, "\"Steps\": got ['1']; expected a whole number"),
   ({"seed": "x"}, "seed 'x': expected a whole number from 0"),
   ({"seed": "-1"}, "seed -1: expected a whole number from 0"),
-  ({"prompt": None}, "--prompt is empty"),
+  ({"prompt": None}, '"Prompt" is empty'),
   # What no browser sends by itself.
-  ({"prompt": ["a", "b"]}, "--prompt: got ['a', 'b']; expected a text"),
-  ({"prompt": "a" * 4001}, "--prompt: got 4001 characters; expected at most 4000"),
+  ({"prompt": ["a", "b"]}, "\"Prompt\": got ['a', 'b']; expected a text"),
+  ({"prompt": "a" * 4001}, '"Prompt": got 4001 characters; expected at most 4000'),
   ({"task": "dance"}, "unknown task 'dance'"),
-  ({"task": None}, "--task: got None; expected a text"),
+  ({"task": None}, '"Task": got None; expected a text'),
   ({"solver": "magic"}, "magic"),
-  ({"lora": ["/etc/passwd:1"]}, "--lora: got ['/etc/passwd:1']; expected one of the"),
-  ({"lora": 3}, "--lora: got 3; expected one of the page's"),
-  (PICTURE | {"image": {"path": "/etc/passwd"}}, "--image: no file that was uploaded"),
+  (
+    {"lora": ["/etc/passwd:1"]},
+    "\"LoRAs\": got ['/etc/passwd:1']; expected one of the",
+  ),
+  ({"lora": 3}, '"LoRAs": got 3; expected one of the page\'s'),
+  (
+    PICTURE | {"image": {"path": "/etc/passwd"}},
+    '"First frame": no file that was uploaded',
+  ),
 ]
 
 

@@ -15,10 +15,10 @@ from ccl_jax.page.work import (
   Event,
   Failed,
   Work,
+  in_page_words,
   noted,
   picture_of,
   said,
-  without_folders,
 )
 
 PICTURES = {"video": np.zeros((3, 4, 8, 3), np.uint8)}
@@ -182,7 +182,14 @@ def test_what_is_said():
   assert "step 2 of 8" in text and 'max="8" value="2"' in text
   assert "note: audio: a &lt;b&gt;.wav lasts 9 s" in text
   both = f"{upload}: no\n{scratch.path}/made.mp4: no, /tmp/own.wav: no"
-  assert without_folders(both) == "a <b>.wav: no\nmade.mp4: no, /tmp/own.wav: no"
+  assert in_page_words(both) == "a <b>.wav: no\nmade.mp4: no, /tmp/own.wav: no"
+  for told, words in (
+    ("task a2v needs audio: give --audio FILE", 'task a2v needs audio: give "Sound"'),
+    ("--scale_video: got 1", '"Guidance scale, picture": got 1'),
+    ("--negative_prompt: got 1", '"Negative prompt": got 1'),
+    ("--vae_tile=8 or --size_x", "--vae_tile=8 or --size_x"),  # no fields
+  ):
+    assert in_page_words(told) == words
   assert "decoding" in said(Event("sampling", 8, 8))
   assert "waiting: 1 clip comes first" in said(Event("waiting", before=1))
   assert "waiting: 2 clips come first" in said(Event("waiting", before=2))
