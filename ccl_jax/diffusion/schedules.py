@@ -41,6 +41,8 @@ class Schedule:
 # The reference keeps the largest sigma of its training grid in single precision.
 _UNIPC_FIRST = float(np.float32(0.999))
 
+TIMESTEPS = 1000  # that there are, and so steps at most
+
 # name -> (first u, whole timesteps)
 SCHEDULES = {
   "unipc": (_UNIPC_FIRST, True),

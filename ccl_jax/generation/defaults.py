@@ -12,7 +12,7 @@ from typing import Any
 from ccl_jax.diffusion.distilled import DISTILLED, distilled
 from ccl_jax.diffusion.guidance import GUIDANCE, Guidance, get_guidance
 from ccl_jax.diffusion.samplers import METHODS, RENOISE
-from ccl_jax.diffusion.schedules import make_schedule
+from ccl_jax.diffusion.schedules import TIMESTEPS, make_schedule
 from ccl_jax.errors import UsageError, number, one_of, positive, whole
 from ccl_jax.generation.sampling import Sampling, variant_of
 from ccl_jax.generation.shortcuts import FULL, guidance_of
@@ -23,7 +23,7 @@ WAN_SCALE = 5.0  # of a video stream alone
 STEPS, SOLVER = 50, "unipc"
 SOLVERS = (*METHODS, RENOISE)
 FIELDS = {
-  "steps": whole(1),
+  "steps": whole(1, TIMESTEPS),
   "shift": positive(),
   "solver": one_of(*SOLVERS),
   "guidance": one_of(*GUIDANCE),

@@ -110,8 +110,7 @@ def _warn_of_crop(name: str, path, size: tuple[int, int], spec: ClipSpec) -> Non
   if kept < KEPT:
     _log.warning(
       "%s: %s has %d x %d pixels (height x width), the clip %d x %d: %d %% of the "
-      "picture is kept, its middle; cut it yourself, or give another --height and "
-      "--width",
+      "picture is kept, its middle; cut it yourself, or give another --size",
       *(name, path, *size, spec.height, spec.width, round(100 * kept)),
     )
 
@@ -122,7 +121,7 @@ def _warn_of_squeeze(name: str, path, size: tuple[int, int], spec: ClipSpec) -> 
     _log.warning(
       "%s: %s has %d x %d pixels (height x width), the clip %d x %d: all of it is "
       "squeezed into that, one side to %d %% of what its aspect ratio asks for; cut it "
-      "yourself, or leave --height, --width and --size away",
+      "yourself, or leave --size away",
       *(name, path, *size, spec.height, spec.width, round(100 * kept)),
     )
 
@@ -143,7 +142,7 @@ def _warn_of_rest(name: str, path, spec: ClipSpec) -> None:
   if whole is not None and whole > spec.seconds + 1 / spec.fps:
     _log.warning(
       "%s: %s lasts %.2f s, the clip %.2f s: only its beginning is used; give more "
-      "--frames for more of it",
+      "--seconds for more of it",
       *(name, path, whole, spec.seconds),
     )
 

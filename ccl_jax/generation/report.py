@@ -21,6 +21,7 @@ from ccl_jax.axes import STREAMS
 from ccl_jax.codecs.images import to_bytes, to_unit
 from ccl_jax.data.sources.open import open_source
 from ccl_jax.diffusion.guidance import Guidance, get_guidance
+from ccl_jax.diffusion.schedules import TIMESTEPS
 from ccl_jax.errors import Rule, UsageError, bind, check_settings, number, whole
 from ccl_jax.files import sweep, write_json
 from ccl_jax.generation.api import load_model
@@ -46,7 +47,7 @@ SCALES = Rule(
 )
 SETTINGS = {
   "report.clips": whole(1),
-  "report.steps": whole(1),
+  "report.steps": whole(1, TIMESTEPS),
   "seed": SEED,
   "report.show": whole(1),
   **{f"report.scales.{s}": SCALES for s in STREAMS},

@@ -14,7 +14,7 @@ from ccl_jax.axes import STREAMS
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.diffusion.guidance import Guidance, get_guidance
 from ccl_jax.errors import UsageError, finite_numbers
-from ccl_jax.generation.defaults import check_idle, default_form
+from ccl_jax.generation.defaults import FIELDS, check_idle, default_form
 from ccl_jax.generation.description import Description
 from ccl_jax.generation.sampling import Sampling, variant_of
 from ccl_jax.generation.sizes import AUTO, resized
@@ -112,8 +112,9 @@ class Request:
       kinds = str if name == "task" else str | None
       if not isinstance(getattr(self, name), kinds):
         raise UsageError(f"--{name}: got {getattr(self, name)!r:.80}; expected a text")
-    if self.steps is not None and self.steps < 1:
-      raise UsageError(f"--steps: got {self.steps}; expected at least 1")
+    steps = FIELDS["steps"]
+    if self.steps is not None and not steps.holds(self.steps):
+      raise UsageError(f"--steps: got {self.steps}; expected {steps.words}")
     for one, others in (("seconds", ("frames",)), ("size", ("width", "height"))):
       for other in (o for o in others if getattr(self, o) is not None):
         if getattr(self, one) is not None:

@@ -58,7 +58,12 @@ ITSELF = "the model's own"
 CSS = """
 .ccl-status {display: flex; gap: .7em; align-items: center; min-height: 1.6em}
 .ccl-status progress {flex: 1 1 8em; max-width: 22em; height: .8em}
-.ccl-status progress {accent-color: #6366f1}
+/* With the page's own styles a browser draws bars green and grey. */
+.ccl-status progress {appearance: none; border-radius: .4em; overflow: hidden}
+.ccl-status progress {background: #8883}
+.ccl-status ::-webkit-progress-bar {background: #8883}
+.ccl-status ::-webkit-progress-value {background: #6366f1}
+.ccl-status ::-moz-progress-bar {background: #6366f1}
 /* Seen from wherever on the form the button is pressed. */
 .ccl-made {position: sticky; top: .5em; align-self: flex-start}
 .ccl-note {opacity: .75; font-size: .9em; margin-top: .3em}
@@ -136,17 +141,17 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
           with gr.Row():
             guidance = gr.Dropdown(
               [(ITSELF, ""), *((name, name) for name in GUIDANCE)],
-              value="", label=LABELS["guidance"], min_width=140, elem_id="guidance",
+              value="", label=LABELS["guidance"], min_width=200, elem_id="guidance",
             )  # fmt: skip
             solver = gr.Dropdown(
               [(ITSELF, ""), *((name, name) for name in SOLVERS)],
-              value="", label=LABELS["solver"], min_width=140,
+              value="", label=LABELS["solver"], min_width=200,
             )  # fmt: skip
           with gr.Row():
             scales = [
               gr.Textbox(
                 label=LABELS[f"scale_{s}"], placeholder="e.g. 5 or 3,5",
-                visible=s in streams, min_width=140, elem_id=f"scale_{s}",
+                visible=s in streams, min_width=200, elem_id=f"scale_{s}",
               )
               for s in STREAMS
             ]  # fmt: skip

@@ -114,8 +114,8 @@ class Work:
         now = event or now
         if last is None:
           continue
-        if event is not None:
-          yield now._replace(notes=tuple(notes))
+        if not isinstance(last, Cancelled) or event is not None:
+          yield now._replace(notes=tuple(notes))  # those of the end too
         if isinstance(last, _Made):
           return last.clip
         line = one_line(last)
@@ -199,7 +199,7 @@ def in_page_words(text: str) -> str:
   """
   folder = re.escape(f"{tempfile.gettempdir()}/{PREFIX}")
   text = re.sub(rf"{folder}[^/\s]+/(?:[^/\s]+/)*", "", text)
-  flag = rf"--({'|'.join(LABELS)})\b(?: FILE)?"
+  flag = rf"--({'|'.join(LABELS)})\b(?: FILE(, or '\w+' on every line of a manifest)?)?"
   return re.sub(flag, lambda found: f'"{LABELS[found[1]]}"', text)
 
 

@@ -109,13 +109,14 @@ def _attention(args: argparse.Namespace) -> list[Place]:
   from ccl_jax.files import check_writable
   from ccl_jax.generation.api import load_model
   from ccl_jax.generation.attention_maps import measure
+  from ccl_jax.generation.defaults import FIELDS
   from ccl_jax.generation.sampling import Sampling
   from ccl_jax.generation.settings import read_about
   from ccl_jax.viz.maps import by_head, over_clip
 
   out, prompt = place(args.out), args.prompt
-  if args.steps < 1:
-    raise UsageError(f"--steps: got {args.steps}; expected 1 or more")
+  if not FIELDS["steps"].holds(args.steps):
+    raise UsageError(f"--steps: got {args.steps}; expected {FIELDS['steps'].words}")
   thirds = sorted({args.steps // 10, args.steps // 2, args.steps * 9 // 10})
   at = _whole_numbers("at", args.at, args.steps) if args.at else thirds
   if args.film is not None and prompt is None:

@@ -161,6 +161,7 @@ REFUSED = [
   ({"steps": 2.5}, "--steps: got 2.5; expected a whole number"),
   ({"steps": True}, "--steps: got True"),
   ({"steps": 0}, "--steps: got 0"),
+  ({"steps": 1001}, "--steps: got 1001; expected a whole number from 1 to 1000"),
   ({"shift": "far"}, "--shift: got 'far'; expected a number"),
   ({"seconds": -1}, "--seconds: got -1; expected a length above 0"),
   ({"seconds": float("nan")}, "--seconds: got nan"),

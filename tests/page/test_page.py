@@ -324,7 +324,7 @@ REFUSED = [
   # Sizes and values that no clip has.
   ({"task": "t2v", "size": "999999x32"}, "width must be"),
   ({"seconds": "1e9"}, '"Seconds": got 1e+09; expected at most 41943'),
-  ({"steps": "0"}, '"Steps": got 0; expected at least 1'),
+  ({"steps": "0"}, '"Steps": got 0; expected a whole number from 1 to 1000'),
   ({"scale_audio": "loud"}, '"Guidance scale, sound": got loud; expected numbers'),
   ({"seconds": "long"}, "\"Seconds\": got 'long'; expected a number"),
   ({"steps": ["1"]}, "\"Steps\": got ['1']; expected a whole number"),

@@ -20,6 +20,7 @@ from ccl_jax.page.work import (
   picture_of,
   said,
 )
+from ccl_jax.tasks import check_inputs
 
 PICTURES = {"video": np.zeros((3, 4, 8, 3), np.uint8)}
 
@@ -47,6 +48,24 @@ def test_every_step_is_told_and_the_result_is_given_back():
   # Of steps that come together the newest is told.
   assert steps == sorted(set(steps)) and steps[0] == 0
   assert told[-1] == Event("sampling", 3, 3, PICTURES, ("only its beginning is used",))
+
+
+def test_what_is_noted_at_the_end_is_told(monkeypatch):
+  """As that a sound is encoded anew, when no step comes any more."""
+  monkeypatch.setattr("ccl_jax.page.work.HEARTBEAT", 60)
+  seen = threading.Event()
+
+  def make(heard):
+    heard(1, 1, None)
+    seen.wait(60)
+    logging.getLogger("ccl_jax").warning("encoded anew")
+    return "clip"
+
+  events = Work().run(make)
+  while next(events).step < 1:
+    pass
+  seen.set()
+  assert all_of(events)[0][-1].notes == ("encoded anew",)
 
 
 def test_steps_that_come_faster_than_they_are_told_do_not_queue_up():
@@ -183,8 +202,10 @@ def test_what_is_said():
   assert "note: audio: a &lt;b&gt;.wav lasts 9 s" in text
   both = f"{upload}: no\n{scratch.path}/made.mp4: no, /tmp/own.wav: no"
   assert in_page_words(both) == "a <b>.wav: no\nmade.mp4: no, /tmp/own.wav: no"
+  with pytest.raises(UsageError) as lacking:
+    check_inputs("a2v", [])
   for told, words in (
-    ("task a2v needs audio: give --audio FILE", 'task a2v needs audio: give "Sound"'),
+    (f"{lacking.value}; see", 'task a2v needs audio: give "Sound"; see'),
     ("--scale_video: got 1", '"Guidance scale, picture": got 1'),
     ("--negative_prompt: got 1", '"Negative prompt": got 1'),
     ("--vae_tile=8 or --size_x", "--vae_tile=8 or --size_x"),  # no fields
