@@ -258,20 +258,35 @@ GUIDANCE = {
 }  # fmt: skip
 
 
-def get_guidance(name: str, variant: str) -> Guidance:
-  """The form `name`, if cross-modal attention of kind `variant` can serve it.
+def served(variant: str) -> dict[str, Guidance]:
+  """Of GUIDANCE the forms that cross-modal attention of a kind can serve.
 
   Args:
-    name: one of GUIDANCE.
     variant: "context" (learnable context tokens), "gate" or "fusion", which serve the
       same forms: what a gate switches off, fusion lacks.
+
+  Raises:
+    UsageError: there is no such kind.
   """
   if variant not in ("context", "gate", "fusion"):
     raise UsageError(
       f"unknown cross-modal attention {variant!r}; choose context, gate or fusion"
     )
   kinds = (None, "context" if variant == "context" else "gate")
-  valid = [n for n, g in GUIDANCE.items() if g.needs in kinds]
+  return {n: g for n, g in GUIDANCE.items() if g.needs in kinds}
+
+
+def get_guidance(name: str, variant: str) -> Guidance:
+  """The form `name`, if cross-modal attention of kind `variant` can serve it.
+
+  Args:
+    name: one of GUIDANCE.
+    variant: see `served`.
+
+  Raises:
+    UsageError: it cannot, or there is no such form or kind.
+  """
+  valid = served(variant)
   if name not in valid:
     problem = "needs another model" if name in GUIDANCE else "is unknown"
     raise UsageError(

@@ -17,12 +17,12 @@ from starlette.middleware import Middleware
 
 from ccl_jax.axes import STREAMS
 from ccl_jax.data.media.image import opened_image
-from ccl_jax.diffusion.guidance import GUIDANCE
+from ccl_jax.diffusion.guidance import served
 from ccl_jax.errors import one_line
 from ccl_jax.generation.api import Pipeline
 from ccl_jax.generation.clip import Clip
 from ccl_jax.generation.defaults import SOLVERS
-from ccl_jax.generation.sampling import Sampling
+from ccl_jax.generation.sampling import Sampling, variant_of
 from ccl_jax.generation.scratch import Scratch
 from ccl_jax.page.asked import FORM, LABELS, PROMPT, asked
 from ccl_jax.page.door import Door
@@ -93,6 +93,7 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
   work, tasks = Work(), pipe.about.tasks
   own = pipe.about.sampling(Sampling(), pipe.about.spec)
   streams = {s for task in tasks for s in GENERATIONS[task].generated}
+  forms = served(variant_of(pipe.about.model))
   named = [(os.path.basename(text), text) for text in loras]
 
   with gr.Blocks(
@@ -140,7 +141,7 @@ def page_of(pipe: Pipeline, loras: Sequence[str] = ()) -> gr.Blocks:
         with gr.Accordion("Settings", open=False, elem_id="settings"):
           with gr.Row():
             guidance = gr.Dropdown(
-              [(ITSELF, ""), *((name, name) for name in GUIDANCE)],
+              [(ITSELF, ""), *((name, name) for name in forms)],
               value="", label=LABELS["guidance"], min_width=200, elem_id="guidance",
             )  # fmt: skip
             solver = gr.Dropdown(

@@ -349,6 +349,19 @@ REFUSED = [
 ]
 
 
+def test_guidance_that_the_model_serves_is_offered(sender):
+  config = sender.client.get(sender.address.replace("/gradio_api", "/config")).json()
+  (offered,) = (
+    [value for _, value in x["props"]["choices"]]
+    for x in config["components"]
+    if x["props"].get("elem_id") == "guidance"
+  )
+  assert offered == [
+    "", "none", "text", "modality", "ucg2", "ucg2_null", "ucg2_shuffled", "ucg3",
+    "ucg3_text", "sync",
+  ]  # fmt: skip
+
+
 def test_what_cannot_be_made_is_one_line(sender, pipe, files, served):
   """No part of a clip is left, no place of the server's is told, and it goes on."""
   before, there = len(pipe.begun), [path.name for path in files.iterdir()]
