@@ -125,8 +125,10 @@ def test_a_picture_is_copied(tmp_path):
 
 
 def test_a_long_film_ends_with_the_clip(tmp_path):
-  """And no frame before that is lost, though it needs a later one."""
-  given = film(tmp_path / "given.mp4", count=75, bf="3")
+  """And no frame before that is lost, though the last ones need frame 25, which comes
+  before them.
+  """
+  given = film(tmp_path / "given.mp4", count=75, bf="4")
   path = saved(tmp_path / "clip.mp4", "video", given)
   before, after = packets(given, "video"), packets(path, "video")
   assert after == before[: len(after)]
