@@ -41,7 +41,8 @@ def test_what_is_loaded_and_served(told, tmp_path, capsys):
   assert capsys.readouterr().err.strip().endswith("stopped")
   assert told == {
     "ckpt": "here", "choices": [], "codecs": None, "step": None, "weights": None,
-    "mesh": None, "vae_tile": "auto", "page": ("pipe", []), "host": "127.0.0.1", "port": 7860,
+    "mesh": None, "vae_tile": "auto", "page": ("pipe", []),
+    "host": "127.0.0.1", "port": 7860,
   }  # fmt: skip
   save_file({"x": np.zeros(1)}, tmp_path / "x.safetensors")
   lora = f"{tmp_path / 'x.safetensors'}:0.5"
@@ -50,7 +51,8 @@ def test_what_is_loaded_and_served(told, tmp_path, capsys):
   assert run(*flags) == 130
   assert told == {
     "ckpt": "run", "choices": [lora], "codecs": "c", "step": 3, "weights": "params",
-    "mesh": (1, 2, 1, 1), "vae_tile": "64", "page": ("pipe", [lora]), "host": "127.0.0.2", "port": 7999,
+    "mesh": (1, 2, 1, 1), "vae_tile": "64", "page": ("pipe", [lora]),
+    "host": "127.0.0.2", "port": 7999,
   }  # fmt: skip
 
 
