@@ -104,14 +104,25 @@ def film_of(path, codec, form, pixels, **tags):
 # Red of 92 cd/m2, half of PQ: with the primaries of BT.709 it is as it is; untold
 # it is BT.2020's, of which BT.709 has no red so strong.
 @pytest.mark.parametrize(
-  ("primaries", "red"),
-  [(1, screen(92.2)), (12, screen(92.2 * 1.22494)), (2, screen(92.2 * 1.66049))],
+  ("transfer", "primaries", "red"),
+  [
+    (PQ, 1, screen(92.2)),
+    (PQ, 12, screen(92.2 * 1.22494)),
+    (PQ, 2, screen(92.2 * 1.66049)),
+    (SDR, 12, 128 * 1.22494 ** (1 / 2.4)),
+    (SDR, 2, 128),
+  ],
 )
-def test_hdr_has_its_own_primaries(tmp_path, primaries, red):
+def test_films_have_their_own_primaries(tmp_path, transfer, primaries, red):
   pixels = np.zeros((32, 32, 3))
   pixels[..., 0] = 128
   path = film_of(
-    tmp_path / "a.mkv", "ffv1", "bgr0", pixels, color_trc=PQ, color_primaries=primaries
+    tmp_path / "a.mkv",
+    "ffv1",
+    "bgr0",
+    pixels,
+    color_trc=transfer,
+    color_primaries=primaries,
   )
   got = read_video(path, ClipSpec(frames=5, height=32, width=32, fps=25))
   assert got[..., 0].mean() == pytest.approx(red, abs=2.5)
