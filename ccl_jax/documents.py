@@ -35,6 +35,7 @@ _ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")
 
 # What schemas are written with.
 Count = Annotated[int, pydantic.Field(ge=0, le=2**48)]
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**64)]
 Size = Annotated[int, pydantic.Field(ge=0, le=2**24)]  # of an axis of an array
 Number = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 Sha256 = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]

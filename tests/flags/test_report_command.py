@@ -53,7 +53,8 @@ def test_the_checkpoint_says_what_was_trained(told, monkeypatch):
   """
   config = quickstart.get_config("runlocal,seed=7")
   trained = json.loads(config.to_json_best_effort())
-  trained["seed"], trained["objective"]["shift"], trained["report"]["show"] = 11, 3.0, 2
+  trained["objective"]["shift"], trained["report"]["show"] = 3.0, 2
+  trained["seed"] = 2**64 - 11
   asked = []
   monkeypatch.setattr(
     module_of("report"),
@@ -62,7 +63,7 @@ def test_the_checkpoint_says_what_was_trained(told, monkeypatch):
   )
   got, workdir, _ = told(show=3)
   assert [str(folder) for folder in asked] == [f"{workdir}/checkpoints"]
-  assert (got.seed, got.objective.shift, got.report.show) == (11, 3.0, 3)
+  assert (got.seed, got.objective.shift, got.report.show) == (2**64 - 11, 3.0, 3)
 
 
 FLAGS = [
