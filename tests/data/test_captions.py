@@ -116,6 +116,8 @@ def test_no_column_is_lost(tmp_path):
   path.write_text("file,text, text\na.wav,x,y\n")
   with pytest.raises(UsageError, match="t.csv line 1: two columns are called 'text'"):
     list(read_table(path))
+  path.write_text("file,text,,\na.wav,x,,\n")  # as of a spreadsheet
+  assert [row for _, row in read_table(path)] == [{"file": "a.wav", "text": "x"}]
 
 
 def test_a_csv_is_read_by_its_header_or_by_names_that_are_given(tmp_path):
