@@ -182,7 +182,7 @@ def is_there(folder: Place):
   return set(folder.walk()).__contains__
 
 
-def films_of(folder: pathlib.Path) -> list[pathlib.Path]:
+def films_of(folder: Place) -> list[Place]:
   """The mp4 files of a folder, in order; media of other endings are named in a note.
 
   Raises:
