@@ -66,6 +66,7 @@ def serve(args) -> None:
   progress.phase("loading")
   pipe = Pipeline.load(
     args.ckpt,
+    choices=loras,
     codecs=args.codecs,
     weights=args.weights,
     step=args.step,

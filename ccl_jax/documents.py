@@ -6,13 +6,15 @@ runs) goes through here, so that all keep the same promises:
 * only regular files are opened, as a pipe could wait for ever, and none of more bytes
   than the reader asks for
 * text is UTF-8, with or without a byte order mark
-* JSON is no more than `DEPTH` levels deep, so that nothing that walks it overflows
+* JSON is no more than `DEPTH` levels deep, so that nothing that walks it overflows, and
+  no object has a key twice, of which one would be lost
 * its strings are valid Unicode: half of a surrogate pair, which JSON can spell, becomes
   U+FFFD; only file names that are no UTF-8 are kept as Python spells them
 * types and ranges are those of a schema (`check`), a type that pydantic understands
 * what is wrong is one line: `Unreadable` of a file, `Malformed` of its content
 """
 
+import collections
 import functools
 import json
 import os
@@ -33,6 +35,7 @@ _ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")
 
 # What schemas are written with.
 Count = Annotated[int, pydantic.Field(ge=0, le=2**48)]
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**64)]
 Size = Annotated[int, pydantic.Field(ge=0, le=2**24)]  # of an axis of an array
 Number = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 Sha256 = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
@@ -118,12 +121,12 @@ def parse(text: str | bytes, where: Path, *, names: bool = False) -> Any:
     names: keep halves of surrogate pairs, which file names that are no UTF-8 have.
 
   Raises:
-    Malformed: it is no JSON, or deeper than `DEPTH`.
+    Malformed: it is no JSON, deeper than `DEPTH`, or has a key twice.
   """
   if isinstance(text, bytes):
     text = decode(text, where)
   try:
-    value = json.loads(text)
+    value = json.loads(text, object_pairs_hook=_object)
   except RecursionError as e:
     raise Malformed(_too_deep(where)) from e
   except ValueError as e:
@@ -210,6 +213,14 @@ def _lower(text: str) -> str:
 def _short(value: Any) -> str:
   text = repr(value)
   return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  out = dict(pairs)
+  if len(out) < len(pairs):
+    counts = collections.Counter(name for name, _ in pairs)
+    raise ValueError(f"the key {counts.most_common(1)[0][0][:60]!r} is there twice")
+  return out
 
 
 def _too_deep(where: Path) -> str:

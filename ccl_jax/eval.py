@@ -36,6 +36,7 @@ import itertools
 import os
 import pathlib
 import sys
+from collections.abc import Callable
 
 from ccl_jax import cli, hub, progress
 from ccl_jax.data.manifest import Line, read_manifest, write_manifest
@@ -59,7 +60,11 @@ def parser() -> cli.Parser:
     buckets=BUCKETS,
   )
   p.add_argument("--videos", help="folder of the clips, <id>.mp4 each")
-  p.add_argument("--manifest", help="manifest in JSONL; default: every mp4 of --videos")
+  p.add_argument(
+    "--manifest",
+    help="manifest in JSONL; default: every mp4 of --videos, "
+    "with the prompt of the settings that generate wrote beside it",
+  )
   p.add_argument("--metrics", help=f"some of {','.join(BUILDERS)}; default: all")
   p.add_argument(
     "--weights",
@@ -133,10 +138,11 @@ def read_items(args: argparse.Namespace, transcripts):
   folder = place(args.videos)
   if not folder.is_dir():
     raise UsageError(f"--videos: no folder {folder}")
+  there = is_there(folder)
   if args.manifest:
     lines = read_manifest(hub.local(args.manifest))
   else:
-    lines = [Line(path.stem, "", clip=path.name) for path in films_of(folder)]
+    lines = [line_of(path, there) for path in films_of(folder)]
   items = []
   for line in lines:
     fields = {k: v for k, v in dataclasses.asdict(line).items() if v is not None}
@@ -144,8 +150,26 @@ def read_items(args: argparse.Namespace, transcripts):
       # Part of the record's key: another transcript is another score.
       fields["hypothesis"] = transcripts.get(line.id)
     items.append(Item(line.id, folder / (line.clip or f"{line.id}.mp4"), fields))
-  there = is_there(folder)
   return items, [item.name for item in items if not there(item.path)]
+
+
+def line_of(film: Place, there: Callable[[Place], bool]) -> Line:
+  """The line of a film without a manifest: its prompt is that of the settings which
+  `generate` writes beside it, NAME.json; without these it has none.
+
+  Args:
+    film: whose line it is.
+    there: whether a file is there.
+  """
+  from ccl_jax.generation.settings import read_about
+  from ccl_jax.metrics.prompts import language_of
+  from ccl_jax.metrics.quotes import quoted
+
+  settings = film.with_suffix(".json")
+  about = read_about(settings) if there(settings) else None
+  prompt = (about or {}).get("prompt")
+  prompt = prompt if isinstance(prompt, str) else ""
+  return Line(film.stem, prompt, language=language_of(quoted(prompt)), clip=film.name)
 
 
 def is_there(folder: Place):
@@ -157,7 +181,7 @@ def is_there(folder: Place):
   return set(folder.walk()).__contains__
 
 
-def films_of(folder: pathlib.Path) -> list[pathlib.Path]:
+def films_of(folder: Place) -> list[Place]:
   """The mp4 files of a folder, in order; media of other endings are named in a note.
 
   Raises:

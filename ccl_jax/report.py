@@ -32,7 +32,7 @@ from ccl_jax import cli
 from ccl_jax.axes import STREAMS
 from ccl_jax.checkpoints.checkpointer import latest_metadata
 from ccl_jax.checkpoints.find import BAD_VALUES, read_config
-from ccl_jax.documents import Count, Malformed, Number, check
+from ccl_jax.documents import Count, Malformed, Number, Seed, check
 from ccl_jax.errors import UsageError, finite_numbers
 from ccl_jax.remote.paths import place
 from ccl_jax.sharding import require_devices
@@ -84,7 +84,7 @@ class Objective(TypedDict):
 class RunConfig(TypedDict):
   """The sections of a run's config.json that a report reads."""
 
-  seed: Count
+  seed: Seed
   model: dict[str, Any]
   objective: Objective
   data: Data

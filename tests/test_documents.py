@@ -48,6 +48,19 @@ def test_names_of_files_stay_as_they_are():
   assert documents.parse(r'"caf\udce9"', "x", names=True) == "caf\udce9"
 
 
+def test_no_key_is_lost():
+  """Of a key that is there twice Python keeps the last."""
+  for text in ('{"a": 1, "b": 2, "a": 1}', '[{"x": {"a": null, "\\u0061": {}}}]'):
+    with pytest.raises(Malformed, match="here is not JSON .*key 'a' is there twice"):
+      documents.parse(text, "here")
+  assert documents.parse('[{"a": 1}, {"a": 2, "A": {"a": 3}}]', "here")[1]["A"] == {
+    "a": 3
+  }
+  large = "{" + ", ".join(f'"{i}": 0' for i in range(200_000)) + ', "9": 0}'
+  with pytest.raises(Malformed, match="key '9' is there twice"):
+    documents.parse(large, "here")
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1,]", "nul", "9" * 5000, "\ufeff\ufeff1"])
 def test_what_is_no_json(text):
   with pytest.raises(Malformed, match="^x is not JSON") as e:

@@ -203,3 +203,14 @@ def test_a_disk_is_tried_before_the_work(tmp_path):
   ):
     with pytest.raises(WriteError, match=f"cannot write {path}: {why}"):
       check_writable(path)
+
+
+def test_names_that_are_no_unicode_are_written_as_json_has_them(tmp_path):
+  """As Python spells a name that is no UTF-8: JSON in the text stays JSON."""
+  text = '{"name": "caf\udce9 \u00e9"}'
+  write_text(tmp_path / "a.json", text)
+  append_line(tmp_path / "b.jsonl", text)
+  written = b'{"name": "caf\\udce9 \xc3\xa9"}'
+  assert (tmp_path / "a.json").read_bytes() == written
+  assert (tmp_path / "b.jsonl").read_bytes() == written + b"\n"
+  assert json.loads(written)["name"] == "caf\udce9 \u00e9"

@@ -11,10 +11,11 @@ nothing has changed.
 
 import argparse
 import pathlib
+import runpy
 import sys
 from collections.abc import Sequence
 
-from ccl_jax import cli
+from ccl_jax import cli, shipped
 from ccl_jax.errors import UsageError
 
 
@@ -44,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     default=pathlib.Path("runs/ablation"),
     help="Folder of the runs.",
   )
-  sub.add_argument("--size", default="cpu", help="Of configs/ablation.py.")
+  sub.add_argument("--size", type=_size, default="cpu", help="Of configs/ablation.py.")
   sub.add_argument(
     "--only", default="", help="Variants, as gate,ccl; all: also those of questions."
   )
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
   sub.add_argument("--dry_run", action="store_true", help="Only print the commands.")
   sub = command("score", "scores one run from its checkpoint")
   sub.add_argument("--workdir", type=pathlib.Path, required=True, help="Of the run.")
-  sub.add_argument("--size", default="cpu", help="Of configs/ablation.py.")
+  sub.add_argument("--size", type=_size, default="cpu", help="Of configs/ablation.py.")
   sub.add_argument(
     "--what",
     choices=("run", "scales", "ceiling"),
@@ -70,6 +71,21 @@ def _parser() -> argparse.ArgumentParser:
     "--out", type=pathlib.Path, help="Their folder; --results if absent."
   )
   return parser
+
+
+def _size(text: str) -> str:
+  """A size of configs/ablation.py, for argparse.
+
+  Raises:
+    argparse.ArgumentTypeError: it has no such size.
+  """
+  shipped.make_configs_importable()
+  sizes = runpy.run_path(str(shipped.CONFIGS / "ablation.py"))["SIZES"]
+  if text not in sizes:
+    raise argparse.ArgumentTypeError(
+      f"got {text!r}; expected one of {', '.join(sizes)}"
+    )
+  return text
 
 
 def _numbers(flag: str, text: str) -> list[int]:

@@ -22,8 +22,8 @@ from ccl_jax.checkpoints.checkpointer import read_metadata
 from ccl_jax.checkpoints.damage import not_read
 from ccl_jax.checkpoints.usage import Usage
 from ccl_jax.documents import (
-  Count,
   Malformed,
+  Seed,
   check,
   read_json,
 )
@@ -71,7 +71,7 @@ class Description(Usage, total=False):
   model: dict[str, Any]
   data: dict[str, Any]
   report: dict[str, Any]
-  seed: Count
+  seed: Seed
 
 
 class Parameters(NamedTuple):

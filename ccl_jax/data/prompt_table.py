@@ -39,6 +39,8 @@ def read_prompt_table(
         f"{path} has the columns {', '.join(columns) or 'none'}; expected {PROMPT} "
         f"and, for clips from pictures, {IMAGE}"
       )
+    if twice := [name for name in columns if name and columns.count(name) > 1]:
+      raise UsageError(f"{path}: two columns are called {twice[0]!r}: leave one")
     rows.fieldnames = columns
     for number, row in enumerate(rows, 1):
       prompt = (row[PROMPT] or "").strip()

@@ -89,20 +89,24 @@ class Pipeline:
     self._mesh = mesh
     self._stays = False  # whether the text encoder does
     self._loaded, self._with = None, None
+    self._choices: list[str] = []
     self._lock = threading.RLock()
 
   @classmethod
-  def load(cls, ckpt: Any, **options: Any) -> "Pipeline":
+  def load(cls, ckpt: Any, *, choices: Any = (), **options: Any) -> "Pipeline":
     """Reads a checkpoint with its parameters and all codecs, which stay in memory.
 
     Args:
       ckpt, options: see the class.
+      choices: LoRAs that calls may name later: whether they fit the model is checked
+        before its parameters are read.
 
     Raises:
       UsageError: see the class; or what it names is damaged.
     """
     out = cls(ckpt, **options)
     out._stays = True
+    out._choices = [absolute(text) for text in _texts("lora", choices) or []]
     # The mesh is that of a clip of the first task.
     request = Request(prompt=("",), task=out.about.tasks[0], manifest=True)
     out.maker(request, given=()).load([])
@@ -249,9 +253,10 @@ class Pipeline:
     progress.phase("loading")
     texts = None if self._stays else texts
     self._loaded = pipeline.LoadedModel.load(
-      self._ckpt, mesh=mesh, loras=loras, texts=texts, **self._options
-    )
-    self._with = loras
+      self._ckpt, mesh=mesh, loras=loras, choices=self._choices, texts=texts,
+      **self._options,
+    )  # fmt: skip
+    self._with, self._choices = loras, []
     return self._loaded
 
 

@@ -30,6 +30,7 @@ from ccl_jax.models.cca import CrossAttention
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.layers import heads
 from ccl_jax.ops import rope
+from ccl_jax.seeds import noise_key
 from ccl_jax.tasks import GENERATIONS, static_route
 
 
@@ -152,7 +153,7 @@ def measure(
       "video": codecs.video.encode(to_unit(video)),
       "audio": codecs.audio.encode(audio),
     }
-    noise = jax.random.split(jax.random.key(seed))
+    noise = jax.random.split(noise_key(seed))
     noisy = {
       s: flow.interpolate(x, jax.random.normal(k, x.shape), jnp.full((1,), sigma))
       for (s, x), k in zip(sorted(latents.items()), noise)

@@ -154,6 +154,7 @@ class LoadedModel:
     step: int | None = None,
     mesh: Mesh | None = None,
     loras: Sequence[str | tuple[str | os.PathLike, float]] = (),
+    choices: Sequence[str] = (),
     texts: Sequence[str] | None = None,
     tile: str | int | None = AUTO,
     quantize: str | None = None,
@@ -169,6 +170,7 @@ class LoadedModel:
         the first device of this process.
       loras: files to add to the parameters, with their strengths: ("x.safetensors",
         0.8), or as a text "x.safetensors:0.8"; see `weights.lora`.
+      choices: others, as texts, that are to fit the model too, and are not added.
       texts: all that clips will be made with, as `generation.prompts.texts_of` tells:
         they are encoded first, and the text encoder is out of memory before the model
         is read. One that is asked for later is encoded too, slowly. None: none is
@@ -200,7 +202,7 @@ class LoadedModel:
     checked_tile(bundle, tile)
     shapes = parameter_shapes(model, text)
     # Before anything large is read.
-    opened = open_loras(loras, flat_shapes(shapes))
+    opened = open_loras([*loras, *choices], flat_shapes(shapes))[: len(loras)]
     shapes = stored_as(shapes, model.dtype)
     channels = {s: c.out_channels for s, c in model.streams}
     require_fit(bundle, channels, told.spec.stride)

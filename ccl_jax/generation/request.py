@@ -5,7 +5,6 @@ words of the flags, before anything is loaded.
 """
 
 import dataclasses
-import math
 import numbers
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -119,8 +118,6 @@ class Request:
       for other in (o for o in others if getattr(self, o) is not None):
         if getattr(self, one) is not None:
           raise UsageError(f"--{one} and --{other}: expected one of them only")
-    if self.shift is not None and not 0 < self.shift < math.inf:
-      raise UsageError(f"--shift: got {self.shift}; expected a finite number above 0")
     for stream in STREAMS:
       finite_numbers(f"scale_{stream}", getattr(self, f"scale_{stream}"))
     if self.manifest:

@@ -4,7 +4,8 @@
 
 A last digit that follows a hundred or more without 零 is of the next lower power:
 三百五 is 350, 一万三 is 13000. What is no number by these rules stays, as 二三十.
-百分之五十 is 50 %, 三点五 is 3.5. Characters of both scripts and of banks are read.
+百分之五十 is 50 %, 三点五 is 3.5, 三分之一 is 1/3, and -5 is 负5. Characters of both
+scripts and of banks are read.
 """
 
 import re
@@ -26,6 +27,8 @@ _MIXED = re.compile(rf"(\d+(?:\.\d+)?)([{''.join([*_UNITS, *_GROUPS])}]+)")
 _VERY = re.compile(rf"(?<![{_NUMERAL}])十分(?!之|钟|鐘)")  # "very", no number
 # 三点五 is a decimal, 三点五分 and 三点半 are times.
 _POINT = re.compile(r"(?<=\d)[点點](\d+)(?!\d|分|刻)")
+_PART = re.compile(r"(\d+)分之(\d+)")
+_MINUS = re.compile(r"(?<![0-9A-Za-z])[-−](?=\d)")  # between numbers it is a dash
 _PERCENT = re.compile(r"百分之(\d+(?:\.\d+)?)")
 
 
@@ -41,8 +44,9 @@ def with_digits(text: str, *, japanese: bool = False) -> str:
   text = _MIXED.sub(_mixed, text)
   parts = re.split(_VERY, text)
   parts = [_percents(part, japanese) for part in parts]
-  text = "十分".join(parts)
-  return _PERCENT.sub(r"\1%", _POINT.sub(r".\1", text))
+  text = _PART.sub(r"\2/\1", "十分".join(parts))
+  text = _PERCENT.sub(r"\1%", _POINT.sub(r".\1", text))
+  return text if japanese else _MINUS.sub("负", text)
 
 
 def _percents(text: str, japanese: bool) -> str:

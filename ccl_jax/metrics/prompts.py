@@ -107,7 +107,7 @@ def read_prompts(
         subset=_first(row, ("subset", "category", "topic")),
         image=_first(row, _IMAGE),
         transcript=said,
-        language=_code(row, f"{path}, prompt {number}") or _language(said),
+        language=_code(row, f"{path}, prompt {number}") or language_of(said),
       )
     )
   # Ids become names of files; two that would have one name have two.
@@ -124,7 +124,10 @@ def _code(row: Row, where: str) -> str | None:
     raise UsageError(f"{where}: {e}") from e
 
 
-def _language(text: str) -> str:
+def language_of(text: str) -> str:
+  """The code of the language of a text that does not say which: Chinese is told by its
+  characters, and all else is taken for English.
+  """
   return "zh" if re.search("[\u4e00-\u9fff]", text) else "en"
 
 

@@ -260,7 +260,7 @@ def _wer(folder: Folders, options: Options) -> Metric:
     "name": "all errors over all words",
     "normaliser": "whisper-normalizer "
     + importlib.metadata.version("whisper-normalizer"),
-    "chinese": "simplified by OpenCC, numbers as digits",
+    "chinese": "simplified by OpenCC, numbers as digits with their signs",
     "marks": "kept with their letters; of Arabic and Hebrew left out",
     "silence": f"nothing is heard where no {speech.BLOCK / speech.RATE:g} s have "
     f"{speech.SILENCE:g} dBFS",

@@ -27,6 +27,7 @@ import numpy as np
 from ccl_jax import cli
 from ccl_jax.errors import UsageError
 from ccl_jax.remote.paths import Place, place
+from ccl_jax.seeds import whole_seed
 
 SHEET, LONGEST = 16, 120.0  # prompts of a sheet, seconds of a film
 SIDE = 96  # pixels of a film's height, as it is looked at
@@ -115,6 +116,7 @@ def _attention(args: argparse.Namespace) -> list[Place]:
   from ccl_jax.viz.maps import by_head, over_clip
 
   out, prompt = place(args.out), args.prompt
+  whole_seed(args.seed)
   if not FIELDS["steps"].holds(args.steps):
     raise UsageError(f"--steps: got {args.steps}; expected {FIELDS['steps'].words}")
   thirds = sorted({args.steps // 10, args.steps // 2, args.steps * 9 // 10})

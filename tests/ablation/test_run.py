@@ -213,6 +213,8 @@ def test_a_dry_run_prints_what_is_missing_and_does_nothing(place, capsys):
     (["run", "--seeds", "1,x"], "--seeds: got '1,x'; expected whole numbers"),
     (["run", "--cores", "a"], "--cores: got 'a'"),
     (["run", "--parallel", "0"], "--parallel: got 0; expected 1 or more"),
+    (["run", "--size", "huge"], "--size: got 'huge'; expected one of cpu, pilot, gpu"),
+    (["score", "--workdir", "w", "--size", "cpu,longer=2"], "got 'cpu,longer=2'"),
     (["run", "--sizes", "cpu"], "unrecognized arguments: --sizes"),
     (["score"], "--workdir"),
     (["score", "--workdir", "none-0", "--results", "R"], "no scales|no known|expected"),

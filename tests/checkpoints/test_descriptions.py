@@ -44,6 +44,8 @@ def folder(tmp_path, value):
     {"source": {"sha256": 3}},
     {"model": None},
     {"clip": [33]},
+    {"seed": -1},
+    {"seed": 2**64},
   ],
 )
 def test_types_and_ranges(tmp_path, change):
@@ -80,6 +82,11 @@ def test_good_ones_are_as_they_are(tmp_path):
   sizes = GOOD["sizes"] | {"blocks": [[3, [1, 3]], [7, []]]}
   more = GOOD | {"more": [None], "sizes": sizes}
   assert read_config(folder(tmp_path, more)) == more
+
+
+def test_every_seed_of_a_run_is_one(tmp_path):
+  """Of 64 bits, as `train` takes it."""
+  assert read_config(folder(tmp_path, {"seed": 2**64 - 1})) == {"seed": 2**64 - 1}
 
 
 def test_sizes_of_another_network(tmp_path):

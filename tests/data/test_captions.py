@@ -111,6 +111,15 @@ def test_several_rows_have_parts_of_their_own(tmp_path, first, second, good):
       read(tmp_path, text)
 
 
+def test_no_column_is_lost(tmp_path):
+  path = tmp_path / "t.csv"
+  path.write_text("file,text, text\na.wav,x,y\n")
+  with pytest.raises(UsageError, match="t.csv line 1: two columns are called 'text'"):
+    list(read_table(path))
+  path.write_text("file,text,,\na.wav,x,,\n")  # as of a spreadsheet
+  assert [row for _, row in read_table(path)] == [{"file": "a.wav", "text": "x"}]
+
+
 def test_a_csv_is_read_by_its_header_or_by_names_that_are_given(tmp_path):
   path = tmp_path / "t.csv"
   path.write_text('\n id ,text,more\na,"x, ""y""\nz",\nb,,1\n')

@@ -61,6 +61,101 @@ def test_colours_of_bt2020_keep_their_hue():
   assert (same == 128).all()
 
 
+def luminances(red, green, blue, white):
+  """The matrix from linear R, G, B to X, Y, Z, of x and y of primaries and white."""
+  whole = np.array([(x / y, 1, (1 - x - y) / y) for x, y in (red, green, blue)]).T
+  x, y = white
+  return whole * np.linalg.solve(whole, [x / y, 1, (1 - x - y) / y])
+
+
+D65 = 0.3127, 0.329
+BT709 = luminances((0.64, 0.33), (0.3, 0.6), (0.15, 0.06), D65)
+P3 = luminances((0.68, 0.32), (0.265, 0.69), (0.15, 0.06), D65)
+
+
+@pytest.mark.parametrize(
+  "light", [(0.4, 0.3, 0.2), (0.1, 0.5, 0.1), (0.2, 0.2, 0.6), (0.5, 0, 0)]
+)
+def test_colours_of_display_p3(light):
+  """What a telephone films: BT.709's light of the same X, Y, Z, cut off at its ends."""
+  pixels = np.uint16(np.round(65535 * np.array(light) ** (1 / 2.4)))[None, None]
+  right = np.clip(np.linalg.solve(BT709, P3 @ light), 0, 1) ** (1 / 2.4)
+  got = to_screen(pixels, SDR, 12)[0, 0]
+  np.testing.assert_allclose(got, 255 * right, atol=1.5)
+  assert np.abs(got - to_screen(pixels, SDR, 1)[0, 0]).max() > 5
+
+
+def film_of(path, codec, form, pixels, **tags):
+  """A film of one picture, (H, W, 3 or 4) of 8 bits."""
+  kind = {3: "rgb24", 4: "rgba"}[pixels.shape[-1]]
+  with av.open(str(path), "w") as out:
+    stream = out.add_stream(codec, rate=25)
+    stream.height, stream.width, stream.pix_fmt = *pixels.shape[:2], form
+    for name, value in tags.items():
+      setattr(stream.codec_context, name, value)
+    for k in range(10):
+      frame = av.VideoFrame.from_ndarray(np.uint8(pixels), kind)
+      frame.pts = k
+      out.mux(stream.encode(frame))
+    out.mux(stream.encode(None))
+  return path
+
+
+# Red of 92 cd/m2, half of PQ: with the primaries of BT.709 it is as it is; untold
+# it is BT.2020's, of which BT.709 has no red so strong.
+@pytest.mark.parametrize(
+  ("transfer", "primaries", "red"),
+  [
+    (PQ, 1, screen(92.2)),
+    (PQ, 12, screen(92.2 * 1.22494)),
+    (PQ, 2, screen(92.2 * 1.66049)),
+    (SDR, 12, 128 * 1.22494 ** (1 / 2.4)),
+    (SDR, 2, 128),
+  ],
+)
+def test_films_have_their_own_primaries(tmp_path, transfer, primaries, red):
+  pixels = np.zeros((32, 32, 3))
+  pixels[..., 0] = 128
+  path = film_of(
+    tmp_path / "a.mkv",
+    "ffv1",
+    "bgr0",
+    pixels,
+    color_trc=transfer,
+    color_primaries=primaries,
+  )
+  got = read_video(path, ClipSpec(frames=5, height=32, width=32, fps=25))
+  assert got[..., 0].mean() == pytest.approx(red, abs=2.5)
+  assert got[..., 1:].max() <= 8
+
+
+@pytest.mark.parametrize(
+  ("name", "codec", "form"),
+  [("a.mov", "qtrle", "argb"), ("a.mkv", "ffv1", "yuva444p"), ("a.avi", "png", "rgba")],
+)
+def test_transparency_is_on_white(tmp_path, name, codec, form):
+  """Red on the left, half of it clear in the middle, and green that nobody sees."""
+  pixels = np.zeros((32, 96, 4))
+  pixels[:, :32], pixels[:, 32:64] = (200, 0, 0, 255), (200, 0, 0, 128)
+  pixels[:, 64:] = 0, 255, 0, 0
+  path = film_of(tmp_path / name, codec, form, pixels)
+  for got in (
+    read_video(path, ClipSpec(frames=5, height=32, width=96, fps=25))[1],
+    Clip(path, needs=frozenset(["picture"])).frames()[1],
+  ):
+    np.testing.assert_allclose(got[8, 8], (200, 0, 0), atol=3)
+    np.testing.assert_allclose(got[8, 48], (227, 127, 127), atol=3)
+    np.testing.assert_allclose(got[8, 88], (255, 255, 255), atol=1)
+  small = read_video(path, ClipSpec(frames=5, height=16, width=32, fps=25))[1]
+  assert (small[..., 0] >= small[..., 1]).all()  # no green comes into the edge
+
+
+def test_transparency_that_is_not_read_is_named(tmp_path):
+  path = film_of(tmp_path / "a.webm", "libvpx-vp9", "yuva420p", np.zeros((32, 32, 4)))
+  with pytest.raises(MediaError, match="a.webm: transparency of VP8 and VP9"):
+    read_video(path, ClipSpec(frames=5, height=32, width=32, fps=25))
+
+
 def film10(path, luma, transfer=None, primaries=None, matrix=None, size=(64, 64)):
   """A film of 10 bits and one grey, with tags."""
   with av.open(str(path), "w") as out:

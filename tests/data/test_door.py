@@ -184,7 +184,7 @@ def test_large_and_odd_pictures_are_refused_by_their_headers():
   def made(width, height, aspect=None, tag="avc1"):
     stream = types.SimpleNamespace(
       width=width, height=height, sample_aspect_ratio=aspect, disposition=0,
-      codec_context=types.SimpleNamespace(codec_tag=tag),
+      metadata={}, codec_context=types.SimpleNamespace(codec_tag=tag),
     )  # fmt: skip
     best = {"video": stream}.get
     return types.SimpleNamespace(name="x", streams=types.SimpleNamespace(best=best))
@@ -202,9 +202,11 @@ def test_large_and_odd_pictures_are_refused_by_their_headers():
 
 def test_a_decoder_that_gives_nothing_is_given_up(monkeypatch):
   packet = types.SimpleNamespace(
-    stream=types.SimpleNamespace(type="video", metadata={}),
+    stream=types.SimpleNamespace(type="video", metadata={}, index=0),
     has_sidedata=lambda kind: False,
     decode=list,
+    dts=0,
+    size=1,
   )
   form = types.SimpleNamespace(name="flv")
   packets = lambda *_: iter([packet] * 100)

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -113,6 +115,98 @@ def test_what_is_clear_is_white(tmp_path):
   both = Image.fromarray(rgba[..., [0, 3]], "LA")
   both.save(tmp_path / "e.png")
   np.testing.assert_allclose(shown(tmp_path / "e.png")[8, 40], 255)
+
+
+def png(path, depth, kind, row, *chunks):
+  """A PNG of 16 rows, 16 pixels each, by the letter of its format."""
+  part = lambda name, data: (
+    struct.pack(">I", len(data))
+    + name
+    + data
+    + struct.pack(">I", zlib.crc32(name + data))
+  )
+  header = struct.pack(">IIBBBBB", 16, 16, depth, kind, 0, 0, 0)
+  pixels = zlib.compress((b"\0" + row) * 16)
+  parts = [(b"IHDR", header), *chunks, (b"IDAT", pixels), (b"IEND", b"")]
+  path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(part(*x) for x in parts))
+  return path
+
+
+@pytest.mark.parametrize(
+  ("depth", "kind", "row", "clear", "level"),
+  [
+    (1, 0, b"\0\0", (0,), 0),
+    (2, 0, b"\x55" * 4, (1,), 85),
+    (4, 0, b"\x33" * 8, (3,), 51),
+    (8, 0, b"\x07" * 16, (7,), 7),
+    (16, 0, b"\x01\x01" * 16, (257,), 1),
+    (16, 2, b"\x01\x01" * 48, (257,) * 3, 1),
+  ],
+)
+def test_a_level_that_is_clear(tmp_path, depth, kind, row, clear, level):
+  """Of every depth: it is stored as deep as the picture."""
+  chunk = lambda *x: (b"tRNS", struct.pack(f">{len(x)}H", *x))
+  path = png(tmp_path / "a.png", depth, kind, row, chunk(*clear))
+  assert (shown(path) == 255).all()
+  other = (clear[0] ^ 1, *clear[1:])
+  assert (shown(png(path, depth, kind, row, chunk(*other))) == level).all()
+
+
+def test_transparency_of_16_bits(tmp_path):
+  """Half of red over white, and what nobody sees."""
+  pixels = struct.pack(">8H", 65535, 0, 0, 32896, 0, 65535, 0, 0)
+  got = shown(png(tmp_path / "a.png", 16, 6, pixels * 8))
+  np.testing.assert_allclose(got[8, :2], [(255, 127, 127), (255, 255, 255)], atol=1)
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG"), (13, "")])
+def test_light_of_hdr_is_named(tmp_path, transfer, name):
+  """As a PNG says it; 13 is sRGB."""
+  chunk = b"cICP", bytes([9, transfer, 0, 1])
+  path = png(tmp_path / "a.png", 8, 0, b"\x64" * 16, (b"iCCX", bytes(9000)), chunk)
+  if not name:
+    assert (shown(path) == 100).all()
+    return
+  for read in (shown, image_size):
+    with pytest.raises(MediaError, match=f"a.png: its light is {name}"):
+      read(path)
+
+
+def tiff(path, bits, kind, data, form=1):
+  """A TIFF of 16 x 16 greys of which `data` is all; form 3 are floats."""
+  tags = {256: 16, 257: 16, 258: bits, 259: 1, 262: kind, 273: 8, 277: 1, 278: 16,
+          279: len(data), 339: form}  # fmt: skip
+  rows = (struct.pack("<HHII", n, 4, 1, value) for n, value in sorted(tags.items()))
+  directory = struct.pack("<H", len(tags)) + b"".join(rows) + bytes(4)
+  path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory)
+  return path
+
+
+@pytest.mark.parametrize(
+  ("bits", "form", "quarter"),
+  [(8, 1, b"\x40"), (16, 1, b"\x40\x40"), (32, 3, struct.pack("<f", 64 / 255))],
+)
+def test_a_tiff_says_whether_0_is_white(tmp_path, bits, form, quarter):
+  for kind, level in ((0, 255 - 64), (1, 64)):
+    got = shown(tiff(tmp_path / "a.tif", bits, kind, quarter * 256, form))
+    assert (got == level).all(), kind
+
+
+def test_greys_of_12_bits(tmp_path):
+  """Two of them in three bytes: 0xfff is white."""
+  assert (shown(tiff(tmp_path / "a.tif", 12, 1, b"\xff" * 384)) == 255).all()
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg", "a.webp"])
+@pytest.mark.parametrize("tag", [0, 1, 3, 6, 7, 9])
+def test_sizes_are_those_of_what_is_shown(tmp_path, name, tag):
+  """A tag that there is not, 0 or 9, turns nothing."""
+  exif = Image.Exif()
+  exif[274] = tag
+  path = saved(tmp_path / name, np.full((16, 32, 3), 40, np.uint8), exif=exif)
+  assert image_size(path) == ((32, 16) if tag in (6, 7) else (16, 32))
+  with door.opened_image(path) as image:
+    assert door.upright_rgb(image).size[::-1] == image_size(path)
 
 
 @pytest.mark.parametrize("tag", range(1, 9))

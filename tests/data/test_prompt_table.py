@@ -45,6 +45,7 @@ def test_rows_are_lines(tmp_path):
     ("prompt,image\nA cat,x\n", "columns prompt, image; expected text_prompt"),
     ("", "columns none; expected text_prompt"),
     ("text_prompt\n", "has no rows"),
+    ("text_prompt, text_prompt\nA cat,B\n", "two columns are called 'text_prompt'"),
     ("text_prompt,image_path\n,x.png\n", "row 1: no prompt"),
     ("text_prompt\nA cat\nA dog, a bird\n", "row 2: more columns than the header"),
     ('text_prompt\n"A cat\n', "row 1: no CSV"),

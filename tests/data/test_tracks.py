@@ -22,6 +22,7 @@ def stream(index, start=0, duration=None, rate=16000, cover=False, last=None, **
     time_base=TICK,
     rate=rate,
     sample_aspect_ratio=None,
+    metadata={},
     codec_context=types.SimpleNamespace(channels=2, codec_tag="avc1"),
     disposition=tracks.av.stream.Disposition.attached_pic if cover else 0,
     index_entries=[entry(0, 9), entry(*last)] if last else [],

@@ -50,7 +50,7 @@ class Listener:
   @property
   def origin(self):
     """As a run whose newest checkpoint is of step 9."""
-    other = ("mesh", "texts", "tile")
+    other = ("mesh", "texts", "tile", "choices")
     told = {name: value for name, value in self.loaded.items() if name not in other}
     told["step"] = told["step"] or 9
     if told["quantize"] is None:

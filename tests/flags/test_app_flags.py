@@ -41,8 +41,9 @@ def test_what_is_loaded_and_served(told, tmp_path, capsys):
   assert run("--ckpt", "here") == 130
   assert capsys.readouterr().err.strip().endswith("stopped")
   assert told == {
-    "ckpt": "here", "codecs": None, "step": None, "weights": None, "mesh": None,
-    "vae_tile": "auto", "page": ("pipe", []), "host": "127.0.0.1", "port": 7860,
+    "ckpt": "here", "choices": [], "codecs": None, "step": None, "weights": None,
+    "mesh": None, "vae_tile": "auto", "page": ("pipe", []),
+    "host": "127.0.0.1", "port": 7860,
   }  # fmt: skip
   save_file({"x": np.zeros(1)}, tmp_path / "x.safetensors")
   lora = f"{tmp_path / 'x.safetensors'}:0.5"
@@ -50,8 +51,9 @@ def test_what_is_loaded_and_served(told, tmp_path, capsys):
   flags += ["--mesh=1,2,1,1", "--vae_tile=64", "--host=127.0.0.2", "--port=7999"]
   assert run(*flags) == 130
   assert told == {
-    "ckpt": "run", "codecs": "c", "step": 3, "weights": "params", "mesh": (1, 2, 1, 1),
-    "vae_tile": "64", "page": ("pipe", [lora]), "host": "127.0.0.2", "port": 7999,
+    "ckpt": "run", "choices": [lora], "codecs": "c", "step": 3, "weights": "params",
+    "mesh": (1, 2, 1, 1), "vae_tile": "64", "page": ("pipe", [lora]),
+    "host": "127.0.0.2", "port": 7999,
   }  # fmt: skip
 
 

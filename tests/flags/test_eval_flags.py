@@ -61,6 +61,28 @@ def test_without_a_manifest_every_film_of_the_folder(told, tmp_path):
   assert told.last("read_reference").args == (None, ["fad", "fvd"])
 
 
+def test_without_a_manifest_a_film_has_the_prompt_of_its_settings(told, tmp_path):
+  """Those that `generate` writes beside it; what is none of these says nothing."""
+  for name, text in (
+    ("a", json.dumps({"task": "joint", "prompt": 'a dog says "I see"', "seed": 3})),
+    ("c", json.dumps({"prompt": "他说“你好”"})),
+    ("other", '{"prompt": ["one", "two"]}'),
+    ("stray", '["no settings'),
+  ):
+    (tmp_path / f"videos/{name}.json").write_text(text, "utf-8")
+  assert told.main() == 0
+  found = {name: item.fields for name, item in items(told).items()}
+  found = {
+    n: (f["prompt"], f["language"], f.get("transcript")) for n, f in found.items()
+  }
+  assert found == {
+    "a": ('a dog says "I see"', "en", None),
+    "c": ("他说“你好”", "zh", None),
+    "other": ("", "en", None),
+    "stray": ("", "en", None),
+  }
+
+
 def test_films_by_any_spelling_and_what_is_no_mp4(told, tmp_path, capsys):
   """What is not scored is named; the others of the folder are no media."""
   videos = tmp_path / "videos"

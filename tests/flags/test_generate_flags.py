@@ -198,7 +198,12 @@ def test_what_is_loaded(monkeypatch, tmp_path):
   call(listener, tmp_path)
   expected = {"ckpt": str(tmp_path), "codecs": None, "weights": "ema", "step": None}
   # The prompt, and the negative prompts of the video and the sound.
-  expected |= {"loras": [], "texts": ["a cat", "blurred", ""], "tile": "auto"}
+  expected |= {
+    "loras": [],
+    "choices": [],
+    "texts": ["a cat", "blurred", ""],
+    "tile": "auto",
+  }
   expected |= {"quantize": None}
   loaded = lambda: {k: v for k, v in listener.loaded.items() if k != "mesh"}
   assert loaded() == expected

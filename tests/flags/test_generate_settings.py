@@ -67,7 +67,7 @@ def test_settings_make_the_clip_again(made):
   assert told["sampling"].scales == {"video": {"s_m": 2.0, "s_t": 4.0}}
   expected = {"ckpt": str(made.clips.parent), "weights": "params", "step": 7}
   lora = [f"{made.clips.parent / 'x.safetensors'}:0.25"]
-  expected |= {"codecs": "bundle", "loras": lora, "quantize": None}
+  expected |= {"codecs": "bundle", "loras": lora, "choices": [], "quantize": None}
   assert made.loaded["tile"] == "auto" and made.listener.loaded["tile"] == "off"
   assert made.listener.loaded | {"tile": "auto"} == made.loaded
   other = ("mesh", "texts", "tile")

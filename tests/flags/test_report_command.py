@@ -6,7 +6,7 @@ import pytest
 
 from ccl_jax.generation import report as module
 from configs import quickstart
-from tests.flags.command import command
+from tests.flags.command import command, module_of
 
 
 @pytest.fixture
@@ -45,6 +45,25 @@ def test_a_run_is_shown_as_its_config_says(told, tmp_path):
   }
   assert config.objective.shift == 2.0 and config.data.source == "talking_scene"
   assert config.data.options.n_test == 64
+
+
+def test_the_checkpoint_says_what_was_trained(told, monkeypatch):
+  """And config.json what is shown: one that was edited after the training does not make
+  another model, seed or set of clips of the run.
+  """
+  config = quickstart.get_config("runlocal,seed=7")
+  trained = json.loads(config.to_json_best_effort())
+  trained["objective"]["shift"], trained["report"]["show"] = 3.0, 2
+  trained["seed"] = 2**64 - 11
+  asked = []
+  monkeypatch.setattr(
+    module_of("report"),
+    "latest_metadata",
+    lambda folder: asked.append(folder) or (40, {"config": trained}),
+  )
+  got, workdir, _ = told(show=3)
+  assert [str(folder) for folder in asked] == [f"{workdir}/checkpoints"]
+  assert (got.seed, got.objective.shift, got.report.show) == (2**64 - 11, 3.0, 3)
 
 
 FLAGS = [

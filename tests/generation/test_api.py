@@ -207,11 +207,15 @@ def test_what_is_loaded_when(listener, tmp_path):
   """`load` keeps the text encoder; without it texts are encoded before the model is
   read. Other LoRAs are read anew, the same ones are not.
   """
-  Pipeline.load("here", step=3, weights="params", vae_tile=64)
+  from safetensors.numpy import save_file
+
+  save_file({"x": np.zeros(1)}, tmp_path / "x.safetensors")
+  lora = f"{tmp_path / 'x.safetensors'}:0.5"
+  Pipeline.load("here", step=3, weights="params", vae_tile=64, choices=[lora])
   told = {k: v for k, v in listener.loaded.items() if k != "mesh"}
   assert told == {
     "ckpt": "here", "codecs": None, "weights": "params", "step": 3, "loras": [],
-    "texts": None, "tile": 64, "quantize": None,
+    "choices": [lora], "texts": None, "tile": 64, "quantize": None,
   }  # fmt: skip
   listener.loaded = None
   pipe = Pipeline("here", mesh=(2, 1, 1, 4))
@@ -224,11 +228,8 @@ def test_what_is_loaded_when(listener, tmp_path):
   first = listener.loaded
   pipe("a dog")
   assert listener.loaded is first
-  from safetensors.numpy import save_file
-
-  save_file({"x": np.zeros(1)}, tmp_path / "x.safetensors")
-  pipe("a dog", lora=f"{tmp_path / 'x.safetensors'}:0.5")
-  assert listener.loaded["loras"] == [f"{tmp_path / 'x.safetensors'}:0.5"]
+  pipe("a dog", lora=lora)
+  assert listener.loaded["loras"] == [lora]
   pipe("a dog")
   assert listener.loaded["loras"] == []
 

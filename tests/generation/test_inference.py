@@ -721,6 +721,15 @@ def test_loras_are_added_to_what_is_read(folder, monkeypatch, tmp_path):
   folder({"kind": "joint", "model": TINY | {"preset": "small"}}, "params")
   with pytest.raises(UsageError, match="2.safetensors does not fit this model"):
     LoadedModel.load("joined", loras=[(files[1], 1.0)])
+  # One that may be chosen later is no part of the model, but fits it too.
+  read = folder({"kind": "joint", "model": TINY}, "params")
+  made = LoadedModel.load("joined", choices=[str(files[0])])
+  assert made.params == "parameters" and "lora" not in made.origin
+  read = folder({"kind": "joint", "model": TINY | {"preset": "small"}}, "params")
+  read.clear()
+  with pytest.raises(UsageError, match="2.safetensors does not fit this model"):
+    LoadedModel.load("joined", choices=[str(files[1])])
+  assert "abstract" not in read
 
 
 def test_a_trained_part_is_put_into_its_model(folder, monkeypatch):

@@ -170,9 +170,10 @@ def _copy(folder: pathlib.Path) -> pathlib.Path:
   listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
   names = subprocess.check_output(listing, cwd=ROOT, text=True).split("\0")
   for name in filter(None, names):
-    if (ROOT / name).is_file():
+    # The configs beside the code are a link to a folder.
+    if (ROOT / name).is_file() or (ROOT / name).is_symlink():
       (folder / name).parent.mkdir(parents=True, exist_ok=True)
-      shutil.copy2(ROOT / name, folder / name)
+      shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
   return folder
 
 

@@ -225,6 +225,7 @@ def test_attention(tmp_path, drawn, pipeline, capsys):
     (("--prompt", "a", "--block", 4), "--block: got 4; expected 0 to 3"),
     (("--prompt", "a", "--head", -1), "--head: got -1; expected 0 to 3"),
     (("--prompt", "a", "--steps", 0), "--steps: got 0"),
+    (("--prompt", "a", "--seed", 2**64), f"seed {2**64}: expected a whole number"),
     (("--prompt", "a", "--film", tmp_path / "none.mp4"), "--film: "),
   ):
     assert run(*base, *argv) == 2

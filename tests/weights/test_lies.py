@@ -79,6 +79,8 @@ HEADERS = [
   (b"{", 0, NONE),
   (b'{"x": 3}', 0, NONE),
   (b'{"x": {"dtype": "F32", "shape": 3}}', 0, NONE),
+  (about("", 0, 4), 4, NONE),  # no text and no object has an axis
+  (about({}, 0, 4), 4, NONE),
   (b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}', 4, NONE),
   (b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}}', 8, NONE),
   (b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, Infinity]}}', 4, NONE),

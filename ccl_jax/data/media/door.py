@@ -18,6 +18,7 @@ from typing import Any
 
 import av
 
+from ccl_jax.data.media.fields import Fields
 from ccl_jax.names import file_url
 from ccl_jax.remote.copies import local
 
@@ -127,7 +128,8 @@ def check_regular(path: Path) -> None:
 
 
 def decoded(container: Any, *streams: Any) -> Iterator[Any]:
-  """The frames of tracks, as they come.
+  """The frames of tracks, as they come, but those of a picture without a time; of an
+  interlaced picture see `fields`.
 
   Raises:
     MediaError: a track is encrypted, or nothing could be decoded for `LIMIT` seconds.
@@ -135,12 +137,17 @@ def decoded(container: Any, *streams: Any) -> Iterator[Any]:
   """
   last = time.monotonic()
   counted: dict[int, _DisplayTimes] = {}  # by index, tracks without times of display
+  fields: dict[int, Fields] = {}  # by index, pictures
   for packet in container.demux(*streams):
     refuse_encrypted(container, packet)
     frames = packet.decode()
     _refuse_custom_layouts(container, frames)
     if lacks_display_times(container, packet.stream):
       counted.setdefault(packet.stream.index, _DisplayTimes()).place(packet, frames)
+    if packet.stream.type == "video":
+      timed = [frame for frame in frames if frame.pts is not None]
+      track = fields.setdefault(packet.stream.index, Fields())
+      frames = track.whole(timed, last=packet.dts is None and not packet.size)
     for frame in frames:
       yield frame
       last = time.monotonic()

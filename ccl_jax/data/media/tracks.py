@@ -161,6 +161,11 @@ def _check_picture(container, stream) -> None:
       f"{stream.sample_aspect_ratio} times as wide as high, expected 1/{ASPECT} to "
       f"{ASPECT}"
     )
+  if stream.metadata.get("alpha_mode") == "1":
+    raise MediaError(
+      f"{container.name}: transparency of VP8 and VP9 cannot be read: make a film "
+      "without it, or one of ProRes 4444"
+    )
   if _tag(stream) in DOLBY:
     raise MediaError(
       f"{container.name}: Dolby Vision without an HDR10 or HLG layer cannot be read"
