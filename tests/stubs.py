@@ -60,6 +60,28 @@ class Told:
     )
 
 
+def reading_texts(apply: Callable[..., Any]) -> Callable[..., Any]:
+  """`JointDiT.apply` by one of (self, variables, latents, timesteps, texts, ...) which
+  is told the texts in every run: as keys of texts it is given these themselves.
+  """
+
+  def whole(self, variables, latents, timesteps, text=None, *args, keys=None, **kwargs):
+    if not latents:
+      return {}, _texts_as_keys(text)
+    text = _texts_of(keys, latents) if text is None else text
+    return apply(self, variables, latents, timesteps, text, *args, **kwargs)
+
+  return whole
+
+
+def _texts_as_keys(texts):
+  return {s: {"text": (text[None],) * 2} for s, text in texts.items()}
+
+
+def _texts_of(keys, streams):
+  return {s: keys[s]["text"][0][0] for s in streams}
+
+
 def recording(
   answer: Callable[[Any, Told], Mapping[str, Any]],
   *,
@@ -97,7 +119,7 @@ def recording(
     assert set(timesteps) == set(latents)
     texts = text if isinstance(text, Mapping) else dict.fromkeys(latents, text)
     if text is None:
-      texts = {s: keys[s]["text"][0][0] for s in latents}
+      texts = _texts_of(keys, latents)
     keys = {s: of["other"] for s, of in (keys or {}).items() if "other" in of}
     b = len(next(iter((latents or texts).values())))
     assert set(texts) == set(latents or texts)
@@ -107,7 +129,7 @@ def recording(
     )  # fmt: skip
     told.append(run)
     if not latents:  # of texts alone
-      return {}, {s: {"text": (text[None],) * 2} for s, text in texts.items()}
+      return {}, _texts_as_keys(texts)
     velocity = answer(variables["params"], run)
     others = collected(run).items() if collect else ()
     return (velocity, {s: {"other": x} for s, x in others}) if collect else velocity
