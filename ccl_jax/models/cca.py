@@ -235,10 +235,10 @@ class WindowExchange(Exchange):
     seen, collected = self.keys_of(x, keys, sight, make)
     out = {}
     for s in x:
-      context = keys.get(s, {}).get("context")
       added = directions[s](
-        x[s], table(s, s), self.geometry, seen.get(s), sight.reading(s), context
-      )
+        x[s], table(s, s), self.geometry, seen.get(s), sight.reading(s),
+        context=keys.get(s, {}).get("context"),
+      )  # fmt: skip
       # Eqs. 3 and 4. Residual, as in Wan's blocks; W_o starts at zero.
       out[s] = x[s] + added
     return out, collected

@@ -310,7 +310,7 @@ class Stream(nn.Module):
 
   def embed_text(
     self, text: Float[Array, "b l e"], clip: Float[Array, "b i 1280"] | None = None
-  ) -> tuple[Float[Array, "b l d"], Float[Array, "b i d"] | None]:
+  ) -> tuple[Float[Array, "b _l d"], Float[Array, "b _i d"] | None]:
     """Tokens of the text, and those that go through the image keys, if it has them.
 
     The text's zero padding is embedded too, as Wan does: the model has learned to
