@@ -303,7 +303,7 @@ class Stream(nn.Module):
     )
 
   def embed(self, latent: Float[Array, "b T h w c"]) -> Float[Array, "b t s d"]:
-    """Tokens of the latent."""
+    """Tokens of the latent, one for each patch, in float32."""
     # A convolution over whole patches is one product.
     x = self.patch_embedding(patchify(latent, self.config.patch)).astype(jnp.float32)
     return constrain(x, "batch", None, "space", None)
