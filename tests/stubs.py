@@ -23,7 +23,8 @@ class Told:
   """The arguments of one run of the network.
 
   `reads` and `detached` have a bool for every sample; a stream that the route does not
-  name is not in the call's dict and counts as False.
+  name is not in the call's dict and counts as False. `texts` are those that it was
+  told, or whose keys it was told; `keys` are those of a given stream.
   """
 
   latents: Mapping[str, np.ndarray]
@@ -59,6 +60,28 @@ class Told:
     )
 
 
+def reading_texts(apply: Callable[..., Any]) -> Callable[..., Any]:
+  """`JointDiT.apply` by one of (self, variables, latents, timesteps, texts, ...) which
+  is told the texts in every run: as keys of texts it is given these themselves.
+  """
+
+  def whole(self, variables, latents, timesteps, text=None, *args, keys=None, **kwargs):
+    if not latents:
+      return {}, _texts_as_keys(text)
+    text = _texts_of(keys, latents) if text is None else text
+    return apply(self, variables, latents, timesteps, text, *args, **kwargs)
+
+  return whole
+
+
+def _texts_as_keys(texts):
+  return {s: {"text": (text[None],) * 2} for s, text in texts.items()}
+
+
+def _texts_of(keys, streams):
+  return {s: keys[s]["text"][0][0] for s in streams}
+
+
 def recording(
   answer: Callable[[Any, Told], Mapping[str, Any]],
   *,
@@ -86,7 +109,7 @@ def recording(
   told: list[Told] = []
 
   def apply(
-    variables, latents, timesteps, text, route=Route(), *, image=None, keys=None,
+    variables, latents, timesteps, text=None, route=Route(), *, image=None, keys=None,
     collect=False, geometry=None, left_out=None,
   ):  # fmt: skip
     host = lambda tree: jax.tree.map(np.asarray, dict(tree or {}))
@@ -95,15 +118,21 @@ def recording(
     }
     assert set(timesteps) == set(latents)
     texts = text if isinstance(text, Mapping) else dict.fromkeys(latents, text)
-    b = len(next(iter(latents.values())))
-    assert set(texts) == set(latents)
+    if text is None:
+      texts = _texts_of(keys, latents)
+    keys = {s: of["other"] for s, of in (keys or {}).items() if "other" in of}
+    b = len(next(iter((latents or texts).values())))
+    assert set(texts) == set(latents or texts)
     run = Told(
       host(latents), host(timesteps), host(texts), by_sample(route.reads),
       by_sample(route.detached), host(image), host(keys), collect, geometry, route,
     )  # fmt: skip
     told.append(run)
+    if not latents:  # of texts alone
+      return {}, _texts_as_keys(texts)
     velocity = answer(variables["params"], run)
-    return (velocity, collected(run)) if collect else velocity
+    others = collected(run).items() if collect else ()
+    return (velocity, {s: {"other": x} for s, x in others}) if collect else velocity
 
   collected = collect
   # Not a subclass: modules wrap their methods, and this one must stay a function.

@@ -24,7 +24,7 @@ from ccl_jax.benchmarks.timing import device_ceiling, in_turn, median, show
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.generation.memory import GIB, held, worked_in
 from ccl_jax.generation.sampling import Sampling, sample_latents
-from ccl_jax.models.flops import forward_flops
+from ccl_jax.models.flops import evaluation_flops
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import build_model, parameter_shapes
@@ -77,8 +77,8 @@ def rows(spec: ClipSpec, ceiling: float):
   compiling = time.perf_counter() - start
   run = lambda: jax.block_until_ready(compiled(params, noise, text))
   seconds = median(in_turn({"": run}, step.ROUNDS.value)[""]) / STEPS
-  forward = b * sum(forward_flops(model, geometry_of(model, spec), *TEXT).values())
-  flops = EVALUATIONS * forward
+  each = evaluation_flops(model, geometry_of(model, spec), *TEXT)
+  flops = EVALUATIONS * b * each
   used = jax.local_devices()[0].memory_stats() or {}
   row = {
     "what": "sampling step",

@@ -1,15 +1,16 @@
-"""What a given stream's keys save: v2a and a2v with them computed once, or every step.
+"""What the keys that steps share save: computed once, or at every step.
 
   python -m ccl_jax.bench given --size=lab --frames=17 --height=256 --width=256
   python -m ccl_jax.bench given --size=14b --dtype=bfloat16 --frames=81 --height=480 \\
       --width=832                                              (on a GPU or TPU)
 
-A stream that is given is clean and reads context tokens only, so its keys are the same
-at every step. Steps of sampling with guidance ucg2, of random parameters, latents and
-texts, without codecs: `once` is what `generate` does, `every step` runs the given
-stream beside the other one in every evaluation. Both take turns; `faster` has its
-lowest and highest round beside it. `apart` says how near both clips are: the largest
-difference of their latents over the standard deviation of these.
+The keys of texts and context tokens are the same at every step, and those of a stream
+that is given, as it is clean and reads context tokens only. Steps of sampling with
+guidance ucg2, of random parameters, latents and texts, without codecs: `once` is what
+`generate` does, `every step` computes all keys in every evaluation and runs the given
+stream beside the other one. Both take turns; `faster` has its lowest and highest round
+beside it. `apart` says how near both clips are: the largest difference of their latents
+over the standard deviation of these.
 """
 
 import itertools
@@ -26,17 +27,16 @@ from ccl_jax.data.spec import ClipSpec
 
 flags.adopt_module_key_flags(step)
 
-TASKS = ("v2a", "a2v")
+TASKS = ("joint", "v2a", "a2v")
 
 
 def apart(a, b) -> float:
   """The largest difference of latents over the standard deviation of the second.
 
   Args:
-    a, b: of the generated stream, by its name.
+    a, b: of the generated streams, by name.
   """
-  (a,), (b,) = a.values(), b.values()
-  return float(jnp.abs(a - b).max() / jnp.std(b))
+  return max(float(jnp.abs(a[s] - b[s]).max() / jnp.std(b[s])) for s in b)
 
 
 def rows(spec: ClipSpec):

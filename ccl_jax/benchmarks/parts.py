@@ -32,7 +32,7 @@ from ccl_jax.benchmarks.timing import device_ceiling, in_turn, median, show
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.generation.sampling import Sampling, sample_latents
 from ccl_jax.models.cca import CrossAttention, Geometry
-from ccl_jax.models.flops import forward_flops
+from ccl_jax.models.flops import evaluation_flops, forward_flops
 from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.layers import MLP
 from ccl_jax.models.presets import build_model
@@ -47,17 +47,20 @@ ENDS = "embeddings, time, heads"
 
 
 def forward(spec: ClipSpec, streams, depth: int, evaluations: int = 1):
-  """The forward pass of the first `depth` blocks and the ends.
+  """The forward pass of the first `depth` blocks and the ends, as a step of sampling
+  has it: the keys of the texts are there.
 
   Returns:
     The call, its FLOPs, and the video tokens of a clip.
   """
   model, params, inputs = step.make(spec, streams, depth, evaluations)
   route = static_route(TASKS["joint"]) if model.cross else Route()
-  run = step.programs(model, params, inputs, route)["forward"]
   g = geometry_of(model, spec)
-  rows = evaluations * step.BATCH.value
-  flops = rows * sum(forward_flops(model, g, *TEXT).values())
+  texts = dict.fromkeys(streams, inputs.pop("text"))
+  keys = lambda p, x: model.apply({"params": p}, {}, {}, x, collect=True, geometry=g)[1]
+  inputs["keys"] = jax.jit(keys)(params, texts)
+  run = step.programs(model, params, inputs, route)["forward"]
+  flops = evaluations * step.BATCH.value * evaluation_flops(model, g, *TEXT)
   return run, flops, g.t * g.h * g.w
 
 
@@ -67,7 +70,7 @@ def samplings(spec: ClipSpec, task: str, ways) -> dict:
   Args:
     spec: of the clip.
     task: of `GENERATIONS`.
-    ways: (steps, whether the keys of a given stream are computed once) of each.
+    ways: (steps, whether the keys that steps share are computed once) of each.
 
   Returns:
     By way, the call.
@@ -119,7 +122,8 @@ def pieces(model: JointDiT, g: Geometry):
     d, heads = c.width, c.heads
     table = jnp.asarray(c.rope_table(*grids[into]))
     own = SelfAttention(d, heads, dtype, kernel), (x, table), None
-    text = TextAttention(d, heads, False, dtype, kernel), (x, draw(TEXT[0], d), None)
+    keys = tuple(draw(TEXT[0], heads, d // heads).astype(dtype) for _ in range(2))
+    text = TextAttention(d, heads, False, dtype, kernel), (x, {"text": keys})
     cross = CrossAttention(into, d, heads, configs[source].width, model.cross, dtype)
     call = lambda m, *a, into=into: exchange(m, into, *a)
     out |= {
@@ -146,8 +150,8 @@ def part_flops(model: JointDiT, g: Geometry) -> dict[str, float]:
     n, d = sizes[s], c.width
     # Four projections of d x d, 2 FLOPs each; then Q K^T and A V.
     out["self_attention"] += 8 * n * d * d + 4 * n * n * d
-    # Queries and output per token; keys and values per row of text.
-    out["text_attention"] += 4 * n * d * d + 4 * TEXT[0] * (n * d + d * d)
+    # Queries and output per token; the keys and values of the text are there.
+    out["text_attention"] += 4 * n * d * d + 4 * TEXT[0] * n * d
     out["ffn"] += 4 * n * d * c.ffn
   whole = forward_flops(model, g, *TEXT)
   blocks = {k: model.depth * flops for k, flops in out.items()}

@@ -2,9 +2,8 @@
 
 Only the sampled streams change over the steps:
 
-* a given stream is clean, reads context tokens only, and so never changes: its keys are
-  computed before the first step, once per text that is read with them, and reused at
-  every step (dynamic context routing makes this exact);
+* the keys of texts, of image tokens, of context tokens and of a given stream never
+  change: they are computed before the first step, and reused at every one (`keys`);
 * given frames and tokens of a sampled stream are written into its latent before every
   evaluation, at timestep 0: a first or last frame, or the end of a film that the clip
   goes on with; of Wan2.1-I2V's form they stand in condition channels beside it;
@@ -34,6 +33,7 @@ from ccl_jax.diffusion.guidance import (
 from ccl_jax.diffusion.samplers import advance, begin, table_of
 from ccl_jax.diffusion.schedules import Schedule, make_schedule
 from ccl_jax.errors import UsageError
+from ccl_jax.generation.keys import following, joined, of_groups, taken, text_of
 from ccl_jax.generation.lengths import Join, spread_noise
 from ccl_jax.generation.noise import fresh_noise
 from ccl_jax.generation.shortcuts import (
@@ -132,7 +132,8 @@ def sample_latents(
       which are given, bool (b, t) or (b, a)}, or `condition` (b, t, h, w, 20) with
       `clip` (b, i, 1280): see `codecs.images.image_condition`. For fresh noise of every
       step, `seeds`: the bits of the clips' seeds (n, 2).
-    reuse_keys: compute a given stream once, not at every step. The result is the same.
+    reuse_keys: compute the keys that steps share once (`keys`), and not at every step,
+      a given stream with them. The result is the same.
     clip: token counts of some film: a stream that is neither made nor given is thought
       as long, since where a token is in the exchange's RoPE depends on both.
 
@@ -214,8 +215,8 @@ class Steps(NamedTuple):
   def keys(
     self, params: PyTree, noise: Mapping[str, jax.Array], conditions: Mapping[str, Any]
   ) -> tuple[PyTree, ...]:
-    """The keys of a given stream, for what is evaluated together: before the first
-    step, and not in the loop over the steps.
+    """The keys that steps share, for what is evaluated together: before the first step,
+    and not in the loop over the steps.
     """
     parts = _evaluations(*self[:5], params, noise, conditions)
     return tuple(parts.keys_for(evaluations) for evaluations in parts.together)
@@ -245,7 +246,10 @@ class Steps(NamedTuple):
     if kind.guidance != FULL:
       form, scales = get_guidance("none", variant_of(self.model)), {}
     prompt = parts.used[CONDITIONAL]
-    rows = _rows(dict(zip(parts.together, keys)), len(jax.tree.leaves(carry[0])[0]))
+    wanted = form.used(tuple(carry[0]), parts.present, _skips(self.sampling))
+    b = len(jax.tree.leaves(carry[0])[0])
+    together = runs(wanted, self.sampling.batched)
+    rows = of_groups(dict(zip(parts.together, keys)), together, b)
 
     def velocity(latents, timestep, memory):
       kept, seen = dict(memory), {}
@@ -256,7 +260,7 @@ class Steps(NamedTuple):
         if kind.cached:
           added = {s: memory[at] for s in STREAMS if (at := f"{name}/{s}") in memory}
         each, told = parts.evaluate(
-          rows(evaluations), latents, timestep, evaluations, added, keeps.blocks
+          rows[evaluations], latents, timestep, evaluations, added, keeps.blocks
         )
         kept.update({f"{name}/{s}": x for s, x in told.items()})
         seen.update(zip(evaluations, each))
@@ -291,20 +295,6 @@ class Steps(NamedTuple):
     return advance(velocity, carry, dict(table), progress, noise)
 
 
-def _rows(keys: Mapping[tuple[Evaluation, ...], PyTree], b: int):
-  """A function of evaluations to their keys, of those that run together or of one."""
-
-  def of(evaluations):
-    if evaluations in keys:
-      return keys[evaluations]
-    (e,) = evaluations
-    group = next(g for g in keys if e in g)
-    first = b * group.index(e)
-    return jax.tree.map(lambda x: x[:, first : first + b], keys[group])
-
-  return of
-
-
 class _Evaluations(NamedTuple):
   guidance: Guidance
   present: tuple[str, ...]
@@ -335,9 +325,15 @@ def _evaluations(
   if skip:
     check_skip(sampling, model.depth, used.values())
   together = runs(used, sampling.batched)
+  # The evaluations whose texts differ.
+  distinct = list(dict.fromkeys(text_of(e) for e in used.values()))
 
-  def text_of(s: str, prompt: bool):
-    return texts[0 if prompt else 1 if s == "video" else -1]
+  def texts_of(e: Evaluation, streams: Iterable[str]):
+    which = {s: 0 if e.text else 1 if s == "video" else -1 for s in streams}
+    text = {s: texts[i] for s, i in which.items()}
+    if e.shuffled and "audio" in text:
+      text["audio"] = following(text["audio"])
+    return text
 
   def conditioned(x):
     if "condition" not in conditions or "video" not in x:
@@ -353,6 +349,20 @@ def _evaluations(
     return block[:, None] & goes[None]
 
   @functools.cache
+  def own_keys():
+    """Keys of all texts of the sampled streams, and of their context tokens."""
+    _, keys = model.apply(
+      {"params": params},
+      {},
+      {},
+      joined([texts_of(e, noise) for e in distinct], 0),
+      image=joined([clip] * len(distinct), 0),
+      collect=True,
+      geometry=geometry,
+    )
+    return keys
+
+  @functools.cache
   def clean_keys(e: Evaluation, null: bool):
     """Keys of the given stream under one text; `null` puts its null in its place."""
     (s,) = task.given
@@ -361,7 +371,7 @@ def _evaluations(
       {"params": params},
       conditioned({s: latent}),
       {s: jnp.zeros((len(latent), 1))},
-      {s: text_of(s, e.text)},
+      texts_of(e, given),
       image=clip,
       collect=True,
       geometry=geometry,
@@ -372,20 +382,25 @@ def _evaluations(
   def seen_by(e: Evaluation):
     # By what a stream alone depends on.
     keys = clean_keys(Evaluation(text=e.text, skip=e.skip), e.null in given)
-    return _next(keys, 1) if e.shuffled and "audio" in given else keys
+    return following(keys, 1) if e.shuffled and "audio" in given else keys
 
   def keys_for(evaluations):
-    """Keys of the given stream for evaluations that run together. Where none of them
-    reads there are none; beside some that read any will do, as they are masked.
+    """Keys for evaluations that run together. Where none of them reads there are none
+    of the given stream; beside some that read any will do, as they are masked.
     """
-    reading = [e for e in evaluations if e.cross]
-    if not (given and reuse_keys and reading):
+    if not reuse_keys:
       return {}
-    source = [e if e.cross else reading[0] for e in evaluations]
-    return joined([seen_by(e) for e in source], 1)
+    keys = taken(own_keys(), [distinct.index(text_of(e)) for e in evaluations], b)
+    if given and (reading := [e for e in evaluations if e.cross]):
+      source = [e if e.cross else reading[0] for e in evaluations]
+      for s, other in joined([seen_by(e) for e in source], 1).items():
+        keys[s] |= other
+    return keys
 
   def one(latents, timestep, e: Evaluation):
-    """Inputs of one evaluation: latents, timesteps, text, image, reads."""
+    """Inputs of one evaluation: latents, timesteps, what its keys do not hold of text
+    and image, reads.
+    """
     x = with_held(latents, conditions)
     if not reuse_keys:
       x |= given
@@ -398,11 +413,11 @@ def _evaluations(
       x[e.null] = conditions["null"][e.null]
       sigma[e.null] = jnp.zeros_like(sigma[e.null])
     reads = {s: e.cross and s in task.reads and s != e.null for s in STREAMS}
-    text = {s: text_of(s, e.text) for s in x}
     if e.shuffled and "audio" in x:
-      own = x["audio"], text["audio"], sigma["audio"]
-      x["audio"], text["audio"], sigma["audio"] = _next(own)
-    return conditioned(x), sigma, text, clip, reads
+      x["audio"], sigma["audio"] = following((x["audio"], sigma["audio"]))
+    if reuse_keys:
+      return conditioned(x), sigma, None, None, reads
+    return conditioned(x), sigma, texts_of(e, x), clip, reads
 
   def evaluate(keys, latents, timestep, evaluations, added, tell_added):
     """(velocities by evaluation, what the blocks added to the tokens, if it is told)"""
@@ -467,13 +482,3 @@ def check_skip(
       f"--skip_block does nothing with guidance {sampling.guidance}: it has no "
       "evaluation with the negative prompt; leave it out, or give another --guidance"
     )
-
-
-def _next(tree: PyTree, axis: int = 0) -> PyTree:
-  """Arrays of clips by `axis`, at the place of every clip those of the next one."""
-  return jax.tree.map(lambda x: jnp.roll(x, -1, axis), tree)
-
-
-def joined(trees: Sequence[PyTree], axis: int) -> PyTree:
-  """Trees of arrays, concatenated leaf by leaf along `axis`."""
-  return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis), *trees)

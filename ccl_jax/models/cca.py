@@ -15,6 +15,7 @@ variant "gate", the paper's baseline.
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -24,7 +25,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from ccl_jax.axes import other
-from ccl_jax.models.exchange import Exchange, Keys
+from ccl_jax.models.exchange import ContextKeys, Exchange, Keys
 from ccl_jax.models.layers import LayerNorm, RMSNorm, dense, heads, merge
 from ccl_jax.ops import rope, tarp
 from ccl_jax.ops.attention import context_attention
@@ -147,6 +148,14 @@ class CrossAttention(nn.Module):
     k = heads(self.norm_k(self.k(x)), self.heads)
     return rope.rotate(k, table, self.dtype), heads(self.v(x), self.heads)
 
+  def context_keys(self) -> ContextKeys | None:
+    """Keys and values of the context tokens (r, n, d); None: there are none."""
+    if not self.config.context_tokens(other(self.into)):
+      return None
+    k = heads(self.norm_k(self.k(self.context)), self.heads).astype(self.dtype)
+    v = heads(self.v(self.context), self.heads)
+    return k, v if self.config.context_values else jnp.zeros_like(v)
+
   def __call__(
     self,
     x: Float[Array, "b t s c"],
@@ -154,6 +163,7 @@ class CrossAttention(nn.Module):
     geometry: Geometry,
     keys: Keys | None,
     reads: Bool[Array, "b"] | None,
+    context: ContextKeys | None = None,
   ) -> Float[Array, "b t s c"]:
     """What this direction adds to x.
 
@@ -163,17 +173,15 @@ class CrossAttention(nn.Module):
       geometry: token counts of the clip.
       keys: of the other stream; None routes every sample to context tokens only.
       reads: samples that see `keys`; None for all of them.
+      context: of `context_keys`; None: they are made.
     """
     tokens = self.config.context_tokens(other(self.into))
     if not tokens and keys is None:
       return jnp.zeros_like(x)
     q = heads(self.norm_q(self.q(self.ln_q(x))), self.heads)
     q = rope.rotate(q, table, self.dtype)
-    context = None
-    if tokens:
-      k = heads(self.norm_k(self.k(self.context)), self.heads).astype(self.dtype)
-      v = heads(self.v(self.context), self.heads)
-      context = k, v if self.config.context_values else jnp.zeros_like(v)
+    if context is None:
+      context = self.context_keys()
 
     q, keys, valid, restore = self._by_frame(q, keys, geometry)
     mask = None if valid is None else jnp.asarray(valid)[None]
@@ -217,7 +225,7 @@ class WindowExchange(Exchange):
 
   def __call__(self, x, read, tables, keys, sight):
     x, _ = super().__call__(x, read, tables, keys, sight)
-    directions = {into: self._direction(into) for into in self.streams}
+    directions = self._directions
 
     def table(stream, into):
       width = self.streams[into].head_width
@@ -228,15 +236,23 @@ class WindowExchange(Exchange):
     out = {}
     for s in x:
       added = directions[s](
-        x[s], table(s, s), self.geometry, seen.get(s), sight.reading(s)
-      )
+        x[s], table(s, s), self.geometry, seen.get(s), sight.reading(s),
+        context=keys.get(s, {}).get("context"),
+      )  # fmt: skip
       # Eqs. 3 and 4. Residual, as in Wan's blocks; W_o starts at zero.
       out[s] = x[s] + added
     return out, collected
 
-  def _direction(self, into: str) -> CrossAttention:
-    c, source = self.streams[into], other(into)
-    return CrossAttention(
-      into, c.width, c.heads, self.streams[source].width, self.config, self.dtype,
-      name=f"{source}_to_{into}",
-    )  # fmt: skip
+  def context_keys(self, into):
+    return self._directions[into].context_keys()
+
+  @functools.cached_property
+  def _directions(self) -> dict[str, CrossAttention]:
+    """By the stream that reads, as modules of the block that this is used in."""
+    return {
+      into: CrossAttention(
+        into, c.width, c.heads, self.streams[other(into)].width, self.config,
+        self.dtype, name=f"{other(into)}_to_{into}",
+      )
+      for into, c in self.streams.items()
+    }  # fmt: skip

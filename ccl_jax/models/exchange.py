@@ -16,13 +16,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from ccl_jax.axes import other
-from ccl_jax.models.stream import Beside, StreamConfig
+from ccl_jax.models.stream import Beside, Kept, StreamConfig
 from ccl_jax.ops.kernels import Kernel
 from ccl_jax.tasks import Route
 
 Tokens = Float[Array, "b t s c"]
 # Of the tokens of one stream, for the queries of the other.
 Keys = tuple[Float[Array, "b u v n d"], Float[Array, "b u v n d"]]
+# The same of context tokens, which all samples share.
+ContextKeys = tuple[Float[Array, "r n d"], Float[Array, "r n d"]]
 Read = Callable[[Tokens, Beside | None], Tokens]
 
 
@@ -63,7 +65,7 @@ class Exchange:
     streams: sizes of the streams that the parameters hold.
     config: a `cca.CrossConfig`; None for streams that never exchange.
     geometry: token counts of the clip, as of `cca.Geometry`.
-    collect: also return the keys that absent streams would read.
+    collect: also return the keys of streams that are there, for absent ones.
     dtype: of matrix products.
     kernel: of attention to all of a clip.
     placed: the exchange says where a token is in the clip: it must know both lengths.
@@ -82,7 +84,7 @@ class Exchange:
     x: Mapping[str, Tokens],
     read: Mapping[str, Read],
     tables: Mapping[str, Float[Array, "2 t s d"]],
-    keys: Mapping[str, Keys],
+    keys: Mapping[str, Kept],
     sight: Sight,
   ) -> tuple[dict[str, Tokens], dict[str, Keys]]:
     """Text cross-attention, and what the streams read of each other.
@@ -91,7 +93,7 @@ class Exchange:
       x: tokens after self-attention, of the streams that are there.
       read: by stream, its text cross-attention, as `stream.Block.read` with the text.
       tables: by stream, RoPE of self-attention.
-      keys: by stream that reads, those of a stream that is not there.
+      keys: by stream that reads, those that are kept.
       sight: who reads whom.
 
     Returns:
@@ -100,10 +102,14 @@ class Exchange:
     """
     return {s: read[s](x[s], None) for s in x}, {}
 
+  def context_keys(self, into: str) -> ContextKeys | None:
+    """Keys and values of the context tokens that a stream reads; None: it has none."""
+    return None
+
   def keys_of(
     self,
     x: Mapping[str, Tokens],
-    keys: Mapping[str, Keys],
+    keys: Mapping[str, Kept],
     sight: Sight,
     make: Callable[[str, Tokens], Keys],
   ) -> tuple[dict[str, Keys], dict[str, Keys]]:
@@ -125,11 +131,13 @@ class Exchange:
       if source not in self.streams:
         continue
       # Kept keys of a given stream go before those of a stream that is there.
-      found = keys.get(into)
+      found = keys.get(into, {}).get("other")
       if found is None and source in snapshot and (into in sight.reads or self.collect):
         found = make(into, snapshot[source])
+      if found is None:
+        continue
       if self.collect and into not in x:
         collected[into] = found
-      if found is not None and into in sight.reads:
+      if into in sight.reads:
         seen[into] = found
     return seen, collected

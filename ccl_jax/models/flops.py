@@ -25,7 +25,8 @@ def forward_flops(
     text_length, text_dim: rows and width of the text embeddings.
 
   Returns:
-    By part: "linear", "self_attention", "text_attention", "cross", "ends".
+    By part: "linear", "self_attention", "text_attention", "cross", "ends" and "texts",
+    what depends on the text and image tokens alone.
   """
   tokens = {
     "video": geometry.t * geometry.h * geometry.w,
@@ -33,7 +34,7 @@ def forward_flops(
   }
   configs = {s: c for s, c in model.streams if tokens[s]}
   parts = dict.fromkeys(
-    ("linear", "self_attention", "text_attention", "cross", "ends"), 0.0
+    ("linear", "self_attention", "text_attention", "cross", "ends", "texts"), 0.0
   )
   depth = model.depth
   for s, c in configs.items():
@@ -43,16 +44,18 @@ def forward_flops(
     parts["linear"] += depth * 2 * n * (6 * d * d + 2 * d * c.ffn)
     # Q K^T and its product with V: 2 n n d each.
     parts["self_attention"] += depth * 4 * n * n * d
-    # The same over the text, and the projections of its keys and values.
-    parts["text_attention"] += depth * (4 * n * context * d + 4 * context * d * d)
+    # The same over the text.
+    parts["text_attention"] += depth * 4 * n * context * d
+    # Its keys and values, and its embedding in two layers.
+    parts["texts"] += depth * 4 * context * d * d
+    parts["texts"] += 2 * text_length * (text_dim + d) * d
     patch = c.patch[0] * c.patch[1] * c.patch[2]
-    # Patch embedding and head, then the text's embedding in two layers.
+    # Patch embedding and head.
     parts["ends"] += (
       2 * n * patch * (c.in_channels * (c.taps or 1) + c.out_channels) * d
     )
     # The gated three of a convolutional embedding.
     parts["ends"] += 2 * n * 3 * c.taps * d * gated_width(d)
-    parts["ends"] += 2 * text_length * (text_dim + d) * d
   if model.cross is not None:
     for s, c in configs.items():
       source = other(s)
@@ -72,3 +75,17 @@ def forward_flops(
       # Q K^T and its product with V over r context tokens and the keys a token sees.
       parts["cross"] += depth * (project + 4 * n * (r + seen) * c.width)
   return parts
+
+
+def evaluation_flops(
+  model: JointDiT, geometry: Geometry, text_length: int, text_dim: int
+) -> float:
+  """FLOPs of one clip's evaluation within a step of sampling: of a forward pass without
+  the keys of texts, which are made before the first step.
+
+  Args:
+    model, geometry, text_length, text_dim: see `forward_flops`.
+  """
+  parts = dict(forward_flops(model, geometry, text_length, text_dim))
+  del parts["texts"]
+  return sum(parts.values())

@@ -9,9 +9,10 @@ stand after text cross-attention; of variant "fusion", after self-attention, as 
 part of text cross-attention. Blocks are one `nn.scan` over depth. A model of one stream
 (T2V weights, audio pretraining) is the same with one key in every dict.
 
-A stream that is given and clean reads nothing of the other one (context tokens only, or
-with a gate or fusion nothing at all), so it does not change over sampling:
-`collect=True` returns its keys for every block, and `keys=` takes them back.
+Over sampling most of what a stream reads does not change: the keys of its text, of
+image tokens and of context tokens, and those of a stream that is given and clean, which
+reads nothing of the other one (context tokens only, or with a gate or fusion nothing at
+all). `collect=True` returns these keys for every block, and `keys=` takes them back.
 """
 
 import functools
@@ -29,13 +30,13 @@ from ccl_jax.axes import STREAMS
 from ccl_jax.models.cca import CrossConfig, Geometry, WindowExchange
 from ccl_jax.models.exchange import Exchange, Sight
 from ccl_jax.models.fusion import FusedExchange
-from ccl_jax.models.stream import Block, Stream, StreamConfig
+from ccl_jax.models.stream import Block, Keys, Stream, StreamConfig
 from ccl_jax.ops.kernels import SAVED, Kernel
 from ccl_jax.sharding import constrain
 from ccl_jax.tasks import Route
 
-# Keys and values of every block.
-StackedKeys = tuple[Float[Array, "depth b u v n d"], Float[Array, "depth b u v n d"]]
+# Keys and values of every block, by what a stream reads: see `stream.Kept`.
+StackedKeys = Mapping[str, tuple[Float[Array, "depth ..."], Float[Array, "depth ..."]]]
 
 EXCHANGES: Mapping[str, type[Exchange]] = {
   "context": WindowExchange,
@@ -64,7 +65,7 @@ class JointBlock(nn.Module):
   Attributes:
     static: the part of the route known at trace time: the streams that read the other
       one, and those that are detached. Masks by sample arrive with the call.
-    collect: also return the keys that absent streams would read.
+    collect: also return the keys that absent streams would read: see `JointDiT`.
   """
 
   streams: tuple[tuple[str, StreamConfig], ...]
@@ -82,14 +83,20 @@ class JointBlock(nn.Module):
     stored = {s: v.dtype for s, v in carry.items()}
     carry = {s: v.astype(jnp.float32) for s, v in carry.items()}
     configs = dict(self.streams)
-    blocks = {s: Block(configs[s], self.dtype, self.kernel, name=s) for s in carry}
+    blocks = {
+      s: Block(configs[s], self.dtype, self.kernel, name=s)
+      for s in configs
+      if s in carry or s in context
+    }
     exchange = exchange_of(self.cross)(
       configs, self.cross, self.geometry, self.collect, self.dtype, self.kernel
     )
-    read = {
-      s: functools.partial(blocks[s].read, text=context[s], image=image.get(s))
-      for s in carry
-    }
+    texts = lambda s: blocks[s].keys(context[s], image[s])
+
+    def read(s, x, beside):
+      return blocks[s].read(x, beside, texts(s) if s in context else keys[s])
+
+    read = {s: functools.partial(read, s) for s in carry}
     x = {s: blocks[s].attend(carry[s], e0[s], tables[s]) for s in carry}
     x, collected = exchange(x, read, tables, keys, Sight(*self.static, route))
     x = {s: blocks[s].feed(x[s], e0[s]) for s in x}
@@ -97,7 +104,23 @@ class JointBlock(nn.Module):
       x = {s: jnp.where(left_out[:, None, None, None], carry[s], x[s]) for s in x}
     x = {s: v.astype(stored[s]) for s, v in x.items()}
     x = {s: constrain(v, "batch", None, "space", None) for s, v in x.items()}
-    return x, collected
+    if not self.collect:
+      return x, {}
+    kept = {s: {"other": pair} for s, pair in collected.items()}
+    for s in context:
+      if s not in carry:
+        own = {name: _spread(pair) for name, pair in texts(s).items()}
+        if (pair := exchange.context_keys(s)) is not None:
+          own["context"] = pair
+        kept[s] = kept.get(s, {}) | own
+    return x, kept
+
+
+def _spread(keys: Keys) -> Keys:
+  """Keys of a text as they are kept: by parts on devices that each read all of them, to
+  be gathered block by block, as parameters are.
+  """
+  return tuple(constrain(x, "batch", "space", "heads", None) for x in keys)
 
 
 def exchange_of(cross: CrossConfig | None) -> type[Exchange]:
@@ -135,7 +158,7 @@ class JointDiT(nn.Module):
     self,
     latents: Mapping[str, Float[Array, "b ..."]],
     timesteps: Mapping[str, Float[Array, "b f"]],
-    text: Float[Array, "b l e"] | Mapping[str, Float[Array, "b l e"]],
+    text: Float[Array, "b l e"] | Mapping[str, Float[Array, "b l e"]] | None = None,
     route: Route = Route(),
     *,
     image: Mapping[str, Float[Array, "b i 1280"]] | None = None,
@@ -152,12 +175,14 @@ class JointDiT(nn.Module):
       latents: video (b, t, h, w, c), with its condition channels if it takes them, and
         audio (b, a, c).
       timesteps: by stream, 1000 * sigma per frame (b, t) or (b, a), or shared (b, 1).
-      text: embeddings, rows past the end of a text zero; one for all streams, or by
-        stream.
+      text: embeddings, rows past the end of a text zero; one for all streams that are
+        there, or by stream. A stream needs none whose keys of it are in `keys`.
       route: what cross-modal attention sees.
       image: CLIP tokens, for a stream with `image_tokens`.
-      keys: of absent streams, as `collect` returned them.
-      collect: also return the keys that absent streams would read.
+      keys: by stream that reads, as `collect` returned them.
+      collect: also return the keys that absent streams would read: of those that are
+        there ("other") and, of an absent one with a text, those of the text ("text"),
+        of image tokens ("image") and of context tokens ("context").
       geometry: token counts of the whole clip, where a stream is absent: where a token
         is in the exchange's RoPE depends on both.
       left_out: the blocks that a sample goes round, in both streams; None: none.
@@ -177,21 +202,23 @@ class JointDiT(nn.Module):
     present = [s for s in STREAMS if s in latents]
     image = image or {}
     texts = text if isinstance(text, Mapping) else dict.fromkeys(present, text)
+    texts = {s: texts[s] for s in STREAMS if texts.get(s) is not None}
     grids = {s: as_grid(s, latents[s]) for s in present}
     rows = {s: grids[s].shape[2] // configs[s].patch[1] for s in present}
-    parts = {s: Stream(configs[s], self.dtype, name=s) for s in present}
+    parts = {
+      s: Stream(configs[s], self.dtype, name=s)
+      for s in STREAMS
+      if s in latents or s in texts
+    }
     x, context, e, e0, tables, images = {}, {}, {}, {}, {}, {}
-    for s in present:
-      x[s], context[s] = parts[s].embed(grids[s], texts[s])
-      x[s] = x[s].astype(self.residual)
-      e[s], e0[s] = parts[s].embed_time(timesteps[s])
-      t, tokens = x[s].shape[1:3]
-      tables[s] = configs[s].rope_table(t, rows[s], tokens // rows[s])
-      if configs[s].image_tokens:
-        # Image tokens come before the text, and are cut off by Wan's constant.
-        images[s], context[s] = parts[s].split_context(
-          parts[s].embed_image(image[s]), context[s]
-        )
+    for s, part in parts.items():
+      if s in texts:
+        context[s], images[s] = part.embed_text(texts[s], image.get(s))
+      if s in latents:
+        x[s] = part.embed(grids[s]).astype(self.residual)
+        e[s], e0[s] = part.embed_time(timesteps[s])
+        t, tokens = x[s].shape[1:3]
+        tables[s] = configs[s].rope_table(t, rows[s], tokens // rows[s])
     geometry = geometry or token_geometry(self.streams, latents)
     if exchange_of(self.cross).placed and not (geometry.t and geometry.a):
       raise ValueError(f"got {geometry}; expected the token counts of both streams")

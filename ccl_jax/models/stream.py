@@ -13,7 +13,7 @@ s = 1. The timestep is per frame, (b, t) or (b, 1): a clean first image has time
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
@@ -41,6 +41,10 @@ from ccl_jax.sharding import constrain
 
 CLIP_TOKENS, CLIP_WIDTH = 257, 1280  # of an image
 POSITIONS = ("grid", "line", "time")
+# Keys and values of l tokens, ready to be attended.
+Keys = tuple[Float[Array, "b _l n d"], Float[Array, "b _l n d"]]
+# By what a stream reads: "text", "image", "context" tokens, and the "other" stream.
+Kept = Mapping[str, tuple[Float[Array, "..."], Float[Array, "..."]]]
 # What queries find elsewhere, to be added to what they find in the text.
 Beside = Callable[[Float[Array, "b t s n d"]], Float[Array, "b t s n d"]]
 
@@ -141,32 +145,45 @@ class TextAttention(nn.Module):
   dtype: DTypeLike
   kernel: Kernel
 
-  @nn.compact
+  def setup(self):
+    project = lambda: dense(self.width, self.dtype)
+    self.q, self.k, self.v, self.o = (project() for _ in range(4))
+    self.norm_q, self.norm_k = RMSNorm(), RMSNorm()
+    if self.image_tokens:
+      self.k_img, self.v_img, self.norm_k_img = project(), project(), RMSNorm()
+
+  def keys(
+    self, text: Float[Array, "b l c"], image: Float[Array, "b i c"] | None = None
+  ) -> dict[str, Keys]:
+    """Keys and values, which depend on nothing else: "text", and "image" for a stream
+    that has image tokens.
+    """
+
+    def of(context, k, norm, v):
+      k = heads(norm(k(context)), self.heads)
+      return k.astype(self.dtype), heads(v(context), self.heads)
+
+    out = {"text": of(text, self.k, self.norm_k, self.v)}
+    if self.image_tokens:
+      out["image"] = of(image, self.k_img, self.norm_k_img, self.v_img)
+    return out
+
   def __call__(
     self,
     x: Float[Array, "b t s c"],
-    text: Float[Array, "b l c"],
-    image: Float[Array, "b i c"] | None,
+    keys: Kept,
     beside: Beside | None = None,
   ) -> Float[Array, "b t s c"]:
-    own = RMSNorm(name="norm_q")(dense(self.width, self.dtype, "q")(x))
-    own = heads(own, self.heads)
+    own = heads(self.norm_q(self.q(x)), self.heads)
     q = own.astype(self.dtype)
-
-    def attend(context, suffix):
-      project = lambda name: dense(self.width, self.dtype, name + suffix)(context)
-      k = heads(RMSNorm(name="norm_k" + suffix)(project("k")), self.heads)
-      v = heads(project("v"), self.heads)
-      return text_attention(q, k.astype(self.dtype), v, self.kernel)
-
-    out = attend(text, "")
+    out = text_attention(q, *keys["text"], self.kernel)
     if self.image_tokens:
       # Two softmaxes, added: the image never competes with the text
       # (WanI2VCrossAttention).
-      out = out + attend(image, "_img")
+      out = out + text_attention(q, *keys["image"], self.kernel)
     if beside is not None:
       out = out + beside(own)
-    return dense(self.width, self.dtype, "o")(merge(out))
+    return self.o(merge(out))
 
 
 class Block(nn.Module):
@@ -207,23 +224,29 @@ class Block(nn.Module):
     # x += SelfAttn(norm1(x) (1 + m1) + m0) m2
     return x + self.self_attn(self.norm1(x) * (1 + scale) + shift, table) * gate
 
+  def keys(
+    self, text: Float[Array, "b l c"], image: Float[Array, "b i c"] | None = None
+  ) -> dict[str, Keys]:
+    """What the second part reads of a text: see `TextAttention.keys`.
+
+    Args:
+      text: embedded text, padding included.
+      image: embedded CLIP tokens, for a stream that has them.
+    """
+    return self.cross_attn.keys(text, image)
+
   def read(
-    self,
-    x: Float[Array, "b t s c"],
-    beside: Beside | None,
-    text: Float[Array, "b l c"],
-    image: Float[Array, "b i c"] | None = None,
+    self, x: Float[Array, "b t s c"], beside: Beside | None, keys: Kept
   ) -> Float[Array, "b t s c"]:
     """Second part of the block: text cross-attention.
 
     Args:
       x: tokens of the stream.
       beside: what its queries find elsewhere.
-      text: embedded text, padding included.
-      image: embedded CLIP tokens, for a stream that has them.
+      keys: as `keys` makes them.
     """
     # x += TextAttn(norm3(x), context): neither modulated nor gated in Wan2.1.
-    return x + self.cross_attn(self.norm3(x), text, image, beside)
+    return x + self.cross_attn(self.norm3(x), keys, beside)
 
   def feed(
     self, x: Float[Array, "b t s c"], e: Float[Array, "b f 6 c"]
@@ -279,15 +302,30 @@ class Stream(nn.Module):
       pt * ph * pw * c.out_channels, jnp.float32, kernel_init=nn.initializers.zeros
     )
 
-  def embed(
-    self, latent: Float[Array, "b T h w c"], text: Float[Array, "b l e"]
-  ) -> tuple[Float[Array, "b t s d"], Float[Array, "b l d"]]:
-    """Tokens of the latent and of the text; the text's zero padding is embedded too,
-    as Wan does: the model has learned to attend to it.
-    """
+  def embed(self, latent: Float[Array, "b T h w c"]) -> Float[Array, "b t s d"]:
+    """Tokens of the latent, one for each patch, in float32."""
     # A convolution over whole patches is one product.
     x = self.patch_embedding(patchify(latent, self.config.patch)).astype(jnp.float32)
-    return constrain(x, "batch", None, "space", None), self.text_embedding(text)
+    return constrain(x, "batch", None, "space", None)
+
+  def embed_text(
+    self, text: Float[Array, "b l e"], clip: Float[Array, "b i 1280"] | None = None
+  ) -> tuple[Float[Array, "b _l d"], Float[Array, "b _i d"] | None]:
+    """Tokens of the text, and those that go through the image keys, if it has them.
+
+    The text's zero padding is embedded too, as Wan does: the model has learned to
+    attend to it.
+
+    Args:
+      text: embeddings of the text codec.
+      clip: CLIP tokens of the image.
+    """
+    out = self.text_embedding(text)
+    if not self.config.image_tokens:
+      return out, None
+    # Image tokens come before the text, and are cut off by Wan's constant.
+    image, out = self.split_context(self.embed_image(clip), out)
+    return out, image
 
   def embed_time(
     self, timestep: Float[Array, "b f"]

@@ -13,7 +13,7 @@ and for dk and dv, as splash has them too, would make q k^T and do v^T twice.
 from typing import NamedTuple
 
 from ccl_jax.models.cca import Geometry
-from ccl_jax.models.flops import forward_flops
+from ccl_jax.models.flops import evaluation_flops, forward_flops
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.stream import CLIP_TOKENS
 from ccl_jax.planning.chips import Chip
@@ -81,7 +81,11 @@ def arithmetic(
   passes, units = useful + again, useful * FORWARD
   if not sampling:
     units = FORWARD + BACKWARD[model.kernel.name] + FORWARD * attention_again
-  forward = clips * sum(forward_flops(model, geometry, *text).values())
+  forward = clips * (
+    evaluation_flops(model, geometry, *text)
+    if sampling
+    else sum(forward_flops(model, geometry, *text).values())
+  )
   attention = attention_flops(model, geometry, text[0])
   rest = forward - clips * sum(attention.values())
   hardware, seconds = passes * rest, passes * rest / chip.flops

@@ -22,6 +22,7 @@ from ccl_jax.generation import pipeline as inference
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import build_model
 from tests.flags.command import command
+from tests.stubs import reading_texts
 
 SPEC = ClipSpec(17, 32, 48, 25.0)
 
@@ -60,7 +61,7 @@ def told(monkeypatch):
 
   codecs = Codecs(Bare(16), Bare(20), Letters())
   pipeline = inference.LoadedModel(build_model("tiny"), {}, codecs, SPEC, shift=5.0)
-  monkeypatch.setattr(JointDiT, "apply", apply)
+  monkeypatch.setattr(JointDiT, "apply", reading_texts(apply))
   monkeypatch.setattr(inference.LoadedModel, "load", lambda *_, **__: pipeline)
   monkeypatch.setattr(inference, "describe", lambda *_: pipeline.about)
   monkeypatch.setattr(decoding, "to_bytes", lambda x: x)

@@ -229,7 +229,9 @@ def keys_of(told):
 def sampled(
   task, form, *, channels=False, sampling=EULER, texts=(PROMPT, NEGATIVE), **options
 ):
-  """(latents, runs of a stream that is given, runs of the others)."""
+  """(latents, runs of a stream that is given, runs of the others). Texts come before
+  all of these, each once, in one run.
+  """
   variant = "gate" if form.startswith("multimodal") else "context"
   model, told = recording(answer, channels=channels, variant=variant, collect=keys_of)
   noised, given, _, image = ASKED[task]
@@ -250,7 +252,15 @@ def sampled(
     out = sample_latents(
       model, {}, GENERATIONS[task], noise, conditions, sampling, **options
     )
+  if options.get("reuse_keys", True):
+    own, *told = told
+    assert not own.latents and own.collect and set(own.texts) == noised
+    for text in own.texts.values():
+      assert len({x.tobytes() for x in text}) == len(text)
+    image = {"video": np.tile(CLIP, (len(text) // B, 1, 1))} if channels else {}
+    np.testing.assert_equal(own.image, image)
   kept = [t for t in told if t.collect]
+  assert all(t.latents for t in told)
   return out, kept, [t for t in told if not t.collect]
 
 
@@ -305,10 +315,7 @@ def assert_told(run, task, evaluation, step, *, with_given, channels=False):
     sees_other = s in reads and sees != "context" and s != null
     assert (run.reads.get(s, np.zeros(B, bool)) == sees_other).all(), s
   assert not any(flags.any() for flags in run.detached.values())
-  if channels:
-    np.testing.assert_array_equal(run.image["video"], CLIP)
-  else:
-    assert not run.image
+  assert not run.image  # its keys are told, with those of the text
   if given and not with_given:
     # Keys of the given stream: of its null where that is asked for, and of this text.
     # Where nothing is read, as above, any will do.
@@ -463,7 +470,7 @@ def test_one_clip_has_no_other_to_be_shuffled_with():
     with pytest.raises(UsageError, match="got 1 clip; expected 2 at least"):
       run("joint", noise)
     run("t2a", {"audio": noise["audio"]})  # a stream alone has none to see
-  assert len(told) == 2
+  assert len(told) == 3  # its texts, and two steps
 
 
 def test_scales_are_those_of_their_stream():
@@ -515,7 +522,7 @@ def test_streams_that_never_exchange_have_no_context_tokens():
   )  # fmt: skip
   with jax.disable_jit():
     sample("text")
-    assert len(told) == 2 and not any(x.any() for x in told[0].reads.values())
+    assert len(told) == 3 and not any(x.any() for x in told[1].reads.values())
     with pytest.raises(UsageError, match="'ucg2' needs another model"):
       sample("ucg2")
 

@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend import core as jex_core
@@ -11,9 +10,18 @@ from jax.extend import core as jex_core
 from ccl_jax.axes import STREAMS
 from ccl_jax.diffusion.guidance import GUIDANCE, Evaluation, runs
 from ccl_jax.generation.sampling import sample_latents
-from ccl_jax.models.joint import token_geometry
-from ccl_jax.tasks import GENERATIONS, Route
-from tests.generation.test_sampling import EULER, run, world  # noqa: F401
+from ccl_jax.models.presets import init_params
+from ccl_jax.tasks import GENERATIONS
+from tests.generation.test_sampling import (  # noqa: F401
+  CLIP,
+  EULER,
+  channels_world,
+  image,
+  run,
+  world,
+)
+from tests.models.conftest import TEXT as TEXT_SHAPE
+from tests.models.conftest import small_model
 
 NEG, COND = Evaluation(text=False), Evaluation()
 NEG_ALONE, COND_ALONE = Evaluation(False, cross=False), Evaluation(cross=False)
@@ -60,17 +68,79 @@ def test_ucg3_of_one_stream_is_text_guidance(world, batched):  # noqa: F811
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-def matmuls(jaxpr) -> int:
-  """Matrix products in a jaxpr and in those within it, each as often as it stands."""
+def products(jaxpr) -> int:
+  """Products with matrices of parameters in a jaxpr and in those within it, each as
+  often as it stands: all blocks are one, as they are one scan.
+  """
   total = 0
   for e in jaxpr.eqns:
-    total += e.primitive.name == "dot_general"
-    total += sum(map(matmuls, jex_core.jaxprs_in_params(e.params)))
+    total += sum(map(products, jex_core.jaxprs_in_params(e.params)))
+    if e.primitive.name == "dot_general":
+      matrix = e.invars[1].aval.shape
+      # RoPE moves partners by a product of this size, and attention has batch axes.
+      total += len(matrix) == 2 and matrix != (HEAD, HEAD)
   return total
 
 
-def matmuls_of(f, *args) -> int:
-  return matmuls(jax.make_jaxpr(f)(*args).jaxpr)
+def counted(world, task, sampling, image=None):  # noqa: F811
+  """Products of one step, and of all that precedes the loop over steps."""
+  model, params, noise, clean, text = world
+  kind = GENERATIONS[task]
+  conditions = {
+    "text": text,
+    "given": {s: clean[s] for s in kind.given},
+    "null": {s: 0.1 * clean[s] for s in STREAMS},
+    **(image or {}),
+  }
+  made = {s: noise[s] for s in kind.generated}
+  program = jax.make_jaxpr(
+    lambda p, n, c: sample_latents(model, p, kind, n, c, sampling, clip=CLIP)
+  )(params, made, conditions).jaxpr
+  (loop,) = (
+    e.params["jaxpr"]
+    for e in program.eqns
+    if e.primitive.name == "scan" and e.params["length"] == sampling.steps
+  )
+  return products(loop), products(program) - products(loop)
+
+
+HEAD = 12  # width of the heads of both streams
+ENDS = 5  # of patches and head one each, of the noise level three
+SELF, FFN = 4, 2  # q, k, v, o; in and out
+READ, OTHER = 2, 2  # q and o, of text as of the exchange; k and v of what is read
+TEXT, IMAGE, CONTEXT = 2 + 2, 2 + 2, 2  # two embed, and k and v; of context tokens k, v
+STREAM = ENDS + SELF + READ + FFN  # without the exchange
+
+
+@pytest.mark.parametrize(
+  ("variant", "task", "step", "before"),
+  [
+    ("context", "joint", 2 * (STREAM + READ + OTHER), 2 * (TEXT + CONTEXT)),
+    ("context", "t2v", STREAM + READ, TEXT + CONTEXT),
+    ("gate", "joint", 2 * (STREAM + READ + OTHER), 2 * TEXT),
+    ("gate", "t2a", STREAM, TEXT),
+    # Its queries and output are those of text attention.
+    ("fusion", "joint", 2 * (STREAM + OTHER), 2 * TEXT),
+    # The sound is seen with both texts.
+    ("fusion", "a2v", STREAM, TEXT + 2 * (STREAM + TEXT + OTHER)),
+  ],
+)
+def test_keys_of_texts_are_made_before_the_loop_over_steps(
+  world, variant, task, step, before  # noqa: F811
+):  # fmt: skip
+  """Counted by the layers of the network, with both texts in one batch."""
+  model = small_model(variant=variant).clone(depth=1)
+  params = jax.eval_shape(
+    lambda k: init_params(model, k, TEXT_SHAPE), jax.random.key(0)
+  )
+  sampling = dataclasses.replace(EULER, guidance="text")
+  got = counted((model, params, *world[2:]), task, sampling)
+  assert got == (step, before)
+
+
+def test_keys_of_an_image_are_made_before_the_loop_over_steps(channels_world, image):  # noqa: F811
+  got = counted(channels_world, "i2v", EULER, image)
+  assert got == (STREAM + READ, TEXT + IMAGE + CONTEXT)
 
 
 @pytest.mark.parametrize("batched", [True, False], ids=["batched", "apart"])
@@ -80,46 +150,11 @@ def test_no_given_stream_enters_the_loop_over_steps(world, task, guidance, batch
   """A step has the products of the sampled stream alone, and before the loop stands one
   pass of the given stream for each text that is read with it.
   """
-  model, params, noise, clean, text = world
-  kind = GENERATIONS[task]
-  (s,), (g,) = kind.generated, kind.given
   sampling = dataclasses.replace(EULER, guidance=guidance, batched=batched)
-  conditions = {
-    "text": text,
-    "given": {g: clean[g]},
-    "null": {s: 0.1 * clean[s] for s in STREAMS},
-  }
-  program = jax.make_jaxpr(
-    lambda p, n, c: sample_latents(model, p, kind, n, c, sampling)
-  )(params, {s: noise[s]}, conditions)
-  (loop,) = (
-    e.params["jaxpr"]
-    for e in program.eqns
-    if e.primitive.name == "scan" and e.params["length"] == sampling.steps
-  )
-
-  level = jnp.zeros((2, 1))
-  options = {"geometry": token_geometry(model.streams, noise)}
-
-  def keys_of(params):
-    given = {g: clean[g]}, {g: level}
-    out = model.apply({"params": params}, *given, text[0], collect=True, **options)
-    return out[1]
-
-  def alone(reads):
-    def velocity(params, x, keys):
-      route = Route({s: reads})
-      return model.apply(
-        {"params": params}, {s: x}, {s: level}, text[0], route, keys=keys, **options
-      )
-
-    keys = jax.eval_shape(keys_of, params) if reads else {}
-    return matmuls_of(velocity, params, noise[s], keys)
-
-  evaluations = GUIDANCE[guidance].used((s,)).values()
-  reads = [e.cross for e in evaluations]
-  in_step = alone(any(reads)) if batched else sum(map(alone, reads))
-  assert matmuls(loop) == in_step
+  evaluations = GUIDANCE[guidance].used(GENERATIONS[task].generated).values()
+  passes = 1 if batched else len(evaluations)
   sources = {(e.text, e.null) for e in evaluations if e.cross}
-  before = len(sources) * matmuls_of(keys_of, params)
-  assert matmuls(program.jaxpr) == in_step + before
+  given = STREAM + TEXT + READ + CONTEXT + OTHER
+  step, before = counted(world, task, sampling)
+  assert step == passes * (STREAM + READ)
+  assert before == TEXT + CONTEXT + len(sources) * given

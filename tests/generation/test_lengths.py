@@ -18,6 +18,7 @@ from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import build_model
 from ccl_jax.seeds import seed_bits
 from ccl_jax.tasks import GENERATIONS
+from tests.stubs import reading_texts
 
 SPEC = ClipSpec(65, 16, 16, 25.0)  # 17 latent frames, 81 tokens
 
@@ -87,7 +88,7 @@ def test_there_and_back_and_the_mean_of_what_differs(join, stream):
 def network(monkeypatch, answer):
   """The network answers {stream: answer(stream, latents)}."""
   apply = lambda self, v, x, *_, **__: {s: answer(s, z) for s, z in x.items()}
-  monkeypatch.setattr(JointDiT, "apply", apply)
+  monkeypatch.setattr(JointDiT, "apply", reading_texts(apply))
   return build_model("tiny")
 
 

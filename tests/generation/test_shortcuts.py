@@ -25,6 +25,7 @@ from ccl_jax.generation.windows import sample_windows, window, windows_of
 from ccl_jax.models.joint import JointDiT
 from ccl_jax.models.presets import build_model
 from ccl_jax.tasks import GENERATIONS
+from tests.stubs import reading_texts
 
 LEVELS = np.array([1.0, 0.8, 0.6, 0.4, 0.2])
 JOINT = GENERATIONS["joint"]
@@ -118,7 +119,7 @@ def network(monkeypatch):
     }
     return (out, added) if tell_added else out
 
-  monkeypatch.setattr(JointDiT, "apply", apply)
+  monkeypatch.setattr(JointDiT, "apply", reading_texts(apply))
   return calls
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from ccl_jax.models.cca import Geometry
-from ccl_jax.models.flops import forward_flops
+from ccl_jax.models.flops import evaluation_flops, forward_flops
 from ccl_jax.models.presets import build_model
 from tests.models.operations import TEXT, operations
 
@@ -14,7 +14,8 @@ GEOMETRY = Geometry(t=3, h=2, w=5, a=12)  # 4 tokens of sound to a frame: no pad
 # out: it does not grow with the clip.
 PARTS = [
   (None, "/time_(embedding|projection)|/image_embedding"),
-  ("ends", "/(patch_embedding|text_embedding|head)"),
+  ("ends", "/(patch_embedding|head)"),
+  ("texts", "/text_embedding|/cross_attn.keys/"),
   ("linear", "/self_attn/[qkvo]$|/cross_attn/[qo]$|/ffn/(in|out)$"),
   ("self_attention", "/self_attn/"),
   ("text_attention", "/cross_attn/"),
@@ -93,3 +94,10 @@ def test_by_hand():
   into_video = 4 * n * 5120**2 + 4 * a * 1536 * 5120 + 4 * n * (8 + 6) * 5120
   into_audio = 4 * a * 1536**2 + 4 * n * 5120 * 1536 + 4 * a * (128 + 440) * 1536
   assert got["cross"] == 40 * (into_video + into_audio)
+  # k and v of 512 rows, and their embedding.
+  texts = lambda d: 40 * 4 * 512 * d**2 + 2 * 512 * (4096 + d) * d
+  assert got["texts"] == texts(5120) + texts(1536)
+  evaluation = evaluation_flops(
+    build_model("14b"), Geometry(31, 22, 20, 157), 512, 4096
+  )
+  assert evaluation == sum(got.values()) - got["texts"]
