@@ -223,9 +223,13 @@ def _members(line: str) -> Sequence[int]:
   if match["mesh"] is not None:
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", match["mesh"]))
     sizes = {axis: int(n) for axis, n in sizes.items()}
-    named = {axis: sizes[axis] for axis in re.findall(r"\w+", match["axes"])}
     places = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
-    first = tuple(slice(None) if axis in named else 0 for axis in sizes)
+    named = {}
+    for axis, before, size in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", match["axes"]):
+      # A part of an axis, (BEFORE)SIZE: its devices are BEFORE x SIZE x the rest.
+      rest = sizes[axis] // (int(before) * int(size)) if before else 1
+      named[axis] = slice(0, rest * int(size) if before else None, rest)
+    first = tuple(named.get(axis, 0) for axis in sizes)
     return places[first].ravel().tolist()
   shape, order = _numbers(match["shape"]), _numbers(match["order"] or "")
   places = np.arange(math.prod(shape)).reshape(shape)

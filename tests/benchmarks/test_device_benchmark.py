@@ -50,7 +50,7 @@ def test_one_that_lasts_is_interrupted_and_then_ended(program, tmp_path, monkeyp
   program(
     """trap 'echo "{\\"rows\\": [3]}"; exit 1' INT; while :; do sleep 0.05; done"""
   )
-  found = device.run(PART, tmp_path, 3.0)  # a shell needs some of it to begin
+  found = device.run(PART, tmp_path, 5.0)  # a shell needs some of it to begin
   assert found["rows"] == [3] and found["failed"] == "stopped: the time was over"
   monkeypatch.setattr(device, "GRACE", 0.2)
   program("trap '' INT; while :; do :; done")

@@ -24,7 +24,8 @@ PRODUCTS = [
   ("_to_(audio|video)/bfnq[rk],[a-z]+->bfqnd$", HALF, HALF),  # values
   ("/(patch_embedding|(text|image)_embedding/(in|out))$", HALF, HALF),
   (
-    "/(self_attn|cross_attn|(audio|video)_to_(audio|video)(.keys)?)/[qkvo](_img)?$",
+    "/(self_attn|cross_attn(.keys)?|(audio|video)_to_(audio|video)(.(context_)?keys)?)"
+    "/[qkvo](_img)?$",
     HALF,
     HALF,
   ),

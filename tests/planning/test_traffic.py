@@ -193,6 +193,8 @@ ENTRY %main (x: f32[64]) -> f32[64] {
   %two = f32[80] all-gather(%x), replica_groups={{0,1,4,5},{2,3,6,7}}
   %named = f32[80] all-reduce(%x), replica_groups=mesh['a'=2,'b'=4] {'a'}, to_apply=%add
   %close = f32[80] all-reduce(%x), replica_groups=mesh['a'=2,'b'=4] {'b'}, to_apply=%add
+  %part = f32[80] all-reduce(%x), replica_groups=mesh['a'=8] {'a':(1)2}, to_apply=%add
+  %last = f32[80] all-reduce(%x), replica_groups=mesh['a'=8] {'a':(4)2}, to_apply=%add
   %rs = f32[10] reduce-scatter(%x), replica_groups=[1,8]<=[8], to_apply=%add
   %a2a = f32[80] all-to-all(%x), replica_groups=[1,8]<=[8]
   %near = f32[80] collective-permute(%x), source_target_pairs={{0,1},{1,2},{2,3}}
@@ -209,7 +211,8 @@ def test_what_leaves_a_machine_of_gpus():
   found = collectives_of(Program(GPUS), MACHINES)
   assert [(c.group, c.machines, c.outside) for c in found] == [
     (8, 2, 160 / 4), (4, 1, 0), (2, 2, 160), (4, 2, 160 / 2), (2, 2, 2 * 160),
-    (4, 1, 0), (8, 2, 160 / 4), (8, 2, 160), (8, 1, 0), (8, 2, 320),
+    (4, 1, 0), (2, 2, 2 * 160), (2, 1, 0), (8, 2, 160 / 4), (8, 2, 160), (8, 1, 0),
+    (8, 2, 320),
   ]  # fmt: skip
   assert {c.machines for c in collectives(GPUS)} == {1}  # one set of links
   chip = Chip(1.0, 1.0, 1.0, link_rate=10.0, network_rate=1.0)
