@@ -20,6 +20,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import pydantic
@@ -208,6 +209,16 @@ def _adapter(schema: Any) -> pydantic.TypeAdapter:
 
 def _lower(text: str) -> str:
   return text[:1].lower() + text[1:]
+
+
+def refuse_twice(columns: Sequence[str], where: Path) -> None:
+  """Checks that no two columns of a table have one name; several may have none.
+
+  Raises:
+    Malformed: two have, and one of them would be lost.
+  """
+  if twice := [name for name in columns if name and columns.count(name) > 1]:
+    raise Malformed(f"{where}: two columns are called {twice[0]!r}: leave one")
 
 
 def _short(value: Any) -> str:

@@ -14,7 +14,7 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-from ccl_jax.documents import read_text
+from ccl_jax.documents import read_text, refuse_twice
 from ccl_jax.errors import UsageError
 
 PROMPT, IMAGE = "text_prompt", "image_path"
@@ -39,8 +39,7 @@ def read_prompt_table(
         f"{path} has the columns {', '.join(columns) or 'none'}; expected {PROMPT} "
         f"and, for clips from pictures, {IMAGE}"
       )
-    if twice := [name for name in columns if name and columns.count(name) > 1]:
-      raise UsageError(f"{path}: two columns are called {twice[0]!r}: leave one")
+    refuse_twice(columns, path)
     rows.fieldnames = columns
     for number, row in enumerate(rows, 1):
       prompt = (row[PROMPT] or "").strip()

@@ -197,8 +197,7 @@ def _read_csv(
         continue
       if not names:
         names = [name.strip() for name in row]
-        if twice := [name for name in names if name and names.count(name) > 1]:
-          raise UsageError(f"{where}: two columns are called {twice[0]!r}: leave one")
+        documents.refuse_twice(names, where)
         if required and not any(key in names for key in required):
           raise UsageError(
             f"{where}: the columns are {', '.join(names)}, expected one of them to be "
