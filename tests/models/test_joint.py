@@ -105,6 +105,18 @@ def test_cached_keys_of_a_clean_stream_are_exact(model, params, inputs, given):
   assert_close(cached[made], full[made], EXACT)
 
 
+@pytest.mark.parametrize("given", ["audio", "video"])
+def test_kept_keys_are_read_where_the_route_reads(model, params, inputs, given):
+  """Guidance's anchor has the keys of a given stream at hand and must not see them."""
+  made = "video" if given == "audio" else "audio"
+  geometry = token_geometry(model.streams, inputs["latents"])
+  _, keys = run(model, params, only(inputs, given), collect=True, geometry=geometry)
+  assert set(keys[made]) == {"other"}
+  apart = run(model, params, inputs)
+  kept = run(model, params, only(inputs, made), keys=keys, geometry=geometry)
+  assert_close(kept[made], apart[made], EXACT)
+
+
 @pytest.mark.parametrize("stream", ["video", "audio"])
 def test_a_stream_alone_is_what_the_route_single_makes_of_it(
   model, params, inputs, stream
