@@ -6,6 +6,7 @@ the width of the text is another than UMT5's.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -160,6 +161,7 @@ def decoding_phase(
   program = jax.jit(decode, out_shardings=_whole(mesh))
   codecs = codecs._replace(text=None)
 
+  @functools.cache  # a decoder takes minutes to compile
   def need(tile: int | None) -> int:
     with jax.set_mesh(finest(mesh)):
       lowered = program.lower(with_tile(codecs, tile), latents)
