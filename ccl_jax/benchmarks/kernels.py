@@ -38,12 +38,13 @@ _BLOCKS = flags.DEFINE_list(
 
 WIDTH = 128  # of a head, in all presets from "lab" on
 HEADS = 8  # more than the cores of a chip: a grid of one step has no loop
-# Queries and keys: long clips', whose keys are a multiple of 8192, of 4096 or of 2048
-# when padded; their text's and image's; a sound's, and its text's.
+# Queries and keys: long clips', whose padded keys divide by 8192, 6144, 4096 or 2048;
+# their text's and image's; a sound's, and its text's.
 LENGTHS = (
   (4096, 8192),
-  (4096, 12280),
   (4096, 6144),
+  (4096, 12280),
+  (4096, 10240),
   (4096, 512),
   (4096, 257),
   (158, 158),
