@@ -38,9 +38,18 @@ _BLOCKS = flags.DEFINE_list(
 
 WIDTH = 128  # of a head, in all presets from "lab" on
 HEADS = 8  # more than the cores of a chip: a grid of one step has no loop
-# Queries and keys: a long clip's, whose keys fill their blocks or do not; its text's
-# and image's; a sound's, and its text's.
-LENGTHS = ((4096, 4096), (4096, 4090), (4096, 512), (4096, 257), (158, 158), (158, 512))
+# Queries and keys: long clips', whose padded keys divide by 8192, 6144, 4096 or 2048;
+# their text's and image's; a sound's, and its text's.
+LENGTHS = (
+  (4096, 8192),
+  (4096, 6144),
+  (4096, 12280),
+  (4096, 10240),
+  (4096, 512),
+  (4096, 257),
+  (158, 158),
+  (158, 512),
+)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ ops/context_parallel.py for more.
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,9 @@ class Kernel:
       padded up to them, so that 32,760 tokens fill 2^15 with any power of two. The
       defaults need `sharding.compiler_options`.
     block_kv_compute: part of a block that is multiplied at once.
-    block_q_dkv, block_kv_dkv: of the backward pass.
+    block_q_dkv, block_kv_dkv: of the backward pass. It keeps a gradient of the queries
+      for every block of keys, and sums them: large blocks are few. Where one does not
+      divide the padded keys, the largest part of it that does is taken.
     interpret: run a TPU kernel on a processor, slowly.
   """
 
@@ -51,7 +54,7 @@ class Kernel:
   block_kv: int = 2048
   block_kv_compute: int = 1024
   block_q_dkv: int = 1024
-  block_kv_dkv: int = 2048
+  block_kv_dkv: int = 8192
   interpret: bool = False
 
   def __post_init__(self):
@@ -98,21 +101,21 @@ def _chunked(kernel: Kernel, q: Q, k: K, v: K) -> Q:
 def _splash(kernel: Kernel, q: Q, k: K, v: K) -> Q:
   # Blocks of the forward and of the backward pass must both divide the length.
   q_size = _padded(q.shape[1], kernel.block_q, kernel.block_q_dkv)
-  k_size = _padded(k.shape[1], kernel.block_kv, kernel.block_kv_dkv)
-  fit = lambda block, size: min(block, size)
+  k_size = _padded(k.shape[1], kernel.block_kv, kernel.block_kv_compute)
+  fit = lambda block, size: math.gcd(min(block, size), size)
+  keys_dkv = fit(kernel.block_kv_dkv, k_size)
   blocks = {
     "block_q": fit(kernel.block_q, q_size),
     "block_kv": fit(kernel.block_kv, k_size),
     "block_kv_compute": fit(kernel.block_kv_compute, k_size),
     "block_q_dkv": fit(kernel.block_q_dkv, q_size),
-    "block_kv_dkv": fit(kernel.block_kv_dkv, k_size),
-    "block_kv_dkv_compute": fit(kernel.block_q_dkv, k_size),
+    "block_kv_dkv": keys_dkv,
+    "block_kv_dkv_compute": fit(kernel.block_q_dkv, keys_dkv),
     # One kernel for all gradients: q k^T and d_out v^T are multiplied once, not twice.
     "use_fused_bwd_kernel": True,
   }
   b, _, heads, d = q.shape
-  # It keeps a gradient of the queries for every block of keys.
-  parts = b * (k_size // blocks["block_kv_dkv"]) * q_size * d * q.dtype.itemsize
+  parts = b * (k_size // keys_dkv) * q_size * d * q.dtype.itemsize
   fitting = [n for n in range(1, heads + 1) if heads % n == 0 and n * parts <= PARTS]
   program = splash.Program(
     heads=heads,

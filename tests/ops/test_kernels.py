@@ -1,5 +1,7 @@
 """Every attention kernel that runs here, forward and gradient, with odd lengths."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,8 +49,13 @@ def expected(arrays):
 
 @pytest.mark.parametrize(
   "kernel",
-  [Kernel("dense"), Kernel("chunked", block_q=64), SPLASH],
-  ids=lambda k: k.name,
+  [
+    Kernel("dense"),
+    Kernel("chunked", block_q=64),
+    SPLASH,
+    dataclasses.replace(SPLASH, block_kv=128, block_kv_dkv=256),
+  ],
+  ids=["dense", "chunked", "splash", "splash, larger blocks backward"],
 )
 def test_kernel(kernel, arrays, expected):
   for got, want in zip(value_and_gradients(kernel, arrays), expected):
@@ -125,6 +132,32 @@ def test_lengths_are_padded_to_whole_blocks(length, blocks, padded):
   assert all(padded % min(b, padded) == 0 for b in blocks)
 
 
+@pytest.mark.parametrize(
+  ("sizes", "length", "padded", "blocks"),
+  [
+    ({}, 32760, 32768, (2048, 1024, 8192, 1024)),
+    ({}, 27280, 28672, (2048, 1024, 4096, 1024)),
+    ({}, 10200, 10240, (2048, 1024, 2048, 1024)),
+    ({}, 6100, 6144, (2048, 1024, 6144, 1024)),
+    ({}, 1500, 2048, (2048, 1024, 2048, 1024)),
+    ({}, 512, 512, (512, 512, 512, 512)),
+    ({}, 257, 384, (384, 384, 384, 384)),
+    ({"block_kv_dkv": 512}, 4000, 4096, (2048, 1024, 512, 512)),
+  ],
+)
+def test_blocks_of_keys(sizes, length, padded, blocks, monkeypatch):
+  """Those of the backward pass are as large as they may be without more padding."""
+  programs = []
+  seen = lambda program, q, k, v: programs.append(program) or q
+  monkeypatch.setattr(kernels.splash, "attend", seen)
+  q, k = (jax.ShapeDtypeStruct((1, n, 1, 128), jnp.float32) for n in (4096, length))
+  jax.eval_shape(Kernel("splash", **sizes), q, k, k)
+  names = ("kv", "kv_compute", "kv_dkv", "kv_dkv_compute")
+  (program,) = programs
+  assert program.sizes == (4096, padded)
+  assert tuple(dict(program.blocks)[f"block_{name}"] for name in names) == blocks
+
+
 @pytest.mark.parametrize("lengths", [(6, 8), (5, 8), (6, 7), (5, 7)])
 def test_cudnn_is_given_even_lengths_and_sees_no_padding(lengths, monkeypatch):
   """By XLA in its place, which takes the same arguments."""
@@ -147,7 +180,7 @@ def test_cudnn_is_given_even_lengths_and_sees_no_padding(lengths, monkeypatch):
 
 def test_defaults():
   """Those that the tables of speed were measured with."""
-  assert Kernel() == Kernel("dense", 2048, 2048, 1024, 1024, 2048, False)
+  assert Kernel() == Kernel("dense", 2048, 2048, 1024, 1024, 8192, False)
   for platform, name in (("tpu", "splash"), ("gpu", "cudnn"), ("cpu", "dense")):
     assert kernels.default_kernel(platform) == Kernel(name)
 
