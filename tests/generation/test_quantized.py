@@ -15,7 +15,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.generation.pipeline import LoadedModel
 from ccl_jax.generation.quantized import check_kind, dequantized, quantized
 from ccl_jax.models.joint import Route
-from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.models.presets import build_model, parameter_shapes
 from ccl_jax.sharding import make_mesh, parameter_shardings
 from tests.flags.command import command
 from tests.flags.listener import call, listening
@@ -31,9 +31,7 @@ def model():
 @pytest.fixture
 def params(model):
   """All of them random, so that nothing is zero by its initialization."""
-  shapes = jax.eval_shape(
-    lambda key: init_params(model, key, text_shape=TEXT), jax.random.key(0)
-  )
+  shapes = parameter_shapes(model, TEXT)
   rng = np.random.default_rng(0)
   draw = lambda x: jnp.asarray(0.1 * rng.standard_normal(x.shape), x.dtype)
   return jax.tree.map(draw, shapes)
