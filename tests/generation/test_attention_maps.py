@@ -1,13 +1,15 @@
 """Maps of the exchange against the network's own shares and its windows."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ccl_jax.generation.attention_maps import maps_of
-from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.models.presets import build_model, parameter_shapes
 from ccl_jax.ops import tarp
 from ccl_jax.tasks import Route
+from tests.params import living_params
 
 T, H, W, A = 3, 2, 2, 11  # latent frames, tokens of a frame, audio tokens
 
@@ -15,16 +17,16 @@ T, H, W, A = 3, 2, 2, 11  # latent frames, tokens of a frame, audio tokens
 def looked(**options):
   """(model, maps, shares on context tokens as the network tells them)."""
   model = build_model("tiny", patch=1, dtype="float32", **options)
-  params = jax.jit(lambda k: init_params(model, k, (4, 8)))(jax.random.key(0))
+  params = living_params(parameter_shapes(model, (4, 8)))
   rng = np.random.default_rng(1)
-  normal = lambda *shape: rng.standard_normal((1, *shape), np.float32)
+  normal = lambda *shape: jnp.asarray(rng.standard_normal((1, *shape), np.float32))
   noisy, text = {"video": normal(T, H, W, 16), "audio": normal(A, 20)}, normal(4, 8)
   maps = jax.jit(lambda p: maps_of(model, p, noisy, 500.0, text))(params)
   both = Route({"video": True, "audio": True})
   run = lambda p, *inputs: model.apply(
     {"params": p}, *inputs, both, mutable=["intermediates"]
   )
-  times = {s: np.full((1, 1), 500, np.float32) for s in noisy}
+  times = {s: jnp.full((1, 1), 500.0) for s in noisy}
   _, state = jax.jit(run)(params, noisy, times, text)
   blocks = state["intermediates"]["blocks"]
   shares = {
