@@ -16,19 +16,22 @@ def quicken() -> Callable[[], None]:
     what drops the contexts with the constants in them; the next programs have others.
   """
   gc.set_threshold(50_000, 20, 20)
-  make = getattr(mlir, "make_ir_context", None)  # no part of JAX's interface
-  if make is None:
+  # No parts of JAX's interface: where they are not there, nothing is shared.
+  module, make = (getattr(mlir, x, None) for x in ("ModuleContext", "make_ir_context"))
+  if module is None or make is None:
     return lambda: None
-  kept = threading.local()
+  kept, init = threading.local(), module.__init__
 
-  def made_once():
-    if not hasattr(kept, "context"):
-      kept.context = make()
-    return kept.context
+  def init_with_kept(self, *args, context=None, **options):
+    if context is None:
+      if not hasattr(kept, "context"):
+        kept.context = make()
+      context = kept.context
+    init(self, *args, context=context, **options)
 
   def renew():
     nonlocal kept
     kept = threading.local()
 
-  mlir.make_ir_context = made_once
+  module.__init__ = init_with_kept
   return renew
