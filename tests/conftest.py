@@ -23,12 +23,16 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import jax
+import psutil
 import pytest
+
+from tests.quick import quicken
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tiny shapes: the compiler is the cost of this suite, not the programs it makes.
 jax.config.update("jax_disable_most_optimizations", True)
+new_context = quicken()
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
@@ -66,15 +70,27 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
   """What is imported stays: the collector of garbage need not look at it again."""
+  global limit
   gc.collect()
   gc.freeze()
+  limit = memory() + GROWTH
+
+
+# By how many bytes a worker may grow before it forgets what it compiled.
+GROWTH = 2**30
+memory = lambda: psutil.Process().memory_info().rss
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_programs():
-  """The programs of a module leave the memory with it."""
+  """What one module compiles all that follow run, until a worker is too large."""
+  global limit
   yield
-  jax.clear_caches()
+  new_context()
+  if memory() > limit:
+    jax.clear_caches()
+    gc.collect()
+    limit = memory() + GROWTH
 
 
 @pytest.fixture(scope="session")

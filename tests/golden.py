@@ -17,7 +17,7 @@ import optax
 
 from ccl_jax.generation.sampling import Sampling, sample_latents
 from ccl_jax.models.cca import Geometry
-from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.models.presets import build_model, parameter_shapes
 from ccl_jax.tasks import GENERATIONS
 from ccl_jax.training.optim import ParamGroup, make_optimizer
 from ccl_jax.training.state import new_state
@@ -40,7 +40,7 @@ def params_of(model):
   """Centred parameters that keep magnitudes, so that every part matters; fresh ones
   have heads and exchanges of zero.
   """
-  shapes = jax.eval_shape(lambda k: init_params(model, k, TEXT), jax.random.key(0))
+  shapes = parameter_shapes(model, TEXT)
   # This generator's numbers are frozen for all versions of NumPy.
   rng = np.random.RandomState(7)
 

@@ -13,7 +13,7 @@ from ccl_jax import eval as evaluation
 from ccl_jax.errors import UsageError
 from ccl_jax.generation.pipeline import LoadedModel
 from ccl_jax.models.adapter import Adapter
-from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.models.presets import build_model, parameter_shapes
 from ccl_jax.sharding import (
   PARAMETERS,
   _arranged,
@@ -91,7 +91,7 @@ def test_rules():
 def test_no_large_parameter_is_whole_anywhere(image_form):
   """Of a million numbers and more, in the largest models and in a LoRA of one."""
   shapes = [
-    jax.eval_shape(lambda key: init_params(model, key, (512, 4096)), jax.random.key(0))
+    parameter_shapes(model, (512, 4096))
     for model in (
       build_model("14b", image_form=image_form),
       build_model("5b", variant="fusion"),
@@ -216,7 +216,7 @@ WHERE = {
 def placed():
   """{path: (shape, sharding)} of the lab model with an image, on eight devices."""
   model = build_model("lab", image_form="channels")
-  shapes = jax.eval_shape(lambda k: init_params(model, k, (512, 64)), jax.random.key(0))
+  shapes = parameter_shapes(model, (512, 64))
   shardings = parameter_shardings(shapes, make_mesh((1, 2, 2, 2)))
   return {
     path_of(path): (x.shape, sharding)

@@ -248,6 +248,8 @@ class JointDiT(nn.Module):
       split_rngs={"params": True},
       in_axes=(0, 0) + (nn.broadcast,) * 5,
       length=self.depth,
+      # A second trace of the block would look for what is the same in all of them.
+      check_constancy_invariants=False,
     )
     return scan(
       self.streams,

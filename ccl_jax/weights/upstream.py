@@ -1,6 +1,8 @@
 """The published networks that the converter knows, and what it must know of each."""
 
+import functools
 import importlib
+import json
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -93,15 +95,29 @@ LICENCES = {
 }
 
 
+@functools.cache
 def get_upstream(kind: str) -> Upstream:
-  """The network of a command of `convert`.
+  """The network of a command of `convert`, traced once in a process for its sizes.
 
   Raises:
     UsageError: there is none of that name.
   """
   if kind not in MODULES:
     raise UsageError(f"unknown kind {kind!r}; expected one of {', '.join(MODULES)}")
-  return importlib.import_module(f"ccl_jax.weights.{MODULES[kind]}").UPSTREAM
+  upstream = importlib.import_module(f"ccl_jax.weights.{MODULES[kind]}").UPSTREAM
+  return upstream._replace(shapes=_kept(upstream.shapes))
+
+
+def _kept(shapes: Callable[[Sizes], Shapes]) -> Callable[[Sizes], Shapes]:
+  known: dict[str, Shapes] = {}
+
+  def shapes_of(sizes: Sizes) -> Shapes:
+    key = json.dumps(sizes, sort_keys=True)
+    if key not in known:
+      known[key] = shapes(sizes)
+    return dict(known[key])
+
+  return shapes_of
 
 
 def layer_count(weights: Weights, pattern: str | re.Pattern) -> int:

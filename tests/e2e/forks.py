@@ -21,6 +21,8 @@ import sys
 
 import jax
 
+from tests.quick import quicken
+
 # What takes long to import. None defines flags: a fork defines those of its command.
 LIBRARIES = (
   "orbax.checkpoint",
@@ -79,6 +81,7 @@ if __name__ == "__main__":
   for library in LIBRARIES:
     importlib.import_module(library)
   gc.freeze()
+  quicken()
   module = serve()
   if module is not None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -40,6 +40,12 @@ def i2v(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def pipeline(i2v):
+  """The release, loaded once: what one test compiles the others run."""
+  return LoadedModel.load(i2v / "wan")
+
+
+@pytest.fixture(scope="module")
 def picture():
   return np.random.default_rng(0).integers(0, 255, (1, 32, 48, 3), np.uint8)
 
@@ -66,13 +72,12 @@ def test_a_download_becomes_a_film(tmp_path):
   assert code == 2 and "is there already" in out
 
 
-def test_both_layouts_are_one_model(i2v, picture, tmp_path):
+def test_both_layouts_are_one_model(pipeline, picture, tmp_path):
   """The same release by diffusers' names makes the same film."""
   convert_release(diffusers_release(tmp_path / "hub", image=True), tmp_path / "wan")
   films = []
-  for folder in (i2v, tmp_path):
-    pipeline = LoadedModel.load(folder / "wan")
-    made = pipeline.generate(
+  for loaded in (pipeline, LoadedModel.load(tmp_path / "wan")):
+    made = loaded.generate(
       "i2v", ["a cat"], sampling=FAST, spec=CLIP, image=picture, negative="red"
     )
     films.append(made["video"])
@@ -80,8 +85,7 @@ def test_both_layouts_are_one_model(i2v, picture, tmp_path):
   np.testing.assert_array_equal(*films)
 
 
-def test_an_image_moves_the_film(i2v, picture):
-  pipeline = LoadedModel.load(i2v / "wan")
+def test_an_image_moves_the_film(pipeline, picture):
   assert pipeline.negative["video"].startswith("镜头晃动")
   assert pipeline.shift(CLIP) == 3.0
   make = lambda image, prompt="a cat": pipeline.generate(
@@ -95,9 +99,8 @@ def test_an_image_moves_the_film(i2v, picture):
     pipeline.generate("t2v", ["a cat"], sampling=FAST, spec=CLIP)
 
 
-def test_a_clip_of_a_batch_is_that_of_its_seed(i2v, picture):
+def test_a_clip_of_a_batch_is_that_of_its_seed(pipeline, picture):
   """Made together or alone; the order of float32 sums is all that may differ."""
-  pipeline = LoadedModel.load(i2v / "wan")
 
   def make(prompts, seed):
     image = np.repeat(picture, len(prompts), 0)
@@ -182,9 +185,8 @@ def test_a_joint_model_starts_from_the_release_and_trains(i2v, mini, tmp_path):
   assert made["video"].shape == (1, 9, 32, 32, 3) and np.isfinite(made["audio"]).all()
 
 
-def test_storing_products_in_the_compute_dtype_changes_no_number(i2v, picture):
+def test_storing_products_in_the_compute_dtype_changes_no_number(i2v, pipeline):
   """Half the memory: the same velocity, bit for bit, from float32 parameters."""
-  pipeline = LoadedModel.load(i2v / "wan")
   flat = traverse_util.flatten_dict(pipeline.params, sep="/")
   half = {k for k, v in flat.items() if v.dtype == jax.numpy.bfloat16}
   assert "blocks/video/ffn/in/kernel" in half and "video/head/kernel" not in half

@@ -5,7 +5,7 @@ import numpy as np
 
 from ccl_jax.codecs.embedded import fit_codecs
 from ccl_jax.data.spec import ClipSpec
-from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.models.presets import build_model, parameter_shapes
 
 SPEC = ClipSpec(5, 32, 32, 25.0)
 
@@ -24,6 +24,6 @@ def small_parts(spec=SPEC):
   ]
   codecs = fit_codecs(clips, text_length=4, text_dim=16)
   model = build_model("tiny", dtype="float32").clone(depth=1)
-  shapes = jax.eval_shape(lambda k: init_params(model, k, (4, 16)), jax.random.key(0))
+  shapes = parameter_shapes(model, (4, 16))
   draw = lambda x: 0.1 * rng.standard_normal(x.shape).astype(np.float32)
   return model, jax.tree.map(draw, shapes), codecs, clips

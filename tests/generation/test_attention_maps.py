@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from ccl_jax.generation.attention_maps import maps_of
-from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.models.presets import build_model, parameter_shapes
 from ccl_jax.ops import tarp
 from ccl_jax.tasks import Route
+from tests.params import living_params
 
 T, H, W, A = 3, 2, 2, 11  # latent frames, tokens of a frame, audio tokens
 
@@ -16,18 +17,17 @@ T, H, W, A = 3, 2, 2, 11  # latent frames, tokens of a frame, audio tokens
 def looked(**options):
   """(model, maps, shares on context tokens as the network tells them)."""
   model = build_model("tiny", patch=1, dtype="float32", **options)
-  params = init_params(model, jax.random.key(0), (4, 8))
-  keys = jax.random.split(jax.random.key(1), 3)
-  noisy = {
-    "video": jax.random.normal(keys[0], (1, T, H, W, 16)),
-    "audio": jax.random.normal(keys[1], (1, A, 20)),
-  }
-  text = jax.random.normal(keys[2], (1, 4, 8))
+  params = living_params(parameter_shapes(model, (4, 8)))
+  rng = np.random.default_rng(1)
+  normal = lambda *shape: jnp.asarray(rng.standard_normal((1, *shape), np.float32))
+  noisy, text = {"video": normal(T, H, W, 16), "audio": normal(A, 20)}, normal(4, 8)
   maps = jax.jit(lambda p: maps_of(model, p, noisy, 500.0, text))(params)
-  _, state = model.apply(
-    {"params": params}, noisy, {s: jnp.full((1, 1), 500.0) for s in noisy}, text,
-    Route({"video": True, "audio": True}), mutable=["intermediates"],
-  )  # fmt: skip
+  both = Route({"video": True, "audio": True})
+  run = lambda p, *inputs: model.apply(
+    {"params": p}, *inputs, both, mutable=["intermediates"]
+  )
+  times = {s: jnp.full((1, 1), 500.0) for s in noisy}
+  _, state = jax.jit(run)(params, noisy, times, text)
   blocks = state["intermediates"]["blocks"]
   shares = {
     "video": blocks["audio_to_video"]["context_share"][0][:, 0],

@@ -25,6 +25,7 @@ from ccl_jax.models.linear_codec import LinearVideoCodec
 from ccl_jax.models.wan_vae import Wan22VideoCodec, WanVideoCodec, init_params
 from ccl_jax.sharding import finest, make_mesh, spread
 from tests.generation.parts import SPEC, small_parts
+from tests.models.test_wan_vae import drawn
 
 VAE = WanVideoCodec(())
 
@@ -48,12 +49,21 @@ def test_an_array_is_spread_over_all_devices(shape, x, units, expected):
   assert got.sharding.shard_shape(x) == expected
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 8, 1), (2, 2, 1, 2)])
-def test_the_devices_share_the_rows_and_columns_of_a_clip(shape):
-  """8 devices give the pixels of one, each with an eighth of the work."""
-  codecs = Codecs(WanVideoCodec(init_params(jax.random.key(0), 8)))
+@pytest.fixture(scope="module")
+def by_one_device():
+  """(codecs, latent, the decoder's program for one device)."""
+  shapes = jax.eval_shape(lambda key: init_params(key, 8), jax.random.key(0))
+  params = drawn(shapes)
+  codecs = Codecs(WanVideoCodec(params))
   z = np.random.default_rng(0).standard_normal((1, 1, 6, 8, 16), np.float32)
-  expected = np.asarray(jax.jit(lambda c, z: c.decode(z))(codecs.video, z))
+  return codecs, z, jax.jit(lambda c, z: c.decode(z)).lower(codecs.video, z).compile()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8, 1), (2, 2, 1, 2)])
+def test_the_devices_share_the_rows_and_columns_of_a_clip(shape, by_one_device):
+  """8 devices give the pixels of one, each with an eighth of the work."""
+  codecs, z, alone = by_one_device
+  expected = np.asarray(alone(codecs.video, z))
   mesh = make_mesh(shape)
   whole = NamedSharding(mesh, P())
   there = jax.device_put((codecs, {"video": z}), whole)
@@ -62,7 +72,6 @@ def test_the_devices_share_the_rows_and_columns_of_a_clip(shape):
     compiled = jax.jit(run, out_shardings=whole).lower(*there).compile()
   got = np.asarray(compiled(*there))
   np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
-  alone = jax.jit(lambda c, z: c.decode(z)).lower(codecs.video, z).compile()
   temporary = lambda program: program.memory_analysis().temp_size_in_bytes
   assert temporary(compiled) < temporary(alone) / 3
 

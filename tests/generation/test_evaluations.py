@@ -10,7 +10,7 @@ from jax.extend import core as jex_core
 from ccl_jax.axes import STREAMS
 from ccl_jax.diffusion.guidance import GUIDANCE, Evaluation, runs
 from ccl_jax.generation.sampling import sample_latents
-from ccl_jax.models.presets import init_params
+from ccl_jax.models.presets import parameter_shapes
 from ccl_jax.tasks import GENERATIONS
 from tests.generation.test_sampling import (  # noqa: F401
   CLIP,
@@ -130,9 +130,7 @@ def test_keys_of_texts_are_made_before_the_loop_over_steps(
 ):  # fmt: skip
   """Counted by the layers of the network, with both texts in one batch."""
   model = small_model(variant=variant).clone(depth=1)
-  params = jax.eval_shape(
-    lambda k: init_params(model, k, TEXT_SHAPE), jax.random.key(0)
-  )
+  params = parameter_shapes(model, TEXT_SHAPE)
   sampling = dataclasses.replace(EULER, guidance="text")
   got = counted((model, params, *world[2:]), task, sampling)
   assert got == (step, before)

@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec
 
 from ccl_jax.diffusion.guidance import Evaluation
 from ccl_jax.generation.keys import of_groups, taken
-from ccl_jax.models.presets import init_params
+from ccl_jax.models.presets import parameter_shapes
 from ccl_jax.sharding import make_mesh, parameter_shardings
 from tests.models.conftest import small_model
 
@@ -44,7 +44,7 @@ def test_rows_are_those_of_the_evaluations():
 def test_keys_of_texts_lie_spread_over_devices():
   """Rows by clips, tokens as parts of the video, and heads: none holds them all."""
   model = small_model().clone(streams=small_model().streams[:1], cross=None)
-  shapes = jax.eval_shape(lambda k: init_params(model, k, (8, 24)), jax.random.key(0))
+  shapes = parameter_shapes(model, (8, 24))
   mesh = make_mesh((2, 1, 2, 2))
   placed = jax.tree.map(
     lambda x, s: x.update(sharding=s), shapes, parameter_shardings(shapes, mesh)

@@ -1,5 +1,7 @@
 """Meshes for generation: which one is chosen, and that all make the same clip."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.generation import meshes, pipeline
 from ccl_jax.generation.pipeline import LoadedModel
 from ccl_jax.generation.sampling import Sampling, most_together
-from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.models.presets import build_model, parameter_shapes
 from ccl_jax.sharding import make_mesh
 from ccl_jax.tasks import GENERATIONS
 from tests.generation.parts import SPEC, small_parts
@@ -93,9 +95,7 @@ def test_a_mesh_on_which_the_parameters_have_no_room(monkeypatch):
 def test_bytes_of_parameters():
   """Of the tiny model, whose every matrix product is stored in bfloat16."""
   model = build_model("tiny", dtype="float32")
-  shapes = jax.eval_shape(
-    lambda k: init_params(model, k, (1, meshes.TEXT_WIDTH)), jax.random.key(0)
-  )
+  shapes = parameter_shapes(model, (1, meshes.TEXT_WIDTH))
   count = sum(x.size for x in jax.tree.leaves(shapes))
   assert meshes.parameter_bytes(model) == 4 * count
   half = meshes.parameter_bytes(model.clone(dtype="bfloat16"))
@@ -107,14 +107,14 @@ def parts():
   return small_parts()
 
 
-@pytest.fixture
-def latents_of(parts, monkeypatch):
-  """A function of a task and a mesh to the latents of two clips."""
+@pytest.fixture(scope="module")
+def latents_of(parts):
+  """A function of a task and a mesh to the latents of two clips, made once."""
   model, params, codecs, clips = parts
-  monkeypatch.setattr(pipeline, "decode", lambda codecs, latents: latents)
   stack = {s: np.stack([c[s] for c in clips[:2]]) for s in ("video", "audio")}
   stack["image"] = stack["video"][:, 0]
 
+  @functools.cache
   def make(task, shape, **how):
     mesh = make_mesh(shape, jax.devices()[: int(np.prod(shape))])
     maker = LoadedModel(model, params, codecs, SPEC, shift=5.0, mesh=mesh)
@@ -124,7 +124,9 @@ def latents_of(parts, monkeypatch):
       task, ["a b", "c"], seed=[3, 2**40], sampling=sampling, **inputs
     )
 
-  return make
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(pipeline, "decode", lambda codecs, latents: latents)
+    yield make
 
 
 @pytest.mark.parametrize("task", GENERATIONS)

@@ -15,7 +15,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.generation.pipeline import LoadedModel
 from ccl_jax.generation.quantized import check_kind, dequantized, quantized
 from ccl_jax.models.joint import Route
-from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.models.presets import build_model, parameter_shapes
 from ccl_jax.sharding import make_mesh, parameter_shardings
 from tests.flags.command import command
 from tests.flags.listener import call, listening
@@ -31,9 +31,7 @@ def model():
 @pytest.fixture
 def params(model):
   """All of them random, so that nothing is zero by its initialization."""
-  shapes = jax.eval_shape(
-    lambda key: init_params(model, key, text_shape=TEXT), jax.random.key(0)
-  )
+  shapes = parameter_shapes(model, TEXT)
   rng = np.random.default_rng(0)
   draw = lambda x: jnp.asarray(0.1 * rng.standard_normal(x.shape), x.dtype)
   return jax.tree.map(draw, shapes)
@@ -95,7 +93,8 @@ def test_the_model_multiplies_by_what_is_held(kind, model, params):
   }
   inputs = latents, {s: jnp.full((2, 1), 700.0) for s in latents}, draw(2, 2, *TEXT)
   route = Route({"video": True, "audio": True})
-  plain = model.apply({"params": params}, *inputs, route)
+  run = jax.jit(lambda p: model.apply({"params": p}, *inputs, route))
+  plain = run(params)
   held = quantized(params, kind)
   product = lambda x: np.asarray(x.qvalue, np.float32) * np.asarray(x.scale)
   numbers = jax.tree.map(
@@ -103,9 +102,9 @@ def test_the_model_multiplies_by_what_is_held(kind, model, params):
     held["blocks"],
     is_leaf=lambda x: isinstance(x, QArray),
   )
-  expected = model.apply({"params": held | {"blocks": numbers}}, *inputs, route)
+  expected = run(held | {"blocks": numbers})
   reads = model.clone(stored=dequantized)
-  got = reads.apply({"params": held}, *inputs, route)
+  got = jax.jit(lambda p: reads.apply({"params": p}, *inputs, route))(held)
   for s in latents:
     scale = jnp.std(expected[s])
     assert jnp.abs(got[s] - expected[s]).max() < 1e-4 * scale

@@ -7,7 +7,7 @@ import pytest
 
 from ccl_jax.models.cca import CrossConfig
 from ccl_jax.models.joint import JointDiT
-from ccl_jax.models.presets import init_params
+from ccl_jax.models.presets import init_params, parameter_shapes
 from ccl_jax.models.stream import StreamConfig
 from ccl_jax.tasks import Route
 from tests.params import living_params
@@ -34,7 +34,7 @@ def small_model(**cross) -> JointDiT:
 
 def random_params(model: JointDiT, seed: int = 0):
   """Parameters with which every part of the model matters."""
-  shapes = jax.eval_shape(lambda k: init_params(model, k, TEXT), jax.random.key(0))
+  shapes = parameter_shapes(model, TEXT)
   return living_params(shapes, seed)
 
 

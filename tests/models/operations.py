@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ccl_jax.models.cca import Geometry
 from ccl_jax.models.joint import JointDiT
-from ccl_jax.models.presets import init_params
+from ccl_jax.models.presets import parameter_shapes
 from ccl_jax.tasks import Route
 
 TEXT = (512, 32)  # as many rows as Wan2.1's, which its image conditioning asks for
@@ -47,8 +47,7 @@ def operations(model: JointDiT, geometry: Geometry) -> list[Operation]:
     "text": shape(1, *TEXT),
     "image": {s: shape(1, 257, 1280) for s, c in model.streams if c.image_tokens},
   }
-  init = lambda key: init_params(model, key, TEXT)
-  params = jax.eval_shape(init, jax.random.key(0))
+  params = parameter_shapes(model, TEXT)
   route = Route({s: len(model.streams) == 2 for s, _ in model.streams})
   run = lambda p, x: model.apply({"params": p}, **x, route=route)
   return list(_walk(jax.make_jaxpr(run)(params, inputs).jaxpr, "", 1))

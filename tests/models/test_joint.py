@@ -10,7 +10,7 @@ import pytest
 
 from ccl_jax.models.cca import Geometry
 from ccl_jax.models.joint import JointDiT, token_geometry
-from ccl_jax.models.presets import init_params
+from ccl_jax.models.presets import parameter_shapes
 from ccl_jax.tasks import TASKS, Route, static_route
 from tests.close import assert_close, difference
 from tests.models.conftest import TEXT, random_params, run, small_model
@@ -161,7 +161,7 @@ def test_context_share_is_a_share(model, params, inputs):
 
 def gradient_of(model, inputs):
   """(the gradient of what becomes of the picture, shapes of the parameters)."""
-  shapes = jax.eval_shape(lambda k: init_params(model, k, TEXT), jax.random.key(0))
+  shapes = parameter_shapes(model, TEXT)
   loss = lambda p: model.apply({"params": p}, **inputs, route=BOTH)["video"].sum()
   return jax.grad(loss), shapes
 

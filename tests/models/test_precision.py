@@ -10,7 +10,7 @@ from flax import traverse_util
 
 from ccl_jax.models.cca import Geometry
 from ccl_jax.models.precision import stored_as
-from ccl_jax.models.presets import build_model, init_params
+from ccl_jax.models.presets import build_model, parameter_shapes
 from tests.models.conftest import random_params, run, small_model
 from tests.models.operations import operations
 from tests.models.test_joint import BOTH
@@ -78,7 +78,7 @@ FLOAT32 = (
 
 def test_what_is_stored_in_which_dtype():
   model = build_model("tiny", image_form="channels")
-  shapes = jax.eval_shape(lambda k: init_params(model, k, (9, 32)), jax.random.key(0))
+  shapes = parameter_shapes(model, (9, 32))
   seen = set()
   for path, x in traverse_util.flatten_dict(stored_as(shapes, HALF), sep="/").items():
     full = [p for p in FLOAT32 if re.search(f"/{p}$", path)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ccl_jax.models.joint import JointDiT
-from ccl_jax.models.presets import FUSION, init_params
+from ccl_jax.models.presets import FUSION, init_params, parameter_shapes
 from ccl_jax.models.stream import StreamConfig
 from ccl_jax.sharding import path_of
 from ccl_jax.tasks import Route
@@ -41,7 +41,7 @@ def model_of(depth: int) -> JointDiT:
 
 
 def params_of(model: JointDiT):
-  shapes = jax.eval_shape(lambda k: init_params(model, k, TEXT), jax.random.key(0))
+  shapes = parameter_shapes(model, TEXT)
   return jax.tree.map(np.asarray, living_params(shapes, 3))
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from ccl_jax.data.spec import ClipSpec
-from ccl_jax.models.presets import PRESETS, build_model, init_params
+from ccl_jax.models.presets import PRESETS, build_model, parameter_shapes
 from ccl_jax.sharding import make_mesh, parameter_axes, path_of
 from ccl_jax.training.build import build_run
 from ccl_jax.training.step import make_train_step
@@ -89,8 +89,6 @@ def test_train_step_has_the_shapes_it_should(name, arg):
 @pytest.mark.parametrize("image_form", ["first_frame", "channels"])
 def test_every_parameter_has_a_sharding_rule(preset, image_form):
   model = build_model(preset, image_form=image_form)
-  shapes = jax.eval_shape(
-    lambda k: init_params(model, k, (512, 4096)), jax.random.key(0)
-  )
+  shapes = parameter_shapes(model, (512, 4096))
   for path, x in jax.tree_util.tree_leaves_with_path(shapes):
     assert len(parameter_axes("/" + path_of(path), x.ndim)) == x.ndim

@@ -7,7 +7,7 @@ import pytest
 
 from ccl_jax.models.cca import CrossConfig
 from ccl_jax.models.joint import JointDiT
-from ccl_jax.models.presets import init_params
+from ccl_jax.models.presets import parameter_shapes
 from ccl_jax.models.stream import StreamConfig
 from ccl_jax.training.optim import ParamGroup, make_optimizer
 from ccl_jax.training.state import new_state
@@ -41,8 +41,7 @@ def small():
     depth=1,
     cross=CrossConfig(video_tokens=3, audio_tokens=2),
   )  # fmt: skip
-  init = lambda key: init_params(model, key, TEXT)
-  shapes = jax.eval_shape(init, jax.random.key(0))
+  shapes = parameter_shapes(model, TEXT)
   optimizer = make_optimizer(
     [ParamGroup(".*", 1e-3, 0.01)], shapes, warmup_steps=0, total_steps=10,
     schedule="constant", b1=0.9, b2=0.99, eps=1e-8, clip_norm=1.0,

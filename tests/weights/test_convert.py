@@ -20,7 +20,7 @@ from ccl_jax import convert
 from ccl_jax.checkpoints import slices as streamed
 from ccl_jax.checkpoints.checkpointer import restore_params
 from ccl_jax.errors import UsageError
-from ccl_jax.models.presets import init_params
+from ccl_jax.models.presets import parameter_shapes
 from ccl_jax.sharding import make_mesh, parameter_shardings
 from ccl_jax.weights import transfer, wan
 from ccl_jax.weights.reader import open_weights
@@ -116,9 +116,7 @@ def test_training_restores_it_sharded(imported, tensors):
   """On a mesh of eight devices, each array where the sharding table wants it."""
   sizes = json.loads((imported / "config.json").read_text())["sizes"]
   model, mesh = wan.model_of(sizes), make_mesh((1, 4, 1, 2))
-  shapes = jax.eval_shape(
-    lambda k: init_params(model, k, (8, sizes["text_dim"])), jax.random.key(0)
-  )
+  shapes = parameter_shapes(model, (8, sizes["text_dim"]))
   abstract = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=s),
     shapes,

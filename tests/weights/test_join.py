@@ -52,11 +52,9 @@ def video(tmp_path_factory):
 
 
 def shapes_of(**model):
-  init = lambda k: presets.init_params(presets.build_model(**model), k, (8, TEXT))
+  shapes = presets.parameter_shapes(presets.build_model(**model), (8, TEXT))
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  return jax.tree.map(
-    lambda x: x.update(sharding=here), jax.eval_shape(init, jax.random.key(0))
-  )
+  return jax.tree.map(lambda x: x.update(sharding=here), shapes)
 
 
 def save_run(folder, seed, **model):

@@ -6,10 +6,12 @@ Names that could be mistaken for each other, of equal shapes: no shape would tel
 import csv
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
 from ccl_jax.errors import UsageError
+from ccl_jax.weights import vggish
 from ccl_jax.weights.entries import Entry
 from ccl_jax.weights.reader import Weights
 from ccl_jax.weights.rules import Row
@@ -435,6 +437,23 @@ def test_kinds_are_known_and_narrow_licences_told():
   assert set(LICENCES) == {"audio-vae", "imagebind", "vocoder"}
   with pytest.raises(UsageError, match="unknown kind 'x'; expected one of wan-dit"):
     get_upstream("x")
+
+
+def test_a_network_is_traced_once_for_its_sizes(monkeypatch):
+  told = []
+  vector = lambda n: {"x": jax.ShapeDtypeStruct((n,), np.float32)}
+
+  def shapes(sizes):
+    told.append(sizes["n"])
+    return vector(sizes["n"])
+
+  upstream = vggish.UPSTREAM._replace(shapes=shapes)
+  monkeypatch.setattr(vggish, "UPSTREAM", upstream)
+  of = get_upstream.__wrapped__("vggish").shapes
+  assert [of({"n": n}) for n in (1, 2, 1)] == [vector(n) for n in (1, 2, 1)]
+  assert told == [1, 2]
+  of({"n": 1}).clear()  # whoever changes what it was given changes nobody's
+  assert of({"n": 1}) == vector(1)
 
 
 def test_negative_prompts_are_the_releases():
