@@ -179,6 +179,7 @@ def page(
     "number of comparisons. Chance is the same pictures with the sounds of other "
     "clips.\n",
   ]
+  explained: set[str] = set()
   for section in shown:
     rows = [row for row in section.rows if row.variant in runs]
     if len(rows) > 1:
@@ -186,7 +187,7 @@ def page(
       parts += [section.about + "\n"] * bool(section.about)
       if missing := _union([row.variant] for row in section.rows if row not in rows):
         parts.append(f"Without runs: {', '.join(f'`{v}`' for v in missing)}.\n")
-      parts += _tables(section, rows, runs, ceiling or {})
+      parts += _tables(section, rows, runs, ceiling or {}, explained)
   return "\n".join(parts)
 
 
@@ -215,7 +216,7 @@ def _span(results: Iterable[Result], key: str) -> str:
   return f"{low}" if low == high else f"{low} to {high}"
 
 
-def _tables(section: Section, rows, runs: Runs, ceiling) -> list[str]:
+def _tables(section: Section, rows, runs: Runs, ceiling, explained) -> list[str]:
   pairs = [(r, row) for row in rows for r in runs[row.variant].values()]
   parts = []
   for name in section.tables:
@@ -225,7 +226,9 @@ def _tables(section: Section, rows, runs: Runs, ceiling) -> list[str]:
       columns = MEASURES[name].columns(pairs)
     about = SCORES.get(name) or MEASURES[name]
     if text := grid(rows, columns, runs, section.first):
-      parts.append(f"**{name}**: {about.about} ({about.better}):\n\n{text}\n")
+      what = "" if name in explained else f": {about.about}"
+      parts.append(f"**{name}**{what} ({about.better}):\n\n{text}\n")
+      explained.add(name)  # a page says what a score is once
   return parts
 
 

@@ -38,6 +38,12 @@ def test_table(folder, tmp_path):
   assert out.read_bytes() == first
 
 
+def test_what_a_score_is_is_said_once(folder):
+  text = page(read(folder), sections())
+  assert text.count("**sync_r0**: correlation of mouths and voices (more") == 1
+  assert text.count("**sync_r0** (more is better)") >= 2
+
+
 def test_plots(folder, tmp_path, monkeypatch):
   """Into the folder of the results, or into another one."""
   monkeypatch.setattr(figures, "made", lambda runs: {"loss": figures.loss_figure(runs)})
