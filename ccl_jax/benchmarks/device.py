@@ -102,9 +102,18 @@ def run(part: Part, out: pathlib.Path, seconds: float) -> dict[str, Any]:
   }
   command = [sys.executable, "-m", "ccl_jax.bench", *part.argv]
   start, failed = time.perf_counter(), ""
-  child = subprocess.Popen(
-    command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-  )
+  # Started in the background of a script it ignores Ctrl-C, and so would its children.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    child = subprocess.Popen(
+      command,
+      env=environment,
+      text=True,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+    )
+  finally:
+    signal.signal(signal.SIGINT, before)
   try:
     told, errors = child.communicate(timeout=seconds)
   except subprocess.TimeoutExpired:

@@ -1,6 +1,7 @@
 """Benchmarks in turn on a device: each a process that may fail, within a time."""
 
 import json
+import signal
 import time
 
 import pytest
@@ -46,6 +47,15 @@ def test_one_that_fails_keeps_its_rows_and_says_why(program, tmp_path):
   assert found["rows"] == [] and found["failed"] == "exit 1: no word"
 
 
+@pytest.fixture
+def in_the_background():
+  """As a script starts what ends with `&`: SIGINT is ignored."""
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("in_the_background")
 def test_one_that_lasts_is_interrupted_and_then_ended(program, tmp_path, monkeypatch):
   program(
     """trap 'echo "{\\"rows\\": [3]}"; exit 1' INT; while :; do sleep 0.05; done"""
