@@ -6,6 +6,7 @@ patterns that must cover every one of them; activations name their logical axes.
 """
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 
@@ -55,18 +56,39 @@ PARAMETERS = [
 # Chips with 128 MiB of vector memory, of which kernels get 16 unless asked: the blocks
 # of `ops.kernels.Kernel` need more, and matrix products gain from it.
 _ROOMY = {"TPU v5", "TPU v5 lite", "TPU v6 lite"}
-_VMEM_KIB = 64 * 1024
+_VMEM = {"xla_tpu_scoped_vmem_limit_kib": str(64 * 1024)}
+# Chips with sparse cores. These move data while the tensor core computes, which else
+# waits for every collective; they cut gradients while they sum them, where the compiler
+# else sums them whole on every chip. The last: parameters are gathered, not summed from
+# parts among zeros, over three dimensions of links too.
+_SPARSE_CORES = {"TPU v5", "TPU v6 lite"}
+_COLLECTIVES = {
+  "xla_tpu_enable_sparse_core_collective_offload_all_gather": "true",
+  "xla_tpu_enable_sparse_core_collective_offload_2d_all_gather": "true",
+  "xla_tpu_enable_sparse_core_collective_offload_3d_all_gather": "true",
+  "xla_tpu_enable_sparse_core_collective_offload_all_reduce": "true",
+  "xla_tpu_enable_sparse_core_collective_offload_reduce_scatter": "true",
+  "xla_tpu_enable_sparse_core_collective_offload_nd_reduce_scatter": "true",
+  "xla_tpu_prefer_async_allgather_to_allreduce": "true",
+}
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str] | None:
   """What XLA is told of a program for the mesh's devices; None: nothing.
 
+  An option that LIBTPU_INIT_ARGS names is left to it.
+
   Args:
     mesh: of devices that may be absent, as planning has them.
   """
-  if not mesh.empty and {x.device_kind for x in mesh.devices.flat} <= _ROOMY:
-    return {"xla_tpu_scoped_vmem_limit_kib": str(_VMEM_KIB)}
-  return None
+  kinds = set() if mesh.empty else {x.device_kind for x in mesh.devices.flat}
+  options = {}
+  if kinds and kinds <= _ROOMY:
+    options |= _VMEM
+  if kinds and kinds <= _SPARSE_CORES:
+    options |= _COLLECTIVES
+  own = re.findall(r"--(\w+)", os.environ.get("LIBTPU_INIT_ARGS", ""))
+  return {name: value for name, value in options.items() if name not in own} or None
 
 
 def require_devices() -> None:

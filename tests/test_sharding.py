@@ -292,11 +292,51 @@ def test_a_number_is_whole_everywhere():
   ],
 )
 def test_kernels_get_room_where_there_is_some(kinds, vmem):
-  devices = [mock.Mock(device_kind=kind) for kind in kinds]
-  mesh = Mesh(np.array(devices), ("x",))
-  options = compiler_options(mesh) or {}
+  options = compiler_options(mesh_of(*kinds)) or {}
   assert options.get("xla_tpu_scoped_vmem_limit_kib") == vmem
   assert compiler_options(jax.sharding.get_mesh()) is None  # none is in use
+
+
+def mesh_of(*kinds):
+  return Mesh(np.array([mock.Mock(device_kind=kind) for kind in kinds]), ("x",))
+
+
+@pytest.mark.parametrize(
+  ("kinds", "sparse"),
+  [
+    (["TPU v5", "TPU v5"], True),
+    (["TPU v6 lite"], True),
+    (["TPU v5 lite"], False),  # it has none, and its compiler refuses
+    (["TPU v4"], False),
+    (["TPU v6 lite", "TPU v5 lite"], False),
+    (["NVIDIA H100 80GB HBM3"], False),
+    (["cpu"], False),
+  ],
+)
+def test_sparse_cores_move_data_where_there_are_some(kinds, sparse):
+  options = compiler_options(mesh_of(*kinds)) or {}
+  offloads = {name for name in options if "sparse_core_collective_offload" in name}
+  kind = lambda name: name.partition("offload_")[2]
+  expected = {
+    "all_gather", "2d_all_gather", "3d_all_gather", "all_reduce", "reduce_scatter",
+    "nd_reduce_scatter",
+  }  # fmt: skip
+  assert {kind(name) for name in offloads} == (expected if sparse else set())
+  assert all(options[name] == "true" for name in offloads)
+  assert ("xla_tpu_prefer_async_allgather_to_allreduce" in options) == sparse
+
+
+def test_what_the_environment_tells_libtpu_is_left_to_it(monkeypatch):
+  gather = "xla_tpu_enable_sparse_core_collective_offload_all_gather"
+  monkeypatch.setenv("LIBTPU_INIT_ARGS", f"--xla_other=1 --{gather}=false")
+  options = compiler_options(mesh_of("TPU v6 lite"))
+  assert gather not in options
+  # A name that only begins like it is another's.
+  assert "xla_tpu_enable_sparse_core_collective_offload_all_reduce" in options
+  monkeypatch.setenv(
+    "LIBTPU_INIT_ARGS", "--xla_tpu_scoped_vmem_limit_kib=98304 --xla_x"
+  )
+  assert compiler_options(mesh_of("TPU v5 lite")) is None
 
 
 def test_devices_of_a_mesh_are_in_their_order():

@@ -19,7 +19,13 @@ from ccl_jax.errors import UsageError
 from ccl_jax.planning.chips import CHIPS
 from ccl_jax.planning.predict import predict
 from ccl_jax.planning.program import Program
-from ccl_jax.planning.topologies import TPUS, compiler, one_chip, stay_on_the_host
+from ccl_jax.planning.topologies import (
+  TPUS,
+  compiler,
+  one_chip,
+  stay_on_the_host,
+  text_of,
+)
 
 _CHIPS = flags.DEFINE_list("chips", ["v5p", "v6e", "v5e"], "Kinds of TPU.")
 
@@ -85,7 +91,7 @@ def _seconds(chip: str, kind: str, operation, shapes, dtype: str) -> float:
   placed = one_chip(chip)
   arrays = (jax.ShapeDtypeStruct(s, dtype, sharding=placed) for s in shapes)
   compiled = jax.jit(operation).lower(*arrays).compile()
-  return predict(Program(compiled.as_text()), chip).by("kind")[kind,].est
+  return predict(Program(text_of(compiled)), chip).by("kind")[kind,].est
 
 
 if __name__ == "__main__":

@@ -28,7 +28,13 @@ from ccl_jax.planning import kernels
 from ccl_jax.planning.bundles import static_cycles
 from ccl_jax.planning.chips import CHIPS
 from ccl_jax.planning.program import Program
-from ccl_jax.planning.topologies import TPUS, compiler, one_chip, stay_on_the_host
+from ccl_jax.planning.topologies import (
+  TPUS,
+  compiler,
+  one_chip,
+  stay_on_the_host,
+  text_of,
+)
 from ccl_jax.sharding import compiler_options
 
 _CHIPS = flags.DEFINE_list("chips", ["v5e", "v5p", "v6e"], "Kinds of TPU.")
@@ -167,8 +173,8 @@ def compile_kernels(folder: str, chip: str, blocks: str) -> None:
   inputs = [(tokens(q), tokens(k)) for q, k in LENGTHS]
   attend = lambda inputs: [jax.vjp(kernel, q, k, k)[1](q) for q, k in inputs]
   options = compiler_options(jax.sharding.Mesh([*placed.device_set], "x"))
-  text = jax.jit(attend, compiler_options=options).lower(inputs).compile().as_text()
-  write_text(pathlib.Path(folder, "program"), text)
+  compiled = jax.jit(attend, compiler_options=options).lower(inputs).compile()
+  write_text(pathlib.Path(folder, "program"), text_of(compiled))
 
 
 if __name__ == "__main__":

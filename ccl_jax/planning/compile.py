@@ -24,7 +24,7 @@ from ccl_jax.planning.phases import Phase, codec_shapes, decoding_phase, text_ph
 from ccl_jax.planning.predict import predict
 from ccl_jax.planning.program import Program
 from ccl_jax.planning.report import Report, show
-from ccl_jax.planning.topologies import compiler, parse_topology
+from ccl_jax.planning.topologies import compiler, parse_topology, text_of
 from ccl_jax.planning.traffic import collectives, table
 from ccl_jax.sharding import (
   batch_sharding,
@@ -186,7 +186,7 @@ def plan(
       phases = compile_phases(config, mesh, batch, chip.hbm, compiled)
   took = time.perf_counter() - start
   memory = compiled.memory_analysis()
-  program = Program(compiled.as_text())
+  program = Program(text_of(compiled))
   steps = STEPS if generate else 1
   model = build_model(**config.model)
   geometry = geometry_of(model, ClipSpec(**config.clip))

@@ -32,6 +32,7 @@ MODULES = (
 )
 MOVES = {"copy", "copy-start", "copy-done", "pad", "reshape", "slice", "transpose"}
 RENAMES = {"bitcast", "get-tuple-element", "all-gather"}
+CALL_PARTS = ("call-update", "call-done")
 FAR = 4
 UPDATE = "optimizer, average"  # all that is in no module
 PASSES = ("forward", "made again", "backward", "update")
@@ -73,11 +74,18 @@ def place_of(program: Program, instruction: Instruction) -> Place:
   rope = lambda i: program.source(i).endswith("ops/rope.py")
   makers = _chain(instruction, lambda i: _made_by(program, i))
   takers = _chain(instruction, lambda i: program.users.get(i.name, []))
-  told = next((i for i in (instruction, *makers, *takers) if "/" in i.op_name), None)
+  near = (instruction, *_begun(program, instruction), *makers, *takers)
+  told = next((i for i in near if "/" in i.op_name), None)
   path = told.op_name if told else ""
   # A change of layout beside rotary positions is there for them.
   beside = instruction.op in MOVES and any(map(rope, makers + takers))
   return Place(module_of(path), pass_of(path), rope(instruction) or beside)
+
+
+def _begun(program: Program, instruction: Instruction) -> list[Instruction]:
+  """Of a call that is started, what it does."""
+  names = instruction.called if instruction.op.endswith("call-start") else ()
+  return [i for name in names for i in program.computations.get(name, ())]
 
 
 def _made_by(program: Program, instruction: Instruction) -> list[Instruction]:
@@ -95,5 +103,5 @@ def _chain(
   for _ in range(FAR):
     edge = [j for i in edge for j in following(i)]
     found += edge
-    edge = [i for i in edge if i.op in MOVES | RENAMES]
+    edge = [i for i in edge if i.op in MOVES | RENAMES or i.op.endswith(CALL_PARTS)]
   return found

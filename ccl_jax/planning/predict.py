@@ -39,7 +39,6 @@ _COPIES = {
 _FREE = {
   "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all",
   "partition-id", "replica-id", "opt-barrier", "iota", "send", "send-done",
-  "async-update",
 }  # fmt: skip
 # Custom calls that say something to the compiler, and do nothing.
 _HINTS = {"AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "Sharding"}
@@ -152,19 +151,29 @@ class _Schedule:
     """
     clock = Time(0.0, 0.0)
     # When what was started is done; when links, network and copies are free again.
-    ready, free = {}, dict.fromkeys(("links", "network", "copies"), clock)
+    ready, empty, free = {}, {}, dict.fromkeys(("links", "network", "copies"), clock)
     for i in self._program.computations[name]:
       if i.op in ("while", "call", "conditional"):
         for callee, count in self._program.called(i):
           clock += self.run(callee, times * count) * count
         continue
+      start = self._program.start(i) if i.operands else ""
+      if i.op.endswith("-update"):
+        # A call on a sparse core starts empty, and works from when it has its operands.
+        if start in empty:
+          lane, cost, begun, kind = empty.pop(start)
+          free[lane] = free[lane].most(clock) + cost
+          ready[start] = free[lane], begun, kind
+        continue
       if i.op.endswith("-done"):
-        start = i.operands[0] if i.operands else ""
         end, i, kind = ready.get(start, (clock, i, "copy"))
       else:
         cost, kind, lane = self._price(i)
         if lane is None:
           end = clock + cost
+        elif self._starts(i) and not i.operands:
+          empty[i.name] = lane, cost, i, kind
+          continue
         else:
           end = free[lane] = free[lane].most(clock) + cost
           if self._starts(i):

@@ -207,7 +207,14 @@ class Program:
   def done(self) -> dict[str, Instruction]:
     """By the name of an instruction that starts something, the one that awaits it."""
     ends = (i for i in self.by_name.values() if i.op.endswith("-done"))
-    return {i.operands[0]: i for i in ends if i.operands}
+    return {self.start(i): i for i in ends if i.operands}
+
+  def start(self, instruction: Instruction) -> str:
+    """The name of what started that which an instruction awaits or goes on with."""
+    name = instruction.operands[0]
+    while (found := self.by_name.get(name)) and found.op.endswith("-update"):
+      name = found.operands[0]
+    return name
 
   def called(self, instruction: Instruction) -> list[tuple[str, int]]:
     """(computation, runs) that an instruction runs; all branches of a conditional."""

@@ -111,6 +111,23 @@ def compiler(topology: str) -> str:
     ) from e
 
 
+def text_of(compiled: jax.stages.Compiled) -> str:
+  """The text of a compiled program, in the order in which it runs.
+
+  Raises:
+    UsageError: the compiler is newer than this JAX, which cannot read what it writes.
+  """
+  try:
+    return compiled.as_text()
+  except jax.errors.JaxRuntimeError as e:
+    libtpu = importlib.metadata.version("libtpu")
+    raise UsageError(
+      f"jax {jax.__version__} cannot read what libtpu {libtpu} compiles "
+      f"({str(e).splitlines()[0][:80]}): install the one it asks for, "
+      f"pip install 'jax[tpu]=={jax.__version__}'"
+    ) from e
+
+
 def one_chip(kind: str):
   """A sharding on one TPU of a kind, to compile a single operation for."""
   # One of a host's four: a topology of one chip is none to every version of libtpu.

@@ -1,11 +1,13 @@
 """Plans of tiny programs on virtual devices: what is reported, and what is refused."""
 
 import dataclasses
+import importlib.metadata
 import json
 import pathlib
 import re
 import subprocess
 import sys
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +24,7 @@ from ccl_jax.planning.floors import attention_flops
 from ccl_jax.planning.modules import PASSES
 from ccl_jax.planning.program import Program
 from ccl_jax.planning.report import regressions, show
-from ccl_jax.planning.topologies import parse_topology
+from ccl_jax.planning.topologies import parse_topology, text_of
 from ccl_jax.planning.traffic import collectives
 from ccl_jax.sharding import compiler_options, make_mesh
 from configs import joint
@@ -181,22 +183,57 @@ def test_the_flags_of_the_docs_are_taken_by_the_compiler(libtpu, topology):
 
 
 @pytest.mark.parametrize(
-  ("topology", "kind"),
-  [("v5p:2x2x4", "all-gather"), ("v6e:8x8", "all-gather"), ("v5p:4x4x4", "all-reduce")],
+  ("topology", "asynchronous"),
+  [("v5p:4x4x4", True), ("v6e:8x8", True), ("v5e:8x8", False)],
 )
-def test_how_a_parameter_is_gathered(libtpu, topology, kind):
-  """Over 64 and more chips in three dimensions libtpu sums parts padded with zeros: a
-  plain product of matrices shows it, so it is no doing of the model's.
+def test_how_a_parameter_is_gathered_and_its_gradient_summed(
+  libtpu, topology, asynchronous
+):
+  """With sparse cores: gathered and cut while it is summed, beside the arithmetic. What
+  the compiler does without being told is for v5e alone: it waits for both, and sums
+  gradients whole.
   """
   _, devices = parse_topology(topology)
   mesh = make_mesh((1, len(devices), 1, 1), devices)
   array = lambda spec, *shape: jax.ShapeDtypeStruct(
     shape, jnp.bfloat16, sharding=NamedSharding(mesh, spec)
   )
-  x = array(P("fsdp"), len(devices), 512, 5120)
-  blocks = array(P(None, "fsdp"), 4, 5120, 13824)
+  x = array(P("fsdp"), len(devices), 512, 2048)
+  blocks = array(P(None, "fsdp"), 4, 2048, 8192)
   block = lambda x, w: (jnp.tanh(jnp.tanh(x @ w) @ w.T), None)
-  program = jax.jit(lambda x, blocks: jax.lax.scan(block, x, blocks)[0])
-  found = collectives(Program(program.lower(x, blocks).compile().as_text()))
-  assert {(c.kind, c.elements) for c in found} == {(kind, 5120 * 13824)}
-  assert {(c.group, c.times) for c in found} == {(len(devices), 4)}
+  loss = lambda blocks, x: jax.lax.scan(block, x, blocks)[0].astype(jnp.float32).sum()
+  program = Program(
+    text_of(
+      jax.jit(
+        jax.grad(loss),
+        out_shardings=blocks.sharding,
+        compiler_options=compiler_options(mesh),
+      )
+      .lower(blocks, x)
+      .compile()
+    )
+  )
+  weight = 2048 * 8192
+  found = {
+    (c.kind, c.elements, c.group, c.times)
+    for c in collectives(program)
+    if c.elements * c.group >= weight
+  }
+  gathered = ("all-gather", weight, len(devices), 4)
+  cut = ("reduce-scatter", weight // len(devices), len(devices), 4)
+  whole = ("all-reduce", weight, len(devices), 4)
+  assert found == {gathered, cut if asynchronous else whole}
+  starts = [i for i in program.by_name.values() if i.op.endswith("call-start")]
+  assert bool(starts) == asynchronous
+
+
+def test_a_compiler_that_is_too_new_for_this_jax(monkeypatch):
+  compiled = mock.Mock(spec=jax.stages.Compiled)
+  compiled.as_text.side_effect = jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK\nmore")
+  monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.99")
+  words = (
+    rf"jax {jax.__version__} cannot read what libtpu 0.0.99 compiles \(INTERNAL: "
+    rf"RET_CHECK\): .* pip install 'jax\[tpu\]=={jax.__version__}'"
+  )
+  with pytest.raises(UsageError, match=words):
+    text_of(compiled)

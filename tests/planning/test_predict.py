@@ -9,6 +9,7 @@ from ccl_jax.planning.chips import CHIPS
 from ccl_jax.planning.kernels import Row
 from ccl_jax.planning.predict import Time, predict
 from ccl_jax.planning.program import Program
+from ccl_jax.planning.traffic import collectives
 from tests.planning.test_kernels import CALL, FORM
 
 # What libtpu 0.0.52 made, for four v6e chips, of the gradient of a scan of 4 blocks
@@ -102,6 +103,75 @@ def test_a_started_collective_hides_behind_the_work_until_its_end(cycles, waits)
   assert found.est == pytest.approx((700 + cycles + 900 + waits) * CYCLE)
   times = {kind: t.est for (kind,), t in found.by("kind").items()}
   assert times.get("collective", 0) == pytest.approx(waits * CYCLE)
+
+
+CALLED = """%called (p: f32[2]) -> f32[28000] {
+  %p = f32[2]{0} parameter(0)
+  ROOT %g = f32[28000] all-gather(%p), replica_groups=[1,4]<=[4], \
+metadata={op_name="jit(step)/jvp(JointDiT)/while/body/blocks/video.feed/ffn/in/dot"}
+}, execution_thread="sparsecore"
+"""
+
+
+@pytest.mark.parametrize(
+  ("lines", "wait"),
+  [
+    (  # libtpu 0.0.42
+      (
+        "%s = ((f32[2], token[]), f32[28000]) call-start(%x), "
+        'async_execution_thread="sparsecore", to_apply=%called',
+        work("early", 100),
+        work("during", 400),
+        "%d = f32[28000] call-done(%s)",
+      ),
+      656.25 - 500,
+    ),
+    (  # libtpu 0.0.52: empty at first, it works from when it has its operands
+      (
+        "%s = ((), (), (s32[8])) custom-call-start(), "
+        'async_execution_thread="sparsecore", custom_call_target="TODO", '
+        "called_computations={%called}",
+        work("early", 100),
+        "%u = ((f32[2]), f32[28000], (s32[8])) custom-call-update(%s, %x), "
+        "output_to_operand_aliasing={{2,0}: (0, {2,0})}",
+        work("during", 400),
+        "%d = f32[28000] custom-call-done(%u)",
+      ),
+      656.25 - 400,
+    ),
+  ],
+)
+def test_what_a_sparse_core_moves_hides_behind_the_work_until_its_end(lines, wait):
+  text = program(work("before", 700), *lines, more=CALLED)
+  found = predict(text, "v6e")
+  assert found.est == pytest.approx((700 + 500 + wait) * CYCLE)
+  times = {key: t.est for key, t in found.by("module", "kind").items()}
+  assert times["FFN", "collective"] == pytest.approx(wait * CYCLE)
+  assert not found.unknown
+  (moved,) = collectives(text)
+  assert (moved.kind, moved.group, moved.times) == ("all-gather", 4, 1)
+
+
+def test_calls_on_a_sparse_core_take_turns_at_the_links():
+  """As their operands come, whichever was started first."""
+  start = lambda name: (
+    f"%{name} = ((), (), (s32[8])) custom-call-start(), "
+    'async_execution_thread="sparsecore", called_computations={%called}'
+  )
+  update = lambda name, of: f"%{name} = (f32[28000]) custom-call-update(%{of}, %x)"
+  found = predict(
+    program(
+      start("s"), start("t"), update("v", "t"), update("u", "s"), work("during", 1000),
+      "%d = f32[28000] custom-call-done(%v)", work("after", 50),
+      "%e = f32[28000] custom-call-done(%u)",
+      more=CALLED,
+    ),
+    "v6e",
+  )  # fmt: skip
+  assert found.est == pytest.approx(2 * GATHERED)
+  assert found.by("kind")["collective",].est == pytest.approx(
+    2 * GATHERED - 1050 * CYCLE
+  )
 
 
 def test_collectives_share_the_links():
