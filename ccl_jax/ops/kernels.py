@@ -27,7 +27,8 @@ from ccl_jax.ops import splash
 
 NAMES = ("dense", "chunked", "splash", "cudnn", "tokamax")
 PARTS = 3 << 29  # bytes that splash's backward pass may take for parts of gradients
-SAVED = "attention"  # the name of what remat may keep: outputs and log-sum-exps
+# Names of outputs and log-sum-exps: of those that remat may keep, and of the others.
+SAVED, CHEAP = "attention", "attention of few keys"
 
 Q = Float[Array, "b q n d"]
 K = Float[Array, "b k n d"]
@@ -74,6 +75,13 @@ def default_kernel(platform: str) -> Kernel:
   )
 
 
+def _name(q: Q, k: K) -> str:
+  """What remat may keep is self-attention's: to make an output again takes time by its
+  keys, to keep it takes memory by its queries; of a text there are few keys.
+  """
+  return SAVED if k.shape[1] >= q.shape[1] else CHEAP
+
+
 def _dense(kernel: Kernel, q: Q, k: K, v: K) -> Q:
   """The softmax is divided by its sum after the product: one pass over q x k less."""
   logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32)
@@ -84,18 +92,20 @@ def _dense(kernel: Kernel, q: Q, k: K, v: K) -> Q:
   out = jnp.einsum(
     "bnqk,bknd->bqnd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
   )
-  return checkpoint_name((out / total).astype(v.dtype), SAVED)
+  out = (out / total).astype(v.dtype)
+  return checkpoint_name(out, _name(q, k))
 
 
 def _chunked(kernel: Kernel, q: Q, k: K, v: K) -> Q:
   b, length, n, d = q.shape
+  name = _name(q, k)
   size = min(kernel.block_q, length)
   count = -(-length // size)
   q = jnp.pad(q, ((0, 0), (0, count * size - length), (0, 0), (0, 0)))
   blocks = q.reshape(b, count, size, n, d).swapaxes(0, 1)
   block = jax.checkpoint(lambda q: _dense(kernel, q, k, v))
   out = jax.lax.map(block, blocks).swapaxes(0, 1).reshape(b, count * size, n, d)
-  return checkpoint_name(out[:, :length], SAVED)
+  return checkpoint_name(out[:, :length], name)
 
 
 def _splash(kernel: Kernel, q: Q, k: K, v: K) -> Q:
@@ -123,7 +133,7 @@ def _splash(kernel: Kernel, q: Q, k: K, v: K) -> Q:
     sizes=(q_size, k_size),
     valid=k.shape[1],
     blocks=tuple(blocks.items()),
-    saved=SAVED,
+    saved=_name(q, k),
     interpret=kernel.interpret,
   )
   # Splash does not scale its logits.
@@ -156,7 +166,7 @@ def _cudnn(kernel: Kernel, q: Q, k: K, v: K) -> Q:
   out = jax.nn.dot_product_attention(
     even(q), even(k), even(v), implementation="cudnn", **lengths
   )
-  return checkpoint_name(out[:, :q_length], SAVED)
+  return checkpoint_name(out[:, :q_length], _name(q, k))
 
 
 def _tokamax(kernel: Kernel, q: Q, k: K, v: K) -> Q:
@@ -170,7 +180,7 @@ def _tokamax(kernel: Kernel, q: Q, k: K, v: K) -> Q:
 
   if not flags.FLAGS.is_parsed():  # it reads settings of its own from absl's flags
     flags.FLAGS.mark_as_parsed()
-  return checkpoint_name(tokamax.dot_product_attention(q, k, v), SAVED)
+  return checkpoint_name(tokamax.dot_product_attention(q, k, v), _name(q, k))
 
 
 _RUN = {

@@ -39,8 +39,9 @@ class Arithmetic(NamedTuple):
 
 def attention_flops(
   model: JointDiT, geometry: Geometry, text_length: int
-) -> dict[str, float]:
-  """FLOPs of the products of queries with keys in a forward pass, by stream.
+) -> dict[tuple[str, str], float]:
+  """FLOPs of the products of queries with keys in a forward pass, by stream and keys:
+  its own ("self"), or those of text and image ("text").
 
   Args:
     model: the network.
@@ -50,8 +51,9 @@ def attention_flops(
   tokens = {"video": geometry.t * geometry.h * geometry.w, "audio": geometry.a}
   found = {}
   for s, c in model.streams:
-    keys = tokens[s] + text_length + CLIP_TOKENS * c.images
-    found[s] = float(model.depth * FORWARD * 2 * tokens[s] * keys * c.width)
+    keys = {"self": tokens[s], "text": text_length + CLIP_TOKENS * c.images}
+    for whose, count in keys.items():
+      found[s, whose] = float(model.depth * FORWARD * 2 * tokens[s] * count * c.width)
   return found
 
 
@@ -75,12 +77,11 @@ def arithmetic(
     sampling: a sampling step, in place of a train step.
   """
   useful = 2 if sampling else 3
-  # What the policy does not keep is made again; one of them keeps attention alone.
+  # What the policy does not keep is made again; one of them keeps self-attention alone.
   again = model.remat != "none" and not sampling
-  attention_again = again and model.remat != "save_attention"
-  passes, units = useful + again, useful * FORWARD
-  if not sampling:
-    units = FORWARD + BACKWARD[model.kernel.name] + FORWARD * attention_again
+  kept = "self" if model.remat == "save_attention" else ""
+  passes = useful + again
+  once = useful * FORWARD if sampling else FORWARD + BACKWARD[model.kernel.name]
   forward = clips * (
     evaluation_flops(model, geometry, *text)
     if sampling
@@ -89,8 +90,10 @@ def arithmetic(
   attention = attention_flops(model, geometry, text[0])
   rest = forward - clips * sum(attention.values())
   hardware, seconds = passes * rest, passes * rest / chip.flops
-  for s, c in model.streams:
-    work = units / FORWARD * clips * attention[s]
+  streams = dict(model.streams)
+  for (s, whose), flops in attention.items():
+    units = once + FORWARD * (again and whose != kept)
+    work = units / FORWARD * clips * flops
     hardware += work
-    seconds += work / (chip.flops * min(1.0, c.head_width / chip.mxu))
+    seconds += work / (chip.flops * min(1.0, streams[s].head_width / chip.mxu))
   return Arithmetic(useful * forward, hardware, seconds)
