@@ -96,9 +96,20 @@ def made(runs: Runs) -> dict[str, Any]:
 
 
 def thinned(curve: Curve, points: int = POINTS) -> Curve:
-  """A curve by the means of equal spans of it, at their last step."""
-  parts = np.array_split(list(curve.items()), min(points, len(curve)) or 1)
-  return {float(p[-1, 0]): float(p[:, 1].mean()) for p in parts if len(p)}
+  """A curve by the means of equal spans of steps, at the last step of each span.
+
+  Runs of one length have the same spans, wherever they were stopped and resumed: a
+  resumed run tells its losses at other steps.
+  """
+  if len(curve) <= points:
+    return dict(curve)
+  steps = np.array(list(curve))
+  width = steps.max() / points
+  span = np.ceil(steps / width)
+  values = np.array(list(curve.values()))
+  return {
+    float(round(n * width)): float(values[span == n].mean()) for n in np.unique(span)
+  }
 
 
 def over_seeds(curves: Mapping[int, Curve]) -> Points:

@@ -64,10 +64,20 @@ def test_only_what_there_are_numbers_of_is_drawn(attended):
 
 
 def test_curves_are_thinned_by_means():
-  curve = {float(k): float(v) for k, v in ((1, 4), (2, 6), (3, 1), (4, 2), (5, 9))}
-  assert figures.thinned(curve, 2) == {3.0: pytest.approx(11 / 3), 5.0: 5.5}
+  curve = {float(k): float(v) for k, v in ((2, 4), (4, 6), (6, 1), (8, 2), (10, 9))}
+  assert figures.thinned(curve, 2) == {5.0: 5.0, 10.0: 4.0}
   assert figures.thinned(curve, 9) == curve
   assert figures.thinned({}) == {}
+
+
+def test_a_resumed_run_has_the_spans_of_one_that_was_not():
+  """Its losses stand at 24, 49, 74, 78, 103, ... 199."""
+  whole = {float(step): 1.0 for step in range(24, 200, 25)}
+  resumed = {24.0: 2.0, 49.0: 4.0, 74.0: 3.0, 78.0: 5.0, 103.0: 1.0, 128.0: 2.0,
+             153.0: 3.0, 178.0: 4.0, 199.0: 6.0}  # fmt: skip
+  spans = [50.0, 100.0, 149.0, 199.0]
+  assert list(figures.thinned(whole, 4)) == spans
+  assert figures.thinned(resumed, 4) == dict(zip(spans, (3.0, 4.0, 1.5, 13 / 3)))
 
 
 def test_curves_meet_where_all_seeds_have_them():
