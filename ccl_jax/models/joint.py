@@ -31,7 +31,7 @@ from ccl_jax.models.cca import CrossConfig, Geometry, WindowExchange
 from ccl_jax.models.exchange import Exchange, Sight
 from ccl_jax.models.fusion import FusedExchange
 from ccl_jax.models.stream import Block, Keys, Stream, StreamConfig
-from ccl_jax.ops.kernels import SAVED, Kernel
+from ccl_jax.ops.kernels import Kernel, keeps_attention
 from ccl_jax.sharding import constrain
 from ccl_jax.tasks import Route
 
@@ -49,7 +49,7 @@ HIDDEN = "hidden"  # the residual stream from block to block
 REMAT = {
   "none": None,  # no rematerialisation at all
   "full": jax.checkpoint_policies.nothing_saveable,
-  "save_attention": jax.checkpoint_policies.save_only_these_names(SAVED),
+  "save_attention": keeps_attention,
   "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
     names_which_can_be_saved=[],
     names_which_can_be_offloaded=[HIDDEN],

@@ -16,6 +16,7 @@ ops/context_parallel.py for more.
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +76,19 @@ def default_kernel(platform: str) -> Kernel:
   )
 
 
-def _name(q: Q, k: K) -> str:
+def keeps_attention(primitive: Any, *arguments: Any, **parameters: Any) -> bool:
+  """A policy of `jax.checkpoint`: self-attention's outputs and log-sum-exps are kept.
+
+  Args:
+    primitive, arguments, parameters: of an operation, as JAX asks a policy.
+  """
+  # JAX gives the log-sum-exps of cuDNN no name.
+  if primitive.name.startswith("dot_product_attention_fwd"):
+    return _name(*arguments[:2]) == SAVED
+  return _NAMED(primitive, *arguments, **parameters)
+
+
+def _name(q: Any, k: Any) -> str:
   """What remat may keep is self-attention's: to make an output again takes time by its
   keys, to keep it takes memory by its queries; of a text there are few keys.
   """
@@ -166,7 +179,7 @@ def _cudnn(kernel: Kernel, q: Q, k: K, v: K) -> Q:
   out = jax.nn.dot_product_attention(
     even(q), even(k), even(v), implementation="cudnn", **lengths
   )
-  return checkpoint_name(out[:, :q_length], _name(q, k))
+  return out[:, :q_length]
 
 
 def _tokamax(kernel: Kernel, q: Q, k: K, v: K) -> Q:
@@ -183,6 +196,7 @@ def _tokamax(kernel: Kernel, q: Q, k: K, v: K) -> Q:
   return checkpoint_name(tokamax.dot_product_attention(q, k, v), _name(q, k))
 
 
+_NAMED = jax.checkpoint_policies.save_only_these_names(SAVED)
 _RUN = {
   "dense": _dense,
   "chunked": _chunked,

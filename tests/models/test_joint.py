@@ -1,5 +1,6 @@
 """What the exchange between the streams must and must not do."""
 
+import dataclasses
 import re
 
 import chex
@@ -11,6 +12,8 @@ import pytest
 from ccl_jax.models.cca import Geometry
 from ccl_jax.models.joint import JointDiT, token_geometry
 from ccl_jax.models.presets import parameter_shapes
+from ccl_jax.ops.kernels import Kernel
+from ccl_jax.planning.gpus import cudnn_of
 from ccl_jax.tasks import TASKS, Route, static_route
 from tests.close import assert_close, difference
 from tests.models.conftest import TEXT, random_params, run, small_model
@@ -207,6 +210,28 @@ def test_saved_attention_is_kept(inputs):
 
   assert kept("full") == [0, 0]
   assert kept("save_attention") == [1, 1]
+
+
+def test_saved_attention_of_cudnn_is_not_made_again(inputs):
+  """It has no name in the program. In a block forward: two of itself and two of the
+  text; in its backward pass full remat makes all four again, or else the text's alone.
+  """
+
+  def forward(policy):
+    model = small_model()
+    model = model.clone(
+      # cuDNN takes heads of whole eights.
+      streams=tuple((s, dataclasses.replace(c, width=48, heads=3))
+                    for s, c in model.streams),
+      remat=policy, kernel=Kernel("cudnn"), dtype=jnp.bfloat16,
+    )  # fmt: skip
+    with cudnn_of("H100"):
+      gradient, shapes = gradient_of(model, inputs)
+      text = str(jax.make_jaxpr(gradient)(shapes))
+    return len(re.findall(r"= dot_product_attention_fwd\w*\[", text))
+
+  assert forward("full") == 4 + 4
+  assert forward("save_attention") == 4 + 2
 
 
 def test_remat_policies_change_no_gradient(inputs):
