@@ -152,6 +152,11 @@ class _Schedule:
     clock = Time(0.0, 0.0)
     # When what was started is done; when links, network and copies are free again.
     ready, empty, free = {}, {}, dict.fromkeys(("links", "network", "copies"), clock)
+
+    def begin(lane, cost):
+      free[lane] = free[lane].most(clock) + cost
+      return free[lane]
+
     for i in self._program.computations[name]:
       if i.op in ("while", "call", "conditional"):
         for callee, count in self._program.called(i):
@@ -162,8 +167,7 @@ class _Schedule:
         # A call on a sparse core starts empty, and works from when it has its operands.
         if start in empty:
           lane, cost, begun, kind = empty.pop(start)
-          free[lane] = free[lane].most(clock) + cost
-          ready[start] = free[lane], begun, kind
+          ready[start] = begin(lane, cost), begun, kind
         continue
       if i.op.endswith("-done"):
         end, i, kind = ready.get(start, (clock, i, "copy"))
@@ -175,7 +179,7 @@ class _Schedule:
           empty[i.name] = lane, cost, i, kind
           continue
         else:
-          end = free[lane] = free[lane].most(clock) + cost
+          end = begin(lane, cost)
           if self._starts(i):
             ready[i.name] = end, i, kind
             continue
