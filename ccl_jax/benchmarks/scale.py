@@ -86,7 +86,7 @@ def measured() -> dict[str, float]:
 # bench prepare; bench data; plan (14b, 480p, v6e:8x8, est times 1.26); launch/host.sh;
 # 20.3 B parameters with moments and average in float32, 325 GB over 16 hosts at 1 GB/s.
 KNOWN = {
-  "prepare": 6.1, "read": 235.0, "step": 8.8, "batch": 16, "chips": 64,
+  "prepare": 6.1, "read": 235.0, "step": 7.1, "batch": 16, "chips": 64,
   "startup": 600.0, "save": 5.0, "write": 60.0, "host_days": 300.0,
 }  # fmt: skip
 

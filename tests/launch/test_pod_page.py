@@ -106,10 +106,10 @@ def parsed(words):
 
 
 def test_hours_are_steps_times_the_step():
-  """8.8 s a step: 12,000 steps are 29 hours and 64 times as many chip-hours."""
+  """7.1 s a step: 12,000 steps are 24 hours and 64 times as many chip-hours."""
   rows = re.findall(r"\| ([\d,]+) \| ([\d.,]+) \| ([\d,]+) \|\n", TEXT)
   numbers = [[float(x.replace(",", "")) for x in row] for row in rows]
   assert len(numbers) == 3
   for (steps, hours, chip_hours), passes in zip(numbers, (1, 1, 20)):
-    assert hours == pytest.approx(passes * steps * 8.8 / 3600, rel=0.02)
-    assert chip_hours == pytest.approx(64 * passes * steps * 8.8 / 3600, rel=0.02)
+    assert hours == pytest.approx(passes * steps * 7.1 / 3600, rel=0.02)
+    assert chip_hours == pytest.approx(64 * passes * steps * 7.1 / 3600, rel=0.02)
