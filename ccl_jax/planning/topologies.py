@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import re
+from typing import Any
 
 import jax
 
@@ -111,8 +112,11 @@ def compiler(topology: str) -> str:
     ) from e
 
 
-def text_of(compiled: jax.stages.Compiled) -> str:
+def text_of(compiled: Any) -> str:
   """The text of a compiled program, in the order in which it runs.
+
+  Args:
+    compiled: a `jax.stages.Compiled`.
 
   Raises:
     UsageError: the compiler is newer than this JAX, which cannot read what it writes.
