@@ -162,14 +162,15 @@ class _Schedule:
         for callee, count in self._program.called(i):
           clock += self.run(callee, times * count) * count
         continue
-      start = self._program.start(i) if i.operands else ""
+      chain, step = self._piece(i)
+      start = chain or (self._program.start(i) if i.operands else "")
       if i.op.endswith("-update"):
         # A call on a sparse core starts empty, and works from when it has its operands.
         if start in empty:
           lane, cost, begun, kind = empty.pop(start)
           ready[start] = begin(lane, cost), begun, kind
         continue
-      if i.op.endswith("-done"):
+      if i.op.endswith("-done") or step == "done":
         end, i, kind = ready.get(start, (clock, i, "copy"))
       else:
         cost, kind, lane = self._price(i)
@@ -180,14 +181,19 @@ class _Schedule:
           continue
         else:
           end = begin(lane, cost)
-          if self._starts(i):
-            ready[i.name] = end, i, kind
+          if self._starts(i) or step == "start":
+            ready[chain or i.name] = end, i, kind
             continue
       # Nothing is left of what was done before it was asked for.
       end = end.most(clock)
       self._add(i, kind, end - clock, times)
       clock = end
     return clock
+
+  def _piece(self, i: Instruction) -> tuple[str, str]:
+    """See `Program.piece`: of a fusion."""
+    pieces = (self._program.piece(name) for name in i.called if i.op == "fusion")
+    return next(pieces, ("", ""))
 
   def _starts(self, i: Instruction) -> bool:
     return i.op.endswith("-start") or i.op == "recv"

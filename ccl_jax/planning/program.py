@@ -34,6 +34,8 @@ _LIMIT = re.compile(r"s32\[\]\S* constant\((\d+)\)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _PARENTHESIS = re.compile(r"[()]")
+# A collective that is cut into pieces, which stand in fusions with what runs meanwhile.
+_CHAIN = re.compile(r'chain_id="(\d+)"')
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
 
 
@@ -137,6 +139,12 @@ class Instruction:
     return int(found[1]) if found else 0
 
   @functools.cached_property
+  def chain(self) -> str:
+    """Which collective it is a piece of, where it is one of several; else ""."""
+    found = _CHAIN.search(self.text)
+    return found[1] if found else ""
+
+  @functools.cached_property
   def called(self) -> tuple[str, ...]:
     """Names of the computations that the instruction runs."""
     lists = _CALLED.findall(self.text)
@@ -215,6 +223,16 @@ class Program:
     while (found := self.by_name.get(name)) and found.op.endswith("-update"):
       name = found.operands[0]
     return name
+
+  def piece(self, place: str) -> tuple[str, str]:
+    """What a computation does of a collective in pieces: its chain, and "start", "done"
+    or, for those between, ""; two times "" if it does nothing of any.
+    """
+    inside = self.computations.get(place, ())
+    chain = next((i.chain for i in inside if i.chain), "")
+    marks = {i.attribute("custom_call_target") for i in inside} if chain else set()
+    step = next((s for s in ("Start", "Done") if f"AsyncCollective{s}" in marks), "")
+    return chain, step.lower()
 
   def called(self, instruction: Instruction) -> list[tuple[str, int]]:
     """(computation, runs) that an instruction runs; all branches of a conditional."""

@@ -3,6 +3,8 @@
 XLA's cost analysis does not count communication, so the instructions are read. Some are
 not what they are called:
 
+  pieces                of a collective that runs beside other work, in fusions: each
+                        names all of it, and the first one counts
   start and done        what a started collective makes stands at its end; the start's
                         result holds its operands too, and those of several in one
   all-reduce-scatter    a fusion of an all-reduce and of the slice that a device keeps:
@@ -147,6 +149,9 @@ def collective(
   if instruction.op == "recv":
     return _between_slices(program, instruction)
   if kind not in KINDS:
+    return []
+  in_pieces = instruction.chain and instruction.place in program.fused
+  if in_pieces and program.piece(instruction.place)[1] != "start":
     return []
   made = _made(program, instruction)
   members = _members(instruction.text) or range(program.devices)

@@ -152,6 +152,61 @@ def test_what_a_sparse_core_moves_hides_behind_the_work_until_its_end(lines, wai
   assert (moved.kind, moved.group, moved.times) == ("all-gather", 4, 1)
 
 
+# As libtpu 0.0.52 writes them for a v5e, shortened: two gathers in pieces, each of them
+# a start, a product beside it and an end, all of which name the gather.
+PIECES = "".join(
+  f"""%{step}.{chain} (p: f32[2]) -> f32[28000] {{
+  %p.{step}.{chain} = f32[2]{{0}} parameter(0)
+  %g.{step}.{chain} = f32[28000] all-gather(%p.{step}.{chain}), \
+replica_groups=[1,4]<=[4], frontend_attributes={{chain_id="{chain}"}}
+  ROOT %r.{step}.{chain} = f32[28000] {root}
+}}
+"""
+  for chain in "01"
+  for step, root in (
+    ("start", 'custom-call(%p), custom_call_target="AsyncCollectiveStart"'),
+    ("step", "convolution(%p, %p)"),
+    ("done", 'custom-call(%p), custom_call_target="AsyncCollectiveDone"'),
+  )
+)
+
+
+def piece(step, chain, cycles=0):
+  return (
+    f"%{step}{chain} = f32[28000] fusion(%x), kind=kCustom, calls=%{step}.{chain}, "
+    f'backend_config={{"estimated_cycles":"{cycles}"}}'
+  )
+
+
+@pytest.mark.parametrize(("cycles", "waits"), [(0, 656.25), (500, 156.25), (900, 0)])
+def test_a_gather_in_pieces_hides_behind_the_products_that_hold_them(cycles, waits):
+  text = program(
+    work("before", 700),
+    piece("start", 0),
+    piece("step", 0, cycles),
+    piece("done", 0),
+    more=PIECES,
+  )
+  found = predict(text, "v6e")
+  assert found.est == pytest.approx((700 + cycles + waits) * CYCLE)
+  times = {kind: t.est for (kind,), t in found.by("kind").items()}
+  assert times.get("product", 0) == pytest.approx(cycles * CYCLE)
+  assert times.get("collective", 0) == pytest.approx(waits * CYCLE)
+
+
+def test_gathers_in_pieces_are_two_and_take_turns():
+  """The second starts within the first: its end is that of both."""
+  text = program(
+    piece("start", 0), piece("start", 1), piece("step", 0, 60), piece("step", 1, 40),
+    piece("done", 0), work("meanwhile", 50), piece("done", 1),
+    more=PIECES,
+  )  # fmt: skip
+  assert predict(text, "v6e").est == pytest.approx(2 * GATHERED)
+  assert [(c.kind, c.shape, c.group, c.times) for c in collectives(text)] == [
+    ("all-gather", (28000,), 4, 1)
+  ] * 2
+
+
 def test_calls_on_a_sparse_core_take_turns_at_the_links():
   """As their operands come, whichever was started first."""
   start = lambda name: (
