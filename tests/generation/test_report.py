@@ -14,7 +14,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.generation import report
 from ccl_jax.generation.attention_panel import attention
 from ccl_jax.generation.sampling import Sampling
-from tests.generation.test_inference import CODECS
+from tests.generation.standins import CODECS
 from tests.stubs import recording
 
 SPEC = ClipSpec(9, 32, 48, 25.0)  # 3 x 4 x 6 latents in 2 x 3 patches, 11 tokens
