@@ -237,7 +237,9 @@ STANDING = [
 
 @pytest.mark.parametrize("channels", [False, True])
 @pytest.mark.parametrize(("task", "given", "values"), STANDING)
-def test_a_null_video_is_a_picture_that_stands_still(task, given, values, channels):
+def test_a_null_video_is_a_picture_that_stands_still(
+  calls, task, given, values, channels
+):
   """The given first frame, before what the caller has for a clip without one."""
   if channels and "image" not in given:
     return
