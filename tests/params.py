@@ -40,3 +40,18 @@ def living_params(shapes, seed: int = 0):
   return jax.tree_util.tree_map_with_path(
     lambda k, x: draw(path_of(k), x.shape), shapes
   )
+
+
+def codec_params(shapes, seed: int = 0):
+  """Parameters of a codec of convolutions, for its tree of shapes: none is zero, and
+  all are about as large as trained ones.
+  """
+  rng = np.random.default_rng(seed)
+
+  def draw(x):
+    noise = rng.standard_normal(x.shape).astype(np.float32)
+    if len(x.shape) > 1:
+      return jnp.asarray(noise * np.prod(x.shape[:-1]) ** -0.5)
+    return jnp.asarray(0.1 * noise + 0.3)
+
+  return jax.tree.map(draw, shapes)

@@ -25,7 +25,7 @@ from ccl_jax.models.linear_codec import LinearVideoCodec
 from ccl_jax.models.wan_vae import Wan22VideoCodec, WanVideoCodec, init_params
 from ccl_jax.sharding import finest, make_mesh, spread
 from tests.generation.parts import SPEC, small_parts
-from tests.models.test_wan_vae import drawn
+from tests.params import codec_params
 
 VAE = WanVideoCodec(())
 
@@ -53,7 +53,7 @@ def test_an_array_is_spread_over_all_devices(shape, x, units, expected):
 def by_one_device():
   """(codecs, latent, the decoder's program for one device)."""
   shapes = jax.eval_shape(lambda key: init_params(key, 8), jax.random.key(0))
-  params = drawn(shapes)
+  params = codec_params(shapes)
   codecs = Codecs(WanVideoCodec(params))
   z = np.random.default_rng(0).standard_normal((1, 1, 6, 8, 16), np.float32)
   return codecs, z, jax.jit(lambda c, z: c.decode(z)).lower(codecs.video, z).compile()

@@ -11,7 +11,8 @@ from ccl_jax.codecs.bundle import Codecs, load_codecs, require_fit, save_codecs
 from ccl_jax.errors import UsageError
 from ccl_jax.models.wan_vae import Wan22VideoCodec, init_params
 from ccl_jax.models.wan_vae_layers import WAN22, averaged, fold, repeated, unfold
-from tests.models.test_wan_vae import assert_same, drawn, normal
+from tests.models.test_wan_vae import assert_same, normal
+from tests.params import codec_params
 from tests.parity.cases_wan22_vae import cases_wan22_vae
 
 encode = jax.jit(lambda codec, x: codec.encode(x))
@@ -21,7 +22,7 @@ decode = jax.jit(lambda codec, x: codec.decode(x))
 @pytest.fixture(scope="module")
 def params():
   init = functools.partial(init_params, width=4, decoder_width=8, release=WAN22)
-  return drawn(jax.eval_shape(init, jax.random.key(0)))
+  return codec_params(jax.eval_shape(init, jax.random.key(0)))
 
 
 def test_the_published_size():

@@ -13,6 +13,7 @@ from ccl_jax.models.byte_text import ByteText
 from ccl_jax.models.linear_codec import LinearAudioCodec
 from ccl_jax.models.wan_vae import WanVideoCodec, decode, encode, init_params
 from ccl_jax.models.wan_vae_layers import MEAN, STD, Downsample, Norm, Upsample
+from tests.params import codec_params
 from tests.parity.cases_wan_vae import cases_wan_vae
 
 WIDTH = 4
@@ -22,19 +23,6 @@ to_moments = jax.jit(lambda *args: encode(*args, deviation=True), static_argnums
 codec_encode = jax.jit(lambda codec, x: codec.encode(x))
 codec_deviation = jax.jit(lambda codec, x: codec.posterior(x)[1])
 codec_decode = jax.jit(lambda codec, x: codec.decode(x))
-
-
-def drawn(shapes, seed=0):
-  """Parameters none of which is zero, about as large as trained ones."""
-  rng = np.random.default_rng(seed)
-
-  def draw(x):
-    noise = rng.standard_normal(x.shape).astype(np.float32)
-    if len(x.shape) > 1:
-      return jnp.asarray(noise * np.prod(x.shape[:-1]) ** -0.5)
-    return jnp.asarray(0.1 * noise + 0.3)
-
-  return jax.tree.map(draw, shapes)
 
 
 def normal(*shape, seed=0):
@@ -52,7 +40,7 @@ def assert_same(got, expected, limit=1e-5):
 @pytest.fixture(scope="module")
 def params():
   shapes = jax.eval_shape(lambda k: init_params(k, WIDTH), jax.random.key(0))
-  return drawn(shapes)
+  return codec_params(shapes)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +103,7 @@ def test_frame_zero_stands_alone_where_time_is_resampled():
   changed = x.at[:, 0].add(1)
   for layer, unseen in ((Downsample(True), None), (Upsample(True, 2), slice(1, None))):
     shapes = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
-    p = drawn(shapes)
+    p = codec_params(shapes)
     run = jax.jit(lambda x: layer.apply({"params": p}, x, mutable=["cache"])[0])
     a, b = run(x), run(changed)
     assert a.shape == ((1, 3, 2, 2, 4) if unseen is None else (1, 9, 8, 8, 2))
