@@ -69,7 +69,7 @@ LATENTS = {"data.source": "records", "data.options.buckets": (),
            "data.options.batch_sizes": ()}  # fmt: skip
 # Stage 2: batch 320, 12 k steps, 352 x 640, 121 frames at 24 fps.
 JOINT = PAPER_CLIP | {
-  "model.preset": "14b", "model.remat": "full", "model.residual": "bfloat16",
+  "model.preset": "14b", "model.remat": "save_attention", "model.residual": "bfloat16",
   "steps": 12_000, "batch.size": 320, "codec.text_length": 512,
   "codec.text_dim": 4096, "objective.image_probability": 0.5,
   "optim.warmup_steps": 500, "ema_decay": 0.9999,
@@ -138,14 +138,20 @@ HOP = {"hop": None}
 OPTIONS = lambda **values: {f"data.options.{k}": v for k, v in values.items()}
 
 OVI = {
-  "model.preset": "5b", "model.variant": "fusion", "model.residual": "float32",
+  "model.preset": "5b", "model.variant": "fusion",
+  "model.residual": "float32", "model.remat": "full",
   "clip.stride": 16, "clip.height": 512, "clip.width": 992, "clip.audio_rate": 31.4,
 }  # fmt: skip
 
 # (config, what follows the colon, what then differs from the base)
 TRAINING = [
   ("joint", "", JOINT),
-  ("joint", "size=1.3b", JOINT | {"model.preset": "1.3b", "model.residual": "float32"}),
+  (
+    "joint",
+    "size=1.3b",
+    JOINT
+    | {"model.preset": "1.3b", "model.residual": "float32", "model.remat": "full"},
+  ),
   ("joint", "init=W,data=FILMS", JOINT | {"init": "W", "data.root": "FILMS"}),
   (
     "joint",
@@ -173,7 +179,8 @@ TRAINING = [
     "runlocal",
     JOINT | SMALL_CLIP | FEW_STEPS | OPTIONS(n_train=16, n_test=4)
     | {
-      "model.preset": "tiny", "model.residual": "float32", "batch.size": 8,
+      "model.preset": "tiny", "model.residual": "float32", "model.remat": "full",
+      "batch.size": 8,
       "codec.text_length": 16, "codec.text_dim": 32, "codec.fit_clips": 8,
       "data.source": "talking_scene",
     },
@@ -183,7 +190,8 @@ TRAINING = [
     "runlocal,data=FILMS",
     JOINT | SMALL_CLIP | FEW_STEPS
     | {
-      "model.preset": "tiny", "model.residual": "float32", "batch.size": 8,
+      "model.preset": "tiny", "model.residual": "float32", "model.remat": "full",
+      "batch.size": 8,
       "codec.text_length": 16, "codec.text_dim": 32, "codec.fit_clips": 8,
       "data.root": "FILMS",
     },
@@ -195,6 +203,7 @@ TRAINING = [
     LORA | LATENTS
     | {
       "init": "M", "model.preset": "1.3b", "model.residual": "float32",
+      "model.remat": "full",
       "lora.rank": 4, "lora.alpha": 8.0, "lora.layers": "blocks", "data.root": "S",
     },
   ),
@@ -215,7 +224,8 @@ TRAINING = [
     LORA | SMALL_CLIP | FEW_STEPS
     | {
       "lora.layers": "attention", "model.preset": "tiny",
-      "model.residual": "float32", "batch.size": 8, "codec.text_length": 16,
+      "model.residual": "float32", "model.remat": "full", "batch.size": 8,
+      "codec.text_length": 16,
       "codec.text_dim": 32, "codec.fit_clips": 8, "data.root": "FILMS",
     },
   ),
