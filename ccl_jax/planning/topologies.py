@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import re
+import textwrap
 from typing import Any
 
 import jax
@@ -127,7 +128,7 @@ def text_of(compiled: Any) -> str:
     libtpu = importlib.metadata.version("libtpu")
     raise UsageError(
       f"jax {jax.__version__} cannot read what libtpu {libtpu} compiles "
-      f"({str(e).splitlines()[0][:80]}): install the one it asks for, "
+      f"({textwrap.shorten(str(e), 60)}): install the one it asks for, "
       f"pip install 'jax[tpu]=={jax.__version__}'"
     ) from e
 
