@@ -229,9 +229,8 @@ def test_how_a_parameter_is_gathered_and_its_gradient_summed(
 
 def test_a_compiler_that_is_too_new_for_this_jax(monkeypatch):
   compiled = mock.Mock()
-  compiled.as_text.side_effect = jax.errors.JaxRuntimeError(
-    "INTERNAL: RET_CHECK\nmore " * 9
-  )
+  text = "INTERNAL: RET_CHECK\n" + "of an instruction " * 9
+  compiled.as_text.side_effect = jax.errors.JaxRuntimeError(text)
   monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.99")
   words = (
     rf"jax {jax.__version__} cannot read what libtpu 0.0.99 compiles \(INTERNAL: "
