@@ -81,12 +81,12 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
   Args:
     mesh: of devices that may be absent, as planning has them.
   """
-  kinds = set() if mesh.empty else {x.device_kind for x in mesh.devices.flat}
-  options = {}
-  if kinds and kinds <= _ROOMY:
-    options |= _VMEM
-  if kinds and kinds <= _SPARSE_CORES:
-    options |= _COLLECTIVES
+  if mesh.empty:
+    return None
+  kinds = {x.device_kind for x in mesh.devices.flat}
+  options = _VMEM if kinds <= _ROOMY else {}
+  if kinds <= _SPARSE_CORES:
+    options = options | _COLLECTIVES
   own = re.findall(r"--(\w+)", os.environ.get("LIBTPU_INIT_ARGS", ""))
   return {name: value for name, value in options.items() if name not in own} or None
 

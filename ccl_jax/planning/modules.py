@@ -84,8 +84,8 @@ def place_of(program: Program, instruction: Instruction) -> Place:
 
 def _begun(program: Program, instruction: Instruction) -> list[Instruction]:
   """Of a call that is started, what it does."""
-  names = instruction.called if instruction.op.endswith("call-start") else ()
-  return [i for name in names for i in program.computations.get(name, ())]
+  calls = program.called(instruction) if instruction.op.endswith("call-start") else ()
+  return [i for name, _ in calls for i in program.computations[name]]
 
 
 def _made_by(program: Program, instruction: Instruction) -> list[Instruction]:

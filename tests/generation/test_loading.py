@@ -180,11 +180,17 @@ def test_what_started_from_a_model_has_its_negative_prompt(folder, about, name):
   assert LoadedModel.load("there").negative == {"video": "grey", "audio": ""}
 
 
-def test_a_converted_model_has_its_negative_prompt(folder):
-  sizes = {
-    "width": 24, "ffn": 32, "heads": 2, "in_channels": 36, "out_channels": 16,
-    "image_tokens": True, "depth": 1, "text_dim": 3,
+def wan_sizes(in_channels, out_channels, image_tokens):
+  """Sizes of a small transformer of Wan's, as a converted one tells them."""
+  return {
+    "width": 24, "ffn": 32, "heads": 2, "depth": 1, "text_dim": 3,
+    "in_channels": in_channels, "out_channels": out_channels,
+    "image_tokens": image_tokens,
   }  # fmt: skip
+
+
+def test_a_converted_model_has_its_negative_prompt(folder):
+  sizes = wan_sizes(36, 16, image_tokens=True)
   read = folder({"kind": "wan-dit", "sizes": sizes}, "params")
   made = LoadedModel.load("wan")
   own = wan.negative_prompt(sizes)
@@ -197,10 +203,7 @@ def test_a_converted_model_has_its_negative_prompt(folder):
 
 def test_a_converted_ti2v_has_its_own_clip(folder):
   """121 frames of 704 x 1280 at 24 a second, whose aspect ratio a first frame sets."""
-  sizes = {
-    "width": 24, "ffn": 32, "heads": 2, "in_channels": 48, "out_channels": 48,
-    "image_tokens": False, "depth": 1, "text_dim": 3,
-  }  # fmt: skip
+  sizes = wan_sizes(48, 48, image_tokens=False)
   read = folder({"kind": "wan-dit", "sizes": sizes}, "params")
   made = LoadedModel.load("ti2v")
   assert made.spec == ClipSpec(121, 704, 1280, 24.0, stride=16)
