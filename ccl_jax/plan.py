@@ -5,6 +5,7 @@
       --config.clip.width=832
   python -m ccl_jax.plan ... --generate            a sampling step, bf16 parameters; and
                                                    the memory of text and decoding
+  python -m ccl_jax.plan ... --generate --vae_tile 256   whose video is decoded by tiles
   python -m ccl_jax.plan ... --slices 2            two of them, by a data-centre network
   python -m ccl_jax.plan ... --sweep               all meshes and remat policies
   python -m ccl_jax.plan ... --out docs/plans/14b.json --compare docs/plans/old.json
@@ -75,6 +76,12 @@ BATCH = flags.DEFINE_integer(
   "batch", None, "Clips; default: one per chip, or one with --generate."
 )
 GENERATE = flags.DEFINE_bool("generate", False, "Plan a generation, not a train step.")
+VAE_TILE = flags.DEFINE_string(
+  "vae_tile",
+  "auto",
+  "With --generate: side of the tiles that the video is decoded by, in pixels, or off; "
+  "auto: compiled whole and, if there is no room, by tiles.",
+)
 SWEEP = flags.DEFINE_bool("sweep", False, "Compare all meshes and remat policies.")
 OUT = flags.DEFINE_string("out", None, "JSON file to write the report to.")
 COMPARE = flags.DEFINE_string(
@@ -98,6 +105,8 @@ def main():
       kind = TOPOLOGY.value.partition(":")[0]
       own = {"cpu": "chunked"} | dict.fromkeys(GPUS, "cudnn")
       config.model.attention = own.get(kind, "splash")
+  if VAE_TILE.present and not GENERATE.value:
+    raise UsageError("--vae_tile does nothing without --generate")
   if OUT.value:
     check_writable(OUT.value)
   earlier = None
@@ -111,7 +120,9 @@ def main():
   chip, devices = parse_topology(TOPOLOGY.value, slices)
   batch = BATCH.value or (1 if GENERATE.value else len(devices))
   if SWEEP.value:
-    reports = list(sweep(config, TOPOLOGY.value, batch, GENERATE.value, slices))
+    reports = list(
+      sweep(config, TOPOLOGY.value, batch, GENERATE.value, slices, VAE_TILE.value)
+    )
     good = sorted((r for r in reports if r.fits), key=lambda r: r.rank)
     print(f"{len(good)} of {len(reports)} fit {chip.hbm / GIB:.0f} GiB; fastest first:")
     for r in good:
@@ -124,7 +135,9 @@ def main():
     return
   shape = cli.mesh_sizes(MESH.value)
   try:
-    report = plan(config, TOPOLOGY.value, shape, batch, GENERATE.value, slices)
+    report = plan(
+      config, TOPOLOGY.value, shape, batch, GENERATE.value, slices, VAE_TILE.value
+    )
   except jax.errors.JaxRuntimeError as e:
     raise UsageError(f"{TOPOLOGY.value}: {' '.join(str(e).split())[:600]}") from e
   print(show(report))

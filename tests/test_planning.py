@@ -237,8 +237,8 @@ def test_meshes_of_a_sweep():
 def test_a_sweep_goes_on_where_memory_is_short(monkeypatch, capsys, generate):
   tried = []
 
-  def planned(config, topology, shape, batch, generate, slices):
-    assert slices == 1
+  def planned(config, topology, shape, batch, generate, slices, tile):
+    assert (slices, tile) == (1, "auto")
     tried.append((shape, config.model.remat))
     if shape == (1, 8, 1, 1):
       raise RuntimeError("RESOURCE_EXHAUSTED: 99 GiB\nmore")

@@ -6,8 +6,10 @@ import time
 
 import jax
 
+from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
+from ccl_jax.generation.decoding import AUTO, checked_tile
 from ccl_jax.generation.memory import held, worked_in
 from ccl_jax.generation.meshes import chosen_shape
 from ccl_jax.generation.sampling import Sampling, sample_latents
@@ -99,21 +101,29 @@ def compile_generate(config, mesh, batch: int):
     return jitted.lower(shapes, noise, texts, image).compile()
 
 
+def codecs_of(config, mesh):
+  """The codecs of a config's generation, of shapes on a mesh."""
+  model = bind("model", config.model, build_model)
+  text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
+  return codec_shapes(model, text, mesh)
+
+
 def compile_phases(
-  config, mesh, batch: int, limit: float, sampling
+  config, mesh, batch: int, codecs: Codecs, tile, limit: float, sampling
 ) -> dict[str, Phase]:
   """What the phases of a generation need of a chip: those beside its sampling are
   compiled.
 
   Args:
     config, mesh, batch: of the run to plan.
+    codecs: of `codecs_of`.
+    tile: of the video's decoding, see `decoding_phase`.
     limit: bytes of a chip.
     sampling: of `compile_generate`.
   """
   spec = bind("clip", config.clip, ClipSpec)
   model = bind("model", config.model, build_model)
   text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
-  codecs = codec_shapes(model, text, mesh)
   rest = held(codecs._replace(text=None))
   parameters = held(_parameters(model, text, mesh, batch))
   return {
@@ -123,7 +133,7 @@ def compile_phases(
       sampling.memory_analysis().argument_size_in_bytes + worked_in(sampling) + rest,
       rest,
     ),
-    "decoding": decoding_phase(codecs, spec, batch, mesh, parameters, limit),
+    "decoding": decoding_phase(codecs, spec, batch, mesh, parameters, limit, tile),
   }
 
 
@@ -157,7 +167,13 @@ def _array(shape, sharding):
 
 
 def plan(
-  config, topology: str, shape, batch: int, generate: bool, slices: int = 1
+  config,
+  topology: str,
+  shape,
+  batch: int,
+  generate: bool,
+  slices: int = 1,
+  tile: str | int = AUTO,
 ) -> Report:
   """Compiles a program, and reports on it.
 
@@ -167,9 +183,10 @@ def plan(
     shape: of the mesh; None: see `default_mesh`.
     batch: clips, over all chips.
     generate: a sampling step, in place of a train step.
+    tile: of a generation's decoding, see `decoding_phase`.
 
   Raises:
-    UsageError: the mesh, the batch or the clip do not fit one another.
+    UsageError: the mesh, the batch, the clip or its tiles do not fit one another.
   """
   chip, devices = parse_topology(topology, slices)
   kind = topology.partition(":")[0]
@@ -178,12 +195,15 @@ def plan(
       shape = default_mesh(config, chip, len(devices), batch, generate, slices)
   mesh = make_mesh(shape, devices, across(slices, shape, tuple(config.slices)))
   check(config, mesh, batch, generate)
+  codecs = codecs_of(config, mesh) if generate else None
+  if codecs:
+    checked_tile(codecs, tile)
   start = time.perf_counter()
   with cudnn_of(kind):
     compiled = (compile_generate if generate else compile_train)(config, mesh, batch)
     phases = {}
-    if generate:
-      phases = compile_phases(config, mesh, batch, chip.hbm, compiled)
+    if codecs:
+      phases = compile_phases(config, mesh, batch, codecs, tile, chip.hbm, compiled)
   took = time.perf_counter() - start
   memory = compiled.memory_analysis()
   program = Program(text_of(compiled))
@@ -328,11 +348,18 @@ def meshes(devices: int, batch: int, space: int, heads: int, slices: int = 1):
     yield (slices, rows, context, tensor)
 
 
-def sweep(config, topology: str, batch: int, generate: bool, slices: int = 1):
+def sweep(
+  config,
+  topology: str,
+  batch: int,
+  generate: bool,
+  slices: int = 1,
+  tile: str | int = AUTO,
+):
   """Yields reports of every mesh and policy that compiles, and prints each.
 
   Args:
-    config, topology, batch, generate, slices: see `plan`.
+    config, topology, batch, generate, slices, tile: see `plan`.
   """
   _, devices = parse_topology(topology, slices)
   model = build_model(**config.model)
@@ -346,7 +373,7 @@ def sweep(config, topology: str, batch: int, generate: bool, slices: int = 1):
       with config.unlocked():
         config.model.remat = policy
       try:
-        report = plan(config, topology, shape, batch, generate, slices)
+        report = plan(config, topology, shape, batch, generate, slices, tile)
       except Exception as e:  # out of memory, or of what the compiler can do
         if isinstance(e, UsageError) or "RESOURCE_EXHAUSTED" not in str(e):
           raise

@@ -19,7 +19,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ccl_jax.checkpoints.converted import on_mesh
 from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.data.spec import ClipSpec
-from ccl_jax.generation.decoding import AUTO, chosen_tile, decode, with_tile
+from ccl_jax.generation.decoding import (
+  AUTO,
+  checked_tile,
+  chosen_tile,
+  decode,
+  with_tile,
+)
 from ccl_jax.generation.memory import GIB, held, worked_in
 from ccl_jax.generation.meshes import TEXT_WIDTH
 from ccl_jax.models import audio_vae, vocoder, wan_vae
@@ -136,9 +142,15 @@ def text_phase(codecs: Codecs, length: int, mesh: Mesh) -> Phase:
 
 
 def decoding_phase(
-  codecs: Codecs, spec: ClipSpec, batch: int, mesh: Mesh, beside: int, limit: float
+  codecs: Codecs,
+  spec: ClipSpec,
+  batch: int,
+  mesh: Mesh,
+  beside: int,
+  limit: float,
+  tile: str | int = AUTO,
 ) -> Phase:
-  """The decoding of clips, by tiles where there is no room for them as a whole.
+  """The decoding of clips, by tiles if asked for or where there is no room without.
 
   Args:
     codecs: of `codec_shapes`.
@@ -147,6 +159,10 @@ def decoding_phase(
     mesh: that decodes.
     beside: bytes that are held meanwhile.
     limit: bytes of a chip.
+    tile: as `generate` has it: pixels of a tile, "off", or "auto".
+
+  Raises:
+    UsageError: no such tiles, see `checked_tile`.
   """
   sizes = {"video": spec.latent_shape, "audio": (spec.audio_tokens,)}
   latents = {
@@ -162,9 +178,9 @@ def decoding_phase(
   codecs = codecs._replace(text=None)
 
   @functools.cache  # a decoder takes minutes to compile
-  def need(tile: int | None) -> int:
+  def need(side: int | None) -> int:
     with jax.set_mesh(finest(mesh)):
-      lowered = program.lower(with_tile(codecs, tile), latents)
+      lowered = program.lower(with_tile(codecs, side), latents)
       return beside + held(codecs, latents) + worked_in(lowered.compile())
 
   def room() -> bool:
@@ -175,8 +191,8 @@ def decoding_phase(
         raise
       return False
 
-  tile = chosen_tile(AUTO, codecs, room)
-  return Phase(need(tile), beside, tile)
+  side = chosen_tile(checked_tile(codecs, tile), codecs, room)
+  return Phase(need(side), beside, side)
 
 
 def _whole(mesh: Mesh) -> NamedSharding:

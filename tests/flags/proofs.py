@@ -344,10 +344,10 @@ PROOFS: dict[str, list[str]] = {
   # Plans.
   HERE + "test_plan_flags.py::test_defaults": _flags("plan", "config"),
   HERE + "test_plan_flags.py::test_each_flag": _flags(
-    "plan", "topology slices mesh batch generate"
+    "plan", "topology slices mesh batch generate vae_tile"
   ),
   HERE + "test_plan_flags.py::test_sweep_shows_what_fits_and_the_fastest_first": (
-    _flags("plan", "sweep slices out")
+    _flags("plan", "sweep slices vae_tile out")
   ),
   HERE + "test_plan_flags.py::test_out_and_compare": _flags("plan", "out compare"),
   HERE + "test_plan_flags.py::test_compare_reads_the_prediction": _flags(

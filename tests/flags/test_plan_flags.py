@@ -46,36 +46,39 @@ def test_defaults(told):
   command("plan").run(CONFIG)
   assert told.last("parse_topology").args == ("v5p:4x4x4", 1)
   config, *rest = told.last("plan").args
-  assert rest == ["v5p:4x4x4", None, 6, False, 1]
+  assert rest == ["v5p:4x4x4", None, 6, False, 1, "auto"]
   assert config.model.preset == "tiny" and config.model.attention == "splash"
   assert not told.calls["sweep"]
   command("plan").run(CONFIG, "--generate")  # of one clip
-  assert told.last("plan").args[2:] == (None, 1, True, 1)
+  assert told.last("plan").args[2:] == (None, 1, True, 1, "auto")
 
 
 def test_each_flag(told):
-  """--topology, --mesh (data, fsdp, context, tensor), --batch, --generate, --slices."""
+  """--topology, --mesh (data, fsdp, context, tensor), --batch, --generate, --slices,
+  --vae_tile.
+  """
   command("plan").run(
     CONFIG, "--topology=cpu:6", "--mesh=2,3,5,7", "--batch=12", "--generate",
-    "--config.clip.frames=33",
+    "--config.clip.frames=33", "--vae_tile=96",
   )  # fmt: skip
   assert told.last("parse_topology").args == ("cpu:6", 1)
   config, *rest = told.last("plan").args
-  assert rest == ["cpu:6", (2, 3, 5, 7), 12, True, 1]
+  assert rest == ["cpu:6", (2, 3, 5, 7), 12, True, 1, "96"]
   assert config.model.attention == "chunked" and config.clip.frames == 33
   command("plan").run(CONFIG, "--topology=cpu:6", "--config.model.attention=dense")
   assert told.told("plan", 0).model.attention == "dense"
   command("plan").run(CONFIG, "--topology=v6e:2x2", "--slices=2")
   assert told.last("parse_topology").args == ("v6e:2x2", 2)
-  assert told.last("plan").args[1:] == ("v6e:2x2", None, 6, False, 2)
+  assert told.last("plan").args[1:] == ("v6e:2x2", None, 6, False, 2, "auto")
 
 
 def test_sweep_shows_what_fits_and_the_fastest_first(told, capsys, tmp_path):
   out = tmp_path / "new" / "sweep.json"
   command("plan").run(
-    CONFIG, "--sweep", "--batch=9", "--generate", "--slices=3", f"--out={out}"
-  )
-  assert told.last("sweep").args[1:] == ("v5p:4x4x4", 9, True, 3)
+    CONFIG, "--sweep", "--batch=9", "--generate", "--slices=3", f"--out={out}",
+    "--vae_tile=off",
+  )  # fmt: skip
+  assert told.last("sweep").args[1:] == ("v5p:4x4x4", 9, True, 3, "off")
   assert not told.calls["plan"]
   head, *rows = capsys.readouterr().out.splitlines()
   assert head.startswith("4 of 5 fit")
@@ -149,3 +152,10 @@ def test_mistakes(told, capsys):
     with pytest.raises(SystemExit) as e:
       command("plan").run(CONFIG, *flags)
     assert e.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_tiles_are_of_a_generation(told, capsys):
+  with pytest.raises(SystemExit) as e:
+    command("plan").run(CONFIG, "--vae_tile=256")
+  assert e.value.code == 2 and not told.calls["plan"]
+  assert "--vae_tile does nothing without --generate" in capsys.readouterr().err

@@ -7,9 +7,11 @@ from flax import struct
 
 from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.data.spec import ClipSpec
+from ccl_jax.errors import UsageError
 from ccl_jax.generation.memory import held
 from ccl_jax.generation.meshes import parameter_bytes
 from ccl_jax.models.presets import build_model
+from ccl_jax.planning import compile
 from ccl_jax.planning.chips import CHIPS
 from ccl_jax.planning.compile import default_mesh, plan, show
 from ccl_jax.planning.phases import Phase, codec_shapes, decoding_phase
@@ -98,9 +100,25 @@ class Tiled(struct.PyTreeNode):
 
 def test_a_decoding_without_room_is_by_tiles():
   spec, mesh = ClipSpec(5, 32, 32, 25.0), make_mesh((1, 1, 1, 1), [jax.devices()[0]])
-  phase = lambda limit: decoding_phase(Codecs(Tiled()), spec, 1, mesh, 1000, limit)
+
+  def phase(limit, *tile):
+    return decoding_phase(Codecs(Tiled()), spec, 1, mesh, 1000, limit, *tile)
+
   whole = phase(2.0**30)
   assert whole.tile is None and whole.beside == 1000
   assert phase(float(whole.bytes)) == whole
   tiled = phase(whole.bytes - 1.0)
   assert tiled.tile == 256 and tiled.bytes < whole.bytes
+  # Or as asked for: by tiles though there is room, or none though there is not.
+  assert phase(2.0**30, "64") == Phase(tiled.bytes, 1000, 64)
+  assert phase(whole.bytes - 1.0, "off") == whole
+  with pytest.raises(UsageError, match="--vae_tile 72: expected a multiple of 32"):
+    phase(2.0**30, "72")
+
+
+def test_tiles_are_checked_before_anything_is_compiled(monkeypatch):
+  monkeypatch.setattr(compile, "compile_generate", None)
+  config = joint.get_config("runlocal").unlock()
+  config.model.update({"attention": "chunked"})
+  with pytest.raises(UsageError, match="--vae_tile 64: the video codec has no tiles"):
+    plan(config, "cpu:1", (1, 1, 1, 1), 1, generate=True, tile="64")
