@@ -10,6 +10,7 @@ nothing has changed.
 """
 
 import argparse
+import os
 import pathlib
 import runpy
 import sys
@@ -121,19 +122,27 @@ def _score(args: argparse.Namespace) -> int:
 
 
 def _table(args: argparse.Namespace) -> int:
+  from ccl_jax.ablation.figures import ABOUT
   from ccl_jax.ablation.results import CEILING, read, read_json
   from ccl_jax.ablation.table import write_table
 
-  write_table(read(args.results), args.out, read_json(args.results / CEILING))
+  pictures = {args.results / f"{name}.png": text for name, text in ABOUT.items()}
+  seen = {
+    pathlib.Path(os.path.relpath(path, args.out.parent)).as_posix(): text
+    for path, text in pictures.items()
+    if path.is_file()
+  }
+  write_table(read(args.results), args.out, read_json(args.results / CEILING), seen)
   print(args.out)
   return 0
 
 
 def _plots(args: argparse.Namespace) -> int:
   from ccl_jax.ablation.figures import write_figures
-  from ccl_jax.ablation.results import read
+  from ccl_jax.ablation.results import CEILING, read, read_json
 
-  for path in write_figures(read(args.results), args.out or args.results):
+  out, ceiling = args.out or args.results, read_json(args.results / CEILING)
+  for path in write_figures(read(args.results), out, ceiling):
     print(path)
   return 0
 

@@ -1,14 +1,4 @@
-"""The figures of the ablation: results of runs in, pictures out.
-
-  loss.png          figure 5 of the paper: losses over steps
-  loss_by_task.png  the same by task and stream, against the first variant
-  steady.png        how steadily the loss falls, and how well the tasks' gradients agree
-  information.png   what a stream takes of the other one, by noise level
-  guidance.png      scores of the same checkpoints under every form of guidance
-  foreground.png    figure 6 in numbers: attention on context tokens by noise level
-  blocks.png        attention on the other stream by block, and what it moves
-  maps.png          figure 6: attention on context tokens by block, noise level, frame
-  keys.png          figure 3: attention of the gate model by query and key
+"""The figures of the ablation: results of runs in, pictures out (`ABOUT`).
 
 Bands and bars are 95 % intervals over seeds (`seeds`), of variants with two or more.
 """
@@ -18,8 +8,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
+from ccl_jax.ablation.drawing import (
+  MARKERS,
+  Picture,
+  Points,
+  band,
+  bars,
+  dot,
+  empty,
+  legend,
+  lines_of,
+  pixels,
+  plots,
+  remove,
+  shade,
+  span,
+)
 from ccl_jax.ablation.readings import (
   Result,
   Runs,
@@ -27,32 +32,46 @@ from ccl_jax.ablation.readings import (
   by_variant,
   information,
   losses,
+  mean_information,
   reads,
   score,
   stability,
   tasks_of_loss,
 )
-from ccl_jax.ablation.seeds import Estimate, estimate
-from ccl_jax.ablation.variants import FULL, MAIN, TASKS, forms
+from ccl_jax.ablation.seeds import estimate
+from ccl_jax.ablation.variants import BEST, FULL, MAIN, TASKS, VARIANTS, forms
 from ccl_jax.axes import STREAMS
 from ccl_jax.viz.labels import literal
 from ccl_jax.viz.media import write_png
 
-WIDTH = 10.0  # inches, of 110 dots: as wide as a README's column, or a little wider
+# By name, what a figure shows, in the order of the page.
+ABOUT = {
+  "training": "Synchrony of all variants, and what their streams take of each other "
+  "(dots: seeds)",
+  "loss": "Losses over steps (figure 5 of the paper)",
+  "loss_by_task": "The same by task and stream, against the first variant",
+  "steady": "How steadily the loss falls, and how well the gradients of tasks agree",
+  "information": "What a stream takes of the other one, by noise level",
+  "guidance": "Scores of the same checkpoints under every form of guidance",
+  "foreground": "Attention on context tokens by noise level (figure 6 in numbers)",
+  "blocks": "Attention on the other stream by block, and what it moves",
+  "maps": "Attention on context tokens by block, noise level and frame (figure 6)",
+  "keys": "Attention of the gate model by query and key (figure 3)",
+}
+CEILING = "real, through the codecs"
 POINTS = 25  # of a curve of the loss
 SCORES = {"sync_r0": "correlation of mouths and voices", "ser": "errors in syllables"}
 STEADY = {"difference_std": "deviation of the loss's differences"}
 GROUPS = {"foreground": "-", "background": "--"}
-MARKERS = "osD^vP*X"
 FRAMES = 6  # of a clip, shown
 
 Curve = Mapping[float, float]  # value by step or noise level
-Points = Mapping[float, Estimate]
-Picture = UInt8[np.ndarray, "H W 3"]
 
 
 def write_figures(
-  results: Sequence[Result], folder: str | pathlib.Path
+  results: Sequence[Result],
+  folder: str | pathlib.Path,
+  ceiling: Mapping[str, Any] | None = None,
 ) -> list[pathlib.Path]:
   """Writes the figures that the results have numbers for; returns their paths.
 
@@ -61,27 +80,31 @@ def write_figures(
   Args:
     results: of runs.
     folder: of the pictures.
+    ceiling: {set of real clips: {score: {"mean", ...}}}.
 
   Raises:
     UsageError: see `readings.by_variant`; nothing is written.
   """
   paths = []
-  for name, picture in draw(results).items():
+  for name, picture in draw(results, ceiling).items():
     paths.append(pathlib.Path(folder) / f"{name}.png")
     write_png(paths[-1], picture)
   return paths
 
 
-def draw(results: Sequence[Result]) -> dict[str, Picture]:
+def draw(
+  results: Sequence[Result], ceiling: Mapping[str, Any] | None = None
+) -> dict[str, Picture]:
   """The pictures that `write_figures` writes, by name."""
-  figures = made(by_variant(results))
-  return {name: _pixels(figure) for name, figure in figures.items()}
+  figures = made(by_variant(results), ceiling)
+  return {name: pixels(figure) for name, figure in figures.items()}
 
 
-def made(runs: Runs) -> dict[str, Any]:
+def made(runs: Runs, ceiling: Mapping[str, Any] | None = None) -> dict[str, Any]:
   """The figures by name, without those that no run has numbers for."""
   main = {name: runs[name] for name in MAIN if name in runs}
   figures = {
+    "training": training_figure(main, ceiling or {}),
     "loss": loss_figure(main),
     "loss_by_task": tasks_figure(main),
     "steady": steady_figure(main),
@@ -130,20 +153,78 @@ def beyond(curves: Mapping[int, Curve], first: Mapping[int, Curve]) -> Points:
   )  # fmt: skip
 
 
+def training_figure(runs: Runs, ceiling: Mapping[str, Any]):
+  """Synchrony and information by variant, with the guidance of each exchange."""
+  figure, ((left, right),) = plots(1, 2, 1.3 + 0.62 * len(runs), sharey=True)
+  form = {name: BEST[VARIANTS[name].exchange][-1] for name in runs}
+  sync = lambda task, part="scores": (
+    lambda name, r: score(r, form[name], task, "sync_r0", part)
+  )
+  by_task = {task: sync(task) for task in TASKS}
+  pairs = _union(reads(r) for seeds in runs.values() for r in seeds.values())
+  by_read = {
+    f"{task}, {stream}": lambda name, r, pair=(task, stream): mean_information(r, *pair)
+    for task, stream in pairs
+  }
+  if not any([_scatter(left, runs, by_task), _scatter(right, runs, by_read)]):
+    return None
+  chance = [
+    x for name, seeds in runs.items() for r in seeds.values() for task in TASKS
+    if (x := sync(task, "chance")(name, r)) is not None
+  ]  # fmt: skip
+  if chance:
+    left.axvline(np.mean(chance), color="0.4", ls=":", lw=1.3, label="chance")
+  if real := ceiling.get(CEILING, {}).get("sync_r0"):
+    left.axvline(real["mean"], color="0.4", ls="--", lw=1.3, label=CEILING)
+  left.set(title="sync_r0: correlation of mouths and voices")
+  right.set(title="information of the other stream, % of loss")
+  for ax in (left, right):
+    if ax.get_legend_handles_labels()[0]:
+      ax.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.05))
+  return figure
+
+
+def _scatter(ax, runs: Runs, reading: Mapping[str, Callable]) -> bool:
+  """By variant, the means of readings with their intervals, and each seed's; whether
+  there are any.
+
+  Args:
+    ax: of the plot.
+    runs: by variant and seed.
+    reading: by label, a number of (variant, result), or None.
+  """
+  lines_of(ax, list(runs))
+  every = []
+  for i, (label, read) in enumerate(reading.items()):
+    style = {"color": f"C{i}", "marker": MARKERS[i], "label": label}
+    aside = 0.2 * (i - (len(reading) - 1) / 2)
+    for y, (name, seeds) in enumerate(runs.items()):
+      values = [x for r in seeds.values() if (x := read(name, r)) is not None]
+      if e := estimate(values):
+        dot(ax, y + aside, e, **style)
+        style.pop("label", None)  # once in the legend
+        ax.plot(values, [y + aside] * len(values), "k.", ms=2, zorder=3)
+        every += values
+  if every:  # the interval of two seeds can be wider than all there is
+    margin = 0.1 * (max(every) - min(0, *every))
+    ax.set_xlim(min(0, *every) - margin, max(every) + margin)
+  return bool(every)
+
+
 def loss_figure(runs: Runs):
   """Losses of all variants over steps, and against the first one's, by seed."""
   curves = _curves(runs, "loss")
   if not curves:
     return None
-  figure, ((left, right),) = _figure(1, 2, 4.4)
+  figure, ((left, right),) = plots(1, 2, 4.4)
   for name, of_seeds in curves.items():
-    _band(left, over_seeds(of_seeds), _color(runs, name), name)
+    band(left, over_seeds(of_seeds), _color(runs, name), name)
   left.set(title="loss", xlabel="step", ylabel="velocity error")
   # Most of the fall is in the first steps: what comes after is what differs.
   _zoom(left, curves)
   _against_first(right, runs, curves, "loss")
   left.grid(alpha=0.3)
-  _legend(figure, left)
+  legend(figure, left)
   return figure
 
 
@@ -153,11 +234,11 @@ def tasks_figure(runs: Runs):
   if not names:
     return None
   rows = -(-len(names) // 2)
-  figure, axes = _figure(rows, 2, 0.6 + 2.7 * rows)
+  figure, axes = plots(rows, 2, 0.6 + 2.7 * rows)
   for ax, name in zip(axes.flat, names):
     _against_first(ax, runs, _curves(runs, name), name.replace("/", ": "))
-  _remove(axes, len(names))
-  _legend(figure, axes[0, 0])
+  remove(axes, len(names))
+  legend(figure, axes[0, 0])
   return figure
 
 
@@ -170,14 +251,14 @@ def steady_figure(runs: Runs):
   columns = min(3, len(kinds))
   rows = -(-len(kinds) // columns)
   height = rows * (0.8 + 0.24 * len(runs))
-  figure, axes = _figure(rows, columns, height, sharey=True)
+  figure, axes = plots(rows, columns, height, sharey=True)
   for ax, kind in zip(axes.flat, kinds):
-    _lines_of(ax, list(runs))
+    lines_of(ax, list(runs))
     for y, (name, seeds) in enumerate(found.items()):
       if e := estimate([r[kind] for r in seeds.values() if kind in r]):
-        _dot(ax, y, e, color=_color(runs, name), marker="o")
+        dot(ax, y, e, color=_color(runs, name), marker="o")
     ax.set_title(STEADY.get(kind, f"cosine, {kind}"), fontsize=10)
-  _remove(axes, len(kinds))
+  remove(axes, len(kinds))
   return figure
 
 
@@ -187,17 +268,17 @@ def information_figure(runs: Runs):
   if not pairs:
     return None
   rows = -(-len(pairs) // 2)
-  figure, axes = _figure(rows, 2, 0.6 + 3.0 * rows)
+  figure, axes = plots(rows, 2, 0.6 + 3.0 * rows)
   for ax, (task, stream) in zip(axes.flat, pairs):
     read = lambda r: {s: 100 * v for s, v in information(r, task, stream).items()}
     for i, (name, curves) in enumerate(_of_runs(runs, read).items()):
       style = {"color": _color(runs, name), "label": name}
-      _bars(ax, over_seeds(curves), (i, len(runs)), **style)
+      bars(ax, over_seeds(curves), (i, len(runs)), **style)
     ax.axhline(0, color="0.5", lw=0.8)
     ax.set(title=f"{task}: {stream}", xlabel="sigma", ylabel="information, % of loss")
     ax.grid(alpha=0.3)
-  _remove(axes, len(pairs))
-  _legend(figure, axes[0, 0])
+  remove(axes, len(pairs))
+  legend(figure, axes[0, 0])
   return figure
 
 
@@ -216,10 +297,10 @@ def guidance_figure(runs: Runs):
   if not names:
     return None
   height = 0.8 + 0.34 * max(len(forms(v)) for v in runs)
-  figure, axes = _figure(len(names), len(runs), 0.6 + height * len(names), sharex="row")
+  figure, axes = plots(len(names), len(runs), 0.6 + height * len(names), sharex="row")
   for name, line in zip(names, axes):
     for variant, ax in zip(runs, line):
-      _lines_of(ax, forms(variant))
+      lines_of(ax, forms(variant))
       chance = [
         read(variant, f, t, name, "chance") for f in forms(variant) for t in TASKS
       ]
@@ -229,10 +310,10 @@ def guidance_figure(runs: Runs):
         style = {"color": f"C{i}", "marker": MARKERS[i], "label": task}
         for y, form in enumerate(forms(variant)):
           if e := read(variant, form, task, name):
-            _dot(ax, y + 0.22 * (i - 1), e, **style)
+            dot(ax, y + 0.22 * (i - 1), e, **style)
             style.pop("label", None)  # once in the legend
       ax.set_title(f"{variant}: {SCORES[name]}", fontsize=10)
-  _legend(figure, axes[0, 0])
+  legend(figure, axes[0, 0])
   return figure
 
 
@@ -244,7 +325,7 @@ def foreground_figure(runs: Runs):
   shown = _with_attention(runs, "foreground_background")
   if not shown:
     return None
-  figure, axes = _figure(2, 2, 6.4)
+  figure, axes = plots(2, 2, 6.4)
   for stream, (top, bottom) in zip(STREAMS, axes.T):
     for i, (variant, seeds) in enumerate(shown.items()):
       rows = {
@@ -258,19 +339,19 @@ def foreground_figure(runs: Runs):
       place, color = (i, len(shown)), _color(runs, variant)
       for group, line in GROUPS.items():
         style = {"color": color, "ls": line, "label": f"{variant}, {group}"}
-        _bars(top, of(lambda x: x[group]), place, **style)
+        bars(top, of(lambda x: x[group]), place, **style)
       clips = of(lambda x: (x["ci"][1] - x["ci"][0]) / 2)
       points = of(lambda x: x["foreground"] - x["background"])
       points = {
         s: e if e.n > 1 else e._replace(half=clips[s].mean) for s, e in points.items()
       }
-      _bars(bottom, points, place, color=color)
+      bars(bottom, points, place, color=color)
     top.set(title=f"{stream} tokens", ylabel="on context tokens, %")
     bottom.axhline(0, color="0.5", lw=0.8)
     bottom.set(xlabel="sigma", ylabel="foreground - background, %")
     for ax in (top, bottom):
       ax.grid(alpha=0.3)
-  _legend(figure, axes[0, 0])
+  legend(figure, axes[0, 0])
   return figure
 
 
@@ -281,7 +362,7 @@ def blocks_figure(runs: Runs):
   sigmas = sorted(_union(attention(r, "mass_norm", s) for s, r in every))
   if not sigmas:
     return None
-  figure, axes = _figure(2, len(sigmas), 6.0, sharex=True, sharey="row")
+  figure, axes = plots(2, len(sigmas), 6.0, sharex=True, sharey="row")
   for stream, line in zip(STREAMS, axes):
     for ax, sigma in zip(line, sigmas):
       for i, (variant, seeds) in enumerate(shown.items()):
@@ -293,14 +374,14 @@ def blocks_figure(runs: Runs):
           }  # fmt: skip
           label = f"{variant}, {'attention' if kind == 'mass' else 'norm'}"
           look = {"color": _color(runs, variant), "ls": style, "label": label}
-          _bars(ax, over_seeds(curves), (i, len(shown)), aside=0.05, **look)
+          bars(ax, over_seeds(curves), (i, len(shown)), aside=0.05, **look)
       ax.set_title(f"{stream} tokens, sigma {sigma:g}", fontsize=10)
       ax.grid(alpha=0.3)
       ax.xaxis.get_major_locator().set_params(integer=True)
     line[0].set_ylabel("of the other stream, %")
   for ax in axes[1]:
     ax.set_xlabel("block")
-  _legend(figure, axes[0, 0])
+  legend(figure, axes[0, 0])
   return figure
 
 
@@ -322,21 +403,21 @@ def maps_figure(runs: Runs):
   sigmas, shares = list(by_sigma), np.stack(list(by_sigma.values()))
   _, blocks, t, _, _ = shares.shape
   frames = np.linspace(0, t - 1, min(FRAMES, t)).astype(int)
-  figure = _empty(0.7 + 1.25 * max(len(sigmas), blocks))
+  figure = empty(0.7 + 1.25 * max(len(sigmas), blocks))
   text = f"share of attention on context tokens, video tokens of {title}"
   figure.suptitle(literal(text))
   left, right = figure.subfigures(1, 2, width_ratios=[len(frames), len(sigmas) + 0.5])
   grid = left.subplots(len(sigmas), len(frames), squeeze=False)
   for line, sigma, share in zip(grid, sigmas, shares.mean(1)):
     for ax, i in zip(line, frames):
-      _map(ax, share[i], share.min(), share.max())
+      shade(ax, share[i], share.min(), share.max())
       ax.set_title(f"latent {i}", fontsize=8)
-    line[0].set_ylabel(f"sigma {sigma:g}\n{_range(share)}", fontsize=8)
+    line[0].set_ylabel(f"sigma {sigma:g}\n{span(share)}", fontsize=8)
   grid = right.subplots(blocks, len(sigmas), squeeze=False)
   for k, line in enumerate(grid):
     for ax, sigma, share in zip(line, sigmas, shares[:, k].mean(1)):
-      _map(ax, share, share.min(), share.max())
-      ax.set_title(_range(share), fontsize=8)
+      shade(ax, share, share.min(), share.max())
+      ax.set_title(span(share), fontsize=8)
       ax.set_xlabel(f"sigma {sigma:g}" if k == blocks - 1 else "", fontsize=8)
     line[0].set_ylabel(f"block {k}", fontsize=8)
   return figure
@@ -348,7 +429,7 @@ def keys_figure(runs: Runs):
   if not found:
     return None
   title, by_sigma = next(iter(found.values()))
-  figure, axes = _figure(len(found), len(by_sigma), 0.5 + 2.6 * len(found))
+  figure, axes = plots(len(found), len(by_sigma), 0.5 + 2.6 * len(found))
   for line, (stream, (_, maps)) in zip(axes, found.items()):
     for ax, (sigma, share) in zip(line, maps.items()):
       image = ax.imshow(share, aspect="auto", cmap="magma", vmin=0)
@@ -383,25 +464,6 @@ def _first(runs: Runs, measure: str, stream: str):
   return None
 
 
-def _empty(height: float):
-  from matplotlib.figure import Figure
-
-  return Figure(figsize=(WIDTH, height), dpi=110, layout="constrained")
-
-
-def _figure(rows: int, columns: int, height: float, **options):
-  figure = _empty(height)
-  return figure, figure.subplots(rows, columns, squeeze=False, **options)
-
-
-def _pixels(figure) -> Picture:
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-  canvas = FigureCanvasAgg(figure)
-  canvas.draw()
-  return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
 def _color(runs: Runs, name: str) -> str:
   """A variant has the same colour in all figures of the same runs."""
   return f"C{list(runs).index(name)}"
@@ -411,7 +473,7 @@ def _against_first(ax, runs: Runs, curves, title: str) -> None:
   first = next(iter(runs))
   for name, of_seeds in curves.items():
     points = beyond(of_seeds, curves.get(first, {}))
-    _band(ax, points, _color(runs, name), name)
+    band(ax, points, _color(runs, name), name)
   ax.set(title=title, xlabel="step", ylabel=f"against {first}, same seed, %")
   ax.grid(alpha=0.3)
 
@@ -422,66 +484,3 @@ def _zoom(ax, curves) -> None:
   late = [v for c in every for x, v in c.items() if x > 0.1 * max(c)]
   low, high = min(late), max(late)
   ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-
-
-def _band(ax, points: Points, color: str, label: str) -> None:
-  """A line of means, and a band of their intervals where there are any."""
-  x = list(points)
-  mean = np.array([e.mean for e in points.values()])
-  ax.plot(x, mean, color=color, label=label, lw=1.3)
-  if points and all(e.half is not None for e in points.values()):
-    half = np.array([e.half for e in points.values()])
-    ax.fill_between(x, mean - half, mean + half, color=color, alpha=0.15, lw=0)
-
-
-def _bars(
-  ax, points: Points, place: tuple[int, int], aside: float = 0.006, **style
-) -> None:
-  """A line of means with the interval of each.
-
-  Args:
-    ax: of the plot.
-    points: by noise level or block.
-    place: (i, n): the lines of n variants lie a little aside of each other, or the bars
-      of a noise level would hide each other.
-    aside: by how much.
-    style: of the line.
-  """
-  i, n = place
-  ax.errorbar(
-    [x + aside * (i - (n - 1) / 2) for x in points],
-    [e.mean for e in points.values()],
-    [e.half or 0 for e in points.values()],
-    marker=MARKERS[i % len(MARKERS)], ms=4, lw=1, capsize=2, **style,
-  )  # fmt: skip
-
-
-def _dot(ax, y: float | int, e: Estimate, **style) -> None:
-  ax.errorbar(e.mean, y, xerr=e.half, ms=5, lw=1.3, ls="", capsize=2, **style)
-
-
-def _lines_of(ax, names: Sequence[str]) -> None:
-  """A line for each name, from the top."""
-  ax.set_yticks(range(len(names)), names, fontsize=9)
-  ax.set_ylim(len(names) - 0.5, -0.5)
-  ax.grid(alpha=0.3)
-
-
-def _remove(axes, used: int) -> None:
-  for ax in list(axes.flat)[used:]:
-    ax.remove()
-
-
-def _legend(figure, ax) -> None:
-  """One for all plots, above them."""
-  shown = ax.get_legend_handles_labels()
-  figure.legend(*shown, loc="outside upper center", ncols=4, fontsize=9)
-
-
-def _map(ax, share: np.ndarray, low: float, high: float) -> None:
-  ax.imshow(share, vmin=low, vmax=high, cmap="magma")
-  ax.set(xticks=[], yticks=[])
-
-
-def _range(share: np.ndarray) -> str:
-  return f"{share.min():.2f} to {share.max():.2f}"

@@ -102,6 +102,14 @@ def information(result: Result, task: str, stream: str, part: str = "share"):
   return {sigma: row[part] for sigma, row in rows.items()}
 
 
+def mean_information(
+  result: Result, task: str, stream: str, part: str = "share"
+) -> float | None:
+  """The mean over noise levels of `information`, in %; None where there is none."""
+  by_sigma = information(result, task, stream, part)
+  return 100 * float(np.mean(list(by_sigma.values()))) if by_sigma else None
+
+
 def _sigma(item: tuple[str | float, Any]) -> float:
   return float(item[0])
 

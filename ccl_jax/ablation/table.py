@@ -16,9 +16,9 @@ from ccl_jax.ablation.readings import (
   Runs,
   by_variant,
   cosine,
-  information,
   kinds,
   last_loss,
+  mean_information,
   reads,
   score,
   stability,
@@ -107,6 +107,7 @@ def write_table(
   results: Sequence[Result],
   path: str | pathlib.Path,
   ceiling: Mapping[str, Any] | None = None,
+  pictures: Mapping[str, str] | None = None,
 ) -> None:
   """Writes the page of all tables; the same results give the same bytes.
 
@@ -114,11 +115,12 @@ def write_table(
     results: of runs, in any order.
     path: of the page.
     ceiling: {set of real clips: {score: {"mean", ...}}}.
+    pictures: what each shows, by its path as seen from the page.
 
   Raises:
     UsageError: see `by_variant`; nothing is written.
   """
-  write_text(path, page(results, sections(), ceiling))
+  write_text(path, page(results, sections(), ceiling, pictures))
 
 
 def sections() -> list[Section]:
@@ -159,8 +161,10 @@ def page(
   results: Sequence[Result],
   shown: Sequence[Section],
   ceiling: Mapping[str, Any] | None = None,
+  pictures: Mapping[str, str] | None = None,
 ) -> str:
   """The text of the sections; one with fewer than two rows that have runs is left out.
+  The first picture is at the top, the others are at the end.
 
   Raises:
     UsageError: see `by_variant`.
@@ -179,6 +183,9 @@ def page(
     "number of comparisons. Chance is the same pictures with the sounds of other "
     "clips.\n",
   ]
+  first, *others = [f"{text}:\n\n![{text}]({path})\n"
+                    for path, text in (pictures or {}).items()] or [""]  # fmt: skip
+  parts += [first] * bool(first)
   explained: set[str] = set()
   for section in shown:
     rows = [row for row in section.rows if row.variant in runs]
@@ -188,6 +195,7 @@ def page(
       if missing := _union([row.variant] for row in section.rows if row not in rows):
         parts.append(f"Without runs: {', '.join(f'`{v}`' for v in missing)}.\n")
       parts += _tables(section, rows, runs, ceiling or {}, explained)
+  parts += ["## Figures\n", *others] if others else []
   return "\n".join(parts)
 
 
@@ -255,11 +263,7 @@ def _by_kind(pairs) -> list[Column]:
 
 def _information(pairs) -> list[Column]:
   def percent(task, stream, part):
-    def value(result, row):
-      by_sigma = information(result, task, stream, part)
-      return 100 * float(np.mean(list(by_sigma.values()))) if by_sigma else None
-
-    return value
+    return lambda result, row: mean_information(result, task, stream, part)
 
   return [
     Column(f"{t}, {s}", percent(t, s, "share"), 2, percent(t, s, "chance"))

@@ -53,7 +53,7 @@ def attended():
 
 
 def test_only_what_there_are_numbers_of_is_drawn(attended):
-  always = ["loss", "loss_by_task", "steady", "information", "guidance"]
+  always = ["training", "loss", "loss_by_task", "steady", "information", "guidance"]
   bare = result("gate", 0)
   made = lambda runs: figures.made(by_variant(runs))
   assert list(made([bare])) == always
@@ -89,6 +89,37 @@ def test_a_curve_is_held_against_that_of_its_seed():
   first = {0: {9.0: 2.0}, 1: {9.0: 4.0}, 2: {9.0: 1.0}}
   points = figures.beyond({0: {9.0: 2.2}, 1: {9.0: 4.8}, 7: {9.0: 9.0}}, first)
   assert points[9.0].n == 2 and points[9.0][:2] == pair(10.0, 20.0)
+
+
+def test_training():
+  """Synchrony with the guidance of each exchange, beside chance and real clips; by seed
+  too, in the limits of what they have.
+  """
+  runs = [result(v, k, s) for v, k, s in (
+    ("gate", 0, 0.3), ("gate", 1, 0.5), ("ccl", 0, 0.2), ("ccl", 1, 0.4)
+  )]  # fmt: skip
+  for run in runs[:2]:
+    run["guidance"]["multimodal"] = run["guidance"].pop("ucg2")
+  ceiling = {"real, through the codecs": {"sync_r0": {"mean": 0.85}}}
+  left, right = figures.training_figure(by_variant(runs), ceiling).axes
+  assert [x.get_text() for x in left.get_yticklabels()] == ["gate", "ccl"]
+  means = [x for of_label in bars(left).values() for x in of_label]
+  expected = {-0.2: (0.3, 0.5), 0.8: (0.2, 0.4), 0.2: (0.15, 0.25), 1.2: (0.1, 0.2)}
+  assert {round(y, 1): (x, half) for x, y, half in means} == {
+    y: pair(*values) for y, values in expected.items()
+  }
+  at = {x.get_label(): x.get_xdata()[0] for x in left.lines}
+  assert at["chance"] == pytest.approx(0.1) and at["real, through the codecs"] == 0.85
+  dots = [tuple(x.get_xdata()) for x in left.lines if x.get_color() == "k"]
+  assert dots == list(expected.values())
+  assert left.get_xlim() == pytest.approx((-0.05, 0.55))
+  # Shares of a tenth and of a fifth of the synchrony, in %.
+  assert bars(right)["joint, video"][0][0] == pytest.approx(4.0)
+  assert bars(right)["joint, audio"][0][0] == pytest.approx(8.0)
+
+
+def test_every_figure_says_what_it_shows(attended):
+  assert set(figures.made(by_variant(attended))) == set(figures.ABOUT)
 
 
 def test_losses():

@@ -1,5 +1,7 @@
 """The commands that make the page and its figures of the stored results."""
 
+import re
+
 import pytest
 
 from ccl_jax.ablation import figures
@@ -38,6 +40,24 @@ def test_table(folder, tmp_path):
   assert out.read_bytes() == first
 
 
+def test_a_page_shows_the_figures_that_are_there(folder, tmp_path):
+  """One at the top, the others at the end, as they are seen from the page."""
+  for name in ("keys", "training", "loss", "other"):
+    (folder / f"{name}.png").write_bytes(b"")
+  page = tmp_path / "docs" / "page.md"
+  assert run("table", "--results", folder, "--out", page) == 0
+  text = page.read_text()
+  shown = re.findall(r"!\[(.*?)\]\((.*?)\)", text)
+  assert [path for _, path in shown] == [
+    f"../stored/{name}.png" for name in ("training", "loss", "keys")
+  ]
+  assert all(words == figures.ABOUT[path[10:-4]] for words, path in shown)
+  places = [
+    text.index(x) for x in ("training.png", "## Training", "## Fig", "loss.png")
+  ]
+  assert places == sorted(places)
+
+
 def test_what_a_score_is_is_said_once(folder):
   text = page(read(folder), sections())
   assert text.count("**sync_r0**: correlation of mouths and voices (more") == 1
@@ -46,7 +66,9 @@ def test_what_a_score_is_is_said_once(folder):
 
 def test_plots(folder, tmp_path, monkeypatch):
   """Into the folder of the results, or into another one."""
-  monkeypatch.setattr(figures, "made", lambda runs: {"loss": figures.loss_figure(runs)})
+  monkeypatch.setattr(
+    figures, "made", lambda runs, _: {"loss": figures.loss_figure(runs)}
+  )
   assert run("plots", "--results", folder) == 0
   assert run("plots", "--results", folder, "--out", tmp_path / "other") == 0
   (there,) = (tmp_path / "other").iterdir()

@@ -122,3 +122,32 @@ def test_tiles_are_checked_before_anything_is_compiled(monkeypatch):
   config.model.update({"attention": "chunked"})
   with pytest.raises(UsageError, match="--vae_tile 64: the video codec has no tiles"):
     plan(config, "cpu:1", (1, 1, 1, 1), 1, generate=True, tile="64")
+
+
+def test_the_decoding_is_planned_by_the_tiles_asked_for(monkeypatch):
+  config = joint.get_config("runlocal").unlock()
+  config.model.update({"attention": "chunked"})
+  mesh = make_mesh((1, 1, 1, 1), jax.devices()[:1])
+  tiles = []
+  monkeypatch.setattr(compile, "decoding_phase", lambda *args: tiles.append(args[-1]))
+  monkeypatch.setattr(compile, "text_phase", lambda *_: None)
+  sampling = jax.jit(jnp.sin).lower(jnp.zeros(3)).compile()
+  codecs = compile.codecs_of(config, mesh)
+  compile.compile_phases(config, mesh, 1, codecs, 96, 2.0**30, sampling)
+  assert tiles == [96]
+
+
+def test_a_plan_hands_its_tiles_on(monkeypatch):
+  given = []
+
+  def phases(config, mesh, batch, codecs, tile, limit, sampling):
+    given.append((tile, limit))
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(compile, "compile_phases", phases)
+  monkeypatch.setattr(compile, "compile_generate", lambda *_: None)
+  config = joint.get_config("runlocal").unlock()
+  config.model.update({"attention": "chunked"})
+  with pytest.raises(KeyboardInterrupt):
+    plan(config, "cpu:1", (1, 1, 1, 1), 1, generate=True, tile="off")
+  assert given == [("off", CHIPS["cpu"].hbm)]
