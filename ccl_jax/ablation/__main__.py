@@ -4,9 +4,9 @@
   python -m ccl_jax.ablation run --only gate,ccl --seeds 0,1,2 --size pilot
 
 `run` trains and scores what is missing; stopped (Ctrl-C, SIGTERM, a power cut), the
-same command goes on. `score` is the command by which it scores one run. `table` and
-`plots` make docs/ablation.md and its figures of what is stored, and change nothing when
-nothing has changed.
+same command goes on. `score` is the command by which it scores one run. `plots` draws
+the figures of what is stored, `table` writes docs/ablation.md, which shows those that
+are there. Both change nothing when nothing has changed.
 """
 
 import argparse

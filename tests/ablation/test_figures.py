@@ -100,6 +100,8 @@ def test_training():
   )]  # fmt: skip
   for run in runs[:2]:
     run["guidance"]["multimodal"] = run["guidance"].pop("ucg2")
+  for run in runs:
+    run["guidance"]["text"] = result("gate", 0, 0.9)["guidance"]["text"]
   ceiling = {"real, through the codecs": {"sync_r0": {"mean": 0.85}}}
   left, right = figures.training_figure(by_variant(runs), ceiling).axes
   assert [x.get_text() for x in left.get_yticklabels()] == ["gate", "ccl"]
