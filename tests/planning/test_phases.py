@@ -128,13 +128,14 @@ def test_the_decoding_is_planned_by_the_tiles_asked_for(monkeypatch):
   config = joint.get_config("runlocal").unlock()
   config.model.update({"attention": "chunked"})
   mesh = make_mesh((1, 1, 1, 1), jax.devices()[:1])
-  tiles = []
-  monkeypatch.setattr(compile, "decoding_phase", lambda *args: tiles.append(args[-1]))
-  monkeypatch.setattr(compile, "text_phase", lambda *_: None)
+  decoded = lambda *args: Phase(1, tile=args[-1])
+  monkeypatch.setattr(compile, "decoding_phase", decoded)
+  monkeypatch.setattr(compile, "text_phase", lambda *_: Phase(1))
   sampling = jax.jit(jnp.sin).lower(jnp.zeros(3)).compile()
   codecs = compile.codecs_of(config, mesh)
-  compile.compile_phases(config, mesh, 1, codecs, 96, 2.0**30, sampling)
-  assert tiles == [96]
+  phases = compile.compile_phases(config, mesh, 1, codecs, 96, 2.0**30, sampling)
+  assert list(phases) == ["text", "sampling", "decoding"]
+  assert phases["decoding"].tile == 96
 
 
 def test_a_plan_hands_its_tiles_on(monkeypatch):
