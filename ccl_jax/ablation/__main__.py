@@ -59,9 +59,10 @@ def _parser() -> argparse.ArgumentParser:
   sub.add_argument("--size", type=_size, default="cpu", help="Of configs/ablation.py.")
   sub.add_argument(
     "--what",
-    choices=("run", "scales", "ceiling"),
+    choices=("run", "scales", "ceiling", "heads"),
     default="run",
-    help="The run; the scales of guidance for its kind; real clips.",
+    help="The run; the scales of guidance for its kind; real clips; where each head of "
+    "the exchange looks, of any finished run on talking scenes.",
   )
   sub = command("table", "writes the tables of the stored results")
   sub.add_argument(
@@ -139,10 +140,11 @@ def _table(args: argparse.Namespace) -> int:
 
 def _plots(args: argparse.Namespace) -> int:
   from ccl_jax.ablation.figures import write_figures
-  from ccl_jax.ablation.results import CEILING, read, read_json
+  from ccl_jax.ablation.results import CEILING, HEADS, read, read_json
 
-  out, ceiling = args.out or args.results, read_json(args.results / CEILING)
-  for path in write_figures(read(args.results), out, ceiling):
+  beside = [read_json(args.results / name) for name in (CEILING, HEADS)]
+  out = args.out or args.results
+  for path in write_figures(read(args.results), out, *beside):
     print(path)
   return 0
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ccl_jax.ablation.by_head import heads_figure
 from ccl_jax.ablation.drawing import (
   MARKERS,
   Picture,
@@ -56,6 +57,8 @@ ABOUT = {
   "foreground": "Attention on context tokens by noise level (figure 6 in numbers)",
   "blocks": "Attention on the other stream by block, and what it moves",
   "maps": "Attention on context tokens by block, noise level and frame (figure 6)",
+  "heads": "Attention on the other stream by block and head, with more tokens a frame "
+  "(figure 6)",
   "keys": "Attention of the gate model by query and key (figure 3)",
 }
 CEILING = "real, through the codecs"
@@ -72,6 +75,7 @@ def write_figures(
   results: Sequence[Result],
   folder: str | pathlib.Path,
   ceiling: Mapping[str, Any] | None = None,
+  heads: Mapping[str, Any] | None = None,
 ) -> list[pathlib.Path]:
   """Writes the figures that the results have numbers for; returns their paths.
 
@@ -81,26 +85,33 @@ def write_figures(
     results: of runs.
     folder: of the pictures.
     ceiling: {set of real clips: {score: {"mean", ...}}}.
+    heads: what one run's heads look at, see `by_head`.
 
   Raises:
     UsageError: see `readings.by_variant`; nothing is written.
   """
   paths = []
-  for name, picture in draw(results, ceiling).items():
+  for name, picture in draw(results, ceiling, heads).items():
     paths.append(pathlib.Path(folder) / f"{name}.png")
     write_png(paths[-1], picture)
   return paths
 
 
 def draw(
-  results: Sequence[Result], ceiling: Mapping[str, Any] | None = None
+  results: Sequence[Result],
+  ceiling: Mapping[str, Any] | None = None,
+  heads: Mapping[str, Any] | None = None,
 ) -> dict[str, Picture]:
   """The pictures that `write_figures` writes, by name."""
-  figures = made(by_variant(results), ceiling)
+  figures = made(by_variant(results), ceiling, heads)
   return {name: pixels(figure) for name, figure in figures.items()}
 
 
-def made(runs: Runs, ceiling: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def made(
+  runs: Runs,
+  ceiling: Mapping[str, Any] | None = None,
+  heads: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
   """The figures by name, without those that no run has numbers for."""
   main = {name: runs[name] for name in MAIN if name in runs}
   figures = {
@@ -113,6 +124,7 @@ def made(runs: Runs, ceiling: Mapping[str, Any] | None = None) -> dict[str, Any]
     "foreground": foreground_figure(main),
     "blocks": blocks_figure(main),
     "maps": maps_figure(main),
+    "heads": heads_figure(heads) if heads else None,
     "keys": keys_figure(main),
   }
   return {name: figure for name, figure in figures.items() if figure is not None}

@@ -69,13 +69,8 @@ def attention(
 
   @jax.jit
   def looks(params, latents, text, sigma):
-    b = len(text)
-    noise = jax.random.split(noise_key(seed))
-    noisy = {
-      s: flow.interpolate(x, jax.random.normal(k, x.shape), jnp.full((b,), sigma))
-      for (s, x), k in zip(sorted(latents.items()), noise)
-    }
-    time = {s: jnp.full((b, 1), 1000 * sigma) for s in latents}
+    noisy = noised(latents, sigma, seed)
+    time = {s: jnp.full((len(text), 1), 1000 * sigma) for s in latents}
     route = static_route(GENERATIONS["joint"])
     with nn.intercept_methods(_looks):
       _, state = model.apply(
@@ -100,13 +95,22 @@ def attention(
         mask = masks[s].reshape(len(text), -1)
         put("context_share", s, sigma, share[:, 0].reshape(-1, *masks[s].shape[1:]))
         by_clip = share.mean(0).reshape(mask.shape)
-        put("foreground_background", s, sigma, _contrast(by_clip, mask, seed))
+        put("foreground_background", s, sigma, contrast(by_clip, mask, seed))
         window, context = sown["norms"].T
         mass, norm = 1 - share.mean((1, 2, 3)), window / (window + context)
         put("mass_norm", s, sigma, {"mass": mass.tolist(), "norm": norm.tolist()})
   for by_sigma in table.get("context_share", {}).values():
     by_sigma.update({sigma: x.tolist() for sigma, x in by_sigma.items()})
   return table
+
+
+def noised(latents: Mapping[str, Any], sigma: float | jax.Array, seed: int):
+  """Latents (clips, ...) of both streams at a noise level, with noise by the seed."""
+  noise = jax.random.split(noise_key(seed))
+  return {
+    s: flow.interpolate(x, jax.random.normal(k, x.shape), jnp.full((len(x),), sigma))
+    for (s, x), k in zip(sorted(latents.items()), noise)
+  }
 
 
 def _looks(call, args, kwargs, context):
@@ -144,10 +148,19 @@ def _keys(module: CrossAttention, x, table, geometry, keys, reads):
   return weights.sum(-1).mean((0, 1, 3))
 
 
-def _contrast(
+def contrast(
   share: np.ndarray, mask: np.ndarray, seed: int
 ) -> dict[str, float | list[float]] | None:
-  """Means of (clips, tokens) in the mask and outside, over clips that have both."""
+  """Means of shares in the foreground and outside, over clips that have both.
+
+  Args:
+    share: (clips, tokens).
+    mask: the foreground, bool (clips, tokens).
+    seed: of the bootstrap.
+
+  Returns `foreground`, `background`, and `ci`, a 95 % bootstrap interval over clips of
+  their difference; None if no clip has both.
+  """
   both = mask.any(1) & ~mask.all(1)
   share, mask = share[both], mask[both]
   if not len(share):

@@ -4,6 +4,7 @@ RESULTS/VARIANT-SEED.json   what `check` says
 RESULTS/scales.json         {kind of exchange: {form: {"scales", "grid"}}}: the scales
                             of every form of guidance, and what was tried for them
 RESULTS/ceiling.json        {set of real clips: {score: {"mean", "sem", "n"}}}
+RESULTS/heads.json          attention by block and head of one run: see `by_head`
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from ccl_jax import documents
 from ccl_jax.errors import UsageError
 
 REPO = pathlib.Path(__file__).parents[2]
-SCALES, CEILING = "scales.json", "ceiling.json"
+SCALES, CEILING, HEADS = "scales.json", "ceiling.json", "heads.json"
 # Keys and types of a result; `None` beside a type where a run may have none.
 KEYS = {
   "version": str,
@@ -103,7 +104,8 @@ def read(folder: str | pathlib.Path) -> list[dict]:
   folder = pathlib.Path(folder)
   if not folder.is_dir():
     raise UsageError(f"no folder of results {folder}: run the ablation first")
-  files = sorted(p for p in folder.glob("*.json") if p.name not in (SCALES, CEILING))
+  others = (SCALES, CEILING, HEADS)
+  files = sorted(p for p in folder.glob("*.json") if p.name not in others)
   return [check(read_json(path), path) for path in files]
 
 

@@ -19,9 +19,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from ccl_jax.ablation.by_head import by_head
 from ccl_jax.ablation.measures import attention, gradient_cosines
 from ccl_jax.ablation.results import (
   CEILING,
+  HEADS,
   SCALES,
   check,
   code_version,
@@ -248,10 +250,37 @@ def score_run(workdir: pathlib.Path, results: pathlib.Path, size: str) -> None:
   write_json(place, check(json.loads(json.dumps(_plain(result))), place))
 
 
+def score_heads(workdir: pathlib.Path, results: pathlib.Path, size: str) -> None:
+  """Writes where each head of a run's exchange looks.
+
+  Args:
+    workdir: of the run, whose clips say where their foreground is, as the quickstart's.
+    results: folder of the result.
+    size: of the config.
+
+  Raises:
+    UsageError: the run is not finished, or its clips do not say it.
+  """
+  run = open_run(workdir)
+  if any(f"{s}_mask" not in run.test[0] for s in STREAMS):
+    raise UsageError(
+      f"--workdir {workdir}: its clips have no masks of the foreground; name a run on "
+      "talking scenes, as the quickstart"
+    )
+  found = {
+    "run": run.name,
+    "steps": run.config.steps,
+    "clips": len(run.sampled),
+    "attention": _looked_at(run, *encoded(run), by_head),
+  }
+  write_json(results / HEADS, _plain(found))
+
+
 SCORERS: Mapping[str, Callable[[pathlib.Path, pathlib.Path, str], None]] = {
   "run": score_run,
   "scales": tune_scales,
   "ceiling": score_ceiling,
+  "heads": score_heads,
 }
 
 
@@ -333,13 +362,18 @@ def _cosines(run: Run, latents, text) -> dict[str, float]:
 
 def _attention(run: Run, latents, text) -> dict[str, Any] | None:
   """Where the exchange looks; None of a model with windows and no context tokens."""
+  return _looked_at(run, latents, text, attention) or None
+
+
+def _looked_at(run: Run, latents, text, measure: Callable[..., dict]) -> dict[str, Any]:
+  """What a measure of attention finds on the sampled clips."""
   n = len(run.sampled)
   masks = {
     s: np.stack([c[f"{s}_mask"] for c in run.sampled]).astype(bool) for s in STREAMS
   }
   patch = dict(run.pipeline.model.streams)["video"].patch
   masks["video"] = in_tokens(masks["video"], patch)
-  table = attention(
+  return measure(
     run.pipeline.model,
     run.pipeline.params,
     {s: x[:n] for s, x in latents.items()},
@@ -347,7 +381,6 @@ def _attention(run: Run, latents, text) -> dict[str, Any] | None:
     masks,
     ATTENTION_SIGMAS,
   )
-  return table or None
 
 
 def _machine() -> str:

@@ -124,13 +124,13 @@ def test_a_gate_with_windows_has_nothing_to_show(data):
 def test_foreground_and_background_by_hand():
   share = np.array([[0.1, 0.3], [0.2, 0.8], [0.5, 0.5], [0.9, 0.9]])
   mask = np.array([[1, 0], [1, 0], [0, 0], [1, 1]], bool)
-  row = measures._contrast(share, mask, 0)
+  row = measures.contrast(share, mask, 0)
   # Of clips with both: 0.1 and 0.2 inside, 0.3 and 0.8 outside.
   assert row["foreground"] == pytest.approx(0.15)
   assert row["background"] == pytest.approx(0.55)
   # Of two clips a resample has one of them twice, or both.
   assert row["ci"] == pytest.approx([-0.6, -0.2])
-  assert measures._contrast(share[2:], mask[2:], 0) is None
+  assert measures.contrast(share[2:], mask[2:], 0) is None
 
 
 def test_gradients_of_tasks(data):

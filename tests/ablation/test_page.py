@@ -67,7 +67,7 @@ def test_what_a_score_is_is_said_once(folder):
 def test_plots(folder, tmp_path, monkeypatch):
   """Into the folder of the results, or into another one."""
   monkeypatch.setattr(
-    figures, "made", lambda runs, _: {"loss": figures.loss_figure(runs)}
+    figures, "made", lambda runs, *_: {"loss": figures.loss_figure(runs)}
   )
   assert run("plots", "--results", folder) == 0
   assert run("plots", "--results", folder, "--out", tmp_path / "other") == 0
