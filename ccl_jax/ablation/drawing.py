@@ -28,7 +28,7 @@ def plots(rows: int, columns: int, height: float, **options):
 
 
 def pixels(figure) -> Picture:
-  """The picture of a page."""
+  """Draws a page, and returns its picture."""
   from matplotlib.backends.backend_agg import FigureCanvasAgg
 
   canvas = FigureCanvasAgg(figure)
