@@ -127,13 +127,14 @@ def _table(args: argparse.Namespace) -> int:
   from ccl_jax.ablation.results import CEILING, read, read_json
   from ccl_jax.ablation.table import write_table
 
-  pictures = {args.results / f"{name}.png": text for name, text in ABOUT.items()}
-  seen = {
-    pathlib.Path(os.path.relpath(path, args.out.parent)).as_posix(): text
-    for path, text in pictures.items()
-    if path.is_file()
+  from_page = pathlib.Path(os.path.relpath(args.results, args.out.parent))
+  pictures = {
+    (from_page / f"{name}.png").as_posix(): text
+    for name, text in ABOUT.items()
+    if (args.results / f"{name}.png").is_file()
   }
-  write_table(read(args.results), args.out, read_json(args.results / CEILING), seen)
+  ceiling = read_json(args.results / CEILING)
+  write_table(read(args.results), args.out, ceiling, pictures)
   print(args.out)
   return 0
 

@@ -34,13 +34,7 @@ def by_head(
   block and head in the task `joint`.
 
   Args:
-    model, params: the network.
-    latents: clean, (clips, ...) by stream.
-    text: (clips, l, e).
-    masks: the foreground by stream, bool: video (clips, t, h, w) in tokens, audio
-      (clips, a).
-    sigmas: noise levels of both streams.
-    seed: of the noise.
+    model, params, latents, text, masks, sigmas, seed: as of `measures.attention`.
 
   Returns, by the stream that reads and by sigma,
     maps: of the first clip, (blocks, heads, t, h, w) or (blocks, heads, a).

@@ -40,6 +40,7 @@ from ccl_jax.ablation.readings import (
   tasks_of_loss,
 )
 from ccl_jax.ablation.seeds import estimate
+from ccl_jax.ablation.table import REAL
 from ccl_jax.ablation.variants import BEST, FULL, MAIN, TASKS, VARIANTS, forms
 from ccl_jax.axes import STREAMS
 from ccl_jax.viz.labels import literal
@@ -61,7 +62,6 @@ ABOUT = {
   "(figure 6)",
   "keys": "Attention of the gate model by query and key (figure 3)",
 }
-CEILING = "real, through the codecs"
 POINTS = 25  # of a curve of the loss
 SCORES = {"sync_r0": "correlation of mouths and voices", "ser": "errors in syllables"}
 STEADY = {"difference_std": "deviation of the loss's differences"}
@@ -186,8 +186,8 @@ def training_figure(runs: Runs, ceiling: Mapping[str, Any]):
   ]  # fmt: skip
   if chance:
     left.axvline(np.mean(chance), color="0.4", ls=":", lw=1.3, label="chance")
-  if real := ceiling.get(CEILING, {}).get("sync_r0"):
-    left.axvline(real["mean"], color="0.4", ls="--", lw=1.3, label=CEILING)
+  if real := ceiling.get(REAL[-1], {}).get("sync_r0"):
+    left.axvline(real["mean"], color="0.4", ls="--", lw=1.3, label=REAL[-1])
   left.set(title="sync_r0: correlation of mouths and voices")
   right.set(title="information of the other stream, % of loss")
   for ax in (left, right):

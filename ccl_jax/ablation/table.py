@@ -183,9 +183,8 @@ def page(
     "number of comparisons. Chance is the same pictures with the sounds of other "
     "clips.\n",
   ]
-  first, *others = [f"{text}:\n\n![{text}]({path})\n"
-                    for path, text in (pictures or {}).items()] or [""]  # fmt: skip
-  parts += [first] * bool(first)
+  figures = [f"{x}:\n\n![{x}]({path})\n" for path, x in (pictures or {}).items()]
+  parts += figures[:1]
   explained: set[str] = set()
   for section in shown:
     rows = [row for row in section.rows if row.variant in runs]
@@ -195,7 +194,8 @@ def page(
       if missing := _union([row.variant] for row in section.rows if row not in rows):
         parts.append(f"Without runs: {', '.join(f'`{v}`' for v in missing)}.\n")
       parts += _tables(section, rows, runs, ceiling or {}, explained)
-  parts += ["## Figures\n", *others] if others else []
+  if figures[1:]:
+    parts += ["## Figures\n", *figures[1:]]
   return "\n".join(parts)
 
 
