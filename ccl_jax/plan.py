@@ -101,10 +101,10 @@ def main():
   if BATCH.present and not whole(1).holds(BATCH.value):
     raise UsageError(f"--batch: got {BATCH.value}; expected {whole(1).words}")
   if config.model.attention == "auto":
-    with config.unlocked():
-      kind = TOPOLOGY.value.partition(":")[0]
-      own = {"cpu": "chunked"} | dict.fromkeys(GPUS, "cudnn")
-      config.model.attention = own.get(kind, "splash")
+    kind = TOPOLOGY.value.partition(":")[0]
+    own = {"cpu": "chunked"} | dict.fromkeys(GPUS, "cudnn")
+    config = config.copy_and_resolve_references().unlock()
+    config.model.attention = own.get(kind, "splash")
   if VAE_TILE.present and not GENERATE.value:
     raise UsageError("--vae_tile does nothing without --generate")
   if OUT.value:

@@ -247,7 +247,9 @@ def test_a_sweep_goes_on_where_memory_is_short(monkeypatch, capsys, generate):
   monkeypatch.setattr(planning, "plan", planned)
   monkeypatch.setattr(planning, "show", str)
   config = tiny(remat="full").lock()
+  before = config.to_json()
   got = list(sweep(config, "cpu:8", 8, generate))
+  assert config.to_json() == before
   policies = ["full"] if generate else ["full", "save_attention"]
   shapes = list(meshes(8, 8, space=4, heads=4))
   assert len(shapes) > 3 and tried == [(s, p) for s in shapes for p in policies]

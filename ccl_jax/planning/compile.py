@@ -14,7 +14,7 @@ from ccl_jax.generation.memory import held, worked_in
 from ccl_jax.generation.meshes import chosen_shape
 from ccl_jax.generation.sampling import Sampling, sample_latents
 from ccl_jax.models.byte_text import LENGTHS
-from ccl_jax.models.joint import geometry_of
+from ccl_jax.models.joint import JointDiT, geometry_of
 from ccl_jax.models.precision import stored_as
 from ccl_jax.models.presets import build_model, parameter_shapes
 from ccl_jax.models.stream import CLIP_TOKENS, CLIP_WIDTH
@@ -41,11 +41,24 @@ POLICIES = ("full", "save_attention")
 STEPS = 50  # of sampling, in one scan
 
 
+def sizes_of(config) -> tuple[JointDiT, ClipSpec, tuple[int, int]]:
+  """What the sizes of a config's programs follow from: the network, a clip, and a
+  text's rows and width.
+
+  Raises:
+    UsageError: the config's model or clip is none.
+  """
+  return (
+    bind("model", config.model, build_model),
+    bind("clip", config.clip, ClipSpec),
+    (config.codec.text_length or LENGTHS[1], config.codec.text_dim),
+  )
+
+
 def lower_train(config, mesh, batch: int):
   """The train step of a config before it is compiled, for `batch` clips on the mesh."""
-  text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
+  _, spec, text = sizes_of(config)
   run = build_run(config, mesh, text, batch=batch)
-  spec = bind("clip", config.clip, ClipSpec)
   rows = batch_sharding(mesh)
   data = _latents(run.model, spec, batch, rows) | _image(run.model, spec, batch, rows)
   data["text"] = _array((batch, *text), rows)
@@ -68,9 +81,7 @@ def compile_generate(config, mesh, batch: int):
 
   It has `STEPS` steps, in one scan.
   """
-  spec = bind("clip", config.clip, ClipSpec)
-  model = bind("model", config.model, build_model)
-  text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
+  model, spec, text = sizes_of(config)
   streams = tuple(s for s, _ in model.streams)
   # The task that generates every stream of the model.
   kind = next(g for g in GENERATIONS.values() if g.generated == streams)
@@ -103,8 +114,7 @@ def compile_generate(config, mesh, batch: int):
 
 def codecs_of(config, mesh):
   """The codecs of a config's generation, of shapes on a mesh."""
-  model = bind("model", config.model, build_model)
-  text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
+  model, _, text = sizes_of(config)
   return codec_shapes(model, text, mesh)
 
 
@@ -121,9 +131,7 @@ def compile_phases(
     limit: bytes of a chip.
     sampling: of `compile_generate`.
   """
-  spec = bind("clip", config.clip, ClipSpec)
-  model = bind("model", config.model, build_model)
-  text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
+  model, spec, text = sizes_of(config)
   rest = held(codecs._replace(text=None))
   parameters = held(_parameters(model, text, mesh, batch))
   return {
@@ -208,9 +216,8 @@ def plan(
   memory = compiled.memory_analysis()
   program = Program(text_of(compiled))
   steps = STEPS if generate else 1
-  model = build_model(**config.model)
-  geometry = geometry_of(model, ClipSpec(**config.clip))
-  text = (config.codec.text_length or LENGTHS[1], config.codec.text_dim)
+  model, spec, text = sizes_of(config)
+  geometry = geometry_of(model, spec)
   work = arithmetic(model, geometry, text, batch / len(devices), chip, generate)
   moved = (
     # Bytes through HBM, at the least: arguments in, results out, temporaries both ways.
@@ -284,8 +291,7 @@ def default_mesh(
   """
   if not generate:
     return slices, devices // slices, 1, 1
-  model = bind("model", config.model, build_model)
-  spec = bind("clip", config.clip, ClipSpec)
+  model, spec, _ = sizes_of(config)
   # With a negative evaluation a clip.
   return chosen_shape(model, spec, 2 * batch, devices, int(chip.hbm))
 
@@ -308,8 +314,8 @@ def check(config, mesh, batch: int, generate: bool = False) -> None:
       f"--batch {batch}: expected a multiple of {rows} (data x fsdp devices x "
       f"accumulated microbatches): {near}"
     )
-  model = bind("model", config.model, build_model)
-  geometry = geometry_of(model, bind("clip", config.clip, ClipSpec))
+  model, spec, _ = sizes_of(config)
+  geometry = geometry_of(model, spec)
   space, parts = geometry.h * geometry.w, mesh.shape["context"]
   # Tokens are split within latent frames, so that windows of time stay whole.
   if parts > 1 and space % parts:
@@ -362,18 +368,18 @@ def sweep(
     config, topology, batch, generate, slices, tile: see `plan`.
   """
   _, devices = parse_topology(topology, slices)
-  model = build_model(**config.model)
-  geometry = geometry_of(model, ClipSpec(**config.clip))
+  model, spec, _ = sizes_of(config)
+  geometry = geometry_of(model, spec)
   # Tensor parallelism splits heads, of both streams alike.
   heads = math.gcd(*(c.heads for _, c in model.streams))
   policies = (config.model.remat,) if generate else POLICIES
   space = geometry.h * geometry.w
   for shape in meshes(len(devices), batch, space, heads, slices):
     for policy in policies:
-      with config.unlocked():
-        config.model.remat = policy
+      tried = config.copy_and_resolve_references().unlock()
+      tried.model.remat = policy
       try:
-        report = plan(config, topology, shape, batch, generate, slices, tile)
+        report = plan(tried, topology, shape, batch, generate, slices, tile)
       except Exception as e:  # out of memory, or of what the compiler can do
         if isinstance(e, UsageError) or "RESOURCE_EXHAUSTED" not in str(e):
           raise

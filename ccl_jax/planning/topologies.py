@@ -120,12 +120,16 @@ def text_of(compiled: Any) -> str:
     compiled: a `jax.stages.Compiled`.
 
   Raises:
-    UsageError: the compiler is newer than this JAX, which cannot read what it writes.
+    UsageError: libtpu is newer than this JAX, which cannot read what it writes.
+    JaxRuntimeError: the text cannot be read, and libtpu is not installed.
   """
   try:
     return compiled.as_text()
   except jax.errors.JaxRuntimeError as e:
-    libtpu = importlib.metadata.version("libtpu")
+    try:
+      libtpu = importlib.metadata.version("libtpu")
+    except importlib.metadata.PackageNotFoundError:
+      raise e from None
     raise UsageError(
       f"jax {jax.__version__} cannot read what libtpu {libtpu} compiles "
       f"({textwrap.shorten(str(e), 60)}): install the one it asks for, "

@@ -239,3 +239,12 @@ def test_a_compiler_that_is_too_new_for_this_jax(monkeypatch):
   )
   with pytest.raises(UsageError, match=words):
     text_of(compiled)
+
+
+def test_a_text_that_cannot_be_read_without_libtpu(monkeypatch):
+  compiled = mock.Mock()
+  compiled.as_text.side_effect = jax.errors.JaxRuntimeError("INTERNAL: of a GPU")
+  missing = mock.Mock(side_effect=importlib.metadata.PackageNotFoundError)
+  monkeypatch.setattr(importlib.metadata, "version", missing)
+  with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL: of a GPU"):
+    text_of(compiled)
