@@ -23,13 +23,16 @@ def get_config(arg=None):
   args = common.parse(arg, data="", source="folder", runlocal=False, seed=0)
   c = common.base()
   c.seed = args.seed
-  c.steps = 640
+  c.steps = 840
   c.model.dtype = "float32"
   c.model.patch = 1  # a token for each of the few latent pixels
   c.data.source = args.source if args.data else "talking_scene"
   c.data.root = args.data
-  c.batch.size = 12
+  c.batch.size = 8
   c.batch.threads = 2
+  # Steps count more than clips a step, and the exchange is learned soonest where the
+  # other stream is clean.
+  c.tasks.probabilities = {"single": 0.1, "a2v": 0.25, "v2a": 0.25, "joint": 0.4}
   c.codec.text_length = 80
   c.codec.text_dim = 128
   c.objective.shift = 2.0

@@ -113,8 +113,10 @@ JOINED = ABLATION | {
   "steps": 3000, "optim.groups": ((EXCHANGE, 2e-3, 0.01), (".*", 5e-4, 0.01)),
 }  # fmt: skip
 QUICKSTART = {
-  "steps": 640, "model.dtype": "float32", "model.patch": 1,
-  "data.source": "talking_scene", "batch.size": 12, "batch.threads": 2,
+  "steps": 840, "model.dtype": "float32", "model.patch": 1,
+  "data.source": "talking_scene", "batch.size": 8, "batch.threads": 2,
+  "tasks.probabilities.a2v": 0.25, "tasks.probabilities.v2a": 0.25,
+  "tasks.probabilities.joint": 0.4,
   "codec.text_length": 80, "codec.text_dim": 128, "objective.shift": 2.0,
   "objective.sigma": "logit_normal", "objective.image_probability": 0.1,
   "optim.groups": ((".*", 2e-3, 0.01),), "optim.warmup_steps": 100,
