@@ -123,6 +123,7 @@ def main():
     reports = list(
       sweep(config, TOPOLOGY.value, batch, GENERATE.value, slices, VAE_TILE.value)
     )
+    progress.end()
     good = sorted((r for r in reports if r.fits), key=lambda r: r.rank)
     print(f"{len(good)} of {len(reports)} fit {chip.hbm / GIB:.0f} GiB; fastest first:")
     for r in good:
@@ -140,7 +141,7 @@ def main():
     )
   except jax.errors.JaxRuntimeError as e:
     raise UsageError(f"{TOPOLOGY.value}: {' '.join(str(e).split())[:600]}") from e
-  print(show(report))
+  progress.say(show(report), sys.stdout)
   if OUT.value:
     _write(dataclasses.asdict(report))
   if earlier:

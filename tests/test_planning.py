@@ -1,12 +1,14 @@
 """A plan's accounts by hand: a program whose traffic, memory and FLOPs are known."""
 
 import dataclasses
+import io
 import json
 import types
 
 import jax
 import pytest
 
+from ccl_jax import progress
 from ccl_jax.checkpoints.fingerprint import leaf_paths
 from ccl_jax.errors import UsageError
 from ccl_jax.planning import compile as planning
@@ -239,6 +241,7 @@ def test_a_sweep_goes_on_where_memory_is_short(monkeypatch, capsys, generate):
 
   def planned(config, topology, shape, batch, generate, slices, tile):
     assert (slices, tile) == (1, "auto")
+    progress.phase("compiling")
     tried.append((shape, config.model.remat))
     if shape == (1, 8, 1, 1):
       raise RuntimeError("RESOURCE_EXHAUSTED: 99 GiB\nmore")
@@ -248,8 +251,12 @@ def test_a_sweep_goes_on_where_memory_is_short(monkeypatch, capsys, generate):
   monkeypatch.setattr(planning, "show", str)
   config = tiny(remat="full").lock()
   before = config.to_json()
-  got = list(sweep(config, "cpu:8", 8, generate))
+  said = io.StringIO()
+  with progress.shown(said):
+    got = list(sweep(config, "cpu:8", 8, generate))
   assert config.to_json() == before
+  # To a file a line every half minute.
+  assert said.getvalue() == f"plans 0/{len(tried)}: compiling\n"
   policies = ["full"] if generate else ["full", "save_attention"]
   shapes = list(meshes(8, 8, space=4, heads=4))
   assert len(shapes) > 3 and tried == [(s, p) for s in shapes for p in policies]

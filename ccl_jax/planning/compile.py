@@ -2,10 +2,12 @@
 
 import itertools
 import math
+import sys
 import time
 
 import jax
 
+from ccl_jax import progress
 from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError, bind
@@ -207,12 +209,14 @@ def plan(
   if codecs:
     checked_tile(codecs, tile)
   start = time.perf_counter()
+  progress.phase(f"compiling the {'sampling' if generate else 'train step'}")
   with cudnn_of(kind):
     compiled = (compile_generate if generate else compile_train)(config, mesh, batch)
     phases = {}
     if codecs:
       phases = compile_phases(config, mesh, batch, codecs, tile, chip.hbm, compiled)
   took = time.perf_counter() - start
+  progress.phase("reading the program")
   memory = compiled.memory_analysis()
   program = Program(text_of(compiled))
   steps = STEPS if generate else 1
@@ -374,18 +378,20 @@ def sweep(
   heads = math.gcd(*(c.heads for _, c in model.streams))
   policies = (config.model.remat,) if generate else POLICIES
   space = geometry.h * geometry.w
-  for shape in meshes(len(devices), batch, space, heads, slices):
-    for policy in policies:
-      tried = config.copy_and_resolve_references().unlock()
-      tried.model.remat = policy
-      try:
-        report = plan(tried, topology, shape, batch, generate, slices, tile)
-      except Exception as e:  # out of memory, or of what the compiler can do
-        if isinstance(e, UsageError) or "RESOURCE_EXHAUSTED" not in str(e):
-          raise
-        print(
-          f"mesh {shape} remat {policy}: {str(e).splitlines()[0][:160]}", flush=True
-        )
-        continue
-      print(show(report), flush=True)
-      yield report
+  shapes = meshes(len(devices), batch, space, heads, slices)
+  plans = list(itertools.product(shapes, policies))
+  for i, (shape, policy) in enumerate(plans):
+    progress.part("plans", i, len(plans))
+    tried = config.copy_and_resolve_references().unlock()
+    tried.model.remat = policy
+    try:
+      report = plan(tried, topology, shape, batch, generate, slices, tile)
+    except Exception as e:  # out of memory, or of what the compiler can do
+      if isinstance(e, UsageError) or "RESOURCE_EXHAUSTED" not in str(e):
+        raise
+      short = f"mesh {shape} remat {policy}: {str(e).splitlines()[0][:160]}"
+      progress.say(short, sys.stdout)
+      continue
+    progress.say(show(report), sys.stdout)
+    yield report
+  progress.part("plans", len(plans), len(plans))

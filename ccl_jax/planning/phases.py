@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ccl_jax import progress
 from ccl_jax.checkpoints.converted import on_mesh
 from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.data.spec import ClipSpec
@@ -136,6 +137,7 @@ def text_phase(codecs: Codecs, length: int, mesh: Mesh) -> Phase:
   ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
   mask = jax.ShapeDtypeStruct((1, length), jnp.bool_)
   program = jax.jit(lambda c, *x: c.encode(*x), out_shardings=_whole(mesh))
+  progress.phase("compiling the text encoder")
   with jax.set_mesh(mesh):
     compiled = program.lower(codecs.text, ids, mask).compile()
   return Phase(held(codecs.text, ids, mask) + worked_in(compiled))
@@ -177,8 +179,10 @@ def decoding_phase(
   program = jax.jit(decode, out_shardings=_whole(mesh))
   codecs = codecs._replace(text=None)
 
-  @functools.cache  # a decoder takes minutes to compile
+  @functools.cache  # a decoder takes minutes of many cores to compile, for TPUs
   def need(side: int | None) -> int:
+    tiles = "" if side is None else f" by tiles of {side} pixels"
+    progress.phase(f"compiling the decoding{tiles}")
     with jax.set_mesh(finest(mesh)):
       lowered = program.lower(with_tile(codecs, side), latents)
       return beside + held(codecs, latents) + worked_in(lowered.compile())

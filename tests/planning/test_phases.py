@@ -1,10 +1,13 @@
 """What the phases of a generation need: of the codecs' known sizes, by hand."""
 
+import io
+
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import struct
 
+from ccl_jax import progress
 from ccl_jax.codecs.bundle import Codecs
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
@@ -23,7 +26,13 @@ def test_phases_of_a_plan():
   """Of one clip on devices that its two evaluations share, with the embedded codecs."""
   config = joint.get_config("runlocal").unlock()
   config.model.update({"attention": "chunked"})
-  report = plan(config, "cpu:8", None, 1, generate=True)
+  said = io.StringIO()
+  with progress.shown(said):
+    report = plan(config, "cpu:8", None, 1, generate=True)
+  assert said.getvalue().splitlines() == [
+    "compiling the sampling", "compiling the text encoder", "compiling the decoding",
+    "reading the program",
+  ]  # fmt: skip
   assert report.mesh == (2, 1, 4, 1) and list(report.phases) == [
     "text", "sampling", "decoding"
   ]  # fmt: skip
