@@ -163,8 +163,9 @@ def page(
   ceiling: Mapping[str, Any] | None = None,
   pictures: Mapping[str, str] | None = None,
 ) -> str:
-  """The text of the sections; one with fewer than two rows that have runs is left out.
-  The first picture is at the top, the others are at the end.
+  """The text of the sections; one with fewer than two rows that have runs is left out,
+  and so is a question whose second row has none. The first picture is at the top, the
+  others are at the end.
 
   Raises:
     UsageError: see `by_variant`.
@@ -188,7 +189,9 @@ def page(
   explained: set[str] = set()
   for section in shown:
     rows = [row for row in section.rows if row.variant in runs]
-    if len(rows) > 1:
+    # A question asks for its second row: what else has runs does not answer it.
+    asked = section.rows[1] in rows or not section.first
+    if len(rows) > 1 and asked:
       parts.append(f"## {section.title}\n")
       parts += [section.about + "\n"] * bool(section.about)
       if missing := _union([row.variant] for row in section.rows if row not in rows):

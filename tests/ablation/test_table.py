@@ -150,11 +150,10 @@ def test_the_sections_are_those_of_the_variants():
     "## Guidance of gate",
     "## Guidance of ccl",
     "## Which times?",
-    "## One noise level for both streams?",
-    "## Tasks by sample or by step?",
+    "## One noise level for both streams?",  # of tasks by step there are no runs
   ]
   assert "Without runs: `gate_causal`, `ccl_causal_wide`, `ccl_global`." in text
-  assert text.strip().split("Without runs: ")[-1].startswith("`ccl_step`, `gate_step`")
+  assert text.strip().split("Without runs: ")[-1].startswith("`floor`")
   main = rows(text)
   assert list(main) == ["", "chance", "gate", "gate_tarp", "ccl_paper", "ccl"]
   assert main["gate"][0] == "-"  # its best form has no scores here
