@@ -190,8 +190,7 @@ def page(
   for section in shown:
     rows = [row for row in section.rows if row.variant in runs]
     # A question asks for its second row: what else has runs does not answer it.
-    asked = section.rows[1] in rows or not section.first
-    if len(rows) > 1 and asked:
+    if len(rows) > 1 and (not section.first or section.rows[1] in rows):
       parts.append(f"## {section.title}\n")
       parts += [section.about + "\n"] * bool(section.about)
       if missing := _union([row.variant] for row in section.rows if row not in rows):

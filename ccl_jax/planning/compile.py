@@ -48,7 +48,7 @@ def sizes_of(config) -> tuple[JointDiT, ClipSpec, tuple[int, int]]:
   text's rows and width.
 
   Raises:
-    UsageError: the config's model or clip is none.
+    UsageError: a model or a clip of such settings cannot be built.
   """
   return (
     bind("model", config.model, build_model),
