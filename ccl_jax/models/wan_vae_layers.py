@@ -14,6 +14,7 @@ The networks of Wan2.1 and Wan2.2 have the same layers; what differs is a `Relea
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -190,6 +191,45 @@ class ResBlock(nn.Module):
     return x + y
 
 
+def residual(
+  module: nn.Module, x: Float[Array, "b t h w c"], features: int, names: Sequence[str]
+) -> Float[Array, "b t h w e"]:
+  """Residual blocks in a row, of which the first may change the width.
+
+  To be called in the module's compact `__call__`: its layers are `names`. The blocks
+  that keep the width are a loop, so that a compiler meets one of them: XLA's takes a
+  core for minutes for each exact convolution of the published decoder on a TPU.
+  """
+  if x.shape[-1] != features:
+    x = ResBlock(features, name=names[0])(x)
+    names = names[1:]
+  blocks = [ResBlock(features, name=name) for name in names]
+  if module.is_initializing():
+    for block in blocks:
+      x = block(x)
+    return x
+
+  one = ResBlock(features, parent=None)
+  call = lambda x, p, cache: one.apply({"params": p, **cache}, x, mutable=["cache"])
+  params = [block.variables["params"] for block in blocks]
+  _, empty = jax.eval_shape(lambda p: call(x, p, {}), params[0])
+  zeros = lambda leaf: jnp.zeros((len(names), *leaf.shape), leaf.dtype)
+  start = lambda: jax.tree.map(zeros, empty)
+  before = module.variable("cache", f"{names[0]}_past", start)
+
+  def step(carry, block):
+    x, caches = carry
+    i, p = block
+    x, cache = call(x, p, jax.tree.map(lambda c: c[i], caches))
+    # Carried, they are changed in place; as the loop's results they would be copies.
+    return (x, jax.tree.map(lambda c, new: c.at[i].set(new), caches, cache)), None
+
+  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+  carry, _ = jax.lax.scan(step, (x, before.value), (jnp.arange(len(names)), stacked))
+  x, before.value = carry
+  return x
+
+
 class Attention(nn.Module):
   """x + attention with one head among the places of each frame."""
 
@@ -281,9 +321,8 @@ class Encoder(nn.Module):
     for level, multiplier in enumerate(MULTIPLIERS):
       features, low, in_time = multiplier * self.width, level < 3, 0 < level < 3
       taken = x
-      for _ in range(2):
-        x = ResBlock(features, name=f"down_{layer}")(x)
-        layer += 1
+      x = residual(self, x, features, [f"down_{layer + i}" for i in range(2)])
+      layer += 2
       if low:
         x = Downsample(in_time, name=f"down_{layer}")(x)
         layer += 1
@@ -322,9 +361,8 @@ class Decoder(nn.Module):
     for level, multiplier in enumerate(reversed(MULTIPLIERS)):
       features, in_time = multiplier * self.width, level < 2
       taken = x
-      for _ in range(3):
-        x = ResBlock(features, name=f"up_{layer}")(x)
-        layer += 1
+      x = residual(self, x, features, [f"up_{layer + i}" for i in range(3)])
+      layer += 3
       if level == 3:
         break
       # Without shortcuts it is the upsampling that halves the channels.

@@ -24,8 +24,9 @@ from tests.parts import assert_every_part_matters
 from tests.training.conftest import RECIPE
 
 # Relative errors of float32: of a loss, a mean of some thousand squares; of a gradient
-# in units of its rms, which sums over all tokens and passes the block twice.
-LOSS, GRADIENT = 2e-6, 2e-5
+# in units of its rms, which sums over all tokens and passes the block twice. What was
+# seen depends on the processor: 2.3e-5 with AVX, 2.1e-5 with AVX2, 1.9e-5 with SSE4.2.
+LOSS, GRADIENT = 2e-6, 5e-5
 CLIP = Geometry(t=3, h=2, w=4, a=7)  # of the batch
 
 
