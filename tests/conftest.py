@@ -1,7 +1,9 @@
 """Shared fixtures: eight virtual CPU devices, strict shapes, the reference material."""
 
+import collections
 import gc
 import importlib.metadata
+import itertools
 import os
 import pathlib
 import shutil
@@ -66,6 +68,19 @@ def pytest_collection_modifyitems(items):
   parts = lambda item: item.path.relative_to(ROOT / "tests").parts
   rank = {name: i for i, name in enumerate(LONG)}
   items.sort(key=lambda item: rank.get(parts(item)[0], len(LONG)))
+
+
+def pytest_terminal_summary(terminalreporter):
+  """Where the minutes of a long run went: seconds by file, fixtures included."""
+  seconds = collections.Counter()
+  for report in itertools.chain(*terminalreporter.stats.values()):
+    if isinstance(report, pytest.TestReport):
+      seconds[report.nodeid.partition("::")[0]] += report.duration
+  if seconds.total() < 300:
+    return
+  terminalreporter.section(f"{seconds.total():.0f} s of tests and fixtures, by file")
+  for name, spent in seconds.most_common(60):
+    terminalreporter.write_line(f"{spent:7.1f} {name}")
 
 
 def pytest_collection_finish():
