@@ -217,15 +217,15 @@ def residual(
   start = lambda: jax.tree.map(zeros, empty)
   before = module.variable("cache", f"{names[0]}_past", start)
 
-  def step(carry, block):
+  def step(carry, i):
     x, caches = carry
-    i, p = block
+    # Chosen in the loop, one block's kernels are copied; stacked before it, all are.
+    p = jax.lax.switch(i, [lambda p=p: p for p in params])
     x, cache = call(x, p, jax.tree.map(lambda c: c[i], caches))
     # Carried, they are changed in place; as the loop's results they would be copies.
     return (x, jax.tree.map(lambda c, new: c.at[i].set(new), caches, cache)), None
 
-  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-  carry, _ = jax.lax.scan(step, (x, before.value), (jnp.arange(len(names)), stacked))
+  carry, _ = jax.lax.scan(step, (x, before.value), jnp.arange(len(names)))
   x, before.value = carry
   return x
 
