@@ -14,7 +14,7 @@ from ccl_jax.errors import UsageError
 from ccl_jax.generation.memory import held
 from ccl_jax.generation.meshes import parameter_bytes
 from ccl_jax.models.presets import build_model
-from ccl_jax.planning import compile
+from ccl_jax.planning import compile, phases
 from ccl_jax.planning.chips import CHIPS
 from ccl_jax.planning.compile import default_mesh, plan, show
 from ccl_jax.planning.phases import Phase, codec_shapes, decoding_phase
@@ -125,6 +125,19 @@ def test_a_decoding_without_room_is_by_tiles():
     phase(2.0**30, "72")
 
 
+def test_a_decoding_for_a_tpu_is_compiled_at_a_low_level(monkeypatch):
+  """O1 is 19: https://openxla.org/xla/effort_levels counts by tens, from 9."""
+  assert phases.options_of("gpu") is None is phases.options_of("cpu")
+  options = phases.options_of("tpu")
+  assert options == {"optimization_level": 19}
+  # This version of JAX takes the number.
+  assert jax.jit(jnp.sin).lower(1.0).compile(options)(0.0) == 0.0
+  spec, mesh = ClipSpec(5, 32, 32, 25.0), make_mesh((1, 1, 1, 1), [jax.devices()[0]])
+  monkeypatch.setattr(phases, "options_of", lambda platform: {f"no_{platform}": 1})
+  with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option: 'no_cp"):
+    decoding_phase(Codecs(Tiled()), spec, 1, mesh, 0, 2.0**30)
+
+
 def test_tiles_are_checked_before_anything_is_compiled(monkeypatch):
   monkeypatch.setattr(compile, "compile_generate", None)
   config = joint.get_config("runlocal").unlock()
@@ -142,19 +155,19 @@ def test_the_decoding_is_planned_by_the_tiles_asked_for(monkeypatch):
   monkeypatch.setattr(compile, "text_phase", lambda *_: Phase(1))
   sampling = jax.jit(jnp.sin).lower(jnp.zeros(3)).compile()
   codecs = compile.codecs_of(config, mesh)
-  phases = compile.compile_phases(config, mesh, 1, codecs, 96, 2.0**30, sampling)
-  assert list(phases) == ["text", "sampling", "decoding"]
-  assert phases["decoding"].tile == 96
+  needs = compile.compile_phases(config, mesh, 1, codecs, 96, 2.0**30, sampling)
+  assert list(needs) == ["text", "sampling", "decoding"]
+  assert needs["decoding"].tile == 96
 
 
 def test_a_plan_hands_its_tiles_on(monkeypatch):
   given = []
 
-  def phases(config, mesh, batch, codecs, tile, limit, sampling):
+  def stop(config, mesh, batch, codecs, tile, limit, sampling):
     given.append((tile, limit))
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(compile, "compile_phases", phases)
+  monkeypatch.setattr(compile, "compile_phases", stop)
   monkeypatch.setattr(compile, "compile_generate", lambda *_: None)
   config = joint.get_config("runlocal").unlock()
   config.model.update({"attention": "chunked"})
