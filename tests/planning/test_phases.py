@@ -134,7 +134,9 @@ def test_a_decoding_for_a_tpu_is_compiled_at_a_low_level(monkeypatch):
   assert jax.jit(jnp.sin).lower(1.0).compile(options)(0.0) == 0.0
   spec, mesh = ClipSpec(5, 32, 32, 25.0), make_mesh((1, 1, 1, 1), [jax.devices()[0]])
   monkeypatch.setattr(phases, "options_of", lambda platform: {f"no_{platform}": 1})
-  with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option: 'no_cp"):
+  with pytest.raises(
+    jax.errors.JaxRuntimeError, match="No such compile option: 'no_cp"
+  ):
     decoding_phase(Codecs(Tiled()), spec, 1, mesh, 0, 2.0**30)
 
 
