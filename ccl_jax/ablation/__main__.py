@@ -124,7 +124,7 @@ def _score(args: argparse.Namespace) -> int:
 
 def _table(args: argparse.Namespace) -> int:
   from ccl_jax.ablation.figures import ABOUT
-  from ccl_jax.ablation.results import CEILING, read, read_json
+  from ccl_jax.ablation.results import CEILING, SCALES, read, read_json
   from ccl_jax.ablation.table import write_table
 
   from_page = pathlib.Path(os.path.relpath(args.results, args.out.parent))
@@ -133,8 +133,8 @@ def _table(args: argparse.Namespace) -> int:
     for name, text in ABOUT.items()
     if (args.results / f"{name}.png").is_file()
   }
-  ceiling = read_json(args.results / CEILING)
-  write_table(read(args.results), args.out, ceiling, pictures)
+  ceiling, scales = (read_json(args.results / name) for name in (CEILING, SCALES))
+  write_table(read(args.results), args.out, ceiling, pictures, scales)
   print(args.out)
   return 0
 

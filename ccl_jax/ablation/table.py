@@ -24,6 +24,7 @@ from ccl_jax.ablation.readings import (
   stability,
 )
 from ccl_jax.ablation.seeds import Estimate, difference, estimate
+from ccl_jax.ablation.tuning import tuning
 from ccl_jax.ablation.variants import (
   BEST,
   FULL,
@@ -108,6 +109,7 @@ def write_table(
   path: str | pathlib.Path,
   ceiling: Mapping[str, Any] | None = None,
   pictures: Mapping[str, str] | None = None,
+  scales: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes the page of all tables; the same results give the same bytes.
 
@@ -116,11 +118,12 @@ def write_table(
     path: of the page.
     ceiling: {set of real clips: {score: {"mean", ...}}}.
     pictures: what each shows, by its path as seen from the page.
+    scales: of guidance, that were tried: see `tuning`.
 
   Raises:
     UsageError: see `by_variant`; nothing is written.
   """
-  write_text(path, page(results, sections(), ceiling, pictures))
+  write_text(path, page(results, sections(), ceiling, pictures, scales))
 
 
 def sections() -> list[Section]:
@@ -162,10 +165,11 @@ def page(
   shown: Sequence[Section],
   ceiling: Mapping[str, Any] | None = None,
   pictures: Mapping[str, str] | None = None,
+  scales: Mapping[str, Any] | None = None,
 ) -> str:
   """The text of the sections; one with fewer than two rows that have runs is left out,
   and so is a question whose second row has none. The first picture is at the top, the
-  others are at the end.
+  others are at the end, after the scales of guidance that were tried.
 
   Raises:
     UsageError: see `by_variant`.
@@ -196,6 +200,8 @@ def page(
       if missing := _union([row.variant] for row in section.rows if row not in rows):
         parts.append(f"Without runs: {', '.join(f'`{v}`' for v in missing)}.\n")
       parts += _tables(section, rows, runs, ceiling or {}, explained)
+  if tried := tuning(scales or {}):
+    parts.append(tried)
   if figures[1:]:
     parts += ["## Figures\n", *figures[1:]]
   return "\n".join(parts)

@@ -64,6 +64,38 @@ def test_what_a_score_is_is_said_once(folder):
   assert text.count("**sync_r0** (more is better)") >= 2
 
 
+def test_scales_that_were_tried(folder, tmp_path):
+  """What each scale gives, by hand: the best is bold, what has no number a dash."""
+  tried = lambda worth, scores, **scales: {
+    "scales": scales, "worth": worth, "scores": scores
+  }  # fmt: skip
+  grid = [
+    tried(0.5, {"sync_r0": 0.625, "event_f1": 0.9, "ser": 0.125}, s_m=1.0, s_t=2.0),
+    tried(0.75, {"sync_r0": 0.75, "ser": 0.0, "place_error": 0.0625}, s_m=2.5, s_t=4.0),
+  ]
+  best = {s: {"s_m": 2.5, "s_t": 4.0} for s in ("video", "audio")}
+  kind = {"run": "ccl-0", "clips": 64, "ucg3": {"scales": best, "grid": grid}}
+  write_json(folder / "scales.json", {"gate": {}, "context": kind})
+  out = tmp_path / "page.md"
+  assert run("table", "--results", folder, "--out", out) == 0
+  _, text = out.read_text().split("## What do the scales of guidance do?\n")
+  lines = [" ".join(x.split()) for x in text.splitlines() if x.startswith(("|", "`"))]
+  assert lines == [
+    "`ccl-0`, 64 clips:",
+    "| | scales | sync_r0 | event_f1 | ser | place_error | worth |",
+    lines[2],
+    "| ucg3 | s_m 1, s_t 2 | 0.625 | 0.900 | 0.125 | - | 0.500 |",
+    "| ucg3 | **s_m 2.5, s_t 4** | **0.750** | **-** | **0.000** | **0.062** "
+    "| **0.750** |",
+  ]
+
+
+def test_a_page_without_scales(folder, tmp_path):
+  out = tmp_path / "page.md"
+  assert run("table", "--results", folder, "--out", out) == 0
+  assert "scales of guidance do" not in out.read_text()
+
+
 def test_plots(folder, tmp_path, monkeypatch):
   """Into the folder of the results, or into another one."""
   monkeypatch.setattr(
