@@ -300,8 +300,8 @@ class Measure(NamedTuple):
 MEASURES = {
   "sync_r0 by kind of clip": Measure("of the task joint", MORE, _by_kind),
   "information": Measure(
-    "how much the loss rises with another clip's stream, in % of the loss, the mean "
-    "over noise levels",
+    "how much of the loss with another clip's stream the right one takes away, in %, "
+    "the mean over noise levels",
     MORE,
     _information,
   ),
