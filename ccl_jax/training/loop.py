@@ -84,8 +84,14 @@ def train(
   def finish(pending):
     if pending is not None:
       metrics, work = pending
-      # This waits for the step, so it is called when the next one is under way.
       window.add(jax.device_get(metrics), work)
+      if window.steps >= log_every:  # here, so that a save finds the lines of its steps
+        tell()
+
+  def tell():
+    work = window.work()
+    rates = timer.rates(**work) if work["steps"] else {}
+    log.write(window.last, window.means() | rates)
 
   def read():
     start = time.perf_counter()
@@ -114,6 +120,8 @@ def train(
       if stop or saves.due(step):
         finish(pending)
         pending = None
+        if stop and window.steps:
+          tell()
         save(step)
       if stop:
         break
@@ -125,9 +133,13 @@ def train(
       name, run = step_of(step, batch)
       # XLA compiles per shape: a new bucket is a new program.
       program = (name, *((k, x.shape) for k, x in sorted(batch.items())))
+      if pending and pending[0]["loss"].is_ready():
+        finish(pending)
+        pending = None
       profile.begin(step, state)
+      timed = program in compiled
       with jax.transfer_guard("disallow"):
-        if program in compiled:
+        if timed:
           state, metrics = run(state, batch)
         else:
           # Waited for, so that its time counts as compilation and not as a slow step.
@@ -137,24 +149,21 @@ def train(
             state, metrics = jax.block_until_ready(run(state, batch))
           progress.phase("step", total_steps)
       profile.end(step, state)
-      # Read after the next step is dispatched, so the devices are never idle.
+      # What was not ready is waited for when the next step is under way, so that the
+      # devices are never idle.
       finish(pending)
-      pending = metrics, work_of(batch)
-      if window.steps >= log_every:
-        clips, flops = window.work()
-        rates = timer.rates(steps=window.steps, clips=clips, flops=flops)
-        log.write(window.last, window.means() | rates)
+      pending = metrics, work_of(batch) if timed else None
     else:
       stop = False
     finish(pending)
     if not stop:
+      if window.steps:
+        tell()
       save(total_steps)
       if evaluate is not None:
         measure(total_steps)
     checkpointer.wait()
     profile.close()
-  if window.steps:
-    log.write(window.last, window.means())
   return state, not stop
 
 
@@ -174,13 +183,15 @@ class _Window:
   def last(self) -> int:
     return self._next - 1
 
-  def work(self) -> tuple[int, float]:
-    """Clips and FLOPs of the window."""
-    clips, flops = zip(*self._work)
-    return sum(clips), sum(flops)
+  def work(self) -> dict[str, int | float]:
+    """Steps, clips and FLOPs of the window, without the steps that were compiled."""
+    clips, flops = (sum(w[i] for w in self._work) for i in (0, 1))
+    return {"steps": len(self._work), "clips": clips, "flops": flops}
 
-  def add(self, metrics: dict, work: tuple[int, float]) -> None:
-    """Takes the metrics of the next step; raises where a scalar is not finite."""
+  def add(self, metrics: dict, work: tuple[int, float] | None) -> None:
+    """Takes the metrics and the work of the next step, None of one whose time is that
+    of its compilation; raises where a scalar is not finite.
+    """
     step, self._next = self._next, self._next + 1
     scalars = {k: x for k, x in metrics.items() if np.ndim(x) == 0}
     if not all(map(np.isfinite, scalars.values())):
@@ -191,7 +202,7 @@ class _Window:
         "at the data, then run the same command again"
       )
     self._rows.append(metrics)
-    self._work.append(work)
+    self._work += [] if work is None else [work]
 
   def _blame(self, metrics) -> str:
     """The tasks whose loss is not finite, among those that the batch drew; without any,

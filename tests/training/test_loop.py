@@ -1,5 +1,6 @@
 """The loop's events in their order, by hand: a clock that only its parts move."""
 
+import functools
 import signal
 import time
 
@@ -18,16 +19,21 @@ READ, STEP, SAVE = 0.25, 2.0, 5.0  # seconds
 
 
 class Late:
-  """A loss that the device still computes."""
+  """A loss that the device computes, one step after the other, while others go on."""
 
-  def __init__(self, value):
-    self.value = value
+  def __init__(self, run, value):
+    self.run, self.value = run, value
+    self.end = run.busy = max(run.now, run.busy) + STEP
 
   def is_ready(self):
-    return False
+    return self.run.now >= self.end
+
+  def block_until_ready(self):
+    self.run.now = max(self.run.now, self.end)
+    return self
 
   def __array__(self, dtype=None, copy=None):
-    return np.asarray(self.value, dtype)
+    return np.asarray(self.block_until_ready().value, dtype)
 
 
 class Run:
@@ -48,7 +54,9 @@ class Run:
   ):
     self.now, self.events, self.lines, self.next = 0.0, [], [], 0
     monkeypatch.setattr(time, "perf_counter", lambda: self.now)
-    self.metrics = metrics or (lambda n: {"loss": loss(n), "grad_norm": 1.0})
+    self.late, self.busy = loss is Late, 0.0
+    made = functools.partial(Late, self) if self.late else loss
+    self.metrics = metrics or (lambda n: {"loss": made(n), "grad_norm": 1.0})
     self.shape, self.name = shape, name
     run = self
 
@@ -98,7 +106,7 @@ class Run:
     return {"next": self.next}
 
   def update(self, state, batch):
-    self.now += STEP
+    self.now += 0 if self.late else STEP
     # Metrics that a program would compute; these stand-ins are made on the host.
     with jax.transfer_guard("allow"):
       return state + 1, self.metrics(int(batch["x"].flat[0]))
@@ -139,37 +147,64 @@ def test_events_come_in_their_order(monkeypatch):
   assert run() == (10, True)
   assert run.names == list(range(3, 10))
   at = lambda n: [("begin", n, n), ("end", n, n + 1)]
+  before = [*at(3), "flush", ("save", 4, 4, 4, 1), *at(4), *at(5)]
+  between = [*at(7), "flush", ("save", 8, 8, 8, 1), *at(8)]
+  after = [("log", 9), "flush", ("save", 10, 10, 10, 1), "wait", "close"]
   assert run.events == [
-    *at(3), "flush", ("save", 4, 4, 4, 1), *at(4), *at(5), *at(6), ("log", 5),
-    *at(7), "flush", ("save", 8, 8, 8, 1), *at(8), *at(9), ("log", 8),
-    "flush", ("save", 10, 10, 10, 1), "wait", "close", ("log", 9),
+    *before, ("log", 5), *at(6), *between, ("log", 8), *at(9), *after
+  ]  # fmt: skip
+  # Where a step is still computed its line comes when the next one is under way.
+  run = Run(monkeypatch, loss=Late)
+  run()
+  assert run.events == [
+    *before, *at(6), ("log", 5), *between, *at(9), ("log", 8), *after
   ]  # fmt: skip
 
 
-def test_every_window_counts_its_own_work(monkeypatch):
-  """Three steps of 2 s each: 3 + 4 + 5 clips at first, 6 + 7 + 8 then."""
+def test_a_save_finds_the_lines_of_all_its_steps(monkeypatch):
+  """Who kills a run after a save loses none: at a save the log is flushed first."""
   run = Run(monkeypatch)
+  run(log_every=1)
+  told = [e for e in run.events if e[0] in ("log", "save") or e == "flush"]
+  saved = lambda n: ["flush", ("save", n, n, n, 1)]
+  assert told == [
+    ("log", 3), *saved(4), *(("log", n) for n in (4, 5, 6, 7)), *saved(8),
+    ("log", 8), ("log", 9), *saved(10),
+  ]  # fmt: skip
+  # Step 3 was a compilation: it has no speed.
+  assert [n for n, line in run.lines if "step_seconds" not in line] == [3]
+
+
+@pytest.mark.parametrize(
+  ("loss", "data", "total"),
+  # Every read takes 0.25 s of the host, or those with no step behind them.
+  [(jnp.float32, (1, 1.75), (12, 23.75)), (Late, (0.5, 0.75), (11.5, 22.75))],
+)
+def test_every_window_counts_its_own_work(monkeypatch, loss, data, total):
+  """Steps of 2 s: 4 + 5 clips at first, without the one that was compiled, then
+  6 + 7 + 8, and 9.
+  """
+  run = Run(monkeypatch, loss=loss)
   run()
-  (_, first), (_, second), (_, rest) = run.lines
-  assert (first["loss"], second["loss"], rest["loss"]) == (4, 7, 9)
-  for line, clips in ((first, 12), (second, 21)):
+  assert [(n, line["loss"]) for n, line in run.lines] == [(5, 4), (8, 7), (9, 9)]
+  first, second, _ = lines = [line for _, line in run.lines]
+  for line, clips, seconds in zip(lines, (9, 21, 9), (4, 6, 2)):
     assert line["step_seconds"] == pytest.approx(2)
-    assert line["clips_per_second"] == pytest.approx(clips / 6)
-    assert line["mfu"] == pytest.approx(100 * clips / 6 / 1000)
-  assert rest == {"loss": 9, "grad_norm": 1}
-  # Reads, a compiled step and a save: 4 x 0.25, 2 and 5 of 14 s, then 7, 2 and 10.
+    assert line["clips_per_second"] == pytest.approx(clips / seconds)
+    assert line["mfu"] == pytest.approx(100 * clips / seconds / 1000)
+  # Beside the steps are reads, a compiled step and a save, then two.
   assert first["seconds/compile"] == second["seconds/compile"] == 2
-  assert (first["seconds/data"], second["seconds/data"]) == (1, 1.75)
+  assert (first["seconds/data"], second["seconds/data"]) == data
   assert (first["seconds/save"], second["seconds/save"]) == (5, 10)
-  assert first["goodput"] == pytest.approx(6 / 14)
-  assert second["goodput"] == pytest.approx(12 / 25.75)
+  assert first["goodput"] == pytest.approx(4 / total[0])
+  assert second["goodput"] == pytest.approx(10 / total[1])
 
 
 def test_a_read_behind_a_running_step_loses_no_time(monkeypatch):
   run = Run(monkeypatch, loss=Late)
   run(save_every=100)
-  # The first read alone had no step before it.
-  assert run.lines[0][1]["seconds/data"] == READ
+  # The first read had no step before it, the second one that was waited for.
+  assert run.lines[0][1]["seconds/data"] == 2 * READ
 
 
 @pytest.mark.parametrize("differ", [{"shape": (2, 3)}, {"name": ("one", "other")}])
@@ -181,21 +216,37 @@ def test_every_program_is_compiled_once(monkeypatch, differ):
   assert run.lines[0][1]["seconds/compile"] == 2 * STEP
 
 
-def test_a_request_to_stop_saves_the_state_and_its_metrics(monkeypatch):
-  run = Run(monkeypatch)
-  update = run.update
+def asked_to_stop_at(number, update):
+  """An update in which, of that batch, somebody asks the process to end."""
 
   def asked(state, batch):
-    if batch["x"][0] == 5:
+    if batch["x"][0] == number:
       signal.raise_signal(signal.SIGTERM)
     return update(state, batch)
 
-  run.update = asked
+  return asked
+
+
+def test_a_request_to_stop_saves_the_state_and_its_metrics(monkeypatch):
+  run = Run(monkeypatch)
+  run.update = asked_to_stop_at(5, run.update)
   assert run() == (6, False)
   assert run.events[-6:] == [
-    ("end", 5, 6), "flush", ("save", 6, 6, 6, 1), "wait", "close", ("log", 5)
+    ("end", 5, 6), ("log", 5), "flush", ("save", 6, 6, 6, 1), "wait", "close"
   ]  # fmt: skip
-  assert run.lines == [(5, {"loss": 4, "grad_norm": 1})]
+  ((step, line),) = run.lines
+  assert (step, line["loss"], line["step_seconds"]) == (5, 4, 2)
+
+
+def test_a_request_to_stop_saves_a_window_that_is_not_full(monkeypatch):
+  run = Run(monkeypatch)
+  run.update = asked_to_stop_at(5, run.update)
+  assert run(log_every=100) == (6, False)
+  assert run.events[-5:] == [
+    ("log", 5), "flush", ("save", 6, 6, 6, 1), "wait", "close"
+  ]  # fmt: skip
+  ((step, line),) = run.lines
+  assert (step, line["loss"], line["clips_per_second"]) == (5, 4, 9 / 4)
 
 
 def test_a_step_that_was_restored_is_not_saved_again(monkeypatch):
