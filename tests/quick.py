@@ -4,6 +4,7 @@ import gc
 import threading
 from collections.abc import Callable
 
+from jax._src import compiler, distributed
 from jax._src.interpreters import mlir
 
 
@@ -35,3 +36,24 @@ def quicken() -> Callable[[], None]:
 
   module.__init__ = init_with_kept
   return renew
+
+
+def keep_programs() -> None:
+  """Every process of several keeps what it compiles, and finds it at its next start.
+
+  JAX writes only what process 0 compiles; on CPUs the others have programs of their
+  own.
+  """
+  write = getattr(compiler, "_cache_write", None)
+  state = getattr(distributed, "global_state", None)
+  if write is None or state is None:
+    return
+
+  def write_anyway(*args, **kwargs):
+    process, state.process_id = state.process_id, 0
+    try:
+      return write(*args, **kwargs)
+    finally:
+      state.process_id = process
+
+  compiler._cache_write = write_anyway

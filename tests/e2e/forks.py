@@ -21,7 +21,7 @@ import sys
 
 import jax
 
-from tests.quick import quicken
+from tests.quick import keep_programs, quicken
 
 # What takes long to import. None defines flags: a fork defines those of its command.
 LIBRARIES = (
@@ -82,6 +82,7 @@ if __name__ == "__main__":
     importlib.import_module(library)
   gc.freeze()
   quicken()
+  keep_programs()
   module = serve()
   if module is not None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
