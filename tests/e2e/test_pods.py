@@ -17,7 +17,7 @@ SMALL = [
   "--config.clip.frames=5",
   "--config.clip.height=16",
   "--config.batch.size=8",
-  "--config.checkpoint.every=2",
+  "--config.checkpoint.every=1",  # a step of two processes takes seconds
   "--config.codec.text_length=8",
   "--config.codec.text_dim=32",
   "--config.tasks.draw=step",
@@ -75,7 +75,7 @@ def disturbed(home):
   workdir.parent.mkdir()
   for_ever = "--config.steps=100000"
   with Processes(workdir, 2, *POD, for_ever) as run:
-    run.wait_for_step(2)
+    run.wait_for_step(1)
     lost = time.time()
     run.all[1].send_signal(signal.SIGKILL)
     codes = run.codes(seconds=60)
