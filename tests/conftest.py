@@ -10,11 +10,11 @@ import shutil
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Workers share the cores: threads of NumPy's and torch's products wait for one another,
-# and turn meanwhile. An eigendecomposition of 576 rows takes 0.05 s with one thread, 0.2
-# to 0.9 with two beside another program. Workers and commands inherit this.
-for _threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
-  os.environ.setdefault(_threads, "1")
+# Workers share the cores: threads of NumPy's and torch's products wait for one another
+# and burn the time. An eigendecomposition of 576 rows takes 0.05 s with one thread, and
+# 0.2 to 0.9 with two beside another program. Workers and commands inherit this.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The older emitters take a third of the time to compile. jaxlib has them until 0.10;
 # later versions end at a flag that they do not know. A program is one module of LLVM:
 # cut into several it takes longer, and equal formulas round differently by where they
