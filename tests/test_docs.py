@@ -16,6 +16,7 @@ import pytest
 from ccl_jax.shipped import config_names
 from ccl_jax.viz.media import write_mp4, write_png, write_wav
 from tests.flags.listener import listening
+from tests.trees import parsed
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -49,7 +50,7 @@ def flags_of(name: str) -> set[str]:
   if any("cli.process_flags(" in file.read_text() for file in files):
     files.append(ROOT / "ccl_jax" / "cli.py")  # which defines no other flags
   for file in files:
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(parsed(file.read_text())):
       text = getattr(node, "value", None) if isinstance(node, ast.Constant) else None
       if isinstance(text, str) and re.fullmatch(r"--[a-z][\w-]*", text):
         found |= {text, text.replace("--", "--no-", 1)}

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from ccl_jax import documents
 from ccl_jax.documents import Count, Malformed, Number, Sha256, Unreadable
 from ccl_jax.errors import UsageError
+from tests.trees import parsed
 
 
 def nested(depth, opening="[", closing="]"):
@@ -192,7 +193,7 @@ OTHERS = {
 def test_nothing_else_reads_text_from_outside():
   root, found = pathlib.Path(documents.__file__).parent, set()
   for path in root.rglob("*.py"):
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(parsed(path.read_text("utf-8"))):
       if isinstance(node, ast.Call):
         called = ast.unparse(node.func)
         read = called.endswith(".read_text") and not called.startswith("documents.")

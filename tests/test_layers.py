@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.trees import parsed
+
 ROOT = pathlib.Path(__file__).parents[1]
 COMMANDS = {"train", "generate", "convert", "encode", "eval", "plan", "bench",
             "train_audio", "report", "app", "__main__"}  # fmt: skip
@@ -55,7 +57,7 @@ FOREIGN = {
 
 
 def imports(path: pathlib.Path):
-  for node in ast.walk(ast.parse(path.read_text())):
+  for node in ast.walk(parsed(path.read_text())):
     if isinstance(node, ast.Import):
       yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom) and node.module:
@@ -124,7 +126,7 @@ def test_files_appear_in_one_way():
   got = {}
   for path, place in modules():
     if place != "files":
-      for node in ast.walk(ast.parse(path.read_text())):
+      for node in ast.walk(parsed(path.read_text())):
         if isinstance(node, ast.Call) and (name := disk_call(node)):
           got.setdefault(str(path.relative_to(ROOT / "ccl_jax")), set()).add(name)
   assert got == FOLDERS

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.trees import parsed
+
 ROOT = pathlib.Path(__file__).parents[1]
 WORDS = 6  # that a docstring has at least
 
@@ -62,7 +64,7 @@ def undocumented(sources: dict[str, str]) -> list[str]:
   Args:
     sources: text by name of the file.
   """
-  trees = {file: ast.parse(text) for file, text in sources.items()}
+  trees = {file: parsed(text) for file, text in sources.items()}
   kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
   classes = {
     node.name: node

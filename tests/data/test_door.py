@@ -25,6 +25,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.clip import Clip
 from tests.data.films import film
+from tests.trees import parsed
 
 ROOT = pathlib.Path(__file__).parents[2]
 SPEC = ClipSpec(frames=5, height=32, width=48, fps=25)
@@ -99,7 +100,7 @@ def calls_of(*wanted):
   """{file: the calls of it in the package}, by how they are written."""
   found = {}
   for path in sorted((ROOT / "ccl_jax").rglob("*.py")):
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path.read_text())):
       if isinstance(node, ast.Call) and ast.unparse(node.func) in wanted:
         name = path.relative_to(ROOT / "ccl_jax").as_posix()
         found.setdefault(name, []).append(ast.unparse(node))

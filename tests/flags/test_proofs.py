@@ -10,6 +10,7 @@ import ccl_jax
 from tests.flags.command import BENCH, BORROWED, MODULES, PACKAGE, PARSERS, all_flags
 from tests.flags.config_keys import all_keys
 from tests.flags.proofs import PROOFS
+from tests.trees import parsed
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Modules that may be run but take no flags: a benchmark that borrows those of another.
@@ -44,7 +45,7 @@ def test_every_command_is_known():
 def tree_of(file: str) -> dict[str, ast.stmt]:
   """The functions and values of a module, by name."""
   out = {}
-  for node in ast.parse((ROOT / file).read_text()).body:
+  for node in parsed((ROOT / file).read_text()).body:
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
       out[node.name] = node
     elif isinstance(node, ast.Assign):

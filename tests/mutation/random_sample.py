@@ -18,6 +18,7 @@ import random
 import sys
 
 from tests.mutation.catalogue import FOLDER, ROOT, load
+from tests.trees import parsed
 
 PLACES = (
   "models/**/*.py",
@@ -47,7 +48,7 @@ def variants(source: str):
   from cosmic_ray.ast import ast_nodes, get_ast
   from cosmic_ray.plugins import get_operator, operator_names
 
-  hidden = list(annotations(ast.parse(source)))
+  hidden = list(annotations(parsed(source)))
   nodes = list(ast_nodes(get_ast(source)))
   for name in sorted(operator_names()):
     if "Variable" in name:  # these are told which
@@ -94,7 +95,7 @@ def draw(count: int, seed: int) -> list[dict]:
     source = (ROOT / file).read_text()
     changed = mutate_code(source, get_operator(name)(), occurrence)
     try:
-      ast.parse(changed)
+      parsed(changed)
     except SyntaxError:  # the * between arguments is taken for an operator
       continue
     old, new = replacement(source, changed)

@@ -1,11 +1,11 @@
 """The mutants still fit: each changes one place of a file, and its tests are there."""
 
-import ast
 import collections
 import functools
 import re
 
 from tests.mutation.catalogue import ROOT, load
+from tests.trees import parsed
 
 
 @functools.cache
@@ -18,7 +18,7 @@ def test_every_mutant_applies():
   for mutant in load():
     try:
       changed = mutant.apply(source_of(mutant.file))
-      ast.parse(changed)
+      parsed(changed)
     except (ValueError, SyntaxError) as e:
       wrong.append(f"{mutant.area}: {mutant.name}: {e}")
       continue

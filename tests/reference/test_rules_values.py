@@ -15,6 +15,7 @@ from ccl_jax.tasks import GENERATIONS, TASKS, Task, sample_tasks, static_route
 from tests.reference import exchange, stream
 from tests.reference.conftest import make_model, make_params, rule_of
 from tests.reference.tasks import SAMPLING, TRAINING
+from tests.trees import parsed
 
 SIZES = [(31, 157), (21, 158), (9, 41), (5, 17), (4, 11), (6, 6), (1, 7)]
 
@@ -157,7 +158,7 @@ def test_the_reference_knows_nothing_of_the_package():
   modules = [p for p in folder.glob("*.py") if not p.stem.startswith(("test_", "conf"))]
   assert len(modules) >= 7
   for path in modules:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path.read_text())):
       if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
       elif isinstance(node, ast.ImportFrom):
