@@ -209,7 +209,7 @@ def audio_network(
       "log_every": 100,
       "log": {"trackers": ()},
       "profile": (),  # (first, last) step of an xprof trace in WORKDIR/profile
-      # What a finished run is scored on.
+      # What a finished run is scored on; as many clicks as windows.
       "score": {"windows": 64, "samples": 32_768},
     }
   )

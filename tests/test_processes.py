@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import signal
+import time
 import types
 
 import jax
@@ -139,6 +141,31 @@ def test_two_processes_agree(tmp_path):
   assert first["heard"] == ["no such folder"] * 2
   assert "another process could not read it" in results[0][1]
   assert "no such disk" in results[1][1]
+
+
+LOSS = """
+import os, signal, sys, time
+import jax
+from ccl_jax import processes
+
+rank, port = int(sys.argv[1]), sys.argv[2]
+processes.join_processes(f"localhost:{port}", 2, rank, heartbeat=5)
+print("met", flush=True)
+if rank == 1:
+  os.kill(os.getpid(), signal.SIGKILL)
+while True:
+  time.sleep(1)  # as in a collective
+"""
+
+
+def test_the_survivor_of_a_lost_process_ends():
+  """With an error, whatever it waits for, once the other one counts as lost."""
+  with started(LOSS) as pair:
+    assert [p.stdout.readline() for p in pair] == ["met\n"] * 2
+    assert pair[1].wait(60) == -signal.SIGKILL
+    lost = time.monotonic()
+    assert pair[0].wait(60) != 0
+    assert time.monotonic() - lost < 25  # a heartbeat, and not the default of 30 s
 
 
 @pytest.fixture

@@ -242,8 +242,9 @@ def vocoder_task(config, sounds: Sounds) -> Task:
       coders["codec"] = lambda wave: voice(mel_of(wave, vae))
       coders["vae_griffin_lim"] = lambda wave: mel_codec.wave_of_mel(mel_of(wave, vae))
     scores = codec_scores.score_waves(coders, held_out)
+    clicks = codec_scores.clicks(config.score.windows)
     for name, coder in coders.items():
-      late = np.abs(codec_scores.click_errors_ms(coder, *codec_scores.clicks()))
+      late = np.abs(codec_scores.click_errors_ms(coder, *clicks))
       scores[f"click_ms_median/{name}"] = float(np.median(late))
       scores[f"click_ms_max/{name}"] = float(late.max())
     return scores

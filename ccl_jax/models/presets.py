@@ -301,8 +301,13 @@ def init_params(
   return variables["params"]
 
 
-@functools.cache
 def parameter_shapes(model: JointDiT, text_shape: tuple[int, int], *, batch: int = 1):
   """The shapes of `init_params`, for which a model is traced once in a process."""
-  init = functools.partial(init_params, model, text_shape=text_shape, batch=batch)
+  return _parameter_shapes(model, text_shape[1], batch)
+
+
+@functools.cache
+def _parameter_shapes(model: JointDiT, text_dim: int, batch: int):
+  """The same; one token stands for any text."""
+  init = functools.partial(init_params, model, text_shape=(1, text_dim), batch=batch)
   return jax.eval_shape(init, jax.random.key(0))

@@ -34,8 +34,8 @@ def ways(monkeypatch):
   )
   monkeypatch.setattr(codec_scores, "score_waves", waves)
   monkeypatch.setattr(codec_scores, "score_mels", mels)
-  monkeypatch.setattr(codec_scores, "clicks", lambda: ("clicks", "times"))
-  late = lambda coder, *given: np.array([-3.0, 1.0, 2.0])
+  monkeypatch.setattr(codec_scores, "clicks", lambda count: ("clicks", count))
+  late = lambda coder, *given: found.update(clicks=given) or np.array([-3.0, 1.0, 2.0])
   monkeypatch.setattr(codec_scores, "click_errors_ms", late)
   monkeypatch.setattr(a, "mel_of", lambda wave, vae: f"mel({wave}, {vae})")
   monkeypatch.setattr(a.mel_codec, "wave_of_mel", lambda mel: f"griffin({mel})")
@@ -57,6 +57,7 @@ def test_ways_of_a_vocoder(ways, monkeypatch):
     "vae_griffin_lim": "griffin(mel(w, VAE))",
   }  # fmt: skip
   assert scores["lsd_db/x"] == 1
+  assert ways["clicks"] == ("clicks", 64)  # as many as windows
   for name in ways["waves"]:  # however early or late
     assert scores[f"click_ms_median/{name}"] == 2
     assert scores[f"click_ms_max/{name}"] == 3

@@ -156,7 +156,7 @@ def envelope(wave: np.ndarray) -> np.ndarray:
   return np.sqrt(np.mean(np.square(wave.reshape(-1, 512)), axis=1))
 
 
-def go(home, clips, data, name, codecs: pathlib.Path | None) -> None:
+def go(home, clips, data, name, codecs: pathlib.Path | None, starts: int) -> None:
   """From the built data set to generated films."""
   made = home / name
   arg = f"source=tfds,data={data},out={made / 'set'},runlocal"
@@ -179,8 +179,8 @@ def go(home, clips, data, name, codecs: pathlib.Path | None) -> None:
     f"--workdir={made / 'run'}", "--config.batch.size=4",
     "--config.model.remat=none",  # it compiles sooner
   ]  # fmt: skip
-  for steps in (STEPS // 2, STEPS):
-    run("ccl_jax.train", *train, f"--config.steps={steps}")
+  for start in range(1, starts + 1):
+    run("ccl_jax.train", *train, f"--config.steps={STEPS * start // starts}")
   lines = (made / "run" / "metrics.jsonl").read_text().splitlines()
   losses = [json.loads(line)["loss"] for line in lines]
   print(f"  losses {', '.join(f'{x:.3f}' for x in losses)}")
@@ -200,6 +200,9 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument("clips", type=pathlib.Path, help="a folder of media")
   parser.add_argument("out", type=pathlib.Path, help="a folder, made anew")
   parser.add_argument("--codecs", choices=("embedded", "released"), help="one of both")
+  parser.add_argument(
+    "--starts", type=int, default=2, help="in which the training comes to its end"
+  )
   args = parser.parse_args(argv)
   clips, home = args.clips.absolute(), args.out.absolute()
   if home.exists() and not (home / MARK).is_file():
@@ -212,9 +215,9 @@ def main(argv: list[str] | None = None) -> None:
   )
   data = built.strip().splitlines()[-1].partition(": ")[0]
   if args.codecs in (None, "embedded"):
-    go(home, clips, data, "embedded", None)
+    go(home, clips, data, "embedded", None, args.starts)
   if args.codecs in (None, "released"):
-    go(home, clips, data, "released", convert(home))
+    go(home, clips, data, "released", convert(home), args.starts)
   print("\nall is as it should be")
 
 

@@ -1,5 +1,7 @@
 """A run from the command line that all tests of this folder share."""
 
+import fcntl
+import os
 import pathlib
 
 import pytest
@@ -28,14 +30,26 @@ def train_flags(workdir: pathlib.Path, *flags: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory):
-  return tmp_path_factory.mktemp("runs")
+  """One folder for all workers."""
+  root = tmp_path_factory.getbasetemp()
+  if "PYTEST_XDIST_WORKER" in os.environ:
+    root = root.parent  # of this worker's
+  home = root / "runs"
+  home.mkdir(exist_ok=True)
+  return home
 
 
 @pytest.fixture(scope="session")
 def undisturbed(home):
-  """The folder of a run of `STEPS` steps that nothing stopped."""
-  workdir = home / "undisturbed"
-  flags = train_flags(workdir, "--config.profile=(2,3)")
-  code, out = finish_alone("ccl_jax.train", flags)
-  assert code == 0, out
+  """The folder of a run of `STEPS` steps that nothing stopped. Nobody writes into it:
+  the first worker that needs it makes it, and another one waits for that.
+  """
+  workdir, done = home / "undisturbed", home / "undisturbed.done"
+  with (home / "undisturbed.lock").open("w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not done.exists():
+      flags = train_flags(workdir, "--config.profile=(2,3)")
+      code, out = finish_alone("ccl_jax.train", flags)
+      assert code == 0, out
+      done.touch()
   return workdir

@@ -23,9 +23,10 @@ def clips(tmp_path_factory):
 
 
 def test_films_to_films_with_released_codecs(clips, tmp_path, capsys):
-  check_data.main([str(clips), str(tmp_path / "out"), "--codecs=released"])
+  flags = ["--codecs=released", "--starts=1"]  # test_latents.py stops and goes on
+  check_data.main([str(clips), str(tmp_path / "out"), *flags])
   out = capsys.readouterr().out
-  assert "all is as it should be" in out and out.count("$ python -m") == 11
+  assert "all is as it should be" in out and out.count("$ python -m") == 10
   with pytest.raises(SystemExit, match="is there and not of this program"):
     check_data.main([str(clips), str(clips)])
 

@@ -1,5 +1,5 @@
-"""One run on two processes, then on one, then on two again: it loses a process, is
-killed, is asked to stop, and ends where a run ends that nothing disturbed.
+"""One run on two processes, then on one, then on two again: it is asked to stop, is
+killed, and ends where a run ends that nothing disturbed.
 """
 
 import json
@@ -24,20 +24,21 @@ SMALL = [
   "--config.tasks.probabilities.joint=1.0",
   *(f"--config.tasks.probabilities.{task}=0.0" for task in ("single", "a2v", "v2a")),
 ]
-POD = ["--config.mesh=(1,4,2,1)"]
-HOST = ["--config.mesh=(2,4,1,1)"]
+# A device more is a message more to each of the others, in every collective.
+DEVICES = 4
+POD = ["--config.mesh=(1,2,2,1)"]
+HOST = ["--config.mesh=(2,2,1,1)"]
 
 
 class Processes:
-  """A run on `count` processes that share eight devices."""
+  """A run on `count` processes that share the devices."""
 
   def __init__(self, workdir, count, *flags):
     self._workdir = workdir
     self.all = []
     for which in meeting(count):
-      pace = ["--heartbeat_seconds=5"] if which else []
-      line = train_flags(workdir, *SMALL, *flags, *which, *pace)
-      self.all.append(Command("ccl_jax.train", line, devices=8 // count))
+      line = train_flags(workdir, *SMALL, *flags, *which)
+      self.all.append(Command("ccl_jax.train", line, devices=DEVICES // count))
 
   def __enter__(self):
     return self
@@ -70,23 +71,12 @@ def newest(workdir):
 
 @pytest.fixture(scope="module")
 def disturbed(home):
-  """(folder of the run, seconds in which the survivor of a lost process gave up)."""
+  """The folder of the run."""
   workdir = home / "pods" / "disturbed"
   workdir.parent.mkdir()
   for_ever = "--config.steps=100000"
   with Processes(workdir, 2, *POD, for_ever) as run:
     run.wait_for_step(1)
-    lost = time.time()
-    run.all[1].send_signal(signal.SIGKILL)
-    codes = run.codes(seconds=60)
-    print(f"the survivor ended after {time.time() - lost:.1f} s with {codes[0]}")
-    assert codes[0] != 0 and codes[1] == -signal.SIGKILL
-  with Processes(workdir, 1, *HOST, for_ever) as run:
-    run.wait_for_step(newest(workdir) + 1)
-    run.all[0].send_signal(signal.SIGKILL)
-  before = newest(workdir)
-  with Processes(workdir, 2, *POD, for_ever) as run:
-    run.wait_for_step(before + 1)
     run.all[1].send_signal(signal.SIGTERM)
     assert run.codes() == [0, 0], run.outputs()
     stopped = [
@@ -94,6 +84,10 @@ def disturbed(home):
       for out in run.outputs()
     ]
     assert stopped == [True, False]
+  before = newest(workdir)
+  with Processes(workdir, 1, *HOST, for_ever) as run:
+    run.wait_for_step(before + 1)
+    run.all[0].send_signal(signal.SIGKILL)
   assert newest(workdir) > before
   report = ["--config.report.tasks=('a2v',)", "--config.report.clips=2"]
   total = f"--config.steps={newest(workdir) + 2}"
