@@ -50,6 +50,9 @@ def become(flags: list[str], devices: int, file: str, environment: dict) -> None
   signal.signal(signal.SIGINT, signal.default_int_handler)
   jax.config.update("jax_num_cpu_devices", devices)
   os.environ.update(environment)
+  if programs := environment.get("JAX_COMPILATION_CACHE_DIR"):
+    # JAX has read its environment by now.
+    jax.config.update("jax_compilation_cache_dir", programs)
   sys.argv[1:] = flags
 
 
