@@ -142,7 +142,7 @@ def unknown_picture(raw, tag=b"zzzz"):
   return raw
 
 
-def test_one_film_that_cannot_be_decoded_ends_no_folder(good, tmp_path):
+def test_one_film_that_cannot_be_decoded_ends_no_folder(one_by_one, good, tmp_path):
   """Its row is a reason with its name; the others are prepared and scored."""
   encrypted = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "00" * 16,
                "encryption_kid": "11" * 16}  # fmt: skip

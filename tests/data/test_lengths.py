@@ -113,7 +113,7 @@ def test_a_packet_that_is_late_by_days(good, tmp_path, monkeypatch):
         heard.sound(16000)
 
 
-def test_a_file_of_neither_picture_nor_sound_is_skipped(good, tmp_path):
+def test_a_file_of_neither_picture_nor_sound_is_skipped(one_by_one, good, tmp_path):
   """Its one track is of subtitles, by the type that Matroska has for them."""
   raw = film(tmp_path / "a.mkv", seconds=0.6, event=0.2, sound=None).read_bytes()
   assert raw.count(b"\x83\x81\x01") == 1
