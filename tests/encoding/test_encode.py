@@ -398,7 +398,8 @@ def vae(home, codecs):
 
 
 def films_alone(media, out, codecs, video_std):
-  jobs = config(media, out, codecs, video_std=video_std, clips=CLIPS[:1])
+  """In one shard, and so in one batch: a VAE takes long."""
+  jobs = config(media, out, codecs, video_std=video_std, clips=CLIPS[:1], shard_clips=8)
   jobs.data.options.kinds = ("film",)
   return jobs
 
