@@ -22,7 +22,7 @@ from ccl_jax.generation.meshes import alone
 from ccl_jax.tasks import GENERATIONS, INPUTS
 from ccl_jax.viz.media import write_mp4, write_png, write_wav
 from tests.flags.command import command
-from tests.page.browser import FIELD, LONG, PROMPT, Held, Sender, User
+from tests.page.browser import FIELD, LONG, PROMPT, WIDE, Held, Sender, User
 
 SPEC = ClipSpec(5, 32, 32, 25.0)
 FLAGS = (
@@ -449,10 +449,10 @@ def test_files_of_the_machine_and_addresses_stay_closed(sender, files):
   assert sender.send(**PICTURE, image=sender.given(files / "first.png")) == ""
 
 
-def test_a_narrow_page_fits(chromium, address):
-  page = chromium.new_context(viewport={"width": 390, "height": 800}).new_page()
-  page.set_default_timeout(LONG)
-  page.goto(address)
-  page.wait_for_selector("#prompt textarea")
-  width = page.evaluate("() => document.documentElement.scrollWidth")
+def test_a_narrow_page_fits(user):
+  """With whatever is on it by now."""
+  user.page.set_viewport_size({"width": 390, "height": 800})
+  user.page.wait_for_selector("#prompt textarea")
+  width = user.page.evaluate("() => document.documentElement.scrollWidth")
+  user.page.set_viewport_size(WIDE)
   assert width <= 390
