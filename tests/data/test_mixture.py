@@ -376,7 +376,7 @@ def by_bucket(rows, streams=None):
 @pytest.fixture(scope="module")
 def cut_in_ones(root):
   """More of each bucket than four sizes of up to five clips take in seven steps."""
-  return by_bucket(batches(root, 40 + 8 * 4 * 5 * 7, batch_size=1)[0])
+  return by_bucket(batches(root, 600, batch_size=1)[0])
 
 
 @settings(deadline=None, max_examples=20)
