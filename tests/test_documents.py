@@ -1,6 +1,5 @@
 """JSON and text from outside: limits, Unicode, and schemas, by hand."""
 
-import ast
 import json
 import os
 import pathlib
@@ -12,7 +11,7 @@ from typing_extensions import TypedDict
 from ccl_jax import documents
 from ccl_jax.documents import Count, Malformed, Number, Sha256, Unreadable
 from ccl_jax.errors import UsageError
-from tests.trees import parsed
+from tests.trees import calls
 
 
 def nested(depth, opening="[", closing="]"):
@@ -193,10 +192,8 @@ OTHERS = {
 def test_nothing_else_reads_text_from_outside():
   root, found = pathlib.Path(documents.__file__).parent, set()
   for path in root.rglob("*.py"):
-    for node in ast.walk(parsed(path.read_text("utf-8"))):
-      if isinstance(node, ast.Call):
-        called = ast.unparse(node.func)
-        read = called.endswith(".read_text") and not called.startswith("documents.")
-        if read or called in ("json.loads", "json.load", "tomllib.load", "yaml.load"):
-          found.add(path.relative_to(root).as_posix())
+    for called, _ in calls(path):
+      read = called.endswith(".read_text") and not called.startswith("documents.")
+      if read or called in ("json.loads", "json.load", "tomllib.load", "yaml.load"):
+        found.add(path.relative_to(root).as_posix())
   assert found == set(OTHERS)

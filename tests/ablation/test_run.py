@@ -21,7 +21,8 @@ from tests.ablation import command
 @pytest.fixture
 def place(tmp_path, monkeypatch):
   """An ablation whose commands only make what they would make."""
-  monkeypatch.setattr(run_module, "PYTHON", (sys.executable, command.__file__))
+  python = (sys.executable, "-S", "-E")  # alone, it starts at once
+  monkeypatch.setattr(run_module, "PYTHON", (*python, command.__file__))
   monkeypatch.setattr(run_module, "code_version", lambda: "1")
   monkeypatch.setenv("TOLD", str(tmp_path / "told"))
   return tmp_path

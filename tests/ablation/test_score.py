@@ -29,7 +29,7 @@ from ccl_jax.diffusion.guidance import GUIDANCE, get_guidance
 from ccl_jax.errors import UsageError
 from ccl_jax.models.presets import build_model, init_params
 
-SPEC = ClipSpec(frames=33, height=64, width=64, fps=25.0)
+SPEC = ClipSpec(frames=33, height=32, width=32, fps=25.0)
 ROWS_OF_LOG = [
   {"step": 0, "loss": 3.0, "loss/joint/video": 1.5, "step_seconds": 2.0},
   {"step": 10, "loss": 2.0, "step_seconds": 0.5, "loss/joint/video": 1.0},

@@ -410,7 +410,7 @@ c = Checkpointer(sys.argv[1], keep=3)
 c.save(1, {"x": jnp.full(100, 1.0)}, {}, {})
 c.wait()
 print("saving", flush=True)
-c.save(2, {f"x{i}": jnp.full(4_000_000, 2.0) for i in range(30)}, {}, {})
+c.save(2, {f"x{i}": jnp.full(4_000_000, 2.0) for i in range(15)}, {}, {})
 c.wait()
 print("saved", flush=True)
 """

@@ -1,6 +1,7 @@
 """Films made for the tests: grey, with a white frame and a click at a known time."""
 
 import fractions
+import pathlib
 
 import av
 import numpy as np
@@ -8,7 +9,23 @@ import numpy as np
 CLOCK = fractions.Fraction(1, 90000)
 
 
-def film(
+_made = {}  # the bytes of films by how they were made: many tests want the same
+
+
+def film(path, **how):
+  """Writes a film, see `_write`, or another copy of it."""
+  told = lambda x: x.tobytes() if isinstance(x, np.ndarray) else repr(x)
+  path_of = pathlib.Path(path)
+  key = path_of.suffix, *((name, told(how[name])) for name in sorted(how))
+  if key not in _made:
+    _write(path, **how)
+    _made[key] = path_of.read_bytes()
+  else:
+    path_of.write_bytes(_made[key])
+  return path
+
+
+def _write(
   path,
   *,
   fps=25,
@@ -55,7 +72,6 @@ def film(
     packets = [p for p in packets if p.dts is not None]
     for packet in sorted(packets, key=lambda p: p.dts * p.time_base):
       out.mux(packet)
-  return path
 
 
 def _sound(audio, rate, layout, begin, end, event, gap):

@@ -25,7 +25,7 @@ from ccl_jax.data.spec import ClipSpec
 from ccl_jax.metrics.base import Unscorable
 from ccl_jax.metrics.clip import Clip
 from tests.data.films import film
-from tests.trees import parsed
+from tests.trees import calls
 
 ROOT = pathlib.Path(__file__).parents[2]
 SPEC = ClipSpec(frames=5, height=32, width=48, fps=25)
@@ -100,8 +100,8 @@ def calls_of(*wanted):
   """{file: the calls of it in the package}, by how they are written."""
   found = {}
   for path in sorted((ROOT / "ccl_jax").rglob("*.py")):
-    for node in ast.walk(parsed(path.read_text())):
-      if isinstance(node, ast.Call) and ast.unparse(node.func) in wanted:
+    for written, node in calls(path):
+      if written in wanted:
         name = path.relative_to(ROOT / "ccl_jax").as_posix()
         found.setdefault(name, []).append(ast.unparse(node))
   return found
@@ -142,7 +142,7 @@ def unknown_picture(raw, tag=b"zzzz"):
   return raw
 
 
-def test_one_film_that_cannot_be_decoded_ends_no_folder(good, tmp_path):
+def test_one_film_that_cannot_be_decoded_ends_no_folder(one_by_one, good, tmp_path):
   """Its row is a reason with its name; the others are prepared and scored."""
   encrypted = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "00" * 16,
                "encryption_kid": "11" * 16}  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from ccl_jax.data.__main__ import main
 from ccl_jax.data.media.decode import read_audio
 from ccl_jax.data.media.loudness import PEAK, apply_gain, gain_to, integrated_loudness
-from ccl_jax.data.preparing import engine, shots, sound_checks
+from ccl_jax.data.preparing import shots, sound_checks
 from ccl_jax.data.preparing.child import Child
 from ccl_jax.data.preparing.rows import Options
 from ccl_jax.data.preparing.run import prepare
@@ -209,7 +209,7 @@ def test_what_is_measured_of_a_sound(tmp_path):
 
 def test_the_table_and_how_it_is_read(made, tmp_path):
   out = tmp_path / "out.jsonl"
-  prepared = prepare(made, out, Options(loudness=-23.0))
+  prepared = prepare(made, out, Options(loudness=-23.0), threads=1)
   rows = table(out)
   assert rows == prepared.rows and not list(tmp_path.glob("*.part"))
   cut = [row for row in rows if row["file"] == "cut.mp4"]
@@ -246,13 +246,13 @@ def test_the_table_and_how_it_is_read(made, tmp_path):
   np.testing.assert_array_equal(read(made, *items[1])["audio"], clips[1]["audio"])
 
 
-def test_nothing_that_is_not_asked_for(made, tmp_path):
+def test_nothing_that_is_not_asked_for(one_by_one, made, tmp_path):
   rows = prepare(made, tmp_path / "o.jsonl", Options(shots=False, crop=False)).rows
   keys = {"start", "end", "crop", "loudness_gain", "speech_share"}
   assert len(rows) == 4 and not any(keys & set(row) for row in rows)
 
 
-def test_it_goes_on_where_it_stopped(made, tmp_path, monkeypatch):
+def test_it_goes_on_where_it_stopped(one_by_one, made, tmp_path, monkeypatch):
   out, of, looked = tmp_path / "out.jsonl", Child.rows, []
 
   def counted(self, root, name, *rest):
@@ -262,7 +262,6 @@ def test_it_goes_on_where_it_stopped(made, tmp_path, monkeypatch):
     return of(self, root, name, *rest)
 
   monkeypatch.setattr(Child, "rows", counted)
-  monkeypatch.setattr(engine, "has_beam", lambda: False)
   with pytest.raises(KeyboardInterrupt):
     prepare(made, out, Options())
   assert not out.exists()
@@ -281,7 +280,7 @@ def test_it_goes_on_where_it_stopped(made, tmp_path, monkeypatch):
     prepare(made, out, Options())
 
 
-def test_templates_quote_what_is_spoken(made, tmp_path):
+def test_templates_quote_what_is_spoken(one_by_one, made, tmp_path):
   template = '{caption}. He says "{speech}"'
   rows = prepare(made, tmp_path / "a.jsonl", Options(template=template)).rows
   texts = {row["file"]: row["caption"] for row in rows}
@@ -298,7 +297,7 @@ def test_templates_quote_what_is_spoken(made, tmp_path):
   assert not list(tmp_path.glob("b*"))
 
 
-def test_speech_is_what_the_hook_says(made, tmp_path, monkeypatch):
+def test_speech_is_what_the_hook_says(one_by_one, made, tmp_path, monkeypatch):
   (tmp_path / "hooks.py").write_text(
     "def share(wave, rate):\n"
     "  return (abs(wave) > 0.01).mean() if rate == 16000 else 0\n"
@@ -317,7 +316,7 @@ def test_speech_is_what_the_hook_says(made, tmp_path, monkeypatch):
       prepare(made, tmp_path / "c.jsonl", Options(speech=name))
 
 
-def test_the_command(made, tmp_path, capsys):
+def test_the_command(one_by_one, made, tmp_path, capsys):
   out = tmp_path / "out.jsonl"
   main(["prepare", str(made), str(out), "--loudness=-23", "--max_offset_ms=100"])
   told = capsys.readouterr().out

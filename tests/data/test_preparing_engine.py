@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from ccl_jax.data.preparing import engine, parts, silero
+from ccl_jax.data.preparing import child, engine, parts, silero
 from ccl_jax.data.preparing.child import CRASHED, Child
 from ccl_jax.data.preparing.parts import Parts
 from ccl_jax.data.preparing.rows import Options
@@ -110,7 +110,7 @@ def test_what_is_left_is_told_by_the_files_that_are_there(ten, tmp_path):
   assert again.done() == 25 and again.left() == []
 
 
-def test_a_plan_that_is_not_whole_begins_anew(tmp_path, sounds):
+def test_a_plan_that_is_not_whole_begins_anew(one_by_one, tmp_path, sounds):
   """Killed before plan.json was there: the numbers of shards mean nothing."""
   begun = Parts(tmp_path / "t.jsonl.parts")
   begun.begin(sounds, PLAIN, [("0.wav", [{"file": "0.wav"}])])
@@ -137,6 +137,8 @@ def test_on_beam_the_table_is_the_same(beam, sounds, tmp_path, monkeypatch):
   """Two workers, each with its process; what was done before is not done again."""
   on = prepare(sounds, tmp_path / "beam.jsonl", PLAIN, 2)
   assert levels(on.rows) == EXPECTED and not list(tmp_path.glob("*.parts"))
+  examine = child._rows  # beside it one by one, in this process
+  monkeypatch.setattr(Child, "rows", lambda self, *args: examine(*args))
   monkeypatch.setattr(engine, "has_beam", lambda: False)
   prepare(sounds, tmp_path / "here.jsonl", PLAIN)
   for end in ("", ".skipped.txt"):
@@ -144,7 +146,7 @@ def test_on_beam_the_table_is_the_same(beam, sounds, tmp_path, monkeypatch):
     assert here.read_bytes() == there.read_bytes()
 
 
-def test_on_a_job_server_the_table_is_the_same(beam, sounds, tmp_path):
+def test_on_a_job_server_the_table_is_the_same(beam, no_child, sounds, tmp_path):
   """Beam's own server, which is asked as those of Flink and Spark are."""
   from apache_beam.runners.portability import local_job_service
 
@@ -158,7 +160,7 @@ def test_on_a_job_server_the_table_is_the_same(beam, sounds, tmp_path):
   assert levels(on.rows) == EXPECTED and not list(tmp_path.glob("*.parts"))
 
 
-def test_on_beam_a_run_goes_on(beam, sounds, tmp_path, monkeypatch):
+def test_on_beam_a_run_goes_on(beam, no_child, sounds, tmp_path, monkeypatch):
   of, out = Child.rows, tmp_path / "t.jsonl"
 
   def broken(self, root, name, *rest):

@@ -18,8 +18,9 @@ def test_every_epoch_is_a_permutation(count, seed, epoch):
 
 
 def test_epochs_and_keys_differ():
+  """In their first ten elements of 30 already."""
   orders = {
-    tuple(shuffled_index(e * 30 + i, 30, key_of(seed)) for i in range(30))
+    tuple(shuffled_index(e * 30 + i, 30, key_of(seed)) for i in range(10))
     for e, seed in itertools.product(range(20), range(20))
   }
   assert len(orders) == 400

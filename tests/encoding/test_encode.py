@@ -73,7 +73,7 @@ def _film(clip):
 @pytest.fixture(scope="module")
 def codecs(home, media):
   """Fitted to the films and more like them, and saved."""
-  drawn = [flash_and_knock(e, 20 + i) for i, e in enumerate(np.linspace(0.05, 0.6, 30))]
+  drawn = [flash_and_knock(e, 20 + i) for i, e in enumerate(np.linspace(0.05, 0.6, 18))]
   clips = [{"video": v[:, :16, :32], "audio": a[: SPEC.samples]} for v, a in drawn]
   save_codecs(fit_codecs(clips, text_length=12, text_dim=16), home / "codecs")
   return home / "codecs"
@@ -398,7 +398,8 @@ def vae(home, codecs):
 
 
 def films_alone(media, out, codecs, video_std):
-  jobs = config(media, out, codecs, video_std=video_std, clips=CLIPS[:1])
+  """In one shard, and so in one batch: a VAE takes long."""
+  jobs = config(media, out, codecs, video_std=video_std, clips=CLIPS[:1], shard_clips=8)
   jobs.data.options.kinds = ("film",)
   return jobs
 

@@ -497,6 +497,8 @@ def test_denoise_borrows_the_flags_of_step(r, monkeypatch):
   denoise = importlib.import_module(MODULES["bench step"].replace("step", "denoise"))
   monkeypatch.setattr(step.module, "main", denoise.main)
   r.replace(denoise, "device_ceiling", 1e12)
+  assert denoise.TEXT == (512, 4096)
+  monkeypatch.setattr(denoise, "TEXT", (16, 4096))  # drawn at once
   told = []
 
   def sample_latents(model, params, task, noise, conditions, how):
@@ -521,11 +523,11 @@ def test_denoise_borrows_the_flags_of_step(r, monkeypatch):
   assert (how.steps, how.guidance) == (4, "ucg2")
   assert task.generated == ("video", "audio")
   assert noise["video"].shape == (2, 2, 4, 6, 16)
-  assert conditions["text"].shape == (2, 2, 512, 4096)
+  assert conditions["text"].shape == (2, 2, 16, 4096)
   kernel = params["blocks"]["video"]["self_attn"]["q"]["kernel"]
   assert kernel.dtype == jnp.bfloat16 and kernel.shape[0] == 2
   spec = ClipSpec(5, 32, 48, 16.0)
-  flops = forward_flops(model, denoise.geometry_of(model, spec), 512, 4096)
+  flops = forward_flops(model, denoise.geometry_of(model, spec), 16, 4096)
   # Two clips, each evaluated with the prompt and without, in 8 / 4 s.
   assert row["seconds"] == 2.0
   step_flops = 2 * 2 * (sum(flops.values()) - flops["texts"])
@@ -533,6 +535,7 @@ def test_denoise_borrows_the_flags_of_step(r, monkeypatch):
   assert row["ceiling"] == pytest.approx(row["TFLOP/s"])
   assert row["GiB of the program"] > 0 and about["size"] == "tiny, 4 steps, bfloat16"
   told.clear()
+  monkeypatch.setattr(denoise, "random_params", lambda model: params)
   step.run("--size=tiny", "--frames=5", "--height=32", "--width=32")
   assert told[0][0].depth == 4  # the preset's
 

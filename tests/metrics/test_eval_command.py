@@ -1,5 +1,6 @@
 """The command from end to end: all metrics, resuming, bad inputs, comparisons."""
 
+import functools
 import json
 import os
 import pathlib
@@ -18,8 +19,9 @@ from ccl_jax.data.scenes.talking import draw_clip
 from ccl_jax.data.spec import ClipSpec
 from ccl_jax.errors import UsageError
 from ccl_jax.metrics import clip as clips
-from ccl_jax.metrics import runner
+from ccl_jax.metrics import runner, whisper
 from ccl_jax.metrics.columns import ABOUT, COLUMNS
+from ccl_jax.metrics.registry import Folders
 from ccl_jax.viz.media import write_mp4
 from tests.data.films import film, truncated
 from tests.metrics.tiny_weights import write_clip, write_weights
@@ -40,6 +42,23 @@ LINES = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def read_once():
+  """Each network is read by the first run that wants it: there are many runs."""
+  read, held = Folders.load, {}
+
+  def load(self, network):
+    key = network, self.find(network).resolve()
+    if key not in held:
+      held[key] = read(self, network)
+    return held[key]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(Folders, "load", load)
+    patch.setattr(whisper, "Transformers", functools.cache(whisper.Transformers))
+    yield
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
   """Three clips, their manifest, and weights of all networks."""
@@ -47,7 +66,8 @@ def home(tmp_path_factory):
   write_weights(path / "weights")
   (path / "videos").mkdir()
   for i, line in enumerate(LINES):
-    write_clip(path / "videos" / f"{line['id']}.mp4", i, 4.8 + 0.1 * i)
+    # The least that DeSync and Sync-C are measured of.
+    write_clip(path / "videos" / f"{line['id']}.mp4", i, 4.8, seen=2.2)
   write_lines(path / "set.jsonl", LINES)
   write_lines(path / "heard.jsonl", [{"id": x, "text": "good mourning"} for x in "abc"])
   return path
@@ -250,12 +270,14 @@ def test_a_kill_at_any_moment_loses_nothing(home):
   assert len(records(killed.parent)) == 6
 
 
-def test_bad_clips_are_reasons_and_never_zeros(tmp_path, capsys):
+def test_bad_clips_are_reasons_and_never_zeros(home, tmp_path, capsys):
   videos = tmp_path / "videos"
   videos.mkdir()
-  write_weights(tmp_path / "weights")
-  (tmp_path / "weights/synchformer.safetensors").unlink()
+  (tmp_path / "weights").mkdir()
   (tmp_path / "weights/i3d.safetensors").write_bytes(b"no tensors")
+  for name in ("aesthetics", *(f"{x}.safetensors" for x in ("s3fd", "syncnet",
+               "imagebind"))):  # fmt: skip
+    (tmp_path / "weights" / name).symlink_to(home / "weights" / name)
   film(videos / "dark.mp4", size=(160, 160), seconds=3.0, event=0.0)
   film(videos / "one.mp4", seconds=0.04, event=0.0)
   film(videos / "silent.mp4", sound=None)

@@ -61,14 +61,19 @@ def write_weights(folder: pathlib.Path) -> pathlib.Path:
   return folder
 
 
-def write_clip(path: pathlib.Path, seed: int, seconds: float = 5.0) -> pathlib.Path:
-  """A bright square that the small detector takes for a face, and clicks."""
+def write_clip(
+  path: pathlib.Path, seed: int, seconds: float = 5.0, seen: float = 9.0
+) -> pathlib.Path:
+  """Clicks, and a bright square for the first `seen` seconds, which the small detector
+  takes for a face.
+  """
   from ccl_jax.viz.media import write_mp4
 
   rng, n = np.random.default_rng(seed), round(10 * seconds)
   frames = np.zeros((n, 160, 160, 3), np.uint8)
   light = rng.integers(160, 256, (n, 1, 1, 3), np.uint8)
-  frames[:, 64:96, 64:96] = light
+  face = slice(round(10 * seen))
+  frames[face, 64:96, 64:96] = light[face]
   frames[np.arange(n), 130 + np.arange(n) % 9 * 3, 20:60] = 255
   wave = 0.02 * rng.standard_normal(round(16000 * seconds))
   for time in rng.uniform(0.2, seconds - 0.3, 6):

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import itertools
 import re
 
 from tests.mutation.catalogue import ROOT, load
@@ -13,12 +14,35 @@ def source_of(file: str) -> str:
   return (ROOT / file).read_text()
 
 
+@functools.cache
+def starts_of(file: str) -> list[int]:
+  """Where the statements of a file begin that are in no other, and where it ends."""
+  source = source_of(file)
+  lines = itertools.accumulate(map(len, source.splitlines(True)), initial=0)
+  offsets = list(lines)
+  first = lambda node: min(
+    x.lineno for x in (node, *getattr(node, "decorator_list", ()))
+  )
+  return [0, *(offsets[first(x) - 1] for x in parsed(source).body), len(source)]
+
+
+def around(mutant, changed: str) -> str:
+  """The whole statements of a changed source in which it is changed."""
+  source, starts = source_of(mutant.file), starts_of(mutant.file)
+  begin = source.index(mutant.old)
+  end = begin + len(mutant.old)
+  before = max(x for x in starts if x <= begin)
+  after = min(x for x in starts if x >= end)
+  return changed[before : after + len(changed) - len(source)]
+
+
 def test_every_mutant_applies():
+  """To a program, of which only what is changed is read again."""
   wrong = []
   for mutant in load():
     try:
       changed = mutant.apply(source_of(mutant.file))
-      parsed(changed)
+      parsed(around(mutant, changed))
     except (ValueError, SyntaxError) as e:
       wrong.append(f"{mutant.area}: {mutant.name}: {e}")
       continue

@@ -16,6 +16,7 @@ from ccl_jax.page.asked import FORM
 
 PROMPT = 'a red face on the right says "ba <b>do</b>"'
 FIELD = ":is(input, textarea)"
+WIDE = {"width": 1280, "height": 900}
 LONG = 240_000  # milliseconds that a clip may take
 
 
@@ -61,7 +62,7 @@ class User:
   """Somebody before the page."""
 
   def __init__(self, browser, address):
-    self.context = browser.new_context(viewport={"width": 1280, "height": 900})
+    self.context = browser.new_context(viewport=WIDE)
     self.page = self.context.new_page()
     self.page.set_default_timeout(LONG)
     self.page.goto(address)

@@ -22,7 +22,7 @@ from ccl_jax.generation.meshes import alone
 from ccl_jax.tasks import GENERATIONS, INPUTS
 from ccl_jax.viz.media import write_mp4, write_png, write_wav
 from tests.flags.command import command
-from tests.page.browser import FIELD, LONG, PROMPT, Held, Sender, User
+from tests.page.browser import FIELD, LONG, PROMPT, WIDE, Held, Sender, User
 
 SPEC = ClipSpec(5, 32, 32, 25.0)
 FLAGS = (
@@ -101,7 +101,7 @@ def files(tmp_path_factory):
   write_wav(root / "short.wav", wave[:800])
   with wave_module.open(str(root / "minutes.wav"), "wb") as out:
     out.setparams((1, 1, 8000, 0, "NONE", ""))
-    out.writeframes(rng.integers(100, 150, 600 * 8000, np.uint8).tobytes())
+    out.writeframes(rng.integers(100, 150, 120 * 8000, np.uint8).tobytes())
   return root
 
 
@@ -318,8 +318,8 @@ REFUSED = [
   (SOUND | {"audio": "first.png"}, "audio: first.png: "),
   (SOUND | {"audio": "short.wav"}, "audio: short.wav lasts 0.05 s"),
   (FILM | {"video": "voice.wav"}, "video: voice.wav: "),
-  # Ten minutes are no mistake where it is said how much of them is wanted.
-  ({"task": "a2v", "seconds": None, "audio": "minutes.wav"}, "lasts 600 s"),
+  # Two minutes are no mistake where it is said how much of them is wanted.
+  ({"task": "a2v", "seconds": None, "audio": "minutes.wav"}, "lasts 120 s"),
   ({"task": "v2a", "video": None}, 'task v2a needs video: give "Film"'),
   # Sizes and values that no clip has.
   ({"task": "t2v", "size": "999999x32"}, "width must be"),
@@ -449,10 +449,10 @@ def test_files_of_the_machine_and_addresses_stay_closed(sender, files):
   assert sender.send(**PICTURE, image=sender.given(files / "first.png")) == ""
 
 
-def test_a_narrow_page_fits(chromium, address):
-  page = chromium.new_context(viewport={"width": 390, "height": 800}).new_page()
-  page.set_default_timeout(LONG)
-  page.goto(address)
-  page.wait_for_selector("#prompt textarea")
-  width = page.evaluate("() => document.documentElement.scrollWidth")
+def test_a_narrow_page_fits(user):
+  """With whatever is on it by now."""
+  user.page.set_viewport_size({"width": 390, "height": 800})
+  user.page.wait_for_selector("#prompt textarea")
+  width = user.page.evaluate("() => document.documentElement.scrollWidth")
+  user.page.set_viewport_size(WIDE)
   assert width <= 390

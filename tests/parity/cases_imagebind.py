@@ -2,16 +2,13 @@
 
 import json
 import pathlib
-import shutil
-import tempfile
 
 import jax
 import numpy as np
 from safetensors.numpy import load_file
 
 from ccl_jax.models.scorers.imagebind import ImageBind
-from ccl_jax.weights.load import load_network
-from tests.parity.recipe_weights import is_recipe, write_weights
+from tests.parity.recipe_weights import is_recipe, recipe_network
 
 LIMIT = 1e-4
 
@@ -31,10 +28,7 @@ def cases_imagebind(
   folder: pathlib.Path, dtype: str = "float32"
 ) -> list[tuple[str, np.ndarray, np.ndarray, float]]:
   """(name, got, expected, limit) per output."""
-  with tempfile.TemporaryDirectory() as tmp:
-    write_weights(folder, pathlib.Path(tmp), "imagebind_huge")
-    shutil.copy(folder / "config.json", tmp)  # the numbers of heads
-    net = load_network("imagebind", tmp, dtype=dtype)
+  net = recipe_network("imagebind", folder, dtype)
   case = load_file(folder / "case.safetensors")
   x = inputs(json.loads((folder / "config.json").read_text())["seed"])
 

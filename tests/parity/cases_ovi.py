@@ -3,7 +3,6 @@
 import json
 import pathlib
 import re
-import tempfile
 from collections.abc import Iterator
 
 import jax
@@ -11,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
-from ccl_jax.checkpoints.converted import restore_converted
 from ccl_jax.generation.sampling import Sampling, sample_latents
 from ccl_jax.tasks import GENERATIONS, Route
 from ccl_jax.weights import ovi
-from ccl_jax.weights.transfer import import_weights
+from ccl_jax.weights.load import load_params
 from tests.held import first_frame
 
 LIMIT, STEPS = 1e-4, 8
@@ -33,10 +31,7 @@ def cases_ovi(
   """(name, got, expected, limit) per output of every run that the case has."""
   case = load_file(folder / "case.safetensors")
   about = json.loads((folder / "config.json").read_text())
-  with tempfile.TemporaryDirectory() as tmp:
-    place = pathlib.Path(tmp) / "converted"
-    sizes = import_weights("ovi-dit", folder, place, verify=True)["sizes"]
-    params = restore_converted(place)
+  params, sizes = load_params("ovi-dit", folder)
   model = ovi.model_of(sizes)
   latents = {"video": _last(case["video"]), "audio": case["audio"][None]}
   rows = about["video"]["text_len"]
@@ -46,24 +41,25 @@ def cases_ovi(
   skipped = int(re.search(r"slg_layer=(\d+)", about["cases"]["skip_layer"])[1])
 
   @jax.jit
-  def velocity(x, times, left_out):
+  def velocity(params, x, times, left_out):
     own = {s: jnp.asarray(texts[s]) for s in x}
     route = FUSED if len(x) == 2 else Route()
     return model.apply({"params": params}, x, times, own, route, left_out=left_out)
 
-  def run(streams, times=None, left_out=None):
-    own = {s: latents[s] for s in streams}
-    return velocity(own, dict.fromkeys(streams, time) | (times or {}), left_out)
+  def both(clean=False, skip=False):
+    """One program for all three: a time of each latent frame, blocks to leave out."""
+    times = np.repeat(time, latents["video"].shape[1], 1)
+    times[:, 0] *= not clean  # of the first latent frame
+    without = (np.arange(model.depth)[:, None] == skipped) & skip
+    return velocity(params, latents, {"video": times, "audio": time}, without)
 
-  clean = np.repeat(time, latents["video"].shape[1], 1)
-  clean[:, 0] = 0  # of the first latent frame
-  without = np.arange(model.depth)[:, None] == skipped
+  alone = lambda s: velocity(params, {s: latents[s]}, {s: time}, None)
   runs = {
-    "t2av": lambda: run(("video", "audio")),
-    "ti2av": lambda: run(("video", "audio"), {"video": clean}),
-    "skip_layer": lambda: run(("video", "audio"), left_out=without),
-    "t2v": lambda: run(("video",)),
-    "t2a": lambda: run(("audio",)),
+    "t2av": both,
+    "ti2av": lambda: both(clean=True),
+    "skip_layer": lambda: both(skip=True),
+    "t2v": lambda: alone("video"),
+    "t2a": lambda: alone("audio"),
     "sample_t2av": lambda: sample("joint"),
     "sample_ti2av": lambda: sample("ti2av"),
   }

@@ -13,7 +13,6 @@ selection is ours, and of our own.
 
 import json
 import pathlib
-import tempfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,8 +20,7 @@ from safetensors.numpy import load_file
 
 from ccl_jax.metrics.face_detection import decode, detected_boxes, priors, run_s3fd
 from ccl_jax.models.scorers.s3fd import level_sizes
-from ccl_jax.weights.load import load_network
-from tests.parity.released import save_released
+from tests.parity.recipe_weights import recipe_network
 
 LIMIT, TRANSFORM = 1e-4, 1e-5
 FEW = 4  # values of a map whose deviation may be far below their size
@@ -44,9 +42,7 @@ def cases_s3fd(
   """(name, got, expected, limit) per output."""
   case = load_file(folder / "case.safetensors")
   image = np.moveaxis(case["image"], 1, -1)
-  with tempfile.TemporaryDirectory() as tmp:
-    save_released(folder, pathlib.Path(tmp) / "sfd_face.safetensors")
-    detector = load_network("s3fd", tmp)
+  detector = recipe_network("s3fd", folder)
   conf, loc = map(np.asarray, run_s3fd(detector, image))
   prior = priors(*image.shape[1:3])
   stop = 0

@@ -2,15 +2,13 @@
 
 import json
 import pathlib
-import tempfile
 
 import jax
 import numpy as np
 from safetensors.numpy import load_file
 
 from ccl_jax.models.scorers.synchformer import Synchformer
-from ccl_jax.weights.load import load_network
-from tests.parity.recipe_weights import is_recipe, write_weights
+from tests.parity.recipe_weights import is_recipe, recipe_network
 
 LIMIT = 1e-4
 
@@ -35,9 +33,7 @@ def cases_synchformer(
   folder: pathlib.Path, dtype: str = "float32"
 ) -> list[tuple[str, np.ndarray, np.ndarray, float]]:
   """(name, got, expected, limit) per output."""
-  with tempfile.TemporaryDirectory() as tmp:
-    write_weights(folder, pathlib.Path(tmp), "synchformer_state_dict")
-    net = load_network("synchformer", tmp, dtype=dtype)
+  net = recipe_network("synchformer", folder, dtype)
   case = load_file(folder / "case.safetensors")
   x = inputs(json.loads((folder / "config.json").read_text())["seed"])
   run = lambda method, *args: np.asarray(jax.jit(method)(net, *args))

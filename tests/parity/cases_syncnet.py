@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import tempfile
 from collections.abc import Iterator
 
 import jax
@@ -12,8 +11,7 @@ from safetensors.numpy import load_file
 from ccl_jax.metrics.lipsync import embed_sound, mean_distances, synchrony
 from ccl_jax.metrics.mfcc import mfcc
 from ccl_jax.models.scorers.syncnet import SyncNet
-from ccl_jax.weights.load import load_network
-from tests.parity.released import save_released
+from tests.parity.recipe_weights import recipe_network
 
 LIMIT, TRANSFORM = 1e-4, 1e-5
 
@@ -29,9 +27,7 @@ def cases_syncnet(
   """(name, got, expected, limit) per output."""
   case = load_file(folder / "case.safetensors")
   expected = json.loads((folder / "config.json").read_text())["distance"]
-  with tempfile.TemporaryDirectory() as tmp:
-    save_released(folder, pathlib.Path(tmp) / "syncnet_v2.safetensors")
-    syncnet = load_network("syncnet", tmp)
+  syncnet = recipe_network("syncnet", folder)
   sound = np.asarray(embed_sound(syncnet, case["audio_mfcc_windows"][:, 0]))
   yield "audio_embedding", sound, case["audio_embedding"], LIMIT
   windows = np.moveaxis(case["lip_windows"], 1, -1).astype(np.float32)

@@ -4,10 +4,10 @@
 
 A case is a folder with weights as the reference publishes them, and inputs and outputs
 of the reference in float32. Its kind shows in config.json and in the files' names; its
-sizes are whatever they are. The weights go through the converter, the inputs through
-the network, and every output tensor becomes a line: name, shape, largest error relative
-to the standard deviation of what was expected, and the limit. The exit code is 0 if all
-are within it, 1 if one is not, 2 for a folder that is no case.
+sizes are whatever they are. The weights go through the converter's tables, the inputs
+through the network, and every output tensor becomes a line: name, shape, largest error
+relative to the standard deviation of what was expected, and the limit. The exit code is
+0 if all are within it, 1 if one is not, 2 for a folder that is no case.
 
 A kind is a row (recognise, run) of CASES, here or by a module `cases_NAME.py` beside
 this file, which has the functions

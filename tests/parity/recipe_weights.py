@@ -1,4 +1,4 @@
-"""The weights of a golden case that stores none: a file as the reference publishes it.
+"""The weights of a golden case that stores none: a checkpoint as the reference has it.
 
 `keys.json` of the case lists names and shapes; `recipe.py`, in a folder above, fills
 them; config.json may scale some, and set others.
@@ -8,40 +8,63 @@ import importlib.util
 import json
 import pathlib
 import re
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from ccl_jax.errors import UsageError
-from ccl_jax.weights.writer import Spec, write_safetensors
+from ccl_jax.weights.entries import Entry
+from ccl_jax.weights.reader import Weights
+from ccl_jax.weights.rules import load_tree
+from ccl_jax.weights.upstream import get_upstream
 
 
-def write_weights(case: pathlib.Path, folder: pathlib.Path, stem: str = "model"):
-  """Writes `folder`/`stem`.safetensors, one tensor in memory at a time."""
-  config = json.loads((case / "config.json").read_text())
-  shapes = json.loads((case / "keys.json").read_text())
-  recipe, scales = _recipe(case), config.get("scale", {})
+class RecipeWeights(Weights):
+  """A checkpoint whose tensors are made as they are read: a network at full size is
+  neither written to a file nor read from one.
+  """
 
-  def tensor(name, shape):
-    x = recipe.recipe_tensor(name, tuple(shape), config["seed"])
-    for pattern, factor in scales.items():
+  def __init__(self, case: pathlib.Path):
+    shapes = json.loads((case / "keys.json").read_text())
+    self._config, dtype = _config(case), np.dtype(np.float32)
+    self._tensor_of = _recipe(case).recipe_tensor
+    super().__init__(
+      case, {k: Entry(case, 0, dtype, tuple(s)) for k, s in shapes.items()}
+    )
+
+  def read(self, name: str) -> np.ndarray:
+    shape = self.shape(name)
+    if name in self._config.get("set", {}):
+      return np.full(shape, self._config["set"][name], np.float32)
+    x = self._tensor_of(name, shape, self._config["seed"])
+    for pattern, factor in self._config.get("scale", {}).items():
       if re.search(pattern, name):
         x = x * np.float32(factor)
-    if name in config.get("set", {}):
-      x = np.full(shape, config["set"][name], np.float32)
     return x
 
-  specs = [Spec(n, tuple(s), np.dtype(np.float32)) for n, s in shapes.items()]
-  tensors = (tensor(name, shape) for name, shape in shapes.items())
-  (file,) = write_safetensors(folder, stem, specs, tensors)
-  return file
+
+def recipe_network(kind: str, case: pathlib.Path, dtype: str = "float32") -> Any:
+  """As `load_network` of the case's weights in a folder with its config.json."""
+  upstream = get_upstream(kind)
+  weights = upstream.view(RecipeWeights(case))
+  rows = upstream.tables[upstream.format_of(weights)]
+  sizes = upstream.sizes(weights, rows, _config(case))
+  shapes = {
+    path: x.update(dtype=jnp.dtype(dtype)) for path, x in upstream.shapes(sizes).items()
+  }
+  params = load_tree(rows, weights, shapes, upstream.ignore)
+  return upstream.network(params, sizes, dtype)
 
 
 def is_recipe(case: pathlib.Path, kind: str) -> bool:
   """Whether a folder is a case of this kind, without weights of its own."""
-  config = case / "config.json"
-  if not (config.is_file() and (case / "keys.json").is_file()):
-    return False
-  return json.loads(config.read_text()).get("kind") == kind
+  files = (case / "config.json", case / "keys.json")
+  return all(x.is_file() for x in files) and _config(case).get("kind") == kind
+
+
+def _config(case: pathlib.Path) -> dict[str, Any]:
+  return json.loads((case / "config.json").read_text())
 
 
 def _recipe(case: pathlib.Path):

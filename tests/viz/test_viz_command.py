@@ -1,6 +1,7 @@
 """`python -m ccl_jax.viz`: what is drawn of what, and mistakes that are a line."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -23,6 +24,16 @@ def drawn(monkeypatch):
 
   monkeypatch.setattr(Figure, "savefig", savefig)
   return figures
+
+
+def unseen(figures):
+  """What takes the place of `savefig`: the figure is kept, and its file is empty."""
+
+  def savefig(figure, path, **options):
+    figures[str(path)] = figure
+    pathlib.Path(path).touch()
+
+  return savefig
 
 
 def run(*argv):
@@ -156,7 +167,7 @@ def pipeline(monkeypatch):
   spec = ClipSpec(9, 32, 48, 25.0)
 
   class Stand:
-    model, takes_channels, negative = build_model("tiny"), 0, "dull"
+    model, takes_channels, negative = build_model("tiny").clone(depth=2), 0, "dull"
     codecs = type("", (), {"video": type("", (), {"stride": (4, 8, 8)})})
 
     def __init__(self):
@@ -172,7 +183,7 @@ def pipeline(monkeypatch):
 
   def measure(pipe, prompt, video, audio, sigmas, seed):
     calls["measured"].append((prompt, sigmas, seed, video.mean()))
-    level = np.arange(4.0)[:, None] + 10 * np.arange(4.0)  # block + 10 head
+    level = np.arange(2.0)[:, None] + 10 * np.arange(4.0)  # block + 10 head
     of = lambda *shape: level[..., None, None] * np.ones(shape)
     a = spec.audio_tokens
     maps = {"video": Maps(of(3, a), of(3, 6), of(a, 1)),
@@ -184,7 +195,7 @@ def pipeline(monkeypatch):
   return calls
 
 
-def test_attention(tmp_path, drawn, pipeline, capsys):
+def test_attention(tmp_path, drawn, pipeline, monkeypatch, capsys):
   """--ckpt, --prompt, --film, --steps, --at, --block, --head, --seed and --out."""
   out = tmp_path / "out"
   base = "attention", "--ckpt", "C", "--out", out
@@ -201,18 +212,19 @@ def test_attention(tmp_path, drawn, pipeline, capsys):
   steps = next(f for name, f in drawn.items() if "steps" in name)
   heat = [ax.images[1] for ax in steps.axes if len(ax.images) == 2]
   assert heat[0].get_array().shape == (2, 3)
-  np.testing.assert_allclose(heat[0].get_array(), 1.5 + 10 * 1.5)  # means of all
+  np.testing.assert_allclose(heat[0].get_array(), 0.5 + 10 * 1.5)  # means of all
   assert steps.get_suptitle() == "all blocks, all heads"
   grid = next(f for name, f in drawn.items() if "into_audio" in name)
   cells = [ax.images[0].get_array()[0, 0] for ax in grid.axes if ax.get_title()]
-  assert cells == [b + 10 * h for b in range(4) for h in range(4)]
+  assert cells == [b + 10 * h for b in range(2) for h in range(4)]
   drawn.clear()
-  assert run(*base, "--prompt", "a", "--at", "2,8", "--block", 3, "--head", 1,
+  monkeypatch.setattr(Figure, "savefig", unseen(drawn))
+  assert run(*base, "--prompt", "a", "--at", "2,8", "--block", 1, "--head", 3,
              "--steps", 10) == 0  # fmt: skip
   steps = next(f for name, f in drawn.items() if "steps" in name)
-  assert steps.get_suptitle() == "block 3, head 1"
+  assert steps.get_suptitle() == "block 1, head 3"
   heat = [ax.images[1].get_array() for ax in steps.axes if len(ax.images) == 2]
-  np.testing.assert_allclose(heat, 13)
+  np.testing.assert_allclose(heat, 31)
   assert len(pipeline["measured"][1][1]) == 2
   clip(tmp_path / "clips", "x", "a cat", 200)
   made = len(pipeline["made"])
@@ -222,7 +234,7 @@ def test_attention(tmp_path, drawn, pipeline, capsys):
   for argv, words in (
     ((), "--prompt is missing"),
     (("--prompt", "a", "--at", "60"), "--at: got '60'; expected numbers below 50"),
-    (("--prompt", "a", "--block", 4), "--block: got 4; expected 0 to 3"),
+    (("--prompt", "a", "--block", 2), "--block: got 2; expected 0 to 1"),
     (("--prompt", "a", "--head", -1), "--head: got -1; expected 0 to 3"),
     (("--prompt", "a", "--steps", 0), "--steps: got 0"),
     (("--prompt", "a", "--seed", 2**64), f"seed {2**64}: expected a whole number"),
