@@ -1,4 +1,4 @@
-"""First parameters of the mel VAE by a single draw: a compiler takes long for seventy."""
+"""First parameters of the mel VAE by one draw: a compiler takes long for seventy."""
 
 import functools
 
