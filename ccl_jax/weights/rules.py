@@ -241,7 +241,6 @@ def known_tensors(rows: Sequence[Row], shapes: Shapes) -> list[Match]:
   """As `expected_tensors`, of those parameters that the table reaches: a model may have
   more streams than a release.
   """
-
   patterns = [row._target.fullmatch for row in rows]
 
   def reached(path):
