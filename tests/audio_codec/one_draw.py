@@ -16,6 +16,7 @@ def shapes_of(**sizes: int):
   return jax.eval_shape(lambda key: real(key, **sizes), jax.random.key(0))
 
 
+@functools.partial(jax.jit, static_argnames=("bands", "channels", "hidden"))
 def init_params(key, **sizes: int):
   """As `audio_vae.init_params`, which tests of its own are about, but for the draws."""
   leaves, tree = jax.tree.flatten(shapes_of(**sizes))
