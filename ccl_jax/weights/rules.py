@@ -218,7 +218,11 @@ def expected_tensors(rows: Sequence[Row], shapes: Shapes) -> list[Match]:
       wrong, not the checkpoint.
   """
   matches = []
-  reach = lambda target: [(row, n) for row in rows if (n := row.backward(target))]
+  # Patterns first: a network has a hundred thousand pairs of a row and a target.
+  patterns = [(row._target.fullmatch, row) for row in rows]
+  reach = lambda target: [
+    (row, row.backward(target)) for fits, row in patterns if fits(target)
+  ]
   for path, leaf in shapes.items():
     axes = next((k for k in range(3) if reach(_target(path, (0,) * k))), 0)
     for slot in np.ndindex(leaf.shape[:axes]):
@@ -237,10 +241,11 @@ def known_tensors(rows: Sequence[Row], shapes: Shapes) -> list[Match]:
   """As `expected_tensors`, of those parameters that the table reaches: a model may have
   more streams than a release.
   """
+  patterns = [row._target.fullmatch for row in rows]
 
   def reached(path):
     places = (_target(path, (0,) * axes) for axes in range(3))
-    return any(row.backward(place) for place in places for row in rows)
+    return any(fits(place) for place in places for fits in patterns)
 
   known = {path: x for path, x in shapes.items() if reached(path)}
   return expected_tensors(rows, known)

@@ -1,8 +1,10 @@
 """Runs of the mel VAE and the vocoder: stopped, killed, resumed, converted, scored."""
 
+import functools
 import importlib
 import json
 import signal
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,24 +12,59 @@ import numpy as np
 import pytest
 
 from ccl_jax import convert
+from ccl_jax.audio_codec import run
+from ccl_jax.audio_codec import scores as codec_scores
 from ccl_jax.audio_codec.run import train
 from ccl_jax.checkpoints.converted import read_description, restore_converted
 from ccl_jax.codecs.bundle import load_codecs
 from ccl_jax.data.sources.sounds import WindowBatches
 from ccl_jax.errors import UsageError
+from ccl_jax.models import audio_vae, mel_codec
 from ccl_jax.sharding import make_mesh
+from tests.audio_codec import one_draw
 from tests.data.sound_files import write
 
 HOP, STEPS = 512, 4
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_device():
+def small_and_shared():
+  """One device, clicks for one batch of the scores, and programs that are shared."""
   patch = pytest.MonkeyPatch()
   one = lambda shape: make_mesh(shape, jax.devices()[:1])
-  patch.setattr("ccl_jax.audio_codec.run.make_mesh", one)
+  patch.setattr(run, "make_mesh", one)
+  few = functools.partial(codec_scores.clicks, 8, 0.512)
+  patch.setattr(codec_scores, "clicks", few)
+  patch.setattr(audio_vae, "init_params", one_draw.init_params)
+  patch.setattr(run, "make_vae_step", shared_step(run.make_vae_step))
+  # Scores are of several ways through the same networks, for sounds of one shape: each
+  # network is a program, and not each way.
+  for module, name in (
+    (run, "mel_of"), (mel_codec, "wave_of_mel"), (codec_scores, "log_mel"),
+    (codec_scores, "log_spectral_distance"),
+  ):  # fmt: skip
+    patch.setattr(module, name, jax.jit(getattr(module, name)))
+  patch.setattr(run, "synthesize", jax.jit(run.synthesize, static_argnums=0))
+  by_parts = lambda way: lambda wave: way(jnp.asarray(wave))
+  patch.setattr(codec_scores, "jax", types.SimpleNamespace(jit=by_parts))
   yield
   patch.undo()
+
+
+def shared_step(make):
+  """Runs of the same losses have one step, and so one optimizer: their rate is constant
+  and does not depend on when they end.
+  """
+  steps = {}
+
+  @functools.wraps(make)
+  def shared(optimizer, **options):
+    key = tuple(sorted(options.items()))
+    if key not in steps:
+      steps[key] = make(optimizer, **options)
+    return steps[key]
+
+  return shared
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +111,9 @@ def vae_run(data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def vocoder_run(data, vae_run):
   workdir = vae_run.parent / "vocoder"
-  changes = {"vae.path": str(vae_run), "vae.from_step": 2, "batch.size": 2}
+  changes = {"vae.path": str(vae_run), "vae.from_step": 3, "batch.size": 2}
   changes |= {"loss.adversary_from": 3, "model.channels": 8}
+  changes |= {"model.rates": (16, 16), "model.kernels": (32, 32)}
   assert train(config_of("vocoder", data, **changes), workdir)
   return workdir
 
@@ -120,7 +158,11 @@ def test_a_disturbed_run_ends_as_an_undisturbed_one(
 ):
   """Finished early and told to go on; killed, nothing saved since; asked to stop."""
   sha = lambda workdir: read_description(workdir / "audio-vae")["source"]["sha256"]
-  assert train(of_vae(data, steps=2), tmp_path)
+  with monkeypatch.context() as patch:
+    # What an early end scores is written over at the late one.
+    for name in ("score_mels", "score_waves"):
+      patch.setattr(codec_scores, name, lambda *_: {})
+    assert train(of_vae(data, steps=2), tmp_path)
   early = sha(tmp_path)
   with monkeypatch.context() as patch:
     at_batch(patch, 3, killed)
@@ -201,9 +243,7 @@ def test_what_is_later_comes_back_later(codec):
 
 
 def test_mistakes_of_a_config(data, tmp_path, monkeypatch):
-  monkeypatch.setattr(
-    "ccl_jax.audio_codec.run.make_mesh", make_mesh
-  )  # of eight devices
+  monkeypatch.setattr(run, "make_mesh", make_mesh)  # of eight devices
 
   def message(config):
     with pytest.raises(UsageError) as e:

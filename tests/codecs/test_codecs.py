@@ -37,7 +37,7 @@ SCENE = ClipSpec(frames=33, height=32, width=32, fps=25)
 
 @pytest.fixture(scope="module")
 def scene_codecs():
-  clips = (draw_clip(i, SCENE) for i in range(100))
+  clips = (draw_clip(i, SCENE) for i in range(40))
   return fit_codecs(clips, text_length=8, text_dim=16)
 
 
@@ -49,7 +49,7 @@ def test_mouth_and_voice_of_a_talking_scene_survive(scene_codecs):
   decoded sound's energy follows that of the sound.
   """
   alone = {"duet": 0.0, "distractor": 0.0, "impacts": 0.0, "talker": 1.0}
-  drawn = [draw_clip(i, SCENE, "test", **alone) for i in range(12)]
+  drawn = [draw_clip(i, SCENE, "test", **alone) for i in range(6)]
   video = np.stack([clip["video"] for clip in drawn]) / np.float32(127.5) - 1
   audio = np.stack([clip["audio"] for clip in drawn])
   seen = np.asarray(through(scene_codecs.video, video))
@@ -73,7 +73,7 @@ def test_mouth_and_voice_of_a_talking_scene_survive(scene_codecs):
 def test_clicks_of_a_talking_scene_keep_their_time(scene_codecs):
   """Of a ball's contacts, by the envelope above the voices: typically within 3 ms."""
   only_a_ball = {"talker": 0.0, "distractor": 0.0, "impacts": 1.0}
-  drawn = [draw_clip(i, SCENE, "test", **only_a_ball) for i in range(12)]
+  drawn = [draw_clip(i, SCENE, "test", **only_a_ball) for i in range(8)]
   audio = np.stack([clip["audio"] for clip in drawn])
   heard = np.asarray(through(scene_codecs.audio, audio))
 

@@ -1,6 +1,7 @@
 """What the exchange between the streams must and must not do."""
 
 import dataclasses
+import functools
 import re
 
 import chex
@@ -11,7 +12,7 @@ import pytest
 
 from ccl_jax.models.cca import Geometry
 from ccl_jax.models.joint import JointDiT, token_geometry
-from ccl_jax.models.presets import parameter_shapes
+from ccl_jax.models.presets import init_params, parameter_shapes
 from ccl_jax.ops.kernels import Kernel
 from ccl_jax.planning.gpus import cudnn_of
 from ccl_jax.tasks import TASKS, Route, static_route
@@ -54,11 +55,15 @@ def test_every_part_of_the_baseline_matters(inputs, cross):
   assert_every_part_matters(model, random_params(model), inputs)
 
 
-def test_fresh_exchange_is_the_two_streams_bit_for_bit(model, params, fresh, inputs):
-  for direction in ("audio_to_video", "video_to_audio"):
-    params = jax.tree.map(lambda x: x, params)
-    params["blocks"][direction] = fresh["blocks"][direction]
-  assert not np.any(fresh["blocks"]["audio_to_video"]["o"]["kernel"])
+def test_fresh_exchange_is_the_two_streams_bit_for_bit(model, params, inputs):
+  @jax.jit
+  def fresh(key):  # to compile all draws takes long
+    blocks = init_params(model, key, TEXT)["blocks"]
+    return {name: blocks[name] for name in ("audio_to_video", "video_to_audio")}
+
+  exchange = fresh(jax.random.key(3))
+  params = params | {"blocks": params["blocks"] | exchange}
+  assert not np.any(exchange["audio_to_video"]["o"]["kernel"])
   joint = run(model, params, inputs, BOTH)
   for s in ("video", "audio"):
     alone = run(one_stream(model, s), stream_params(params, s), only(inputs, s))
@@ -150,14 +155,14 @@ def test_the_length_of_an_absent_stream():
 
 
 def test_context_share_is_a_share(model, params, inputs):
-  _, state = run(model, params, inputs, BOTH, mutable=["intermediates"])
+  _, state = run(model, params, inputs, BOTH, mutable="intermediates")
   shares = state["intermediates"]["blocks"]
   video = shares["audio_to_video"]["context_share"][0]
   audio = shares["video_to_audio"]["context_share"][0]
   assert video.shape == (2, 2, 4, 6) and audio.shape == (2, 2, 11, 1)
   for x in (video, audio):
     assert 0 < x.min() and x.max() < 1
-  _, state = run(model, params, inputs, mutable=["intermediates"])
+  _, state = run(model, params, inputs, mutable="intermediates")
   alone = state["intermediates"]["blocks"]["audio_to_video"]["context_share"][0]
   np.testing.assert_allclose(alone, 1.0, rtol=1e-6)
 
@@ -169,18 +174,26 @@ def gradient_of(model, inputs):
   return jax.grad(loss), shapes
 
 
-def test_full_remat_keeps_the_residual_stream_as_it_is_stored(inputs):
-  """Of every block and stream one array (depth, b, t, s, c), of the stream's dtype."""
+@pytest.fixture(scope="module")
+def kept(inputs):
+  """(remat, dtype of the residual stream) -> what the backward pass is given."""
 
-  def kept(residual):
-    model = small_model().clone(remat="full", residual=residual)
+  @functools.cache
+  def of(policy, residual):
+    model = small_model().clone(remat=policy, residual=residual)
     loss = lambda p: model.apply({"params": p}, **inputs, route=BOTH)["video"].mean()
     _, backward = jax.eval_shape(lambda p: jax.vjp(loss, p), random_params(model))
-    stacks = [(2, 2, 4, 6, 48), (2, 2, 11, 1, 36)]
-    return {x.shape: x.dtype for x in jax.tree.leaves(backward) if x.shape in stacks}
+    return jax.tree.leaves(backward)
 
-  assert set(kept(jnp.bfloat16).values()) == {jnp.dtype(jnp.bfloat16)}
-  assert set(kept(jnp.float32).values()) == {jnp.dtype(jnp.float32)}
+  return of
+
+
+def test_full_remat_keeps_the_residual_stream_as_it_is_stored(kept):
+  """Of every block and stream one array (depth, b, t, s, c), of the stream's dtype."""
+  stacks = [(2, 2, 4, 6, 48), (2, 2, 11, 1, 36)]
+  for dtype in (jnp.bfloat16, jnp.float32):
+    stored = {x.shape: x.dtype for x in kept("full", dtype) if x.shape in stacks}
+    assert set(stored.values()) == {jnp.dtype(dtype)}
 
 
 def test_offloading_moves_the_residual_stream_to_the_host(inputs):
@@ -196,20 +209,17 @@ def test_offloading_moves_the_residual_stream_to_the_host(inputs):
   assert kept("offload") == {"<host>"}
 
 
-def test_saved_attention_is_kept(inputs):
+def test_saved_attention_is_kept(kept):
   """Beside the residual stream, what self-attention gave by block and stream, (depth,
   b, tokens, n, d), and nothing that the few keys of a text gave; full remat keeps none.
   """
 
-  def kept(policy):
-    model = small_model().clone(remat=policy)
-    loss = lambda p: model.apply({"params": p}, **inputs, route=BOTH)["video"].mean()
-    _, backward = jax.eval_shape(lambda p: jax.vjp(loss, p), random_params(model))
-    shapes = [x.shape for x in jax.tree.leaves(backward)]
+  def count(policy):
+    shapes = [x.shape for x in kept(policy, jnp.float32)]
     return [shapes.count(s) for s in [(2, 2, 24, 4, 12), (2, 2, 11, 3, 12)]]
 
-  assert kept("full") == [0, 0]
-  assert kept("save_attention") == [1, 1]
+  assert count("full") == [0, 0]
+  assert count("save_attention") == [1, 1]
 
 
 def test_saved_attention_of_cudnn_is_not_made_again(inputs):

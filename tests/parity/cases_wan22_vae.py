@@ -21,9 +21,9 @@ def is_wan22_vae(folder: pathlib.Path) -> bool:
 
 
 def cases_wan22_vae(
-  folder: pathlib.Path,
+  folder: pathlib.Path, lengths: tuple[int, ...] | None = None
 ) -> list[tuple[str, np.ndarray, np.ndarray, float]]:
-  """(name, got, expected, limit) per output."""
+  """(name, got, expected, limit) per output; of clips of `lengths` frames, or all."""
   case = load_file(folder / "vae_case.safetensors")
   params, _ = load_params("wan22-vae", folder)
   to_latent = jax.jit(lambda p, x: encode(p, x, release=WAN22))
@@ -34,7 +34,8 @@ def cases_wan22_vae(
     ("mean", np.asarray(WAN22.mean), case["mean"], 1e-6),
     ("std", np.asarray(WAN22.std), case["std"], 1e-6),
   ]
-  for frames in sorted(int(n[7:]) for n in case if re.fullmatch(r"pixels_\d+", n)):
+  found = sorted(int(n[7:]) for n in case if re.fullmatch(r"pixels_\d+", n))
+  for frames in found if lengths is None else lengths:
     latent, shown = f"latent_{frames}", f"decoded_{frames}"
     got = to_latent(params, last(f"pixels_{frames}"))
     out.append((latent, np.asarray(got), last(latent), LIMIT))

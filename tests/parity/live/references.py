@@ -59,7 +59,7 @@ def wan_dit(
 
 
 def wan_vae(folder: pathlib.Path) -> AutoencoderKLWan:
-  model = randomised(AutoencoderKLWan(base_dim=8))
+  model = randomised(AutoencoderKLWan(base_dim=4))
   with torch.no_grad():  # pixels are cut at 1: most of them shall be below
     model.decoder.conv_out.weight.mul_(0.3)
   model.save_pretrained(folder)
@@ -70,8 +70,8 @@ def wan22_vae(folder: pathlib.Path) -> AutoencoderKLWan:
   """With the settings of Wan2.2-TI2V-5B, but for the widths."""
   model = randomised(
     AutoencoderKLWan(
-      base_dim=8,
-      decoder_base_dim=16,
+      base_dim=4,
+      decoder_base_dim=8,
       z_dim=48,
       is_residual=True,
       in_channels=12,

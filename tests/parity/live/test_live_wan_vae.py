@@ -1,5 +1,5 @@
 """Our video codecs and diffusers' `AutoencoderKLWan`, with the settings of Wan2.1 and
-of Wan2.2: clips of 1, 5 and 13 frames, the posterior, gradients.
+of Wan2.2: pictures and clips, the posterior, gradients.
 """
 
 import jax
@@ -53,19 +53,18 @@ def drawn(vae, frames):
   return pixels, rng.standard_normal(shape, np.float32)
 
 
-@pytest.mark.parametrize("frames", [1, 5, 13])
-def test_latents_and_pixels(pair, codec, frames):
+def test_a_picture_and_its_latent(pair, codec):
+  """All of a clip that is one frame, in which nothing is resampled in time."""
   import torch
 
   vae = pair.reference
-  pixels, latent = drawn(vae, frames)
+  pixels, latent = drawn(vae, 1)
   mean, std = statistics(vae)
   with torch.no_grad():
     encoded = (vae.encode(torch.tensor(pixels)).latent_dist.mode() - mean) / std
     decoded = vae.decode(torch.tensor(latent) * std + mean).sample.numpy()
   assert np.mean(np.abs(decoded) < 1) > 0.9
-  # The longest by latent frames, one after the other, as is the default.
-  ours = codec(chunk=1 if frames == 13 else None)
+  ours = codec(chunk=None)
   assert ours.stride == (4, *2 * (vae.config.scale_factor_spatial,))
   got = np.asarray(to_latent(ours, last(pixels)))
   assert relative_error(got, last(encoded.numpy())) < 1e-4
@@ -73,20 +72,24 @@ def test_latents_and_pixels(pair, codec, frames):
   assert relative_error(got, last(decoded)) < 1e-4
 
 
-def test_the_posterior(pair, codec):
-  """Mean and deviation of diffusers' distribution, in units of the latents'."""
+def test_the_posterior_and_pixels_by_latent_frames(pair, codec):
+  """One after the other, as is the default: mean and deviation of diffusers'
+  distribution, in units of the latents'; and pixels.
+  """
   import torch
 
   vae = pair.reference
-  pixels, _ = drawn(vae, 9)
+  pixels, latent = drawn(vae, 13)
+  mean, std = statistics(vae)
   with torch.no_grad():
     expected = vae.encode(torch.tensor(pixels)).latent_dist
-  shift, scale = (
-    np.asarray(x, np.float32) for x in (vae.config.latents_mean, vae.config.latents_std)
-  )
-  mean, std = to_posterior(codec(), last(pixels))
-  assert relative_error(np.asarray(mean), (last(expected.mean) - shift) / scale) < 1e-4
-  assert relative_error(np.asarray(std), last(expected.std) / scale) < 1e-4
+    decoded = vae.decode(torch.tensor(latent) * std + mean).sample.numpy()
+  assert np.mean(np.abs(decoded) < 1) > 0.9
+  got = to_posterior(codec(), last(pixels))
+  for ours, theirs in zip(got, ((expected.mode() - mean) / std, expected.std / std)):
+    assert relative_error(np.asarray(ours), last(theirs.numpy())) < 1e-4
+  got = np.asarray(to_pixels(codec(), last(latent)))
+  assert relative_error(got, last(decoded)) < 1e-4
 
 
 def test_tiles(pair, codec):
@@ -120,11 +123,13 @@ def test_tiles(pair, codec):
 
 
 def test_gradients(kind, pair, codec):
-  """Of a projection of latents and pixels, by every tensor and both inputs."""
+  """Of a projection of latents and pixels, by every tensor and both inputs; and what is
+  projected. In one call: tests/models/test_wan_vae.py has gradients by chunks.
+  """
   import torch
 
   vae = pair.reference
-  arrays = drawn(vae, 9)
+  arrays = drawn(vae, 5)
   rng = np.random.default_rng(0)
   weights = [rng.standard_normal(x.shape, np.float32) for x in arrays[::-1]]
   mean, std = statistics(vae)
@@ -138,10 +143,13 @@ def test_gradients(kind, pair, codec):
 
   def ours(codec, pixels, latent):
     made = codec.encode(pixels), codec.decode(latent)
-    return sum(jnp.sum(x * last(w)) for x, w in zip(made, weights))
+    return sum(jnp.sum(x * last(w)) for x, w in zip(made, weights)), made
 
-  run = jax.jit(jax.grad(ours, (0, 1, 2)))
-  of_codec, *of_inputs = jax.device_get(run(codec(), *map(last, arrays)))
+  run = jax.jit(jax.grad(ours, (0, 1, 2), has_aux=True))
+  slopes, made = jax.device_get(run(codec(chunk=None), *map(last, arrays)))
+  for x, theirs in zip(made, (encoded, decoded)):
+    assert relative_error(x, last(theirs.detach().numpy())) < 1e-4
+  of_codec, *of_inputs = slopes
   flat = traverse_util.flatten_dict(of_codec.params, sep="/")
   upstream = get_upstream(kind)
   # A table changes the layout of a gradient as it does that of a weight.
