@@ -29,12 +29,12 @@ HOP, STEPS = 512, 4
 
 @pytest.fixture(scope="module", autouse=True)
 def small_and_shared():
-  """One device, clicks for one batch of the scores, and programs that are shared."""
+  """One device, clicks as long as the windows, and programs that are shared."""
   patch = pytest.MonkeyPatch()
   one = lambda shape: make_mesh(shape, jax.devices()[:1])
   patch.setattr(run, "make_mesh", one)
-  few = functools.partial(codec_scores.clicks, 8, 0.512)
-  patch.setattr(codec_scores, "clicks", few)
+  short = functools.partial(codec_scores.clicks, seconds=0.512)
+  patch.setattr(codec_scores, "clicks", short)
   patch.setattr(audio_vae, "init_params", one_draw.init_params)
   patch.setattr(run, "make_vae_step", shared_step(run.make_vae_step))
   # Scores are of several ways through the same networks, for sounds of one shape: each
