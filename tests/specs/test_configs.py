@@ -67,8 +67,9 @@ def test_train_step_has_the_shapes_it_should(name, arg):
   batch = {
     k: jax.ShapeDtypeStruct(v, jnp.float32) for k, v in batch.items() if k not in absent
   }
-  tasks = [None, *recipe.names] if config.model.preset == "tiny" else [None]
-  for task in tasks:
+  # A task's own step differs by its route alone, which one config shows.
+  tasks = recipe.names if (name, arg) == ("joint", "runlocal") else ()
+  for task in (None, *tasks):
     step = make_train_step(
       model, run.optimizer, recipe, seed=0, task=task, adapter=run.adapter
     )
