@@ -17,13 +17,10 @@ be there to be opened. Only then may older steps go.
 """
 
 import contextlib
-import gc
 import hashlib
 import json
-import logging
 import os
 import sys
-import traceback
 from collections.abc import Mapping
 
 import jax
@@ -34,7 +31,13 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
-from ccl_jax.checkpoints.damage import Damaged, proves_damage, reason, unknown
+from ccl_jax.checkpoints.damage import (
+  Damaged,
+  hush_echoes,
+  proves_damage,
+  reason,
+  unknown,
+)
 from ccl_jax.checkpoints.fingerprint import fingerprints, leaf_paths
 from ccl_jax.checkpoints.steps import (
   folder_of,
@@ -386,7 +389,7 @@ def _load(folder, abstract, partial):
       error = None
     except Exception as e:
       error = e
-      _drop_echoes(e)
+      hush_echoes()
     if error is None or not proves_damage(error):
       break
   verdict = _GOOD if error is None else _BAD if proves_damage(error) else _UNKNOWN
@@ -415,23 +418,6 @@ def _load(folder, abstract, partial):
     if value != meta["leaves"][path]["fingerprint"]:
       raise Damaged(f"the values of {path} are not those that were saved")
   return tree, meta
-
-
-def _drop_echoes(error: BaseException | None) -> None:
-  """Drops the tasks that failed beside the first: Orbax reads all arrays at once.
-
-  Each would print its traceback when the collector of garbage comes upon it, at any
-  later moment.
-  """
-  tasks, cause = logging.getLogger("asyncio"), error
-  before, tasks.disabled = tasks.disabled, True
-  try:
-    while cause is not None:
-      traceback.clear_frames(cause.__traceback__)  # they hold the tasks
-      cause = cause.__cause__ or cause.__context__
-    gc.collect()
-  finally:
-    tasks.disabled = before
 
 
 _GOOD, _BAD, _UNKNOWN = range(3)  # what became of a step, from good to worst

@@ -7,6 +7,7 @@ full memory say nothing of the bytes; nor does an error of a kind not known here
 """
 
 import json
+import logging
 import re
 
 from ccl_jax.errors import UsageError, as_grave
@@ -28,7 +29,7 @@ class Damaged(ValueError):
 def proves_damage(error: BaseException) -> bool:
   """Whether an error in reading stored arrays or JSON proves them damaged."""
   error = _cause(error)
-  if isinstance(error, ValueError) and _OF_BYTES.match(str(error)):
+  if _is_of_bytes(error):
     return not _OF_SYSTEM.search(str(error))
   # The last: JSON that lacks a field.
   parsed = Damaged, json.JSONDecodeError, UnicodeDecodeError, KeyError
@@ -42,6 +43,25 @@ def reason(error: BaseException) -> str:
   lines = str(error).split(" [tensorstore", 1)[0].splitlines() or [""]
   name = "" if isinstance(error, Damaged) else f"{type(error).__name__}: "
   return f"{name}{lines[0]}"[:300]
+
+
+def hush_echoes() -> None:
+  """From now on only the first of the reads that fail together is told of.
+
+  Orbax reads all arrays at once: each further task would print its traceback when the
+  collector of garbage comes upon it, at any later moment.
+  """
+  logging.getLogger("asyncio").addFilter(_is_news)  # has no effect a second time
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+  error = record.exc_info[1] if record.exc_info else None
+  return error is None or not _is_of_bytes(_cause(error))
+
+
+def _is_of_bytes(error: BaseException) -> bool:
+  """Whether TensorStore says so of what it has read."""
+  return isinstance(error, ValueError) and bool(_OF_BYTES.match(str(error)))
 
 
 def not_read(what: str, error: BaseException) -> UsageError:

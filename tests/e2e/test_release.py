@@ -134,6 +134,7 @@ def mini():
 def training(workdir, init, image_form) -> ConfigDict:
   config = joint.get_config(f"runlocal,init={init},image_form={image_form}").unlock()
   config.model.preset = "mini"
+  config.model.remat = "none"  # it compiles sooner
   config.clip = {"frames": 9, "height": 32, "width": 32, "fps": 16.0}
   config.steps, config.batch.size, config.checkpoint.every = 2, 8, 1
   config.optim.groups = ((".*", 0.0, 0.0),)
@@ -254,7 +255,7 @@ def test_a_download_that_lacks_a_network(tmp_path, capsys, make, channels, file,
   assert not (tmp_path / "wan").exists()
 
 
-def test_ti2v_5b_in_both_layouts_becomes_a_film_of_its_first_frame(tmp_path):
+def test_ti2v_5b_in_both_layouts_becomes_a_film_of_its_first_frame(i2v, tmp_path):
   """The layouts are one model; its film begins with what the VAE makes of a picture."""
   clip = ClipSpec(5, 32, 64, 24.0, stride=16)
   sources = []
@@ -275,10 +276,8 @@ def test_ti2v_5b_in_both_layouts_becomes_a_film_of_its_first_frame(tmp_path):
   difference = made["video"][:, :1].astype(int) - to_bytes(shown)
   assert np.abs(difference).max() <= 1
   # Another release's VAE is no codec of it.
-  other = native_release(tmp_path / "other", image=False)
-  convert_release(other, other / "wan")
   with pytest.raises(UsageError, match="16 channels, the model takes 48"):
-    LoadedModel.load(folder / "wan", codecs=other / "wan" / "codecs")
+    LoadedModel.load(folder / "wan", codecs=i2v / "wan" / "codecs")
 
 
 def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch, capsys):
