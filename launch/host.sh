@@ -54,9 +54,9 @@ fi
 
 check
 echo $$ >"$folder/logs/$name.pid"
-child='' stopping=''
+child='' stopping='' interrupted=''
 stop() {
-  stopping=1
+  stopping=1 interrupted=1
   [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true
 }
 trap stop TERM INT
@@ -70,10 +70,11 @@ while true; do
   child=$!
   [[ -z $stopping ]] || stop
   while true; do
-    code=0
+    interrupted='' code=0
     wait "$child" || code=$?
-    # A trapped signal ends the wait, not the child.
-    kill -0 "$child" 2>/dev/null || break
+    # A trapped signal ends the wait with a code of its own, whether or not the child
+    # has ended since: the child's is what a further wait gives.
+    [[ -n $interrupted ]] || break
   done
   child=
   took=$((SECONDS - begun))

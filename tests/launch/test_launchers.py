@@ -262,22 +262,34 @@ def test_slow_failures_do_not_count(tmp_path):
   assert attempts(tmp_path) == 4
 
 
-def test_a_host_passes_on_the_wish_to_stop(tmp_path):
-  program = """
+# The trap's kill returns long after the command has ended.
+SLOW = {"BASH_FUNC_kill%%": '() { builtin kill "$@"; local code=$?; sleep 1; return $code; }'}
+
+
+@pytest.mark.parametrize("variables", [{}, SLOW], ids=["at_once", "slow"])
+@pytest.mark.parametrize(
+  ("tells", "code", "expected"),
+  [(True, 0, 75), (False, 0, 0), (True, 9, 9)],
+  ids=["saved", "done", "failed"],
+)
+def test_a_host_passes_on_the_wish_to_stop(tmp_path, tells, code, expected, variables):
+  """The exit code is that of the command, whenever it ends after the signal."""
+  program = f"""
 import signal, time
 def leave(*_):
-  print('{"stopped": true}')
-  sys.exit(0)
+  if {tells}:
+    print('{{"stopped": true}}')
+  sys.exit({code})
 signal.signal(signal.SIGTERM, leave)
 pathlib.Path(p.parent / "ready").touch()
 time.sleep(60)
 """
-  process = subprocess.Popen(run_host(tmp_path, program))
+  process = subprocess.Popen(run_host(tmp_path, program), env=os.environ | variables)
   while not (tmp_path / "ready").exists():
     time.sleep(0.02)
   assert int((tmp_path / "logs/h.pid").read_text()) == process.pid
   process.send_signal(signal.SIGTERM)
-  assert process.wait(timeout=30) == 75
+  assert process.wait(timeout=30) == expected
   assert attempts(tmp_path) == 1
 
 
