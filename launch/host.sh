@@ -54,9 +54,9 @@ fi
 
 check
 echo $$ >"$folder/logs/$name.pid"
-child='' stopping='' interrupted=''
+child='' stopping=''
 stop() {
-  stopping=1 interrupted=1
+  stopping=1 INTERRUPTED=1
   [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true
 }
 trap stop TERM INT
@@ -69,13 +69,8 @@ while true; do
   "${COMMAND[@]}" >>"$log" 2>&1 &
   child=$!
   [[ -z $stopping ]] || stop
-  while true; do
-    interrupted='' code=0
-    wait "$child" || code=$?
-    # A trapped signal ends the wait with a code of its own, whether or not the child
-    # has ended since: the child's is what a further wait gives.
-    [[ -n $interrupted ]] || break
-  done
+  code=0
+  await "$child" || code=$?
   child=
   took=$((SECONDS - begun))
   echo "== $(date -u +%FT%TZ) exit $code after $took s" >>"$log"

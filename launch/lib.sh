@@ -28,6 +28,18 @@ run() {
   fi
 }
 
+# Waits until child $1 has ended; its exit code. A trapped signal ends bash's own wait
+# with a code of the signal, whether or not the child has ended since: so a trap sets
+# INTERRUPTED, and a further wait gives the child's code.
+await() {
+  local code
+  while true; do
+    INTERRUPTED='' code=0
+    wait "$1" || code=$?
+    [[ -n $INTERRUPTED ]] || return "$code"
+  done
+}
+
 # The folder in which a host keeps the logs and compiled programs of the run in $1, as a
 # shell of that host reads it: $1 or, of a run in a bucket, one in the home folder.
 on_host() {

@@ -47,7 +47,7 @@ case $action in
   *) die "--action: got '$action'; expected run, stop or logs" ;;
 esac
 
-trap stop_all TERM INT
+trap 'INTERRUPTED=1; stop_all' TERM INT
 children=()
 for i in "${!names[@]}"; do
   command=$(quoted launch/host.sh --workdir "$workdir" --name "process$i" \
@@ -66,11 +66,8 @@ for i in "${!names[@]}"; do
 done
 result=0
 for child in "${children[@]}"; do
-  while true; do
-    code=0
-    wait "$child" || code=$?
-    kill -0 "$child" 2>/dev/null || break
-  done
+  code=0
+  await "$child" || code=$?
   ((result)) || result=$code
 done
 exit "$result"

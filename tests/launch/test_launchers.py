@@ -263,7 +263,7 @@ def test_slow_failures_do_not_count(tmp_path):
 
 
 # The trap's kill returns long after the command has ended.
-SLOW = {"BASH_FUNC_kill%%": '() { builtin kill "$@"; local code=$?; sleep 1; return $code; }'}
+SLOW = {"BASH_FUNC_kill%%": '() { builtin kill "$@"; local x=$?; sleep 1; return $x; }'}
 
 
 @pytest.mark.parametrize("variables", [{}, SLOW], ids=["at_once", "slow"])
@@ -291,6 +291,38 @@ time.sleep(60)
   process.send_signal(signal.SIGTERM)
   assert process.wait(timeout=30) == expected
   assert attempts(tmp_path) == 1
+
+
+SSH = """#!/usr/bin/env bash
+# Stands for ssh and host.sh: a host of this name that ends with 75 when it is asked to.
+cd "$(dirname "$0")"
+if [[ $2 == kill* ]]; then bash -c "$2"; sleep 0.5; exit; fi
+trap 'exit 75' TERM
+mkdir -p logs
+[[ $2 =~ process[0-9] ]]
+echo $$ >"logs/$BASH_REMATCH.pid"
+while true; do sleep 0.05; done
+"""
+
+
+def test_all_hosts_are_asked_to_stop_and_say_how_they_ended(tmp_path):
+  (tmp_path / "ssh").write_text(SSH)
+  (tmp_path / "ssh").chmod(0o755)
+  command = [
+    ROOT / "launch/nodes.sh",
+    "--hosts=a,b",
+    "--dir=/",
+    f"--workdir={tmp_path}",
+  ]
+  process = subprocess.Popen(
+    [*command, "--", "--config=c"],
+    env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+  )
+  hosts = [tmp_path / f"logs/process{i}.pid" for i in range(2)]
+  while not all(host.exists() and host.read_text() for host in hosts):
+    time.sleep(0.02)
+  process.send_signal(signal.SIGTERM)
+  assert process.wait(timeout=30) == 75
 
 
 def test_a_host_that_lacks_something_does_not_start(tmp_path):
